@@ -1,0 +1,1 @@
+"""What every service of GenAI Factory needs and none of them owns."""

@@ -1,0 +1,1 @@
+"""Generates tokens and embeddings behind one Engine protocol."""

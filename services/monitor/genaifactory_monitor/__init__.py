@@ -1,0 +1,1 @@
+"""Every interaction on record: usage, cost, feedback, export."""

@@ -1,0 +1,1 @@
+"""The path of an answer: checks, retrieval, model calls, citations."""

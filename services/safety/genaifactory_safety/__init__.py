@@ -1,0 +1,1 @@
+"""Guardrails: verdicts on a text and on a stream."""
