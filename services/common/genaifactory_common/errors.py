@@ -1,0 +1,301 @@
+"""One exception tree and one table: our reason <-> gRPC status and ErrorInfo <-> HTTP status and OpenAI error type.
+
+FactoryError
+├── InvalidArgument      the request is wrong; `field` names where
+│   ├── TooLarge         it is right but too big
+│   └── ContextTooLong   the prompt does not fit the model's context
+├── Unauthenticated      no identity, or a wrong one
+├── PermissionDenied     an identity that may not do this
+├── NotFound             what the request names does not exist
+├── Conflict             it does not fit the present state
+├── ContentBlocked       a guardrail refused the content
+├── RateLimited          a limit of the caller is used up; `retry_after_seconds`
+├── Overloaded           the service is full; `retry_after_seconds`
+├── Unavailable          the service cannot answer now
+│   └── UpstreamFailed   a model backend cannot
+├── DeadlineExceeded     it took longer than allowed
+├── Cancelled            the caller went away
+├── Unimplemented        this deployment cannot do it
+└── Internal             our own mistake; the message never carries details
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "genaifactory.dev"
+
+
+class Reason(StrEnum):
+    """Why a call failed; the `reason` of google.rpc.ErrorInfo and the `code` of an OpenAI error."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    UNKNOWN_FIELD = "UNKNOWN_FIELD"
+    TOO_LARGE = "TOO_LARGE"
+    CONTEXT_TOO_LONG = "CONTEXT_TOO_LONG"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    NOT_FOUND = "NOT_FOUND"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    CONFLICT = "CONFLICT"
+    CONTENT_BLOCKED = "CONTENT_BLOCKED"
+    RATE_LIMITED = "RATE_LIMITED"
+    OVERLOADED = "OVERLOADED"
+    UNAVAILABLE = "UNAVAILABLE"
+    UPSTREAM_FAILED = "UPSTREAM_FAILED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    CANCELLED = "CANCELLED"
+    UNIMPLEMENTED = "UNIMPLEMENTED"
+    INTERNAL = "INTERNAL"
+
+
+class FactoryError(Exception):
+    """The root of all errors that a caller may see.
+
+    message: one sentence for the caller: what is wrong and what would be right. Never a secret.
+    field: the path of the request's or document's bad field ("messages[2].content"), if it is about one.
+    retry_after_seconds: when a retry makes sense, if one does.
+    """
+
+    reason: ClassVar[Reason] = Reason.INTERNAL
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        reason: Reason | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after_seconds = retry_after_seconds
+        if reason is not None:
+            self.reason = reason  # type: ignore[misc]  # a narrower reason of the same class
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.field, self.reason, self.retry_after_seconds)
+
+
+def _rebuild(
+    kind: type[FactoryError],
+    message: str,
+    field: str | None,
+    reason: Reason,
+    retry_after_seconds: float | None,
+) -> FactoryError:
+    return kind(message, field=field, reason=reason, retry_after_seconds=retry_after_seconds)
+
+
+class InvalidArgument(FactoryError):
+    """The request is wrong; `field` names where."""
+
+    reason = Reason.INVALID_ARGUMENT
+
+
+class TooLarge(InvalidArgument):
+    """The request is right but bigger than the platform takes."""
+
+    reason = Reason.TOO_LARGE
+
+
+class ContextTooLong(InvalidArgument):
+    """The prompt does not fit the model's context."""
+
+    reason = Reason.CONTEXT_TOO_LONG
+
+
+class Unauthenticated(FactoryError):
+    """No identity, or a wrong one."""
+
+    reason = Reason.UNAUTHENTICATED
+
+
+class PermissionDenied(FactoryError):
+    """The identity may not do this."""
+
+    reason = Reason.PERMISSION_DENIED
+
+
+class NotFound(FactoryError):
+    """What the request names does not exist, or not for this caller."""
+
+    reason = Reason.NOT_FOUND
+
+
+class Conflict(FactoryError):
+    """The request does not fit the present state."""
+
+    reason = Reason.CONFLICT
+
+
+class ContentBlocked(FactoryError):
+    """A guardrail refused the content."""
+
+    reason = Reason.CONTENT_BLOCKED
+
+
+class RateLimited(FactoryError):
+    """A limit of the caller is used up."""
+
+    reason = Reason.RATE_LIMITED
+
+
+class Overloaded(FactoryError):
+    """The service is full."""
+
+    reason = Reason.OVERLOADED
+
+
+class Unavailable(FactoryError):
+    """The service cannot answer now; a retry may help."""
+
+    reason = Reason.UNAVAILABLE
+
+
+class UpstreamFailed(Unavailable):
+    """No model backend could answer."""
+
+    reason = Reason.UPSTREAM_FAILED
+
+
+class DeadlineExceeded(FactoryError):
+    """It took longer than allowed."""
+
+    reason = Reason.DEADLINE_EXCEEDED
+
+
+class Cancelled(FactoryError):
+    """The caller went away."""
+
+    reason = Reason.CANCELLED
+
+
+class Unimplemented(FactoryError):
+    """This deployment cannot do it."""
+
+    reason = Reason.UNIMPLEMENTED
+
+
+class Internal(FactoryError):
+    """Our own mistake. The message says nothing of the inside; the log does."""
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How one reason looks on each wire."""
+
+    error: type[FactoryError]
+    grpc_status: grpc.StatusCode
+    http_status: int
+    openai_type: str
+
+
+TABLE: dict[Reason, Mapping] = {
+    Reason.INVALID_ARGUMENT: Mapping(InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"),
+    Reason.UNKNOWN_FIELD: Mapping(InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"),
+    Reason.TOO_LARGE: Mapping(TooLarge, grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"),
+    Reason.CONTEXT_TOO_LONG: Mapping(ContextTooLong, grpc.StatusCode.OUT_OF_RANGE, 400, "invalid_request_error"),
+    Reason.UNAUTHENTICATED: Mapping(Unauthenticated, grpc.StatusCode.UNAUTHENTICATED, 401, "authentication_error"),
+    Reason.PERMISSION_DENIED: Mapping(PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, 403, "permission_error"),
+    Reason.NOT_FOUND: Mapping(NotFound, grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error"),
+    Reason.MODEL_NOT_FOUND: Mapping(NotFound, grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error"),
+    Reason.CONFLICT: Mapping(Conflict, grpc.StatusCode.ABORTED, 409, "invalid_request_error"),
+    Reason.CONTENT_BLOCKED: Mapping(ContentBlocked, grpc.StatusCode.FAILED_PRECONDITION, 422, "content_policy_error"),
+    Reason.RATE_LIMITED: Mapping(RateLimited, grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "rate_limit_error"),
+    Reason.OVERLOADED: Mapping(Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "overloaded_error"),
+    Reason.UNAVAILABLE: Mapping(Unavailable, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
+    Reason.UPSTREAM_FAILED: Mapping(UpstreamFailed, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
+    Reason.DEADLINE_EXCEEDED: Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"),
+    Reason.CANCELLED: Mapping(Cancelled, grpc.StatusCode.CANCELLED, 499, "cancelled_error"),
+    Reason.UNIMPLEMENTED: Mapping(Unimplemented, grpc.StatusCode.UNIMPLEMENTED, 501, "invalid_request_error"),
+    Reason.INTERNAL: Mapping(Internal, grpc.StatusCode.INTERNAL, 500, "internal_error"),
+}
+
+# A bare status of a library or a proxy carries no ErrorInfo: the first reason with that status stands for it.
+_BY_GRPC_STATUS: dict[grpc.StatusCode, Reason] = {}
+for _reason, _mapping in TABLE.items():
+    _BY_GRPC_STATUS.setdefault(_mapping.grpc_status, _reason)
+_BY_GRPC_STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED] = Reason.OVERLOADED
+_BY_GRPC_STATUS[grpc.StatusCode.OUT_OF_RANGE] = Reason.CONTEXT_TOO_LONG
+
+
+def to_status(error: FactoryError) -> grpc.Status:
+    """The gRPC status with ErrorInfo, the bad field and RetryInfo as details; for `context.abort_with_status`."""
+    mapping = TABLE[error.reason]
+    packed = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
+    if error.field is not None:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        packed.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
+    if error.retry_after_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(int(error.retry_after_seconds * 1000))
+        packed.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    code: int = mapping.grpc_status.value[0]
+    status = status_pb2.Status(code=code, message=error.message, details=packed)
+    return rpc_status.to_status(status)
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> FactoryError:
+    """Our exception for a failed call; from the details if a service of ours wrote them, from the status if not."""
+    message = error.details() or error.code().name
+    status = _status_details(error)
+    reason: Reason | None = None
+    field: str | None = None
+    retry_after_seconds: float | None = None
+    for detail in status.details if status is not None else ():
+        info, bad, retry = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+        )
+        if detail.Unpack(info) and info.domain == DOMAIN and info.reason in TABLE:
+            reason = Reason(info.reason)
+        elif detail.Unpack(bad) and bad.field_violations:
+            field = bad.field_violations[0].field
+        elif detail.Unpack(retry):
+            retry_after_seconds = retry.retry_delay.ToMilliseconds() / 1000
+    if reason is None:
+        reason = _BY_GRPC_STATUS.get(error.code(), Reason.INTERNAL)
+    return TABLE[reason].error(message, field=field, reason=reason, retry_after_seconds=retry_after_seconds)
+
+
+def _status_details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            try:
+                return status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
+            except ValueError:  # DecodeError: a proxy's garbage must not hide the status itself
+                return None
+    return None
+
+
+def _packed(message: Any) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
+
+
+def http_status(error: FactoryError) -> int:
+    """The HTTP status of an error."""
+    return TABLE[error.reason].http_status
+
+
+def openai_body(error: FactoryError) -> dict[str, dict[str, str | None]]:
+    """The JSON body that OpenAI's clients understand."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": TABLE[error.reason].openai_type,
+            "param": error.field,
+            "code": error.reason.value.lower(),
+        }
+    }

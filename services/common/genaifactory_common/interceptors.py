@@ -1,0 +1,173 @@
+"""What stands around every served call, in this order: deadline, caller, trace, error mapping, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind
+
+from genaifactory_common import channels, errors, identity, telemetry
+from genaifactory_common.errors import FactoryError
+from genaifactory_common.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+# Answered to anybody who can connect: probes and tools, which carry no caller.
+_OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
+
+
+class ServerInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler of a server."""
+
+    def __init__(
+        self,
+        service_telemetry: Telemetry,
+        verifier: identity.Verifier | None,
+        *,
+        default_timeout_seconds: float = 600.0,
+    ) -> None:
+        """verifier: None where clients call with their own credentials (the gateway)."""
+        self._telemetry = service_telemetry
+        self._verifier = verifier
+        self._default_timeout_seconds = default_timeout_seconds
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handler, except of health and reflection, which anybody may ask."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(_OPEN_SERVICES):
+            return handler  # type: ignore[no-any-return]
+        method = handler_call_details.method
+        if handler.response_streaming:
+            wrapped_stream = self._stream(method, handler.unary_stream or handler.stream_stream)
+            factory = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return factory(wrapped_stream, handler.request_deserializer, handler.response_serializer)
+        wrapped = self._unary(method, handler.unary_unary or handler.stream_unary)
+        factory = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return factory(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _unary(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            observed = _Observed(self._telemetry, method, context)
+            try:
+                async with asyncio.timeout(self._begin(context)):
+                    return await behaviour(request, context)
+            except BaseException as error:
+                await observed.fail(error, context)
+            finally:
+                observed.end()
+
+        return call
+
+    def _stream(self, method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            observed = _Observed(self._telemetry, method, context)
+            messages: AsyncIterator[Any] | None = None
+            try:
+                async with asyncio.timeout(self._begin(context)):
+                    messages = behaviour(request, context)
+                    async for message in messages:
+                        yield message
+            except BaseException as error:
+                await observed.fail(error, context)
+            finally:
+                if isinstance(messages, AsyncGenerator):
+                    await messages.aclose()  # what the handler holds is let go now, not when it is collected
+                observed.end()
+
+        return call
+
+    def _begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+        """Sets deadline and caller for the call's task; returns the seconds it may take."""
+        remaining = context.time_remaining()
+        seconds = self._default_timeout_seconds if remaining is None else min(remaining, 7 * 86400.0)
+        channels.set_deadline(seconds)
+        if self._verifier is not None:
+            _require_trusted_transport(context)
+            token = _first(context, identity.METADATA_KEY)
+            if token is None:
+                raise errors.Unauthenticated("The call carries no caller context; only the gateway's calls do.")
+            identity.set_current(self._verifier.verify(token), token)
+        return float(seconds)
+
+
+class _Observed:
+    """One call's span and metrics."""
+
+    def __init__(self, service_telemetry: Telemetry, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._service = service_telemetry.service
+        self._method = method.lstrip("/")
+        self._started = time.perf_counter()
+        self._code = "OK"
+        self._span: Span = trace.INVALID_SPAN
+        telemetry.RPC_RUNNING.labels(self._service).inc()
+        if service_telemetry.enabled:
+            rpc_service, _, rpc_method = self._method.rpartition("/")
+            self._span = service_telemetry.tracer.start_span(
+                self._method,
+                context=telemetry.extract(context.invocation_metadata() or ()),
+                kind=SpanKind.SERVER,
+                attributes={"rpc.system": "grpc", "rpc.service": rpc_service, "rpc.method": rpc_method},
+            )
+            # grpc.aio serves each call in a task of its own, so the context needs no undoing.
+            otel_context.attach(trace.set_span_in_context(self._span))
+
+    async def fail(self, error: BaseException, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Translates an exception into the call's status. Always raises."""
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            self._code = "CANCELLED"
+            raise error
+        if isinstance(error, grpc.aio.AbortError):
+            self._code = context.code().name if context.code() else "UNKNOWN"
+            raise error
+        if isinstance(error, TimeoutError):
+            error = errors.DeadlineExceeded("The call took longer than its deadline allows.")
+        if not isinstance(error, FactoryError):
+            logger.error("unexpected error in %s", self._method, exc_info=error)
+            error = errors.Internal("The platform made a mistake; its log has the details under this request's id.")
+        self._code = errors.TABLE[error.reason].grpc_status.name
+        telemetry.mark_failed(self._span, error)
+        await context.abort_with_status(errors.to_status(error))
+
+    def end(self) -> None:
+        """Closes the span and counts the call."""
+        telemetry.RPC_RUNNING.labels(self._service).dec()
+        telemetry.RPC_REQUESTS.labels(self._service, self._method, self._code).inc()
+        telemetry.RPC_DURATION.labels(self._service, self._method).observe(time.perf_counter() - self._started)
+        self._span.set_attribute("rpc.grpc.status_code", _number(grpc.StatusCode[self._code]))
+        self._span.end()
+
+
+def _first(context: grpc.aio.ServicerContext[Any, Any], key: str) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == key:
+            return value if isinstance(value, str) else value.decode("ascii", "replace")
+    return None
+
+
+def _number(code: grpc.StatusCode) -> int:
+    return int(code.value[0])
+
+
+def _require_trusted_transport(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    if str(context.peer()).startswith("unix:"):
+        return
+    if b"ssl" not in context.auth_context().get("transport_security_type", ()):
+        raise errors.Unauthenticated("A caller context is trusted only over mTLS or a unix socket.")

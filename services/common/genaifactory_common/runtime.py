@@ -1,0 +1,135 @@
+"""Runs a service: start, health, reflection, drain on SIGTERM; in a pod, in `genaifactory run` and in tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+import prometheus_client
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from genaifactory_common import identity, settings
+from genaifactory_common.channels import MAX_MESSAGE_BYTES
+from genaifactory_common.interceptors import ServerInterceptor
+from genaifactory_common.telemetry import Telemetry, configure_logging
+
+logger = logging.getLogger(__name__)
+
+_READINESS_INTERVAL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class ServiceApp:
+    """A wired service, ready to be run; what every `create_app` returns."""
+
+    name: str
+    telemetry: Telemetry
+    service_names: tuple[str, ...]
+    """Full names of its gRPC services, for health and reflection."""
+    register: Callable[[grpc.aio.Server], None]
+    """Adds its servicers to a server."""
+    lifespan: Callable[[], AbstractAsyncContextManager[None]]
+    """Opens what the service owns before the first call, closes it after the last."""
+    ready: Callable[[], bool] = lambda: True
+    """Whether it can answer now; asked once a second, and shown by grpc.health.v1."""
+    verifier: identity.Verifier | None = None
+    """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
+
+
+@asynccontextmanager
+async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIterator[str]:
+    """Serves the app inside the block; yields the address to connect to. Leaving drains it.
+
+    Raises OSError when the address cannot be bound.
+    """
+    server = grpc.aio.server(
+        interceptors=[
+            ServerInterceptor(
+                app.telemetry, app.verifier, default_timeout_seconds=server_settings.default_timeout_seconds
+            )
+        ],
+        maximum_concurrent_rpcs=server_settings.max_concurrent_calls,
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.max_connection_age_ms", int(server_settings.max_connection_age_seconds * 1000)),
+            ("grpc.max_connection_age_grace_ms", 3_600_000),
+            ("grpc.so_reuseport", 0),  # a second process on the port is a mistake, not a replica
+        ],
+    )
+    app.register(server)
+    reporter = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(reporter, server)
+    reflection.enable_server_reflection((*app.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    address = _bind(server, server_settings)
+    async with app.lifespan():
+        await server.start()
+        watcher = asyncio.create_task(_report_health(app, reporter), name=f"{app.name}-health")
+        logger.info("%s serves on %s", app.name, address)
+        try:
+            yield address
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+            await reporter.enter_graceful_shutdown()
+            await server.stop(server_settings.drain_seconds)
+
+
+def _bind(server: grpc.aio.Server, server_settings: settings.Server) -> str:
+    address = server_settings.address
+    try:
+        if server_settings.tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            tls = server_settings.tls
+            credentials = grpc.ssl_server_credentials(
+                [(tls.private_key.read_bytes(), tls.certificate.read_bytes())],
+                root_certificates=tls.ca.read_bytes(),
+                require_client_auth=True,
+            )
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from None
+    return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+async def _report_health(app: ServiceApp, reporter: health.aio.HealthServicer) -> None:
+    while True:
+        serving = health_pb2.HealthCheckResponse.SERVING if app.ready() else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *app.service_names):
+            await reporter.set(name, serving)
+        await asyncio.sleep(_READINESS_INTERVAL_SECONDS)
+
+
+def main(common: settings.Common, create: Callable[[Telemetry], ServiceApp], name: str) -> None:
+    """Runs one service as this process until SIGTERM or SIGINT, then drains it."""
+    configure_logging(common.telemetry)
+    telemetry = Telemetry(name, common.telemetry)
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with running(create(telemetry), common.server):
+            await stop.wait()
+            logger.info("%s drains for up to %.0f s", name, common.server.drain_seconds)
+
+    if common.server.metrics_port is not None:
+        prometheus_client.start_http_server(common.server.metrics_port)
+    try:
+        uvloop.run(serve())
+    finally:
+        telemetry.close()

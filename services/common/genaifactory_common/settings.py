@@ -1,0 +1,86 @@
+"""Where things are and what protects them: the settings that every service shares, read from the environment once.
+
+What a person configures is in factory.yaml (`specs`); the environment holds only addresses, paths and secrets.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _key_bytes(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = base64.b64decode(value, validate=True)
+        except binascii.Error:
+            raise ValueError("must be base64") from None
+    if isinstance(value, bytes) and len(value) != 32:
+        raise ValueError("must be 32 bytes, base64")
+    return value
+
+
+PublicKey = Annotated[bytes, BeforeValidator(_key_bytes)]
+"""An Ed25519 public key: 32 bytes, base64 in the environment."""
+
+
+class Settings(BaseModel):
+    """Base of every group: immutable, no unknown names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tls(Settings):
+    """mTLS: what this service shows and whom it trusts."""
+
+    certificate: Path = Field(description="PEM chain of this service.")
+    private_key: Path = Field(description="PEM key of this service.")
+    ca: Path = Field(description="PEM bundle that signs the peers.")
+
+
+class Server(Settings):
+    """How a service listens."""
+
+    address: str = Field(default="127.0.0.1:50051", description="HOST:PORT (port 0: any free one) or unix:PATH.")
+    metrics_port: int | None = Field(default=None, ge=0, le=65535, description="Serve Prometheus metrics here, if set.")
+    drain_seconds: float = Field(default=25.0, ge=0, description="How long running calls may finish after SIGTERM.")
+    max_concurrent_calls: int = Field(default=1024, ge=1, description="More are refused at once as overloaded.")
+    max_connection_age_seconds: float = Field(
+        default=300.0, gt=0, description="TCP clients reconnect after this, and so find new replicas."
+    )
+    default_timeout_seconds: float = Field(default=600.0, gt=0, description="For calls that come without a deadline.")
+    tls: Tls | None = Field(default=None, description="None: only unix sockets carry a caller context.")
+
+
+class Telemetry(Settings):
+    """Traces and logs."""
+
+    otlp_endpoint: str | None = Field(
+        default=None, description="OTLP/gRPC collector, http://HOST:PORT; None: no traces."
+    )
+    sample_ratio: float = Field(default=1.0, ge=0, le=1, description="Share of traces begun here that are kept.")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: str = Field(default="json", pattern="^(json|text)$")
+
+
+class Common(BaseSettings):
+    """What every service needs; each service's Settings extends it.
+
+    The environment variable of server.metrics_port is GENAIFACTORY_SERVER__METRICS_PORT.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="GENAIFACTORY_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    server: Server = Server()
+    telemetry: Telemetry = Telemetry()
+    factory_file: Path = Field(default=Path("factory.yaml"), description="The factory.yaml to follow.")
+    context_public_key: PublicKey | None = Field(
+        default=None, description="Checks the caller contexts that the gateway signs."
+    )

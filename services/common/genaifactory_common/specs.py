@@ -1,0 +1,463 @@
+"""The models of factory.yaml: the one document in which a person configures the platform.
+
+Every service reads the part it needs. `load` refuses a bad document with the path of the bad field;
+`Source` keeps the last good one in force while the file changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from genaifactory_common.errors import InvalidArgument
+
+logger = logging.getLogger(__name__)
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+"""Lower-case letters, digits, '.', '_' and '-', at most 63 characters."""
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
+"""A model's name: letters, digits and . _ : / -, at most 128 characters."""
+
+Permission = Literal["chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate"]
+
+
+class Spec(BaseModel):
+    """Base of every part: immutable; an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class ApiKey(Spec):
+    """A key that a client shows. Only its hash is written down."""
+
+    id: Name = Field(description="Names the key in records; not secret.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the key, hex. `genaifactory config hash-key` makes it.",
+    )
+    role: Name = Field(description="A role below.")
+    groups: tuple[Name, ...] = Field(default=(), description="Groups for document access.")
+
+
+class Limits(Spec):
+    """What a tenant's keys may use together."""
+
+    requests_per_minute: int = Field(default=600, ge=1)
+    tokens_per_minute: int = Field(default=1_000_000, ge=1)
+
+
+class Tenant(Spec):
+    """A customer or department; data, cache and limits are its own."""
+
+    name: Name
+    keys: tuple[ApiKey, ...] = ()
+    limits: Limits = Limits()
+
+
+class Role(Spec):
+    """What a key may do."""
+
+    name: Name
+    permissions: tuple[Permission, ...]
+    routes: tuple[str, ...] = Field(default=("*",), description="Routes and embedding models it may name; '*' is all.")
+
+
+class Price(Spec):
+    """What a model costs."""
+
+    input_per_million_tokens: float = Field(default=0.0, ge=0)
+    output_per_million_tokens: float = Field(default=0.0, ge=0)
+    cached_input_per_million_tokens: float | None = Field(default=None, ge=0, description="None: as input.")
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+
+
+class ModelServerBackend(Spec):
+    """A model of the platform's own model server."""
+
+    type: Literal["modelserver"] = "modelserver"
+    model: ModelName = Field(description="Name at the model server.")
+
+
+class OpenAIBackend(Spec):
+    """A model behind any OpenAI-compatible API."""
+
+    type: Literal["openai"]
+    base_url: AnyHttpUrl = Field(description="Up to and with /v1.")
+    model: ModelName = Field(description="Name at that API.")
+    api_key_env: str | None = Field(
+        default=None, pattern=r"^[A-Z][A-Z0-9_]*$", description="Environment variable that holds its key."
+    )
+
+
+class Retry(Spec):
+    """How a failing backend is tried again."""
+
+    attempts: int = Field(default=3, ge=1, le=10, description="Tries of one backend, the first included.")
+    initial_backoff_seconds: float = Field(default=0.2, gt=0, le=60)
+    max_backoff_seconds: float = Field(default=5.0, gt=0, le=300)
+
+
+class CircuitBreaker(Spec):
+    """When a failing backend is left alone."""
+
+    failures: int = Field(default=5, ge=1, description="Failures in a row that open the circuit.")
+    open_seconds: float = Field(default=10.0, gt=0, description="How long it stays open before one trial.")
+
+
+class Model(Spec):
+    """A model that routes can name, and where it runs."""
+
+    name: ModelName
+    kind: Literal["chat", "embedding"] = "chat"
+    description: str = ""
+    backend: Annotated[ModelServerBackend | OpenAIBackend, Field(discriminator="type")]
+    price: Price = Price()
+    timeout_seconds: float = Field(default=60.0, gt=0, le=3600, description="For one try, from start to end.")
+    first_token_timeout_seconds: float = Field(
+        default=20.0, gt=0, le=3600, description="Until the first token of one try."
+    )
+    idle_timeout_seconds: float = Field(default=15.0, gt=0, le=3600, description="Between two pieces of a stream.")
+    retry: Retry = Retry()
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+
+
+class Cache(Spec):
+    """Whether a route answers the same question from memory."""
+
+    enabled: bool = True
+    max_age_seconds: float = Field(default=3600.0, gt=0)
+
+
+class Route(Spec):
+    """What a client names as `model`: a task with everything it needs."""
+
+    name: ModelName
+    task: Literal["chat", "rag"]
+    description: str = ""
+    models: tuple[ModelName, ...] = Field(min_length=1, description="The model and its fallbacks, in order.")
+    prompt: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9._-]*(@[0-9]+)?$",
+        description="NAME or NAME@VERSION; no version: the newest.",
+    )
+    knowledge_base: Name | None = Field(default=None, description="Where a rag route looks.")
+    passages: int = Field(default=5, ge=1, le=50, description="Passages given to the model.")
+    min_term_coverage: float = Field(
+        default=0.34,
+        ge=0,
+        le=1,
+        description="Below this share of the question's terms found, a rag route refuses.",
+    )
+    policy: Name = Field(default="default", description="Guardrail policy of input and output.")
+    cache: Cache = Cache()
+    history_messages: int = Field(default=20, ge=0, le=1000, description="Messages kept of a stored conversation.")
+    timeout_seconds: float = Field(default=120.0, gt=0, le=3600, description="For the whole answer.")
+    max_output_tokens: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="When the client sets no max_tokens; also what admission reserves.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.task == "rag" and self.knowledge_base is None:
+            raise ValueError("a rag route needs knowledge_base")
+        if self.task == "rag" and self.prompt is None:
+            raise ValueError("a rag route needs prompt")
+        return self
+
+
+class Prompt(Spec):
+    """One version of a prompt template (Jinja, sandboxed). Variables: question, passages, tenant, today."""
+
+    name: Name
+    version: int = Field(ge=1)
+    system: str = Field(min_length=1, max_length=100_000)
+    refusal: dict[str, str] = Field(
+        default_factory=dict, description="What to say when the passages do not hold the answer, by language."
+    )
+
+
+class KnowledgeBase(Spec):
+    """A set of documents with its own index versions."""
+
+    name: Name
+    description: str = ""
+    tenants: tuple[str, ...] = Field(
+        default=("*",), description="Tenants that may use it; '*' is all. Each sees its own documents."
+    )
+    chunk_tokens: int = Field(default=200, ge=32, le=2000, description="Longest passage, in embedding tokens.")
+    chunk_overlap_tokens: int = Field(default=30, ge=0, le=500)
+    embedding_model: Literal["minilm"] = "minilm"
+
+    @model_validator(mode="after")
+    def _overlap(self) -> Self:
+        if self.chunk_overlap_tokens >= self.chunk_tokens:
+            raise ValueError("chunk_overlap_tokens must be smaller than chunk_tokens")
+        return self
+
+
+class Rule(Spec):
+    """What to do about one kind of finding."""
+
+    entities: tuple[str, ...] = Field(
+        min_length=1, description="Entity types ('EMAIL_ADDRESS') or groups ('PII', 'SECRET')."
+    )
+    input: Literal["allow", "mask", "block"] = "mask"
+    output: Literal["allow", "mask", "block"] = "mask"
+    min_score: float = Field(default=0.5, ge=0, le=1)
+
+
+class Policy(Spec):
+    """A guardrail policy. The first rule that names an entity decides; entities that no rule names pass."""
+
+    name: Name
+    rules: tuple[Rule, ...] = ()
+    max_input_characters: int = Field(default=100_000, ge=1)
+    languages: tuple[Literal["vi", "en"], ...] = Field(default=("vi", "en"), min_length=1)
+    banned_terms: tuple[str, ...] = Field(default=(), description="Texts that block, whatever their case.")
+
+
+class Factory(Spec):
+    """The whole document."""
+
+    version: Literal[1] = 1
+    tenants: tuple[Tenant, ...] = Field(min_length=1)
+    roles: tuple[Role, ...] = Field(min_length=1)
+    models: tuple[Model, ...] = Field(min_length=1)
+    routes: tuple[Route, ...] = Field(min_length=1)
+    prompts: tuple[Prompt, ...] = ()
+    knowledge_bases: tuple[KnowledgeBase, ...] = ()
+    policies: tuple[Policy, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _unique("tenants", [t.name for t in self.tenants])
+        _unique("roles", [r.name for r in self.roles])
+        _unique("models", [m.name for m in self.models])
+        _unique("routes", [r.name for r in self.routes])
+        _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
+        _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
+        _unique("policies", [p.name for p in self.policies])
+        keys = [key for tenant in self.tenants for key in tenant.keys]
+        _unique("tenants[].keys[].id", [k.id for k in keys])
+        _unique("tenants[].keys[].sha256", [k.sha256 for k in keys])
+        roles = {r.name for r in self.roles}
+        for i, tenant in enumerate(self.tenants):
+            for j, key in enumerate(tenant.keys):
+                _known(f"tenants[{i}].keys[{j}].role", key.role, roles)
+        embedding = {m.name for m in self.models if m.kind == "embedding"}
+        names = {r.name for r in self.routes} | embedding
+        for i, role in enumerate(self.roles):
+            for j, route in enumerate(role.routes):
+                if route != "*":
+                    _known(f"roles[{i}].routes[{j}]", route, names)
+        for name in sorted({r.name for r in self.routes} & embedding):
+            raise ValueError(f"routes: '{name}' is also an embedding model; clients could not tell them apart")
+        for i, route_spec in enumerate(self.routes):
+            self._check_route(f"routes[{i}]", route_spec)
+        tenants = {t.name for t in self.tenants}
+        for i, base in enumerate(self.knowledge_bases):
+            for j, name in enumerate(base.tenants):
+                if name != "*":
+                    _known(f"knowledge_bases[{i}].tenants[{j}]", name, tenants)
+        return self
+
+    def _check_route(self, path: str, route: Route) -> None:
+        chat_models = {m.name for m in self.models if m.kind == "chat"}
+        for j, model in enumerate(route.models):
+            _known(f"{path}.models[{j}]", model, chat_models, "chat model")
+        _known(f"{path}.policy", route.policy, {p.name for p in self.policies})
+        if route.knowledge_base is not None:
+            _known(f"{path}.knowledge_base", route.knowledge_base, {k.name for k in self.knowledge_bases})
+        if route.prompt is not None:
+            _known(
+                f"{path}.prompt",
+                route.prompt,
+                {p.name for p in self.prompts} | {f"{p.name}@{p.version}" for p in self.prompts},
+            )
+
+    def route(self, name: str) -> Route | None:
+        """The route of this name."""
+        return next((r for r in self.routes if r.name == name), None)
+
+    def model(self, name: str) -> Model | None:
+        """The model of this name."""
+        return next((m for m in self.models if m.name == name), None)
+
+    def prompt(self, reference: str) -> Prompt | None:
+        """The prompt for NAME (newest version) or NAME@VERSION."""
+        name, _, version = reference.partition("@")
+        found = [p for p in self.prompts if p.name == name and version in ("", str(p.version))]
+        return max(found, key=lambda p: p.version, default=None)
+
+    def knowledge_base(self, name: str, tenant: str) -> KnowledgeBase | None:
+        """The knowledge base of this name, if the tenant may use it."""
+        found = next((k for k in self.knowledge_bases if k.name == name), None)
+        return found if found and ("*" in found.tenants or tenant in found.tenants) else None
+
+    def policy(self, name: str) -> Policy | None:
+        """The guardrail policy of this name."""
+        return next((p for p in self.policies if p.name == name), None)
+
+
+def _unique(path: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{path}: '{name}' stands twice")
+        seen.add(name)
+
+
+def _known(path: str, name: str, known: Iterable[str], what: str = "name") -> None:
+    if name not in known:
+        raise ValueError(f"{path}: unknown {what} '{name}'; known: {', '.join(sorted(known)) or 'none'}")
+
+
+class InvalidConfiguration(InvalidArgument):
+    """A document that does not fit; each problem is 'path: what is wrong'."""
+
+    def __init__(self, problems: list[str], source: str) -> None:
+        self.problems = problems
+        super().__init__(f"{source}: " + "; ".join(problems), field=problems[0].partition(":")[0])
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key that stands twice; YAML itself would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def parse(text: str, *, source: str = "factory.yaml") -> Factory:
+    """The document in `text`. Raises InvalidConfiguration with the path of every bad field."""
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "document"
+        raise InvalidConfiguration([f"{where}: not YAML: {getattr(error, 'problem', None) or error}"], source) from None
+    if not isinstance(document, dict):
+        raise InvalidConfiguration(
+            ["document: must be a mapping with tenants, roles, models, routes and policies"], source
+        )
+    try:
+        return Factory.model_validate(document)
+    except ValidationError as error:
+        raise InvalidConfiguration(
+            [_problem(e) for e in error.errors(include_url=False, include_input=False)], source
+        ) from None
+
+
+def _problem(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    path = ""
+    for part in error["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in (
+            "modelserver",
+            "openai",
+        ):  # pydantic names the union's branch; no field of the document
+            path += f".{part}" if path else str(part)
+    if error["type"] == "extra_forbidden":
+        message = "unknown field"
+    elif error["type"] == "missing":
+        message = "is missing"
+    # A consistency check names its own path, since the model's location is the document.
+    return f"{path}: {message}" if path else message
+
+
+def load(path: Path) -> Factory:
+    """The document in a file. Raises InvalidConfiguration."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidConfiguration([f"document: cannot be read: {error.strerror}"], str(path)) from None
+    except UnicodeDecodeError:
+        raise InvalidConfiguration(["document: must be UTF-8 text"], str(path)) from None
+    return parse(text, source=str(path))
+
+
+def hash_key(key: str) -> str:
+    """The `sha256` of an API key for factory.yaml. Keys are random and long, so a fast hash is enough."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class Source:
+    """The document in force: `current`, replaced by `watch` when the file changes and is good."""
+
+    def __init__(self, current: Factory, path: Path | None = None) -> None:
+        self.current = current
+        self.path = path
+        self._listeners: list[Callable[[Factory], None]] = []
+
+    @classmethod
+    def from_file(cls, path: Path) -> Source:
+        """Reads the file. Raises InvalidConfiguration."""
+        return cls(load(path), path)
+
+    def subscribe(self, listener: Callable[[Factory], None]) -> None:
+        """Calls `listener` with each new document. It must not raise; what it derives it derives at once."""
+        self._listeners.append(listener)
+
+    def replace(self, factory: Factory) -> None:
+        """Puts a document in force."""
+        self.current = factory
+        for listener in self._listeners:
+            listener(factory)
+
+    async def watch(self, *, interval_seconds: float = 2.0) -> None:
+        """Reloads the file when its content changes, forever. A bad document is logged; the last good one stays."""
+        if self.path is None:
+            return
+        seen = await asyncio.to_thread(_fingerprint, self.path)
+        while True:
+            await asyncio.sleep(interval_seconds)
+            now = await asyncio.to_thread(_fingerprint, self.path)
+            if now == seen:
+                continue
+            seen = now
+            try:
+                factory = await asyncio.to_thread(load, self.path)
+            except InvalidConfiguration as error:
+                logger.error("factory.yaml is refused, the last good one stays in force: %s", error.message)
+            else:
+                self.replace(factory)
+                logger.info("factory.yaml is reloaded")
+
+
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
+    # A mounted ConfigMap changes by a symlink, an editor by a rename: follow, and look at the inode too.
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,0 +1,149 @@
+"""Traces, metrics and logs, the same in every service.
+
+Traces follow OpenTelemetry's RPC and GenAI semantic conventions; metrics are Prometheus's, each with a `service`
+label since several services may share a process; logs are JSON lines that carry the trace id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import Counter, Gauge, Histogram
+
+from genaifactory_common import settings as common_settings
+from genaifactory_common.errors import FactoryError
+
+# Seconds; from a cache hit to a long answer.
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+RPC_REQUESTS = Counter(
+    "genaifactory_rpc_requests_total", "gRPC calls served, by final status.", ["service", "method", "code"]
+)
+RPC_DURATION = Histogram(
+    "genaifactory_rpc_duration_seconds",
+    "From the start of a served gRPC call to its end.",
+    ["service", "method"],
+    buckets=LATENCY_BUCKETS,
+)
+RPC_RUNNING = Gauge("genaifactory_rpc_running", "gRPC calls being served.", ["service"])
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class Telemetry:
+    """One service's tracer. Without an exporter spans cost nothing."""
+
+    def __init__(
+        self,
+        service: str,
+        settings: common_settings.Telemetry | None = None,
+        *,
+        exporter: SpanExporter | None = None,
+    ) -> None:
+        """exporter: where spans go instead of settings.otlp_endpoint (tests, and services that share a process)."""
+        self.service = service
+        settings = settings or common_settings.Telemetry()
+        if exporter is None and settings.otlp_endpoint:
+            exporter = OTLPSpanExporter(
+                endpoint=settings.otlp_endpoint, insecure=settings.otlp_endpoint.startswith("http://"), timeout=5
+            )
+        self._provider: TracerProvider | None = None
+        if exporter is None:
+            self.tracer: trace.Tracer = trace.NoOpTracer()
+            return
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": f"genaifactory-{service}", "service.namespace": "genaifactory"}),
+            sampler=ParentBasedTraceIdRatio(settings.sample_ratio),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=4096))
+        self.tracer = self._provider.get_tracer("genaifactory")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether spans go anywhere."""
+        return self._provider is not None
+
+    @contextmanager
+    def span(
+        self, name: str, *, kind: SpanKind = SpanKind.INTERNAL, attributes: dict[str, Any] | None = None
+    ) -> Iterator[Span]:
+        """A span around a block that does not yield to another task's context; failures mark it."""
+        with self.tracer.start_as_current_span(name, kind=kind, attributes=attributes, record_exception=False) as span:
+            try:
+                yield span
+            except BaseException as error:
+                mark_failed(span, error)
+                raise
+
+    def close(self) -> None:
+        """Sends what is left; blocks for up to the exporter's timeout."""
+        if self._provider is not None:
+            self._provider.shutdown()
+
+
+def mark_failed(span: Span, error: BaseException) -> None:
+    """Records why a span failed, without the message of an error that is not ours: it may hold secrets."""
+    kind = error.reason.value if isinstance(error, FactoryError) else type(error).__name__
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR, kind))
+
+
+def inject() -> list[tuple[str, str]]:
+    """Call metadata that carries the current span on; empty when there is none."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return list(carrier.items())
+
+
+def extract(metadata: Any) -> Any:
+    """The span context of incoming call metadata (pairs) or headers."""
+    return _propagator.extract({key: value for key, value in metadata if key in ("traceparent", "tracestate")})
+
+
+def current_trace_id() -> str:
+    """32 hex digits; empty when not traced."""
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else ""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, trace_id, and `extra` fields named genai_*."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if trace_id := current_trace_id():
+            line["trace_id"] = trace_id
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        line.update({k.removeprefix("genai_"): v for k, v in record.__dict__.items() if k.startswith("genai_")})
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure_logging(settings: common_settings.Telemetry) -> None:
+    """Sends the process's logs to stderr in the configured form."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)

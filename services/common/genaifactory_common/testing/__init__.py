@@ -1,0 +1,66 @@
+"""Fixtures and helpers for tests of any service; a pytest plugin.
+
+`no_blocking` fails a test whose async code blocks the event loop. `served` runs a real service on a unix socket.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from genaifactory_common import channels, identity, settings
+from genaifactory_common.runtime import ServiceApp, running
+
+SIGNER = identity.Signer(bytes(range(32)))
+"""The gateway's key in tests."""
+VERIFIER = identity.Verifier(SIGNER.public_key)
+
+CALLER = identity.Caller(
+    tenant="acme",
+    principal="alice",
+    key_id="alice",
+    role="developer",
+    permissions=("chat", "embed", "models", "feedback", "usage", "ingest", "export"),
+    groups=("staff",),
+    request_id="req-test",
+)
+"""Who tests are by default."""
+
+
+def act_as(caller: identity.Caller = CALLER) -> None:
+    """Makes the running task's calls come from `caller`, as the gateway would."""
+    identity.set_current(caller, SIGNER.sign(caller))
+
+
+@asynccontextmanager
+async def served(app: ServiceApp, *, drain_seconds: float = 1.0) -> AsyncIterator[grpc.aio.Channel]:
+    """Runs the service on a unix socket of its own; yields a channel to it."""
+    # Not below tmp_path: a unix socket's path is bounded to about 100 bytes.
+    with tempfile.TemporaryDirectory(prefix="gf-") as folder:
+        address = f"unix:{Path(folder) / (app.name + '.sock')}"
+        server_settings = settings.Server(address=address, drain_seconds=drain_seconds)
+        async with running(app, server_settings), channels.connect(address) as channel:
+            yield channel
+
+
+@pytest.fixture(autouse=True)
+def no_blocking(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """Fails a test whose async code blocks. `@pytest.mark.allow_blocking` is for code that blocks by its nature."""
+    if request.node.get_closest_marker("allow_blocking"):
+        yield None
+        return
+    with blockbuster_ctx() as buster:
+        yield buster
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the plugin's marker, and keeps tests from speaking to a collector named in the environment."""
+    config.addinivalue_line("markers", "allow_blocking: the test's async code may block the event loop")
+    os.environ.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)

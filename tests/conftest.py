@@ -1,0 +1,3 @@
+"""What every test gets: the platform's own fixtures."""
+
+pytest_plugins = ["genaifactory_common.testing"]
