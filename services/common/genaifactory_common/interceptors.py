@@ -32,11 +32,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         service_telemetry: Telemetry,
         verifier: identity.Verifier | None,
         *,
+        peer_methods: frozenset[str] = frozenset(),
         default_timeout_seconds: float = 600.0,
     ) -> None:
-        """verifier: None where clients call with their own credentials (the gateway)."""
+        """verifier: None where clients call with their own credentials (the gateway).
+
+        peer_methods: full names ("/package.Service/Method") of methods that a service calls in its own name: they need
+        the trusted transport, and take no caller context.
+        """
         self._telemetry = service_telemetry
         self._verifier = verifier
+        self._peer_methods = peer_methods
         self._default_timeout_seconds = default_timeout_seconds
 
     async def intercept_service(
@@ -67,7 +73,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             observed = _Observed(self._telemetry, method, context)
             try:
-                async with asyncio.timeout(self._begin(context)):
+                async with asyncio.timeout(self._begin(method, context)):
                     return await behaviour(request, context)
             except BaseException as error:
                 await observed.fail(error, context)
@@ -81,7 +87,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             observed = _Observed(self._telemetry, method, context)
             messages: AsyncIterator[Any] | None = None
             try:
-                async with asyncio.timeout(self._begin(context)):
+                async with asyncio.timeout(self._begin(method, context)):
                     messages = behaviour(request, context)
                     async for message in messages:
                         yield message
@@ -94,13 +100,15 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _begin(self, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> float:
         """Sets deadline and caller for the call's task; returns the seconds it may take."""
         remaining = context.time_remaining()
         seconds = self._default_timeout_seconds if remaining is None else min(remaining, 7 * 86400.0)
         channels.set_deadline(seconds)
         if self._verifier is not None:
             _require_trusted_transport(context)
+            if method in self._peer_methods:
+                return float(seconds)
             token = _first(context, identity.METADATA_KEY)
             if token is None:
                 raise errors.Unauthenticated("The call carries no caller context; only the gateway's calls do.")
@@ -170,4 +178,4 @@ def _require_trusted_transport(context: grpc.aio.ServicerContext[Any, Any]) -> N
     if str(context.peer()).startswith("unix:"):
         return
     if b"ssl" not in context.auth_context().get("transport_security_type", ()):
-        raise errors.Unauthenticated("A caller context is trusted only over mTLS or a unix socket.")
+        raise errors.Unauthenticated("The platform's services trust a call only over mTLS or a unix socket.")

@@ -43,6 +43,8 @@ class ServiceApp:
     """Whether it can answer now; asked once a second, and shown by grpc.health.v1."""
     verifier: identity.Verifier | None = None
     """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
+    peer_methods: frozenset[str] = frozenset()
+    """Full names ("/package.Service/Method") of methods that services call in their own name, without a caller."""
 
 
 @asynccontextmanager
@@ -54,7 +56,10 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
     server = grpc.aio.server(
         interceptors=[
             ServerInterceptor(
-                app.telemetry, app.verifier, default_timeout_seconds=server_settings.default_timeout_seconds
+                app.telemetry,
+                app.verifier,
+                peer_methods=app.peer_methods,
+                default_timeout_seconds=server_settings.default_timeout_seconds,
             )
         ],
         maximum_concurrent_rpcs=server_settings.max_concurrent_calls,
