@@ -104,6 +104,11 @@ class OpenAIBackend(Spec):
     api_key_env: str | None = Field(
         default=None, pattern=r"^[A-Z][A-Z0-9_]*$", description="Environment variable that holds its key."
     )
+    dialect: Literal["compatible", "openai", "vllm"] = Field(
+        default="compatible",
+        description="What it understands beyond the common parameters: 'openai' (OpenAI's own API) names the output "
+        "limit max_completion_tokens; 'vllm' continues unfinished answers exactly and takes regex, choice and grammar.",
+    )
 
 
 class Retry(Spec):
@@ -285,6 +290,9 @@ class Factory(Spec):
         chat_models = {m.name for m in self.models if m.kind == "chat"}
         for j, model in enumerate(route.models):
             _known(f"{path}.models[{j}]", model, chat_models, "chat model")
+        currencies = {m.price.currency for m in self.models if m.name in route.models}
+        if len(currencies) > 1:  # an answer may cost tokens of several of them, and is one sum
+            raise ValueError(f"{path}.models: prices in several currencies: {', '.join(sorted(currencies))}")
         _known(f"{path}.policy", route.policy, {p.name for p in self.policies})
         if route.knowledge_base is not None:
             _known(f"{path}.knowledge_base", route.knowledge_base, {k.name for k in self.knowledge_bases})
