@@ -1,0 +1,73 @@
+# The front door. `make` lists the targets; none needs root, and only the first run needs the network.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run sync test test-soak lint typecheck pytest protos bench clean
+MAKEFLAGS += --no-print-directory
+
+PORT ?= 8080
+GRPC_PORT ?= 8081
+DOCS ?=
+export PORT GRPC_PORT DOCS
+
+# A version manager's shim may exist without the version behind it: take the first that runs.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$python" && break; done)
+UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
+export UV_PYTHON_DOWNLOADS := never
+export UV_PYTHON := $(PYTHON)
+
+# The commit that contracts must stay compatible with.
+BASE ?= $(shell git rev-parse --quiet --verify HEAD~1 2>/dev/null)
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+run: .venv/.run  ## start the platform: make run [DOCS=folder] [PORT=8080] [GRPC_PORT=8081]
+	@exec .venv/bin/genaifactory run $${DOCS:+"$$DOCS"} --port "$$PORT" --grpc-port "$$GRPC_PORT"
+
+test: lint typecheck pytest  ## everything that a change must pass
+
+test-soak: .venv/.dev  ## load and failure runs of minutes
+	.venv/bin/python -m pytest -m soak --timeout 900
+
+lint: .venv/.dev  ## style, layers, contracts
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/lint-imports
+	.venv/bin/buf lint
+	@if [ -n "$(BASE)" ] && git cat-file -e "$(BASE):buf.yaml" 2>/dev/null; \
+	then echo "buf breaking --against $(BASE)"; .venv/bin/buf breaking --against ".git#ref=$(BASE)"; \
+	else echo "buf breaking: skipped, there is no earlier commit with contracts"; fi
+	@echo "generated code against its sources"; work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && cp -r protos "$$work" \
+	&& PATH="$$PWD/.venv/bin:$$PATH" "$$work/protos/generate.sh" && diff -r --exclude=__pycache__ protos "$$work/protos"
+
+typecheck: .venv/.dev  ## strict types
+	.venv/bin/mypy
+
+pytest: .venv/.dev  ## unit and integration tests
+	.venv/bin/python -m pytest -m "not soak"
+
+protos: .venv/.dev  ## generate the contracts' Python code
+	PATH="$$PWD/.venv/bin:$$PATH" protos/generate.sh
+
+bench: .venv/.dev  ## CPU per request and requests/s of the whole path, by service
+	.venv/bin/python tests/bench/path.py
+
+sync: .venv/.dev  ## install for development
+
+clean:  ## forget the environment and caches; the state folder .genaifactory stays
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/.run: uv.lock pyproject.toml $(wildcard protos/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
+	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
+	$(UV) sync --frozen --no-dev --inexact --compile-bytecode --quiet
+	@touch $@
+
+.venv/.dev: uv.lock pyproject.toml $(wildcard protos/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
+	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
+	$(UV) sync --frozen --quiet
+	@touch $@
+
+.cache/uv/bin/uv:
+	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
+	$(PYTHON) -m pip install --quiet --target .cache/uv uv

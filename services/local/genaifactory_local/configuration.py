@@ -1,0 +1,87 @@
+"""Which factory.yaml a platform on this machine follows, and the development key that it accepts besides."""
+
+from __future__ import annotations
+
+import uuid
+from importlib.resources import files
+from pathlib import Path
+
+from genaifactory_common import specs
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.identity import Caller, Signer, set_current
+from genaifactory_local.state import State, write_private
+
+DEVELOPMENT_KEY_ID = "local-dev"
+"""Id of the development key and name of its role; a factory.yaml's own of that name give way to them."""
+
+PERMISSIONS: tuple[specs.Permission, ...] = (
+    "chat",
+    "embed",
+    "models",
+    "feedback",
+    "usage",
+    "ingest",
+    "export",
+    "operate",
+)
+"""What the development key may do: everything."""
+
+
+class Source(specs.Source):
+    """Follows a factory.yaml, and adds the development key to every version of it."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        """Raises InvalidConfiguration."""
+        self._sha256 = specs.hash_key(key)
+        super().__init__(_with_key(specs.load(path), self._sha256), path)
+
+    def replace(self, factory: specs.Factory) -> None:
+        """Puts a document in force, with the key."""
+        super().replace(_with_key(factory, self._sha256))
+
+
+def choose(state: State, given: Path | None) -> Path:
+    """The file to follow: the one given, or ./factory.yaml, or the state folder's, which starts as a commented default.
+
+    Raises InvalidArgument when the one given does not exist.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise InvalidArgument(f"{given} does not exist.", field="--config")
+        return given.absolute()
+    own = Path("factory.yaml")
+    if own.exists():
+        return own.absolute()
+    if not state.factory_file.exists():
+        write_private(state.factory_file, (files("genaifactory_local") / "factory.yaml").read_text(encoding="utf-8"))
+    return state.factory_file
+
+
+def sign_in(signer: Signer, tenant: str) -> None:
+    """Makes the running task's calls come from the development key's holder; lasts for identity.LIFETIME_SECONDS."""
+    caller = Caller(
+        tenant=tenant,
+        principal=DEVELOPMENT_KEY_ID,
+        key_id=DEVELOPMENT_KEY_ID,
+        role=DEVELOPMENT_KEY_ID,
+        permissions=PERMISSIONS,
+        request_id=f"local-{uuid.uuid4().hex}",
+    )
+    set_current(caller, signer.sign(caller))
+
+
+def _with_key(factory: specs.Factory, sha256: str) -> specs.Factory:
+    key = specs.ApiKey(id=DEVELOPMENT_KEY_ID, sha256=sha256, role=DEVELOPMENT_KEY_ID)
+    role = specs.Role(name=DEVELOPMENT_KEY_ID, permissions=PERMISSIONS)
+    first, *others = (
+        tenant.model_copy(
+            update={"keys": tuple(k for k in tenant.keys if k.id != DEVELOPMENT_KEY_ID and k.sha256 != sha256)}
+        )
+        for tenant in factory.tenants
+    )
+    return factory.model_copy(
+        update={
+            "tenants": (first.model_copy(update={"keys": (*first.keys, key)}), *others),
+            "roles": (*(r for r in factory.roles if r.name != DEVELOPMENT_KEY_ID), role),
+        }
+    )

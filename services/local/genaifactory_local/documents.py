@@ -1,0 +1,199 @@
+"""Which files of a folder are documents, and what becomes of them in the retriever."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from genaifactory_common.channels import Duplex
+from genaifactory_common.errors import InvalidArgument
+
+ENDINGS = frozenset({".md", ".markdown", ".txt", ".html", ".htm", ".pdf", ".docx"})
+MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+
+_PIECE_BYTES = 512 * 1024
+# One call takes this many documents, so that each call has a deadline that fits it.
+_DOCUMENTS_PER_CALL = 32
+_CALL_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file to be ingested."""
+
+    path: Path
+    document_id: str
+    """Folder and relative path, with '/': "handbook/leave.md"."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a walk found."""
+
+    documents: tuple[Document, ...]
+    skipped: int
+    """Hidden files, and files of other types."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A document that was not stored."""
+
+    document_id: str
+    message: str
+
+
+@dataclass
+class Summary:
+    """What became of the documents."""
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    duplicates: int = 0
+    passages: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Documents that have an outcome."""
+        return self.added + self.replaced + self.unchanged + self.duplicates + len(self.failures)
+
+
+def find(paths: Iterable[Path]) -> Found:
+    """The documents at and below `paths`, sorted; each named by its folder, so that equal names do not collide.
+
+    Raises InvalidArgument when a path does not exist, cannot be read, or is a file that is no document.
+    """
+    documents: dict[str, Document] = {}
+    skipped = 0
+    for path in paths:
+        path = path.absolute()
+        if not path.exists():
+            raise InvalidArgument(f"{path} does not exist.", field="path")
+        if path.is_file():
+            if path.suffix.lower() not in ENDINGS:
+                raise InvalidArgument(f"{path} is no document; documents end in {_endings()}.", field="path")
+            documents[path.name] = Document(path, path.name)
+            continue
+        for file in _walk(path):
+            relative = file.relative_to(path)
+            if file.name.startswith(".") or file.suffix.lower() not in ENDINGS or not file.is_file():
+                skipped += 1
+            else:
+                document_id = f"{path.name}/{relative.as_posix()}"
+                documents[document_id] = Document(file, document_id)
+    return Found(tuple(documents[name] for name in sorted(documents)), skipped)
+
+
+async def ingest(
+    channel: grpc.aio.Channel,
+    sign_in: Callable[[], None],
+    knowledge_base: str,
+    documents: Iterable[Document],
+    *,
+    groups: Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    on_progress: Callable[[Summary], None] = lambda _: None,
+) -> Summary:
+    """Sends the documents to the retriever on `channel`.
+
+    sign_in: makes the running task's calls come from somebody, anew for each batch since that proof runs out.
+
+    A document that is refused is listed in the summary and stops no other. Raises FactoryError when the retriever
+    refuses the call as a whole or goes away.
+    """
+    summary = Summary()
+    stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+    header = retriever_pb2.DocumentHeader(allowed_groups=list(groups), metadata=dict(metadata or {}))
+    for batch in _batches(documents, _DOCUMENTS_PER_CALL):
+        sign_in()
+        try:
+            async with Duplex(stub.Ingest, timeout_seconds=_CALL_TIMEOUT_SECONDS) as call, asyncio.TaskGroup() as tasks:
+                sending = tasks.create_task(_send(call, knowledge_base, batch, header, summary))
+                async for response in call:
+                    _count(summary, response)
+                    on_progress(summary)
+                sending.cancel()  # the retriever has ended the call; there is nobody to send to
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+    on_progress(summary)
+    return summary
+
+
+def _endings() -> str:
+    return ", ".join(sorted(ENDINGS))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise InvalidArgument(f"{error.filename} cannot be read: {error.strerror}.", field="path")
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(files))
+
+
+def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    remaining = iter(documents)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch
+
+
+async def _send(
+    call: Duplex,
+    knowledge_base: str,
+    batch: list[Document],
+    header: retriever_pb2.DocumentHeader,
+    summary: Summary,
+) -> None:
+    request = retriever_pb2.IngestRequest
+    await call.send(request(open=retriever_pb2.IngestOpen(knowledge_base=knowledge_base)))
+    for document in batch:
+        data = await asyncio.to_thread(_read, document.path)
+        if isinstance(data, str):
+            summary.failures.append(Failure(document.document_id, data))
+            continue
+        own = retriever_pb2.DocumentHeader(
+            document_id=document.document_id, uri=document.document_id, size_bytes=len(data)
+        )
+        own.MergeFrom(header)
+        await call.send(request(document=own))
+        for start in range(0, len(data), _PIECE_BYTES):
+            await call.send(request(data=data[start : start + _PIECE_BYTES]))
+    await call.done_sending()
+
+
+def _read(path: Path) -> bytes | str:
+    """The file's bytes, or why it cannot be taken."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if len(data) > MAX_DOCUMENT_BYTES:
+        return f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB"
+    return data
+
+
+def _count(summary: Summary, response: Any) -> None:
+    outcome = response.outcome
+    summary.passages += response.passages
+    if outcome == retriever_pb2.INGEST_OUTCOME_ADDED:
+        summary.added += 1
+    elif outcome == retriever_pb2.INGEST_OUTCOME_REPLACED:
+        summary.replaced += 1
+    elif outcome == retriever_pb2.INGEST_OUTCOME_UNCHANGED:
+        summary.unchanged += 1
+    elif outcome == retriever_pb2.INGEST_OUTCOME_DUPLICATE:
+        summary.duplicates += 1
+    else:
+        summary.failures.append(Failure(response.document_id, response.error_message))

@@ -1,0 +1,39 @@
+"""Where the logs of a platform on this machine go: all to a file as JSON lines, warnings to the terminal too."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from genaifactory_common.telemetry import JsonFormatter
+
+_FILE_BYTES = 20 * 1024 * 1024
+_FILES_KEPT = 3
+_QUEUED_LINES = 10_000
+
+
+@contextmanager
+def to_file(path: Path, console: Console, level: str) -> Iterator[None]:
+    """Logs to `path` and warnings to `console` inside the block. Raises OSError when the file cannot be written."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
+    # The line is made where it is logged, since it carries that task's trace id, and written by another thread.
+    lines = QueueHandler(queue.Queue(_QUEUED_LINES))
+    lines.setFormatter(JsonFormatter())
+    listener = QueueListener(lines.queue, file)
+    warnings = RichHandler(logging.WARNING, console, show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=level, handlers=[lines, warnings], force=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        listener.stop()
+        file.close()
+        logging.basicConfig(level=level, handlers=[logging.NullHandler()], force=True)

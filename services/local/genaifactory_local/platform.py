@@ -1,0 +1,132 @@
+"""All six real services in this process, each on a unix socket of its own, wired as in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from pydantic import SecretStr
+
+import genaifactory_gateway.app as gateway
+import genaifactory_modelserver.app as modelserver
+import genaifactory_monitor.app as monitor
+import genaifactory_orchestrator.app as orchestrator
+import genaifactory_retriever.app as retriever
+import genaifactory_safety.app as safety
+from genaifactory_common import channels, runtime, settings, specs
+from genaifactory_common.identity import Signer
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_gateway.settings import Http
+from genaifactory_gateway.settings import Settings as GatewaySettings
+from genaifactory_local.state import Endpoints, State
+from genaifactory_modelserver.settings import EngineSettings, Extractive, MiniLM
+from genaifactory_modelserver.settings import Settings as ModelserverSettings
+from genaifactory_monitor.settings import Settings as MonitorSettings
+from genaifactory_orchestrator.settings import Settings as OrchestratorSettings
+from genaifactory_retriever.settings import Settings as RetrieverSettings
+from genaifactory_safety.settings import Settings as SafetySettings
+
+DEFAULT_TELEMETRY = settings.Telemetry()
+DEFAULT_ENGINES: tuple[EngineSettings, ...] = (Extractive(), MiniLM())
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a platform is run."""
+
+    http_port: int = 8080
+    """0: any free one."""
+    grpc_port: int = 8081
+    host: str = "127.0.0.1"
+    telemetry: settings.Telemetry = DEFAULT_TELEMETRY
+    engines: tuple[EngineSettings, ...] = DEFAULT_ENGINES
+    drain_seconds: float = 5.0
+    """How long running answers may finish after a stop."""
+
+
+@asynccontextmanager
+async def running(
+    state: State, sockets: Path, source: specs.Source, signer: Signer, options: Options
+) -> AsyncIterator[Endpoints]:
+    """Runs the six services inside the block, from those that call nobody to the gateway; stops them in reverse.
+
+    sockets: a private folder with a short path. Raises OSError when a port is taken, FactoryError when a store
+    cannot be opened.
+    """
+    async with AsyncExitStack() as stack:
+
+        def telemetry(name: str) -> Telemetry:
+            service_telemetry = Telemetry(name, options.telemetry)
+            stack.push_async_callback(asyncio.to_thread, service_telemetry.close)
+            return service_telemetry
+
+        async def serve(app: ServiceApp, server: settings.Server) -> grpc.aio.Channel:
+            address = await stack.enter_async_context(runtime.running(app, server))
+            return await stack.enter_async_context(channels.connect(address))
+
+        def where(name: str) -> dict[str, Any]:
+            return {
+                "server": settings.Server(address=f"unix:{sockets / name}.sock", drain_seconds=options.drain_seconds),
+                "telemetry": options.telemetry,
+                "context_public_key": signer.public_key,
+            }
+
+        of_monitor = MonitorSettings(**where("monitor"), data_dir=state.data("monitor"))
+        to_monitor = await serve(monitor.create_app(of_monitor, telemetry("monitor")), of_monitor.server)
+
+        of_safety = SafetySettings(**where("safety"))
+        to_safety = await serve(safety.create_app(of_safety, source, telemetry("safety")), of_safety.server)
+
+        of_modelserver = ModelserverSettings(
+            **where("modelserver"), data_dir=state.data("modelserver"), engines=options.engines
+        )
+        to_modelserver = await serve(
+            modelserver.create_app(of_modelserver, source, telemetry("modelserver")), of_modelserver.server
+        )
+
+        of_retriever = RetrieverSettings(**where("retriever"), data_dir=state.data("retriever"))
+        to_retriever = await serve(
+            retriever.create_app(of_retriever, source, telemetry("retriever")), of_retriever.server
+        )
+
+        of_orchestrator = OrchestratorSettings(**where("orchestrator"), data_dir=state.data("orchestrator"))
+        to_orchestrator = await serve(
+            orchestrator.create_app(
+                of_orchestrator,
+                source,
+                orchestrator.Channels(
+                    safety=to_safety, retriever=to_retriever, modelserver=to_modelserver, monitor=to_monitor
+                ),
+                telemetry("orchestrator"),
+            ),
+            of_orchestrator.server,
+        )
+
+        of_gateway = GatewaySettings(
+            server=settings.Server(address=f"{options.host}:{options.grpc_port}", drain_seconds=options.drain_seconds),
+            telemetry=options.telemetry,
+            http=Http(address=f"{options.host}:{options.http_port}"),
+            context_private_key=SecretStr(base64.b64encode(signer.private_key).decode()),
+        )
+        gateway_app = gateway.create_app(
+            of_gateway,
+            source,
+            gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor),
+            telemetry("gateway"),
+        )
+        grpc_address = await stack.enter_async_context(runtime.running(gateway_app, of_gateway.server))
+        yield Endpoints(
+            pid=os.getpid(),
+            http_url=f"http://{gateway.http_address}",
+            grpc_address=grpc_address,
+            sockets=str(sockets),
+            tenant=source.current.tenants[0].name,
+        )

@@ -1,0 +1,225 @@
+"""`genaifactory run`: the platform in this process, fed with documents, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from genaifactory_common import channels, settings, specs
+from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument
+from genaifactory_common.identity import Signer
+from genaifactory_local import configuration, documents, logs, platform, progress, state
+from genaifactory_local.state import Endpoints, State
+
+_SAMPLE_QUESTIONS = (
+    "How many days of annual leave do I have?",
+    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
+    "What must I do when I lose my hardware key?",
+    "Pin của cảm biến Lúa 3 dùng được bao lâu?",
+)
+_OWN_QUESTION = "Your question about the documents"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    paths: tuple[Path, ...] = ()
+    """Folders and files to ingest; none: the sample and the project's own documents."""
+    state_folder: Path = state.DEFAULT_FOLDER
+    config: Path | None = None
+    knowledge_base: str | None = None
+    """None: the first of factory.yaml."""
+    host: str = "127.0.0.1"
+    http_port: int = 8080
+    grpc_port: int = 8081
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is known before the start."""
+
+    options: Options
+    state: State
+    key: str
+    signer: Signer
+    source: configuration.Source
+    found: documents.Found
+    knowledge_base: str | None
+
+
+def run(options: Options, console: Console) -> None:
+    """Runs until SIGINT or SIGTERM; a second one ends the process at once.
+
+    Raises FactoryError for what is wrong with the paths, the configuration, the ports or the state folder.
+    """
+    started = time.monotonic()
+    found = _find_documents(options)
+    telemetry = _telemetry_settings()
+    with state.held(options.state_folder) as held:
+        key = state.development_key(held)
+        source = configuration.Source(configuration.choose(held, options.config), key)
+        plan = _Plan(options, held, key, state.signer(held), source, found, _knowledge_base(options, source.current))
+        for name, port in (("PORT", options.http_port), ("GRPC_PORT", options.grpc_port)):
+            _require_free(options.host, port, name)
+        with logs.to_file(held.log_file, console, telemetry.log_level), state.socket_folder(held) as sockets:
+            try:
+                uvloop.run(_serve(plan, telemetry, sockets, console, started))
+            except OSError as error:
+                raise Conflict(str(error)) from error
+
+
+async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, console: Console, started: float) -> None:
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+        console.print("Stopping; Ctrl-C again ends it at once.")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    options = platform.Options(
+        host=plan.options.host,
+        http_port=plan.options.http_port,
+        grpc_port=plan.options.grpc_port,
+        telemetry=telemetry,
+    )
+    async with platform.running(plan.state, sockets, plan.source, plan.signer, options) as endpoints:
+        with state.announced(plan.state, endpoints):
+            async with asyncio.TaskGroup() as tasks:
+                background = (
+                    tasks.create_task(plan.source.watch(), name="watch-factory-yaml"),
+                    tasks.create_task(_welcome(plan, endpoints, console, started), name="ingest"),
+                )
+                await stop.wait()
+                for task in background:
+                    task.cancel()
+
+
+async def _welcome(plan: _Plan, endpoints: Endpoints, console: Console, started: float) -> None:
+    if plan.knowledge_base is not None and plan.found.documents:
+        try:
+            await _ingest(plan, plan.knowledge_base, endpoints, console)
+        except FactoryError as error:
+            console.print(f"[red]The documents were not ingested:[/red] {escape(error.message)}", soft_wrap=True)
+    _print_ready(plan, endpoints, console, time.monotonic() - started)
+
+
+async def _ingest(plan: _Plan, knowledge_base: str, endpoints: Endpoints, console: Console) -> None:
+    async with channels.connect(endpoints.socket("retriever")) as channel:
+        with progress.bar(console, len(plan.found.documents)) as report:
+            summary = await documents.ingest(
+                channel,
+                lambda: configuration.sign_in(plan.signer, endpoints.tenant),
+                knowledge_base,
+                plan.found.documents,
+                on_progress=report,
+            )
+    progress.print_summary(console, summary, plan.found.skipped)
+
+
+def _find_documents(options: Options) -> documents.Found:
+    if options.paths:
+        return documents.find(path.expanduser() for path in options.paths)
+    here = Path(__file__).parent
+    repository = here.parents[2]
+    own = [path for path in (repository / "README.md", repository / "docs") if path.exists()]
+    return documents.find([here / "sample", *own])
+
+
+def _telemetry_settings() -> settings.Telemetry:
+    try:
+        return settings.Common().telemetry
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "GENAIFACTORY_" + "__".join(str(part) for part in first["loc"]).upper()
+        raise InvalidArgument(f"The environment variable {name} is wrong: {first['msg']}.", field=name) from None
+
+
+def _knowledge_base(options: Options, factory: specs.Factory) -> str | None:
+    tenant = factory.tenants[0].name
+    usable = [base.name for base in factory.knowledge_bases if factory.knowledge_base(base.name, tenant)]
+    if options.knowledge_base is not None and options.knowledge_base not in usable:
+        raise InvalidArgument(
+            f"The tenant '{tenant}' has no knowledge base '{options.knowledge_base}'; "
+            f"it has: {', '.join(usable) or 'none'}.",
+            field="--knowledge-base",
+        )
+    if options.knowledge_base is None and options.paths and not usable:
+        raise InvalidArgument(
+            "There is nowhere to put the documents: factory.yaml has no knowledge base.", field="DOCS"
+        )
+    return options.knowledge_base or next(iter(usable), None)
+
+
+def _require_free(host: str, port: int, name: str) -> None:
+    if not 0 <= port <= 65535:
+        raise InvalidArgument(f"{name} must be from 0 (any free one) to 65535; it is {port}.", field=name)
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise InvalidArgument(f"'{host}' is no address to listen on: {error.strerror}.", field="--host") from None
+    for family, kind, protocol, _, address in addresses:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                raise Conflict(
+                    f"Port {port} on {host} cannot be used: {error.strerror}. "
+                    f"Choose another: make run {name}={port + 10}",
+                    field=name,
+                ) from None
+
+
+def _print_ready(plan: _Plan, endpoints: Endpoints, console: Console, seconds: float) -> None:
+    """The lines that a person copies from must not be wrapped."""
+    factory = plan.source.current
+    route = next((r.name for r in factory.routes if r.task == "rag"), factory.routes[0].name)
+    questions = (_OWN_QUESTION,) if plan.options.paths else _SAMPLE_QUESTIONS
+    body = f'{{"model": "{route}", "stream": true, "messages": [{{"role": "user", "content": "{questions[0]}"}}]}}'
+    folder = (
+        "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"
+    )
+    asks = "\n".join(f'  .venv/bin/genaifactory ask{folder} "{question}"' for question in questions)
+    console.print(
+        f"""
+[bold green]Ready[/bold green] after {seconds:.1f} s; six services answer.
+
+  OpenAI API     {endpoints.http_url}/v1
+  gRPC           {endpoints.grpc_address}
+  Key            {plan.key}   (kept in {escape(str(plan.state.key_file))})
+  Configuration  {escape(str(plan.source.path))}   (a change is in force within two seconds)
+  Log            {escape(str(plan.state.log_file))}
+
+[bold]Ask from another terminal[/bold]
+{escape(asks)}
+
+[bold]curl[/bold]
+  curl -N {endpoints.http_url}/v1/chat/completions -H "Authorization: Bearer {plan.key}" \\
+    -H "Content-Type: application/json" -d '{escape(body)}'
+
+[bold]Python, with the openai package[/bold]
+  from openai import OpenAI
+  client = OpenAI(base_url="{endpoints.http_url}/v1", api_key="{plan.key}")
+  question = {{"role": "user", "content": "{questions[-1]}"}}
+  for chunk in client.chat.completions.create(model="{route}", messages=[escape_here], stream=True):
+      print(chunk.choices[0].delta.content or "" if chunk.choices else "", end="")
+
+Ctrl-C stops it.""".replace("[escape_here]", escape("[question]")),
+        soft_wrap=True,
+        highlight=False,
+    )

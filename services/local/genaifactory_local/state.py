@@ -1,0 +1,203 @@
+"""The state folder of a platform on this machine: who holds it, its keys, and where the running platform answers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
+from genaifactory_common.identity import Signer
+
+DEFAULT_FOLDER = Path(".genaifactory")
+
+# The kernel takes 107 bytes for a unix socket's path.
+_LONGEST_SOCKET_PATH = 107
+_LONGEST_SOCKET_NAME = "orchestrator.sock"
+_KEY_FORM = re.compile(r"gf-[A-Za-z0-9_-]{20,}")
+
+
+@dataclass(frozen=True)
+class State:
+    """Paths below one state folder."""
+
+    folder: Path
+
+    @property
+    def key_file(self) -> Path:
+        """The development key."""
+        return self.folder / "key"
+
+    @property
+    def signing_key_file(self) -> Path:
+        """The key with which the gateway signs callers."""
+        return self.folder / "signing-key"
+
+    @property
+    def factory_file(self) -> Path:
+        """The configuration, unless the working folder has one of its own."""
+        return self.folder / "factory.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        """JSON lines of every service."""
+        return self.folder / "log" / "genaifactory.jsonl"
+
+    @property
+    def endpoints_file(self) -> Path:
+        """Where the running platform answers."""
+        return self.folder / "running.json"
+
+    def data(self, service: str) -> Path:
+        """The folder that one service owns."""
+        return self.folder / "data" / service
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a running platform answers."""
+
+    pid: int
+    http_url: str
+    grpc_address: str
+    sockets: str
+    """Folder of the services' unix sockets."""
+    tenant: str
+    """Tenant of the development key."""
+
+    def socket(self, service: str) -> str:
+        """gRPC address of one service."""
+        return f"unix:{Path(self.sockets) / service}.sock"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[State]:
+    """Makes the folder if needed (mode 0700) and holds it inside the block.
+
+    Raises Conflict when another process holds it, InvalidArgument when it cannot be written.
+    """
+    state = State(folder.absolute())
+    try:
+        state.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.folder.chmod(0o700)
+        lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidArgument(
+            f"The state folder {state.folder} cannot be used: {error.strerror}. Give another with --state.",
+            field="--state",
+        ) from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Conflict(
+                f"Another process runs a platform on {state.folder}. Stop it, or give another folder with --state.",
+                field="--state",
+            ) from None
+        # What a killed process left behind says nothing about this one.
+        state.endpoints_file.unlink(missing_ok=True)
+        yield state
+    finally:
+        os.close(lock)
+
+
+def development_key(state: State) -> str:
+    """The key in .genaifactory/key, made on first use. Raises InvalidArgument when the file holds something else."""
+    key = _kept(state.key_file, lambda: f"gf-{secrets.token_urlsafe(32)}")
+    if not _KEY_FORM.fullmatch(key):
+        raise InvalidArgument(f"{state.key_file} holds no development key; delete it and a new one is made.")
+    return key
+
+
+def signer(state: State) -> Signer:
+    """Signs callers for this folder's platform; its key is made on first use. Raises InvalidArgument."""
+    text = _kept(state.signing_key_file, lambda: base64.b64encode(Signer.generate().private_key).decode())
+    try:
+        return Signer(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        raise InvalidArgument(f"{state.signing_key_file} holds no key; delete it and a new one is made.") from None
+
+
+@contextmanager
+def socket_folder(state: State) -> Iterator[Path]:
+    """A private folder for the services' sockets: below the state folder where the path is short enough for one."""
+    folder = state.folder / "run"
+    if len(os.fsencode(folder / _LONGEST_SOCKET_NAME)) >= _LONGEST_SOCKET_PATH:
+        folder = Path(tempfile.mkdtemp(prefix="genaifactory-"))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def announced(state: State, endpoints: Endpoints) -> Iterator[None]:
+    """Lets other processes of this user find the platform inside the block."""
+    write_private(state.endpoints_file, json.dumps(asdict(endpoints)))
+    try:
+        yield
+    finally:
+        state.endpoints_file.unlink(missing_ok=True)
+
+
+def find_running(folder: Path) -> tuple[State, Endpoints]:
+    """The platform that runs on the folder. Raises Unavailable when none does."""
+    state = State(folder.absolute())
+    try:
+        if _is_held(state):
+            return state, Endpoints(**json.loads(state.endpoints_file.read_text()))
+    except PermissionError as error:
+        raise InvalidArgument(f"{error.filename} cannot be read: {error.strerror}.", field="--state") from None
+    except (OSError, ValueError, TypeError):
+        pass  # it is just starting or stopping
+    raise Unavailable(f"No platform runs on {state.folder}. Start one with: make run   (or: genaifactory run)")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only its owner may read; a killed process leaves the whole file or what was there."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _is_held(state: State) -> bool:
+    lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    try:
+        if not path.exists():
+            write_private(path, make() + "\n")
+        path.chmod(0o600)
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be used: {error.strerror}.", field="--state") from None
