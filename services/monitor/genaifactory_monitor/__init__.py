@@ -1,1 +1,1 @@
-"""Every interaction on record: usage, cost, feedback, export."""
+"""The monitor: every interaction on record, with its feedback, usage and cost."""

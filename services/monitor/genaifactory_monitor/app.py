@@ -1,0 +1,82 @@
+"""The wiring of the monitor: database, servicer, and the two tasks that run beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory_common import identity
+from genaifactory_common.errors import FactoryError, InvalidArgument
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_monitor import retention, store
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.servicer import MonitorServicer
+from genaifactory_monitor.settings import Settings
+
+_SERVICE = monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"].full_name
+_PING_INTERVAL_SECONDS = 5.0
+
+
+def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
+    """The monitor, ready to run. Raises InvalidArgument for settings that cannot work."""
+    if settings.context_public_key is None:
+        raise InvalidArgument(
+            "The monitor needs the gateway's public key (GENAIFACTORY_CONTEXT_PUBLIC_KEY).", field="context_public_key"
+        )
+    database = Database(settings)
+    servicer = MonitorServicer(database, settings)
+    health = _Health()
+
+    def register(server: grpc.aio.Server) -> None:
+        monitor_pb2_grpc.add_MonitorServiceServicer_to_server(servicer, server)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            await database.open()
+            health.reachable = True
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(health.watch(database), name="monitor-ping"),
+                    group.create_task(retention.sweep_forever(database, settings.retention), name="monitor-retention"),
+                ]
+                yield
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await database.close()
+
+    return ServiceApp(
+        name="monitor",
+        telemetry=telemetry,
+        service_names=(_SERVICE,),
+        register=register,
+        lifespan=lifespan,
+        ready=lambda: health.reachable,
+        verifier=identity.Verifier(settings.context_public_key),
+        # A record outlives its request in the sender's queue, and with it any signed context; it names its tenant.
+        peer_methods=frozenset({f"/{_SERVICE}/RecordInteractions"}),
+    )
+
+
+class _Health:
+    """Whether the database answers."""
+
+    def __init__(self) -> None:
+        self.reachable = False
+
+    async def watch(self, database: Database) -> None:
+        """Asks every few seconds, forever."""
+        while True:
+            await asyncio.sleep(_PING_INTERVAL_SECONDS)
+            try:
+                await store.ping(database)
+            except FactoryError:
+                self.reachable = False
+            else:
+                self.reachable = True

@@ -1,0 +1,75 @@
+"""What Prometheus sees of the platform's work: requests by outcome, tokens, cost, latency, and the records kept."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+from genaifactory_common.telemetry import LATENCY_BUCKETS
+from genaifactory_monitor.records import Interaction
+
+INTERACTIONS = Counter(
+    "genaifactory_interactions_total", "Interactions stored.", ["tenant", "model", "task", "outcome"]
+)
+KNOWN = Counter("genaifactory_interactions_known_total", "Interactions that arrived again and were ignored.")
+FEEDBACK = Counter("genaifactory_feedback_total", "Feedback stored.", ["rating", "interaction"])
+TOKENS = Counter("genaifactory_tokens_total", "Tokens of stored interactions.", ["tenant", "model", "kind"])
+COST = Counter(
+    "genaifactory_cost_micros_total", "Price of stored interactions, in millionths.", ["tenant", "model", "currency"]
+)
+TIME_TO_FIRST_TOKEN = Histogram(
+    "genaifactory_time_to_first_token_seconds",
+    "From a request's start to the first text of its answer.",
+    ["model"],
+    buckets=LATENCY_BUCKETS,
+)
+TIME_PER_TOKEN = Histogram(
+    "genaifactory_time_per_output_token_seconds",
+    "Between two tokens of an answer, on average over it.",
+    ["model"],
+    buckets=LATENCY_BUCKETS,
+)
+DURATION = Histogram(
+    "genaifactory_request_duration_seconds", "From a request's start to its end.", ["model"], buckets=LATENCY_BUCKETS
+)
+SWEPT = Counter("genaifactory_interactions_swept_total", "Interactions deleted after the retention.")
+
+_OTHER = "other"
+
+
+class Recorder:
+    """Counts interactions, with as many series as are allowed: a later tenant or model shares the name 'other'."""
+
+    def __init__(self, max_series: int) -> None:
+        """max_series: pairs of tenant and model that are told apart."""
+        self._max_series = max_series
+        self._seen: set[tuple[str, str]] = set()
+
+    def count(self, item: Interaction) -> None:
+        """Counts one interaction that is new."""
+        tenant, model = self._labels(item.tenant, item.model)
+        INTERACTIONS.labels(tenant, model, item.task, item.outcome).inc()
+        for kind, tokens in (
+            ("prompt", item.prompt_tokens),
+            ("completion", item.completion_tokens),
+            ("cached_prompt", item.cached_prompt_tokens),
+        ):
+            if tokens:
+                TOKENS.labels(tenant, model, kind).inc(tokens)
+        if item.cost_micros:
+            COST.labels(tenant, model, item.currency).inc(item.cost_micros)
+        if item.outcome != "answered" or item.cached:
+            return  # a cached, blocked or broken answer says nothing about a model's speed
+        DURATION.labels(model).observe(item.duration_us / 1e6)
+        if item.time_to_first_token_us:
+            TIME_TO_FIRST_TOKEN.labels(model).observe(item.time_to_first_token_us / 1e6)
+            if item.completion_tokens > 1:
+                generating_us = max(item.duration_us - item.time_to_first_token_us, 0)
+                TIME_PER_TOKEN.labels(model).observe(generating_us / (item.completion_tokens - 1) / 1e6)
+
+    def _labels(self, tenant: str, model: str) -> tuple[str, str]:
+        pair = (tenant, model)
+        if pair not in self._seen:
+            if len(self._seen) >= self._max_series:
+                return _OTHER, _OTHER
+            self._seen.add(pair)
+        return pair

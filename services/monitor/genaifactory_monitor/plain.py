@@ -1,0 +1,117 @@
+"""Protobuf messages as JSON-able values and back, in the form that exports show.
+
+Names are those of the .proto files; enums are lower-case names without their prefix ("user" for ROLE_USER); 64-bit
+integers stay numbers, where protobuf's own JSON makes them strings; every field is present, so that a reader need not
+know the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+M = TypeVar("M", bound=Message)
+
+
+def to_plain(message: Message) -> dict[str, Any]:
+    """The message as a dict. Text loses U+0000, which PostgreSQL cannot hold; an unset message is None."""
+    values: dict[str, Any] = {}
+    for field in _plan(message.DESCRIPTOR):
+        value = getattr(message, field.name)
+        if field.repeated:
+            values[field.name] = [field.plain(item) for item in value]
+        elif field.optional and not message.HasField(field.name):
+            values[field.name] = None
+        else:
+            values[field.name] = field.plain(value)
+    return values
+
+
+def from_plain(kind: type[M], values: Mapping[str, Any]) -> M:
+    """The message of a dict that `to_plain` made, also with an older or newer .proto file."""
+    message = kind()
+    _fill(message, values)
+    return message
+
+
+def enum_name(kind: EnumDescriptor, number: int) -> str:
+    """The lower-case name without the prefix; the number's digits if this version does not know it."""
+    return _names(kind).get(number, str(number))
+
+
+def enum_number(kind: EnumDescriptor, name: str) -> int:
+    """The number of a name; 0 if this version does not know it."""
+    return next((number for number, known in _names(kind).items() if known == name), 0)
+
+
+def without_nul(text: str) -> str:
+    """The text with U+0000 replaced: PostgreSQL cannot hold it, and a record must not be lost over it."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+class _Field(NamedTuple):
+    name: str
+    repeated: bool
+    optional: bool
+    plain: Callable[[Any], Any]
+    enum: EnumDescriptor | None
+    message: bool
+
+
+@cache
+def _plan(descriptor: Descriptor) -> tuple[_Field, ...]:
+    return tuple(
+        _Field(
+            field.name,
+            field.is_repeated,
+            field.has_presence,
+            _converter(field),
+            field.enum_type,
+            field.message_type is not None,
+        )
+        for field in descriptor.fields
+    )
+
+
+def _converter(field: FieldDescriptor) -> Callable[[Any], Any]:
+    if field.message_type is not None:
+        return to_plain
+    if field.enum_type is not None:
+        kind = field.enum_type
+        return lambda number: enum_name(kind, number)
+    if field.type == FieldDescriptor.TYPE_FLOAT:
+        return lambda number: round(number, 6)  # what a 32-bit float holds, without the noise of its conversion
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return without_nul
+    return _itself
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+@cache
+def _names(kind: EnumDescriptor) -> dict[int, str]:
+    prefix = "".join(f"_{c}" if c.isupper() else c.upper() for c in kind.name).lstrip("_") + "_"
+    return {value.number: value.name.removeprefix(prefix).lower() for value in kind.values}
+
+
+def _fill(message: Message, values: Mapping[str, Any]) -> None:
+    for field in _plan(message.DESCRIPTOR):
+        value = values.get(field.name)
+        if value is None:
+            continue
+        if field.message and field.repeated:
+            items = getattr(message, field.name)
+            for item in value:
+                _fill(items.add(), item)
+        elif field.message:
+            _fill(getattr(message, field.name), value)
+        elif field.repeated:
+            getattr(message, field.name).extend(value)
+        else:
+            setattr(message, field.name, enum_number(field.enum, value) if field.enum is not None else value)

@@ -1,0 +1,93 @@
+"""Deletes what is older than the retention, in small transactions that let writers pass between them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import sqlalchemy as sa
+
+from genaifactory_common.errors import FactoryError
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.metrics import SWEPT
+from genaifactory_monitor.schema import feedback, interactions
+from genaifactory_monitor.settings import Retention
+
+logger = logging.getLogger(__name__)
+
+_DAY_SECONDS = 86_400
+# Two replicas that sweep the same rows would only wait for each other.
+_SWEEP_LOCK = 0x73776570
+
+
+async def sweep_forever(database: Database, retention: Retention) -> None:
+    """Sweeps now and then; a database that fails is tried again at the next turn."""
+    while True:
+        before_us = int((time.time() - retention.days * _DAY_SECONDS) * 1_000_000)
+        try:
+            await sweep(database, before_us, batch=retention.batch)
+        except FactoryError as error:
+            logger.warning("old records could not be deleted: %s", error.message)
+        await asyncio.sleep(retention.sweep_interval_seconds)
+
+
+async def sweep(database: Database, before_us: int, *, batch: int) -> int:
+    """Deletes interactions that began before the moment, with their feedback, and feedback that never found its own.
+
+    Returns the number of interactions deleted. Raises Unavailable; what was deleted until then stays deleted.
+    """
+    deleted = 0
+    while count := await _sweep_interactions(database, before_us, batch):
+        deleted += count
+        SWEPT.inc(count)
+    while await _sweep_orphans(database, before_us, batch):
+        pass
+    if deleted:
+        logger.info("%d interactions are deleted: older than the retention", deleted)
+    return deleted
+
+
+async def _sweep_interactions(database: Database, before_us: int, batch: int) -> int:
+    old = (
+        sa.select(interactions.c.tenant, interactions.c.request_id)
+        .where(interactions.c.start_time_us < before_us)
+        .order_by(interactions.c.start_time_us)
+        .limit(batch)
+    )
+    async with database.writing() as connection:
+        if database.postgresql and not await connection.scalar(
+            sa.select(sa.func.pg_try_advisory_xact_lock(_SWEEP_LOCK))
+        ):
+            return 0
+        keys = [tuple(row) for row in await connection.execute(old)]
+        if keys:
+            await connection.execute(
+                sa.delete(feedback).where(sa.tuple_(feedback.c.tenant, feedback.c.request_id).in_(keys))
+            )
+            await connection.execute(
+                sa.delete(interactions).where(sa.tuple_(interactions.c.tenant, interactions.c.request_id).in_(keys))
+            )
+    return len(keys)
+
+
+async def _sweep_orphans(database: Database, before_us: int, batch: int) -> int:
+    belongs = sa.exists().where(
+        interactions.c.tenant == feedback.c.tenant, interactions.c.request_id == feedback.c.request_id
+    )
+    orphans = (
+        sa.select(feedback.c.tenant, feedback.c.feedback_id)
+        .where(feedback.c.time_us < before_us, ~belongs)
+        .limit(batch)
+    )
+    async with database.writing() as connection:
+        if database.postgresql and not await connection.scalar(
+            sa.select(sa.func.pg_try_advisory_xact_lock(_SWEEP_LOCK))
+        ):
+            return 0
+        keys = [tuple(row) for row in await connection.execute(orphans)]
+        if keys:
+            await connection.execute(
+                sa.delete(feedback).where(sa.tuple_(feedback.c.tenant, feedback.c.feedback_id).in_(keys))
+            )
+    return len(keys)

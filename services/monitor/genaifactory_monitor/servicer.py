@@ -1,0 +1,139 @@
+"""MonitorService: who may ask for what, and the translation between messages and records."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory_common import identity
+from genaifactory_common.errors import InvalidArgument, PermissionDenied
+from genaifactory_monitor import export, metrics, paging, store, usage, wire
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.settings import Settings
+
+_DEFAULT_PAGE = 50
+_MAX_PAGE = 500
+# Below channels.MAX_MESSAGE_BYTES with room for one more record of any permitted size.
+_PAGE_BYTES = 4 * 1024 * 1024
+_PIECE_BYTES = 4 * 1024 * 1024
+# Records read between two chances for other calls to run.
+_RECORDS_PER_TURN = 50
+
+
+class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
+    """The service over one database."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._recorder = metrics.Recorder(settings.max_metric_series)
+
+    async def RecordInteractions(
+        self, request: monitor_pb2.RecordInteractionsRequest, context: Any
+    ) -> monitor_pb2.RecordInteractionsResponse:
+        """Called by services in their own name: each record says whose it is."""
+        count = len(request.interactions)
+        if not 1 <= count <= wire.MAX_INTERACTIONS:
+            raise InvalidArgument(
+                f"interactions must have 1 to {wire.MAX_INTERACTIONS} records, not {count}.", field="interactions"
+            )
+        now_us = _now_us()
+        records = []
+        for i, message in enumerate(request.interactions):
+            if i and i % _RECORDS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            records.append(
+                wire.interaction(
+                    message, f"interactions[{i}]", now_us=now_us, max_bytes=self._settings.max_record_bytes
+                )
+            )
+        stored = await store.record(self._database, records)
+        for item in stored:
+            self._recorder.count(item)
+        metrics.KNOWN.inc(count - len(stored))
+        return monitor_pb2.RecordInteractionsResponse(stored=len(stored), known=count - len(stored))
+
+    async def RecordFeedback(
+        self, request: monitor_pb2.RecordFeedbackRequest, context: Any
+    ) -> monitor_pb2.RecordFeedbackResponse:
+        """Permission 'feedback'; for the caller's own tenant."""
+        caller = identity.current()
+        caller.require("feedback")
+        given = wire.feedback(
+            request, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=_now_us()
+        )
+        new, known = await store.add_feedback(self._database, given)
+        if new:
+            metrics.FEEDBACK.labels(given.rating or "none", "known" if known else "unknown").inc()
+        return monitor_pb2.RecordFeedbackResponse(interaction_known=known)
+
+    async def QueryInteractions(
+        self, request: monitor_pb2.QueryInteractionsRequest, context: Any
+    ) -> monitor_pb2.QueryInteractionsResponse:
+        """Permission 'export': it shows what was said."""
+        identity.current().require("export")
+        if request.page_size > _MAX_PAGE:
+            raise InvalidArgument(f"page_size must be 1 to {_MAX_PAGE}, or 0 for {_DEFAULT_PAGE}.", field="page_size")
+        filter_ = wire.interaction_filter(
+            request.filter, tenant=_allowed_tenant(request.filter.tenant, "filter.tenant")
+        )
+        found = await store.page(
+            self._database,
+            filter_,
+            after=paging.decode(request.page_token, filter_) if request.page_token else None,
+            limit=request.page_size or _DEFAULT_PAGE,
+            max_bytes=_PAGE_BYTES,
+            newest_first=True,
+        )
+        return monitor_pb2.QueryInteractionsResponse(
+            interactions=[wire.interaction_message(item) for item in found.interactions],
+            next_page_token=paging.encode(found.next, filter_) if found.next else "",
+        )
+
+    async def GetUsage(self, request: monitor_pb2.GetUsageRequest, context: Any) -> monitor_pb2.GetUsageResponse:
+        """Permission 'usage'."""
+        identity.current().require("usage")
+        tenant: str | None = None
+        if request.tenant == "*":
+            identity.current().require("operate")
+        else:
+            tenant = _allowed_tenant(request.tenant, "tenant")
+        now_us = _now_us()
+        start_us, end_us = wire.usage_period(request, now_us=now_us)
+        rows = await usage.between(self._database, tenant, start_us, end_us, now_us=now_us)
+        return monitor_pb2.GetUsageResponse(rows=[wire.usage_row(key, sums) for key, sums in rows])
+
+    async def ExportInteractions(
+        self, request: monitor_pb2.ExportInteractionsRequest, context: Any
+    ) -> AsyncIterator[monitor_pb2.ExportInteractionsResponse]:
+        """Permission 'export'."""
+        identity.current().require("export")
+        filter_ = wire.interaction_filter(
+            request.filter, tenant=_allowed_tenant(request.filter.tenant, "filter.tenant")
+        )
+        async for piece, count in export.lines(self._database, filter_):
+            for start in range(0, len(piece), _PIECE_BYTES):
+                end = start + _PIECE_BYTES
+                yield monitor_pb2.ExportInteractionsResponse(
+                    jsonl=piece[start:end], count=count if end >= len(piece) else 0
+                )
+
+
+def _allowed_tenant(requested: str, field: str) -> str:
+    """The tenant that the caller may read: its own, or with the permission 'operate' the one that it names."""
+    caller = identity.current()
+    if requested in ("", caller.tenant):
+        return caller.tenant
+    if "operate" not in caller.permissions:
+        raise PermissionDenied(
+            f"The role '{caller.role}' may read only its own tenant; others need the permission 'operate'.",
+            field=field,
+        )
+    return wire.requested_tenant(requested, field)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,170 @@
+"""Stores interactions and feedback, each once, and finds them again in the order of time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from genaifactory_common.errors import Conflict
+from genaifactory_monitor import usage
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.records import Feedback, Filter, Interaction, Position
+from genaifactory_monitor.schema import feedback as feedback_table
+from genaifactory_monitor.schema import interactions
+
+MAX_FEEDBACK_PER_INTERACTION = 100
+# Rows fetched at a time: what a page holds beyond its bytes.
+_FETCH = 20
+
+
+@dataclass(frozen=True)
+class Page:
+    """Interactions in order, and where the next page begins."""
+
+    interactions: Sequence[Interaction]
+    next: Position | None
+    """None: this is the last page."""
+
+
+async def record(database: Database, records: Sequence[Interaction]) -> list[Interaction]:
+    """Stores what is new, adds it to the usage, and returns it once it is on disk.
+
+    A record is known by tenant and request_id; of two, the first stays. Raises Unavailable: nothing was stored.
+    """
+    insert = (
+        database.insert(interactions)
+        .on_conflict_do_nothing()
+        .returning(interactions.c.tenant, interactions.c.request_id)
+    )
+    # Of equal ids in one batch the first counts.
+    unique = {(item.tenant, item.request_id): item for item in reversed(records)}
+    # One order of locks for all writers, so that replicas on PostgreSQL cannot wait for each other in a circle.
+    rows = [vars(unique[key]) for key in sorted(unique)]
+    async with database.writing() as connection:
+        stored = [unique[tenant, request_id] for tenant, request_id in await connection.execute(insert, rows)]
+        if stored:
+            await usage.add(connection, database, stored)
+    return stored
+
+
+async def add_feedback(database: Database, given: Feedback) -> tuple[bool, bool]:
+    """Stores feedback; returns whether it is new, and whether its interaction is known.
+
+    Raises Conflict when the feedback_id stands for other feedback, or the interaction has too much of it; Unavailable.
+    """
+    table = feedback_table
+    of_request = (table.c.tenant == given.tenant) & (table.c.request_id == given.request_id)
+    insert = database.insert(table).values(vars(given)).on_conflict_do_nothing().returning(table.c.feedback_id)
+    async with database.writing() as connection:
+        new = (await connection.execute(insert)).first() is not None
+        if new:
+            count = await connection.scalar(sa.select(sa.func.count()).select_from(table).where(of_request))
+            if count is not None and count > MAX_FEEDBACK_PER_INTERACTION:
+                raise Conflict(
+                    f"The interaction has {MAX_FEEDBACK_PER_INTERACTION} pieces of feedback; it takes no more.",
+                    field="request_id",
+                )
+        else:
+            await _require_same(connection, given)
+        known = await connection.scalar(
+            sa.select(
+                sa.exists().where(interactions.c.tenant == given.tenant, interactions.c.request_id == given.request_id)
+            )
+        )
+    return new, bool(known)
+
+
+async def page(
+    database: Database,
+    filter_: Filter,
+    *,
+    after: Position | None = None,
+    limit: int,
+    max_bytes: int,
+    newest_first: bool,
+) -> Page:
+    """Up to `limit` interactions beyond `after`, and no more than `max_bytes` of them, but at least one.
+
+    Raises Unavailable.
+    """
+    order = sa.tuple_(interactions.c.start_time_us, interactions.c.request_id)
+    statement = sa.select(interactions).where(*_conditions(filter_)).limit(limit + 1)
+    if newest_first:
+        statement = statement.order_by(interactions.c.start_time_us.desc(), interactions.c.request_id.desc())
+    else:
+        statement = statement.order_by(interactions.c.start_time_us, interactions.c.request_id)
+    if after is not None:
+        mark = sa.tuple_(*after)
+        statement = statement.where(order < mark if newest_first else order > mark)
+    found: list[Interaction] = []
+    size = 0
+    async with database.reading() as connection:
+        rows = await connection.stream(statement, execution_options={"yield_per": min(_FETCH, limit + 1)})
+        try:
+            async for row in rows.mappings():
+                size += row["size_bytes"]
+                if found and (len(found) == limit or size > max_bytes):
+                    last = found[-1]
+                    return Page(found, Position(last.start_time_us, last.request_id))
+                found.append(Interaction(**row))
+        finally:
+            await rows.close()
+    return Page(found, None)
+
+
+async def feedback_on(database: Database, tenant: str, request_ids: Iterable[str]) -> dict[str, list[Feedback]]:
+    """The tenant's feedback on these interactions, in the order in which it came. Raises Unavailable."""
+    table = feedback_table
+    statement = (
+        sa.select(table)
+        .where(table.c.tenant == tenant, table.c.request_id.in_(list(request_ids)))
+        .order_by(table.c.time_us, table.c.feedback_id)
+    )
+    found: dict[str, list[Feedback]] = defaultdict(list)
+    async with database.reading() as connection:
+        for row in (await connection.execute(statement)).mappings():
+            found[row["request_id"]].append(Feedback(**row))
+    return found
+
+
+async def ping(database: Database) -> None:
+    """Raises Unavailable when the database does not answer."""
+    async with database.reading() as connection:
+        await connection.execute(sa.select(1))
+
+
+def _conditions(filter_: Filter) -> list[sa.ColumnElement[bool]]:
+    columns = interactions.c
+    conditions: list[Any] = [columns.tenant == filter_.tenant]
+    if filter_.start_time_us is not None:
+        conditions.append(columns.start_time_us >= filter_.start_time_us)
+    if filter_.end_time_us is not None:
+        conditions.append(columns.start_time_us < filter_.end_time_us)
+    if filter_.route:
+        conditions.append(columns.route == filter_.route)
+    if filter_.model:
+        conditions.append(columns.model == filter_.model)
+    if filter_.request_ids:
+        conditions.append(columns.request_id.in_(filter_.request_ids))
+    if filter_.outcome is not None:
+        conditions.append(columns.outcome == filter_.outcome)
+    return conditions
+
+
+async def _require_same(connection: AsyncConnection, given: Feedback) -> None:
+    table = feedback_table
+    statement = sa.select(table).where(table.c.tenant == given.tenant, table.c.feedback_id == given.feedback_id)
+    known = Feedback(**(await connection.execute(statement)).mappings().one())
+    if _content(known) != _content(given):
+        raise Conflict(
+            "feedback_id stands for other feedback already; new feedback needs a new id.", field="feedback_id"
+        )
+
+
+def _content(given: Feedback) -> tuple[Any, ...]:
+    return given.request_id, given.rating, given.correction, given.comment, given.ground_truth

@@ -1,0 +1,116 @@
+"""Adds up requests, tokens and cost by day, tenant, key, model and currency.
+
+The sums are kept beside the interactions and outlive them. A day that is asked for in part is added up from its
+interactions, so any period is exact as long as these are kept.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from genaifactory_common.errors import TooLarge
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.records import Interaction, Usage, UsageKey
+from genaifactory_monitor.schema import interactions
+from genaifactory_monitor.schema import usage as table
+
+MAX_ROWS = 50_000
+_DAY_US = 86_400_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SUMS = ("requests", "errors", "prompt_tokens", "completion_tokens", "cached_prompt_tokens", "cost_micros")
+
+
+async def add(connection: AsyncConnection, database: Database, stored: Iterable[Interaction]) -> None:
+    """Adds new interactions to the sums, within the transaction that stores them."""
+    sums: dict[UsageKey, Usage] = defaultdict(Usage)
+    for item in stored:
+        key = UsageKey(day_of(item.start_time_us), item.tenant, item.key_id, item.model, item.currency)
+        sums[key] += Usage(
+            requests=1,
+            errors=int(item.outcome == "failed"),
+            prompt_tokens=item.prompt_tokens,
+            completion_tokens=item.completion_tokens,
+            cached_prompt_tokens=item.cached_prompt_tokens,
+            cost_micros=item.cost_micros,
+        )
+    insert = database.insert(table)
+    upsert = insert.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: table.c[name] + insert.excluded[name] for name in _SUMS},
+    )
+    await connection.execute(upsert, [key._asdict() | vars(sums[key]) for key in sorted(sums)])
+
+
+async def between(
+    database: Database, tenant: str | None, start_us: int, end_us: int, *, now_us: int
+) -> list[tuple[UsageKey, Usage]]:
+    """The sums from `start_us` up to `end_us`, sorted by key; of all tenants when `tenant` is None.
+
+    Raises TooLarge beyond MAX_ROWS rows, Unavailable.
+    """
+    if end_us >= now_us:
+        end_us = _ceiling(end_us)  # nothing is later than now: today is a whole day
+    first, last = _ceiling(start_us), end_us // _DAY_US * _DAY_US
+    sums: dict[UsageKey, Usage] = defaultdict(Usage)
+    async with database.reading() as connection:
+        if first < last:
+            for key, value in await _rows(connection, _whole_days(tenant, first, last)):
+                sums[key] += value
+            parts = [(start_us, first), (last, end_us)]
+        else:
+            parts = [(start_us, end_us)]
+        for part_start, part_end in parts:
+            if part_start < part_end:
+                for key, value in await _rows(connection, _part(tenant, part_start, part_end)):
+                    sums[key] += value
+    return sorted(sums.items(), key=lambda item: item[0])
+
+
+def day_of(moment_us: int) -> str:
+    """The UTC day of a moment, YYYY-MM-DD."""
+    return (_EPOCH + timedelta(microseconds=moment_us)).date().isoformat()
+
+
+def _ceiling(moment_us: int) -> int:
+    return -(-moment_us // _DAY_US) * _DAY_US
+
+
+def _whole_days(tenant: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
+    columns = [table.c[name] for name in (*UsageKey._fields, *_SUMS)]
+    statement = sa.select(*columns).where(table.c.day >= day_of(start_us), table.c.day < day_of(end_us))
+    return statement if tenant is None else statement.where(table.c.tenant == tenant)
+
+
+def _part(tenant: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
+    columns = interactions.c
+    number = columns.start_time_us // _DAY_US
+    keys = (number, columns.tenant, columns.key_id, columns.model, columns.currency)
+    statement = (
+        sa.select(
+            *keys,
+            sa.func.count(),
+            sa.func.sum(sa.case((columns.outcome == "failed", 1), else_=0)),
+            *(sa.cast(sa.func.sum(columns[name]), sa.BigInteger) for name in _SUMS[2:]),
+        )
+        .where(columns.start_time_us >= start_us, columns.start_time_us < end_us)
+        .group_by(*keys)
+    )
+    return statement if tenant is None else statement.where(columns.tenant == tenant)
+
+
+async def _rows(connection: AsyncConnection, statement: sa.Select[Any]) -> list[tuple[UsageKey, Usage]]:
+    rows: Sequence[Any] = (await connection.execute(statement.limit(MAX_ROWS + 1))).all()
+    if len(rows) > MAX_ROWS:
+        raise TooLarge(
+            f"The usage of this period has more than {MAX_ROWS} rows; ask for a shorter one.", field="end_time"
+        )
+    return [
+        (UsageKey(day if isinstance(day, str) else day_of(day * _DAY_US), *rest[:4]), Usage(*rest[4:]))
+        for day, *rest in rows
+    ]
