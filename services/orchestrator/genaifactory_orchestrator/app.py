@@ -1,0 +1,116 @@
+"""The orchestrator's wiring: who talks to whom, and what is opened and closed around the first and the last call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc.aio
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
+from genaifactory_common import channels, identity, specs
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_orchestrator import prompts
+from genaifactory_orchestrator.answer import Answerer
+from genaifactory_orchestrator.cache import Cache
+from genaifactory_orchestrator.conversations import Conversations
+from genaifactory_orchestrator.embedding import Embedder
+from genaifactory_orchestrator.generation import ModelClient
+from genaifactory_orchestrator.guard import Guard
+from genaifactory_orchestrator.outbox import Outbox, Send
+from genaifactory_orchestrator.plans import Plans
+from genaifactory_orchestrator.retrieval import Retrieval
+from genaifactory_orchestrator.servicer import OrchestratorServicer
+from genaifactory_orchestrator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Channels to the services to the right; whoever makes them closes them."""
+
+    safety: grpc.aio.Channel
+    retriever: grpc.aio.Channel
+    modelserver: grpc.aio.Channel
+    monitor: grpc.aio.Channel
+
+
+def create_app(settings: Settings, source: specs.Source, channels: Channels, telemetry: Telemetry) -> ServiceApp:
+    """The orchestrator. Raises InvalidArgument when a prompt of factory.yaml is no template."""
+    if problems := prompts.problems(source.current):
+        raise InvalidArgument("; ".join(problems), field=problems[0].partition(":")[0])
+    models = ModelClient(source, channels.modelserver, telemetry)
+    outbox = Outbox(
+        settings.data_dir / "outbox.db",
+        settings.outbox,
+        _sender(channels.monitor, timeout_seconds=settings.timeouts.record_seconds),
+    )
+    answers = Cache(settings.data_dir / "cache.db", settings.cache)
+    conversations = Conversations(settings.data_dir / "conversations.db", settings.conversations)
+    answerer = Answerer(
+        Plans(source),
+        Guard(channels.safety, timeout_seconds=settings.timeouts.check_seconds),
+        Retrieval(channels.retriever, timeout_seconds=settings.timeouts.search_seconds),
+        models,
+        answers,
+        conversations,
+        outbox,
+        telemetry,
+    )
+    embedder = Embedder(source, models, outbox, timeout_seconds=settings.timeouts.embed_seconds)
+    servicer = OrchestratorServicer(answerer, embedder, conversations)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for store in (conversations, answers, outbox):
+                await store.open()
+                stack.push_async_callback(store.close)
+            await stack.enter_async_context(models)
+            await stack.enter_async_context(_repeated(answers.upkeep, settings.cache.upkeep_seconds))
+            await stack.enter_async_context(_repeated(conversations.forget_old, settings.conversations.upkeep_seconds))
+            yield
+
+    return ServiceApp(
+        name="orchestrator",
+        telemetry=telemetry,
+        service_names=(orchestrator_pb2.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,),
+        register=lambda server: orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, server),
+        lifespan=lifespan,
+        verifier=identity.Verifier(settings.context_public_key) if settings.context_public_key else None,
+    )
+
+
+def _sender(monitor: grpc.aio.Channel, *, timeout_seconds: float) -> Send:
+    stub = monitor_pb2_grpc.MonitorServiceStub(monitor)
+
+    async def send(interactions: list[monitor_pb2.Interaction]) -> None:
+        request = monitor_pb2.RecordInteractionsRequest(interactions=interactions)
+        await channels.unary(stub.RecordInteractions, request, timeout_seconds=timeout_seconds)
+
+    return send
+
+
+@asynccontextmanager
+async def _repeated(work: Callable[[], Awaitable[None]], every_seconds: float) -> AsyncIterator[None]:
+    async def forever() -> None:
+        while True:
+            await asyncio.sleep(every_seconds)
+            try:
+                await work()
+            except Exception:  # the next round may work; a store that is broken says so in every request
+                logger.exception("upkeep failed")
+
+    task = asyncio.create_task(forever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

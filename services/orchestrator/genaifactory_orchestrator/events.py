@@ -1,0 +1,41 @@
+"""What an answer consists of, in this order: route, passages, text and tool calls, verdicts, done."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_orchestrator.backends import Delta, ToolCallDelta, Usage
+from genaifactory_orchestrator.pricing import Cost
+from genaifactory_orchestrator.retrieval import Found
+
+
+@dataclass(frozen=True)
+class RouteChosen:
+    """How the request is served."""
+
+    route: str
+    model: str
+    prompt_version: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """How the answer ended."""
+
+    finish_reasons: tuple[types_pb2.FinishReason, ...]
+    """One for each choice."""
+    model: str = ""
+    citations: tuple[types_pb2.Citation, ...] = ()
+    """Of the first choice, with offsets into its released text."""
+    usage: Usage = field(default_factory=Usage)
+    cost: Cost = field(default_factory=Cost)
+    cached: bool = False
+    refused: bool = False
+
+
+Event = RouteChosen | Found | Delta | ToolCallDelta | types_pb2.Verdict | Done
+
+Emit = Callable[[Event], Awaitable[None]]
+"""Hands an event to the client; waits while the client is behind."""

@@ -1,0 +1,263 @@
+"""The guardrails as the path of an answer sees them: what came in is checked whole, what goes out while it is written.
+
+Everything fails closed: a verdict that is missing, empty or unreadable is an error, never a clean bill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import grpc.aio
+
+from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels, specs
+from genaifactory_common.errors import (
+    Cancelled,
+    ContentBlocked,
+    DeadlineExceeded,
+    FactoryError,
+    InvalidArgument,
+    Unavailable,
+)
+from genaifactory_orchestrator.concurrency import task_group
+
+INPUT = types_pb2.DIRECTION_INPUT
+OUTPUT = types_pb2.DIRECTION_OUTPUT
+
+_CHECKS_AT_ONCE = 8
+# Text that waits for the guardrail to take it; more makes the model wait.
+_MAX_WAITING_CHARACTERS = 32_768
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The client's messages as the policy lets them in."""
+
+    messages: tuple[types_pb2.Message, ...]
+    verdicts: tuple[types_pb2.Verdict, ...]
+    """One for each text that was scanned."""
+    masked: bool
+    """Some text is not what the client sent."""
+
+
+class InputBlocked(ContentBlocked):
+    """The policy refuses the input; carries what was found, for the record."""
+
+    def __init__(self, field: str, verdicts: tuple[types_pb2.Verdict, ...]) -> None:
+        found = {
+            finding.entity_type
+            for verdict in verdicts
+            for finding in verdict.findings
+            if finding.action == types_pb2.ACTION_BLOCK
+        }
+        what = f" ({', '.join(sorted(found))})" if found else ""
+        super().__init__(f"A guardrail refuses this text{what}. Remove what it must not contain.", field=field)
+        self.verdicts = verdicts
+
+
+class Guard:
+    """Safety's client."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
+        self._stub = safety_pb2_grpc.SafetyServiceStub(channel)
+        self._timeout_seconds = timeout_seconds
+
+    async def check_input(self, messages: Sequence[types_pb2.Message], policy: specs.Policy) -> Checked:
+        """Checks every text of the messages. Raises InputBlocked, InvalidArgument (too long), Unavailable."""
+        texts = [(i, place, text) for i, message in enumerate(messages) for place, text in _texts(message)]
+        at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
+
+        async def check(i: int, place: str, text: str) -> safety_pb2.CheckTextResponse:
+            async with at_once:
+                return await self._check(INPUT, text, policy, f"messages[{i}].{place}")
+
+        if len(texts) == 1:
+            responses = [await check(*texts[0])]
+        else:
+            async with task_group() as tasks:
+                running = [tasks.create_task(check(*text)) for text in texts]
+            responses = [task.result() for task in running]
+        verdicts = tuple(response.verdict for response in responses)
+        for (i, place, _), verdict in zip(texts, verdicts, strict=True):
+            if verdict.action == types_pb2.ACTION_BLOCK:
+                raise InputBlocked(f"messages[{i}].{place}", verdicts)
+        changed = {
+            (i, place): response.text
+            for (i, place, text), response in zip(texts, responses, strict=True)
+            if response.text != text
+        }
+        if not changed:
+            return Checked(tuple(messages), verdicts, masked=False)
+        return Checked(
+            tuple(_with_texts(i, message, changed) for i, message in enumerate(messages)), verdicts, masked=True
+        )
+
+    async def check_output(self, text: str, policy: specs.Policy) -> tuple[types_pb2.Verdict, str]:
+        """The verdict on a whole text that goes out, and what may pass of it. Raises Unavailable."""
+        response = await self._check(OUTPUT, text, policy, "output")
+        return response.verdict, response.text
+
+    def open_output(self, policy: specs.Policy, *, timeout_seconds: float) -> GuardedStream:
+        """A stream for one text that is going to be written. Opens at once, so the first piece finds it ready."""
+        return GuardedStream(
+            channels.Duplex(self._stub.CheckStream, timeout_seconds=timeout_seconds), policy, self._timeout_seconds
+        )
+
+    async def _check(
+        self, direction: types_pb2.Direction, text: str, policy: specs.Policy, field: str
+    ) -> safety_pb2.CheckTextResponse:
+        request = safety_pb2.CheckTextRequest(direction=direction, text=text, policy=policy.name)
+        try:
+            response = await channels.unary(self._stub.CheckText, request, timeout_seconds=self._timeout_seconds)
+        except FactoryError as error:
+            if isinstance(error, InvalidArgument) and error.field == "text" and direction == INPUT:
+                raise type(error)(error.message, field=field, reason=error.reason) from None
+            raise _could_not_run(error) from error
+        _require_scanned(response.verdict, policy, text)
+        return response
+
+
+class GuardedStream:
+    """One text on its way through CheckStream; an async context manager that ends it.
+
+    One task feeds (`feed`, then `end`), one runs `send`, one iterates `released`; all three at once.
+    """
+
+    def __init__(self, call: channels.Duplex, policy: specs.Policy, verdict_timeout_seconds: float) -> None:
+        self._call = call
+        self._policy = policy
+        self._verdict_timeout_seconds = verdict_timeout_seconds
+        self._waiting: list[str] = []
+        self._waiting_characters = 0
+        self._sent_characters = 0
+        self._complete = False
+        self._something_to_do = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._over = asyncio.Event()
+        self.verdict: types_pb2.Verdict | None = None
+        """The outcome, once `released` has ended."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._call.close()
+
+    async def feed(self, text: str) -> None:
+        """Hands over the next piece; waits while the guardrail is behind. After the verdict it does nothing."""
+        if self._over.is_set():
+            return
+        self._waiting.append(text)
+        self._waiting_characters += len(text)
+        self._something_to_do.set()
+        if self._waiting_characters >= _MAX_WAITING_CHARACTERS:
+            self._room.clear()
+            await self._room.wait()
+
+    def end(self) -> None:
+        """Says that the text is complete."""
+        self._complete = True
+        self._something_to_do.set()
+
+    async def send(self) -> None:
+        """Sends what is fed until the end. What gathers while a message is under way goes as one.
+
+        A failing call is left to `released`, which knows how it ended; only a verdict that does not come raises here.
+        """
+        opening = safety_pb2.CheckStreamOpen(direction=OUTPUT, policy=self._policy.name)
+        try:
+            await self._call.send(safety_pb2.CheckStreamRequest(open=opening))
+            while True:
+                await self._something_to_do.wait()
+                self._something_to_do.clear()
+                complete = self._complete
+                if text := self._taken():
+                    await self._call.send(safety_pb2.CheckStreamRequest(text=text))
+                if complete:
+                    break
+            await self._call.done_sending()
+        except FactoryError:
+            self._room.set()
+            return
+        try:
+            async with asyncio.timeout(self._verdict_timeout_seconds):
+                await self._over.wait()
+        except TimeoutError:
+            raise Unavailable("The guardrail gave no verdict on the answer in time; the answer is stopped.") from None
+
+    def _taken(self) -> str:
+        text = "".join(self._waiting)
+        self._waiting.clear()
+        self._waiting_characters = 0
+        self._sent_characters += len(text)
+        self._room.set()
+        return text
+
+    async def released(self) -> AsyncIterator[str]:
+        """The pieces that may leave, until the verdict. Raises Unavailable when the guardrail fails."""
+        try:
+            async for response in self._call:
+                if self.verdict is not None:
+                    raise Unavailable("The guardrail went on after its verdict; the answer is stopped.")
+                if response.WhichOneof("part") == "verdict":
+                    self.verdict = response.verdict
+                elif response.released:
+                    yield response.released
+        except FactoryError as error:
+            raise _could_not_run(error) from error
+        finally:
+            self._over.set()
+            self._room.set()
+        self._require_verdict()
+
+    def _require_verdict(self) -> None:
+        if self.verdict is None:
+            raise Unavailable("The guardrail ended without a verdict; the answer is stopped.")
+        if self.verdict.action == types_pb2.ACTION_BLOCK:
+            return
+        if not self._complete or self._waiting:
+            raise Unavailable("The guardrail ended before the answer did; the answer is stopped.")
+        _require_scanned(self.verdict, self._policy, "x" * min(self._sent_characters, 1))
+
+
+def _texts(message: types_pb2.Message) -> list[tuple[str, str]]:
+    texts = [("content", message.content)] if message.content else []
+    texts += [
+        (f"tool_calls[{j}].arguments_json", call.arguments_json)
+        for j, call in enumerate(message.tool_calls)
+        if call.arguments_json
+    ]
+    if message.name:
+        texts.append(("name", message.name))
+    return texts
+
+
+def _with_texts(i: int, message: types_pb2.Message, changed: dict[tuple[int, str], str]) -> types_pb2.Message:
+    result = types_pb2.Message()
+    result.CopyFrom(message)
+    result.content = changed.get((i, "content"), message.content)
+    result.name = changed.get((i, "name"), message.name)
+    for j, call in enumerate(result.tool_calls):
+        call.arguments_json = changed.get((i, f"tool_calls[{j}].arguments_json"), call.arguments_json)
+    return result
+
+
+def _require_scanned(verdict: types_pb2.Verdict, policy: specs.Policy, text: str) -> None:
+    nothing_to_scan_for = not policy.rules and not policy.banned_terms
+    if verdict.action == types_pb2.ACTION_UNSPECIFIED or (text and not verdict.scanners and not nothing_to_scan_for):
+        raise Unavailable("The guardrail gave no verdict; the text is not used.")
+
+
+def _could_not_run(error: FactoryError) -> FactoryError:
+    remaining = channels.remaining_seconds()
+    too_late = isinstance(error, DeadlineExceeded) and remaining is not None and remaining <= 0
+    if too_late or isinstance(error, Cancelled):
+        return error
+    return Unavailable(
+        "The guardrail could not run, so the text is not used; try again later.", retry_after_seconds=1.0
+    )

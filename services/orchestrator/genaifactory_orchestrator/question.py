@@ -1,0 +1,158 @@
+"""What a client asks, checked field by field before anything is done with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from genaifactory.orchestrator.v1 import orchestrator_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import InvalidArgument, TooLarge
+
+_MAX_MESSAGES = 1000
+_MAX_CHARACTERS = 4_000_000
+_MAX_TOOLS = 128
+_MAX_TEXTS = 2048
+_CONVERSATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request for an answer. The messages are only read, never changed."""
+
+    request_id: str
+    route: str
+    messages: tuple[types_pb2.Message, ...]
+    """Oldest first; the last is a person's, or the result of a tool."""
+    sampling: types_pb2.Sampling
+    tools: tuple[types_pb2.Tool, ...] = ()
+    tool_choice: types_pb2.ToolChoice | None = None
+    output_format: types_pb2.OutputFormat | None = None
+    conversation_id: str = ""
+    user: str = ""
+
+    @property
+    def choices(self) -> int:
+        """Answers wanted."""
+        return self.sampling.n or 1
+
+
+def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
+    """The question in a message from the wire. Raises InvalidArgument with the field."""
+    check_request_id(request.request_id)
+    if not request.route:
+        raise InvalidArgument("Name a route of factory.yaml.", field="route")
+    if request.conversation_id and not _CONVERSATION_ID.fullmatch(request.conversation_id):
+        raise InvalidArgument("Must be 1 to 128 of A-Z a-z 0-9 . _ -", field="conversation_id")
+    if len(request.user) > 256:
+        raise TooLarge("Must have at most 256 characters.", field="user")
+    _check_messages(request.messages)
+    _check_sampling(request.sampling)
+    _check_tools(request)
+    return Question(
+        request_id=request.request_id,
+        route=request.route,
+        messages=tuple(request.messages),
+        sampling=request.sampling,
+        tools=tuple(request.tools),
+        tool_choice=request.tool_choice if request.HasField("tool_choice") else None,
+        output_format=request.output_format if request.HasField("output_format") else None,
+        conversation_id=request.conversation_id,
+        user=request.user,
+    )
+
+
+def check_request_id(request_id: str) -> None:
+    """Raises InvalidArgument."""
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidArgument("Must be 1 to 128 of A-Z a-z 0-9 . _ -", field="request_id")
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Texts to embed: 1 to 2048, none empty. Raises InvalidArgument with the field."""
+    if not 1 <= len(texts) <= _MAX_TEXTS:
+        raise InvalidArgument(f"Must hold 1 to {_MAX_TEXTS} texts, not {len(texts)}.", field="texts")
+    for i, text in enumerate(texts):
+        if not text.strip():
+            raise InvalidArgument("Must not be empty.", field=f"texts[{i}]")
+    if sum(map(len, texts)) > _MAX_CHARACTERS:
+        raise TooLarge(f"Must have at most {_MAX_CHARACTERS} characters together.", field="texts")
+
+
+def check_conversation_id(conversation_id: str) -> None:
+    """Raises InvalidArgument."""
+    if not _CONVERSATION_ID.fullmatch(conversation_id):
+        raise InvalidArgument("Must be 1 to 128 of A-Z a-z 0-9 . _ -", field="conversation_id")
+
+
+def _check_messages(messages: Sequence[types_pb2.Message]) -> None:
+    if not 1 <= len(messages) <= _MAX_MESSAGES:
+        raise InvalidArgument(f"Must hold 1 to {_MAX_MESSAGES} messages, not {len(messages)}.", field="messages")
+    for i, message in enumerate(messages):
+        at = f"messages[{i}]"
+        if message.role not in (
+            types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT, types_pb2.ROLE_TOOL,
+        ):  # fmt: skip
+            raise InvalidArgument("Must be SYSTEM, USER, ASSISTANT or TOOL.", field=f"{at}.role")
+        if message.tool_calls and message.role != types_pb2.ROLE_ASSISTANT:
+            raise InvalidArgument("Only a message of the assistant has tool calls.", field=f"{at}.tool_calls")
+        if bool(message.tool_call_id) != (message.role == types_pb2.ROLE_TOOL):
+            raise InvalidArgument("A message of a tool has it, and no other.", field=f"{at}.tool_call_id")
+        if not message.content.strip() and message.role in (types_pb2.ROLE_USER, types_pb2.ROLE_SYSTEM):
+            raise InvalidArgument("Must not be empty.", field=f"{at}.content")
+        if len(message.name) > 64:
+            raise TooLarge("Must have at most 64 characters.", field=f"{at}.name")
+    if messages[-1].role not in (types_pb2.ROLE_USER, types_pb2.ROLE_TOOL):
+        raise InvalidArgument(
+            "The last message must be the question: role USER, or TOOL after a tool call.",
+            field=f"messages[{len(messages) - 1}].role",
+        )
+    if sum(len(message.content) for message in messages) > _MAX_CHARACTERS:
+        raise TooLarge(f"Must have at most {_MAX_CHARACTERS} characters together.", field="messages")
+
+
+# Field, lowest and highest value; the lowest of top_p is not reached.
+_RANGES = (
+    ("temperature", 0.0, 2.0),
+    ("top_p", 0.0, 1.0),
+    ("top_k", 1, 1_000_000),
+    ("max_tokens", 1, 10_000_000),
+    ("frequency_penalty", -2.0, 2.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("n", 1, 16),
+)
+
+
+def _check_sampling(sampling: types_pb2.Sampling) -> None:
+    for name, low, high in _RANGES:
+        value = getattr(sampling, name)
+        if sampling.HasField(name) and not low <= value <= high:  # type: ignore[arg-type]  # a name of the message
+            raise InvalidArgument(f"Must be {low} to {high}.", field=f"sampling.{name}")
+    if sampling.HasField("top_p") and sampling.top_p == 0:
+        raise InvalidArgument("Must be above 0.", field="sampling.top_p")
+    if len(sampling.stop) > 4 or not all(sampling.stop):
+        raise InvalidArgument("Must be at most 4 texts, none empty.", field="sampling.stop")
+    if sampling.top_logprobs > 20:
+        raise InvalidArgument("Must be 0 to 20.", field="sampling.top_logprobs")
+    if sampling.top_logprobs and not sampling.logprobs:
+        raise InvalidArgument("Needs logprobs.", field="sampling.top_logprobs")
+
+
+def _check_tools(request: orchestrator_pb2.AnswerRequest) -> None:
+    if len(request.tools) > _MAX_TOOLS:
+        raise InvalidArgument(f"Must hold at most {_MAX_TOOLS} tools.", field="tools")
+    names: set[str] = set()
+    for i, tool in enumerate(request.tools):
+        if not _TOOL_NAME.fullmatch(tool.name):
+            raise InvalidArgument("Must be 1 to 64 of A-Z a-z 0-9 _ -", field=f"tools[{i}].name")
+        if tool.name in names:
+            raise InvalidArgument(f"'{tool.name}' stands twice.", field=f"tools[{i}].name")
+        names.add(tool.name)
+    mode = request.tool_choice.mode
+    if mode == types_pb2.ToolChoice.MODE_NAMED and request.tool_choice.name not in names:
+        raise InvalidArgument("Must name one of tools.", field="tool_choice.name")
+    if mode == types_pb2.ToolChoice.MODE_REQUIRED and not names:
+        raise InvalidArgument("A required tool needs tools.", field="tool_choice.mode")

@@ -1,0 +1,52 @@
+"""Saying that the passages do not hold the answer, in the question's language."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from genaifactory_common import specs
+
+_BUILT_IN = {
+    "en": "I do not know. The documents do not answer this question.",
+    "vi": "Tôi không biết. Các tài liệu không trả lời được câu hỏi này.",
+}
+# Letters and tones of Vietnamese that no loan word of English carries.
+_VIETNAMESE_ONLY = re.compile("[ăđơư]|\u0309|\u0323")
+_MARKED = re.compile("[\u0300-\u0303]")
+# Vietnamese typed without its marks: words that are frequent there and are no English words.
+_VIETNAMESE_WORD = re.compile(
+    r"\b(?:la gi|the nao|lam sao|bao nhieu|bao lau|tai sao|vi sao|khi nao|o dau|khong|nhung|duoc|cua|cho toi|nhu|"
+    r"muon|toi|phai|lam|viec|nguoi|nghi|phep|cai dat|giup)\b"
+)
+_WORD = re.compile(r"\w+")
+
+
+def language(text: str) -> str:
+    """ "vi" or "en"; of a text in neither, the nearer one."""
+    composed = unicodedata.normalize("NFC", text.lower())
+    words = _WORD.findall(composed)
+    tones = unicodedata.normalize("NFD", composed)
+    marked = len(_MARKED.findall(tones))
+    if _VIETNAMESE_ONLY.search(composed) or _VIETNAMESE_ONLY.search(tones) or marked * 3 > len(words):
+        return "vi"
+    unmarked = len(_VIETNAMESE_WORD.findall(composed))
+    return "vi" if unmarked >= 2 or (unmarked == 1 and len(words) <= 4) else "en"
+
+
+def text(question: str, prompt: specs.Prompt | None) -> str:
+    """What to say when the passages do not hold the answer."""
+    spoken = language(question)
+    own = prompt.refusal if prompt else {}
+    return own.get(spoken) or _BUILT_IN[spoken]
+
+
+def is_refusal(answer: str, prompt: specs.Prompt | None) -> bool:
+    """Whether a model's answer is one of the refusals that it was told to use, and nothing more."""
+    own = prompt.refusal.values() if prompt else ()
+    said = _folded(answer)
+    return any(said == _folded(refusal) for refusal in (*own, *_BUILT_IN.values()))
+
+
+def _folded(answer: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", answer).casefold().split()).rstrip(".")

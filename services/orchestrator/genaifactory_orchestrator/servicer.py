@@ -1,0 +1,111 @@
+"""OrchestratorService: translates messages and permissions, and calls the domain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc.aio
+
+from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import identity
+from genaifactory_orchestrator import question
+from genaifactory_orchestrator.answer import Answerer
+from genaifactory_orchestrator.backends import Delta, ToolCallDelta
+from genaifactory_orchestrator.conversations import Conversations, Key
+from genaifactory_orchestrator.embedding import Embedder
+from genaifactory_orchestrator.events import Done, Event, RouteChosen
+from genaifactory_orchestrator.retrieval import Found
+
+# Events that wait for a slow client; then the guardrail, and then the model, wait too.
+_MAX_WAITING_EVENTS = 16
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
+    """The service."""
+
+    def __init__(self, answerer: Answerer, embedder: Embedder, conversations: Conversations) -> None:
+        self._answerer = answerer
+        self._embedder = embedder
+        self._conversations = conversations
+
+    async def Answer(
+        self, request: orchestrator_pb2.AnswerRequest, context: Context
+    ) -> AsyncIterator[orchestrator_pb2.AnswerResponse]:
+        """Runs the answer as a task of its own, so that a client's leaving cancels all of it at once."""
+        identity.current().require("chat")
+        asked = question.from_request(request)
+        events: asyncio.Queue[Event | None] = asyncio.Queue(_MAX_WAITING_EVENTS)
+
+        async def run() -> None:
+            try:
+                await self._answerer.answer(asked, events.put)
+            except Exception:
+                await events.put(None)
+                raise
+            await events.put(None)
+
+        answering = asyncio.create_task(run(), name=f"answer-{asked.request_id}")
+        try:
+            while (event := await events.get()) is not None:
+                yield _response(event)
+            await answering
+        finally:
+            answering.cancel()
+            await asyncio.wait([answering])
+
+    async def Embed(self, request: orchestrator_pb2.EmbedRequest, context: Context) -> orchestrator_pb2.EmbedResponse:
+        """Embeds texts."""
+        identity.current().require("embed")
+        question.check_request_id(request.request_id)
+        question.check_texts(request.texts)
+        result = await self._embedder.embed(request.request_id, request.model, list(request.texts))
+        return orchestrator_pb2.EmbedResponse(
+            embeddings=[orchestrator_pb2.Embedding(values=vector) for vector in result.vectors],
+            usage=result.usage.to_proto(),
+        )
+
+    async def DeleteConversation(
+        self, request: orchestrator_pb2.DeleteConversationRequest, context: Context
+    ) -> orchestrator_pb2.DeleteConversationResponse:
+        """Forgets a conversation of the caller."""
+        caller = identity.current()
+        caller.require("chat")
+        question.check_conversation_id(request.conversation_id)
+        existed = await self._conversations.erase(Key(caller.tenant, caller.principal, request.conversation_id))
+        return orchestrator_pb2.DeleteConversationResponse(existed=existed)
+
+
+def _response(event: Event) -> orchestrator_pb2.AnswerResponse:
+    response = orchestrator_pb2.AnswerResponse()
+    match event:
+        case Delta():
+            response.delta.text = event.text
+            response.delta.choice = event.choice
+            response.delta.logprobs.extend(event.logprobs)
+        case ToolCallDelta():
+            response.tool_call.tool_call.CopyFrom(event.tool_call)
+            response.tool_call.choice = event.choice
+        case RouteChosen():
+            response.route.route = event.route
+            response.route.model = event.model
+            response.route.prompt_version = event.prompt_version
+        case Found():
+            response.passages.passages.extend(event.passages)
+            response.passages.index_version = event.index_version
+            response.passages.SetInParent()
+        case types_pb2.Verdict():
+            response.verdict.CopyFrom(event)
+        case Done():
+            response.done.finish_reasons.extend(event.finish_reasons)
+            response.done.usage.CopyFrom(event.usage.to_proto())
+            response.done.citations.extend(event.citations)
+            response.done.model = event.model
+            response.done.cached = event.cached
+            response.done.refused = event.refused
+            response.done.cost_micros = event.cost.rounded_micros
+            response.done.currency = event.cost.currency
+    return response
