@@ -7,13 +7,14 @@ read; PostgreSQL has one pool for both.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import sqlalchemy as sa
@@ -28,9 +29,13 @@ from genaifactory_monitor.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number that nothing else in the database locks by.
 _MIGRATION_LOCK = 0x67656E61
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Database:
@@ -76,9 +81,33 @@ class Database:
             async with self._reader.begin() as connection:
                 yield connection
 
-    def insert(self, table: sa.Table) -> Any:
-        """An INSERT that knows ON CONFLICT; both kinds spell it alike, SQLAlchemy types them apart."""
-        return postgresql.insert(table) if self.postgresql else sqlite.insert(table)
+
+def uninterrupted(
+    work: Callable[Parameters, Coroutine[Any, Any, Result]],
+) -> Callable[Parameters, Coroutine[Any, Any, Result]]:
+    """Lets a function that holds a transaction end it before its caller's cancellation goes on.
+
+    Cut in the middle, it would cost its connection: the driver cannot tell what state it is in. The work is short:
+    the timeouts of `settings.Store` bound it.
+    """
+
+    @functools.wraps(work)
+    async def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        task = asyncio.create_task(work(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # nobody is left to hear of it; what matters is logged
+            raise
+
+    return run
+
+
+def insert(table: sa.Table, *, into_postgresql: bool) -> Any:
+    """An INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy types them apart."""
+    return postgresql.insert(table) if into_postgresql else sqlite.insert(table)
 
 
 def _sqlite(settings: Settings, url: sa.URL, *, connections: int, begin: str) -> AsyncEngine:
@@ -121,10 +150,6 @@ def _postgresql(settings: Settings, url: str) -> AsyncEngine:
         },
         json_serializer=_json,
     )
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _private_file(folder: Path) -> None:

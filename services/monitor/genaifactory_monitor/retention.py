@@ -9,7 +9,7 @@ import time
 import sqlalchemy as sa
 
 from genaifactory_common.errors import FactoryError
-from genaifactory_monitor.database import Database
+from genaifactory_monitor.database import Database, uninterrupted
 from genaifactory_monitor.metrics import SWEPT
 from genaifactory_monitor.schema import feedback, interactions
 from genaifactory_monitor.settings import Retention
@@ -48,6 +48,7 @@ async def sweep(database: Database, before_us: int, *, batch: int) -> int:
     return deleted
 
 
+@uninterrupted
 async def _sweep_interactions(database: Database, before_us: int, batch: int) -> int:
     old = (
         sa.select(interactions.c.tenant, interactions.c.request_id)
@@ -71,6 +72,7 @@ async def _sweep_interactions(database: Database, before_us: int, batch: int) ->
     return len(keys)
 
 
+@uninterrupted
 async def _sweep_orphans(database: Database, before_us: int, batch: int) -> int:
     belongs = sa.exists().where(
         interactions.c.tenant == feedback.c.tenant, interactions.c.request_id == feedback.c.request_id

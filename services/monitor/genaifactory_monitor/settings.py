@@ -28,7 +28,7 @@ class Store(common.Settings):
     busy_timeout_seconds: float = Field(
         default=5.0, gt=0, description="Wait for a free connection, and for another process's lock on SQLite."
     )
-    statement_timeout_seconds: float = Field(default=60.0, gt=0, description="For one statement on PostgreSQL.")
+    statement_timeout_seconds: float = Field(default=30.0, gt=0, description="For one statement on PostgreSQL.")
 
 
 class Settings(common.Common):

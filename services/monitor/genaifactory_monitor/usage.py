@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from genaifactory_common.errors import TooLarge
-from genaifactory_monitor.database import Database
+from genaifactory_monitor.database import Database, insert, uninterrupted
 from genaifactory_monitor.records import Interaction, Usage, UsageKey
 from genaifactory_monitor.schema import interactions
 from genaifactory_monitor.schema import usage as table
@@ -39,14 +40,10 @@ async def add(connection: AsyncConnection, database: Database, stored: Iterable[
             cached_prompt_tokens=item.cached_prompt_tokens,
             cost_micros=item.cost_micros,
         )
-    insert = database.insert(table)
-    upsert = insert.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={name: table.c[name] + insert.excluded[name] for name in _SUMS},
-    )
-    await connection.execute(upsert, [key._asdict() | vars(sums[key]) for key in sorted(sums)])
+    await connection.execute(_upsert(database.postgresql), [key._asdict() | vars(sums[key]) for key in sorted(sums)])
 
 
+@uninterrupted
 async def between(
     database: Database, tenant: str | None, start_us: int, end_us: int, *, now_us: int
 ) -> list[tuple[UsageKey, Usage]]:
@@ -75,6 +72,15 @@ async def between(
 def day_of(moment_us: int) -> str:
     """The UTC day of a moment, YYYY-MM-DD."""
     return (_EPOCH + timedelta(microseconds=moment_us)).date().isoformat()
+
+
+@cache
+def _upsert(into_postgresql: bool) -> Any:
+    statement = insert(table, into_postgresql=into_postgresql)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: table.c[name] + statement.excluded[name] for name in _SUMS},
+    )
 
 
 def _ceiling(moment_us: int) -> int:
