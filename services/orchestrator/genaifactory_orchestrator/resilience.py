@@ -1,0 +1,141 @@
+"""How calls of a failing backend are held back: backoff with jitter, a retry budget, a circuit breaker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from enum import IntEnum
+
+from genaifactory_common import specs
+
+Clock = Callable[[], float]
+"""Seconds that only grow, such as time.monotonic."""
+
+
+def backoff_seconds(retry: specs.Retry, failures: int, rng: random.Random) -> float:
+    """How long to wait after the n-th failure in a row, from 1: exponential with full jitter.
+
+    Full jitter spreads clients that failed together over the whole interval
+    (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+    # Doubling more than 32 times is past any max_backoff_seconds, and would overflow in the end.
+    ceiling = min(retry.max_backoff_seconds, retry.initial_backoff_seconds * 2 ** min(failures - 1, 32))
+    return rng.uniform(0.0, ceiling)
+
+
+class RetryBudget:
+    """Bounds retries to a share of requests, so that retries never multiply an outage (as Finagle and gRPC do).
+
+    Every request pays in `ratio`, every retry takes one out. The account starts at `reserve`, so that a cold start
+    may retry, and holds no more than that, so that a quiet hour does not allow a storm.
+    """
+
+    def __init__(self, *, ratio: float = 0.2, reserve: float = 10.0) -> None:
+        self._ratio = ratio
+        self._reserve = reserve
+        self._balance = reserve
+
+    def deposit(self) -> None:
+        """A request begins."""
+        self._balance = min(self._reserve, self._balance + self._ratio)
+
+    def withdraw(self) -> bool:
+        """Whether a retry may begin; takes it out if so."""
+        # Ten deposits of 0.2 are a hair less than 2 in binary.
+        if self._balance < 1.0 - 1e-9:
+            return False
+        self._balance -= 1.0
+        return True
+
+
+class BreakerState(IntEnum):
+    """The value of the state's metric."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class CircuitBreaker:
+    """Leaves a backend alone after failures in a row; then lets one trial through, whose outcome decides."""
+
+    def __init__(
+        self, spec: specs.CircuitBreaker, clock: Clock, on_change: Callable[[BreakerState], None] = lambda _: None
+    ) -> None:
+        self._spec = spec
+        self._clock = clock
+        self._on_change = on_change
+        self._failures = 0
+        self._open_until = 0.0
+        self._trial: Permit | None = None
+        self._state = BreakerState.CLOSED
+
+    @property
+    def state(self) -> BreakerState:
+        """As of the last call."""
+        return self._state
+
+    def admit(self) -> Permit | None:
+        """Leave to call the backend; None while the circuit is open. The permit must be told how the call ended."""
+        if self._state is BreakerState.CLOSED:
+            return Permit(self)
+        if self._trial is not None or self._clock() < self._open_until:
+            return None
+        self._trial = Permit(self)
+        self._enter(BreakerState.HALF_OPEN)
+        return self._trial
+
+    def retry_after_seconds(self) -> float:
+        """Until a trial may begin; 0 when one may now."""
+        return 0.0 if self._state is BreakerState.CLOSED else max(0.0, self._open_until - self._clock())
+
+    def _ended(self, permit: Permit, healthy: bool | None) -> None:
+        if permit is self._trial:
+            self._trial = None
+            if healthy:
+                self._failures = 0
+                self._enter(BreakerState.CLOSED)
+            elif healthy is False:
+                self._open()
+            return
+        if self._state is not BreakerState.CLOSED:
+            return  # a call from before the circuit opened says nothing new
+        if healthy:
+            self._failures = 0
+        elif healthy is False:
+            self._failures += 1
+            if self._failures >= self._spec.failures:
+                self._open()
+
+    def _open(self) -> None:
+        self._open_until = self._clock() + self._spec.open_seconds
+        self._enter(BreakerState.OPEN)
+
+    def _enter(self, state: BreakerState) -> None:
+        if state is not self._state:
+            self._state = state
+            self._on_change(state)
+
+
+class Permit:
+    """Leave for one call. Tell it once how the call ended; more is ignored."""
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker: CircuitBreaker | None = breaker
+
+    def succeeded(self) -> None:
+        """The backend works."""
+        self._end(True)
+
+    def failed(self) -> None:
+        """The backend does not work."""
+        self._end(False)
+
+    def abandoned(self) -> None:
+        """The call ended without saying whether the backend works."""
+        self._end(None)
+
+    def _end(self, healthy: bool | None) -> None:
+        if self._breaker is not None:
+            breaker, self._breaker = self._breaker, None
+            breaker._ended(self, healthy)
