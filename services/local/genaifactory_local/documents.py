@@ -69,12 +69,22 @@ class Summary:
 
 
 def find(paths: Iterable[Path]) -> Found:
-    """The documents at and below `paths`, sorted; each named by its folder, so that equal names do not collide.
+    """The documents at and below `paths`, sorted and named by their folder.
 
-    Raises InvalidArgument when a path does not exist, cannot be read, or is a file that is no document.
+    Raises InvalidArgument when a path does not exist, cannot be read or is a file that is no document, and when two
+    documents would have one name.
     """
     documents: dict[str, Document] = {}
     skipped = 0
+
+    def add(file: Path, document_id: str) -> None:
+        other = documents.setdefault(document_id, Document(file, document_id))
+        if other.path != file:
+            raise InvalidArgument(
+                f"{other.path} and {file} would both be named '{document_id}'; give the folder above them instead.",
+                field="path",
+            )
+
     for path in paths:
         path = path.absolute()
         if not path.exists():
@@ -82,15 +92,13 @@ def find(paths: Iterable[Path]) -> Found:
         if path.is_file():
             if path.suffix.lower() not in ENDINGS:
                 raise InvalidArgument(f"{path} is no document; documents end in {_endings()}.", field="path")
-            documents[path.name] = Document(path, path.name)
+            add(path, path.name)
             continue
         for file in _walk(path):
-            relative = file.relative_to(path)
             if file.name.startswith(".") or file.suffix.lower() not in ENDINGS or not file.is_file():
                 skipped += 1
             else:
-                document_id = f"{path.name}/{relative.as_posix()}"
-                documents[document_id] = Document(file, document_id)
+                add(file, f"{path.name}/{file.relative_to(path).as_posix()}")
     return Found(tuple(documents[name] for name in sorted(documents)), skipped)
 
 

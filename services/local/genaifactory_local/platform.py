@@ -27,7 +27,7 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.settings import Http
 from genaifactory_gateway.settings import Settings as GatewaySettings
 from genaifactory_local.state import Endpoints, State
-from genaifactory_modelserver.settings import EngineSettings, Extractive, MiniLM
+from genaifactory_modelserver.settings import EngineSettings
 from genaifactory_modelserver.settings import Settings as ModelserverSettings
 from genaifactory_monitor.settings import Settings as MonitorSettings
 from genaifactory_orchestrator.settings import Settings as OrchestratorSettings
@@ -35,7 +35,6 @@ from genaifactory_retriever.settings import Settings as RetrieverSettings
 from genaifactory_safety.settings import Settings as SafetySettings
 
 DEFAULT_TELEMETRY = settings.Telemetry()
-DEFAULT_ENGINES: tuple[EngineSettings, ...] = (Extractive(), MiniLM())
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ class Options:
     grpc_port: int = 8081
     host: str = "127.0.0.1"
     telemetry: settings.Telemetry = DEFAULT_TELEMETRY
-    engines: tuple[EngineSettings, ...] = DEFAULT_ENGINES
+    engines: tuple[EngineSettings, ...] | None = None
+    """What the model server holds; None: what the environment says, or extractive and MiniLM."""
     drain_seconds: float = 5.0
     """How long running answers may finish after a stop."""
 
@@ -86,7 +86,9 @@ async def running(
         to_safety = await serve(safety.create_app(of_safety, source, telemetry("safety")), of_safety.server)
 
         of_modelserver = ModelserverSettings(
-            **where("modelserver"), data_dir=state.data("modelserver"), engines=options.engines
+            **where("modelserver"),
+            data_dir=state.data("modelserver"),
+            **({} if options.engines is None else {"engines": options.engines}),
         )
         to_modelserver = await serve(
             modelserver.create_app(of_modelserver, source, telemetry("modelserver")), of_modelserver.server
@@ -125,7 +127,7 @@ async def running(
         grpc_address = await stack.enter_async_context(runtime.running(gateway_app, of_gateway.server))
         yield Endpoints(
             pid=os.getpid(),
-            http_url=f"http://{gateway.http_address}",
+            http_url=f"http://{gateway_app.http_address()}",
             grpc_address=grpc_address,
             sockets=str(sockets),
             tenant=source.current.tenants[0].name,

@@ -1,0 +1,129 @@
+"""Asks the OpenAI API of a platform and reads the streamed answer; what `genaifactory ask` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from genaifactory_common.errors import (
+    TABLE,
+    FactoryError,
+    InvalidArgument,
+    Reason,
+    Unauthenticated,
+    Unavailable,
+)
+
+_CONNECT_TIMEOUT_SECONDS = 5.0
+_IDLE_TIMEOUT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask, and whom."""
+
+    text: str
+    url: str
+    """Where the platform answers, without /v1: http://127.0.0.1:8080."""
+    key: str
+    route: str = "rag"
+    conversation_id: str | None = None
+
+
+@dataclass
+class Answer:
+    """What came; complete when the stream has ended."""
+
+    request_id: str = ""
+    text: str = ""
+    citations: list[dict[str, Any]] = field(default_factory=list)
+    """As OpenAI's url_citation: number, title, url, document_id, passage_id, start_index, end_index."""
+    finish_reason: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    def sources(self) -> dict[int, dict[str, Any]]:
+        """The cited passages by their number, each once."""
+        return {int(citation["number"]): citation for citation in reversed(self.citations)}
+
+
+@contextmanager
+def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
+    """Sends the question; yields the answer to be and the pieces of its text as they come. Raises FactoryError."""
+    body: dict[str, Any] = {
+        "model": question.route,
+        "messages": [{"role": "user", "content": question.text}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if question.conversation_id:
+        body["conversation_id"] = question.conversation_id
+    timeout = httpx.Timeout(_IDLE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS)
+    try:
+        with (
+            httpx.Client(timeout=timeout, trust_env=False) as client,
+            client.stream(
+                "POST",
+                f"{question.url.rstrip('/')}/v1/chat/completions",
+                json=body,
+                headers={"Authorization": f"Bearer {question.key}"},
+            ) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                response.read()
+                raise _error(response)
+            answer = Answer(response.headers.get("x-request-id", ""))
+            yield answer, _pieces(response, answer)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise InvalidArgument(f"'{question.url}' is no http:// or https:// address.", field="--url") from None
+    except (httpx.LocalProtocolError, UnicodeEncodeError):
+        raise Unauthenticated("The key holds characters that no key has.", field="--key") from None
+    except httpx.HTTPError as error:
+        raise Unavailable(f"{question.url} does not answer ({type(error).__name__}).", field="--url") from None
+
+
+def _pieces(response: httpx.Response, answer: Answer) -> Iterator[str]:
+    for line in response.iter_lines():
+        data = line.removeprefix("data: ")
+        if data == line or not data:
+            continue
+        if data == "[DONE]":
+            return
+        chunk = _object(data)
+        if "error" in chunk:
+            raise _from_body(chunk)
+        answer.usage = chunk.get("usage") or answer.usage
+        for choice in chunk.get("choices", ()):
+            delta = choice.get("delta", {})
+            answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
+            answer.citations += [note["url_citation"] for note in delta.get("annotations", ())]
+            if piece := delta.get("content"):
+                answer.text += piece
+                yield piece
+    raise Unavailable("The answer broke off; ask again.")
+
+
+def _error(response: httpx.Response) -> FactoryError:
+    body = _object(response.text)
+    if "error" in body:
+        return _from_body(body)
+    return Unavailable(f"{response.url.host} answers {response.status_code}; is it a GenAI Factory?", field="--url")
+
+
+def _from_body(body: dict[str, Any]) -> FactoryError:
+    detail = body["error"]
+    code = str(detail.get("code")).upper()
+    reason = Reason(code) if code in TABLE else Reason.INTERNAL
+    return TABLE[reason].error(str(detail.get("message")), field=detail.get("param"), reason=reason)
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,74 @@
+"""Reads usage and interactions from a running platform; what `genaifactory usage` and `genaifactory export` do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory_common import channels
+from genaifactory_common.errors import InvalidArgument, from_rpc
+
+_USAGE_TIMEOUT_SECONDS = 60.0
+_EXPORT_TIMEOUT_SECONDS = 3600.0
+
+_AGE = re.compile(r"(\d{1,5})([mhdw])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def moment(text: str, now: datetime, option: str) -> datetime:
+    """The time that `text` means: an age ("90m", "24h", "7d", "2w") or an ISO date or time, UTC unless it says other.
+
+    Raises InvalidArgument.
+    """
+    try:
+        if match := _AGE.fullmatch(text):
+            return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
+        value = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise InvalidArgument(
+            f"'{text}' is no time. Give an age like 24h or 7d, or a date like 2026-11-21.", field=option
+        ) from None
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+async def usage(grpc_address: str, key: str, since: datetime | None) -> list[gateway_pb2.UsageRow]:
+    """Usage of the key's tenant by day, key and model, through the gateway. Raises FactoryError."""
+    request = gateway_pb2.GetUsageRequest(start_time=_timestamp(since))
+    async with channels.connect(grpc_address) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        try:
+            response = await stub.GetUsage(
+                request, timeout=_USAGE_TIMEOUT_SECONDS, metadata=[("authorization", f"Bearer {key}")]
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+    return list(response.rows)
+
+
+async def export(
+    address: str, since: datetime | None, until: datetime | None, route: str
+) -> AsyncIterator[monitor_pb2.ExportInteractionsResponse]:
+    """Interactions with their feedback as JSON lines, from monitor, for the current caller. Raises FactoryError."""
+    request = monitor_pb2.ExportInteractionsRequest(
+        filter=monitor_pb2.InteractionFilter(start_time=_timestamp(since), end_time=_timestamp(until), route=route)
+    )
+    async with channels.connect(address) as channel:
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+        async for response in channels.stream(
+            stub.ExportInteractions, request, timeout_seconds=_EXPORT_TIMEOUT_SECONDS
+        ):
+            yield response
+
+
+def _timestamp(value: datetime | None) -> Timestamp | None:
+    if value is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(value)
+    return timestamp

@@ -1,0 +1,153 @@
+"""Whole platforms for tests: all six real services in this process, or `genaifactory run` as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from genaifactory_common import channels
+from genaifactory_common.identity import Signer
+from genaifactory_local import configuration, documents, platform, state
+from genaifactory_local.documents import Summary
+from genaifactory_local.state import Endpoints, State
+
+SAMPLE = Path(__file__).parent / "sample"
+"""The sample handbook."""
+DEFAULT_FACTORY = Path(__file__).parent / "factory.yaml"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A running platform and what one needs to speak to it."""
+
+    state: State
+    endpoints: Endpoints
+    key: str
+    signer: Signer
+
+    @property
+    def openai_url(self) -> str:
+        """The base_url for an openai client."""
+        return f"{self.endpoints.http_url}/v1"
+
+    def sign_in(self) -> None:
+        """Makes the running task's calls to inner services come from the development key's holder."""
+        configuration.sign_in(self.signer, self.endpoints.tenant)
+
+    async def ingest(self, paths: Iterable[Path], knowledge_base: str = "documents") -> Summary:
+        """Ingests files and folders."""
+        found = await asyncio.to_thread(documents.find, list(paths))
+        async with channels.connect(self.endpoints.socket("retriever")) as channel:
+            return await documents.ingest(channel, self.sign_in, knowledge_base, found.documents)
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *, factory: Path = DEFAULT_FACTORY, options: platform.Options
+) -> AsyncIterator[Platform]:
+    """Runs all six services in this process, with `folder` as their state."""
+
+    def prepare() -> tuple[State, str, Signer, configuration.Source]:
+        held = stack.enter_context(state.held(folder))
+        key = state.development_key(held)
+        return held, key, state.signer(held), configuration.Source(factory, key)
+
+    with contextlib.ExitStack() as stack:
+        held, key, signer, source = await asyncio.to_thread(prepare)
+        # Not below `folder`: pytest's temporary folders have names too long for a unix socket.
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gf-")))
+        async with platform.running(held, sockets, source, signer, options) as endpoints:
+            yield Platform(held, endpoints, key, signer)
+
+
+class Process:
+    """`genaifactory run` as a process of its own; made by `started`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, platform_: Platform, output: bytearray) -> None:
+        self.platform = platform_
+        self._process = process
+        self._output = output
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._output.decode(errors="replace")
+
+    def resident_bytes(self) -> int:
+        """Memory that it holds."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    async def kill(self) -> None:
+        """Ends it as a power cut would (SIGKILL)."""
+        self._process.kill()
+        await self._process.wait()
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM, *, timeout_seconds: float = 30) -> int:
+        """Asks it to end; returns its exit code. Raises TimeoutError."""
+        self._process.send_signal(number)
+        async with asyncio.timeout(timeout_seconds):
+            return await self._process.wait()
+
+
+@asynccontextmanager
+async def started(
+    folder: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    working_folder: Path | None = None,
+    timeout_seconds: float = 120,
+) -> AsyncIterator[Process]:
+    """Runs `genaifactory run` on free ports until it says that it is ready; kills it at the end if it still runs.
+
+    Raises RuntimeError with its output when it ends before, TimeoutError when it takes too long.
+    """
+    command = [sys.executable, "-m", "genaifactory_local", "run", *arguments, "--state", str(folder)]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        "--port=0",
+        "--grpc-port=0",
+        cwd=working_folder or folder.parent,
+        env={**os.environ, "COLUMNS": "200", **(environment or {})},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    output = bytearray()
+    ready = asyncio.Event()
+
+    async def read(stream: asyncio.StreamReader) -> None:
+        while piece := await stream.read(4096):
+            output.extend(piece)
+            if b"Ctrl-C stops it." in output:
+                ready.set()
+        ready.set()
+
+    reading = asyncio.create_task(read(process.stdout))
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            await ready.wait()
+        if reading.done():
+            raise RuntimeError(f"genaifactory run ended: {output.decode(errors='replace')}")
+        held, endpoints = await asyncio.to_thread(state.find_running, folder)
+        key, signer = await asyncio.to_thread(lambda: (state.development_key(held), state.signer(held)))
+        yield Process(process, Platform(held, endpoints, key, signer), output)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading

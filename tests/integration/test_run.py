@@ -1,0 +1,178 @@
+"""`genaifactory run` and the commands that speak to it, as a person uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+
+from genaifactory_local import testing
+from genaifactory_local.testing import Process
+
+pytestmark = pytest.mark.slow
+
+
+async def _genaifactory(process: Process, *arguments: str) -> tuple[int, str, str]:
+    """Runs a command against the process's platform; exit code, stdout and stderr."""
+    command = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "genaifactory_local",
+        *arguments,
+        env={**os.environ, "GENAIFACTORY_STATE": str(process.platform.state.folder), "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60):
+        out, err = await command.communicate()
+    return command.returncode or 0, out.decode(), err.decode()
+
+
+async def test_a_person_asks_in_both_languages_and_gets_cited_answers(platform_process: Process) -> None:
+    english = await _genaifactory(platform_process, "ask", "How many days of annual leave do I have?")
+    vietnamese = await _genaifactory(platform_process, "ask", "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?")
+    assert english[0] == vietnamese[0] == 0
+    assert "16 days of paid annual leave" in english[1]
+    assert "[1]" in english[1].partition("Sources")[2]
+    assert "16 ngày nghỉ phép năm" in vietnamese[1]
+    assert "Nghỉ phép" in vietnamese[1].partition("Sources")[2]
+
+
+async def test_a_question_that_the_documents_do_not_answer_is_refused_in_its_language(
+    platform_process: Process,
+) -> None:
+    code, out, _ = await _genaifactory(platform_process, "ask", "Ai là tác giả của Truyện Kiều?", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert "không biết" in answer["answer"]
+    assert answer["citations"] == []
+
+
+async def test_the_printed_snippets_work_as_they_are_printed(platform_process: Process) -> None:
+    output = platform_process.output
+    curl = re.search(r"^  (curl .*\\\n.*)$", output, re.MULTILINE)
+    assert curl is not None
+    snippet = re.search(r"^  (from openai.*\n(?:  .*\n)+)", output, re.MULTILINE)
+    assert snippet is not None
+    code = "\n".join(line.removeprefix("  ") for line in snippet[0].splitlines())
+    question = "Your question about the documents"
+    curl_text, code = (text.replace(question, "How long does the battery last?") for text in (curl[1], code))
+    for command in (["bash", "-c", curl_text], [sys.executable, "-c", code]):
+        done = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, timeout=60, check=False, env=os.environ
+        )
+        assert done.returncode == 0, done.stderr
+        assert "four years" in done.stdout
+
+
+async def test_ingest_adds_documents_to_the_running_platform_and_knows_them_again(
+    platform_process: Process, tmp_path: Path
+) -> None:
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "parking.md").write_text("# Parking\n\nThe car park of the Hue office has 40 places.\n")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 this is no PDF")
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8")
+    code, out, _ = await _genaifactory(platform_process, "ingest", str(folder), "--json")
+    result = json.loads(out)
+    assert code == 1  # one was refused
+    assert (result["added"], result["skipped"]) == (1, 1)
+    assert [refused["document_id"] for refused in result["refused"]] == ["more/broken.pdf"]
+    assert result["refused"][0]["message"]
+    again = json.loads((await _genaifactory(platform_process, "ingest", str(folder), "--json"))[1])
+    assert (again["added"], again["unchanged"]) == (0, 1)
+    assert "40 places" in (await _genaifactory(platform_process, "ask", "How many places has the car park?"))[1]
+
+
+async def test_usage_and_export_show_what_was_asked(platform_process: Process, tmp_path: Path) -> None:
+    asked = json.loads((await _genaifactory(platform_process, "ask", "What is the daily allowance?", "--json"))[1])
+    output = tmp_path / "all.jsonl"
+    async with asyncio.timeout(30):
+        while True:  # the record follows the answer
+            code, out, err = await _genaifactory(platform_process, "export", "--output", str(output))
+            assert code == 0, err
+            lines = [json.loads(line) for line in output.read_text().splitlines()]
+            if lines:
+                break
+    assert out == f"1 interactions in {output}\n"
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+    assert [line["request_id"] for line in lines] == [asked["request_id"]]
+    rows = json.loads((await _genaifactory(platform_process, "usage", "--json"))[1])
+    assert [(row["model"], row["requests"]) for row in rows] == [("extractive", 1)]
+    table = (await _genaifactory(platform_process, "usage", "--since", "24h"))[1]
+    assert "extractive" in table
+    nothing = await _genaifactory(platform_process, "export", "--until", "2020-01-01")
+    assert nothing == (0, "", "")
+
+
+async def test_an_unknown_route_and_a_wrong_key_are_one_clear_line(platform_process: Process) -> None:
+    code, _, err = await _genaifactory(platform_process, "ask", "hello", "--route", "poetry")
+    assert code == 1
+    assert "poetry" in err
+    assert err.count("\n") == 1
+    code, _, err = await _genaifactory(platform_process, "ask", "hello", "--key", "gf-wrong")
+    assert code == 1
+    assert err.count("\n") == 1
+
+
+async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(platform_process: Process) -> None:
+    file = platform_process.platform.state.factory_file
+    text = await asyncio.to_thread(file.read_text, encoding="utf-8")
+    await asyncio.to_thread(file.write_text, text.replace("- name: chat\n", "- name: talk\n"), encoding="utf-8")
+    async with (
+        asyncio.timeout(30),
+        openai.AsyncOpenAI(
+            base_url=platform_process.platform.openai_url, api_key=platform_process.platform.key
+        ) as client,
+    ):
+        while "talk" not in {model.id async for model in client.models.list()}:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_it_stops_cleanly_and_starts_again_with_what_it_knew(tmp_path: Path, number: signal.Signals) -> None:
+    state = tmp_path / "state"
+    async with testing.started(state, str(testing.SAMPLE)) as process:
+        key = process.platform.key
+        assert await process.stop(number) == 0
+        assert "Stopping" in process.output
+        assert "Traceback" not in process.output
+    assert not (state / "running.json").exists()
+    assert not (state / "run").exists()
+    async with testing.started(state, str(testing.SAMPLE)) as process:
+        assert process.platform.key == key
+        assert "8 unchanged" in process.output
+
+
+async def test_a_second_platform_on_the_folder_or_on_the_port_is_refused_in_one_line(
+    platform_process: Process, tmp_path: Path
+) -> None:
+    port = platform_process.platform.endpoints.http_url.rpartition(":")[2]
+    taken = ["run", "--state", str(tmp_path / "other"), "--port", port, "--grpc-port", "0"]
+    for arguments, message in (
+        (["run", "--port", "0", "--grpc-port", "0"], "Another process runs a platform"),
+        (taken, f"Port {port} on 127.0.0.1 cannot be used: Address already in use. Choose another: make run PORT="),
+    ):
+        code, _, err = await _genaifactory(platform_process, *arguments)
+        assert code == 1
+        assert message in err
+        assert err.count("\n") == 1
+
+
+async def test_ports_close_when_it_stops(platform_process: Process) -> None:
+    addresses = (platform_process.platform.endpoints.http_url, platform_process.platform.endpoints.grpc_address)
+    await platform_process.stop()
+    for address in addresses:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))

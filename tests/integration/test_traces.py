@@ -1,0 +1,87 @@
+"""One trace shows a question's way through all six services (exported over OTLP to a collector in this test)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import httpx
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from genaifactory_common import settings
+from genaifactory_local import testing
+from genaifactory_local.platform import Options
+
+QUESTION = "How many days of annual leave does an employee have?"
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps what it receives: each span with the service that sent it."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Span]] = []
+
+    async def Export(self, request: Any, context: Any) -> Any:
+        for resource_spans in request.resource_spans:
+            attributes = {a.key: a.value.string_value for a in resource_spans.resource.attributes}
+            for scope_spans in resource_spans.scope_spans:
+                self.spans += [(attributes["service.name"], span) for span in scope_spans.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@asynccontextmanager
+async def _collecting() -> AsyncIterator[tuple[Collector, str]]:
+    collector = Collector()
+    server = grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield collector, f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop(1)
+
+
+def _way(service: str, spans: list[tuple[str, Span]]) -> list[str]:
+    """The services on the way from the root of the trace to the service's first span."""
+    by_id = {span.span_id: (name, span) for name, span in spans}
+    name, span = next((name, span) for name, span in spans if name == service)
+    way = [name]
+    while span.parent_span_id:
+        name, span = by_id[span.parent_span_id]
+        if name != way[0]:
+            way.insert(0, name)
+    return [name.removeprefix("genaifactory-") for name in way]
+
+
+async def test_one_trace_shows_a_questions_way_through_all_six_services(tmp_path: Path) -> None:
+    async with _collecting() as (collector, endpoint):
+        options = Options(http_port=0, grpc_port=0, telemetry=settings.Telemetry(otlp_endpoint=endpoint))
+        async with testing.running(tmp_path / "state", options=options) as platform:
+            await platform.ingest([testing.SAMPLE])
+            async with httpx.AsyncClient(trust_env=False) as client:
+                response = await client.post(
+                    f"{platform.openai_url}/chat/completions",
+                    json={"model": "rag", "messages": [{"role": "user", "content": QUESTION}]},
+                    headers={"Authorization": f"Bearer {platform.key}"},
+                )
+            assert response.status_code == 200
+        # Leaving the platform sends the last spans.
+    roots = [span for name, span in collector.spans if name == "genaifactory-gateway" and not span.parent_span_id]
+    assert len(roots) == 1
+    trace = [(name, span) for name, span in collector.spans if span.trace_id == roots[0].trace_id]
+    assert {name for name, _ in trace} == {
+        f"genaifactory-{service}"
+        for service in ("gateway", "orchestrator", "safety", "retriever", "modelserver", "monitor")
+    }
+    for service in ("safety", "retriever", "modelserver"):
+        assert _way(service, trace) == ["gateway", "orchestrator", service]
+    # The record goes from a queue after the answer; it belongs to the trace all the same.
+    assert _way("monitor", trace)[0] == "gateway"
+    written = b"".join(span.SerializeToString() for _, span in collector.spans)
+    assert b"annual leave" not in written
+    assert platform.key.encode() not in written
