@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
@@ -45,6 +45,8 @@ class ServiceApp:
     """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
     peer_methods: frozenset[str] = frozenset()
     """Full names ("/package.Service/Method") of methods that services call in their own name, without a caller."""
+    drain: Callable[[], Awaitable[object]] | None = None
+    """Drains a door of the service's own (the gateway's HTTP) while the gRPC server drains."""
 
 
 @asynccontextmanager
@@ -89,7 +91,18 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
             await reporter.enter_graceful_shutdown()
-            await server.stop(server_settings.drain_seconds)
+            async with asyncio.TaskGroup() as draining:
+                draining.create_task(_drain(app))
+                draining.create_task(_stop(server, server_settings.drain_seconds))
+
+
+async def _drain(app: ServiceApp) -> None:
+    if app.drain is not None:
+        await app.drain()
+
+
+async def _stop(server: grpc.aio.Server, drain_seconds: float) -> None:
+    await server.stop(drain_seconds)
 
 
 def _bind(server: grpc.aio.Server, server_settings: settings.Server) -> str:

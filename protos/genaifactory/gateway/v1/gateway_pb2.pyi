@@ -347,7 +347,7 @@ class SubmitFeedbackRequest(message.Message):
     GROUND_TRUTH_FIELD_NUMBER: builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """The request that it is about."""
+    """The request that it is about: "req-…", or the id of its completion, "chatcmpl-…"."""
     rating: Rating.ValueType
     """The judgement."""
     correction: builtins.str
@@ -383,16 +383,20 @@ class SubmitFeedbackResponse(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     FEEDBACK_ID_FIELD_NUMBER: builtins.int
+    REQUEST_KNOWN_FIELD_NUMBER: builtins.int
     feedback_id: builtins.str
     """Identifies the feedback."""
+    request_known: builtins.bool
+    """The request is on record. False: its record is still on its way, or the tenant has no such request."""
     def __init__(
         self,
         *,
         feedback_id: builtins.str = ...,
+        request_known: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["feedback_id", b"feedback_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["feedback_id", b"feedback_id", "request_known", b"request_known"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,7 +92,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubmitFeedback(self, request, context):
-        """Says how good an answer was. NOT_FOUND if the tenant has no such request.
+        """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class GatewayServiceStub:
     ListModels: grpc.UnaryUnaryMultiCallable[gateway_pb2.ListModelsRequest, gateway_pb2.ListModelsResponse]
     """Lists what the key may use as `model`."""
     SubmitFeedback: grpc.UnaryUnaryMultiCallable[gateway_pb2.SubmitFeedbackRequest, gateway_pb2.SubmitFeedbackResponse]
-    """Says how good an answer was. NOT_FOUND if the tenant has no such request."""
+    """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later."""
     GetUsage: grpc.UnaryUnaryMultiCallable[gateway_pb2.GetUsageRequest, gateway_pb2.GetUsageResponse]
     """Usage and cost of the caller's tenant."""
 
@@ -66,7 +66,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     ListModels: aio.UnaryUnaryMultiCallable[gateway_pb2.ListModelsRequest, gateway_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists what the key may use as `model`."""
     SubmitFeedback: aio.UnaryUnaryMultiCallable[gateway_pb2.SubmitFeedbackRequest, gateway_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
-    """Says how good an answer was. NOT_FOUND if the tenant has no such request."""
+    """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later."""
     GetUsage: aio.UnaryUnaryMultiCallable[gateway_pb2.GetUsageRequest, gateway_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Usage and cost of the caller's tenant."""
 
@@ -108,7 +108,7 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         request: gateway_pb2.SubmitFeedbackRequest,
         context: _ServicerContext,
     ) -> typing.Union[gateway_pb2.SubmitFeedbackResponse, abc.Awaitable[gateway_pb2.SubmitFeedbackResponse]]:
-        """Says how good an answer was. NOT_FOUND if the tenant has no such request."""
+        """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later."""
 
     @abc_1.abstractmethod
     def GetUsage(

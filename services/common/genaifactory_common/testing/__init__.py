@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -43,11 +45,14 @@ def act_as(caller: identity.Caller = CALLER) -> None:
 async def served(app: ServiceApp, *, drain_seconds: float = 1.0) -> AsyncIterator[grpc.aio.Channel]:
     """Runs the service on a unix socket of its own; yields a channel to it."""
     # Not below tmp_path: a unix socket's path is bounded to about 100 bytes.
-    with tempfile.TemporaryDirectory(prefix="gf-") as folder:
+    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="gf-")
+    try:
         address = f"unix:{Path(folder) / (app.name + '.sock')}"
         server_settings = settings.Server(address=address, drain_seconds=drain_seconds)
         async with running(app, server_settings), channels.connect(address) as channel:
             yield channel
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)
 
 
 @pytest.fixture(autouse=True)

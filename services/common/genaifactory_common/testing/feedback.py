@@ -1,0 +1,61 @@
+"""The part of monitor that the gateway calls, for its tests: takes feedback and reports usage, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory_common import identity
+from genaifactory_common.errors import FactoryError
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+
+
+class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
+    """Remembers feedback by id; reports `usage`."""
+
+    def __init__(self) -> None:
+        self.feedback: dict[str, monitor_pb2.RecordFeedbackRequest] = {}
+        self.known_requests: set[str] = set()
+        self.usage: list[monitor_pb2.UsageRow] = []
+        self.usage_requests: list[monitor_pb2.GetUsageRequest] = []
+        self.callers: list[identity.Caller] = []
+        self.error: FactoryError | None = None
+
+    def app(self, verifier: identity.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
+        """The service, to be run by `testing.served`."""
+        return ServiceApp(
+            name="monitor",
+            telemetry=telemetry or Telemetry("monitor"),
+            service_names=("genaifactory.monitor.v1.MonitorService",),
+            register=lambda server: monitor_pb2_grpc.add_MonitorServiceServicer_to_server(self, server),
+            lifespan=_nothing_to_open,
+            verifier=verifier,
+        )
+
+    async def RecordFeedback(
+        self, request: monitor_pb2.RecordFeedbackRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> monitor_pb2.RecordFeedbackResponse:
+        """Keeps it, once."""
+        self.callers.append(identity.current())
+        if self.error is not None:
+            raise self.error
+        self.feedback[request.feedback_id] = request
+        return monitor_pb2.RecordFeedbackResponse(interaction_known=request.request_id in self.known_requests)
+
+    async def GetUsage(
+        self, request: monitor_pb2.GetUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> monitor_pb2.GetUsageResponse:
+        """Reports `usage`."""
+        self.callers.append(identity.current())
+        self.usage_requests.append(request)
+        return monitor_pb2.GetUsageResponse(rows=self.usage)
+
+
+@asynccontextmanager
+async def _nothing_to_open() -> AsyncIterator[None]:
+    yield

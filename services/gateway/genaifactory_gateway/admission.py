@@ -1,0 +1,214 @@
+"""The one way in, for both doors: authenticate, authorise, (the door validates), reserve; settled when it is over.
+
+async with admission.admit(authorization, "chat", request_id) as entry:   # who, and may they; takes a place
+    request = ...                                                          # the door reads and checks the request
+    route = entry.route(request.model)                                     # may they name this
+    await entry.reserve(tokens)                                            # does it fit the limits
+    ...                                                                    # channels.* now speak for the caller
+    entry.used(tokens)                                                     # what it really took
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from genaifactory_common import identity, specs
+from genaifactory_common.errors import InvalidArgument, NotFound, Overloaded, PermissionDenied, Reason, Unauthenticated
+from genaifactory_gateway.limits import MemoryLimiter, Reservation, State
+
+# Longer than any key; what is longer is not worth hashing.
+_MAX_KEY_CHARACTERS = 512
+_PREFIX = 16
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Whom an API key stands for."""
+
+    tenant: specs.Tenant
+    key: specs.ApiKey
+    role: specs.Role
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Something that a key may name as `model`."""
+
+    name: str
+    task: str
+    """"chat", "rag" or "embedding"."""
+    description: str
+
+
+class Entry:
+    """One request on its way in; made by Admission.admit."""
+
+    def __init__(self, admission: Admission, holder: Holder, request_id: str) -> None:
+        self.holder = holder
+        self.request_id = request_id
+        self._admission = admission
+        self._factory = admission.factory
+        self._reservation: Reservation | None = None
+        self._used_tokens = 0
+
+    def route(self, name: str) -> specs.Route:
+        """The route that the request names. Raises NotFound, PermissionDenied, InvalidArgument."""
+        route = self._factory.route(name)
+        if route is None or not self._visible(route):
+            if self._embedding_model(name) is not None:
+                raise InvalidArgument(f"'{name}' is an embedding model: use it with embeddings.", field="model")
+            raise _no_such_model()
+        self._require_named(name)
+        return route
+
+    def embedding_model(self, name: str) -> specs.Model:
+        """The embedding model that the request names. Raises NotFound, PermissionDenied, InvalidArgument."""
+        model = self._embedding_model(name)
+        if model is None:
+            route = self._factory.route(name)
+            if route is not None and self._visible(route):
+                raise InvalidArgument(f"'{name}' answers chats: use it with chat completions.", field="model")
+            raise _no_such_model()
+        self._require_named(name)
+        return model
+
+    def offers(self) -> list[Offer]:
+        """What the key may name as `model`, sorted by name."""
+        found = [Offer(r.name, r.task, r.description) for r in self._factory.routes if self._visible(r)]
+        found += [Offer(m.name, "embedding", m.description) for m in self._factory.models if m.kind == "embedding"]
+        return sorted((o for o in found if self._may_name(o.name)), key=lambda o: o.name)
+
+    def offer(self, name: str) -> Offer:
+        """What the key may name so. Raises NotFound, PermissionDenied."""
+        if self._embedding_model(name) is not None:
+            self.embedding_model(name)
+        else:
+            self.route(name)
+        return next(offer for offer in self.offers() if offer.name == name)
+
+    async def reserve(self, tokens: int = 0) -> None:
+        """Takes a request and `tokens` from the tenant's limits, and makes the caller the identity of the running task.
+
+        Raises RateLimited.
+        """
+        tenant = self.holder.tenant
+        self._reservation = await self._admission.limiter.reserve(tenant.name, tenant.limits, tokens)
+        self._admission.speak_for(self.holder, self.request_id)
+
+    def used(self, tokens: int) -> None:
+        """Says how many tokens the request has taken in all. Without it the request has done no work and pays none."""
+        self._used_tokens = tokens
+
+    def limits(self) -> tuple[State, State]:
+        """Requests and tokens a minute, as they stand for the tenant."""
+        if self._reservation is not None:
+            return self._reservation.requests_state, self._reservation.tokens_state
+        tenant = self.holder.tenant
+        return self._admission.limiter.state(tenant.name, tenant.limits)
+
+    async def _settle(self) -> None:
+        if self._reservation is not None:
+            await self._admission.limiter.settle(self._reservation, self._used_tokens)
+
+    def _embedding_model(self, name: str) -> specs.Model | None:
+        model = self._factory.model(name)
+        return model if model is not None and model.kind == "embedding" else None
+
+    def _visible(self, route: specs.Route) -> bool:
+        # A route over another tenant's knowledge is that tenant's own; its name is none of ours.
+        base = route.knowledge_base
+        return base is None or self._factory.knowledge_base(base, self.holder.tenant.name) is not None
+
+    def _may_name(self, name: str) -> bool:
+        return "*" in self.holder.role.routes or name in self.holder.role.routes
+
+    def _require_named(self, name: str) -> None:
+        if not self._may_name(name):
+            raise PermissionDenied(f"The role '{self.holder.role.name}' may not use the model '{name}'.", field="model")
+
+
+class Admission:
+    """Knows the keys of the document in force, and counts who is inside."""
+
+    def __init__(
+        self, source: specs.Source, signer: identity.Signer, limiter: MemoryLimiter, *, max_concurrent_requests: int
+    ) -> None:
+        self.limiter = limiter
+        self._signer = signer
+        self._max_concurrent_requests = max_concurrent_requests
+        self._inside = 0
+        self._load(source.current)
+        source.subscribe(self._load)
+
+    def _load(self, factory: specs.Factory) -> None:
+        roles = {role.name: role for role in factory.roles}
+        # Found by the beginning of the hash; the rest is compared in constant time.
+        index: dict[str, list[Holder]] = {}
+        for tenant in factory.tenants:
+            for key in tenant.keys:
+                index.setdefault(key.sha256[:_PREFIX], []).append(Holder(tenant, key, roles[key.role]))
+        self.factory = factory
+        self.loaded_at = int(time.time())
+        self._index = index
+        self.limiter.keep_only(tenant.name for tenant in factory.tenants)
+
+    @asynccontextmanager
+    async def admit(
+        self, authorization: str | None, permission: specs.Permission, request_id: str
+    ) -> AsyncIterator[Entry]:
+        """Lets a request in that shows a good key whose role has the permission, while there is room.
+
+        authorization: the header or metadata value, "Bearer KEY". Raises Unauthenticated, PermissionDenied, Overloaded.
+        """
+        holder = self._authenticate(authorization)
+        if permission not in holder.role.permissions:
+            raise PermissionDenied(f"The role '{holder.role.name}' has no permission '{permission}'.")
+        if self._inside >= self._max_concurrent_requests:
+            raise Overloaded("The gateway serves as many requests as it can; try again.", retry_after_seconds=1.0)
+        entry = Entry(self, holder, request_id)
+        self._inside += 1
+        try:
+            yield entry
+        finally:
+            self._inside -= 1
+            await entry._settle()
+
+    def speak_for(self, holder: Holder, request_id: str) -> None:
+        """Makes the holder, signed, the identity of the running task's calls."""
+        caller = identity.Caller(
+            tenant=holder.tenant.name,
+            principal=holder.key.id,
+            key_id=holder.key.id,
+            role=holder.role.name,
+            permissions=holder.role.permissions,
+            groups=holder.key.groups,
+            request_id=request_id,
+        )
+        identity.set_current(caller, self._signer.sign(caller))
+
+    def _authenticate(self, authorization: str | None) -> Holder:
+        if not authorization:
+            raise Unauthenticated("No API key: send the header 'Authorization: Bearer <key>'.")
+        scheme, _, key = authorization.partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthenticated("The Authorization header must be 'Bearer <key>'.")
+        if len(key) <= _MAX_KEY_CHARACTERS:
+            digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+            for holder in self._index.get(digest[:_PREFIX], ()):
+                if hmac.compare_digest(holder.key.sha256, digest):
+                    return holder
+        raise Unauthenticated("The API key is not known.")
+
+
+def _no_such_model() -> NotFound:
+    return NotFound(
+        "There is no such model, or not for this key; the list of models names those that it may use.",
+        field="model",
+        reason=Reason.MODEL_NOT_FOUND,
+    )

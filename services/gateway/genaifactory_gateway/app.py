@@ -1,0 +1,86 @@
+"""The whole wiring of the gateway, for its pod, for `genaifactory run` and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc.aio
+
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory_common import channels, identity, specs
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.health import Health
+from genaifactory_gateway.http_door import HttpDoor
+from genaifactory_gateway.http_server import HttpServer
+from genaifactory_gateway.limits import MemoryLimiter
+from genaifactory_gateway.servicer import GatewayServicer
+from genaifactory_gateway.settings import Settings, Upstreams
+from genaifactory_gateway.upstream import Channels, Upstream
+
+__all__ = ["Channels", "GatewayApp", "connect", "create_app"]
+
+
+@dataclass(frozen=True)
+class GatewayApp(ServiceApp):
+    """The gateway, which has a second door."""
+
+    http_address: Callable[[], str] = field(kw_only=True)
+    """HOST:PORT of the HTTP door; the real port once the app runs."""
+
+
+def create_app(
+    settings: Settings,
+    source: specs.Source,
+    to: Channels,
+    telemetry: Telemetry,
+    *,
+    limiter: MemoryLimiter | None = None,
+) -> GatewayApp:
+    """The gateway over the given channels. limiter: for tests that set the clock."""
+    admission = Admission(
+        source,
+        identity.Signer(settings.signing_key),
+        limiter or MemoryLimiter(),
+        max_concurrent_requests=settings.max_concurrent_requests,
+    )
+    upstream = Upstream(to, record_timeout_seconds=settings.upstreams.record_timeout_seconds)
+    health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
+    door = HttpDoor(admission, upstream, health, settings.http, telemetry)
+    server = HttpServer(settings.http)
+
+    def register(grpc_server: grpc.aio.Server) -> None:
+        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(admission, upstream), grpc_server)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with server.listening(door, drain_seconds=settings.server.drain_seconds):
+            watcher = asyncio.create_task(health.watch(), name="gateway-health")
+            try:
+                yield
+            finally:
+                watcher.cancel()
+                await asyncio.wait((watcher,))
+
+    return GatewayApp(
+        name="gateway",
+        telemetry=telemetry,
+        service_names=(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,),
+        register=register,
+        lifespan=lifespan,
+        ready=lambda: health.ready,
+        drain=server.drain,
+        http_address=lambda: server.address,
+    )
+
+
+def connect(upstreams: Upstreams) -> Channels:
+    """Channels to the services that the settings name."""
+    return Channels(
+        orchestrator=channels.connect(upstreams.orchestrator, upstreams.tls),
+        monitor=channels.connect(upstreams.monitor, upstreams.tls),
+    )

@@ -1,0 +1,181 @@
+"""Listens for HTTP with uvicorn, inside the service's lifespan, and bounds what a connection may take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_gateway.openai_responses import error_body
+from genaifactory_gateway.settings import Http
+
+ABORT = "genaifactory.abort"
+"""The ASGI extension under which an application finds the function that drops its connection."""
+
+# What a refused request may still send before its connection is dropped: enough for a client to come to the answer.
+_MAX_DISCARDED_BYTES = 64 << 20
+
+App = Callable[..., Awaitable[None]]
+
+
+class HttpServer:
+    """One listening socket and its connections."""
+
+    def __init__(self, settings: Http) -> None:
+        self._settings = settings
+        self._server: uvicorn.Server | None = None
+        self._running: asyncio.Task[None] | None = None
+        self.address = settings.address
+        """HOST:PORT; with the real port once it listens."""
+
+    @asynccontextmanager
+    async def listening(self, app: App, *, drain_seconds: float) -> AsyncIterator[None]:
+        """Serves `app` inside the block; leaving drains it. Raises OSError when the address cannot be bound."""
+        config = _Config(
+            app,
+            http=_Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=math.ceil(self._settings.keep_alive_seconds),
+            timeout_graceful_shutdown=math.ceil(drain_seconds),
+            # A request's caller and deadline must not be found by the next one on the same connection.
+            reset_contextvars=True,
+        )
+        config.http_settings = self._settings
+        with _bound(self._settings.address) as listener:
+            host, port = listener.getsockname()[:2]
+            self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._server = _Server(config)
+            self._running = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway-http")
+            self._running.add_done_callback(lambda _: self._server is None or self._server.listening.set())
+            await self._server.listening.wait()
+            if self._running.done():
+                self._running.result()
+            try:
+                yield
+            finally:
+                await self.drain()
+
+    async def drain(self) -> None:
+        """Stops accepting, and lets running answers finish within the bound. A second call waits with the first."""
+        if self._server is None or self._running is None:
+            return
+        self._server.should_exit = True
+        await asyncio.shield(self._running)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are the runtime's
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # Those that did not finish in time were cancelled; they still have to say so to their clients.
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=1.0)
+
+
+def _bound(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family, backlog=2048)
+    except (OSError, ValueError) as error:
+        raise OSError(f"cannot listen on {address}: {error}") from None
+
+
+class _Config(uvicorn.Config):
+    http_settings: Http
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's connection, with bounds on its headers, its silence and its number, which uvicorn does not have."""
+
+    config: _Config
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._loose_bytes = 0  # that belong to no request being served
+        self._in_body = False
+        self._headers_came = False
+        self._patience: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.config.http_settings.max_connections:
+            transport.abort()
+        else:
+            self._wait_for_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._calm()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # ours, and no dict
+
+    def on_headers_complete(self) -> None:
+        self._in_body = self._headers_came = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        in_body = self._in_body
+        self._headers_came = False
+        super().data_received(data)
+        if self._headers_came or self.transport.is_closing():
+            self._calm()
+            return
+        served = self.cycle is not None and not self.cycle.response_complete
+        if in_body and served:
+            return  # the application reads it, and bounds it
+        # Headers on their way, or the rest of a body whose request is answered: uvicorn takes them for ever.
+        self._loose_bytes += len(data)
+        if self._loose_bytes > (_MAX_DISCARDED_BYTES if in_body else self.config.http_settings.max_header_bytes):
+            if in_body or served:
+                self.transport.abort()
+            else:
+                self.send_400_response(
+                    f"The headers may take at most {self.config.http_settings.max_header_bytes} bytes."
+                )
+        elif self._patience is None and not served:
+            self._wait_for_headers()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP, in the platform's one shape."""
+        body = error_body(InvalidArgument(msg))
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+    def _wait_for_headers(self) -> None:
+        self._patience = self.loop.call_later(self.config.http_settings.header_timeout_seconds, self.transport.abort)
+
+    def _calm(self) -> None:
+        self._loose_bytes = 0
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None

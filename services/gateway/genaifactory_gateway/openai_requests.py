@@ -1,0 +1,425 @@
+"""The bodies of OpenAI's API that the gateway takes, and how they become the platform's messages.
+
+The models say what OpenAI's own API says: an unknown field, a wrong type or a value out of range is refused by name.
+What the platform cannot honour is refused too; only what changes no answer is taken and left aside.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from genaifactory.orchestrator.v1 import orchestrator_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import InvalidArgument, Reason
+from genaifactory_gateway import jsonbody, rules
+
+_Body = TypeVar("_Body", bound="Body")
+
+_ROLES = {
+    "system": types_pb2.ROLE_SYSTEM,
+    "developer": types_pb2.ROLE_SYSTEM,
+    "user": types_pb2.ROLE_USER,
+    "assistant": types_pb2.ROLE_ASSISTANT,
+    "tool": types_pb2.ROLE_TOOL,
+}
+_CHOICE_MODES = {
+    "none": types_pb2.ToolChoice.MODE_NONE,
+    "auto": types_pb2.ToolChoice.MODE_AUTO,
+    "required": types_pb2.ToolChoice.MODE_REQUIRED,
+}
+
+
+class Body(BaseModel):
+    """Base of every part of a body: strict types, no unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _branch(**branches: type) -> Discriminator:
+    """Chooses the branch of a union by the JSON type, so that an error names one branch: `~` and its name."""
+
+    def choose(value: Any) -> str | None:
+        return next((f"~{name}" for name, kind in branches.items() if isinstance(value, kind)), None)
+
+    kinds: dict[type, str] = {str: "a string", list: "an array", dict: "an object"}
+    wanted = " or ".join(kinds[kind] for kind in branches.values())
+    return Discriminator(choose, custom_error_type="union_type", custom_error_message=f"Input should be {wanted}")
+
+
+class TextPart(Body):
+    """A piece of text in a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(Body):
+    """A refusal in an assistant's message."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+def _part(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"~{kind}" if kind in ("text", "refusal") else None
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("~text")] | Annotated[RefusalPart, Tag("~refusal")],
+    Discriminator(
+        _part,
+        custom_error_type="part_type",
+        custom_error_message="Input should be a part {'type': 'text', 'text': …}; this platform takes text only, "
+        "no images, audio or files",
+    ),
+]
+Content = Annotated[
+    Annotated[str, Tag("~text")] | Annotated[list[Part], Field(max_length=rules.MAX_PARTS), Tag("~parts")],
+    _branch(text=str, parts=list),
+]
+
+
+class FunctionCall(Body):
+    """The function that a tool call names."""
+
+    name: str = Field(pattern=rules.TOOL_NAME)
+    arguments: str
+
+
+class ToolCall(Body):
+    """A tool call in an assistant's message."""
+
+    id: str = Field(min_length=1, max_length=rules.MAX_NAME_CHARACTERS)
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    index: int | None = None
+
+
+class Message(Body):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: str | None = Field(default=None, pattern=r"^[^\s<|\\/>]{1,64}$")
+    tool_calls: list[ToolCall] | None = Field(default=None, max_length=rules.MAX_TOOLS)
+    tool_call_id: str | None = Field(default=None, max_length=rules.MAX_NAME_CHARACTERS)
+    # An assistant's message comes back as we sent it: with these.
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class FunctionSpec(Body):
+    """A function that the model may call."""
+
+    name: str = Field(pattern=rules.TOOL_NAME)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class NamedFunction(Body):
+    """The function of a named choice."""
+
+    name: str = Field(pattern=rules.TOOL_NAME)
+
+
+class NamedChoice(Body):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Body):
+    """The schema that the output must follow."""
+
+    name: str = Field(pattern=rules.TOOL_NAME)
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """The form of the output."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(Body):
+    """vLLM's extra: exactly one constraint of the output."""
+
+    json_: dict[str, Any] | None = Field(default=None, alias="json")
+    regex: str | None = Field(default=None, min_length=1)
+    choice: list[str] | None = Field(default=None, min_length=1, max_length=rules.MAX_PARTS)
+    grammar: str | None = Field(default=None, min_length=1)
+
+
+class StreamOptions(Body):
+    """What a stream carries besides the answer."""
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class ChatCompletion(Body):
+    """The body of POST /v1/chat/completions."""
+
+    model: str = Field(min_length=1, max_length=rules.MAX_NAME_CHARACTERS)
+    messages: list[Message] = Field(min_length=1, max_length=rules.MAX_MESSAGES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1, le=rules.MAX_OUTPUT_TOKENS)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=rules.MAX_OUTPUT_TOKENS)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1, le=2**31 - 1)
+    n: int | None = Field(default=None, ge=1, le=rules.MAX_N)
+    stop: (
+        Annotated[
+            Annotated[str, Field(min_length=1), Tag("~text")]
+            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=rules.MAX_STOPS), Tag("~list")],
+            _branch(text=str, list=list),
+        ]
+        | None
+    ) = None
+    seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=rules.MAX_TOP_LOGPROBS)
+    tools: list[Tool] | None = Field(default=None, max_length=rules.MAX_TOOLS)
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["none", "auto", "required"], Tag("~mode")] | Annotated[NamedChoice, Tag("~named")],
+            _branch(mode=str, named=dict),
+        ]
+        | None
+    ) = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    conversation_id: str | None = Field(default=None, pattern=rules.CONVERSATION_ID)
+    user: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
+    # Taken and left aside: none of them changes an answer here.
+    safety_identifier: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
+    prompt_cache_key: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+    parallel_tool_calls: Literal[True] | None = None
+    modalities: list[Literal["text"]] | None = Field(default=None, min_length=1)
+
+
+class Embeddings(Body):
+    """The body of POST /v1/embeddings."""
+
+    model: str = Field(min_length=1, max_length=rules.MAX_NAME_CHARACTERS)
+    input: Annotated[
+        Annotated[str, Tag("~text")] | Annotated[list[str], Field(max_length=rules.MAX_TEXTS), Tag("~list")],
+        _branch(text=str, list=list),
+    ]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, ge=1)
+    user: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
+
+    @property
+    def texts(self) -> list[str]:
+        """The input as a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class Feedback(Body):
+    """The body of POST /v1/feedback."""
+
+    request_id: str = Field(pattern=rules.REQUEST_ID)
+    rating: Literal["up", "down"] | None = None
+    correction: str = Field(default="", max_length=rules.MAX_CORRECTION_CHARACTERS)
+    comment: str = Field(default="", max_length=rules.MAX_COMMENT_CHARACTERS)
+    ground_truth: dict[str, Any] | None = None
+    idempotency_key: str = Field(default="", max_length=rules.MAX_USER_CHARACTERS)
+
+
+# Fields of OpenAI's API that would change the answer and that the platform cannot honour, and what to do instead.
+_REFUSED = {
+    "functions": "send 'tools'",
+    "function_call": "send 'tool_choice'",
+    "logit_bias": "leave it out",
+    "metadata": "leave it out; nothing here keeps it",
+    "audio": "leave it out; answers are text",
+    "prediction": "leave it out",
+    "reasoning_effort": "leave it out; the route in factory.yaml chooses the model",
+    "verbosity": "leave it out",
+    "web_search_options": "leave it out; name a rag route as 'model'",
+    "moderation": "leave it out; the guardrail policy of the route applies",
+    "prompt_cache_options": "leave it out",
+    "prompt_cache_retention": "leave it out",
+}
+_KNOWN_FIELDS = sorted(
+    {
+        field.alias or name
+        for model in (ChatCompletion, Embeddings, Feedback, Message, TextPart, ToolCall, FunctionSpec, ResponseFormat)
+        for name, field in model.model_fields.items()
+    }
+)
+
+
+def read(model: type[_Body], body: bytes) -> _Body:
+    """The body as `model`. Raises InvalidArgument with the path of the first bad field."""
+    value = jsonbody.parse(body)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: ValidationError) -> InvalidArgument:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    path = ""
+    for part in problem["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not part.startswith("~"):
+            path += f".{part}" if path else part
+    # A field's name is the client's own text: show a sane length of it.
+    path = path[:200]
+    name = path.rpartition(".")[2]
+    match problem["type"]:
+        case "extra_forbidden" if path in _REFUSED:
+            return InvalidArgument(f"'{path}' is not supported: {_REFUSED[path]}.", field=path)
+        case "extra_forbidden":
+            near = difflib.get_close_matches(name, _KNOWN_FIELDS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "leave it out."
+            return InvalidArgument(f"Unknown field '{path}'; {hint}", field=path, reason=Reason.UNKNOWN_FIELD)
+        case "missing":
+            return InvalidArgument(f"'{path}' is missing; it is required.", field=path)
+        case _:
+            return InvalidArgument(f"'{path}': {problem['msg']}.", field=path)
+
+
+def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.AnswerRequest:
+    """The orchestrator's request for a chat completion. Raises InvalidArgument where fields do not fit each other."""
+    _check_together(body)
+    request = orchestrator_pb2.AnswerRequest(
+        request_id=request_id,
+        route=body.model,
+        messages=[_message(message) for message in body.messages],
+        sampling=_sampling(body),
+        tools=[_tool(tool.function, index) for index, tool in enumerate(body.tools or ())],
+        tool_choice=_tool_choice(body.tool_choice),
+        output_format=_output_format(body),
+        conversation_id=body.conversation_id or "",
+        user=body.user or body.safety_identifier or "",
+    )
+    rules.check_messages(request.messages)
+    rules.check_tools(request.tools, request.tool_choice)
+    return request
+
+
+def _check_together(body: ChatCompletion) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise InvalidArgument("'stream_options' may stand only with 'stream': true.", field="stream_options")
+    if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
+        raise InvalidArgument(
+            "'max_tokens' and 'max_completion_tokens' differ; send one of them.", field="max_completion_tokens"
+        )
+    rules.check_top_logprobs(bool(body.logprobs), body.top_logprobs or 0)
+    form = body.response_format
+    if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
+        raise InvalidArgument(
+            "'response_format.json_schema' must stand with the type 'json_schema', and only with it.",
+            field="response_format.json_schema",
+        )
+    outputs = body.structured_outputs
+    if outputs is not None:
+        if form is not None and form.type != "text":
+            raise InvalidArgument(
+                "'structured_outputs' and 'response_format' both constrain the output; send one of them.",
+                field="structured_outputs",
+            )
+        given = [c for c in (outputs.json_, outputs.regex, outputs.choice, outputs.grammar) if c is not None]
+        if len(given) != 1:
+            raise InvalidArgument(
+                "'structured_outputs' must hold exactly one of json, regex, choice and grammar.",
+                field="structured_outputs",
+            )
+
+
+def _message(message: Message) -> types_pb2.Message:
+    content = message.content
+    if isinstance(content, list):
+        content = "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+    return types_pb2.Message(
+        role=_ROLES[message.role],
+        content=content or message.refusal or "",
+        name=message.name or "",
+        tool_calls=[
+            types_pb2.ToolCall(id=call.id, name=call.function.name, arguments_json=call.function.arguments, index=i)
+            for i, call in enumerate(message.tool_calls or ())
+        ],
+        tool_call_id=message.tool_call_id or "",
+    )
+
+
+def _sampling(body: ChatCompletion) -> types_pb2.Sampling:
+    # None leaves an optional field unset.
+    return types_pb2.Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        stop=[body.stop] if isinstance(body.stop, str) else body.stop,
+        seed=body.seed,
+        frequency_penalty=body.frequency_penalty,
+        presence_penalty=body.presence_penalty,
+        n=body.n,
+        logprobs=bool(body.logprobs),
+        top_logprobs=body.top_logprobs or 0,
+    )
+
+
+def _tool(function: FunctionSpec, index: int) -> types_pb2.Tool:
+    parameters = function.parameters
+    return types_pb2.Tool(
+        name=function.name,
+        description=function.description or "",
+        parameters=jsonbody.struct(parameters, f"tools[{index}].function.parameters") if parameters else None,
+        strict=bool(function.strict),
+    )
+
+
+def _tool_choice(choice: str | NamedChoice | None) -> types_pb2.ToolChoice | None:
+    if choice is None:
+        return None
+    if isinstance(choice, str):
+        return types_pb2.ToolChoice(mode=_CHOICE_MODES[choice])
+    return types_pb2.ToolChoice(mode=types_pb2.ToolChoice.MODE_NAMED, name=choice.function.name)
+
+
+def _output_format(body: ChatCompletion) -> types_pb2.OutputFormat | None:
+    if outputs := body.structured_outputs:
+        if outputs.json_ is not None:
+            return types_pb2.OutputFormat(json_schema=jsonbody.struct(outputs.json_, "structured_outputs.json"))
+        if outputs.choice is not None:
+            return types_pb2.OutputFormat(choice=types_pb2.Choices(values=outputs.choice))
+        if outputs.regex is not None:
+            return types_pb2.OutputFormat(regex=outputs.regex)
+        return types_pb2.OutputFormat(grammar=outputs.grammar or "")
+    form = body.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.json_schema is None:
+        return types_pb2.OutputFormat(json_object=True)
+    schema = jsonbody.struct(form.json_schema.schema_, "response_format.json_schema.schema")
+    return types_pb2.OutputFormat(json_schema=schema)

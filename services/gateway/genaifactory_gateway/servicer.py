@@ -1,0 +1,166 @@
+"""The door for clients inside a network: GatewayService, on the same admission path as HTTP."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc.aio
+
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.orchestrator.v1 import orchestrator_pb2
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_gateway import rules
+from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.upstream import Feedback, Upstream
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+_RATINGS = {
+    gateway_pb2.RATING_UNSPECIFIED: monitor_pb2.RATING_UNSPECIFIED,
+    gateway_pb2.RATING_UP: monitor_pb2.RATING_UP,
+    gateway_pb2.RATING_DOWN: monitor_pb2.RATING_DOWN,
+}
+
+
+class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
+    """Answers gRPC clients."""
+
+    def __init__(self, admission: Admission, to: Upstream) -> None:
+        self._admission = admission
+        self._upstream = to
+
+    async def Chat(
+        self, request: gateway_pb2.ChatRequest, context: _Context
+    ) -> AsyncIterator[gateway_pb2.ChatResponse]:
+        """Answers a conversation."""
+        request_id = _request_id()
+        async with self._admission.admit(_authorization(context), "chat", request_id) as entry:
+            rules.check_chat(request)
+            route = entry.route(request.model)
+            answer = self._upstream.answer(entry, route, _answer_request(request, request_id))
+            async with aclosing(answer) as events:
+                async for event in events:
+                    yield _chat_response(event, request_id)
+
+    async def Embed(self, request: gateway_pb2.EmbedRequest, context: _Context) -> gateway_pb2.EmbedResponse:
+        """Embeds texts."""
+        async with self._admission.admit(_authorization(context), "embed", _request_id()) as entry:
+            rules.check_texts(request.texts, "texts")
+            model = entry.embedding_model(request.model)
+            response = await self._upstream.embed(entry, model, list(request.texts))
+            return gateway_pb2.EmbedResponse(
+                embeddings=[gateway_pb2.Embedding(values=vector.values) for vector in response.embeddings],
+                usage=response.usage,
+            )
+
+    async def ListModels(
+        self, request: gateway_pb2.ListModelsRequest, context: _Context
+    ) -> gateway_pb2.ListModelsResponse:
+        """Lists what the key may use."""
+        async with self._admission.admit(_authorization(context), "models", _request_id()) as entry:
+            await entry.reserve()
+            return gateway_pb2.ListModelsResponse(
+                models=[gateway_pb2.Model(name=o.name, task=o.task, description=o.description) for o in entry.offers()]
+            )
+
+    async def SubmitFeedback(
+        self, request: gateway_pb2.SubmitFeedbackRequest, context: _Context
+    ) -> gateway_pb2.SubmitFeedbackResponse:
+        """Stores a judgement of an answer."""
+        async with self._admission.admit(_authorization(context), "feedback", _request_id()) as entry:
+            feedback = _feedback(request)
+            feedback_id, known = await self._upstream.record_feedback(entry, feedback)
+            return gateway_pb2.SubmitFeedbackResponse(feedback_id=feedback_id, request_known=known)
+
+    async def GetUsage(self, request: gateway_pb2.GetUsageRequest, context: _Context) -> gateway_pb2.GetUsageResponse:
+        """Adds up the tenant's usage."""
+        async with self._admission.admit(_authorization(context), "usage", _request_id()) as entry:
+            start = request.start_time if request.HasField("start_time") else None
+            end = request.end_time if request.HasField("end_time") else None
+            rows = await self._upstream.usage(entry, start, end)
+            return gateway_pb2.GetUsageResponse(rows=[_usage_row(row) for row in rows])
+
+
+def _request_id() -> str:
+    return f"req-{uuid.uuid4().hex}"
+
+
+def _authorization(context: _Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return None
+
+
+def _answer_request(request: gateway_pb2.ChatRequest, request_id: str) -> orchestrator_pb2.AnswerRequest:
+    return orchestrator_pb2.AnswerRequest(
+        request_id=request_id,
+        route=request.model,
+        messages=request.messages,
+        sampling=request.sampling if request.HasField("sampling") else None,
+        tools=request.tools,
+        tool_choice=request.tool_choice if request.HasField("tool_choice") else None,
+        output_format=request.output_format if request.HasField("output_format") else None,
+        conversation_id=request.conversation_id,
+        user=request.user,
+    )
+
+
+def _chat_response(event: orchestrator_pb2.AnswerResponse, request_id: str) -> gateway_pb2.ChatResponse:
+    if event.HasField("delta"):
+        delta = event.delta
+        return gateway_pb2.ChatResponse(
+            request_id=request_id, delta=delta.text, choice=delta.choice, logprobs=delta.logprobs
+        )
+    if event.HasField("tool_call"):
+        piece = event.tool_call
+        return gateway_pb2.ChatResponse(request_id=request_id, tool_call=piece.tool_call, choice=piece.choice)
+    done = event.done
+    return gateway_pb2.ChatResponse(
+        request_id=request_id,
+        done=gateway_pb2.ChatDone(
+            finish_reasons=done.finish_reasons,
+            usage=done.usage,
+            citations=done.citations,
+            model=done.model,
+            cached=done.cached,
+        ),
+    )
+
+
+def _feedback(request: gateway_pb2.SubmitFeedbackRequest) -> Feedback:
+    if not re.fullmatch(rules.REQUEST_ID, request.request_id):
+        raise InvalidArgument("'request_id' must be that of an answer: req- and 32 hex digits.", field="request_id")
+    for field, most in (
+        ("correction", rules.MAX_CORRECTION_CHARACTERS),
+        ("comment", rules.MAX_COMMENT_CHARACTERS),
+        ("idempotency_key", rules.MAX_USER_CHARACTERS),
+    ):
+        if len(getattr(request, field)) > most:
+            raise InvalidArgument(f"'{field}' may hold at most {most} characters.", field=field)
+    return Feedback(
+        request_id=request.request_id,
+        rating=_RATINGS.get(request.rating, monitor_pb2.RATING_UNSPECIFIED),
+        correction=request.correction,
+        comment=request.comment,
+        ground_truth=request.ground_truth if request.HasField("ground_truth") else None,
+        idempotency_key=request.idempotency_key,
+    )
+
+
+def _usage_row(row: monitor_pb2.UsageRow) -> gateway_pb2.UsageRow:
+    return gateway_pb2.UsageRow(
+        day=row.day,
+        key_id=row.key_id,
+        model=row.model,
+        requests=row.requests,
+        errors=row.errors,
+        usage=row.usage,
+        cost_micros=row.cost_micros,
+        currency=row.currency,
+    )

@@ -1,0 +1,65 @@
+"""Where the gateway listens, what it lets in, and where its neighbours are."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from genaifactory_common import settings
+from genaifactory_common.settings import Tls
+
+
+def _private_key(value: SecretStr) -> SecretStr:
+    try:
+        size = len(base64.b64decode(value.get_secret_value(), validate=True))
+    except binascii.Error:
+        raise ValueError("must be base64") from None
+    if size != 32:
+        raise ValueError("must be 32 bytes, base64")
+    return value
+
+
+class Http(settings.Settings):
+    """The OpenAI door. TLS ends before it, at the ingress."""
+
+    address: str = Field(default="127.0.0.1:8080", description="HOST:PORT; port 0: any free one.")
+    max_connections: int = Field(default=4096, ge=1, description="More are closed at once.")
+    max_body_bytes: int = Field(default=4 << 20, ge=1024, le=12 << 20, description="A larger body is refused with 413.")
+    max_header_bytes: int = Field(default=32 << 10, ge=1024, description="Request line and headers of one request.")
+    header_timeout_seconds: float = Field(default=15.0, gt=0, description="From the first byte to the last header.")
+    body_timeout_seconds: float = Field(default=30.0, gt=0, description="From the headers to the end of the body.")
+    write_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="A client that takes nothing for this long loses its answer."
+    )
+    keep_alive_seconds: float = Field(default=75.0, gt=0, description="How long an idle connection stays open.")
+
+
+class Upstreams(settings.Settings):
+    """The services to the right: dns:///NAME:PORT or unix:PATH."""
+
+    orchestrator: str = "dns:///orchestrator:50051"
+    monitor: str = "dns:///monitor:50051"
+    tls: Tls | None = Field(default=None, description="What to show them; None only for unix sockets.")
+    health_timeout_seconds: float = Field(default=1.0, gt=0, description="For one look at their health.")
+    record_timeout_seconds: float = Field(default=10.0, gt=0, description="For one call to monitor.")
+
+
+class Settings(settings.Common):
+    """The gateway's settings."""
+
+    http: Http = Http()
+    upstreams: Upstreams = Upstreams()
+    max_concurrent_requests: int = Field(
+        default=512, ge=1, description="Of both doors together; more are refused at once as overloaded."
+    )
+    context_private_key: Annotated[SecretStr, AfterValidator(_private_key)] = Field(
+        description="Signs the caller contexts: an Ed25519 key, 32 bytes in base64. The gateway alone holds it."
+    )
+
+    @property
+    def signing_key(self) -> bytes:
+        """The private key, 32 raw bytes."""
+        return base64.b64decode(self.context_private_key.get_secret_value())

@@ -1,0 +1,132 @@
+"""The calls to the services behind the gateway that both doors make, for a request that has been let in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import grpc.aio
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
+from genaifactory_common import channels, specs
+from genaifactory_common.errors import InvalidArgument, UpstreamFailed
+from genaifactory_gateway import rules
+from genaifactory_gateway.admission import Entry
+
+# Added to a route's own time, so that the orchestrator's error arrives rather than ours.
+_GRACE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where the gateway's calls go."""
+
+    orchestrator: grpc.aio.Channel
+    monitor: grpc.aio.Channel
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """A judgement of an answer. `ground_truth` is free-form."""
+
+    request_id: str
+    rating: monitor_pb2.Rating.ValueType
+    correction: str
+    comment: str
+    ground_truth: Struct | None
+    idempotency_key: str
+
+
+class Upstream:
+    """The stubs of both services."""
+
+    def __init__(self, to: Channels, *, record_timeout_seconds: float) -> None:
+        self._orchestrator = orchestrator_pb2_grpc.OrchestratorServiceStub(to.orchestrator)
+        self._monitor = monitor_pb2_grpc.MonitorServiceStub(to.monitor)
+        self._record_timeout_seconds = record_timeout_seconds
+
+    async def answer(
+        self, entry: Entry, route: specs.Route, request: orchestrator_pb2.AnswerRequest
+    ) -> AsyncGenerator[orchestrator_pb2.AnswerResponse, None]:
+        """Reserves, and yields the events that a client may see: deltas, tool calls and, last, done.
+
+        The entry pays for what was delivered, also when the client leaves before the end. Raises FactoryError.
+        """
+        prompt_tokens = rules.estimated_tokens(message.content for message in request.messages)
+        choices = request.sampling.n or 1
+        await entry.reserve(prompt_tokens + choices * (request.sampling.max_tokens or route.max_output_tokens))
+        characters = 0
+        call = channels.stream(
+            self._orchestrator.Answer, request, timeout_seconds=route.timeout_seconds + _GRACE_SECONDS
+        )
+        async with aclosing(call) as events:
+            async for event in events:
+                match event.WhichOneof("event"):
+                    case "delta":
+                        characters += len(event.delta.text)
+                        entry.used(prompt_tokens + characters // 4)
+                    case "tool_call":
+                        characters += len(event.tool_call.tool_call.arguments_json)
+                        entry.used(prompt_tokens + characters // 4)
+                    case "done":
+                        entry.used(event.done.usage.prompt_tokens + event.done.usage.completion_tokens)
+                        yield event
+                        return
+                    case _:  # which route, which passages, which verdict: for the record, not for clients
+                        continue
+                yield event
+        raise UpstreamFailed("The answer ended before it was complete; try again.")
+
+    async def embed(self, entry: Entry, model: specs.Model, texts: list[str]) -> orchestrator_pb2.EmbedResponse:
+        """Reserves and embeds. Raises FactoryError."""
+        await entry.reserve(rules.estimated_tokens(texts))
+        request = orchestrator_pb2.EmbedRequest(request_id=entry.request_id, model=model.name, texts=texts)
+        response = await channels.unary(
+            self._orchestrator.Embed, request, timeout_seconds=model.timeout_seconds + _GRACE_SECONDS
+        )
+        if len(response.embeddings) != len(texts):
+            raise UpstreamFailed("The model returned another number of vectors than texts; try again.")
+        entry.used(response.usage.prompt_tokens)
+        return response
+
+    async def record_feedback(self, entry: Entry, feedback: Feedback) -> tuple[str, bool]:
+        """Stores feedback; returns its id, and whether the request that it is about is on record yet.
+
+        The record of a request may arrive after the feedback on it; the monitor joins them. Raises FactoryError.
+        """
+        if not (feedback.rating or feedback.correction or feedback.comment or feedback.ground_truth):
+            raise InvalidArgument(
+                "Feedback must hold a rating, a correction, a comment or a ground_truth.", field="rating"
+            )
+        await entry.reserve()
+        # OpenAI's clients know the answer's id, which is the request's under another prefix.
+        request_id = "req-" + feedback.request_id.rpartition("-")[2]
+        request = monitor_pb2.RecordFeedbackRequest(
+            request_id=request_id,
+            rating=feedback.rating,
+            correction=feedback.correction,
+            comment=feedback.comment,
+            ground_truth=feedback.ground_truth,
+        )
+        # Nothing of one tenant may collide with another's: the tenant is part of the id.
+        key = feedback.idempotency_key.encode() or request.SerializeToString(deterministic=True)
+        scope = f"{entry.holder.tenant.name}\0{request_id}\0".encode()
+        request.feedback_id = "fb-" + hashlib.sha256(scope + key).hexdigest()[:32]
+        response = await channels.unary(
+            self._monitor.RecordFeedback, request, timeout_seconds=self._record_timeout_seconds
+        )
+        return request.feedback_id, response.interaction_known
+
+    async def usage(self, entry: Entry, start: Timestamp | None, end: Timestamp | None) -> list[monitor_pb2.UsageRow]:
+        """Usage of the caller's tenant, by key, model and day. Raises FactoryError."""
+        if start is not None and end is not None and start.ToNanoseconds() >= end.ToNanoseconds():
+            raise InvalidArgument("'start_time' must be before 'end_time'.", field="start_time")
+        await entry.reserve()
+        request = monitor_pb2.GetUsageRequest(start_time=start, end_time=end)
+        response = await channels.unary(self._monitor.GetUsage, request, timeout_seconds=self._record_timeout_seconds)
+        return list(response.rows)

@@ -1,0 +1,156 @@
+"""A real gateway on real sockets, over a scripted orchestrator and a small monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc.aio
+import httpx
+import pytest
+import uvloop
+from pydantic import SecretStr
+
+from genaifactory_common import settings as common_settings
+from genaifactory_common import specs, testing
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_common.testing.feedback import FakeFeedbackStore
+from genaifactory_common.testing.orchestrator import FakeOrchestrator
+from genaifactory_gateway.app import Channels, create_app
+from genaifactory_gateway.limits import MemoryLimiter
+from genaifactory_gateway.settings import Http, Settings
+
+USER, CHATTER, VIEWER, BETA = "sk-acme-user", "sk-acme-chatter", "sk-acme-viewer", "sk-beta-user"
+
+FACTORY = f"""
+tenants:
+  - name: acme
+    limits: {{requests_per_minute: 6000, tokens_per_minute: 1000000}}
+    keys:
+      - {{id: user, sha256: {specs.hash_key(USER)}, role: user, groups: [staff]}}
+      - {{id: chatter, sha256: {specs.hash_key(CHATTER)}, role: chatter}}
+      - {{id: viewer, sha256: {specs.hash_key(VIEWER)}, role: viewer}}
+  - name: beta
+    limits: {{requests_per_minute: 3, tokens_per_minute: 3000}}
+    keys: [{{id: beta, sha256: {specs.hash_key(BETA)}, role: user}}]
+roles:
+  - {{name: user, permissions: [chat, embed, models, feedback, usage]}}
+  - {{name: chatter, permissions: [chat, embed, models], routes: [chat]}}
+  - {{name: viewer, permissions: [models]}}
+models:
+  - {{name: extractive, backend: {{type: modelserver, model: extractive}}}}
+  - {{name: minilm, kind: embedding, description: Small., backend: {{type: modelserver, model: minilm}}}}
+routes:
+  - {{name: chat, task: chat, description: Talks., models: [extractive], max_output_tokens: 500}}
+  - {{name: rag, task: rag, models: [extractive], prompt: rag, knowledge_base: documents}}
+  - {{name: secret-plan, task: rag, models: [extractive], prompt: rag, knowledge_base: beta-only}}
+prompts: [{{name: rag, version: 1, system: Answer.}}]
+knowledge_bases:
+  - {{name: documents}}
+  - {{name: beta-only, tenants: [beta]}}
+policies: [{{name: default}}]
+"""
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """As in production."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@dataclass
+class Clock:
+    """A clock that tests turn."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Gateway:
+    """A running gateway and what stands around it."""
+
+    orchestrator: FakeOrchestrator
+    monitor: FakeFeedbackStore
+    source: specs.Source
+    clock: Clock
+    http: httpx.AsyncClient
+    channel: grpc.aio.Channel
+    address: str
+    key: str = USER
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{self.address}/v1"
+
+    async def post(self, path: str, body: Any, *, key: str | None = USER, headers: Any = None) -> httpx.Response:
+        """Posts JSON, or the bytes given."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        own = {"content-type": "application/json"}
+        if key is not None:
+            own["authorization"] = f"Bearer {key}"
+        return await self.http.post(path, content=content, headers=own | (headers or {}))
+
+    async def get(self, path: str, *, key: str | None = USER) -> httpx.Response:
+        return await self.http.get(path, headers={} if key is None else {"authorization": f"Bearer {key}"})
+
+    async def chat(self, key: str | None = USER, **fields: Any) -> httpx.Response:
+        """A chat completion, with a question unless `messages` are given."""
+        body = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]} | fields
+        return await self.post("/v1/chat/completions", body, key=key)
+
+
+Start = Callable[..., AbstractAsyncContextManager[Gateway]]
+
+
+@pytest.fixture
+def start() -> Start:
+    """Starts a gateway: start(max_concurrent_requests=…, http=Http(…), telemetry=…)."""
+    return _started
+
+
+@asynccontextmanager
+async def _started(
+    *,
+    http: Http | None = None,
+    max_concurrent_requests: int = 512,
+    telemetry: Telemetry | None = None,
+    drain_seconds: float = 1.0,
+) -> AsyncIterator[Gateway]:
+    settings = Settings(
+        context_private_key=SecretStr(base64.b64encode(testing.SIGNER.private_key).decode()),
+        http=(http or Http()).model_copy(update={"address": "127.0.0.1:0"}),
+        server=common_settings.Server(drain_seconds=drain_seconds),
+        max_concurrent_requests=max_concurrent_requests,
+    )
+    orchestrator, monitor, clock = FakeOrchestrator(), FakeFeedbackStore(), Clock()
+    source = specs.Source(specs.parse(FACTORY))
+    async with (
+        testing.served(orchestrator.app(testing.VERIFIER)) as to_orchestrator,
+        testing.served(monitor.app(testing.VERIFIER)) as to_monitor,
+    ):
+        app = create_app(
+            settings,
+            source,
+            Channels(orchestrator=to_orchestrator, monitor=to_monitor),
+            telemetry or Telemetry("gateway"),
+            limiter=MemoryLimiter(clock),
+        )
+        async with testing.served(app, drain_seconds=drain_seconds) as channel:
+            address = app.http_address()
+            async with httpx.AsyncClient(base_url=f"http://{address}", verify=False, timeout=20) as client:
+                yield Gateway(orchestrator, monitor, source, clock, client, channel, address)
+
+
+@pytest.fixture
+async def gateway(start: Start) -> AsyncIterator[Gateway]:
+    """A running gateway."""
+    async with start() as running:
+        yield running
