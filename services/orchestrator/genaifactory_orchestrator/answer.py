@@ -22,8 +22,9 @@ from genaifactory_orchestrator.backends import Delta, Prompt, ToolCallDelta
 from genaifactory_orchestrator.cache import Cache
 from genaifactory_orchestrator.concurrency import task_group
 from genaifactory_orchestrator.conversations import Conversations, History
+from genaifactory_orchestrator.draft import Finished
 from genaifactory_orchestrator.events import Done, Emit, RouteChosen
-from genaifactory_orchestrator.generation import Finished, ModelClient
+from genaifactory_orchestrator.generation import ModelClient
 from genaifactory_orchestrator.guard import Checked, Guard
 from genaifactory_orchestrator.outbox import Outbox
 from genaifactory_orchestrator.output import Choice

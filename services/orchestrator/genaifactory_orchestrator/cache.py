@@ -91,7 +91,7 @@ def key(
     plan: digest of the route with its models, prompt and policy. messages: the whole conversation, as checked.
     """
     digest = hashlib.sha256()
-    parts = [tenant, "\x1f".join(sorted(groups)), plan, _bytes(sampling), _bytes(output_format)]
+    parts: list[str | bytes] = [tenant, "\x1f".join(sorted(groups)), plan, _bytes(sampling), _bytes(output_format)]
     for message in messages:
         rest = types_pb2.Message()
         rest.CopyFrom(message)

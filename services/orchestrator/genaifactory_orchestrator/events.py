@@ -24,7 +24,7 @@ class RouteChosen:
 class Done:
     """How the answer ended."""
 
-    finish_reasons: tuple[types_pb2.FinishReason, ...]
+    finish_reasons: tuple[types_pb2.FinishReason.ValueType, ...]
     """One for each choice."""
     model: str = ""
     citations: tuple[types_pb2.Citation, ...] = ()

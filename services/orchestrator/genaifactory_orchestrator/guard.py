@@ -108,7 +108,7 @@ class Guard:
         )
 
     async def _check(
-        self, direction: types_pb2.Direction, text: str, policy: specs.Policy, field: str
+        self, direction: types_pb2.Direction.ValueType, text: str, policy: specs.Policy, field: str
     ) -> safety_pb2.CheckTextResponse:
         request = safety_pb2.CheckTextRequest(direction=direction, text=text, policy=policy.name)
         try:

@@ -28,7 +28,7 @@ class Choice:
         self.number = number
         self.stream = stream
         self.released: list[str] = []
-        self.finish_reason = types_pb2.FINISH_REASON_UNSPECIFIED
+        self.finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
         self.tool_calls: dict[int, types_pb2.ToolCall] = {}
         self.tool_verdicts: list[types_pb2.Verdict] = []
         self._marks = MarkFilter(passages) if passages is not None else None
@@ -60,7 +60,7 @@ class Choice:
         call.name = call.name or piece.name
         call.arguments_json += piece.arguments_json
 
-    async def end(self, reason: types_pb2.FinishReason) -> None:
+    async def end(self, reason: types_pb2.FinishReason.ValueType) -> None:
         """The model has ended this choice."""
         if self._marks and (rest := self._marks.end()):
             await self.stream.feed(rest)

@@ -13,9 +13,9 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import telemetry
 from genaifactory_common.errors import Cancelled, ContentBlocked, FactoryError, Internal
 from genaifactory_common.identity import Caller
+from genaifactory_orchestrator.attempts import Attempt
 from genaifactory_orchestrator.backends import Usage
 from genaifactory_orchestrator.events import Done
-from genaifactory_orchestrator.generation import Attempt
 from genaifactory_orchestrator.guard import InputBlocked
 from genaifactory_orchestrator.output import Choice
 from genaifactory_orchestrator.pricing import Cost, total
@@ -104,7 +104,7 @@ class Record:
         record.error_message = error.message
         return record
 
-    def _interaction(self, outcome: monitor_pb2.Outcome) -> monitor_pb2.Interaction:
+    def _interaction(self, outcome: monitor_pb2.Outcome.ValueType) -> monitor_pb2.Interaction:
         cost = self.cost
         seconds, nanos = divmod(int(self.started_at * 1e9), 1_000_000_000)
         return monitor_pb2.Interaction(

@@ -1,9 +1,7 @@
-"""A model server that answers from a script, and records what it was asked; a real gRPC service.
+"""A scripted model server: says what a test tells it to, and fails when it is told to.
 
-    fake = modelserver.FakeModelServer([errors.Overloaded("full"), modelserver.answer("Xin", " chào")])
-    async with testing.served(fake.app()) as channel: ...
-
-Each Generate takes the next reply; the last one serves all further calls.
+fake = FakeModelServer(["Xin ", "chào"])
+async with served(fake.app(VERIFIER)) as channel: ...
 """
 
 from __future__ import annotations
@@ -11,88 +9,80 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-
-import grpc.aio
+from typing import Any
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import testing
+from genaifactory_common import identity
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 
-HANG = "hang"
-Step = modelserver_pb2.GenerateResponse | FactoryError | str
-"""A message to send, an error to end with, or HANG."""
-
-
-def text(*texts: str) -> list[Step]:
-    """The messages of some pieces of text."""
-    return [modelserver_pb2.GenerateResponse(delta=piece) for piece in texts]
-
-
-def answer(
-    *texts: str,
-    finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_STOP,
-    usage: tuple[int, int] = (10, 5),
-) -> list[Step]:
-    """A good answer, one message for each text. usage: prompt and completion tokens."""
-    counts = types_pb2.TokenUsage(prompt_tokens=usage[0], completion_tokens=usage[1])
-    return [*text(*texts), modelserver_pb2.GenerateResponse(finish_reason=finish_reason, usage=counts)]
+Step = str | modelserver_pb2.GenerateResponse | FactoryError | asyncio.Event
+"""Text to write, a response as it is, an error to raise, or a moment to wait for."""
 
 
 class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
-    """The servicer."""
+    """Plays a script for each request. A script without a finish reason ends every choice with STOP."""
 
-    def __init__(self, replies: Sequence[Sequence[Step] | FactoryError] = ()) -> None:
-        self._replies = replies
+    def __init__(self, script: Sequence[Step] = ("ok",)) -> None:
+        self.script: Sequence[Step] = script
+        self.scripts: dict[str, Sequence[Step]] = {}
+        """By model, instead of `script`."""
+        self.usage = types_pb2.TokenUsage(prompt_tokens=10, completion_tokens=5)
         self.requests: list[modelserver_pb2.GenerateRequest] = []
-        self.cancelled = asyncio.Event()
-        """Set when a call was cancelled while it ran."""
-
-    def app(self, telemetry: Telemetry | None = None) -> ServiceApp:
-        """For `testing.served`."""
-
-        @asynccontextmanager
-        async def lifespan() -> AsyncIterator[None]:
-            yield
-
-        return ServiceApp(
-            name="modelserver",
-            telemetry=telemetry or Telemetry("modelserver"),
-            service_names=("genaifactory.modelserver.v1.ModelService",),
-            register=lambda server: modelserver_pb2_grpc.add_ModelServiceServicer_to_server(self, server),
-            lifespan=lifespan,
-            verifier=testing.VERIFIER,
-        )
+        self.running = 0
+        self.cancelled = 0
+        """Requests whose caller went away before the end."""
 
     async def Generate(
-        self,
-        request: modelserver_pb2.GenerateRequest,
-        context: grpc.aio.ServicerContext[modelserver_pb2.GenerateRequest, modelserver_pb2.GenerateResponse],
+        self, request: modelserver_pb2.GenerateRequest, context: Any
     ) -> AsyncIterator[modelserver_pb2.GenerateResponse]:
-        """Plays the next reply."""
+        """Plays the script."""
         self.requests.append(request)
-        reply = self._replies[min(len(self.requests), len(self._replies)) - 1]
+        self.running += 1
+        finished: set[int] = set()
         try:
-            for step in [reply] if isinstance(reply, FactoryError) else reply:
+            for step in self.scripts.get(request.model, self.script):
                 if isinstance(step, FactoryError):
                     raise step
-                if isinstance(step, str):
-                    await asyncio.Event().wait()
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, str):
+                    for choice in range(request.sampling.n or 1):
+                        yield modelserver_pb2.GenerateResponse(delta=step, choice=choice)
                 else:
+                    if step.finish_reason:
+                        finished.add(step.choice)
                     yield step
+            for choice in set(range(request.sampling.n or 1)) - finished:
+                yield modelserver_pb2.GenerateResponse(choice=choice, finish_reason=types_pb2.FINISH_REASON_STOP)
+            yield modelserver_pb2.GenerateResponse(usage=self.usage)
         except (asyncio.CancelledError, GeneratorExit):
-            self.cancelled.set()
+            self.cancelled += 1
             raise
+        finally:
+            self.running -= 1
 
-    async def Embed(
-        self,
-        request: modelserver_pb2.EmbedRequest,
-        context: grpc.aio.ServicerContext[modelserver_pb2.EmbedRequest, modelserver_pb2.EmbedResponse],
-    ) -> modelserver_pb2.EmbedResponse:
-        """A vector of the text's length and its number for each text."""
-        vectors = [modelserver_pb2.Embedding(values=[len(text), i]) for i, text in enumerate(request.texts)]
+    async def Embed(self, request: modelserver_pb2.EmbedRequest, context: Any) -> modelserver_pb2.EmbedResponse:
+        """A vector of two components for each text: its length, and 1."""
+        vectors = [modelserver_pb2.Embedding(values=[float(len(text)), 1.0]) for text in request.texts]
         return modelserver_pb2.EmbedResponse(
-            embeddings=vectors, usage=types_pb2.TokenUsage(prompt_tokens=sum(map(len, request.texts)))
+            embeddings=vectors, usage=types_pb2.TokenUsage(prompt_tokens=len(request.texts))
         )
+
+    def app(self, verifier: identity.Verifier) -> ServiceApp:
+        """For `served`."""
+        return ServiceApp(
+            name="modelserver",
+            telemetry=Telemetry("modelserver"),
+            service_names=("genaifactory.modelserver.v1.ModelService",),
+            register=lambda server: modelserver_pb2_grpc.add_ModelServiceServicer_to_server(self, server),
+            lifespan=_nothing,
+            verifier=verifier,
+        )
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield

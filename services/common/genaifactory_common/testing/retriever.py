@@ -1,0 +1,70 @@
+"""A scripted retriever: finds the passages that a test gives it.
+
+fake = FakeRetriever([passage("Nghỉ phép năm là 14 ngày.")])
+async with served(fake.app(VERIFIER)) as channel: ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import identity
+from genaifactory_common.errors import FactoryError
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+
+
+def passage(text: str, *, number: int = 1, title: str = "Handbook") -> types_pb2.Passage:
+    """A passage with ids made from its number."""
+    return types_pb2.Passage(
+        passage_id=f"p{number}", document_id=f"d{number}", text=text, title=title, uri=f"docs/{number}.md", score=1.0
+    )
+
+
+class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
+    """Answers every search with the same passages."""
+
+    def __init__(self, passages: Iterable[types_pb2.Passage] = ()) -> None:
+        self.passages = list(passages)
+        self.index_version = "v1"
+        self.term_coverage = 1.0
+        self.error: FactoryError | None = None
+        """Raised by every search."""
+        self.hold: asyncio.Event | None = None
+        """Searches wait for it."""
+        self.searches: list[retriever_pb2.SearchRequest] = []
+        self.callers: list[identity.Caller] = []
+
+    async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
+        """The passages, bounded by the limit."""
+        self.searches.append(request)
+        self.callers.append(identity.current())
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.error is not None:
+            raise self.error
+        passages = self.passages[: request.limit or None]
+        return retriever_pb2.SearchResponse(
+            passages=passages, index_version=self.index_version, term_coverage=self.term_coverage if passages else 0.0
+        )
+
+    def app(self, verifier: identity.Verifier) -> ServiceApp:
+        """For `served`."""
+        return ServiceApp(
+            name="retriever",
+            telemetry=Telemetry("retriever"),
+            service_names=("genaifactory.retriever.v1.RetrieverService",),
+            register=lambda server: retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(self, server),
+            lifespan=_nothing,
+            verifier=verifier,
+        )
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
