@@ -129,13 +129,9 @@ async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(platform_p
     file = platform_process.platform.state.factory_file
     text = await asyncio.to_thread(file.read_text, encoding="utf-8")
     await asyncio.to_thread(file.write_text, text.replace("- name: chat\n", "- name: talk\n"), encoding="utf-8")
-    async with (
-        asyncio.timeout(30),
-        openai.AsyncOpenAI(
-            base_url=platform_process.platform.openai_url, api_key=platform_process.platform.key
-        ) as client,
-    ):
-        while "talk" not in {model.id async for model in client.models.list()}:
+    running = platform_process.platform
+    async with asyncio.timeout(30), openai.AsyncOpenAI(base_url=running.openai_url, api_key=running.key) as client:
+        while "talk" not in {model.id async for model in client.models.list()}:  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.1)
 
 

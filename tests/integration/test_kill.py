@@ -1,0 +1,133 @@
+"""Kill -9 of the whole platform at random moments: nothing answered is lost or doubled, and the index opens."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from genaifactory_common import channels
+from genaifactory_common.errors import FactoryError
+from genaifactory_local import testing
+from genaifactory_local.testing import Platform
+
+CLIENTS = 8
+QUESTIONS = (
+    "How many days of annual leave do I have?",
+    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
+    "What is the daily allowance abroad?",
+    "Pin của Lúa 3 dùng được bao lâu?",
+)
+
+
+@dataclass
+class Seen:
+    """What clients saw before the platforms died."""
+
+    answered: list[str] = field(default_factory=list)
+    """Ids of requests whose answers came whole."""
+    stored: dict[str, str] = field(default_factory=dict)
+    """Ids of documents that the retriever said it stored, with a word that is theirs alone."""
+
+
+async def _ask_until_it_dies(platform: Platform, seen: Seen, rng: random.Random) -> None:
+    headers = {"Authorization": f"Bearer {platform.key}"}
+    with contextlib.suppress(httpx.HTTPError):
+        async with httpx.AsyncClient(trust_env=False, headers=headers, timeout=30) as client:
+            while True:
+                # Some questions are answered from the cache, and some are new.
+                question = f"{rng.choice(QUESTIONS)} {rng.choice(('', str(rng.random())))}"
+                body = {"model": "rag", "stream": True, "messages": [{"role": "user", "content": question}]}
+                async with client.stream("POST", f"{platform.openai_url}/chat/completions", json=body) as response:
+                    assert response.status_code == 200, await response.aread()
+                    async for line in response.aiter_lines():
+                        if line == "data: [DONE]":
+                            seen.answered.append(response.headers["x-request-id"])
+
+
+async def _ingest_until_it_dies(platform: Platform, seen: Seen, folder: Path, rng: random.Random) -> None:
+    with contextlib.suppress(FactoryError):
+        while True:
+            word = f"zq{rng.randrange(10**9):09d}"
+            file = folder / f"{word}.md"
+            await asyncio.to_thread(file.write_text, f"# Note {word}\n\nThe secret word of this note is {word}.\n")
+            summary = await platform.ingest([file])
+            assert summary.added == 1
+            seen.stored[file.name] = word
+
+
+async def _one_life(state: Path, notes: Path, seen: Seen, rng: random.Random) -> None:
+    async with testing.started(state, str(testing.SAMPLE)) as process:
+        platform = process.platform
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(CLIENTS):
+                tasks.create_task(_ask_until_it_dies(platform, seen, rng))
+            tasks.create_task(_ingest_until_it_dies(platform, seen, notes, rng))
+            await asyncio.sleep(rng.uniform(0.02, 1.0))
+            await process.kill()
+
+
+async def _recorded(platform: Platform, expected: set[str]) -> collections.Counter[str]:
+    """How often monitor has each request, once it has all that are expected, or after a minute."""
+    platform.sign_in()
+    async with channels.connect(platform.endpoints.socket("monitor")) as channel:
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+        for _ in range(60):
+            found: collections.Counter[str] = collections.Counter()
+            request = monitor_pb2.QueryInteractionsRequest(page_size=500)
+            while True:
+                page = await channels.unary(stub.QueryInteractions, request, timeout_seconds=30)
+                found.update(interaction.request_id for interaction in page.interactions)
+                if not page.next_page_token:
+                    break
+                request.page_token = page.next_page_token
+            if expected <= found.keys():
+                break
+            await asyncio.sleep(1)  # the queue of the last life is still being sent
+    return found
+
+
+async def _found(platform: Platform, word: str) -> str:
+    """The document that a search for the word finds first."""
+    platform.sign_in()
+    async with channels.connect(platform.endpoints.socket("retriever")) as channel:
+        stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+        request = retriever_pb2.SearchRequest(knowledge_base="documents", query=word, limit=1, mode=retriever_pb2.SEARCH_MODE_LEXICAL)
+        response = await channels.unary(stub.Search, request, timeout_seconds=30)
+    return response.passages[0].document_id if response.passages else ""
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(3, marks=pytest.mark.slow), pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+)
+async def test_killed_at_random_moments_nothing_answered_is_missing_or_doubled_and_the_index_opens(
+    tmp_path: Path, kills: int
+) -> None:
+    rng = random.Random(20261121)
+    seen = Seen()
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    state = tmp_path / "state"
+    for _ in range(kills):
+        await _one_life(state, notes, seen, rng)
+    assert len(seen.answered) >= kills
+    assert len(seen.answered) == len(set(seen.answered))
+    assert seen.stored
+    async with testing.started(state, str(testing.SAMPLE)) as process:
+        assert "8 unchanged" in process.output
+        recorded = await _recorded(process.platform, set(seen.answered))
+        assert set(seen.answered) - recorded.keys() == set()
+        assert [request_id for request_id, count in recorded.items() if count > 1] == []
+        found = {name: await _found(process.platform, word) for name, word in seen.stored.items()}
+        assert found == {name: name for name in seen.stored}
+        assert await process.stop() == 0
+    print(f"{kills} kills, {len(seen.answered)} answers recorded once, {len(seen.stored)} documents kept")
