@@ -1,0 +1,315 @@
+"""Answers a question with sentences of documents: reads, scores, chooses, and puts them into words.
+
+A unit's score is the share of the question's terms that it holds, each weighted by how rare it is in the given
+documents (inverse document frequency over units), with terms of the headings above it counting less; then come small
+bonuses for place, language and, where the question asks for one, a number. Further units are chosen by maximal
+marginal relevance (Carbonell and Goldstein, 1998), so that an answer does not say one thing twice.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from genaifactory_modelserver import words
+from genaifactory_modelserver.engine import Document
+from genaifactory_modelserver.question import Match, Question
+from genaifactory_modelserver.sentences import Kind, Unit, units
+from genaifactory_modelserver.words import Language
+
+MAX_QUOTES = 4
+
+# Below this share of the question's terms, found in a unit, above it and around it, the documents do not answer.
+_KNOWN_SHARE = 0.5
+_HEADING_EVIDENCE = 0.8
+_PASSAGE_EVIDENCE = 0.5
+# In the score a heading's term counts less than the unit's own; for a whole list its lead-in is what counts.
+_HEADING_SCORE = 0.5
+_LIST_ITEM_SCORE = 0.5
+# A further quote must be this good against the best one, after what it repeats is taken off.
+_WORTH_ADDING = 0.6
+_REPETITION_COST = 0.5
+_SAME_THING = 0.6
+_SHORTLIST = 24
+_LONG_WORDS = 60
+_UNITS_A_SLICE = 8
+_DETECTED_CHARACTERS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A unit of a document, word for word but for white space."""
+
+    text: str
+    number: int
+    """Position of the document, from 1."""
+    kind: Kind
+
+    @property
+    def marked(self) -> str:
+        """With its source."""
+        return f"{'- ' if self.kind is Kind.ITEM else ''}{self.text} [{self.number}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to say. Without quotes: that the documents do not answer."""
+
+    spoken: Language
+    quotes: tuple[Quote, ...]
+    lead_in: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole answer."""
+        return self.lead_in + _joined(self.quotes) if self.quotes else _UNKNOWN[self.spoken]
+
+    def after(self, begun: str) -> str:
+        """What is still to be said when `begun` has been, by this engine or by any other model."""
+        said = begun.rstrip()
+        if self.text.startswith(said):
+            rest = self.text[len(said) :]
+            return rest if said == begun else rest.lstrip()
+        normalised = _normalised(said)
+        open_quote = next((q for q in self.quotes if _overlap(said, q.marked)), None)
+        left = tuple(q for q in self.quotes if q is not open_quote and _normalised(q.text) not in normalised)
+        is_finished = _FINISHED.search(said) is not None
+        if open_quote is not None:
+            finished = open_quote.marked[_overlap(said, open_quote.marked) :]
+            return finished + (_separator((open_quote, *left)) + _joined(left) if left else "")
+        if left:
+            seam = "" if not said else _separator(left) if is_finished else "… "
+            return (seam if said == begun else seam.lstrip()) + _joined(left)
+        return "" if is_finished else f"… {_NOTHING_MORE[self.spoken]}"
+
+
+def without_documents(spoken: Language | None) -> str:
+    """What to say when there is nothing to quote from."""
+    return _NO_DOCUMENTS[spoken or "en"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    unit: Unit
+    place: int
+    """Number of the unit in its document, from 0."""
+    document: int
+    match: Match | None
+    above: Match | None
+    same_language: bool
+
+
+class Reader:
+    """Reads documents for one question; `read` in small slices, then `answer`."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._units = 0
+        self._frequency = [0] * len(question.terms)
+        self._candidates: list[_Candidate] = []
+        self._passages: list[dict[int, float]] = []
+        self._languages: list[Language] = []
+
+    def read(self, documents: Sequence[Document]) -> Iterator[None]:
+        """Reads all; yields often (well below a millisecond of work), so that others get their turn."""
+        since = 0
+        for number, document in enumerate(documents):
+            written = _written_in(document)
+            self._languages.append(written)
+            same = self._question.spoken in (None, written)
+            marked = not document.text.isascii()
+            titles = self._question.match(" . ".join((document.title, *document.headings)), marked=marked)
+            everywhere = dict(titles.quality) if titles is not None else {}
+            self._passages.append(everywhere)
+            context, above = None, titles
+            for place, unit in enumerate(units(document.text, starts_inside=document.starts_inside)):
+                if unit.context != context:
+                    context = unit.context
+                    above = _better(titles, self._question.match(context, marked=marked))
+                match = self._question.match(unit.text, marked=marked)
+                self._units += 1
+                if match is not None:
+                    for term, quality in match.quality.items():
+                        self._frequency[term] += 1
+                        everywhere[term] = max(quality, everywhere.get(term, 0.0))
+                if match is not None or above is not None:
+                    self._candidates.append(_Candidate(unit, place, number, match, above, same))
+                since += 1
+                if since == _UNITS_A_SLICE:
+                    since = 0
+                    yield
+            yield
+
+    def answer(self) -> Answer:
+        """What the documents that were read say."""
+        spoken = self._question.spoken or _most_common(self._languages)
+        scored = sorted(
+            ((self._score(c), -c.document, -c.place, c) for c in self._candidates), key=lambda s: s[:3], reverse=True
+        )
+        known = [(score, c) for score, _, _, c in scored[:_SHORTLIST] if self._is_known(c)]
+        chosen = _diverse(known)
+        quotes = tuple(Quote(_quoted(c.unit), c.document + 1, c.unit.kind) for c in _readable(chosen))
+        foreign = bool(chosen) and not any(c.same_language for c in chosen)
+        return Answer(spoken, quotes, _FOREIGN[spoken] if foreign else "")
+
+    def _score(self, candidate: _Candidate) -> float:
+        own, above = (1.0, _HEADING_SCORE) if candidate.unit.kind is not Kind.LIST else (_LIST_ITEM_SCORE, 1.0)
+        found = total = 0.0
+        for i, term in enumerate(self._question.terms):
+            weight = term.weight * (0.4 + 0.6 * self._rarity(i))
+            total += weight
+            found += weight * max(own * _quality(candidate.match, i), above * _quality(candidate.above, i))
+        score = found / total if total else 0.0
+        if not score:
+            return 0.0
+        text = candidate.unit.text
+        score += 0.1 / (1 + candidate.document) + 0.04 / (1 + candidate.place)
+        score += 0.15 * candidate.same_language
+        score += 0.12 * (self._question.wants_number and _DIGIT.search(text) is not None)
+        score -= 0.15 * (not candidate.unit.complete)
+        score -= 0.1 * (candidate.unit.kind is Kind.SENTENCE and len(text.split()) > _LONG_WORDS)
+        return score
+
+    def _rarity(self, term: int) -> float:
+        """Inverse document frequency, 0 to 1."""
+        n, df = self._units, self._frequency[term]
+        return math.log(1 + (n - df + 0.5) / (df + 0.5)) / math.log(1 + (n + 0.5) / 0.5)
+
+    def _is_known(self, candidate: _Candidate) -> bool:
+        """Whether the unit, with what stands above and around it, is about what was asked."""
+        if not candidate.same_language:
+            return self._is_known_abroad(candidate)
+        passage = self._passages[candidate.document]
+        found = total = 0.0
+        for i, term in enumerate(self._question.terms):
+            if term.from_context:
+                continue
+            total += term.weight
+            found += term.weight * max(
+                _quality(candidate.match, i),
+                _HEADING_EVIDENCE * _quality(candidate.above, i),
+                _PASSAGE_EVIDENCE * passage.get(i, 0.0),
+            )
+        return total > 0 and found / total >= _KNOWN_SHARE
+
+    def _is_known_abroad(self, candidate: _Candidate) -> bool:
+        """The same for a document in another language, where only names, numbers and loan-words can match."""
+        exact = (candidate.match.exact if candidate.match else frozenset()) | (
+            candidate.above.exact if candidate.above else frozenset()
+        )
+        terms = self._question.terms
+        shared = [i for i in exact if terms[i].telling or (len(terms[i].form.exact) > 3 and not terms[i].from_context)]
+        telling = [i for i, term in enumerate(terms) if term.telling and not term.from_context]
+        return bool(shared) and 2 * sum(i in exact for i in telling) >= len(telling)
+
+
+def _diverse(scored: list[tuple[float, _Candidate]]) -> list[_Candidate]:
+    """The best, then whatever adds to it, best first."""
+    chosen: list[tuple[_Candidate, frozenset[str]]] = []
+    bags = [(score, c, frozenset(words.words(c.unit.text.lower()))) for score, c in scored]
+    while bags and len(chosen) < MAX_QUOTES:
+        ranked = [
+            (score - _REPETITION_COST * max((_similarity(bag, b) for _, b in chosen), default=0.0), i)
+            for i, (score, _, bag) in enumerate(bags)
+        ]
+        worth, best = max(ranked, key=lambda pair: (pair[0], -pair[1]))
+        if chosen and worth < _WORTH_ADDING * scored[0][0]:
+            break
+        _, candidate, bag = bags.pop(best)
+        if not any(_repeats(candidate, bag, other, b) for other, b in chosen):
+            chosen.append((candidate, bag))
+    return [candidate for candidate, _ in chosen]
+
+
+def _repeats(one: _Candidate, bag: frozenset[str], other: _Candidate, other_bag: frozenset[str]) -> bool:
+    overlaps = one.document == other.document and one.unit.start < other.unit.end and other.unit.start < one.unit.end
+    contained = len(bag & other_bag) >= 0.9 * min(len(bag), len(other_bag))
+    return overlaps or contained or _similarity(bag, other_bag) > _SAME_THING
+
+
+def _similarity(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / len(one | other) if one or other else 1.0
+
+
+def _readable(chosen: list[_Candidate]) -> list[_Candidate]:
+    """Document by document, the best one's first, and in each in the order of its text."""
+    order = list(dict.fromkeys(c.document for c in chosen))
+    return sorted(chosen, key=lambda c: (order.index(c.document), c.unit.start))
+
+
+def _quoted(unit: Unit) -> str:
+    if unit.kind is not Kind.LIST:
+        return " ".join(unit.text.split())
+    lines = (" ".join(line.split()) for line in unit.text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _joined(quotes: Sequence[Quote]) -> str:
+    return _separator(quotes).join(quote.marked for quote in quotes)
+
+
+def _separator(quotes: Sequence[Quote]) -> str:
+    return " " if all(quote.kind is Kind.SENTENCE for quote in quotes) else "\n"
+
+
+def _overlap(said: str, quote: str) -> int:
+    """How many characters of the quote the text ends with, if it breaks off inside it after some words; else 0."""
+    least = min(16, len(quote))
+    return next((n for n in range(len(quote) - 1, least - 1, -1) if said.endswith(quote[:n])), 0)
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _quality(match: Match | None, term: int) -> float:
+    return match.quality.get(term, 0.0) if match is not None else 0.0
+
+
+def _better(one: Match | None, other: Match | None) -> Match | None:
+    if one is None or other is None:
+        return one or other
+    quality = {i: max(_quality(one, i), _quality(other, i)) for i in one.quality.keys() | other.quality.keys()}
+    return Match(quality, one.exact | other.exact)
+
+
+def _written_in(document: Document) -> Language:
+    if document.language:
+        return "vi" if document.language.lower().startswith("vi") else "en"
+    return words.language(document.text[:_DETECTED_CHARACTERS]) or "en"
+
+
+def _most_common(languages: Sequence[Language]) -> Language:
+    return "vi" if 2 * sum(language == "vi" for language in languages) > len(languages) else "en"
+
+
+_DIGIT = re.compile(r"\d")
+_FINISHED = re.compile(r"(?:[.!?…:]|\[\d+\])[\"'”’»)\]*_]*$")
+
+_UNKNOWN: dict[Language, str] = {
+    "vi": "Tôi không biết: các tài liệu được cung cấp không có câu trả lời cho câu hỏi này.",
+    "en": "I don't know: the given documents do not answer this question.",
+}
+_NOTHING_MORE: dict[Language, str] = {
+    "vi": "Các tài liệu được cung cấp không cho biết thêm.",
+    "en": "The given documents say no more about this.",
+}
+_FOREIGN: dict[Language, str] = {
+    "vi": "Tài liệu không viết bằng tiếng Việt; dưới đây là các đoạn liên quan, trích nguyên văn:\n\n",
+    "en": "The documents are in another language; these are the passages that bear on the question, word for word:\n\n",
+}
+_NO_DOCUMENTS: dict[Language, str] = {
+    "vi": (
+        "Xin chào! Tôi là bộ trả lời có sẵn, không có mô hình ngôn ngữ: tôi chỉ trả lời bằng cách trích dẫn các tài "
+        "liệu được cung cấp, mà yêu cầu này không kèm tài liệu nào. Để trò chuyện tự do, hãy khai báo một mô hình "
+        "trong mục models của factory.yaml (ví dụ type: openai với base_url của một máy chủ tương thích OpenAI) rồi "
+        "thêm tên của nó vào models của tuyến này."
+    ),
+    "en": (
+        "Hello! I am the built-in engine and have no language model: I only answer by quoting documents that come "
+        "with the request, and this one has none. To chat freely, declare a model under models in factory.yaml (for "
+        "example type: openai with the base_url of an OpenAI-compatible server) and name it in this route's models."
+    ),
+}

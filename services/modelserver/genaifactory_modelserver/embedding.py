@@ -1,0 +1,77 @@
+"""The engine that embeds: all-MiniLM-L6-v2 through onnxruntime, in threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from genaifactory_common.errors import Unavailable
+from genaifactory_common.minilm import DIMENSIONS, MAX_TOKENS, MiniLM
+from genaifactory_modelserver.engine import Embeddings, Model
+from genaifactory_modelserver.settings import MiniLM as MiniLMSettings
+
+# Texts computed before others get their turn and a cancelled request is noticed; about a tenth of a second.
+_TEXTS_A_TURN = 8
+# MiniLM's own marks around a text, [CLS] and [SEP].
+_MARKS = 2
+
+
+class MiniLMEngine:
+    """Embeds texts; of a text longer than 256 tokens only the beginning is read, and counted."""
+
+    name = "minilm"
+
+    def __init__(self, settings: MiniLMSettings, cache_dir: Path) -> None:
+        """cache_dir: where the prepared graph is kept."""
+        self._served = Model(settings.model, context_tokens=MAX_TOKENS, embedding_dimensions=DIMENSIONS)
+        self._cache_dir = cache_dir
+        self._threads = settings.threads
+        self._executor: ThreadPoolExecutor | None = None
+        self._model: MiniLM | None = None
+
+    async def open(self) -> None:
+        """Loads the weights. Raises Unavailable when they are not installed or the cache cannot be written."""
+        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="minilm")
+        loop = asyncio.get_running_loop()
+        try:
+            self._model = await loop.run_in_executor(self._executor, MiniLM, self._cache_dir)
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(f"The embedding model cannot be loaded: {error}") from error
+
+    async def close(self) -> None:
+        """Ends the threads; waits for the texts in hand."""
+        self._model = None
+        if self._executor is not None:
+            executor, self._executor = self._executor, None
+            await asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
+
+    def ready(self) -> bool:
+        """Once loaded."""
+        return self._model is not None
+
+    def models(self) -> Sequence[Model]:
+        """The one model."""
+        return (self._served,)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
+        """Embeds, a few texts at a time. Raises Unavailable when not open."""
+        loop = asyncio.get_running_loop()
+        vectors = np.empty((len(texts), DIMENSIONS), np.float32)
+        tokens = 0
+        for start in range(0, len(texts), _TEXTS_A_TURN):
+            if self._model is None or self._executor is None:
+                raise Unavailable(f"The engine of '{model}' is closed.", retry_after_seconds=1.0)
+            some = texts[start : start + _TEXTS_A_TURN]
+            part, read = await loop.run_in_executor(self._executor, _compute, self._model, some)
+            vectors[start : start + len(some)] = part
+            tokens += read
+        return Embeddings(vectors, tokens)
+
+
+def _compute(model: MiniLM, texts: Sequence[str]) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], int]:
+    tokens = sum(min(model.count_tokens(text) + _MARKS, MAX_TOKENS) for text in texts)
+    return model.embed(texts), tokens

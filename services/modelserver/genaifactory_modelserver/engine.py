@@ -1,0 +1,237 @@
+"""What an engine is: the protocols that every engine follows, and the values that go in and out.
+
+    Engine              opens, closes, says whether it is ready and what it serves
+    ├── Generator       an engine whose models generate text
+    └── Embedder        an engine whose models embed texts
+
+An engine gets requests whose every field is in range (`validation`) and whose model is its own (`serving`). What it
+cannot do it refuses with InvalidArgument that names the field. Engines know nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Role(StrEnum):
+    """Who wrote a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class FinishReason(StrEnum):
+    """Why a model stopped, as OpenAI's API writes it."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+class Priority(IntEnum):
+    """Who goes first when the engine is busy; smaller goes first."""
+
+    INTERACTIVE = 0
+    BATCH = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool, or, while streaming, the next piece of it."""
+
+    id: str
+    name: str
+    arguments_json: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+    name: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A passage to ground an answer in."""
+
+    text: str
+    title: str = ""
+    headings: tuple[str, ...] = ()
+    language: str = ""
+    """BCP 47; empty when unknown."""
+    starts_inside: bool = False
+    """Whether it was cut out of a longer text, so that its first sentence may be a fragment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the model may call."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON Schema of the arguments."""
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether and which tool has to be called."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str = ""
+    """The tool, with mode "named"."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """The form that the output must have."""
+
+    kind: Literal["text", "json_schema", "json_object", "regex", "choice", "grammar"] = "text"
+    json_schema: Mapping[str, Any] | None = None
+    pattern: str = ""
+    """The regular expression, or the EBNF grammar."""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen; None takes the model's default. Ranges as types.v1.Sampling says."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    n: int = 1
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What to generate from. Either `messages` or `prompt` is set."""
+
+    model: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    """Taken as it is, without a chat template."""
+    continue_final_message: bool = False
+    """The last message is the beginning of the answer."""
+    documents: tuple[Document, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    output_format: OutputFormat = field(default_factory=OutputFormat)
+    priority: Priority = Priority.INTERACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request, in the model's own count."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural logarithm of a token's probability, and the likeliest alternatives, best first."""
+
+    token: str
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The output of one engine step for one choice."""
+
+    delta: str = ""
+    choice: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    """Set in the last step of a choice."""
+    usage: Usage | None = None
+    """Set in the last step of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Vectors in the order of the texts, shape (texts, dimensions), and the tokens read."""
+
+    vectors: NDArray[np.float32]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model or an adapter that an engine serves."""
+
+    name: str
+    context_tokens: int = 0
+    """Longest prompt and output together; 0: not bounded."""
+    base_model: str = ""
+    """Name of the base model of an adapter."""
+    embedding_dimensions: int = 0
+    """Components of a vector; 0: the model generates."""
+
+
+class Engine(Protocol):
+    """Holds models. What it serves may change while it is open (adapters)."""
+
+    name: str
+    """The kind of engine: "extractive", "fake", "minilm"."""
+
+    async def open(self) -> None:
+        """Loads and warms up; when it returns, requests may come. Raises FactoryError."""
+
+    async def close(self) -> None:
+        """Lets go of everything. No request runs any more."""
+
+    def ready(self) -> bool:
+        """Whether it can serve now; False when it has died. Asked often: cheap, never blocks."""
+
+    def models(self) -> Sequence[Model]:
+        """What it serves now."""
+
+
+@runtime_checkable
+class Generator(Engine, Protocol):
+    """An engine whose models generate text."""
+
+    def generate(self, request: Generation) -> AsyncGenerator[Step, None]:
+        """Generates. Closing the iterator, or cancelling the task that iterates, stops the work at once.
+
+        The last step of every choice has a finish_reason; the last step of all has the usage.
+        Raises InvalidArgument at the call for what the engine cannot do; while iterating ContextTooLong and whatever
+        else goes wrong, always as FactoryError.
+        """
+
+
+@runtime_checkable
+class Embedder(Engine, Protocol):
+    """An engine whose models embed texts."""
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
+        """Embeds. Cancelling the task stops the work as soon as the texts in hand are done."""

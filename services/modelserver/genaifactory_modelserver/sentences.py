@@ -1,0 +1,288 @@
+"""Cuts a passage into what may be quoted: whole sentences, list items, lists with their lead-in, rows of tables.
+
+A unit's text is a substring of the passage as it stands there, so that a quote can be checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+# A hard-wrapped line is at least this long; a shorter one that ends without a full stop stands by itself.
+_WRAPPED_CHARACTERS = 50
+_MAX_LIST_WORDS = 120
+_MAX_TITLE_WORDS = 8
+_MAX_CHARACTERS = 1_500
+_MIN_WORDS = 3
+
+_BULLET = re.compile(r"\s*(?:[-*+•‣▪◦–—]|\(?\d{1,3}[.)]|\(?[a-zđ][.)])\s+")
+_NUMBERED = re.compile(r"\s*\(?\d")
+_MARKDOWN_HEADING = re.compile(r"\s{0,3}#{1,6}\s")
+_TABLE_RULE = re.compile(r"[\s|:+=-]*")
+_RULE_OR_FENCE = re.compile(r"\s*(?:[-=*_~]{3,}|`{3,}.*|~{3,}.*)\s*$")
+# A mark that looks like one of our own: a quote that carried it would cite what it does not quote.
+_CITATION = re.compile(r"\[\d+\]")
+# Runs are taken whole and once (possessive, look-behind): no text makes these take longer than its length.
+_SENTENCE_END = re.compile(r"(?<![.!?…])(?P<stop>[.!?…]++)[\"'”’»)\]*_]*+(?:\[\d++\])*+(?=\s)")
+_LAST_WORD = re.compile(r"[\w.&]*$")
+_LAST_WORD_CHARACTERS = 16
+_ABBREVIATIONS = frozenset(  # without the last full stop
+    """
+    e.g i.e vs mr mrs ms dr prof st no nos fig figs sec ch vol pp p approx dept inc ltd co corp jr sr est al cf
+    ths ts pgs gs bs ks cn tp q tx tt ubnd đ.c nxb stt vd tr ths.bs
+    """.split()  # noqa: SIM905  # a list of words reads as a text
+)
+_ENDS_SENTENCE = re.compile(r"[.!?…;:。][\"'”’»)\]*_`]*$")
+
+
+class Kind(Enum):
+    """What a unit is."""
+
+    SENTENCE = auto()
+    ITEM = auto()
+    """One item of a list, or one row of a table."""
+    LIST = auto()
+    """The items of a list together, with the sentence that leads in to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What may be quoted as a whole."""
+
+    text: str
+    """As it stands in the passage, with its line breaks; without the bullet of a single item."""
+    kind: Kind
+    start: int
+    """First character in the passage."""
+    end: int
+    """One past the last character."""
+    context: str = ""
+    """What stands above it in the passage: heading, question, lead-in (a list's own too), first row of the table."""
+    complete: bool = True
+    """Whether it ends as a sentence does."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    start: int
+    end: int
+    text: str
+
+
+def units(text: str, *, starts_inside: bool = False) -> Iterator[Unit]:
+    """The units of a passage in order; a list comes after its items.
+
+    starts_inside: the passage was cut out of a longer text; a beginning in the middle of a sentence is left out.
+    """
+    cutter = _Cutter(text, starts_inside=starts_inside)
+    for kind, lines in _blocks(text):
+        if kind == "item":
+            yield from cutter.item(lines)
+            continue
+        yield from cutter.end_of_list()
+        if kind == "heading":
+            cutter.heading = _heading_text(lines[0].text)
+        else:
+            yield from cutter.paragraph(lines[0].start, lines[-1].end)
+    yield from cutter.end_of_list()
+
+
+class _Cutter:
+    """What stands above the place in the passage that is being read."""
+
+    def __init__(self, text: str, *, starts_inside: bool) -> None:
+        self._text = text
+        self._inside_until = len(text) - len(text.lstrip()) if starts_inside else -1
+        self.heading = ""
+        self._lead_in: Unit | None = None
+        self._items: list[Unit] = []
+        self._numbered = False
+
+    def item(self, lines: list[_Line]) -> Iterator[Unit]:
+        numbered = _NUMBERED.match(lines[0].text) is not None
+        if self._items and numbered != self._numbered and not lines[0].text[:1].isspace():
+            yield from self.end_of_list()  # another kind of mark: another list, or a numbered heading
+        self._numbered = numbered
+        above = self._lead_in.text if self._lead_in is not None else self.heading
+        if self._items and "|" in self._items[0].text:
+            above = f"{above} {self._items[0].text}"  # the first row of a table says what the columns are
+        unit = _item(self._text, lines, above)
+        if unit is None:
+            return
+        self._items.append(unit)
+        # A lone item may be a numbered heading: the first waits for the second, or for the end of the list.
+        if len(self._items) == 2 and self._lead_in is None and _quotable(self._items[0]):
+            yield self._items[0]
+        if (len(self._items) > 1 or self._lead_in is not None) and _quotable(unit):
+            yield unit
+
+    def end_of_list(self) -> Iterator[Unit]:
+        lead_in, items = self._lead_in, self._items
+        self._lead_in, self._items = None, []
+        if lead_in is not None and items:
+            above = f"{lead_in.context} {lead_in.text}".strip()
+            yield from _list(self._text, lead_in.start, len(lead_in.text.split()), items, above)
+        elif lead_in is not None and _quotable(lead_in):
+            yield replace(lead_in, complete=False)
+        elif len(items) > 1:
+            line_start = self._text.rfind("\n", 0, items[0].start) + 1
+            yield from _list(self._text, line_start, 0, items, self.heading)
+        elif items and _is_title(items[0].text):
+            self.heading = items[0].text
+        elif items and _quotable(items[0]):
+            yield items[0]
+
+    def paragraph(self, start: int, end: int) -> Iterator[Unit]:
+        question = ""
+        unanswered = False
+        for unit in _sentences(self._text, start, end):
+            if unit.start == self._inside_until and unit.text[:1].islower():
+                continue
+            unanswered = unit.text.endswith("?")
+            if unanswered:
+                question = unit.text  # what follows answers it; by itself it answers nothing
+                continue
+            unit = replace(unit, context=f"{self.heading} {question}".strip())
+            if unit.text.endswith(":"):
+                self._lead_in = unit
+            elif _quotable(unit):
+                self._lead_in = None
+                yield unit
+        if unanswered:
+            self.heading = question
+
+
+def _blocks(text: str) -> Iterator[tuple[str, list[_Line]]]:
+    """Headings, list items and paragraphs, each with its lines."""
+    block: list[_Line] = []
+    kind = "paragraph"
+    for line in _lines(text):
+        starts = _starts(line, block, kind)
+        if starts is None:
+            block.append(line)
+            continue
+        if block:
+            yield _shown_as_heading(block, kind), block
+        block, kind = ([], "paragraph") if starts in ("blank", "rule") else ([line], starts)
+    if block:
+        # The last line of a passage may be a title cut off from its text, but quoting it would be no answer either way.
+        yield _shown_as_heading(block, kind), block
+
+
+def _starts(line: _Line, block: list[_Line], kind: str) -> str | None:
+    """What the line begins; None when it goes on with the block."""
+    if not line.text.strip():
+        return "blank"
+    if _RULE_OR_FENCE.match(line.text) or (line.text.count("|") > 1 and _TABLE_RULE.fullmatch(line.text)):
+        return "rule"
+    if _MARKDOWN_HEADING.match(line.text):
+        return "heading"
+    if _BULLET.match(line.text) or line.text.count("|") > 1:
+        return "item"
+    if not block or kind == "heading":
+        return "paragraph"
+    last = block[-1].text.rstrip()
+    if kind == "item":
+        # An item goes on in indented lines, and in lines that go on with its sentence.
+        wrapped = len(last) >= _WRAPPED_CHARACTERS and not _ENDS_SENTENCE.search(last)
+        return None if line.text[:1].isspace() or line.text[:1].islower() or wrapped else "paragraph"
+    goes_on = _ENDS_SENTENCE.search(last) or len(last) >= _WRAPPED_CHARACTERS or line.text.lstrip()[:1].islower()
+    return None if goes_on else "paragraph"
+
+
+def _shown_as_heading(block: list[_Line], kind: str) -> str:
+    """A short line without a full stop that stands alone is a title, however it was marked."""
+    return "heading" if kind == "paragraph" and len(block) == 1 and _is_title(block[0].text.strip()) else kind
+
+
+def _is_title(line: str) -> bool:
+    if len(line) >= _WRAPPED_CHARACTERS or len(line.split()) > _MAX_TITLE_WORDS or line[:1].islower():
+        return False
+    return ": " not in line and not _ENDS_SENTENCE.search(line)
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield _Line(start, end, text[start:end])
+        start = end + 1
+
+
+def _heading_text(line: str) -> str:
+    return line.strip().strip("#*_ \t")
+
+
+def _item(text: str, lines: list[_Line], context: str) -> Unit | None:
+    bullet = _BULLET.match(lines[0].text)
+    start, end = lines[0].start + (bullet.end() if bullet else 0), lines[-1].end
+    unit = _trimmed(text, start, end, Kind.ITEM)
+    if unit is None or not unit.text.startswith("|"):
+        return None if unit is None else replace(unit, context=context)
+    row = _trimmed(text, unit.start + 1, unit.end - unit.text.endswith("|"), Kind.ITEM)
+    return None if row is None else replace(row, context=context)
+
+
+def _list(text: str, start: int, words_before: int, items: list[Unit], context: str) -> Iterator[Unit]:
+    """The list as one unit: from `start`, as many items as are not too long to quote."""
+    budget = _MAX_LIST_WORDS - words_before
+    end = start
+    for item in items:
+        budget -= len(item.text.split())
+        if budget < 0:
+            break
+        end = item.end
+    unit = _trimmed(text, start, end, Kind.LIST)
+    if unit is not None and end > start and _quotable(unit):
+        yield replace(unit, context=context)
+
+
+def _sentences(text: str, start: int, end: int) -> Iterator[Unit]:
+    begin = start
+    for found in _SENTENCE_END.finditer(text, start, end):
+        if not _is_boundary(text, begin, found, end):
+            continue
+        unit = _trimmed(text, begin, found.end(), Kind.SENTENCE)
+        if unit is not None:
+            yield unit
+        begin = found.end()
+    unit = _trimmed(text, begin, end, Kind.SENTENCE)
+    if unit is not None:
+        yield replace(unit, complete=_ENDS_SENTENCE.search(unit.text) is not None)
+
+
+def _is_boundary(text: str, begin: int, found: re.Match[str], end: int) -> bool:
+    after = text[found.end() : min(found.end() + 16, end)].lstrip()
+    following = after.lstrip("\"'“‘«([*_`")[:1]
+    if not following:
+        return True
+    if following.islower():
+        return False
+    if found["stop"] != ".":
+        return True
+    last = _LAST_WORD.search(text, max(begin, found.start() - _LAST_WORD_CHARACTERS), found.start())
+    word = last.group().lower().rstrip(".") if last is not None else ""
+    if word in _ABBREVIATIONS or (word.isdigit() and len(word) <= 3 and text[begin : found.start()].strip() == word):
+        return False
+    # A single letter is an initial ("J. Smith"), "v.v." ends a sentence as often as not.
+    return not (len(word) == 1 and word.isalpha())
+
+
+def _trimmed(text: str, start: int, end: int, kind: Kind) -> Unit | None:
+    """The unit without white space and citation marks around it; None when nothing is left."""
+    piece = text[start:end]
+    stripped = piece.strip()
+    start += piece.find(stripped) if stripped else 0
+    while stripped.endswith("]") and _CITATION.fullmatch(stripped, stripped.rfind("[")):
+        stripped = stripped[: stripped.rfind("[")].rstrip()
+    return Unit(stripped, kind, start, start + len(stripped)) if stripped else None
+
+
+def _quotable(unit: Unit) -> bool:
+    if len(unit.text) > _MAX_CHARACTERS or _CITATION.search(unit.text):
+        return False
+    least = 2 if unit.kind is Kind.ITEM else _MIN_WORDS
+    return len(unit.text.split(None, least)) >= least

@@ -1,0 +1,279 @@
+"""Reads requests off the wire: every field in range, or InvalidArgument with the path of the bad one.
+
+Paths are those that a client of OpenAI's API knows: messages[2].content, sampling.temperature, tools[0].name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+
+from genaifactory.modelserver.v1 import modelserver_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_modelserver.engine import (
+    Document,
+    Generation,
+    Message,
+    OutputFormat,
+    Priority,
+    Role,
+    Sampling,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+
+MAX_MESSAGES = 10_000
+MAX_DOCUMENTS = 256
+MAX_TOOLS = 128
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 1_000
+MAX_CHOICES = 10_000
+MAX_PATTERN_CHARACTERS = 100_000
+MAX_EMBEDDED_TEXTS = 2_048
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_ROLES: Mapping[int, Role] = {
+    types_pb2.ROLE_SYSTEM: Role.SYSTEM,
+    types_pb2.ROLE_USER: Role.USER,
+    types_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+    types_pb2.ROLE_TOOL: Role.TOOL,
+}
+_PRIORITIES: Mapping[int, Priority] = {
+    modelserver_pb2.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    modelserver_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    modelserver_pb2.PRIORITY_BATCH: Priority.BATCH,
+}
+
+
+def generation(request: modelserver_pb2.GenerateRequest) -> Generation:
+    """What the request asks for. Raises InvalidArgument, TooLarge."""
+    _required("model", request.model)
+    source = request.WhichOneof("input")
+    if source is None:
+        raise InvalidArgument("Give messages or a prompt.", field="messages")
+    if source == "prompt":
+        _required("prompt", request.prompt)
+    if request.priority not in _PRIORITIES:
+        raise InvalidArgument(
+            f"The priority {request.priority} is unknown; take INTERACTIVE or BATCH.", field="priority"
+        )
+    _at_most("documents", len(request.documents), MAX_DOCUMENTS, "passages")
+    tools = _tools(request)
+    return Generation(
+        model=request.model,
+        messages=_messages(request.conversation) if source == "conversation" else (),
+        prompt=request.prompt if source == "prompt" else None,
+        continue_final_message=request.conversation.continue_final_message,
+        documents=tuple(_document(passage) for passage in request.documents),
+        sampling=_sampling(request.sampling),
+        tools=tools,
+        tool_choice=_tool_choice(request.tool_choice, tools),
+        output_format=_output_format(request.output_format),
+        priority=_PRIORITIES[request.priority],
+    )
+
+
+def texts(request: modelserver_pb2.EmbedRequest, *, max_characters: int) -> list[str]:
+    """The texts to embed. Raises InvalidArgument, TooLarge."""
+    _required("model", request.model)
+    if not request.texts:
+        raise InvalidArgument("Give at least one text.", field="texts")
+    _at_most("texts", len(request.texts), MAX_EMBEDDED_TEXTS, "texts")
+    found = list(request.texts)
+    for i, text in enumerate(found):
+        if not text or text.isspace():
+            raise InvalidArgument("The text is empty; every text needs a visible character.", field=f"texts[{i}]")
+    characters = sum(map(len, found))
+    if characters > max_characters:
+        raise TooLarge(
+            f"The texts have {characters} characters together; at most {max_characters} are taken in one call.",
+            field="texts",
+        )
+    return found
+
+
+def _required(field: str, value: str) -> None:
+    if not value:
+        raise InvalidArgument(f"The {field} is missing.", field=field)
+
+
+def _at_most(field: str, count: int, most: int, what: str) -> None:
+    if count > most:
+        raise TooLarge(f"There are {count} {what}; at most {most} are taken.", field=field)
+
+
+def _messages(conversation: modelserver_pb2.Conversation) -> tuple[Message, ...]:
+    if not conversation.messages:
+        raise InvalidArgument("Give at least one message.", field="messages")
+    _at_most("messages", len(conversation.messages), MAX_MESSAGES, "messages")
+    last = len(conversation.messages) - 1
+    continues = conversation.continue_final_message
+    found = tuple(
+        _message(f"messages[{i}]", message, begun=continues and i == last)
+        for i, message in enumerate(conversation.messages)
+    )
+    if continues and found[last].role is not Role.ASSISTANT:
+        raise InvalidArgument(
+            "With continue_final_message the last message must be the assistant's, begun but not finished.",
+            field=f"messages[{last}].role",
+        )
+    if continues and found[last].tool_calls:
+        raise InvalidArgument("An answer with tool calls cannot be continued.", field=f"messages[{last}].tool_calls")
+    return found
+
+
+def _message(path: str, message: types_pb2.Message, *, begun: bool) -> Message:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise InvalidArgument("The role must be system, user, assistant or tool.", field=f"{path}.role")
+    if message.tool_calls and role is not Role.ASSISTANT:
+        raise InvalidArgument("Only the assistant's messages have tool calls.", field=f"{path}.tool_calls")
+    if message.tool_call_id and role is not Role.TOOL:
+        raise InvalidArgument("Only a tool's messages name a tool call.", field=f"{path}.tool_call_id")
+    if role is Role.TOOL and not message.tool_call_id:
+        raise InvalidArgument("A tool's message must name the call that it answers.", field=f"{path}.tool_call_id")
+    # A tool may return nothing, an answer may be tool calls alone, and one begun may have no text yet.
+    if not message.content and role is not Role.TOOL and not message.tool_calls and not begun:
+        raise InvalidArgument("The content is empty.", field=f"{path}.content")
+    calls = []
+    for j, call in enumerate(message.tool_calls):
+        if not call.id or not call.name:
+            raise InvalidArgument("A tool call needs an id and a name.", field=f"{path}.tool_calls[{j}]")
+        calls.append(ToolCall(call.id, call.name, call.arguments_json, call.index))
+    return Message(role, message.content, message.name, tuple(calls), message.tool_call_id)
+
+
+def _document(passage: types_pb2.Passage) -> Document:
+    return Document(
+        passage.text, passage.title, tuple(passage.headings), passage.language, starts_inside=passage.start_offset > 0
+    )
+
+
+def _sampling(sampling: types_pb2.Sampling) -> Sampling:
+    has = sampling.HasField
+    found = Sampling(
+        temperature=sampling.temperature if has("temperature") else None,
+        top_p=sampling.top_p if has("top_p") else None,
+        top_k=sampling.top_k if has("top_k") else None,
+        max_tokens=sampling.max_tokens if has("max_tokens") else None,
+        stop=tuple(sampling.stop),
+        seed=sampling.seed if has("seed") else None,
+        frequency_penalty=sampling.frequency_penalty if has("frequency_penalty") else None,
+        presence_penalty=sampling.presence_penalty if has("presence_penalty") else None,
+        n=sampling.n if has("n") else 1,
+        logprobs=sampling.logprobs,
+        top_logprobs=sampling.top_logprobs,
+    )
+    _in_range("temperature", found.temperature, 0, 2)
+    _in_range("frequency_penalty", found.frequency_penalty, -2, 2)
+    _in_range("presence_penalty", found.presence_penalty, -2, 2)
+    _in_range("n", found.n, 1, 16)
+    _in_range("top_logprobs", found.top_logprobs, 0, 20)
+    # Not written as `top_p <= 0`: a NaN would pass.
+    if found.top_p is not None and not 0 < found.top_p <= 1:
+        raise InvalidArgument(f"top_p is {found.top_p:g}; it must be above 0 and at most 1.", field="sampling.top_p")
+    for name, value in (("top_k", found.top_k), ("max_tokens", found.max_tokens)):
+        if value is not None and value < 1:
+            raise InvalidArgument(f"{name} is {value}; it must be at least 1.", field=f"sampling.{name}")
+    if found.top_logprobs and not found.logprobs:
+        raise InvalidArgument("top_logprobs needs logprobs.", field="sampling.top_logprobs")
+    _at_most("sampling.stop", len(found.stop), MAX_STOPS, "stop texts")
+    for i, text in enumerate(found.stop):
+        if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
+            raise InvalidArgument(
+                f"A stop text has 1 to {MAX_STOP_CHARACTERS} characters, this one {len(text)}.",
+                field=f"sampling.stop[{i}]",
+            )
+    return found
+
+
+def _in_range(name: str, value: float | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        raise InvalidArgument(f"{name} is {value:g}; it must be {least} to {most}.", field=f"sampling.{name}")
+
+
+def _tools(request: modelserver_pb2.GenerateRequest) -> tuple[Tool, ...]:
+    _at_most("tools", len(request.tools), MAX_TOOLS, "tools")
+    names: set[str] = set()
+    found = []
+    for i, tool in enumerate(request.tools):
+        if not _TOOL_NAME.fullmatch(tool.name):
+            raise InvalidArgument("A tool's name has 1 to 64 letters, digits, '_' or '-'.", field=f"tools[{i}].name")
+        if tool.name in names:
+            raise InvalidArgument(f"The tool '{tool.name}' stands twice.", field=f"tools[{i}].name")
+        names.add(tool.name)
+        parameters = _plain(tool.parameters)
+        if parameters.get("type", "object") != "object":
+            raise InvalidArgument(
+                "A tool's parameters must be a JSON Schema of type 'object'.", field=f"tools[{i}].parameters"
+            )
+        found.append(Tool(tool.name, tool.description, parameters, tool.strict))
+    return tuple(found)
+
+
+def _tool_choice(choice: types_pb2.ToolChoice, tools: tuple[Tool, ...]) -> ToolChoice:
+    modes = types_pb2.ToolChoice
+    if choice.mode not in modes.Mode.values():
+        raise InvalidArgument(f"The mode {choice.mode} is unknown.", field="tool_choice.mode")
+    if choice.name and choice.mode != modes.MODE_NAMED:
+        raise InvalidArgument("Only mode NAMED takes a name.", field="tool_choice.name")
+    if choice.mode in (modes.MODE_REQUIRED, modes.MODE_NAMED) and not tools:
+        raise InvalidArgument("A tool must be called, but no tools are given.", field="tool_choice.mode")
+    if choice.mode == modes.MODE_NAMED:
+        if choice.name not in {tool.name for tool in tools}:
+            raise InvalidArgument("The tool to call is not among the tools.", field="tool_choice.name")
+        return ToolChoice("named", choice.name)
+    if choice.mode == modes.MODE_REQUIRED:
+        return ToolChoice("required")
+    return ToolChoice("none" if choice.mode == modes.MODE_NONE else "auto")
+
+
+def _output_format(output: types_pb2.OutputFormat) -> OutputFormat:
+    kind = output.WhichOneof("constraint")
+    match kind:
+        case None:
+            return OutputFormat()
+        case "json_schema":
+            return OutputFormat(kind, json_schema=_plain(output.json_schema))
+        case "json_object":
+            if not output.json_object:
+                raise InvalidArgument(
+                    "json_object must be true; leave output_format away for free text.",
+                    field="output_format.json_object",
+                )
+            return OutputFormat(kind)
+        case "choice":
+            choices = tuple(output.choice.values)
+            _at_most("output_format.choice.values", len(choices), MAX_CHOICES, "choices")
+            if not choices or "" in choices:
+                raise InvalidArgument("Give at least one choice, none empty.", field="output_format.choice.values")
+            return OutputFormat(kind, choices=choices)
+        case "regex" | "grammar":
+            pattern = output.regex if kind == "regex" else output.grammar
+            if not 1 <= len(pattern) <= MAX_PATTERN_CHARACTERS:
+                raise InvalidArgument(
+                    f"It has 1 to {MAX_PATTERN_CHARACTERS} characters, this one {len(pattern)}.",
+                    field=f"output_format.{kind}",
+                )
+            return OutputFormat(kind, pattern=pattern)
+
+
+def _plain(struct: struct_pb2.Struct) -> dict[str, Any]:
+    """The struct as JSON values; whole numbers as integers, which a Struct cannot tell from floats."""
+    document: dict[str, Any] = json_format.MessageToDict(struct)
+    restored: dict[str, Any] = _whole(document)
+    return restored
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,185 @@
+"""Words of Vietnamese and English text: how they are folded and matched, which say nothing, which language they are.
+
+A Vietnamese word is written as syllables with spaces between, so a syllable is what we match, and two neighbouring
+syllables of a question that stand together in a text count for more than the two apart.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import Stemmer  # type: ignore[import-not-found]  # an extension without stubs
+
+Language = Literal["vi", "en"]
+
+# Letters with combining marks belong together even where the text is not NFC.
+WORD = re.compile(r"[\w\u0300-\u036f]+")
+
+_stemmer = Stemmer.Stemmer("english", 0)  # a small state machine; its own cache is off, ours is enough
+
+
+class Form(NamedTuple):
+    """A word in the forms in which it is compared."""
+
+    exact: str
+    """Lower case; letters, then marks in one order, so that "hoà" and "hòa" are one."""
+    folded: str
+    """Without any marks: "dia" for "đĩa"."""
+    stem: str
+    """Stem, were it English; equal to `folded` where marks show that it is not."""
+
+
+@lru_cache(maxsize=65_536)
+def form(word: str) -> Form:
+    """The forms of a word as it stands in a text."""
+    lowered = word.lower()
+    if lowered.isascii():
+        return Form(lowered, lowered, _stemmer.stemWord(lowered))
+    letters, marks = [], []
+    for character in unicodedata.normalize("NFD", lowered):
+        if character == "đ":
+            letters.append("d")
+            marks.append(character)
+        elif unicodedata.combining(character):
+            marks.append(character)
+        else:
+            letters.append(character)
+    folded = "".join(letters)
+    return Form(folded + "".join(sorted(marks)), folded, folded)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, as they stand there."""
+    return WORD.findall(text)
+
+
+def language(text: str) -> Language | None:
+    """Of a question or a text's beginning; None when nothing tells (a lone name, a number)."""
+    vietnamese = english = 0
+    for word in words(text):
+        lowered = word.lower()
+        if lowered.isascii():
+            # Written without marks, only words that are none in English tell.
+            vietnamese += lowered in _TELLING_FOLDED
+            english += lowered in _ENGLISH
+        else:
+            vietnamese += _VIETNAMESE_LETTERS.search(unicodedata.normalize("NFC", lowered)) is not None
+    if vietnamese == english:
+        return "vi" if vietnamese else None
+    return "vi" if vietnamese > english else "en"
+
+
+def content(text: str, spoken: Language | None) -> list[tuple[str, bool]]:
+    """The words of a question that say what it is about, each with whether it follows the one before directly."""
+    found: list[tuple[str, bool]] = []
+    adjacent = False
+    text = unicodedata.normalize("NFC", text)
+    stop_words = _ENGLISH if spoken != "vi" else _VIETNAMESE_FOLDED if text.isascii() else _VIETNAMESE
+    text = _PHRASES["vi" if spoken == "vi" else "en"].sub(" , ", text)
+    for token in _WORD_OR_MARK.findall(text):
+        if _WORD_START.match(token) and not _is_stop_word(token, stop_words):
+            found.append((token, adjacent))
+            adjacent = True
+        else:
+            adjacent = False
+    return found
+
+
+def asks_for_number(question: str) -> bool:
+    """Whether the answer should hold a number or a time."""
+    return _NUMBER_QUESTION.search(unicodedata.normalize("NFC", question)) is not None
+
+
+def leans_on_context(question: str) -> bool:
+    """Whether the question speaks of what was said before ("and for ARM?", "còn máy cũ?", "why is that?")."""
+    return _FOLLOW_UP.search(unicodedata.normalize("NFC", question)) is not None
+
+
+def is_telling(word: str) -> bool:
+    """Whether a word is a name, a code or a number, which no other word can stand for."""
+    return any(c.isdigit() for c in word) or (len(word) > 1 and word.isupper())
+
+
+def _is_stop_word(word: str, stop_words: frozenset[str]) -> bool:
+    lowered = word.lower()
+    # "IT", "US" and "AI" in capitals are abbreviations.
+    if len(word) > 1 and word.isupper() and lowered in _ABBREVIATION_TOO:
+        return False
+    return lowered in stop_words or (len(word) == 1 and word.isascii() and word.islower())
+
+
+_WORD_OR_MARK = re.compile(r"[\w\u0300-\u036f]+|[^\w\s]")
+_WORD_START = re.compile(r"\w")
+
+_VIETNAMESE_LETTERS = re.compile("[ăâđêôơưàáảãạằắẳẵặầấẩẫậèéẻẽẹềếểễệìíỉĩịòóỏõọồốổỗộờớởỡợùúủũụừứửữựỳýỷỹỵ]")
+
+# Syllables that also begin or end common nouns (giờ, việc, số, sao, thế, hộ) are left to count.
+_VIETNAMESE = frozenset(
+    """
+    à ạ ai anh ấy bạn bao bằng bị bởi các cả cách cái cần chị chỉ cho chưa chúng có còn của cùng cũng cứ đã đang đây đâu
+    đấy để đều đến đi đó được do dù em gì hãy hay hoặc hỏi hơn khi không kia là lại lên lúc mà mấy mình mỗi một mọi muốn
+    nào này nên nếu ngay nhé nhiều nhiêu nhỉ như nhưng những nó nữa ở phải qua quá rằng rất ra rồi sau sẽ ta tại thể thì
+    theo tôi tới trên trong tuy từ và vẫn vào vậy về vì với vừa xin xong giúp biết ơi dạ vâng giùm nói thêm kể
+    """.split()  # noqa: SIM905  # a list of words reads as a text
+)
+
+# Without marks a syllable stands for several; only those are dropped that hardly ever carry the question.
+_VIETNAMESE_FOLDED = frozenset(
+    """
+    ai bao bang bi cac cho chung co cua cung da dang dau de duoc gi hay hoac khi khong la ma nao nay nen neu nhieu
+    nhu nhung o phai rang rat se tai thi toi trong tu va vay voi xin
+    """.split()  # noqa: SIM905
+)
+
+_ENGLISH = frozenset(
+    """
+    a about after all also am an and any are as at be been before being both but by can cannot could did do does doing
+    done each for from get give given gets got had has have having he her hers him his how i if in into is it its itself
+    just know let like made make many may me might mine more most much must my need needs no not of on one or our ours
+    out over please shall she should so some such than that the their theirs them then there these they this those to
+    too under until up us very want was we were what whats when where whether which while who whom whose why will with
+    would you your yours tell explain describe show find help say says s t re ve ll d m don doesn didn isn aren
+    """.split()  # noqa: SIM905
+)
+
+_ABBREVIATION_TOO = frozenset({"ai", "am", "he", "it", "me", "or", "us", "re", "no", "so", "in", "do", "co", "va"})
+
+# Vietnamese words without marks that are words of no other language that we meet.
+_TELLING_FOLDED = (_VIETNAMESE_FOLDED | {"viec", "nguoi", "lam", "cach", "thoi"}) - (
+    {"ai", "bi", "bao", "bang", "co", "da", "dang", "de", "rang", "tai", "va", "hay", "ma", "se", "tu", "nay"}
+    | _ENGLISH
+)
+
+_PHRASES = {
+    "vi": re.compile(
+        r"(?<!\w)(làm thế nào|thế còn|thế thì|làm sao|như thế nào|thế nào|bao nhiêu|bao lâu|bao giờ|bao xa|khi nào"
+        r"|lúc nào|ở đâu|tại sao|vì sao|là gì|có phải|hay không|xin hỏi|cho (tôi|mình|em) (hỏi|biết)"
+        r"|hướng dẫn (tôi|mình|em)|vui lòng"
+        r"|lam the nao|lam sao|nhu the nao|the nao|bao nhieu|bao lau|bao gio|khi nao|luc nao|o dau|tai sao|vi sao|la gi"
+        r"|hay khong|xin hoi|cho (toi|minh|em) (hoi|biet)|vui long)(?!\w)",
+        re.IGNORECASE,
+    ),
+    "en": re.compile(
+        r"(?<!\w)(how (long|far|often|old|soon|big|large|fast)|what (kind|sort|type)s? of|what time|(could|can) you"
+        r"|according to the (documents?|text|context)|in the (documents?|text|context))(?!\w)",
+        re.IGNORECASE,
+    ),
+}
+
+_NUMBER_QUESTION = re.compile(
+    r"(?<!\w)(how (many|much|long|far|often|old|soon|big|large|fast)|when|what (time|date|year|size|number)|bao nhiêu"
+    r"|bao lâu|bao giờ|bao xa|khi nào|lúc nào|mấy|tối thiểu|tối đa|bao nhieu|bao lau|bao gio|khi nao|luc nao|may gio"
+    r"|minimum|maximum)(?!\w)",
+    re.IGNORECASE,
+)
+
+_FOLLOW_UP = re.compile(
+    r"^\W*(and|but|or|so|also|then|what about|how about|why|why not|và|còn|thế còn|vậy còn|thế thì|vậy thì|thế|vậy"
+    r"|con|the con|vay con|va)(?!\w)"
+    r"|(?<!\w)(it|its|they|them|their|that|those|this|these|nó|chúng|cái đó|cái này|điều đó|việc đó|vậy|thế đó)\W*$"
+    r"|(?<!\w)(it|they|them|nó|chúng nó)(?!\w)",
+    re.IGNORECASE,
+)
