@@ -37,8 +37,8 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
+        await database.open()
         try:
-            await database.open()
             health.reachable = True
             async with asyncio.TaskGroup() as group:
                 tasks = [

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
+FILE_NAME = "monitor.sqlite"
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Any number that nothing else in the database locks by.
 _MIGRATION_LOCK = 0x67656E61
@@ -41,26 +42,21 @@ _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class Database:
     """One database, either kind. `open` before use, `close` after."""
 
+    _writer: AsyncEngine
+    _reader: AsyncEngine
+
     def __init__(self, settings: Settings) -> None:
-        self._folder = settings.data_dir
-        if settings.database_url is not None:
-            self.postgresql = True
-            self._writer = self._reader = _postgresql(settings, settings.database_url.get_secret_value())
-        else:
-            self.postgresql = False
-            url = sa.URL.create("sqlite+aiosqlite", database=str(settings.data_dir / "monitor.sqlite"))
-            self._writer = _sqlite(settings, url, connections=1, begin="BEGIN IMMEDIATE")
-            self._reader = _sqlite(settings, url, connections=settings.store.connections, begin="BEGIN")
+        self._settings = settings
+        self.postgresql = settings.database_url is not None
 
     async def open(self) -> None:
         """Creates what is missing and migrates. Raises Unavailable when the database cannot be reached."""
-        if not self.postgresql:
-            await asyncio.to_thread(_private_file, self._folder)
-        scripts = await asyncio.to_thread(_scripts)
-        async with self.writing() as connection:
-            if self.postgresql:  # on SQLite BEGIN IMMEDIATE is the lock
-                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            await connection.run_sync(_upgrade, scripts)
+        self._writer, self._reader = await asyncio.to_thread(_engines, self._settings)
+        try:
+            await self._migrate()
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -80,6 +76,13 @@ class Database:
         with _translated():
             async with self._reader.begin() as connection:
                 yield connection
+
+    async def _migrate(self) -> None:
+        scripts = await asyncio.to_thread(_scripts)
+        async with self.writing() as connection:
+            if self.postgresql:  # on SQLite BEGIN IMMEDIATE is the lock
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            await connection.run_sync(_upgrade, scripts)
 
 
 def uninterrupted(
@@ -108,6 +111,18 @@ def uninterrupted(
 def insert(table: sa.Table, *, into_postgresql: bool) -> Any:
     """An INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy types them apart."""
     return postgresql.insert(table) if into_postgresql else sqlite.insert(table)
+
+
+def _engines(settings: Settings) -> tuple[AsyncEngine, AsyncEngine]:
+    if settings.database_url is not None:
+        engine = _postgresql(settings, settings.database_url.get_secret_value())
+        return engine, engine
+    _private_file(settings.data_dir)
+    url = sa.URL.create("sqlite+aiosqlite", database=str(settings.data_dir / FILE_NAME))
+    return (
+        _sqlite(settings, url, connections=1, begin="BEGIN IMMEDIATE"),
+        _sqlite(settings, url, connections=settings.store.connections, begin="BEGIN"),
+    )
 
 
 def _sqlite(settings: Settings, url: sa.URL, *, connections: int, begin: str) -> AsyncEngine:
@@ -156,7 +171,7 @@ def _private_file(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Conversations are private; SQLite gives its other files the mode of this one.
-        os.close(os.open(folder / "monitor.sqlite", os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(folder / FILE_NAME, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as error:
         raise Unavailable(f"The monitor cannot write to its folder {folder}: {error.strerror}.") from None
 

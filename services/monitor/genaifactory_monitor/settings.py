@@ -37,7 +37,7 @@ class Settings(common.Common):
     data_dir: Path = Field(default=Path(".genaifactory/monitor"), description="Holds monitor.sqlite.")
     database_url: SecretStr | None = Field(
         default=None,
-        description="postgresql://USER:PASSWORD@HOST:PORT/DATABASE (?ssl=verify-full for TLS); None: SQLite.",
+        description="postgresql://USER:PASSWORD@HOST:PORT/DATABASE[?ssl=verify-full]; None: SQLite.",
     )
     store: Store = Store()
     retention: Retention = Retention()

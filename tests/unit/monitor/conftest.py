@@ -1,0 +1,212 @@
+"""Every test of the monitor's store runs on SQLite and on PostgreSQL; the helpers that they share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from google.protobuf import timestamp_pb2
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels, testing
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_monitor.app import create_app
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.settings import Settings
+
+NOON = 1_780_000_000 // 86_400 * 86_400 + 43_200
+"""A noon in 2026, in seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A server of the tests' own, on a unix socket in a temporary folder."""
+
+    binaries: Path
+    folder: Path
+    user: str | None
+    """The account that runs it, when the tests run as root; PostgreSQL refuses root."""
+
+    def run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self.binaries / program, *arguments],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=self.user,
+            cwd=self.folder,
+        )
+
+    def start(self) -> None:
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=200"
+        self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-o", options, "-l", f"{self.folder}/log", "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres:unused@/{database}?host={self.folder}"
+
+    def new_database(self) -> str:
+        name = f"t{uuid.uuid4().hex}"
+        self.run("createdb", "-h", str(self.folder), "-U", "postgres", name)
+        return self.url(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server. Where it is not installed, tests are skipped; in CI that is a failure."""
+    binaries = _postgres_binaries()
+    if binaries is None:
+        reason = "PostgreSQL's server programs are not installed (Debian: apt-get install postgresql)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    user = "postgres" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="gf-pg-"))
+    server = PostgresServer(binaries, folder, user)
+    try:
+        if user is not None:
+            shutil.chown(folder, user)
+        server.run("initdb", "-D", f"{folder}/data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a monitor with an empty database, once of each kind."""
+    url = None
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").new_database()
+    return settings_for(tmp_path, url)
+
+
+@pytest.fixture
+def sqlite_settings(tmp_path: Path) -> Settings:
+    """Settings of a monitor with an empty SQLite database."""
+    return settings_for(tmp_path, None)
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    """An open database."""
+    opened = Database(settings)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """A running monitor, and calls to it."""
+
+    settings: Settings
+    channel: grpc.aio.Channel
+    stub: Any
+
+    async def record(self, *messages: monitor_pb2.Interaction) -> tuple[int, int]:
+        """Stores; returns how many were new and known."""
+        request = monitor_pb2.RecordInteractionsRequest(interactions=messages)
+        response = await channels.unary(self.stub.RecordInteractions, request, timeout_seconds=20)
+        return response.stored, response.known
+
+    async def query(self, **request: Any) -> monitor_pb2.QueryInteractionsResponse:
+        return await channels.unary(
+            self.stub.QueryInteractions, monitor_pb2.QueryInteractionsRequest(**request), timeout_seconds=20
+        )
+
+    async def feedback(self, **request: Any) -> bool:
+        """Gives feedback; returns whether the interaction is known."""
+        response = await channels.unary(
+            self.stub.RecordFeedback, monitor_pb2.RecordFeedbackRequest(**request), timeout_seconds=20
+        )
+        return bool(response.interaction_known)
+
+    async def usage(self, **request: Any) -> list[monitor_pb2.UsageRow]:
+        response = await channels.unary(self.stub.GetUsage, monitor_pb2.GetUsageRequest(**request), timeout_seconds=20)
+        return list(response.rows)
+
+    async def export(self, **filter_: Any) -> list[bytes]:
+        """The lines of an export."""
+        request = monitor_pb2.ExportInteractionsRequest(filter=monitor_pb2.InteractionFilter(**filter_))
+        pieces = [piece async for piece in channels.stream(self.stub.ExportInteractions, request, timeout_seconds=20)]
+        lines = b"".join(piece.jsonl for piece in pieces).splitlines(keepends=True)
+        assert sum(piece.count for piece in pieces) == len(lines)
+        return lines
+
+
+@pytest.fixture
+async def monitor(settings: Settings) -> AsyncIterator[Monitor]:
+    """A running monitor, once over each database."""
+    async with serving(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def sqlite_monitor(sqlite_settings: Settings) -> AsyncIterator[Monitor]:
+    """A running monitor over SQLite."""
+    async with serving(sqlite_settings) as running:
+        yield running
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Monitor]:
+    async with testing.served(create_app(settings, Telemetry("monitor"))) as channel:
+        yield Monitor(settings, channel, monitor_pb2_grpc.MonitorServiceStub(channel))
+
+
+def settings_for(folder: Path, url: str | None, **others: Any) -> Settings:
+    return Settings(
+        data_dir=folder / "monitor", database_url=url, context_public_key=testing.SIGNER.public_key, **others
+    )
+
+
+def make_interaction(request_id: str, *, at: float = 0.0, **fields: Any) -> monitor_pb2.Interaction:
+    defaults: dict[str, Any] = {
+        "tenant": "acme",
+        "principal": "alice",
+        "key_id": "alice",
+        "start_time": moment(at),
+        "task": "rag",
+        "route": "docs",
+        "model": "extractive",
+        "input": [types_pb2.Message(role=types_pb2.ROLE_USER, content="Thủ đô của Việt Nam là gì?")],
+        "output": "Hà Nội [1].",
+        "usage": types_pb2.TokenUsage(prompt_tokens=100, completion_tokens=10),
+        "cost_micros": 25,
+        "currency": "USD",
+        "time_to_first_token_us": 1500,
+        "duration_us": 4500,
+        "outcome": monitor_pb2.OUTCOME_ANSWERED,
+    }
+    return monitor_pb2.Interaction(request_id=request_id, **(defaults | fields))
+
+
+def moment(seconds_after_noon: float) -> timestamp_pb2.Timestamp:
+    micros = round((NOON + seconds_after_noon) * 1_000_000)
+    return timestamp_pb2.Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
+
+
+def _postgres_binaries() -> Path | None:
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+    return folders[-1].parent if folders else None

@@ -1,0 +1,151 @@
+"""GetUsage: exact sums by UTC day, tenant, key and model, for any period."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment
+
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import testing
+from genaifactory_common.errors import InvalidArgument, PermissionDenied
+from genaifactory_monitor import retention, store, usage, wire
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.records import Interaction, Usage, UsageKey
+
+DAY = 86_400
+HALF = DAY // 2
+
+
+def recorded(message: monitor_pb2.Interaction) -> Interaction:
+    return wire.interaction(message, "interactions[0]", now_us=(NOON + 30 * DAY) * 10**6, max_bytes=10**6)
+
+
+async def test_usage_is_added_up_by_day_key_model_and_currency(monitor: Monitor) -> None:
+    testing.act_as()
+    tokens = types_pb2.TokenUsage(prompt_tokens=7, completion_tokens=3, cached_prompt_tokens=2)
+    await monitor.record(
+        make_interaction("a", at=-HALF, usage=tokens, cost_micros=5),
+        make_interaction("b", at=HALF - 0.000001, usage=tokens, cost_micros=6, outcome=monitor_pb2.OUTCOME_FAILED),
+        make_interaction("c", at=HALF, usage=tokens, cost_micros=7),
+        make_interaction("d", at=0, key_id="bob", usage=tokens, outcome=monitor_pb2.OUTCOME_BLOCKED),
+        make_interaction("e", at=0, model="big", usage=tokens),
+        make_interaction("f", at=0, currency="VND", usage=tokens),
+        make_interaction("z", at=0, tenant="rival"),
+    )
+
+    rows = await monitor.usage(start_time=moment(-HALF), end_time=moment(HALF + DAY))
+
+    first = rows[0].day
+    assert [(r.day == first, r.key_id, r.model, r.currency, r.requests, r.errors, r.cost_micros) for r in rows] == [
+        (True, "alice", "big", "USD", 1, 0, 25),
+        (True, "alice", "extractive", "USD", 2, 1, 11),
+        (True, "alice", "extractive", "VND", 1, 0, 25),
+        (True, "bob", "extractive", "USD", 1, 0, 25),
+        (False, "alice", "extractive", "USD", 1, 0, 7),
+    ]
+    assert rows[1].usage == types_pb2.TokenUsage(prompt_tokens=14, completion_tokens=6, cached_prompt_tokens=4)
+    assert {r.tenant for r in rows} == {"acme"}
+
+
+async def test_any_period_has_the_sums_of_its_interactions(database: Database) -> None:
+    chance = random.Random(7)
+    items = [
+        recorded(
+            make_interaction(
+                f"r{i}",
+                at=chance.uniform(-4 * DAY, 4 * DAY),
+                tenant=chance.choice(("acme", "rival")),
+                key_id=chance.choice(("k1", "k2")),
+                usage=types_pb2.TokenUsage(prompt_tokens=chance.randrange(100)),
+                cost_micros=chance.randrange(1000),
+                outcome=chance.choice((1, 2, 3, 4)),
+            )
+        )
+        for i in range(400)
+    ]
+    await store.record(database, items)
+
+    for _ in range(60):
+        start, end = sorted(
+            round((NOON + (x if chance.random() < 0.7 else x // DAY * DAY + HALF)) * 10**6)
+            for x in (chance.uniform(-5 * DAY, 5 * DAY), chance.uniform(-5 * DAY, 5 * DAY))
+        )
+        tenant = chance.choice((None, "acme"))
+        expected: dict[UsageKey, Usage] = defaultdict(Usage)
+        for item in items:
+            if start <= item.start_time_us < end and tenant in (None, item.tenant):
+                key = UsageKey(usage.day_of(item.start_time_us), item.tenant, item.key_id, item.model, "USD")
+                expected[key] += Usage(1, int(item.outcome == "failed"), item.prompt_tokens, 0, 0, item.cost_micros)
+        found = await usage.between(database, tenant, start, end, now_us=(NOON + 30 * DAY) * 10**6)
+        assert found == sorted(expected.items(), key=lambda pair: pair[0])
+
+
+async def test_usage_outlives_the_interactions(database: Database) -> None:
+    await store.record(database, [recorded(make_interaction("a"))])
+    start, end = (NOON - HALF) * 10**6, (NOON + HALF) * 10**6
+    before = await usage.between(database, "acme", start, end, now_us=end)
+    assert await retention.sweep(database, end, batch=10) == 1
+    assert await usage.between(database, "acme", start, end, now_us=end) == before != []
+
+
+async def test_writers_at_the_same_time_lose_nothing_and_count_nothing_twice(database: Database) -> None:
+    batches = [[recorded(make_interaction(f"r{i}", at=i)) for i in range(k, k + 20)] for k in range(0, 200, 10)]
+    stored = await asyncio.gather(*(store.record(database, batch) for batch in batches))
+    assert sum(map(len, stored)) == 210
+    rows = await usage.between(database, "acme", NOON * 10**6, (NOON + HALF) * 10**6, now_us=NOON * 10**6)
+    assert [sums.requests for _, sums in rows] == [210]
+
+
+async def test_without_a_period_the_last_30_days_are_meant(monitor: Monitor) -> None:
+    testing.act_as()
+    now = monitor_pb2.Interaction().start_time
+    now.GetCurrentTime()
+    await monitor.record(make_interaction("now", start_time=now), make_interaction("old", at=-100 * DAY))
+    assert [row.requests for row in await monitor.usage()] == [1]
+
+
+async def test_every_tenants_usage_is_for_operators_alone(monitor: Monitor) -> None:
+    await monitor.record(make_interaction("a"), make_interaction("b", tenant="rival"))
+    period: dict[str, Any] = {"start_time": moment(-1), "end_time": moment(1)}
+
+    testing.act_as()
+    with pytest.raises(PermissionDenied, match="'operate'"):
+        await monitor.usage(tenant="*", **period)
+    with pytest.raises(PermissionDenied, match="'operate'") as refused:
+        await monitor.usage(tenant="rival", **period)
+    assert refused.value.field == "tenant"
+
+    testing.act_as(replace(testing.CALLER, tenant="platform", permissions=("usage", "operate")))
+    assert [row.tenant for row in await monitor.usage(tenant="*", **period)] == ["acme", "rival"]
+    assert [row.tenant for row in await monitor.usage(tenant="rival", **period)] == ["rival"]
+
+
+async def test_usage_needs_its_permission(sqlite_monitor: Monitor) -> None:
+    testing.act_as(replace(testing.CALLER, permissions=("chat", "export", "operate")))
+    with pytest.raises(PermissionDenied, match="'usage'"):
+        await sqlite_monitor.usage()
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({"start_time": moment(1), "end_time": moment(0)}, "end_time"),
+        ({"start_time": moment(0), "end_time": moment(0)}, "end_time"),
+        ({"start_time": moment(-(10**10))}, "start_time"),
+        ({"end_time": moment(10**12)}, "end_time"),
+    ],
+)
+async def test_a_period_that_cannot_be_is_refused(
+    request_: dict[str, Any], field: str, sqlite_monitor: Monitor
+) -> None:
+    testing.act_as()
+    with pytest.raises(InvalidArgument) as refused:
+        await sqlite_monitor.usage(**request_)
+    assert refused.value.field == field
