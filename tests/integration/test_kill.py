@@ -100,7 +100,9 @@ async def _found(platform: Platform, word: str) -> str:
     platform.sign_in()
     async with channels.connect(platform.endpoints.socket("retriever")) as channel:
         stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
-        request = retriever_pb2.SearchRequest(knowledge_base="documents", query=word, limit=1, mode=retriever_pb2.SEARCH_MODE_LEXICAL)
+        request = retriever_pb2.SearchRequest(
+            knowledge_base="documents", query=word, limit=1, mode=retriever_pb2.SEARCH_MODE_LEXICAL
+        )
         response = await channels.unary(stub.Search, request, timeout_seconds=30)
     return response.passages[0].document_id if response.passages else ""
 

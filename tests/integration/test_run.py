@@ -131,7 +131,7 @@ async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(platform_p
     await asyncio.to_thread(file.write_text, text.replace("- name: chat\n", "- name: talk\n"), encoding="utf-8")
     running = platform_process.platform
     async with asyncio.timeout(30), openai.AsyncOpenAI(base_url=running.openai_url, api_key=running.key) as client:
-        while "talk" not in {model.id async for model in client.models.list()}:  # noqa: ASYNC110  # another process
+        while "talk" not in {model.id async for model in client.models.list()}:
             await asyncio.sleep(0.1)
 
 

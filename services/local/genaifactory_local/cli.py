@@ -305,12 +305,18 @@ def config_check(
 
     Example: `genaifactory config check factory.yaml`
     """
+    from genaifactory_orchestrator import prompts  # knows what templates may hold
+
     try:
         factory = specs.load(file)
     except specs.InvalidConfiguration as error:
-        for problem in error.problems:
-            print(f"{file}: {problem}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        problems = error.problems
+    else:
+        problems = prompts.problems(factory)
+    for problem in problems:
+        print(f"{file}: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(1)
     print(f"{file} is right: routes {', '.join(route.name for route in factory.routes)}")
 
 

@@ -85,11 +85,8 @@ async def running(
         of_safety = SafetySettings(**where("safety"))
         to_safety = await serve(safety.create_app(of_safety, source, telemetry("safety")), of_safety.server)
 
-        of_modelserver = ModelserverSettings(
-            **where("modelserver"),
-            data_dir=state.data("modelserver"),
-            **({} if options.engines is None else {"engines": options.engines}),
-        )
+        engines: dict[str, Any] = {} if options.engines is None else {"engines": options.engines}
+        of_modelserver = ModelserverSettings(**where("modelserver"), data_dir=state.data("modelserver"), **engines)
         to_modelserver = await serve(
             modelserver.create_app(of_modelserver, source, telemetry("modelserver")), of_modelserver.server
         )

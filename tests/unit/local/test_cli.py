@@ -116,6 +116,16 @@ def test_config_check_names_every_bad_field(
     assert "routes[1].task: " in err
 
 
+def test_config_check_names_a_template_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "factory.yaml"
+    file.write_text(DEFAULT.read_text(encoding="utf-8").replace("{% endfor %}", "{% endfur %}"), encoding="utf-8")
+    code, _, err = _genaifactory(["config", "check", str(file)], monkeypatch, capsys)
+    assert code == 1
+    assert "prompts[0].system: " in err
+
+
 def test_config_check_accepts_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _genaifactory(["config", "check", str(DEFAULT)], monkeypatch, capsys)
     assert code == 0
