@@ -8,6 +8,7 @@ marginal relevance (Carbonell and Goldstein, 1998), so that an answer does not s
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -22,20 +23,23 @@ from genaifactory_modelserver.words import Language
 MAX_QUOTES = 4
 
 # Below this share of the question's terms, found in a unit, above it and around it, the documents do not answer.
-_KNOWN_SHARE = 0.5
+_KNOWN_SHARE = 0.44
 _HEADING_EVIDENCE = 0.8
 _PASSAGE_EVIDENCE = 0.5
 # In the score a heading's term counts less than the unit's own; for a whole list its lead-in is what counts.
 _HEADING_SCORE = 0.5
 _LIST_ITEM_SCORE = 0.5
+_LIST_HEADING_SCORE = 0.6
 # A further quote must be this good against the best one, after what it repeats is taken off.
-_WORTH_ADDING = 0.6
+_WORTH_ADDING = 0.65
+_OWN_WORTH_ADDING = 0.6
 _REPETITION_COST = 0.5
 _SAME_THING = 0.6
 _SHORTLIST = 24
 _LONG_WORDS = 60
-_UNITS_A_SLICE = 8
-_DETECTED_CHARACTERS = 400
+_UNITS_A_SLICE = 16
+_SCORES_A_SLICE = 64
+_DETECTED_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,12 @@ class Reader:
         self._candidates: list[_Candidate] = []
         self._passages: list[dict[int, float]] = []
         self._languages: list[Language] = []
+        self._rarity: list[float] = []
+        self._weights: list[float] = []
+        self._scored: list[tuple[float, int, int, _Candidate]] = []
 
     def read(self, documents: Sequence[Document]) -> Iterator[None]:
-        """Reads all; yields often (well below a millisecond of work), so that others get their turn."""
+        """Reads and ranks all; yields after well below a millisecond of work, so that others get their turn."""
         since = 0
         for number, document in enumerate(documents):
             written = _written_in(document)
@@ -140,42 +147,60 @@ class Reader:
                 if since == _UNITS_A_SLICE:
                     since = 0
                     yield
+        yield
+        yield from self._rank()
+
+    def _rank(self) -> Iterator[None]:
+        n = self._units
+        # Inverse document frequency, 0 to 1.
+        self._rarity = [
+            math.log(1 + (n - df + 0.5) / (df + 0.5)) / math.log(1 + (n + 0.5) / 0.5) for df in self._frequency
+        ]
+        self._weights = [t.weight * (0.4 + 0.6 * r) for t, r in zip(self._question.terms, self._rarity, strict=True)]
+        total = sum(self._weights)
+        for start in range(0, len(self._candidates), _SCORES_A_SLICE):
+            for candidate in self._candidates[start : start + _SCORES_A_SLICE]:
+                self._scored.append((self._score(candidate, total), -candidate.document, -candidate.place, candidate))
             yield
+        self._scored = heapq.nlargest(_SHORTLIST, self._scored, key=lambda entry: entry[:3])
 
     def answer(self) -> Answer:
         """What the documents that were read say."""
         spoken = self._question.spoken or _most_common(self._languages)
-        scored = sorted(
-            ((self._score(c), -c.document, -c.place, c) for c in self._candidates), key=lambda s: s[:3], reverse=True
-        )
-        known = [(score, c) for score, _, _, c in scored[:_SHORTLIST] if self._is_known(c)]
-        chosen = _diverse(known)
+        known = [(score, candidate) for score, _, _, candidate in self._scored if self._is_known(candidate)]
+        # A further quote must itself speak of the matter; a heading above it is not enough.
+        least = _OWN_WORTH_ADDING * self._share(known[0][1].match) if known else 0.0
+        chosen = _diverse([each for i, each in enumerate(known) if not i or self._share(each[1].match) > least])
         quotes = tuple(Quote(_quoted(c.unit), c.document + 1, c.unit.kind) for c in _readable(chosen))
         foreign = bool(chosen) and not any(c.same_language for c in chosen)
         return Answer(spoken, quotes, _FOREIGN[spoken] if foreign else "")
 
-    def _score(self, candidate: _Candidate) -> float:
-        own, above = (1.0, _HEADING_SCORE) if candidate.unit.kind is not Kind.LIST else (_LIST_ITEM_SCORE, 1.0)
-        found = total = 0.0
-        for i, term in enumerate(self._question.terms):
-            weight = term.weight * (0.4 + 0.6 * self._rarity(i))
-            total += weight
-            found += weight * max(own * _quality(candidate.match, i), above * _quality(candidate.above, i))
-        score = found / total if total else 0.0
-        if not score:
-            return 0.0
-        text = candidate.unit.text
+    def _score(self, candidate: _Candidate, total: float) -> float:
+        unit = candidate.unit
+        own, above = 1.0, _HEADING_SCORE
+        if unit.kind is Kind.LIST:
+            leads = unit.led_in or self._question.wants_steps
+            own, above = _LIST_ITEM_SCORE, 1.0 if leads else _LIST_HEADING_SCORE
+        found: dict[int, float] = {}
+        if candidate.above is not None:
+            found = {term: above * quality for term, quality in candidate.above.quality.items()}
+        if candidate.match is not None:
+            for term, quality in candidate.match.quality.items():
+                found[term] = max(own * quality, found.get(term, 0.0))
+        score = sum(self._weights[term] * quality for term, quality in found.items()) / total
         score += 0.1 / (1 + candidate.document) + 0.04 / (1 + candidate.place)
         score += 0.15 * candidate.same_language
-        score += 0.12 * (self._question.wants_number and _DIGIT.search(text) is not None)
-        score -= 0.15 * (not candidate.unit.complete)
-        score -= 0.1 * (candidate.unit.kind is Kind.SENTENCE and len(text.split()) > _LONG_WORDS)
+        score += 0.12 * (self._question.wants_number and _DIGIT.search(unit.text) is not None)
+        score += 0.2 * (self._question.wants_steps and unit.kind is Kind.LIST and candidate.above is not None)
+        score -= 0.15 * (not unit.complete)
+        score -= 0.1 * (unit.kind is Kind.SENTENCE and unit.text.count(" ") > _LONG_WORDS)
         return score
 
-    def _rarity(self, term: int) -> float:
-        """Inverse document frequency, 0 to 1."""
-        n, df = self._units, self._frequency[term]
-        return math.log(1 + (n - df + 0.5) / (df + 0.5)) / math.log(1 + (n + 0.5) / 0.5)
+    def _share(self, match: Match | None) -> float:
+        """What a text holds of the question, by rarity."""
+        if match is None:
+            return 0.0
+        return sum(self._question.terms[i].weight * self._rarity[i] * quality for i, quality in match.quality.items())
 
     def _is_known(self, candidate: _Candidate) -> bool:
         """Whether the unit, with what stands above and around it, is about what was asked."""
@@ -186,8 +211,9 @@ class Reader:
         for i, term in enumerate(self._question.terms):
             if term.from_context:
                 continue
-            total += term.weight
-            found += term.weight * max(
+            weight = term.weight * (0.6 + 0.4 * self._rarity[i])
+            total += weight
+            found += weight * max(
                 _quality(candidate.match, i),
                 _HEADING_EVIDENCE * _quality(candidate.above, i),
                 _PASSAGE_EVIDENCE * passage.get(i, 0.0),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from genaifactory_modelserver import words
 from genaifactory_modelserver.words import Form, Language
@@ -15,6 +15,7 @@ _MAX_TERMS = 48
 _CONTEXT_WEIGHT = 0.35
 # A name or number that no document holds tells more than any other missing word.
 _TELLING_WEIGHT = 2.0
+_GENERIC_WEIGHT = 0.4
 
 # How well a word of a text matches a term: same word; same English stem; same letters, where one side was written
 # without marks; same letters, where both have marks and so are two different syllables.
@@ -58,6 +59,7 @@ class Question:
         self.spoken: Language | None = spoken or next(filter(None, map(words.language, reversed(earlier))), None)
         """Its language; None when nothing tells."""
         self.wants_number = words.asks_for_number(text)
+        self.wants_steps = words.asks_for_steps(text)
         own = words.content(text, self.spoken)
         leans = len(own) <= 2 or words.leans_on_context(text)
         context = [pair for turn in earlier for pair in words.content(turn, self.spoken)] if leans else []
@@ -109,7 +111,7 @@ class Question:
 
 
 def _terms(
-    own: list[tuple[str, bool]], context: Iterable[tuple[str, bool]], spoken: Language | None
+    own: list[tuple[str, bool]], context: list[tuple[str, bool]], spoken: Language | None
 ) -> tuple[list[Term], frozenset[tuple[int, int]]]:
     """The terms, each once, and which of them follow one another."""
     terms: list[Term] = []
@@ -117,23 +119,35 @@ def _terms(
     pairs: set[tuple[int, int]] = set()
     for from_context, found in ((False, own), (bool(own), context)):
         previous = -1
-        for word, adjacent in found:
+        for number, (word, adjacent) in enumerate(found):
             form = words.form(word)
             place = places.get(form.exact)
             if place is None:
                 if len(terms) == _MAX_TERMS:
                     break
                 place = places[form.exact] = len(terms)
-                telling = words.is_telling(word)
-                weight = _CONTEXT_WEIGHT if from_context else _TELLING_WEIGHT if telling else 1.0
+                telling = words.is_telling(word, begins=number == 0)
+                weight = _TELLING_WEIGHT if telling else _GENERIC_WEIGHT if form.exact in words.GENERIC else 1.0
+                weight = _CONTEXT_WEIGHT if from_context else weight
                 terms.append(Term(form, weight, from_context, telling, paired=False))
             if adjacent and previous >= 0:
                 pairs.add((previous, place))
             previous = place
     if spoken == "vi":
-        members = {i for pair in pairs for i in pair}
-        terms = [
-            Term(t.form, t.weight, t.from_context, t.telling, paired=i in members and not t.telling)
-            for i, t in enumerate(terms)
-        ]
+        terms = _with_pairs(terms, pairs)
     return terms, frozenset(pairs)
+
+
+def _with_pairs(terms: list[Term], pairs: set[tuple[int, int]]) -> list[Term]:
+    paired = {i for pair in pairs for i in pair}
+    generic = {
+        i for a, b in pairs if (terms[a].form.folded, terms[b].form.folded) in words.GENERIC_PAIRS for i in (a, b)
+    }
+    return [
+        replace(
+            term,
+            paired=i in paired and not term.telling,
+            weight=min(term.weight, _GENERIC_WEIGHT) if i in generic else term.weight,
+        )
+        for i, term in enumerate(terms)
+    ]

@@ -62,6 +62,8 @@ class Unit:
     """What stands above it in the passage: heading, question, lead-in (a list's own too), first row of the table."""
     complete: bool = True
     """Whether it ends as a sentence does."""
+    led_in: bool = False
+    """Whether it is a list that begins with a sentence that leads in to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,9 @@ class _Cutter:
             return
         self._items.append(unit)
         # A lone item may be a numbered heading: the first waits for the second, or for the end of the list.
-        if len(self._items) == 2 and self._lead_in is None and _quotable(self._items[0]):
+        # The first row of a table names its columns.
+        is_table = "|" in self._items[0].text
+        if len(self._items) == 2 and self._lead_in is None and not is_table and _quotable(self._items[0]):
             yield self._items[0]
         if (len(self._items) > 1 or self._lead_in is not None) and _quotable(unit):
             yield unit
@@ -121,36 +125,42 @@ class _Cutter:
     def end_of_list(self) -> Iterator[Unit]:
         lead_in, items = self._lead_in, self._items
         self._lead_in, self._items = None, []
+        unit: Unit | None = None
         if lead_in is not None and items:
-            above = f"{lead_in.context} {lead_in.text}".strip()
-            yield from _list(self._text, lead_in.start, len(lead_in.text.split()), items, above)
-        elif lead_in is not None and _quotable(lead_in):
-            yield replace(lead_in, complete=False)
+            end = _list_end(items, _MAX_LIST_WORDS - len(lead_in.text.split()))
+            context = f"{lead_in.context} {lead_in.text}".strip()
+            unit = _trimmed(self._text, lead_in.start, end, Kind.LIST, context, led_in=True)
+        elif lead_in is not None:
+            unit = replace(lead_in, complete=False)
         elif len(items) > 1:
             line_start = self._text.rfind("\n", 0, items[0].start) + 1
-            yield from _list(self._text, line_start, 0, items, self.heading)
+            columns = items[0].text if "|" in items[0].text else ""
+            end = _list_end(items, _MAX_LIST_WORDS)
+            unit = _trimmed(self._text, line_start, end, Kind.LIST, f"{self.heading} {columns}".strip())
         elif items and _is_title(items[0].text):
             self.heading = items[0].text
-        elif items and _quotable(items[0]):
-            yield items[0]
+        elif items:
+            unit = items[0]
+        if unit is not None and _quotable(unit):
+            yield unit
 
     def paragraph(self, start: int, end: int) -> Iterator[Unit]:
+        context = self.heading
         question = ""
-        unanswered = False
-        for unit in _sentences(self._text, start, end):
-            if unit.start == self._inside_until and unit.text[:1].islower():
+        for begin, stop, complete in _sentences(self._text, start, end):
+            unit = _trimmed(self._text, begin, stop, Kind.SENTENCE, context, complete=complete)
+            if unit is None or (unit.start == self._inside_until and unit.text[:1].islower()):
                 continue
-            unanswered = unit.text.endswith("?")
-            if unanswered:
+            question = ""
+            if unit.text.endswith("?"):
                 question = unit.text  # what follows answers it; by itself it answers nothing
-                continue
-            unit = replace(unit, context=f"{self.heading} {question}".strip())
-            if unit.text.endswith(":"):
+                context = f"{self.heading} {question}".strip()
+            elif unit.text.endswith(":"):
                 self._lead_in = unit
             elif _quotable(unit):
                 self._lead_in = None
                 yield unit
-        if unanswered:
+        if question:
             self.heading = question
 
 
@@ -219,39 +229,32 @@ def _heading_text(line: str) -> str:
 def _item(text: str, lines: list[_Line], context: str) -> Unit | None:
     bullet = _BULLET.match(lines[0].text)
     start, end = lines[0].start + (bullet.end() if bullet else 0), lines[-1].end
-    unit = _trimmed(text, start, end, Kind.ITEM)
+    unit = _trimmed(text, start, end, Kind.ITEM, context)
     if unit is None or not unit.text.startswith("|"):
-        return None if unit is None else replace(unit, context=context)
-    row = _trimmed(text, unit.start + 1, unit.end - unit.text.endswith("|"), Kind.ITEM)
-    return None if row is None else replace(row, context=context)
+        return unit
+    return _trimmed(text, unit.start + 1, unit.end - unit.text.endswith("|"), Kind.ITEM, context)
 
 
-def _list(text: str, start: int, words_before: int, items: list[Unit], context: str) -> Iterator[Unit]:
-    """The list as one unit: from `start`, as many items as are not too long to quote."""
-    budget = _MAX_LIST_WORDS - words_before
-    end = start
+def _list_end(items: list[Unit], most_words: int) -> int:
+    """Where the last item ends that is within so many words; at least the first is."""
+    end = items[0].end
     for item in items:
-        budget -= len(item.text.split())
-        if budget < 0:
+        most_words -= len(item.text.split())
+        if most_words < 0:
             break
         end = item.end
-    unit = _trimmed(text, start, end, Kind.LIST)
-    if unit is not None and end > start and _quotable(unit):
-        yield replace(unit, context=context)
+    return end
 
 
-def _sentences(text: str, start: int, end: int) -> Iterator[Unit]:
+def _sentences(text: str, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Start and end of each sentence, and whether it ends as one does."""
     begin = start
     for found in _SENTENCE_END.finditer(text, start, end):
-        if not _is_boundary(text, begin, found, end):
-            continue
-        unit = _trimmed(text, begin, found.end(), Kind.SENTENCE)
-        if unit is not None:
-            yield unit
-        begin = found.end()
-    unit = _trimmed(text, begin, end, Kind.SENTENCE)
-    if unit is not None:
-        yield replace(unit, complete=_ENDS_SENTENCE.search(unit.text) is not None)
+        if _is_boundary(text, begin, found, end):
+            yield begin, found.end(), True
+            begin = found.end()
+    if begin < end:
+        yield begin, end, _ENDS_SENTENCE.search(text, max(begin, end - _LAST_WORD_CHARACTERS), end) is not None
 
 
 def _is_boundary(text: str, begin: int, found: re.Match[str], end: int) -> bool:
@@ -271,14 +274,18 @@ def _is_boundary(text: str, begin: int, found: re.Match[str], end: int) -> bool:
     return not (len(word) == 1 and word.isalpha())
 
 
-def _trimmed(text: str, start: int, end: int, kind: Kind) -> Unit | None:
+def _trimmed(
+    text: str, start: int, end: int, kind: Kind, context: str = "", *, complete: bool = True, led_in: bool = False
+) -> Unit | None:
     """The unit without white space and citation marks around it; None when nothing is left."""
     piece = text[start:end]
     stripped = piece.strip()
     start += piece.find(stripped) if stripped else 0
     while stripped.endswith("]") and _CITATION.fullmatch(stripped, stripped.rfind("[")):
         stripped = stripped[: stripped.rfind("[")].rstrip()
-    return Unit(stripped, kind, start, start + len(stripped)) if stripped else None
+    if not stripped:
+        return None
+    return Unit(stripped, kind, start, start + len(stripped), context, complete, led_in)
 
 
 def _quotable(unit: Unit) -> bool:

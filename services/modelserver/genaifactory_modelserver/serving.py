@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import NoReturn
 
 from opentelemetry.trace import Span, SpanKind
@@ -31,12 +32,29 @@ from genaifactory_modelserver.slots import Slots
 _DEADLINE_TOLERANCE_SECONDS = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class _Served:
+    engine: Engine
+    slots: Slots
+    generator: Generator | None
+    embedder: Embedder | None
+
+
 class Serving:
     """The engines of this server, each with its own bound."""
 
     def __init__(self, engines: Sequence[tuple[Engine, Slots]], telemetry: Telemetry) -> None:
         """engines: each with the places it has. Their models' names differ."""
-        self._engines = tuple(engines)
+        # What an engine is able to does not change; asking a protocol costs too much to do it for every request.
+        self._engines = tuple(
+            _Served(
+                engine,
+                slots,
+                generator=engine if isinstance(engine, Generator) else None,
+                embedder=engine if isinstance(engine, Embedder) else None,
+            )
+            for engine, slots in engines
+        )
         self._telemetry = telemetry
 
     @asynccontextmanager
@@ -45,32 +63,33 @@ class Serving:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for engine, _ in self._engines:
-                        stack.push_async_callback(engine.close)
-                        group.create_task(engine.open())
+                    for served in self._engines:
+                        stack.push_async_callback(served.engine.close)
+                        group.create_task(served.engine.open())
             except* FactoryError as failures:
                 raise next(_leaves(failures)) from None
             yield
 
     def ready(self) -> bool:
         """Whether every engine can serve."""
-        return all(engine.ready() for engine, _ in self._engines)
+        return all(served.engine.ready() for served in self._engines)
 
     def models(self) -> list[tuple[Model, Engine]]:
         """What is served now, and by which engine, sorted by name."""
-        found = [(model, engine) for engine, _ in self._engines for model in engine.models()]
+        found = [(model, served.engine) for served in self._engines for model in served.engine.models()]
         return sorted(found, key=lambda pair: pair[0].name)
 
     async def generate(self, request: Generation) -> AsyncGenerator[Step, None]:
         """Generates; closing the iterator stops the engine. Raises FactoryError."""
         arrived = time.perf_counter()
-        engine, slots = self._find(request.model)
-        if not isinstance(engine, Generator):
+        served = self._find(request.model)
+        if served.generator is None:
             raise InvalidArgument(f"The model '{request.model}' embeds; it does not generate.", field="model")
-        steps = engine.generate(request)  # refuses before the request takes a place
-        with self._traced("chat" if request.prompt is None else "text_completion", engine, request.model) as span:
+        steps = served.generator.generate(request)  # refuses before the request takes a place
+        operation = "chat" if request.prompt is None else "text_completion"
+        with self._traced(operation, served.engine, request.model) as span:
             _describe(span, request)
-            async with slots.place(request.priority), aclosing(steps):
+            async with served.slots.place(request.priority), aclosing(steps):
                 first = True
                 async for step in steps:
                     if first:
@@ -85,28 +104,28 @@ class Serving:
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
         """Embeds. Raises FactoryError."""
-        engine, slots = self._find(model)
-        if not isinstance(engine, Embedder):
+        served = self._find(model)
+        if served.embedder is None:
             raise InvalidArgument(f"The model '{model}' generates; it does not embed.", field="model")
-        with self._traced("embeddings", engine, model) as span:
-            async with slots.place(Priority.INTERACTIVE):
-                embeddings = await engine.embed(model, texts)
+        with self._traced("embeddings", served.engine, model) as span:
+            async with served.slots.place(Priority.INTERACTIVE):
+                embeddings = await served.embedder.embed(model, texts)
             span.set_attribute("gen_ai.embeddings.dimension.count", embeddings.vectors.shape[1])
             _count(span, model, Usage(embeddings.prompt_tokens, 0))
             return embeddings
 
     def refuse_adapters(self) -> NoReturn:
         """Raises Unimplemented: no engine of this server takes adapters."""
-        names = ", ".join(sorted({engine.name for engine, _ in self._engines}))
+        names = ", ".join(sorted({served.engine.name for served in self._engines}))
         raise Unimplemented(f"Adapters need an engine that can hold them; this server has: {names}.")
 
-    def _find(self, model: str) -> tuple[Engine, Slots]:
-        for engine, slots in self._engines:
-            if any(served.name == model for served in engine.models()):
-                if not engine.ready():
+    def _find(self, model: str) -> _Served:
+        for served in self._engines:
+            if any(each.name == model for each in served.engine.models()):
+                if not served.engine.ready():
                     raise Unavailable(f"The engine of '{model}' is not ready.", retry_after_seconds=1.0)
-                return engine, slots
-        known = ", ".join(served.name for served, _ in self.models())
+                return served
+        known = ", ".join(each.name for each, _ in self.models())
         raise NotFound(
             f"There is no model '{model[:128]}'; this server has: {known}.",
             field="model",

@@ -93,14 +93,19 @@ def asks_for_number(question: str) -> bool:
     return _NUMBER_QUESTION.search(unicodedata.normalize("NFC", question)) is not None
 
 
+def asks_for_steps(question: str) -> bool:
+    """Whether the answer should be a list of things to do."""
+    return _STEPS_QUESTION.search(unicodedata.normalize("NFC", question)) is not None
+
+
 def leans_on_context(question: str) -> bool:
     """Whether the question speaks of what was said before ("and for ARM?", "còn máy cũ?", "why is that?")."""
     return _FOLLOW_UP.search(unicodedata.normalize("NFC", question)) is not None
 
 
-def is_telling(word: str) -> bool:
-    """Whether a word is a name, a code or a number, which no other word can stand for."""
-    return any(c.isdigit() for c in word) or (len(word) > 1 and word.isupper())
+def is_telling(word: str, *, begins: bool) -> bool:
+    """Whether a word is a name, a code or a number, which no other word can stand for. begins: the sentence."""
+    return any(c.isdigit() for c in word) or (len(word) > 1 and word.isupper()) or (word[0].isupper() and not begins)
 
 
 def _is_stop_word(word: str, stop_words: frozenset[str]) -> bool:
@@ -155,11 +160,11 @@ _TELLING_FOLDED = (_VIETNAMESE_FOLDED | {"viec", "nguoi", "lam", "cach", "thoi"}
 
 _PHRASES = {
     "vi": re.compile(
-        r"(?<!\w)(làm thế nào|thế còn|thế thì|làm sao|như thế nào|thế nào|bao nhiêu|bao lâu|bao giờ|bao xa|khi nào"
-        r"|lúc nào|ở đâu|tại sao|vì sao|là gì|có phải|hay không|xin hỏi|cho (tôi|mình|em) (hỏi|biết)"
+        r"(?<!\w)(làm thế nào|thế còn|thế thì|thì sao|làm sao|như thế nào|thế nào|bao nhiêu|bao lâu|bao giờ|bao xa"
+        r"|khi nào|lúc nào|ở đâu|tại sao|vì sao|là gì|có phải|hay không|xin hỏi|cho (tôi|mình|em) (hỏi|biết)"
         r"|hướng dẫn (tôi|mình|em)|vui lòng"
-        r"|lam the nao|lam sao|nhu the nao|the nao|bao nhieu|bao lau|bao gio|khi nao|luc nao|o dau|tai sao|vi sao|la gi"
-        r"|hay khong|xin hoi|cho (toi|minh|em) (hoi|biet)|vui long)(?!\w)",
+        r"|lam the nao|lam sao|nhu the nao|the nao|bao nhieu|bao lau|bao gio|khi nao|luc nao|o dau|tai sao|vi sao"
+        r"|thi sao|la gi|hay khong|xin hoi|cho (toi|minh|em) (hoi|biet)|vui long)(?!\w)",
         re.IGNORECASE,
     ),
     "en": re.compile(
@@ -175,6 +180,30 @@ _NUMBER_QUESTION = re.compile(
     r"|minimum|maximum)(?!\w)",
     re.IGNORECASE,
 )
+
+_STEPS_QUESTION = re.compile(
+    r"(?<!\w)(how (do|does|can|could|should|would|to)|steps|procedure|làm thế nào|làm sao|như thế nào|thế nào|cách"
+    r"|các bước|quy trình|thủ tục|lam the nao|lam sao|nhu the nao|cac buoc|quy trinh|thu tuc)(?!\w)",
+    re.IGNORECASE,
+)
+
+# Words that say what kind of answer is wanted rather than what it is about; a text may well leave them out.
+GENERIC = frozenset(
+    """
+    amount company content contents cost customer customers date detail details duration employee employees example
+    information kind length list method number period policy procedure process product products purpose reason
+    requirement requirements rule rules size steps sum term terms time type way
+    """.split()  # noqa: SIM905
+)
+GENERIC_PAIRS = frozenset(
+    {
+        ("thoi", "gian"), ("thoi", "han"), ("thoi", "diem"), ("so", "luong"), ("so", "tien"), ("danh", "sach"),
+        ("noi", "dung"), ("thong", "tin"), ("chi", "tiet"), ("quy", "dinh"), ("quy", "trinh"), ("thu", "tuc"),
+        ("chinh", "sach"), ("muc", "dich"), ("ly", "do"), ("phuong", "phap"), ("cac", "buoc"), ("ho", "so"),
+        ("dieu", "kien"), ("yeu", "cau"), ("huong", "dan"), ("vi", "du"), ("gia", "tri"), ("thuc", "hien"),
+        ("cong", "ty"), ("khach", "hang"), ("nhan", "vien"), ("san", "pham"), ("nguoi", "dung"),
+    }
+)  # fmt: skip
 
 _FOLLOW_UP = re.compile(
     r"^\W*(and|but|or|so|also|then|what about|how about|why|why not|và|còn|thế còn|vậy còn|thế thì|vậy thì|thế|vậy"
