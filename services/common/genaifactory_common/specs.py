@@ -425,6 +425,8 @@ class Source:
     def __init__(self, current: Factory, path: Path | None = None) -> None:
         self.current = current
         self.path = path
+        # Taken now, so that a change between the start and `watch` is seen.
+        self._seen = _fingerprint(path) if path is not None else None
         self._listeners: list[Callable[[Factory], None]] = []
 
     @classmethod
@@ -446,13 +448,12 @@ class Source:
         """Reloads the file when its content changes, forever. A bad document is logged; the last good one stays."""
         if self.path is None:
             return
-        seen = await asyncio.to_thread(_fingerprint, self.path)
         while True:
             await asyncio.sleep(interval_seconds)
             now = await asyncio.to_thread(_fingerprint, self.path)
-            if now == seen:
+            if now == self._seen:
                 continue
-            seen = now
+            self._seen = now
             try:
                 factory = await asyncio.to_thread(load, self.path)
             except InvalidConfiguration as error:
