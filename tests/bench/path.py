@@ -47,11 +47,13 @@ class Scenario:
     route: str
     question: Callable[[int], str]
     """The question of the n-th request."""
+    temperature: float | None = None
+    """0 makes an answer repeatable, and so one for the cache."""
 
 
 SCENARIOS = (
     Scenario("rag, new questions", "rag", lambda n: f"{QUESTIONS[n % len(QUESTIONS)]} ({n})"),
-    Scenario("rag, from the cache", "rag", lambda n: QUESTIONS[n % len(QUESTIONS)]),
+    Scenario("rag, from the cache", "rag", lambda n: QUESTIONS[n % len(QUESTIONS)], temperature=0),
     Scenario("chat, new questions", "chat", lambda n: f"{QUESTIONS[n % len(QUESTIONS)]} ({n})"),
 )
 
@@ -144,7 +146,8 @@ async def measure(running: Cluster, scenario: Scenario, *, clients: int, seconds
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scenario: Scenario, number: int) -> float:
     """One streamed answer; returns when its first text came. A client this thin leaves the CPU to the services."""
     message = {"role": "user", "content": scenario.question(number)}
-    body = json.dumps({"model": scenario.route, "stream": True, "messages": [message]}).encode()
+    fields = {"model": scenario.route, "stream": True, "messages": [message], "temperature": scenario.temperature}
+    body = json.dumps(fields).encode()
     writer.write(
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer %s\r\n"
         b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (KEY.encode(), len(body), body)

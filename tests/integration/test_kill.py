@@ -45,7 +45,8 @@ async def _ask_until_it_dies(platform: Platform, seen: Seen, rng: random.Random)
             while True:
                 # Some questions are answered from the cache, and some are new.
                 question = f"{rng.choice(QUESTIONS)} {rng.choice(('', str(rng.random())))}"
-                body = {"model": "rag", "stream": True, "messages": [{"role": "user", "content": question}]}
+                message = {"role": "user", "content": question}
+                body = {"model": "rag", "stream": True, "temperature": 0, "messages": [message]}
                 async with client.stream("POST", f"{platform.openai_url}/chat/completions", json=body) as response:
                     assert response.status_code == 200, await response.aread()
                     async for line in response.aiter_lines():
