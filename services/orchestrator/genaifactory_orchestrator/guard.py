@@ -175,6 +175,8 @@ class GuardedStream:
             while True:
                 await self._something_to_do.wait()
                 self._something_to_do.clear()
+                if self._over.is_set():
+                    return
                 complete = self._complete
                 if text := self._taken():
                     await self._call.send(safety_pb2.CheckStreamRequest(text=text))
@@ -213,6 +215,7 @@ class GuardedStream:
         finally:
             self._over.set()
             self._room.set()
+            self._something_to_do.set()
         self._require_verdict()
 
     def _require_verdict(self) -> None:

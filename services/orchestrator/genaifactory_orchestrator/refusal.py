@@ -7,9 +7,10 @@ import unicodedata
 
 from genaifactory_common import specs
 
+# The words of the platform's own extractive model when it finds nothing, so that its refusals are known as such.
 _BUILT_IN = {
-    "en": "I do not know. The documents do not answer this question.",
-    "vi": "Tôi không biết. Các tài liệu không trả lời được câu hỏi này.",
+    "en": "I don't know: the given documents do not answer this question.",
+    "vi": "Tôi không biết: các tài liệu được cung cấp không có câu trả lời cho câu hỏi này.",
 }
 # Letters and tones of Vietnamese that no loan word of English carries.
 _VIETNAMESE_ONLY = re.compile("[ăđơư]|\u0309|\u0323")

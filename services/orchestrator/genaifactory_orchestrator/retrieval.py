@@ -61,7 +61,7 @@ def query(history: Sequence[types_pb2.Message], messages: Sequence[types_pb2.Mes
     earlier = asked[-2][:_MAX_EARLIER_CHARACTERS] if len(asked) > 1 else ""
     if earlier and (len(question.split()) <= _SHORT_QUESTION_WORDS or _POINTS_BACK.search(question)):
         question = f"{earlier}\n{question}"
-    return question[:_MAX_QUERY_CHARACTERS]
+    return question[-_MAX_QUERY_CHARACTERS:]  # the question stands at the end of a very long message
 
 
 class Retrieval:

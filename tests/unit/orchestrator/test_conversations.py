@@ -1,0 +1,171 @@
+"""Stored conversations: bounded, erasable, each its caller's own."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genaifactory.orchestrator.v1 import orchestrator_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels
+from genaifactory_common.errors import FactoryError
+from genaifactory_common.testing import CALLER, act_as
+from genaifactory_orchestrator import conversations, settings
+from genaifactory_orchestrator.conversations import Conversations, Key
+
+KEY = Key("acme", "alice", "c1")
+
+
+def user(text: str) -> types_pb2.Message:
+    return types_pb2.Message(role=types_pb2.ROLE_USER, content=text)
+
+
+def assistant(text: str) -> types_pb2.Message:
+    return types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=text)
+
+
+def last_conversation(world: Any) -> list[str]:
+    return [m.content for m in world.modelserver.requests[-1].conversation.messages if m.role != types_pb2.ROLE_SYSTEM]
+
+
+async def erase(world: Any, name: str) -> bool:
+    request = orchestrator_pb2.DeleteConversationRequest(conversation_id=name)
+    response = await channels.unary(world.stub.DeleteConversation, request, timeout_seconds=5)
+    return bool(response.existed)
+
+
+async def test_a_turn_continues_the_stored_conversation(world: Any) -> None:
+    world.modelserver.script = ["Hi Ann."]
+    await world.ask("I am Ann.", route="chat", conversation_id="c1")
+    await world.ask("Who am I?", route="chat", conversation_id="c1")
+    assert last_conversation(world) == ["I am Ann.", "Hi Ann.", "Who am I?"]
+
+
+async def test_it_survives_a_restart(make_world: Any) -> None:
+    async with make_world() as world:
+        await world.ask("I am Ann.", route="chat", conversation_id="c1")
+    async with make_world() as world:
+        await world.ask("Who am I?", route="chat", conversation_id="c1")
+        assert last_conversation(world)[0] == "I am Ann."
+
+
+@pytest.mark.parametrize("other", [{"tenant": "other"}, {"principal": "bob"}])
+async def test_another_caller_neither_sees_nor_erases_it(world: Any, other: dict[str, str]) -> None:
+    await world.ask("I am Ann.", route="chat", conversation_id="c1")
+    act_as(replace(CALLER, **other))  # type: ignore[arg-type]
+    await world.ask("Who am I?", route="chat", conversation_id="c1")
+    assert last_conversation(world) == ["Who am I?"]
+    assert await erase(world, "c1")
+    act_as(CALLER)
+    await world.ask("Who am I?", route="chat", conversation_id="c1")
+    assert last_conversation(world)[0] == "I am Ann."
+
+
+def all_bytes(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.glob("conversations.db*"))
+
+
+async def test_an_erased_conversation_is_gone_from_the_file_too(world: Any, tmp_path: Path) -> None:
+    await world.ask("My secret is Xylophon.", route="chat", conversation_id="c1")
+    assert b"Xylophon" in await asyncio.to_thread(all_bytes, tmp_path / "orchestrator")
+    assert await erase(world, "c1")
+    assert not await erase(world, "c1")
+    await world.ask("What is my secret?", route="chat", conversation_id="c1")
+    assert last_conversation(world) == ["What is my secret?"]
+    assert b"Xylophon" not in await asyncio.to_thread(all_bytes, tmp_path / "orchestrator")
+
+
+async def test_an_answer_that_ends_after_the_erasure_does_not_bring_it_back(world: Any) -> None:
+    going_on = asyncio.Event()
+    world.modelserver.script = ["started ", going_on, "done"]
+    asking = asyncio.create_task(world.ask("first", route="chat", conversation_id="c1"))
+    while not world.modelserver.running:
+        await asyncio.sleep(0.001)
+    await erase(world, "c1")
+    going_on.set()
+    await asking
+    world.modelserver.script = ["ok"]
+    await world.ask("second", route="chat", conversation_id="c1")
+    assert last_conversation(world) == ["second"]
+
+
+async def test_only_what_the_guardrails_let_pass_is_stored(world: Any) -> None:
+    world.safety.mask = {"0912345678": "<PHONE>"}
+    world.modelserver.script = ["Noted: 0912345678."]
+    await world.ask("Mine is 0912345678", route="chat", conversation_id="c1")
+    world.safety.block = ("bomb",)
+    with pytest.raises(FactoryError):
+        await world.ask("a bomb", route="chat", conversation_id="c1")
+    world.modelserver.script = ["a bomb"]
+    await world.ask("what?", route="chat", conversation_id="c1")
+    world.modelserver.script = ["ok"]
+    await world.ask("and now?", route="chat", conversation_id="c1")
+    assert last_conversation(world) == ["Mine is <PHONE>", "Noted: <PHONE>.", "and now?"]
+
+
+async def test_turns_at_the_same_time_are_stored_whole(world: Any) -> None:
+    await asyncio.gather(*(world.ask(f"q{i}", route="chat", conversation_id="c1") for i in range(8)))
+    await world.ask("last", route="chat", conversation_id="c1")
+    *turns, last = last_conversation(world)
+    assert last == "last"
+    assert sorted(turns[::2]) == [f"q{i}" for i in range(8)]
+    assert set(turns[1::2]) == {"You have 14 days [1]."}
+
+
+async def test_a_tool_call_and_its_result_are_part_of_it(world: Any) -> None:
+    from genaifactory.modelserver.v1 import modelserver_pb2
+
+    call = types_pb2.ToolCall(id="c1", name="f", arguments_json="{}")
+    world.modelserver.script = [
+        modelserver_pb2.GenerateResponse(tool_calls=[call]),
+        modelserver_pb2.GenerateResponse(finish_reason=types_pb2.FINISH_REASON_TOOL_CALLS),
+    ]
+    tools = [types_pb2.Tool(name="f")]
+    await world.ask("call it", route="chat", conversation_id="t", tools=tools)
+    result = types_pb2.Message(role=types_pb2.ROLE_TOOL, content="42", tool_call_id="c1")
+    world.modelserver.script = ["42!"]
+    await world.ask(messages=[result], route="chat", conversation_id="t", tools=tools)
+    messages = world.modelserver.requests[-1].conversation.messages
+    assert [m.role for m in messages] == [types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT, types_pb2.ROLE_TOOL]
+    assert messages[1].tool_calls[0].id == "c1"
+
+
+async def opened(path: Path, **bounds: Any) -> Conversations:
+    store = Conversations(path / "conversations.db", settings.Conversations(**bounds))
+    await store.open()
+    return store
+
+
+async def test_the_oldest_messages_go_first_and_no_answer_stays_without_its_question(tmp_path: Path) -> None:
+    store = await opened(tmp_path, max_messages=5)
+    for i in range(4):
+        history = await store.begin(KEY, limit=100)
+        await store.add_turn(history, [user(f"q{i}"), assistant(f"a{i}")])
+    assert [m.content for m in (await store.begin(KEY, limit=100)).messages] == ["q2", "a2", "q3", "a3"]
+    assert [m.content for m in (await store.begin(KEY, limit=3)).messages] == ["q3", "a3"]
+    assert (await store.begin(KEY, limit=0)).messages == ()
+    await store.close()
+
+
+async def test_messages_past_their_age_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await opened(tmp_path, max_age_seconds=100)
+    await store.add_turn(await store.begin(KEY, limit=9), [user("old")])
+    now = conversations.time.time()
+    monkeypatch.setattr(conversations.time, "time", lambda: now + 101)
+    assert (await store.begin(KEY, limit=9)).messages == ()
+    await store.forget_old()
+    assert not await store.erase(KEY), "an empty one is gone as well"
+    await store.close()
+
+
+async def test_a_caller_has_a_bounded_number_and_the_idlest_goes_first(tmp_path: Path) -> None:
+    store = await opened(tmp_path, max_per_principal=2)
+    for name in ("a", "b", "a", "c"):
+        key = replace(KEY, name=name)
+        await store.add_turn(await store.begin(key, limit=9), [user("x")])
+    assert [name for name in "abc" if await store.erase(replace(KEY, name=name))] == ["a", "c"]
+    await store.close()

@@ -1,0 +1,174 @@
+"""Backoff, the retry budget and the circuit breaker."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genaifactory_common import specs
+from genaifactory_orchestrator.resilience import BreakerState, CircuitBreaker, RetryBudget, backoff_seconds
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestBackoff:
+    @given(failures=st.integers(1, 10_000), seed=st.integers())
+    def test_never_waits_longer_than_the_doubled_interval_or_the_maximum(self, failures: int, seed: int) -> None:
+        retry = specs.Retry(initial_backoff_seconds=0.2, max_backoff_seconds=5.0)
+        wait = backoff_seconds(retry, failures, random.Random(seed))
+        assert 0.0 <= wait <= min(5.0, 0.2 * 2 ** min(failures - 1, 40))
+
+    def test_uses_the_whole_interval_so_that_clients_spread(self) -> None:
+        rng = random.Random(1)
+        waits = [backoff_seconds(specs.Retry(initial_backoff_seconds=1.0), 2, rng) for _ in range(2000)]
+        assert min(waits) < 0.05
+        assert max(waits) > 1.95
+        assert sum(waits) / len(waits) == pytest.approx(1.0, abs=0.05)
+
+
+class TestRetryBudget:
+    def test_lets_a_cold_start_retry(self) -> None:
+        assert RetryBudget().withdraw()
+
+    @pytest.mark.parametrize("requests", [10, 100, 10_000])
+    def test_bounds_retries_to_a_fifth_of_requests_when_every_request_fails(self, requests: int) -> None:
+        budget = RetryBudget()
+        retries = 0
+        for _ in range(requests):
+            budget.deposit()
+            while budget.withdraw():
+                retries += 1
+        assert retries == pytest.approx(0.2 * requests + 10, abs=2)
+
+    def test_does_not_save_up_quiet_hours_for_a_storm(self) -> None:
+        budget = RetryBudget()
+        for _ in range(100_000):
+            budget.deposit()
+        assert sum(budget.withdraw() for _ in range(100)) == 10
+
+    def test_five_requests_pay_for_one_retry_in_spite_of_binary_fractions(self) -> None:
+        budget = RetryBudget(reserve=2.0)
+        while budget.withdraw():
+            pass
+        for _ in range(5):
+            assert not budget.withdraw()
+            budget.deposit()
+        assert budget.withdraw()
+
+
+class TestCircuitBreaker:
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def breaker(self, clock: Clock) -> CircuitBreaker:
+        return CircuitBreaker(specs.CircuitBreaker(failures=3, open_seconds=10), clock)
+
+    @staticmethod
+    def fail(breaker: CircuitBreaker, times: int = 1) -> None:
+        for _ in range(times):
+            permit = breaker.admit()
+            assert permit is not None
+            permit.failed()
+
+    def test_opens_after_failures_in_a_row(self, breaker: CircuitBreaker) -> None:
+        self.fail(breaker, 2)
+        assert breaker.state is BreakerState.CLOSED
+        self.fail(breaker)
+        assert breaker.state is BreakerState.OPEN
+        assert breaker.admit() is None
+        assert breaker.retry_after_seconds() == pytest.approx(10)
+
+    def test_a_success_starts_the_count_again(self, breaker: CircuitBreaker) -> None:
+        self.fail(breaker, 2)
+        permit = breaker.admit()
+        assert permit is not None
+        permit.succeeded()
+        self.fail(breaker, 2)
+        assert breaker.state is BreakerState.CLOSED
+
+    def test_a_call_that_says_nothing_about_health_changes_nothing(self, breaker: CircuitBreaker) -> None:
+        self.fail(breaker, 2)
+        permit = breaker.admit()
+        assert permit is not None
+        permit.abandoned()
+        self.fail(breaker)
+        assert breaker.state is BreakerState.OPEN
+
+    def test_lets_one_trial_through_when_its_time_is_over(self, breaker: CircuitBreaker, clock: Clock) -> None:
+        self.fail(breaker, 3)
+        clock.now += 9.9
+        assert breaker.admit() is None
+        clock.now += 0.1
+        trial = breaker.admit()
+        assert trial is not None
+        assert breaker.state is BreakerState.HALF_OPEN
+        assert breaker.admit() is None
+
+    def test_a_good_trial_closes_it(self, breaker: CircuitBreaker, clock: Clock) -> None:
+        self.fail(breaker, 3)
+        clock.now += 10
+        trial = breaker.admit()
+        assert trial is not None
+        trial.succeeded()
+        assert breaker.state is BreakerState.CLOSED
+        self.fail(breaker, 2)
+        assert breaker.admit() is not None
+
+    def test_a_bad_trial_opens_it_for_as_long_again(self, breaker: CircuitBreaker, clock: Clock) -> None:
+        self.fail(breaker, 3)
+        clock.now += 10
+        self.fail(breaker)
+        assert breaker.state is BreakerState.OPEN
+        clock.now += 9.9
+        assert breaker.admit() is None
+
+    def test_a_cancelled_trial_makes_room_for_the_next(self, breaker: CircuitBreaker, clock: Clock) -> None:
+        self.fail(breaker, 3)
+        clock.now += 10
+        trial = breaker.admit()
+        assert trial is not None
+        trial.abandoned()
+        assert breaker.admit() is not None
+
+    def test_calls_from_before_it_opened_neither_close_it_nor_keep_it_open(
+        self, breaker: CircuitBreaker, clock: Clock
+    ) -> None:
+        early = [breaker.admit(), breaker.admit()]
+        self.fail(breaker, 3)
+        clock.now += 5
+        for permit in early:
+            assert permit is not None
+        assert early[0] is not None
+        early[0].succeeded()
+        assert breaker.state is BreakerState.OPEN
+        assert early[1] is not None
+        early[1].failed()
+        assert breaker.retry_after_seconds() == pytest.approx(5)
+
+    def test_a_permit_counts_once(self, breaker: CircuitBreaker) -> None:
+        permit = breaker.admit()
+        assert permit is not None
+        for _ in range(5):
+            permit.failed()
+        assert breaker.state is BreakerState.CLOSED
+
+    def test_tells_each_change_of_state(self, clock: Clock) -> None:
+        seen: list[BreakerState] = []
+        breaker = CircuitBreaker(specs.CircuitBreaker(failures=1, open_seconds=1), clock, seen.append)
+        self.fail(breaker)
+        clock.now += 1
+        trial = breaker.admit()
+        assert trial is not None
+        trial.succeeded()
+        assert seen == [BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED]
