@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import pytest
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors, specs, testing
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_common.testing import modelserver, openai_upstream
-from genaifactory_common.testing.openai_upstream import Reply, Step, Upstream, answer, chunk, event, failure, text
-from genaifactory_orchestrator.backends import Delta, Prompt
+from genaifactory_common.testing import openai_upstream
+from genaifactory_common.testing.modelserver import FakeModelServer
+from genaifactory_common.testing.modelserver import Step as ModelServerStep
+from genaifactory_common.testing.openai_upstream import (
+    Reply,
+    Step,
+    Steps,
+    Upstream,
+    answer,
+    chunk,
+    event,
+    failure,
+    text,
+)
+from genaifactory_orchestrator.backends import Delta, Prompt, Usage
 from genaifactory_orchestrator.generation import Attempt, Event, Finished, ModelClient, Started
 
 ANSWER = "Hợp đồng có hiệu lực từ ngày ký kết."
@@ -87,16 +101,16 @@ class World:
     client: ModelClient
     first: Upstream
     second: Upstream
-    fake: modelserver.FakeModelServer
+    fake: FakeModelServer
     waits: list[float]
     attempts: list[Attempt] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
-    async def ask(self, *chain: str, **sampling: int) -> str:
-        prompt = Prompt(
-            (types_pb2.Message(role=types_pb2.ROLE_USER, content="Khi nào hợp đồng có hiệu lực?"),),
-            sampling=types_pb2.Sampling(**sampling),
-        )
+    async def ask(self, *chain: str, max_tokens: int | None = None) -> str:
+        question = types_pb2.Message(role=types_pb2.ROLE_USER, content="Khi nào hợp đồng có hiệu lực?")
+        return await self.ask_prompt(chain, Prompt((question,), sampling=types_pb2.Sampling(max_tokens=max_tokens)))
+
+    async def ask_prompt(self, chain: Sequence[str], prompt: Prompt) -> str:
         stream = self.client.generate(chain, prompt, timeout_seconds=20, attempts=self.attempts)
         async with aclosing(stream) as events:
             async for found in events:
@@ -122,19 +136,21 @@ models:
 """)
 
 
-Begin = Callable[..., "asynccontextmanager[World]"]
+class Begin(Protocol):
+    async def __call__(self, first: Reply, second: Reply | None = None, *, dialect: str = "compatible") -> World: ...
 
 
 @pytest.fixture
-async def begin() -> AsyncIterator[Callable[..., object]]:
+async def begin() -> AsyncIterator[Begin]:
+    """Starts a world whose models `second` and `local` are asked for the rest of an answer, or for a whole one."""
     async with AsyncExitStack() as stack:
 
-        async def start(first: Reply, second: Reply, local: list[modelserver.Step], dialect: str) -> World:
+        async def start(first: Reply, second: Reply | None = None, *, dialect: str = "compatible") -> World:
             testing.act_as()
-            fake = modelserver.FakeModelServer([local])
-            channel = await stack.enter_async_context(testing.served(fake.app()))
+            fake = FakeModelServer()
+            channel = await stack.enter_async_context(testing.served(fake.app(testing.VERIFIER)))
             one = await stack.enter_async_context(openai_upstream.serve([first]))
-            two = await stack.enter_async_context(openai_upstream.serve([second]))
+            two = await stack.enter_async_context(openai_upstream.serve([second or answer(ANSWER)]))
             waits: list[float] = []
 
             async def sleep(seconds: float) -> None:
@@ -146,3 +162,178 @@ async def begin() -> AsyncIterator[Callable[..., object]]:
             return World(client, one, two, fake, waits)
 
         yield start
+
+
+def named(table: Mapping[str, object]) -> list[object]:
+    return [pytest.param(value, id=name) for name, value in table.items()]
+
+
+@pytest.mark.parametrize("reply", named(BEFORE))
+class TestBeforeTheFirstToken:
+    async def test_the_fallback_answers(self, begin: Begin, reply: Reply) -> None:
+        world = await begin(reply)
+        assert await world.ask("first", "second") == ANSWER
+        assert [found for found in world.events if isinstance(found, Started)] == [Started("second")]
+        assert isinstance(world.events[-1], Finished)
+        assert world.events[-1].model == "second"
+        assert world.attempts[-1].model == "second"
+        assert all(attempt.error_reason for attempt in world.attempts[:-1])
+        assert not any(attempt.usage.completion_tokens for attempt in world.attempts[:-1])
+
+    async def test_without_a_fallback_the_error_is_clear_and_gives_nothing_away(
+        self, begin: Begin, reply: Reply
+    ) -> None:
+        world = await begin(reply)
+        with pytest.raises((errors.Unavailable, errors.Overloaded)) as caught:
+            await world.ask("first")
+        assert world.events == []
+        assert "'first'" in caught.value.message
+        assert SECRET not in caught.value.message
+        assert world.first.base_url not in caught.value.message
+        assert len(world.attempts) == len(world.first.requests) <= 2
+
+
+@pytest.mark.parametrize("steps", named(AFTER))
+class TestAfterTheFirstToken:
+    @pytest.mark.parametrize("fallback", FALLBACKS)
+    async def test_the_fallback_goes_on_without_a_gap_or_a_repetition(
+        self, begin: Begin, steps: Steps, fallback: str
+    ) -> None:
+        first = Reply((*text("Hợp đồng ", "có hiệu"), *steps))
+        dialect = "vllm" if fallback == "vllm" else "compatible"
+        repeated = {"repeats all": FIRST, "repeats the last words": "đồng có hiệu"}.get(fallback, "")
+        pieces = [*repeated, " lực từ", " ngày ký", " kết."]  # what is repeated comes letter by letter
+        world = await begin(first, answer(*pieces), dialect=dialect)
+        world.fake.script = pieces
+        second = "local" if fallback == "modelserver" else "second"
+        assert await world.ask("first", second) == ANSWER
+        assert [found.model for found in world.events if isinstance(found, Started)] == ["first", second]
+        finished = world.events[-1]
+        assert isinstance(finished, Finished)
+        assert finished.finish_reasons == (types_pb2.FINISH_REASON_STOP,)
+        assert finished.model == second
+        assert len(world.first.requests) == 1, "a model that has begun is not asked again"
+        assert [bool(attempt.error_reason) for attempt in world.attempts] == [True, False]
+        assert finished.usage == world.attempts[0].usage + world.attempts[1].usage
+        assert finished.usage.estimated
+        asked = _continuation_asked(world, second)
+        assert asked == FIRST
+
+    async def test_without_a_fallback_the_error_is_clear_after_all_that_was_said(
+        self, begin: Begin, steps: Steps
+    ) -> None:
+        world = await begin(Reply((*text("Hợp đồng ", "có hiệu"), *steps)))
+        with pytest.raises(errors.UpstreamFailed, match="broke off in its middle") as caught:
+            await world.ask("first")
+        assert world.text == FIRST
+        assert SECRET not in caught.value.message
+        assert len(world.first.requests) == 1
+
+    @pytest.mark.parametrize("broken", ["tool call", "two answers", "JSON"])
+    async def test_what_cannot_be_gone_on_with_ends_in_a_clear_error(
+        self, begin: Begin, steps: Steps, broken: str
+    ) -> None:
+        call = {"index": 0, "id": "c1", "function": {"name": "search", "arguments": '{"q'}}
+        begun = {"tool call": chunk({"tool_calls": [call]})}.get(broken, chunk({"content": "{"}))
+        world = await begin(Reply((begun, *steps)))
+        prompt = Prompt(
+            (types_pb2.Message(role=types_pb2.ROLE_USER, content="?"),),
+            sampling=types_pb2.Sampling(n=2 if broken == "two answers" else 1),
+            output_format=types_pb2.OutputFormat(json_object=True) if broken == "JSON" else None,
+        )
+        with pytest.raises(errors.UpstreamFailed, match="in the middle of"):
+            await world.ask_prompt(("first", "second"), prompt)
+        assert world.second.requests == []
+
+
+class TestAModelServerThatFails:
+    FAILURES: ClassVar = [
+        errors.Overloaded("full", retry_after_seconds=0.0),
+        errors.Unavailable("draining"),
+        errors.Internal("a mistake"),
+        errors.NotFound("no such model"),
+        errors.DeadlineExceeded("slow"),
+        asyncio.Event(),
+    ]
+
+    @pytest.mark.parametrize("how", FAILURES, ids=lambda how: type(how).__name__)
+    async def test_before_the_first_token_the_fallback_answers(self, begin: Begin, how: ModelServerStep) -> None:
+        world = await begin(answer(ANSWER))
+        world.fake.script = [how]
+        assert await world.ask("local", "first") == ANSWER
+
+    @pytest.mark.parametrize("how", FAILURES, ids=lambda how: type(how).__name__)
+    async def test_after_the_first_token_the_fallback_goes_on(self, begin: Begin, how: ModelServerStep) -> None:
+        world = await begin(answer(FIRST, REST))
+        world.fake.script = ["Hợp đồng ", "có hiệu", how]
+        assert await world.ask("local", "first") == ANSWER
+        assert len(world.fake.requests) == 1
+
+
+class TestTheChain:
+    async def test_goes_on_from_all_that_was_said_by_everyone_before(self, begin: Begin) -> None:
+        first = Reply((*text("Hợp đồng "), Step.RESET))
+        second = Reply((*text("Hợp đồng ", "có hiệu"), Step.RESET))
+        world = await begin(first, second)
+        world.fake.script = [" lực từ", " ngày ký kết."]
+        assert await world.ask("first", "second", "local") == ANSWER
+        assert _continuation_asked(world, "second") == "Hợp đồng "
+        assert _continuation_asked(world, "local") == FIRST
+        assert [attempt.model for attempt in world.attempts] == ["first", "second", "local"]
+
+    async def test_a_fallback_that_fails_while_it_still_repeats_loses_nothing(self, begin: Begin) -> None:
+        first = Reply((*text(FIRST), Step.RESET))
+        second = Reply((*text("Hợp đồng"), Step.RESET))
+        world = await begin(first, second)
+        world.fake.script = [REST]
+        assert await world.ask("first", "second", "local") == ANSWER
+        assert [found.model for found in world.events if isinstance(found, Started)] == ["first", "local"]
+
+    async def test_takes_what_was_used_off_max_tokens(self, begin: Begin) -> None:
+        first = Reply((*text(FIRST), event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}),
+                       Step.RESET))  # fmt: skip
+        world = await begin(first)
+        world.fake.script = [REST]
+        await world.ask("first", "local", max_tokens=50)
+        assert world.fake.requests[0].sampling.max_tokens == 46
+        assert world.events[-1] == Finished(
+            (types_pb2.FINISH_REASON_STOP,), Usage(prompt_tokens=19, completion_tokens=9), "local"
+        )
+
+    async def test_ends_the_answer_when_max_tokens_are_used_up(self, begin: Begin) -> None:
+        first = Reply((*text(FIRST), event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}),
+                       Step.RESET))  # fmt: skip
+        world = await begin(first)
+        assert await world.ask("first", "local", max_tokens=4) == FIRST
+        finished = world.events[-1]
+        assert isinstance(finished, Finished)
+        assert finished.finish_reasons == (types_pb2.FINISH_REASON_LENGTH,)
+        assert world.fake.requests == []
+
+    async def test_a_refusal_of_the_continuation_is_not_the_clients_mistake(self, begin: Begin) -> None:
+        world = await begin(Reply((*text(FIRST), Step.RESET)), failure(400, param="messages"))
+        world.fake.script = [REST]
+        assert await world.ask("first", "second", "local") == ANSWER
+
+    async def test_names_the_last_trouble_when_nobody_answers(self, begin: Begin) -> None:
+        world = await begin(failure(500), failure(401))
+        world.fake.script = [errors.Overloaded("full", retry_after_seconds=7.0)]
+        with pytest.raises(errors.UpstreamFailed, match="None of the 3 models") as caught:
+            await world.ask("first", "second", "local")
+        assert caught.value.retry_after_seconds == 7.0
+
+
+def _continuation_asked(world: World, model: str) -> str:
+    """The beginning of the answer as it was sent to a model."""
+    if model == "local":
+        conversation = world.fake.requests[0].conversation
+        assert conversation.continue_final_message
+        assert conversation.messages[-1].role == types_pb2.ROLE_ASSISTANT
+        return conversation.messages[-1].content
+    body = world.second.requests[0].body
+    if body.get("continue_final_message"):
+        assert body["add_generation_prompt"] is False
+        assert body["messages"][-1]["role"] == "assistant"
+        return str(body["messages"][-1]["content"])
+    assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user"]
+    return str(body["messages"][1]["content"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ MAX_ERROR_BYTES = 64 * 1024
 EMBED_BATCH = 256  # texts in one call; a response stays within its bound up to 4096 components a vector
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _POOL_TIMEOUT_SECONDS = 5.0
+_DRAIN_SECONDS = 0.05
 
 
 class OpenAIBackend:
@@ -63,6 +65,7 @@ class OpenAIBackend:
                             raise sse.MalformedStream("the stream is larger than the bound")
                         for event in parser.feed(data):
                             if event.data == b"[DONE]":
+                                await _drain(raw)
                                 return
                             for piece in self._pieces(event, choices):
                                 yield piece
@@ -135,6 +138,14 @@ class OpenAIBackend:
         if event.name == b"error" or (isinstance(chunk, dict) and chunk.get("error") is not None):
             raise openai_errors.stream_error(self._name, chunk)
         return openai_format.pieces(chunk, choices)
+
+
+async def _drain(raw: AsyncGenerator[bytes, None]) -> None:
+    """Reads the end of the body, so that the connection can serve again; an API that keeps it open loses it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for _ in raw:
+                pass
 
 
 async def _read(response: httpx2.Response, bound: int) -> bytes:

@@ -1,6 +1,7 @@
 """An OpenAI-compatible API on loopback that fails in every way a script tells it to, and records what it saw.
 
-    async with openai_upstream.serve([openai_upstream.failure(500), openai_upstream.answer("Xin", " chào")]) as upstream:
+    script = [openai_upstream.failure(500), openai_upstream.answer("Xin", " chào")]
+    async with openai_upstream.serve(script) as upstream:
         ...  # call upstream.base_url
         assert upstream.requests[0].body["model"] == "m"
 
@@ -73,6 +74,8 @@ class Upstream:
     requests: list[Seen] = field(default_factory=list)
     connections: int = 0
     """Opened so far."""
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by each request."""
 
 
 def chunk(delta: Mapping[str, Any] | None = None, *, index: int = 0, finish: str | None = None, **more: Any) -> bytes:
@@ -166,6 +169,7 @@ async def _converse(
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         seen = Seen(head[0].split(" ")[1], headers, json.loads(body or b"{}"))
         upstream.requests.append(seen)
+        upstream.asked.set()
         reply = replies[min(len(upstream.requests), len(replies)) - 1]
         # The client pipelines nothing, so that anything to read, the end included, means that it left.
         leaving = asyncio.create_task(reader.read(1))
