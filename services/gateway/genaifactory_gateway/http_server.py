@@ -30,7 +30,7 @@ class HttpServer:
 
     def __init__(self, settings: Http) -> None:
         self._settings = settings
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._running: asyncio.Task[None] | None = None
         self.address = settings.address
         """HOST:PORT; with the real port once it listens."""
@@ -73,6 +73,7 @@ class HttpServer:
         if self._server is None or self._running is None:
             return
         self._server.should_exit = True
+        self._server.stopping.set()
         await asyncio.shield(self._running)
 
 
@@ -80,6 +81,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.listening = asyncio.Event()
+        self.stopping = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,6 +90,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own looks ten times a second; its work, the date header, is due once.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self.stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)

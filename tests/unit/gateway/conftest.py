@@ -13,6 +13,7 @@ from typing import Any
 import grpc.aio
 import httpx
 import pytest
+import pytest_asyncio
 import uvloop
 from pydantic import SecretStr
 
@@ -130,7 +131,8 @@ async def _started(
         server=common_settings.Server(drain_seconds=drain_seconds),
         max_concurrent_requests=max_concurrent_requests,
     )
-    orchestrator, monitor, clock = FakeOrchestrator(), FakeFeedbackStore(), Clock()
+    orchestrator, clock = FakeOrchestrator(), Clock()
+    monitor = FakeFeedbackStore()  # type: ignore[abstract]  # what the gateway does not call is unimplemented
     source = specs.Source(specs.parse(FACTORY))
     async with (
         testing.served(orchestrator.app(testing.VERIFIER)) as to_orchestrator,
@@ -147,6 +149,13 @@ async def _started(
             address = app.http_address()
             async with httpx.AsyncClient(base_url=f"http://{address}", verify=False, timeout=20) as client:
                 yield Gateway(orchestrator, monitor, source, clock, client, channel, address)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def lasting_gateway() -> AsyncIterator[Gateway]:
+    """A gateway for all tests of a module."""
+    async with _started() as running:
+        yield running
 
 
 @pytest.fixture

@@ -200,9 +200,9 @@ async def test_usage_is_the_last_chunk_without_choices_when_it_is_asked_for(gate
 
 async def test_tool_calls_are_joined_from_their_pieces_and_streamed_as_pieces(gateway: Any) -> None:
     gateway.orchestrator.script = [
-        script.tool_call(id="c1", name="search", arguments='{"q":', index=0),
+        script.tool_call(call_id="c1", name="search", arguments='{"q":', index=0),
         script.tool_call(arguments='"gạo"}', index=0),
-        script.tool_call(id="c2", name="now", arguments="{}", index=1),
+        script.tool_call(call_id="c2", name="now", arguments="{}", index=1),
         script.done(finish_reasons=[types_pb2.FINISH_REASON_TOOL_CALLS]),
     ]
     choice = (await gateway.chat()).json()["choices"][0]

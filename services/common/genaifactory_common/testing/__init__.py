@@ -69,3 +69,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the plugin's marker, and keeps tests from speaking to a collector named in the environment."""
     config.addinivalue_line("markers", "allow_blocking: the test's async code may block the event loop")
     os.environ.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
+    # grpc.aio stops its polling thread when its last channel or server is collected, and waits for the thread there,
+    # which may be in the midst of async code: hold it for the whole run.
+    grpc.aio.init_grpc_aio()

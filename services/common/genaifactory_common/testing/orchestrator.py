@@ -41,10 +41,10 @@ def delta(
 
 
 def tool_call(
-    *, id: str = "", name: str = "", arguments: str = "", index: int = 0, choice: int = 0
+    *, call_id: str = "", name: str = "", arguments: str = "", index: int = 0, choice: int = 0
 ) -> orchestrator_pb2.AnswerResponse:
     """A piece of a tool call."""
-    call = types_pb2.ToolCall(id=id, name=name, arguments_json=arguments, index=index)
+    call = types_pb2.ToolCall(id=call_id, name=name, arguments_json=arguments, index=index)
     return orchestrator_pb2.AnswerResponse(tool_call=orchestrator_pb2.ToolCallDelta(tool_call=call, choice=choice))
 
 
@@ -135,6 +135,13 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
             embeddings=[orchestrator_pb2.Embedding(values=self.embedding(text)) for text in request.texts],
             usage=types_pb2.TokenUsage(prompt_tokens=sum(len(text.split()) for text in request.texts)),
         )
+
+    async def DeleteConversation(
+        self, request: orchestrator_pb2.DeleteConversationRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> orchestrator_pb2.DeleteConversationResponse:
+        """Has no conversations."""
+        self._note(context)
+        return orchestrator_pb2.DeleteConversationResponse(existed=False)
 
     def _note(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self.callers.append(identity.current())

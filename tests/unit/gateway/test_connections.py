@@ -1,0 +1,219 @@
+"""Clients that hang up, read slowly, write slowly or speak no HTTP; and the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genaifactory_common.testing import orchestrator as script
+from genaifactory_gateway.openai_responses import Chunks
+from genaifactory_gateway.settings import Http
+
+QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
+
+
+async def _connect(gateway: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = gateway.address.rpartition(":")
+    return await asyncio.open_connection(host, int(port), limit=1 << 20)
+
+
+def _request(body: Any, *, key: str = "sk-acme-user", extra: str = "") -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {key}\r\ncontent-length: {len(content)}\r\n{extra}\r\n"
+    )
+    return head.encode() + content
+
+
+async def _within(awaitable: Any) -> Any:
+    """A test that would hang fails instead."""
+    async with asyncio.timeout(10):
+        return await awaitable
+
+
+async def test_hanging_up_amid_a_stream_cancels_the_work_at_once(gateway: Any) -> None:
+    gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
+    reader, writer = await _connect(gateway)
+    writer.write(_request(QUESTION | {"stream": True}))
+    await _within(reader.readuntil(b'"Xin "'))
+    writer.transport.abort()
+    await _within(gateway.orchestrator.cancelled.wait())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_hanging_up_before_the_first_text_cancels_the_work_at_once(gateway: Any, stream: bool) -> None:
+    gateway.orchestrator.script = [script.route(), asyncio.Event()]
+    _, writer = await _connect(gateway)
+    writer.write(_request(QUESTION | {"stream": stream}))
+    await _within(gateway.orchestrator.started.wait())
+    writer.close()
+    await _within(gateway.orchestrator.cancelled.wait())
+
+
+async def test_who_hangs_up_pays_for_what_was_delivered(gateway: Any) -> None:
+    gateway.orchestrator.script = [script.delta("x" * 4000), asyncio.Event()]
+    reader, writer = await _connect(gateway)
+    writer.write(_request(QUESTION | {"stream": True, "max_tokens": 2000}, key="sk-beta-user"))
+    await _within(reader.readuntil(b"x" * 4000))
+    writer.transport.abort()
+    await _within(gateway.orchestrator.cancelled.wait())
+    gateway.orchestrator.script = [script.done()]
+    response = await gateway.chat("sk-beta-user", max_tokens=1)
+    assert response.headers["x-ratelimit-remaining-tokens"] == "1985"  # 3000 less 1007 delivered and 8 reserved now
+
+
+async def test_a_reader_that_takes_nothing_slows_the_work_and_then_loses_it(start: Any) -> None:
+    async with start(http=Http(write_timeout_seconds=0.3)) as gateway:
+        pieces = 5_000
+        gateway.orchestrator.script = [*[script.delta("x" * 10_000)] * pieces, script.done()]
+        reader, writer = await _connect(gateway)
+        writer.write(_request(QUESTION | {"stream": True}))  # and nothing is read
+        await _within(gateway.orchestrator.cancelled.wait())
+        assert gateway.orchestrator.sent < pieces
+        with contextlib.suppress(ConnectionError):
+            while await _within(reader.read(1 << 20)):  # what was under way, and then the end of the connection
+                pass
+        writer.close()
+
+
+async def test_a_stream_under_way_finishes_while_the_gateway_stops(start: Any) -> None:
+    go_on = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(start(drain_seconds=10))
+        gateway.orchestrator.script = [script.delta("Xin "), go_on, script.delta("chào."), script.done()]
+        reader, writer = await _connect(gateway)
+        writer.write(_request(QUESTION | {"stream": True}))
+        await _within(reader.readuntil(b'"Xin "'))
+        stopping = asyncio.create_task(stack.pop_all().aclose())
+        await _within(_refuses_connections(gateway))
+        go_on.set()
+        rest = await _within(reader.read())
+        assert b'"ch\xc3\xa0o."' in rest
+        assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        await _within(stopping)
+        writer.close()
+
+
+async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(start: Any) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(start(drain_seconds=1))
+        gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
+        reader, writer = await _connect(gateway)
+        writer.write(_request(QUESTION | {"stream": True}))
+        await _within(reader.readuntil(b'"Xin "'))
+        stopping = asyncio.create_task(stack.pop_all().aclose())
+        rest = await _within(reader.read())
+        assert b'"code":"unavailable"' in rest
+        assert b"[DONE]" not in rest
+        await _within(stopping)
+        writer.close()
+
+
+async def _refuses_connections(gateway: Any) -> None:
+    while True:
+        try:
+            _, writer = await _connect(gateway)
+        except OSError:
+            return
+        writer.close()
+        await asyncio.sleep(0)
+
+
+async def test_a_body_that_does_not_come_times_out(start: Any) -> None:
+    async with start(http=Http(body_timeout_seconds=0.1)) as gateway:
+        reader, writer = await _connect(gateway)
+        writer.write(_request(QUESTION)[:-5])
+        assert (await _within(reader.readline())).startswith(b"HTTP/1.1 504")
+        writer.close()
+
+
+async def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large(start: Any) -> None:
+    async with start(http=Http(max_body_bytes=2000)) as gateway:
+        reader, writer = await _connect(gateway)
+        head, _, _ = _request(QUESTION).partition(b"content-length")
+        writer.write(head + b"transfer-encoding: chunked\r\n\r\n" + b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+        writer.write(b"3e8\r\n" + b"x" * 1000 + b"\r\n" + b"1\r\nx\r\n")  # and it never ends
+        assert (await _within(reader.readline())).startswith(b"HTTP/1.1 413")
+        writer.close()
+
+
+async def test_the_connection_of_a_refused_body_goes_on_with_the_next_request(start: Any) -> None:
+    async with start(http=Http(max_body_bytes=2000)) as gateway:
+        reader, writer = await _connect(gateway)
+        writer.write(_request(QUESTION | {"user": "x" * 500_000}) + _request(QUESTION))
+        for status in (b"413", b"200"):
+            head = await _within(reader.readuntil(b"\r\n\r\n"))
+            assert head.startswith(b"HTTP/1.1 " + status)
+            length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
+            await reader.readexactly(int(length.partition(b":")[2]))
+        writer.close()
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: "])
+async def test_headers_that_do_not_come_end_the_connection(start: Any, begin: bytes) -> None:
+    async with start(http=Http(header_timeout_seconds=0.1)) as gateway:
+        reader, writer = await _connect(gateway)
+        writer.write(begin)
+        with contextlib.suppress(ConnectionResetError):
+            assert await _within(reader.read()) == b""
+        writer.close()
+
+
+async def test_endless_headers_are_refused(start: Any) -> None:
+    async with start(http=Http(max_header_bytes=2000)) as gateway:
+        reader, writer = await _connect(gateway)
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1000):
+                writer.write(b"x-more: " + b"x" * 100 + b"\r\n")
+                await writer.drain()
+        answer = await _within(reader.read(4096))
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"at most 2000 bytes" in answer
+        writer.close()
+
+
+async def test_what_is_no_http_gets_the_one_shape_of_errors(gateway: Any) -> None:
+    reader, writer = await _connect(gateway)
+    writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+    answer = await _within(reader.read())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+    writer.close()
+
+
+async def test_connections_beyond_the_bound_are_closed(start: Any) -> None:
+    async with start(http=Http(max_connections=2)) as gateway:
+        held = [await _connect(gateway) for _ in range(2)]
+        for _, writer in held:
+            writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        for reader, _ in held:
+            assert (await _within(reader.readline())).startswith(b"HTTP/1.1 200")
+        reader, writer = await _connect(gateway)
+        with contextlib.suppress(ConnectionResetError):
+            assert await _within(reader.read()) == b""
+        for _, other in [*held, (reader, writer)]:
+            other.close()
+
+
+@given(st.lists(st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"])), max_size=20), st.booleans())
+def test_a_streams_text_is_the_same_however_it_was_cut(pieces: list[str], include_usage: bool) -> None:
+    chunks = Chunks("req-" + "0" * 32, 1, 'a "model"', 1, include_usage=include_usage)
+    data = chunks.opening() + b"".join(chunks.event(script.delta(piece)) for piece in pieces)
+    data += chunks.closing(script.done().done)
+    assert data.endswith(b"\n\n")
+    events = data[:-2].split(b"\n\n")
+    assert all(event.startswith(b"data: ") and b"\n" not in event for event in events)
+    assert events.pop() == b"data: [DONE]"
+    objects = [json.loads(event[6:]) for event in events]
+    assert all(o["model"] == 'a "model"' and o["object"] == "chat.completion.chunk" for o in objects)
+    texts = [o["choices"][0]["delta"].get("content", "") for o in objects if o["choices"]]
+    assert "".join(texts) == "".join(pieces)
+    assert (objects[-1].get("usage") is not None) == include_usage
