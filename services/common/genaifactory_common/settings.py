@@ -32,7 +32,7 @@ PublicKey = Annotated[bytes, BeforeValidator(_key_bytes)]
 class Settings(BaseModel):
     """Base of every group: immutable, no unknown names."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Tls(Settings):
@@ -75,7 +75,11 @@ class Common(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="GENAIFACTORY_", env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix="GENAIFACTORY_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,  # the input of a failed check may be a secret
     )
 
     server: Server = Server()
