@@ -59,8 +59,9 @@ class HttpServer:
             self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             self._server = _Server(config)
             self._running = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway-http")
-            self._running.add_done_callback(lambda _: self._server is None or self._server.listening.set())
-            await self._server.listening.wait()
+            listening = self._server.listening
+            self._running.add_done_callback(lambda _: listening.set())
+            await listening.wait()
             if self._running.done():
                 self._running.result()
             try:

@@ -17,8 +17,8 @@ import pytest_asyncio
 import uvloop
 from pydantic import SecretStr
 
+from genaifactory_common import channels, specs, testing
 from genaifactory_common import settings as common_settings
-from genaifactory_common import specs, testing
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing.feedback import FakeFeedbackStore
 from genaifactory_common.testing.orchestrator import FakeOrchestrator
@@ -124,6 +124,7 @@ async def _started(
     max_concurrent_requests: int = 512,
     telemetry: Telemetry | None = None,
     drain_seconds: float = 1.0,
+    orchestrator_down: bool = False,
 ) -> AsyncIterator[Gateway]:
     settings = Settings(
         context_private_key=SecretStr(base64.b64encode(testing.SIGNER.private_key).decode()),
@@ -137,11 +138,12 @@ async def _started(
     async with (
         testing.served(orchestrator.app(testing.VERIFIER)) as to_orchestrator,
         testing.served(monitor.app(testing.VERIFIER)) as to_monitor,
+        channels.connect("unix:/nonexistent/orchestrator.sock") as to_nobody,
     ):
         app = create_app(
             settings,
             source,
-            Channels(orchestrator=to_orchestrator, monitor=to_monitor),
+            Channels(orchestrator=to_nobody if orchestrator_down else to_orchestrator, monitor=to_monitor),
             telemetry or Telemetry("gateway"),
             limiter=MemoryLimiter(clock),
         )

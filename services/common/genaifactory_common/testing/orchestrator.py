@@ -80,6 +80,7 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         self.embedding: Callable[[str], Sequence[float]] = lambda text: [0.6, 0.8, float(len(text))]
         """The vector of a text."""
         self.embed_error: FactoryError | None = None
+        self.embed_waits_for: asyncio.Event | None = None
         self.requests: list[orchestrator_pb2.AnswerRequest] = []
         self.embed_requests: list[orchestrator_pb2.EmbedRequest] = []
         self.callers: list[identity.Caller] = []
@@ -129,6 +130,13 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         """Embeds with `embedding`, or fails with `embed_error`."""
         self._note(context)
         self.embed_requests.append(request)
+        self.started.set()
+        if self.embed_waits_for is not None:
+            try:
+                await self.embed_waits_for.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
         if self.embed_error is not None:
             raise self.embed_error
         return orchestrator_pb2.EmbedResponse(

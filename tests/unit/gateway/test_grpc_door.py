@@ -1,0 +1,174 @@
+"""The gRPC door: the same admission, the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import errors
+from genaifactory_common.errors import ContentBlocked, FactoryError, Reason, UpstreamFailed
+from genaifactory_common.testing import orchestrator as script
+
+USER, BETA = "sk-acme-user", "sk-beta-user"
+QUESTION = types_pb2.Message(role=types_pb2.ROLE_USER, content="Xin chào?")
+
+
+def _with(key: str | None) -> Any:
+    return () if key is None else (("authorization", f"Bearer {key}"),)
+
+
+def _chat(gateway: Any, key: str | None = USER, **fields: Any) -> Any:
+    request = gateway_pb2.ChatRequest(**({"model": "chat", "messages": [QUESTION]} | fields))
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    return stub.Chat(request, metadata=_with(key), timeout=10)
+
+
+async def _error(call: Any) -> FactoryError:
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return errors.from_rpc(error)
+    pytest.fail("the call did not fail")
+
+
+async def test_an_answer_is_streamed_with_its_request_id_and_its_end(gateway: Any) -> None:
+    citation = types_pb2.Citation(number=1, passage_id="p1", document_id="d1", title="T", uri="u")
+    gateway.orchestrator.script = [
+        script.route(),
+        script.delta("Xin "),
+        script.tool_call(call_id="c1", name="f", arguments="{}"),
+        script.done(citations=[citation]),
+    ]
+    parts = [part async for part in _chat(gateway, sampling=types_pb2.Sampling(temperature=0.5))]
+    assert [part.WhichOneof("part") for part in parts] == ["delta", "tool_call", "done"]
+    assert parts[0].delta == "Xin "
+    assert parts[1].tool_call.name == "f"
+    assert parts[2].done.citations[0] == citation
+    assert parts[2].done.usage.prompt_tokens == 7
+    assert {part.request_id for part in parts} == {gateway.orchestrator.requests[0].request_id}
+    assert gateway.orchestrator.requests[0].sampling.temperature == 0.5
+    assert gateway.orchestrator.callers[0].tenant == "acme"
+
+
+@pytest.mark.parametrize(
+    ("key", "fields", "reason", "field"),
+    [
+        (None, {}, Reason.UNAUTHENTICATED, None),
+        ("sk-wrong", {}, Reason.UNAUTHENTICATED, None),
+        ("sk-acme-viewer", {}, Reason.PERMISSION_DENIED, None),
+        ("sk-acme-chatter", {"model": "rag"}, Reason.PERMISSION_DENIED, "model"),
+        (USER, {"model": "secret-plan"}, Reason.MODEL_NOT_FOUND, "model"),
+        (USER, {"model": ""}, Reason.MODEL_NOT_FOUND, "model"),
+        (USER, {"messages": []}, Reason.INVALID_ARGUMENT, "messages"),
+        (USER, {"messages": [types_pb2.Message(content="a")]}, Reason.INVALID_ARGUMENT, "messages[0].role"),
+        (
+            USER,
+            {"messages": [types_pb2.Message(role=types_pb2.ROLE_USER, content="\0")]},
+            Reason.INVALID_ARGUMENT,
+            "messages[0].content",
+        ),
+        (
+            USER,
+            {"messages": [types_pb2.Message(role=types_pb2.ROLE_USER)]},
+            Reason.INVALID_ARGUMENT,
+            "messages[0].content",
+        ),
+        (USER, {"messages": [QUESTION] * 2049}, Reason.INVALID_ARGUMENT, "messages"),
+        (USER, {"sampling": types_pb2.Sampling(temperature=3)}, Reason.INVALID_ARGUMENT, "sampling.temperature"),
+        (
+            USER,
+            {"sampling": types_pb2.Sampling(temperature=float("nan"))},
+            Reason.INVALID_ARGUMENT,
+            "sampling.temperature",
+        ),
+        (USER, {"sampling": types_pb2.Sampling(top_p=0)}, Reason.INVALID_ARGUMENT, "sampling.top_p"),
+        (USER, {"sampling": types_pb2.Sampling(max_tokens=0)}, Reason.INVALID_ARGUMENT, "sampling.max_tokens"),
+        (USER, {"sampling": types_pb2.Sampling(n=17)}, Reason.INVALID_ARGUMENT, "sampling.n"),
+        (USER, {"sampling": types_pb2.Sampling(stop=["a"] * 5)}, Reason.INVALID_ARGUMENT, "sampling.stop"),
+        (USER, {"sampling": types_pb2.Sampling(stop=[""])}, Reason.INVALID_ARGUMENT, "sampling.stop[0]"),
+        (USER, {"sampling": types_pb2.Sampling(top_logprobs=2)}, Reason.INVALID_ARGUMENT, "sampling.top_logprobs"),
+        (USER, {"tools": [types_pb2.Tool(name="a b")]}, Reason.INVALID_ARGUMENT, "tools[0]"),
+        (
+            USER,
+            {"tool_choice": types_pb2.ToolChoice(mode=types_pb2.ToolChoice.MODE_REQUIRED)},
+            Reason.INVALID_ARGUMENT,
+            "tool_choice",
+        ),
+        (USER, {"conversation_id": "a/b"}, Reason.INVALID_ARGUMENT, "conversation_id"),
+        (USER, {"user": "u" * 257}, Reason.INVALID_ARGUMENT, "user"),
+    ],
+)
+async def test_a_wrong_request_gets_its_clear_error(
+    gateway: Any, key: str | None, fields: dict[str, Any], reason: Reason, field: str | None
+) -> None:
+    error = await _error(_chat(gateway, key, **fields))
+    assert (error.reason, error.field) == (reason, field)
+    assert gateway.orchestrator.requests == []
+
+
+@pytest.mark.parametrize("failure", [ContentBlocked("blocked"), UpstreamFailed("down", retry_after_seconds=2.0)])
+async def test_an_error_from_upstream_keeps_its_meaning(gateway: Any, failure: FactoryError) -> None:
+    gateway.orchestrator.script = [failure]
+    error = await _error(_chat(gateway))
+    assert (type(error), error.message) == (type(failure), failure.message)
+    assert error.retry_after_seconds == failure.retry_after_seconds
+
+
+async def test_both_doors_share_one_limit(gateway: Any) -> None:
+    assert (await gateway.chat(BETA)).status_code == 200
+    assert [part async for part in _chat(gateway, BETA)]
+    assert (await gateway.chat(BETA)).status_code == 200
+    error = await _error(_chat(gateway, BETA))
+    assert error.reason is Reason.RATE_LIMITED
+    assert error.retry_after_seconds == pytest.approx(20.0)
+
+
+async def test_hanging_up_cancels_the_work_at_once(gateway: Any) -> None:
+    gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
+    call = _chat(gateway)
+    assert (await call.read()).delta == "Xin "
+    call.cancel()
+    async with asyncio.timeout(10):
+        await gateway.orchestrator.cancelled.wait()
+
+
+async def test_texts_are_embedded_in_order(gateway: Any) -> None:
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    request = gateway_pb2.EmbedRequest(model="minilm", texts=["a", "bb"])
+    response = await stub.Embed(request, metadata=_with(USER))
+    assert [vector.values[2] for vector in response.embeddings] == [1.0, 2.0]
+    error = await _error(stub.Embed(gateway_pb2.EmbedRequest(model="minilm", texts=["a", " "]), metadata=_with(USER)))
+    assert error.field == "texts[1]"
+
+
+async def test_models_are_listed_with_their_task(gateway: Any) -> None:
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    response = await stub.ListModels(gateway_pb2.ListModelsRequest(), metadata=_with(USER))
+    assert [(m.name, m.task) for m in response.models] == [("chat", "chat"), ("minilm", "embedding"), ("rag", "rag")]
+
+
+async def test_feedback_and_usage_go_to_monitor_in_the_callers_name(gateway: Any) -> None:
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    request_id = "req-" + "a" * 32
+    gateway.monitor.known_requests.add(request_id)
+    request = gateway_pb2.SubmitFeedbackRequest(request_id=request_id, rating=gateway_pb2.RATING_DOWN, correction="Huế")
+    response = await stub.SubmitFeedback(request, metadata=_with(USER))
+    assert response.request_known
+    stored = gateway.monitor.feedback[response.feedback_id]
+    assert (stored.rating, stored.correction) == (monitor_pb2.RATING_DOWN, "Huế")
+    gateway.monitor.usage = [monitor_pb2.UsageRow(day="2026-11-21", tenant="acme", key_id="user", requests=4)]
+    usage = await stub.GetUsage(gateway_pb2.GetUsageRequest(), metadata=_with(USER))
+    assert [(row.day, row.key_id, row.requests) for row in usage.rows] == [("2026-11-21", "user", 4)]
+    assert {caller.tenant for caller in gateway.monitor.callers} == {"acme"}
+    bad = gateway_pb2.SubmitFeedbackRequest(request_id="x", rating=gateway_pb2.RATING_UP)
+    assert (await _error(stub.SubmitFeedback(bad, metadata=_with(USER)))).field == "request_id"
