@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -30,8 +31,8 @@ FACTORY = """
 tenants: [{name: acme}, {name: other}]
 roles: [{name: developer, permissions: [chat, embed]}]
 models:
-  - {name: small, backend: {type: modelserver, model: small}, price: {input_per_million_tokens: 1, output_per_million_tokens: 2},
-     retry: {attempts: 1}}
+  - {name: small, backend: {type: modelserver, model: small}, retry: {attempts: 1},
+     price: {input_per_million_tokens: 1, output_per_million_tokens: 2}}
   - {name: spare, backend: {type: modelserver, model: spare}, retry: {attempts: 1}}
   - {name: minilm, kind: embedding, backend: {type: modelserver, model: minilm}}
 routes:
@@ -89,7 +90,7 @@ class World:
     monitor: FakeMonitor
     source: specs.Source
     settings: Settings
-    stub: orchestrator_pb2_grpc.OrchestratorServiceStub
+    stub: Any
 
     def request(self, question: str = "How many days of leave?", **fields: Any) -> orchestrator_pb2.AnswerRequest:
         """A request with a new id; `messages` replaces the question."""
@@ -107,6 +108,12 @@ class World:
         async for event in channels.stream(self.stub.Answer, request, timeout_seconds=20):
             answer.events.append(event)
         return answer
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Waits until something holds that no event tells of."""
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110  # what is waited for is another service's counter
+                await asyncio.sleep(0.001)
 
     async def recorded(self, request_id: str) -> monitor_pb2.Interaction:
         """The request's interaction, once it has arrived."""
@@ -144,8 +151,12 @@ def make_world(tmp_path: Path) -> MakeWorld:
             data_dir=tmp_path / "orchestrator",
             **{"outbox": {"gather_seconds": 0, "flush_seconds": 2}, **fields},
         )
-        safety, retriever = FakeSafety(), FakeRetriever([passage("Leave is 14 days."), passage("Ask HR.", number=2)])
-        modelserver, monitor = FakeModelServer(["You have ", "14 days [1]."]), FakeMonitor()
+        found = [passage("Leave is 14 days."), passage("Ask HR.", number=2)]
+        safety = FakeSafety()
+        # What the orchestrator does not call is unimplemented.
+        retriever = FakeRetriever(found)  # type: ignore[abstract]
+        modelserver = FakeModelServer(["You have ", "14 days [1]."])  # type: ignore[abstract]
+        monitor = FakeMonitor()  # type: ignore[abstract]
         source = specs.Source(specs.parse(factory))
         act_as(CALLER)
         async with AsyncExitStack() as stack:

@@ -14,7 +14,6 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError, Internal, Overloaded, Reason, Unavailable, UpstreamFailed
 from genaifactory_common.testing import CALLER, act_as
-from genaifactory_common.testing.retriever import passage
 
 STOP = types_pb2.FINISH_REASON_STOP
 FILTERED = types_pb2.FINISH_REASON_CONTENT_FILTER
@@ -163,8 +162,7 @@ async def test_a_block_wins_over_a_failing_search(world: Any) -> None:
     world.safety.hold = asyncio.Event()
     world.retriever.error = Unavailable("down")
     failing = asyncio.create_task(world.failure("bomb"))
-    while not world.retriever.searches:
-        await asyncio.sleep(0.001)
+    await world.until(lambda: world.retriever.searches)
     world.safety.hold.set()
     error, _ = await failing
     assert error.reason == Reason.CONTENT_BLOCKED
@@ -173,8 +171,7 @@ async def test_a_block_wins_over_a_failing_search(world: Any) -> None:
 async def test_nothing_is_sent_to_a_model_before_the_verdict(world: Any) -> None:
     world.safety.hold = asyncio.Event()
     asking = asyncio.create_task(world.ask(route="chat"))
-    while not world.safety.checked:
-        await asyncio.sleep(0.001)
+    await world.until(lambda: world.safety.checked)
     assert not world.modelserver.requests
     world.safety.hold.set()
     await asking
@@ -223,8 +220,7 @@ async def test_a_blocked_output_ends_the_answer_with_a_content_filter_and_stops_
     assert answer.verdicts[-1].action == types_pb2.ACTION_BLOCK
     assert answer.verdicts[-1].direction == types_pb2.DIRECTION_OUTPUT
     assert (await world.recorded(request.request_id)).outcome == monitor_pb2.OUTCOME_BLOCKED
-    while world.modelserver.running:
-        await asyncio.sleep(0.001)
+    await world.until(lambda: not (world.modelserver.running))
     assert world.modelserver.cancelled == 1
 
 
@@ -352,8 +348,7 @@ async def test_a_client_that_leaves_stops_the_model_and_the_guardrail_and_is_on_
     assert "What was said before the client left, ".startswith(record.output)
     assert record.output
     assert [a.model for a in record.attempts] == ["small"]
-    while world.modelserver.running or world.safety.streams_running:
-        await asyncio.sleep(0.001)
+    await world.until(lambda: not (world.modelserver.running or world.safety.streams_running))
     assert world.modelserver.cancelled == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.testing import CALLER, act_as
-from genaifactory_orchestrator import conversations, settings
+from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.conversations import Conversations, Key
 
 KEY = Key("acme", "alice", "c1")
@@ -83,8 +84,7 @@ async def test_an_answer_that_ends_after_the_erasure_does_not_bring_it_back(worl
     going_on = asyncio.Event()
     world.modelserver.script = ["started ", going_on, "done"]
     asking = asyncio.create_task(world.ask("first", route="chat", conversation_id="c1"))
-    while not world.modelserver.running:
-        await asyncio.sleep(0.001)
+    await world.until(lambda: world.modelserver.running)
     await erase(world, "c1")
     going_on.set()
     await asking
@@ -154,8 +154,8 @@ async def test_the_oldest_messages_go_first_and_no_answer_stays_without_its_ques
 async def test_messages_past_their_age_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await opened(tmp_path, max_age_seconds=100)
     await store.add_turn(await store.begin(KEY, limit=9), [user("old")])
-    now = conversations.time.time()
-    monkeypatch.setattr(conversations.time, "time", lambda: now + 101)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 101)
     assert (await store.begin(KEY, limit=9)).messages == ()
     await store.forget_old()
     assert not await store.erase(KEY), "an empty one is gone as well"

@@ -141,7 +141,7 @@ async def test_a_full_outbox_refuses_places_until_monitor_takes_some(tmp_path: P
     with pytest.raises(Overloaded):
         outbox.reserve()
     monitor.down = False
-    while outbox.waiting:
+    while outbox.waiting:  # noqa: ASYNC110  # it has no event for the outside
         await asyncio.sleep(0.005)
     await put(outbox, "r3")
     await outbox.close()
