@@ -51,7 +51,6 @@ class Settings(common.Common):
     @field_validator("database_url")
     @classmethod
     def _postgresql(cls, value: SecretStr | None) -> SecretStr | None:
-        # pydantic would print the input of a failed check, and with it the password: SecretStr hides it.
         if value is None:
             return None
         try:

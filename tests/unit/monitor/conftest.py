@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc.aio
 import pytest
 from google.protobuf import timestamp_pb2
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, testing
+from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.database import Database
@@ -90,13 +90,17 @@ def postgres() -> Iterator[PostgresServer]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+@pytest.fixture
+def postgres_settings(tmp_path: Path, postgres: PostgresServer) -> Settings:
+    """Settings of a monitor with an empty PostgreSQL database."""
+    return settings_for(tmp_path, postgres.new_database())
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(request: pytest.FixtureRequest) -> Settings:
     """Settings of a monitor with an empty database, once of each kind."""
-    url = None
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres").new_database()
-    return settings_for(tmp_path, url)
+    chosen: Settings = request.getfixturevalue(f"{request.param}_settings")
+    return chosen
 
 
 @pytest.fixture
@@ -119,7 +123,7 @@ class Monitor:
     """A running monitor, and calls to it."""
 
     settings: Settings
-    channel: grpc.aio.Channel
+    app: ServiceApp
     stub: Any
 
     async def record(self, *messages: monitor_pb2.Interaction) -> tuple[int, int]:
@@ -169,8 +173,9 @@ async def sqlite_monitor(sqlite_settings: Settings) -> AsyncIterator[Monitor]:
 
 @asynccontextmanager
 async def serving(settings: Settings) -> AsyncIterator[Monitor]:
-    async with testing.served(create_app(settings, Telemetry("monitor"))) as channel:
-        yield Monitor(settings, channel, monitor_pb2_grpc.MonitorServiceStub(channel))
+    app = create_app(settings, Telemetry("monitor"))
+    async with testing.served(app) as channel:
+        yield Monitor(settings, app, monitor_pb2_grpc.MonitorServiceStub(channel))
 
 
 def settings_for(folder: Path, url: str | None, **others: Any) -> Settings:

@@ -1,0 +1,260 @@
+"""The database: built the same by anybody at any time, private, and clear about its failures."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from tests.unit.monitor.conftest import NOON, PostgresServer, make_interaction, serving, settings_for
+
+from genaifactory_common.errors import Unavailable
+from genaifactory_monitor import store, wire
+from genaifactory_monitor.database import FILE_NAME, Database, uninterrupted
+from genaifactory_monitor.records import Filter, Interaction
+from genaifactory_monitor.schema import metadata
+from genaifactory_monitor.settings import Settings
+from genaifactory_monitor.settings import Store as StoreSettings
+
+OPEN = """
+import asyncio, sys
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.settings import Settings
+
+async def main():
+    database = Database(Settings(data_dir=sys.argv[1], database_url=sys.argv[2] or None))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    await database.open()
+    await database.close()
+
+asyncio.run(main())
+"""
+
+
+def recorded(request_id: str, **fields: Any) -> Interaction:
+    message = make_interaction(request_id, **fields)
+    return wire.interaction(message, "interactions[0]", now_us=NOON * 10**6, max_bytes=10**7)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # a state that is asked for, as the health reporter asks for it
+            await asyncio.sleep(0.01)
+
+
+async def count(database: Database) -> int:
+    found = await store.page(database, Filter("acme"), limit=500, max_bytes=10**9, newest_first=True)
+    return len(found.interactions)
+
+
+async def test_the_migrations_build_the_schema_that_the_code_uses(database: Database) -> None:
+    def differences(connection: sa.Connection) -> Any:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    async with database.reading() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_opening_a_database_again_keeps_what_it_holds(settings: Settings) -> None:
+    for expected in (0, 1, 1):
+        database = Database(settings)
+        await database.open()
+        assert await count(database) == expected
+        await store.record(database, [recorded("a")])
+        await database.close()
+
+
+def test_processes_that_open_an_empty_database_at_once_all_succeed(settings: Settings) -> None:
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    arguments = [sys.executable, "-c", OPEN, str(settings.data_dir), url]
+    processes = [
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+
+
+async def test_conversations_on_disk_are_for_the_monitors_account_alone(sqlite_settings: Settings) -> None:
+    database = Database(sqlite_settings)
+    await database.open()
+    await store.record(database, [recorded("a")])
+    files = await asyncio.to_thread(lambda: list(sqlite_settings.data_dir.iterdir()))
+    modes = await asyncio.to_thread(lambda: {path.name: stat.S_IMODE(path.stat().st_mode) for path in files})
+    await database.close()
+    assert FILE_NAME in modes
+    assert set(modes.values()) == {0o600}
+
+
+async def test_a_database_locked_by_another_process_is_unavailable_and_then_works(tmp_path: Path) -> None:
+    database = Database(settings_for(tmp_path, None, store=StoreSettings(busy_timeout_seconds=0.05)))
+    await database.open()
+    other = await asyncio.to_thread(
+        sqlite3.connect, tmp_path / "monitor" / FILE_NAME, isolation_level=None, check_same_thread=False
+    )
+    await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
+
+    with pytest.raises(Unavailable, match="locked by another process") as refused:
+        await store.record(database, [recorded("a")])
+    assert refused.value.retry_after_seconds == 1.0
+
+    await asyncio.to_thread(other.execute, "ROLLBACK")
+    await asyncio.to_thread(other.close)
+    assert len(await store.record(database, [recorded("a")])) == 1
+    await database.close()
+
+
+async def test_a_full_disk_is_unavailable_and_what_was_acknowledged_stays(sqlite_settings: Settings) -> None:
+    database = Database(sqlite_settings)
+    await database.open()
+    async with database.writing() as connection:  # SQLite fails as it does when the disk has no page left
+        await connection.exec_driver_sql("PRAGMA max_page_count = 60")
+    acknowledged = 0
+
+    async def fill() -> None:
+        nonlocal acknowledged
+        while acknowledged < 60:
+            await store.record(database, [recorded(f"r{acknowledged:04}", output="x" * 10_000)])
+            acknowledged += 1
+
+    with pytest.raises(Unavailable, match="no room left on its disk"):
+        await fill()
+    assert acknowledged > 0
+    assert await count(database) == acknowledged
+    async with database.writing() as connection:
+        await connection.exec_driver_sql("PRAGMA max_page_count = 100000")
+    await store.record(database, [recorded("after")])
+    assert await count(database) == acknowledged + 1
+    await database.close()
+
+
+async def test_a_damaged_file_is_unavailable(tmp_path: Path) -> None:
+    folder = tmp_path / "monitor"
+    await asyncio.to_thread(folder.mkdir)
+    await asyncio.to_thread((folder / FILE_NAME).write_bytes, os.urandom(8192))
+    with pytest.raises(Unavailable, match="is damaged"):
+        await Database(settings_for(tmp_path, None)).open()
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    await asyncio.to_thread((tmp_path / "monitor").write_text, "a file")
+    with pytest.raises(Unavailable, match=r"cannot write to its folder .*monitor"):
+        await Database(settings_for(tmp_path, None)).open()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://postgres:s3cret@127.0.0.1:1/monitor?ssl=disable",
+        "postgresql://postgres:s3cret@/no_such_database?host={folder}",
+        "postgresql://nobody:s3cret@/postgres?host={folder}",
+    ],
+)
+async def test_postgresql_that_cannot_be_reached_is_unavailable_and_shows_no_password(
+    url: str, tmp_path: Path, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(settings_for(tmp_path, url.format(folder=postgres.folder)))
+    with pytest.raises(Unavailable, match=r"database cannot be (reached|used)") as refused:
+        await database.open()
+    assert "s3cret" not in refused.value.message + caplog.text
+
+
+async def test_the_monitor_works_again_after_postgresql_was_away(
+    postgres_settings: Settings, postgres: PostgresServer
+) -> None:
+    database = Database(postgres_settings)
+    await database.open()
+    await store.record(database, [recorded("before")])
+    await asyncio.to_thread(postgres.stop)
+    try:
+        with pytest.raises(Unavailable):
+            await store.record(database, [recorded("lost")])
+        with pytest.raises(Unavailable):
+            await store.ping(database)
+    finally:
+        await asyncio.to_thread(postgres.start)
+    assert len(await store.record(database, [recorded("after")])) == 1
+    assert await count(database) == 2
+    await database.close()
+
+
+async def test_when_every_connection_is_busy_the_answer_is_unavailable(tmp_path: Path) -> None:
+    tight = StoreSettings(connections=1, busy_timeout_seconds=0.05)
+    database = Database(settings_for(tmp_path, None, store=tight))
+    await database.open()
+    async with database.writing():
+        with pytest.raises(Unavailable, match="connections are busy"):
+            await store.record(database, [recorded("a")])
+    assert len(await store.record(database, [recorded("a")])) == 1
+    await database.close()
+
+
+async def test_cancelled_calls_cost_no_connection_and_leave_no_half_of_a_batch(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hang_up(batch: list[Interaction], turns: int) -> None:
+        task = asyncio.create_task(store.record(database, batch))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    batches = [[recorded(f"b{k}-{i}") for i in range(5)] for k in range(40)]
+    await asyncio.gather(*(hang_up(batch, turns=k) for k, batch in enumerate(batches)))
+
+    assert await count(database) % 5 == 0
+    again = [await store.record(database, batch) for batch in batches]
+    assert {len(stored) for stored in again} <= {0, 5}
+    assert await count(database) == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_failure_after_the_caller_left_is_not_an_unheard_exception() -> None:
+    begun = asyncio.Event()
+
+    @uninterrupted
+    async def fail() -> None:
+        begun.set()
+        await asyncio.sleep(0)
+        raise Unavailable("too late")
+
+    task = asyncio.create_task(fail())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_monitor_whose_database_is_away_says_that_it_is_not_ready(
+    postgres_settings: Settings, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genaifactory_monitor import app
+
+    monkeypatch.setattr(app, "_PING_INTERVAL_SECONDS", 0.02)
+    async with serving(postgres_settings) as monitor:
+        assert monitor.app.ready()
+        await asyncio.to_thread(postgres.stop)
+        try:
+            await until(lambda: not monitor.app.ready())
+        finally:
+            await asyncio.to_thread(postgres.start)
+        await until(monitor.app.ready)
