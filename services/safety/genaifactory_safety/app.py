@@ -1,0 +1,55 @@
+"""The wiring of the guardrails: policies out of factory.yaml and threads to scan in, behind the gRPC service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc.aio
+
+from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
+from genaifactory_common import identity, specs
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_safety.policies import Catalogue, Policies, catalogue
+from genaifactory_safety.servicer import SafetyServicer
+from genaifactory_safety.settings import Settings
+from genaifactory_safety.workers import Workers
+
+NAME = "safety"
+
+
+def create_app(
+    settings: Settings, source: specs.Source, telemetry: Telemetry, *, recognisers: Catalogue | None = None
+) -> ServiceApp:
+    """The service. Raises InvalidConfiguration when a policy's rule names what nobody looks for, InvalidArgument
+    when there is no key to check callers with.
+
+    recognisers: instead of the platform's own.
+    """
+    if settings.context_public_key is None:
+        raise InvalidArgument(
+            "GENAIFACTORY_CONTEXT_PUBLIC_KEY must be set: it checks who a call is for.", field="context_public_key"
+        )
+    policies = Policies(source, recognisers if recognisers is not None else catalogue())
+    workers = Workers(settings.scan)
+
+    def register(server: grpc.aio.Server) -> None:
+        safety_pb2_grpc.add_SafetyServiceServicer_to_server(SafetyServicer(policies, workers), server)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            workers.close()
+
+    return ServiceApp(
+        name=NAME,
+        telemetry=telemetry,
+        service_names=(safety_pb2.DESCRIPTOR.services_by_name["SafetyService"].full_name,),
+        register=register,
+        lifespan=lifespan,
+        verifier=identity.Verifier(settings.context_public_key),
+    )

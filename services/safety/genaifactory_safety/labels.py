@@ -1,0 +1,90 @@
+"""What the words around a number say it is: "số tài khoản 0123456789", "0123456789 (STK)".
+
+A label is a phrase of one or more syllables. It is looked for without case and without diacritics, because people
+write "so tai khoan" as often as "số tài khoản".
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from enum import Enum, auto
+
+BEFORE_CHARACTERS = 96
+"""How far before a number its label may stand."""
+AFTER_CHARACTERS = 48
+"""How far after it."""
+
+_OTHER = (
+    "don hang", "ma don", "ma van don", "van don", "hoa don", "giao dich", "phien ban", "ma san pham", "so luong",
+    "ma vach", "so hieu", "seri", "hop dong", "order", "invoice", "transaction", "tracking", "shipment", "ticket",
+    "version", "release", "build", "sku", "serial", "isbn", "barcode", "part number", "product code", "contract",
+    "case number", "timestamp",
+)  # fmt: skip
+
+_TO_ASCII = {
+    ord(character): unicodedata.normalize("NFD", character)[0].lower()
+    for character in map(chr, (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)))
+    if unicodedata.normalize("NFD", character)[0].isascii()
+} | {ord("đ"): "d", ord("Đ"): "d"}
+
+
+def fold(text: str) -> str:
+    """The text without case and diacritics, character for character."""
+    return text.translate(_TO_ASCII).lower()
+
+
+class Standing(Enum):
+    """What labels say about a candidate."""
+
+    UNKNOWN = auto()
+    NAMED = auto()
+    OTHER = auto()
+    """Something else: an order number, a version."""
+
+
+class Labels:
+    """The phrases that name one kind of number."""
+
+    def __init__(self, phrases: Iterable[str]) -> None:
+        """phrases: folded."""
+        self._named = _phrases(phrases)
+
+    def before(self, folded: str) -> Standing:
+        """What the text up to a candidate says; the nearest label decides."""
+        named = _last(self._named, folded)
+        other = _last(_OTHER_PATTERN, folded)
+        if named > other:
+            return Standing.NAMED
+        # A label of something else takes a number out of sight, so it has to stand right before it.
+        if other >= 0 and not _APART.search(folded, other):
+            return Standing.OTHER
+        return Standing.NAMED if named >= 0 else Standing.UNKNOWN
+
+    def after(self, folded: str) -> Standing:
+        """What the text from a candidate on says."""
+        named = self._named.search(_own(folded))
+        return Standing.NAMED if named else Standing.UNKNOWN
+
+
+def _own(folded: str) -> str:
+    """The part that speaks of the number before it: up to the sentence's end, less a label of the next number."""
+    stop = re.search(r"[.;!?]\s|\n|\d", folded)
+    if stop is None:
+        return folded
+    return folded[: max(stop.start() - 8, 0) if stop.group().isdigit() else stop.start()]
+
+
+def _last(pattern: re.Pattern[str], folded: str) -> int:
+    return max((match.end() for match in pattern.finditer(folded)), default=-1)
+
+
+def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(phrases, key=len, reverse=True)
+    alternatives = "|".join(re.escape(phrase).replace(r"\ ", r"[\s_-]+") for phrase in longest_first)
+    return re.compile(rf"(?<![a-z0-9])(?:{alternatives})(?![a-z])")
+
+
+_OTHER_PATTERN = _phrases(_OTHER)
+_APART = re.compile(r"\d|[;!?\n]|(?<!no)\.\s")

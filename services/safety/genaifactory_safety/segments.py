@@ -1,0 +1,195 @@
+"""Cuts a growing text into segments that are scanned one by one, at places which only the text decides.
+
+Most words can hold nothing: short, without a digit and without any of `@ = : --`. They are passed over at the speed
+of a regular expression. A word that could hold something opens a *chain*, which goes on while the words after it
+could belong to the same entity: groups of digits, groups of an IBAN, the value after "password =", a PEM header. The
+chain is the segment.
+
+Why this does not depend on how the text was cut: a word is judged when the character after it is known, or when what
+is known of it already settles the matter whatever follows (it holds a digit, or is long); a chain ends when the next
+word is judged. Both are functions of the text alone. Chunks decide when, never what.
+
+Why it is bounded: a chain of WINDOW characters is handed out as it is; whoever scans it says up to where it is done
+(`resume`), which leaves an overlap.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from genaifactory_safety.normalise import IGNORABLE, normalise
+from genaifactory_safety.secrets import ASSIGNED_NAME, NAME_CHARACTERS, SEPARATOR
+
+WINDOW_CHARACTERS = 1280
+"""The longest segment."""
+OVERLAP_CHARACTERS = 256
+"""Longer than any entity that may hold a place where a long chain is cut; see scanner.py."""
+CONTEXT_CHARACTERS = 96
+"""What is kept of the text before a segment."""
+
+# Characters of scripts that write no blanks: no entity holds one, so they part words as blanks do.
+_UNSPACED = "\u0e00-\u0e7f\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+_BREAK = rf"\s{_UNSPACED}"
+# Marks of decomposed Vietnamese are common; other marks, and characters that another form of text would read as
+# ASCII, make a word worth a look.
+_STYLED = (
+    "\u0304\u0305\u0307\u0308\u030a-\u031a\u031c-\u0322\u0324-\u036f\u20d0-\u20ff\u00b2\u00b3\u00b9\u2070-\u209f"
+    "\u2100-\u214f\u2460-\u24ff\u3200-\u33ff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff"
+)
+_SIGNS = rf"\d@=:{IGNORABLE}{_STYLED}"
+_LONG = 16
+
+_PLAIN_WORDS = re.compile(rf"(?:(?:[^{_BREAK}{_SIGNS}\-]|-(?!-)){{0,{_LONG - 1}}}+[{_BREAK}]++)*+")
+_SUSPICIOUS = re.compile(rf"[{_SIGNS}]|--|.{{{_LONG}}}", re.DOTALL)
+_WORD = re.compile(rf"[^{_BREAK}]*")
+_GAP = re.compile(rf"[{_BREAK}]*")
+_IS_BREAK = re.compile(rf"[{_BREAK}]").match
+_NO_BREAK = re.compile(r"[^\S\n\r\v\f\x1c-\x1e\x85\u2028\u2029]{1,8}\Z")
+
+# Words that hold nothing themselves but may stand inside an entity, or say that a number is an amount.
+_CONNECTOR = re.compile(
+    r"[-–—./()+·,]{1,3}|\(?(?:đ|đồng|vnđ|vnd|usd|eur|triệu|tỷ|nghìn|ngàn|k|%|km|kg|m2)[.,;:!?)]*", re.IGNORECASE
+)
+_IBAN_BEGUN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}")
+_IBAN_GROUP = re.compile(r"[A-Z]{1,4}[.,;:!?)\"']*")
+_PEM_BEGUN = re.compile(r"-----BEGIN(?: [A-Z0-9]{1,12}){0,5}\Z")
+_PEM_WORD = re.compile(r"[A-Z0-9]{1,12}(?:-.*)?")
+_ASSIGNMENT_BEGUN = re.compile(rf"{ASSIGNED_NAME}[\"'`\])]{{0,2}}{SEPARATOR}\s?(?:([\"'`])(?:(?!\1)[^\n]){{0,256}})?\Z")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the text to scan, by position in the whole text."""
+
+    start: int
+    end: int
+    unfinished: bool
+    """It is the beginning of a longer chain."""
+
+
+class Segments:
+    """The held part of a growing text and its segments. Positions count from the beginning of the whole text."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        """Characters fed so far."""
+        self.clear = 0
+        """Before it there is no segment that was not handed out."""
+        self._text = ""
+        self._base = 0
+        self._context_from = 0
+        self._final = False
+        self._chain: int | None = None
+        self._chain_end = 0
+
+    def feed(self, text: str) -> None:
+        """More of the text."""
+        self._text += text
+        self.end += len(text)
+
+    def close(self) -> None:
+        """There is no more text."""
+        self._final = True
+
+    @property
+    def final(self) -> bool:
+        """Whether the text has ended."""
+        return self._final
+
+    @property
+    def words_end(self) -> int:
+        """Where the last word that is known to have ended ends, with the gap behind it."""
+        if self._final:
+            return self.end
+        position = len(self._text)
+        while position and not _IS_BREAK(self._text[position - 1]):
+            position -= 1
+        return self._base + position
+
+    def slice(self, start: int, end: int) -> str:
+        """The text from start to end, as far as it is held."""
+        return self._text[max(start - self._base, 0) : max(end - self._base, 0)]
+
+    def context(self, position: int) -> str:
+        """The text before a position."""
+        return self.slice(max(position - CONTEXT_CHARACTERS, self._context_from), position)
+
+    def next(self) -> Segment | None:
+        """The next segment, or None when more text is needed; `clear` then says what is free of segments."""
+        if self._chain is None:
+            found = _PLAIN_WORDS.match(self._text, self.clear - self._base)
+            self.clear = self._base + (found.end() if found else 0)
+            word = self._word(self.clear)
+            if not _SUSPICIOUS.search(word):
+                if self._final:
+                    self.clear = self.end
+                return None
+            self._chain = self._chain_end = self.clear
+        return self._follow(self._chain)
+
+    def resume(self, position: int) -> None:
+        """The last segment is decided up to here."""
+        self.clear = position
+        self._chain = None
+
+    def restart(self, position: int) -> None:
+        """The text up to here was taken out of scanning; it is no context of what follows."""
+        self.resume(position)
+        self._context_from = position
+
+    def forget(self, position: int) -> None:
+        """The text before this position, but for its context, is not needed any more."""
+        drop = position - CONTEXT_CHARACTERS - self._base
+        if drop > 0:
+            self._text = self._text[drop:]
+            self._base += drop
+
+    def _follow(self, start: int) -> Segment | None:
+        """The chain from `start`, once its end is known."""
+        while self._chain_end - start < WINDOW_CHARACTERS:
+            begin = self._chain_end
+            if begin > start:
+                begin += len(self._gap(begin))
+                gap = self.slice(self._chain_end, begin)
+                if begin == self.end and not self._final and not self._parts(gap):
+                    return None
+                if begin == self.end or self._parts(gap):
+                    return Segment(start, self._chain_end, unfinished=False)
+            word = self._word(begin)
+            known = begin + len(word) < self.end or self._final
+            if not known:
+                if _SUSPICIOUS.search(word) and self.end - start >= WINDOW_CHARACTERS:
+                    break
+                return None
+            if begin > start and not _SUSPICIOUS.search(word) and not self._joins(start, word):
+                return Segment(start, self._chain_end, unfinished=False)
+            self._chain_end = begin + len(word)
+        return Segment(start, start + WINDOW_CHARACTERS, unfinished=True)
+
+    def _word(self, position: int) -> str:
+        found = _WORD.match(self._text, position - self._base)
+        return found.group() if found else ""
+
+    def _gap(self, position: int) -> str:
+        found = _GAP.match(self._text, position - self._base)
+        return found.group() if found else ""
+
+    @staticmethod
+    def _parts(gap: str) -> bool:
+        """Whether no entity reaches over this gap."""
+        return gap != "" and not _NO_BREAK.match(gap)
+
+    def _joins(self, start: int, word: str) -> bool:
+        """Whether a word that holds nothing itself may belong to the chain before it."""
+        if _CONNECTOR.fullmatch(word):
+            return True
+        chain = self.slice(max(start, self._chain_end - 2 * OVERLAP_CHARACTERS), self._chain_end)
+        if _IBAN_GROUP.fullmatch(word) and _IBAN_BEGUN.search(chain):
+            return True
+        if "--" in chain and _PEM_WORD.fullmatch(word) and _PEM_BEGUN.search(normalise(chain).text):
+            return True
+        if "=" not in chain and ":" not in chain and chain.isascii():
+            return False
+        named = self.slice(max(start - NAME_CHARACTERS, self._context_from), start)
+        return _ASSIGNMENT_BEGUN.search(normalise(named + chain).text) is not None
