@@ -240,6 +240,9 @@ class _Pace:
 
     async def next(self, pieces: AsyncGenerator[Piece, None], draft: Draft) -> Piece | None:
         """The next piece in time; None at the end. Raises Failure."""
+        if self._begun:
+            patience = _USAGE_GRACE_SECONDS if draft.complete else self._spec.idle_timeout_seconds
+            self._next_by = min(self._end, self._clock() + patience)
         try:
             async with asyncio.timeout(self._next_by - self._clock()):
                 piece = await anext(pieces, None)
@@ -252,8 +255,6 @@ class _Pace:
                 return None  # what came after the answer's end is of no interest
             raise
         self._begun = True
-        patience = _USAGE_GRACE_SECONDS if draft.complete else self._spec.idle_timeout_seconds
-        self._next_by = min(self._end, self._clock() + patience)
         return piece
 
     def failure(self) -> Failure:

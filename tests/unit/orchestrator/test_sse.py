@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,7 @@ ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 def test_events_do_not_depend_on_how_the_stream_is_cut(lines: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
     stream = b"".join(line + end for line, end in lines) + b"\ndata: last\n\n"
     places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    assert parse(*(stream[a:b] for a, b in zip(places, places[1:], strict=False))) == parse(stream)
+    assert parse(*(stream[a:b] for a, b in itertools.pairwise(places))) == parse(stream)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +56,10 @@ def test_events_do_not_depend_on_how_the_stream_is_cut(lines: list[tuple[bytes, 
 )
 def test_an_event_without_end_is_refused_before_it_fills_the_memory(stream: bytes) -> None:
     parser = Parser(max_event_bytes=100)
+    pieces = (stream[i : i + 10] for i in range(0, len(stream), 10))
     with pytest.raises(MalformedStream, match="larger than the bound"):
-        for i in range(0, len(stream), 10):
-            list(parser.feed(stream[i : i + 10]))
+        list(itertools.chain.from_iterable(map(parser.feed, pieces)))
+    assert next(pieces), "refused before its end"
 
 
 def test_the_bound_is_for_one_event_and_not_for_the_stream() -> None:
