@@ -42,7 +42,7 @@ class Settings(common.Common):
     store: Store = Store()
     retention: Retention = Retention()
     max_record_bytes: int = Field(
-        default=2 * 1024 * 1024, ge=1024, le=8 * 1024 * 1024, description="Longest interaction, as sent."
+        default=8 * 1024 * 1024, ge=1024, le=12 * 1024 * 1024, description="Longest interaction, as sent."
     )
     max_metric_series: int = Field(
         default=1000, ge=1, description="Tenants with models that get metrics of their own; later ones share 'other'."

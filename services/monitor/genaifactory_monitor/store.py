@@ -21,8 +21,8 @@ from genaifactory_monitor.schema import interactions
 MAX_FEEDBACK_PER_INTERACTION = 100
 # A statement's parameters are made ready on the event loop: 4 ms for so many.
 _ROWS_PER_STATEMENT = 100
-# Rows fetched at a time: what a page holds beyond its bytes.
-_FETCH = 20
+# Rows fetched at a time: what a page may hold beyond its bytes.
+_FETCH = 10
 
 
 @dataclass(frozen=True)

@@ -631,9 +631,9 @@ class ExportInteractionsResponse(message.Message):
     JSONL_FIELD_NUMBER: builtins.int
     COUNT_FIELD_NUMBER: builtins.int
     jsonl: builtins.bytes
-    """One JSON object a line, each ended by a line feed, UTF-8."""
+    """One JSON object a line, each ended by a line feed, UTF-8. A line longer than 4 MiB goes on in the next piece."""
     count: builtins.int
-    """Interactions in this piece."""
+    """Interactions that end in this piece."""
     def __init__(
         self,
         *,
