@@ -31,6 +31,8 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
         """By model, instead of `script`."""
         self.usage = types_pb2.TokenUsage(prompt_tokens=10, completion_tokens=5)
         self.requests: list[modelserver_pb2.GenerateRequest] = []
+        self.sent = 0
+        """Pieces of text that gRPC has taken."""
         self.running = 0
         self.cancelled = 0
         """Requests whose caller went away before the end."""
@@ -51,6 +53,7 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
                 elif isinstance(step, str):
                     for choice in range(request.sampling.n or 1):
                         yield modelserver_pb2.GenerateResponse(delta=step, choice=choice)
+                        self.sent += 1
                 else:
                     if step.finish_reason:
                         finished.add(step.choice)
