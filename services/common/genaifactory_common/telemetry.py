@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -89,6 +89,27 @@ class Telemetry:
             except BaseException as error:
                 mark_failed(span, error)
                 raise
+
+    @contextmanager
+    def joined(self, name: str, traceparents: Iterable[str]) -> Iterator[None]:
+        """Around a block that does the work of several traces at once, a queue's batch: a span in each of them."""
+        if not self.enabled:
+            yield
+            return
+        spans = [
+            self.tracer.start_span(name, context=extract([("traceparent", traceparent)]), kind=SpanKind.CONSUMER)
+            for traceparent in traceparents
+            if traceparent
+        ]
+        try:
+            yield
+        except BaseException as error:
+            for span in spans:
+                mark_failed(span, error)
+            raise
+        finally:
+            for span in spans:
+                span.end()
 
     def close(self) -> None:
         """Sends what is left; blocks for up to the exporter's timeout."""

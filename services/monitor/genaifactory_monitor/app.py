@@ -29,7 +29,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
             "The monitor needs the gateway's public key (GENAIFACTORY_CONTEXT_PUBLIC_KEY).", field="context_public_key"
         )
     database = Database(settings)
-    servicer = MonitorServicer(database, settings)
+    servicer = MonitorServicer(database, settings, telemetry)
     health = _Health()
 
     def register(server: grpc.aio.Server) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import identity
 from genaifactory_common.errors import InvalidArgument, PermissionDenied
+from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor import export, metrics, paging, store, usage, wire
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.settings import Settings
@@ -26,8 +27,9 @@ _RECORDS_PER_TURN = 50
 class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
     """The service over one database."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, telemetry: Telemetry) -> None:
         self._database = database
+        self._telemetry = telemetry
         self._settings = settings
         self._recorder = metrics.Recorder(settings.max_metric_series)
 
@@ -50,7 +52,8 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
                     message, f"interactions[{i}]", now_us=now_us, max_bytes=self._settings.max_record_bytes
                 )
             )
-        stored = await store.record(self._database, records)
+        with self._telemetry.joined("record interaction", (message.traceparent for message in request.interactions)):
+            stored = await store.record(self._database, records)
         for item in stored:
             self._recorder.count(item)
         metrics.KNOWN.inc(count - len(stored))

@@ -142,6 +142,7 @@ class Record:
             outcome=outcome,
             conversation_id=self.conversation_id,
             trace_id=telemetry.current_trace_id(),
+            traceparent=dict(telemetry.inject()).get("traceparent", ""),
         )
 
     def _output(self) -> str:

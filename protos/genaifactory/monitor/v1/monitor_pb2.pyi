@@ -111,6 +111,7 @@ class Interaction(message.Message):
     REFUSED_FIELD_NUMBER: builtins.int
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     TRACE_ID_FIELD_NUMBER: builtins.int
+    TRACEPARENT_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies the request."""
     tenant: builtins.str
@@ -155,6 +156,10 @@ class Interaction(message.Message):
     """Conversation that it belongs to; may be empty."""
     trace_id: builtins.str
     """W3C trace id, 32 hex digits; empty when not traced."""
+    traceparent: builtins.str
+    """W3C traceparent of the span that answered, so that storing the record shows in its trace; empty when not traced.
+    Not kept.
+    """
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
         """When it began."""
@@ -215,10 +220,11 @@ class Interaction(message.Message):
         refused: builtins.bool = ...,
         conversation_id: builtins.str = ...,
         trace_id: builtins.str = ...,
+        traceparent: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["attempts", b"attempts", "cached", b"cached", "citations", b"citations", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "currency", b"currency", "duration_us", b"duration_us", "error_message", b"error_message", "error_reason", b"error_reason", "index_version", b"index_version", "input", b"input", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "output", b"output", "passages", b"passages", "principal", b"principal", "prompt_version", b"prompt_version", "refused", b"refused", "request_id", b"request_id", "route", b"route", "start_time", b"start_time", "task", b"task", "tenant", b"tenant", "time_to_first_token_us", b"time_to_first_token_us", "trace_id", b"trace_id", "usage", b"usage", "user", b"user", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["attempts", b"attempts", "cached", b"cached", "citations", b"citations", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "currency", b"currency", "duration_us", b"duration_us", "error_message", b"error_message", "error_reason", b"error_reason", "index_version", b"index_version", "input", b"input", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "output", b"output", "passages", b"passages", "principal", b"principal", "prompt_version", b"prompt_version", "refused", b"refused", "request_id", b"request_id", "route", b"route", "start_time", b"start_time", "task", b"task", "tenant", b"tenant", "time_to_first_token_us", b"time_to_first_token_us", "trace_id", b"trace_id", "traceparent", b"traceparent", "usage", b"usage", "user", b"user", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
