@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,8 @@ from genaifactory_common import specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.identity import Caller, Signer, set_current
 from genaifactory_local.state import State, write_private
+
+logger = logging.getLogger(__name__)
 
 DEVELOPMENT_KEY_ID = "local-dev"
 """Id of the development key and name of its role; a factory.yaml's own of that name give way to them."""
@@ -33,11 +36,35 @@ class Source(specs.Source):
     def __init__(self, path: Path, key: str) -> None:
         """Raises InvalidConfiguration."""
         self._sha256 = specs.hash_key(key)
-        super().__init__(_with_key(specs.load(path), self._sha256), path)
+        super().__init__(_with_key(load(path), self._sha256), path)
 
     def replace(self, factory: specs.Factory) -> None:
-        """Puts a document in force, with the key."""
+        """Puts a document in force for all services, with the key; or for none, when one of them cannot follow it."""
+        if found := problems(factory):
+            logger.error("factory.yaml is refused, the last good one stays in force: %s", "; ".join(found))
+            return
         super().replace(_with_key(factory, self._sha256))
+
+
+def load(path: Path) -> specs.Factory:
+    """The document in a file, if every service can follow it. Raises InvalidConfiguration."""
+    factory = specs.load(path)
+    if found := problems(factory):
+        raise specs.InvalidConfiguration(found, str(path))
+    return factory
+
+
+def problems(factory: specs.Factory) -> list[str]:
+    """What the schema cannot see, each as 'path: what is wrong': templates that do not compile, unknown entities."""
+    from genaifactory_orchestrator import prompts  # heavy, and most commands do without
+    from genaifactory_safety import policies
+
+    found = prompts.problems(factory)
+    try:
+        policies.Policies(specs.Source(factory), policies.catalogue())
+    except specs.InvalidConfiguration as error:
+        found += error.problems
+    return found
 
 
 def choose(state: State, given: Path | None) -> Path:

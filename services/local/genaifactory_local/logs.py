@@ -10,13 +10,14 @@ from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 
 from rich.console import Console
-from rich.logging import RichHandler
+from rich.markup import escape
 
 from genaifactory_common.telemetry import JsonFormatter
 
 _FILE_BYTES = 20 * 1024 * 1024
 _FILES_KEPT = 3
 _QUEUED_LINES = 10_000
+_TALKATIVE = ("alembic", "presidio-analyzer", "uvicorn.error")
 
 
 @contextmanager
@@ -28,8 +29,9 @@ def to_file(path: Path, console: Console, level: str) -> Iterator[None]:
     lines = QueueHandler(queue.Queue(_QUEUED_LINES))
     lines.setFormatter(JsonFormatter())
     listener = QueueListener(lines.queue, file)
-    warnings = RichHandler(logging.WARNING, console, show_path=False, rich_tracebacks=False)
-    logging.basicConfig(level=level, handlers=[lines, warnings], force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.basicConfig(level=level, handlers=[lines, _Warnings(console)], force=True)
     listener.start()
     try:
         yield
@@ -37,3 +39,15 @@ def to_file(path: Path, console: Console, level: str) -> Iterator[None]:
         listener.stop()
         file.close()
         logging.basicConfig(level=level, handlers=[logging.NullHandler()], force=True)
+
+
+class _Warnings(logging.Handler):
+    """One line on the terminal; how it came to that is in the file."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = escape(f"{record.levelname.lower()}: {record.getMessage()}")
+        self._console.print(f"[yellow]{message}[/yellow]", soft_wrap=True, highlight=False)

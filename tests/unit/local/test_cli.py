@@ -116,14 +116,16 @@ def test_config_check_names_every_bad_field(
     assert "routes[1].task: " in err
 
 
-def test_config_check_names_a_template_that_is_none(
+def test_config_check_names_what_only_a_service_knows_to_be_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "factory.yaml"
-    file.write_text(DEFAULT.read_text(encoding="utf-8").replace("{% endfor %}", "{% endfur %}"), encoding="utf-8")
+    text = DEFAULT.read_text(encoding="utf-8").replace("{% endfor %}", "{% endfur %}").replace("[SECRET]", "[SHOE]")
+    file.write_text(text, encoding="utf-8")
     code, _, err = _genaifactory(["config", "check", str(file)], monkeypatch, capsys)
     assert code == 1
     assert "prompts[0].system: " in err
+    assert "policies[0].rules[0].entities[0]: unknown entity" in err
 
 
 def test_config_check_accepts_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,17 @@ async def test_a_change_of_the_file_reaches_those_who_follow_it_with_the_key(tmp
     assert source.current.tenants[0].keys[-1].id == configuration.DEVELOPMENT_KEY_ID
 
 
+def test_a_document_that_one_service_cannot_follow_is_put_in_force_for_none(caplog: pytest.LogCaptureFixture) -> None:
+    source = configuration.Source(DEFAULT, "gf-secret")
+    good = source.current
+    text = DEFAULT.read_text(encoding="utf-8").replace("passages: 5", "passages: 7")
+    source.replace(specs.parse(text.replace("entities: [PII]", "entities: [SHOE_SIZE]")))
+    assert source.current is good
+    assert "policies[0].rules[1].entities[0]: unknown entity or group 'SHOE_SIZE'" in caplog.text
+    source.replace(specs.parse(text))
+    assert source.current.routes[0].passages == 7
+
+
 def test_signing_in_makes_a_caller_that_the_services_believe() -> None:
     signer = identity.Signer.generate()
     configuration.sign_in(signer, "dev")
