@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAX_EVENT_BYTES = 4 * 1024 * 1024
+MAX_EVENT_BYTES = 1024 * 1024
 
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -29,7 +27,7 @@ class Parser:
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
-        self._rest = b""
+        self._rest = bytearray()
         self._name = b""
         self._data: list[bytes] = []
         self._size = 0
@@ -37,26 +35,23 @@ class Parser:
 
     def feed(self, piece: bytes) -> Iterator[ServerSentEvent]:
         """The events that end in this piece. Raises MalformedStream when one is larger than the bound."""
-        buffer = self._rest + piece
-        if not self._begun:
-            if len(buffer) < len(_BOM) and _BOM.startswith(buffer):
-                self._rest = buffer
-                return
-            self._begun = True
-            buffer = buffer.removeprefix(_BOM)
-        position = 0
-        for end in _LINE_END.finditer(buffer):
-            if end.group() == b"\r" and end.end() == len(buffer):
-                break  # the other half of \r\n may come with the next piece
-            event = self._line(buffer[position : end.start()])
-            position = end.end()
-            if event is not None:
-                yield event
-        self._rest = buffer[position:]
+        goes_on = self._rest.endswith(b"\r")
+        self._rest += piece
+        if goes_on or b"\n" in piece or b"\r" in piece:  # else a long line in small pieces is only gathered
+            lines = bytes(self._rest).splitlines(keepends=True)  # of bytes: at \n, \r and \r\n alone
+            # The last line may go on in the next piece, and so may \r\n.
+            self._rest = bytearray() if lines[-1].endswith(b"\n") else bytearray(lines.pop())
+            for line in lines:
+                event = self._line(line.rstrip(b"\r\n"))
+                if event is not None:
+                    yield event
         if self._size + len(self._rest) > self._max_event_bytes:
             raise MalformedStream("an event is larger than the bound")
 
     def _line(self, line: bytes) -> ServerSentEvent | None:
+        if not self._begun:
+            self._begun = True
+            line = line.removeprefix(_BOM)
         if not line:
             event = ServerSentEvent(self._name, b"\n".join(self._data)) if self._data else None
             self._name, self._data, self._size = b"", [], 0
