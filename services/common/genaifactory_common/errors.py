@@ -21,6 +21,7 @@ FactoryError
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -29,6 +30,8 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
+logger = logging.getLogger(__name__)
 
 DOMAIN = "genaifactory.dev"
 
@@ -228,6 +231,14 @@ _BY_GRPC_STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED] = Reason.OVERLOADED
 _BY_GRPC_STATUS[grpc.StatusCode.OUT_OF_RANGE] = Reason.CONTEXT_TOO_LONG
 
 
+_BARE_MESSAGES = {
+    Reason.UNAVAILABLE: "A service of the platform cannot be reached; try again.",
+    Reason.OVERLOADED: "A service of the platform is full; try again.",
+    Reason.DEADLINE_EXCEEDED: "The request took longer than allowed.",
+    Reason.CANCELLED: "The call was cancelled.",
+}
+
+
 def to_status(error: FactoryError) -> grpc.Status:
     """The gRPC status with ErrorInfo, the bad field and RetryInfo as details; for `context.abort_with_status`."""
     mapping = TABLE[error.reason]
@@ -265,6 +276,9 @@ def from_rpc(error: grpc.aio.AioRpcError) -> FactoryError:
             retry_after_seconds = retry.retry_delay.ToMilliseconds() / 1000
     if reason is None:
         reason = _BY_GRPC_STATUS.get(error.code(), Reason.INTERNAL)
+        # Of a library, not of a service of ours: it may name sockets and hosts, which are for the log.
+        logger.warning("a call failed with %s: %s", error.code().name, message)
+        message = _BARE_MESSAGES.get(reason, "A service of the platform failed; its log says why.")
     return TABLE[reason].error(message, field=field, reason=reason, retry_after_seconds=retry_after_seconds)
 
 

@@ -12,7 +12,7 @@ import json
 import time
 from collections import OrderedDict
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -22,6 +22,7 @@ from genaifactory_common.errors import PermissionDenied, Unauthenticated
 METADATA_KEY = "x-genaifactory-context"
 LIFETIME_SECONDS = 3600
 _CACHED_TOKENS = 4096
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ class Signer:
 
     def sign(self, caller: Caller) -> str:
         """The token for call metadata; valid for LIFETIME_SECONDS."""
-        payload = json.dumps({**asdict(caller), "exp": int(time.time()) + LIFETIME_SECONDS}, separators=(",", ":"))
-        body = payload.encode()
+        body = _encode({**vars(caller), "exp": int(time.time()) + LIFETIME_SECONDS}).encode()
         return f"{_b64(body)}.{_b64(self._key.sign(body))}"
 
 

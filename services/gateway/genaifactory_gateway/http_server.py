@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,6 +22,8 @@ ABORT = "genaifactory.abort"
 
 # What a refused request may still send before its connection is dropped: enough for a client to come to the answer.
 _MAX_DISCARDED_BYTES = 64 << 20
+
+logger = logging.getLogger(__name__)
 
 App = Callable[..., Awaitable[None]]
 
@@ -62,6 +65,7 @@ class HttpServer:
             listening = self._server.listening
             self._running.add_done_callback(lambda _: listening.set())
             await listening.wait()
+            logger.info("gateway answers HTTP on %s", self.address)
             if self._running.done():
                 self._running.result()
             try:
