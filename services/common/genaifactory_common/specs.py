@@ -354,6 +354,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *base" is resolved by the base class
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -372,6 +374,9 @@ def parse(text: str, *, source: str = "factory.yaml") -> Factory:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "document"
         raise InvalidConfiguration([f"{where}: not YAML: {getattr(error, 'problem', None) or error}"], source) from None
+    except (ValueError, RecursionError) as error:  # a date that is none, a tag that does not fit, endless nesting
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InvalidConfiguration([f"document: not YAML: {why}"], source) from None
     if not isinstance(document, dict):
         raise InvalidConfiguration(
             ["document: must be a mapping with tenants, roles, models, routes and policies"], source
@@ -379,9 +384,14 @@ def parse(text: str, *, source: str = "factory.yaml") -> Factory:
     try:
         return Factory.model_validate(document)
     except ValidationError as error:
-        raise InvalidConfiguration(
-            [_problem(e) for e in error.errors(include_url=False, include_input=False)], source
-        ) from None
+        raise InvalidConfiguration(_problems(error), source) from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    found = error.errors(include_url=False, include_input=False)
+    # A list whose items are all wrong also counts as too short; that is no problem of its own.
+    inside = {e["loc"][:n] for e in found for n in range(1, len(e["loc"]))}
+    return [_problem(e) for e in found if e["type"] != "too_short" or e["loc"] not in inside]
 
 
 def _problem(error: Any) -> str:
@@ -399,6 +409,12 @@ def _problem(error: Any) -> str:
         message = "unknown field"
     elif error["type"] == "missing":
         message = "is missing"
+    elif error["type"] == "too_short":
+        message = f"must have at least {error['ctx']['min_length']}"
+    elif error["type"] == "tuple_type":
+        message = "must be a list"
+    elif error["type"] in ("model_type", "dict_type"):
+        message = "must be a mapping"
     # A consistency check names its own path, since the model's location is the document.
     return f"{path}: {message}" if path else message
 

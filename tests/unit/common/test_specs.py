@@ -1,0 +1,357 @@
+"""factory.yaml: a bad document is refused by the path of its bad field, and the last good one stays in force."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from genaifactory_common import specs
+
+GOOD = """
+tenants:
+- name: acme
+  keys:
+  - {id: alice, sha256: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, role: developer}
+  - {id: bob, sha256: bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb, role: developer}
+roles:
+- {name: developer, permissions: [chat, embed], routes: [docs, minilm]}
+models:
+- {name: extractive, backend: {type: modelserver, model: extractive}}
+- {name: big, backend: {type: openai, base_url: "https://models.example/v1", model: big}}
+- {name: minilm, kind: embedding, backend: {type: modelserver, model: minilm}}
+routes:
+- {name: docs, task: rag, models: [big, extractive], prompt: rag, knowledge_base: handbook}
+- {name: talk, task: chat, models: [big], prompt: rag@1}
+prompts:
+- {name: rag, version: 1, system: Answer.}
+- {name: rag, version: 2, system: Answer better.}
+knowledge_bases:
+- {name: handbook, tenants: [acme]}
+policies:
+- name: default
+  rules:
+  - {entities: [PII], input: mask, output: block}
+"""
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def put(path: str, value: object) -> Change:
+    """Sets a field: put("tenants.0.name", "x")."""
+
+    def change(document: Any) -> None:
+        *parents, last = path.split(".")
+        for part in parents:
+            document = document[int(part)] if part.isdigit() else document[part]
+        document[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+def drop(path: str) -> Change:
+    """Removes a field."""
+
+    def change(document: Any) -> None:
+        *parents, last = path.split(".")
+        for part in parents:
+            document = document[int(part)] if part.isdigit() else document[part]
+        del document[int(last) if last.isdigit() else last]
+
+    return change
+
+
+WRONG: dict[str, tuple[Change, str]] = {
+    "unknown field": (put("tennants", []), "tennants: unknown field"),
+    "unknown nested field": (put("models.0.backend.url", "x"), "models[0].backend.url: unknown field"),
+    "no tenants": (drop("tenants"), "tenants: is missing"),
+    "tenants are no list": (put("tenants", "acme"), "tenants: must be a list"),
+    "a tenant is no mapping": (put("tenants.0", "acme"), "tenants[0]: must be a mapping"),
+    "empty tenants": (
+        put("tenants", []),
+        "tenants: must have at least 1",
+    ),
+    "a tenant's name in capitals": (
+        put("tenants.0.name", "ACME"),
+        "tenants[0].name: String should match pattern '^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$'",
+    ),
+    "a key that is not hashed": (
+        put("tenants.0.keys.1.sha256", "my-secret-key"),
+        "tenants[0].keys[1].sha256: String should match pattern '^[0-9a-f]{64}$'",
+    ),
+    "a key without role": (drop("tenants.0.keys.0.role"), "tenants[0].keys[0].role: is missing"),
+    "a key of no known role": (
+        put("tenants.0.keys.0.role", "boss"),
+        "tenants[0].keys[0].role: unknown name 'boss'; known: developer",
+    ),
+    "two keys with one id": (put("tenants.0.keys.1.id", "alice"), "tenants[].keys[].id: 'alice' stands twice"),
+    "one key for two": (
+        put("tenants.0.keys.1.sha256", "a" * 64),
+        f"tenants[].keys[].sha256: '{'a' * 64}' stands twice",
+    ),
+    "a limit below one": (
+        put("tenants.0.limits", {"requests_per_minute": 0}),
+        "tenants[0].limits.requests_per_minute: Input should be greater than or equal to 1",
+    ),
+    "a limit that is no number": (
+        put("tenants.0.limits", {"tokens_per_minute": "many"}),
+        "tenants[0].limits.tokens_per_minute: Input should be a valid integer, unable to parse string as an integer",
+    ),
+    "no such permission": (
+        put("roles.0.permissions.1", "fly"),
+        (
+            "roles[0].permissions[1]: Input should be 'chat', 'embed', 'models', 'feedback', 'usage', 'ingest', "
+            "'export' or 'operate'"
+        ),
+    ),
+    "a role with an unknown route": (
+        put("roles.0.routes.0", "dox"),
+        "roles[0].routes[0]: unknown name 'dox'; known: docs, minilm, talk",
+    ),
+    "two models with one name": (put("models.1.name", "extractive"), "models: 'extractive' stands twice"),
+    "a backend without type": (
+        drop("models.0.backend.type"),
+        "models[0].backend: Unable to extract tag using discriminator 'type'",
+    ),
+    "a backend of an unknown type": (
+        put("models.0.backend.type", "magic"),
+        (
+            "models[0].backend: Input tag 'magic' found using 'type' does not match any of the expected tags: "
+            "'modelserver', 'openai'"
+        ),
+    ),
+    "a base_url that is none": (
+        put("models.1.backend.base_url", "models.example"),
+        "models[1].backend.base_url: Input should be a valid URL, relative URL without a base",
+    ),
+    "a base_url of another scheme": (
+        put("models.1.backend.base_url", "file:///etc/passwd"),
+        "models[1].backend.base_url: URL scheme should be 'http' or 'https'",
+    ),
+    "a key in place of its variable": (
+        put("models.1.backend.api_key_env", "sk-secret"),
+        "models[1].backend.api_key_env: String should match pattern '^[A-Z][A-Z0-9_]*$'",
+    ),
+    "a negative price": (
+        put("models.1.price", {"input_per_million_tokens": -1}),
+        "models[1].price.input_per_million_tokens: Input should be greater than or equal to 0",
+    ),
+    "a currency that is none": (
+        put("models.1.price", {"currency": "dong"}),
+        "models[1].price.currency: String should match pattern '^[A-Z]{3}$'",
+    ),
+    "a route in two currencies": (
+        put("models.1.price", {"currency": "VND"}),
+        "routes[0].models: prices in several currencies: USD, VND",
+    ),
+    "too many tries": (
+        put("models.1.retry", {"attempts": 11}),
+        "models[1].retry.attempts: Input should be less than or equal to 10",
+    ),
+    "an endless timeout": (
+        put("models.1.timeout_seconds", 1e9),
+        "models[1].timeout_seconds: Input should be less than or equal to 3600",
+    ),
+    "a route without models": (
+        put("routes.0.models", []),
+        "routes[0].models: must have at least 1",
+    ),
+    "a route with an unknown model": (
+        put("routes.0.models.1", "huge"),
+        "routes[0].models[1]: unknown chat model 'huge'; known: big, extractive",
+    ),
+    "a route that chats with an embedding model": (
+        put("routes.1.models.0", "minilm"),
+        "routes[1].models[0]: unknown chat model 'minilm'; known: big, extractive",
+    ),
+    "a route named like an embedding model": (
+        put("routes.1.name", "minilm"),
+        "routes: 'minilm' is also an embedding model; clients could not tell them apart",
+    ),
+    "a task that nobody does": (put("routes.0.task", "sing"), "routes[0].task: Input should be 'chat' or 'rag'"),
+    "rag without knowledge": (drop("routes.0.knowledge_base"), "routes[0]: a rag route needs knowledge_base"),
+    "rag without prompt": (drop("routes.0.prompt"), "routes[0]: a rag route needs prompt"),
+    "an unknown knowledge base": (
+        put("routes.0.knowledge_base", "wiki"),
+        "routes[0].knowledge_base: unknown name 'wiki'; known: handbook",
+    ),
+    "an unknown version of a prompt": (
+        put("routes.1.prompt", "rag@7"),
+        "routes[1].prompt: unknown name 'rag@7'; known: rag, rag@1, rag@2",
+    ),
+    "an unknown policy": (
+        put("routes.1.policy", "strict"),
+        "routes[1].policy: unknown name 'strict'; known: default",
+    ),
+    "coverage beyond one": (
+        put("routes.0.min_term_coverage", 1.5),
+        "routes[0].min_term_coverage: Input should be less than or equal to 1",
+    ),
+    "two prompts with one version": (put("prompts.1.version", 1), "prompts: 'rag@1' stands twice"),
+    "an empty prompt": (put("prompts.0.system", "  "), "prompts[0].system: String should have at least 1 character"),
+    "knowledge for an unknown tenant": (
+        put("knowledge_bases.0.tenants.0", "rival"),
+        "knowledge_bases[0].tenants[0]: unknown name 'rival'; known: acme",
+    ),
+    "an overlap as long as the passage": (
+        put("knowledge_bases.0", {"name": "handbook", "chunk_tokens": 40, "chunk_overlap_tokens": 40}),
+        "knowledge_bases[0]: chunk_overlap_tokens must be smaller than chunk_tokens",
+    ),
+    "a rule about nothing": (
+        put("policies.0.rules.0.entities", []),
+        "policies[0].rules[0].entities: must have at least 1",
+    ),
+    "a rule that shrugs": (
+        put("policies.0.rules.0.output", "shrug"),
+        "policies[0].rules[0].output: Input should be 'allow', 'mask' or 'block'",
+    ),
+    "a version of the future": (put("version", 2), "version: Input should be 1"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_field_is_refused_by_its_path(case: str) -> None:
+    change, problem = WRONG[case]
+    document = yaml.safe_load(GOOD)
+    change(document)
+    with pytest.raises(specs.InvalidConfiguration) as refused:
+        specs.parse(yaml.safe_dump(document), source="test.yaml")
+    assert refused.value.problems == [problem]
+    assert refused.value.message == f"test.yaml: {problem}"
+    assert refused.value.field == problem.partition(":")[0]
+
+
+TEXTS = {
+    "empty": ("", "document: must be a mapping with tenants, roles, models, routes and policies"),
+    "a list": ("- a", "document: must be a mapping with tenants, roles, models, routes and policies"),
+    "a tab": ("a:\n\tb: 1", "line 2, column 1: not YAML: found character '\\t' that cannot start any token"),
+    "a key twice": ("a: 1\nb: 2\na: 3", "line 3, column 1: not YAML: the key 'a' stands twice"),
+    "a nested key twice": ("a:\n  b: 1\n  b: 2", "line 3, column 3: not YAML: the key 'b' stands twice"),
+    "an open bracket": ("a: [1, 2", "line 1, column 9: not YAML: expected ',' or ']', but got '<stream end>'"),
+    "an object of Python": (
+        "a: !!python/object/apply:os.system [id]",
+        (
+            "line 1, column 4: not YAML: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object/apply:os.system'"
+        ),
+    ),
+    "an unknown anchor": ("a: *nowhere", "line 1, column 4: not YAML: found undefined alias 'nowhere'"),
+    "a day that is none": ("a: 2026-13-99", "document: not YAML: month must be in 1..12"),
+    "endless nesting": ("[" * 5000, "document: not YAML: nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_a_text_that_is_no_document_is_refused_by_its_place(case: str) -> None:
+    text, problem = TEXTS[case]
+    with pytest.raises(specs.InvalidConfiguration) as refused:
+        specs.parse(text)
+    assert refused.value.problems == [problem]
+
+
+def test_every_problem_is_named_at_once() -> None:
+    document = yaml.safe_load(GOOD)
+    put("routes.0.task", "sing")(document)
+    put("tenants.0.nick", "x")(document)
+    with pytest.raises(specs.InvalidConfiguration) as refused:
+        specs.parse(yaml.safe_dump(document))
+    assert sorted(problem.partition(":")[0] for problem in refused.value.problems) == [
+        "routes[0].task",
+        "tenants[0].nick",
+    ]
+
+
+def test_no_value_of_the_document_is_shown_where_it_may_be_a_secret() -> None:
+    document = yaml.safe_load(GOOD)
+    put("tenants.0.keys.0.sha256", "sk-very-secret")(document)
+    put("models.1.backend.api_key_env", "sk-other-secret")(document)
+    with pytest.raises(specs.InvalidConfiguration) as refused:
+        specs.parse(yaml.safe_dump(document))
+    assert "secret" not in refused.value.message
+
+
+def test_the_document_answers_what_services_ask() -> None:
+    factory = specs.parse(GOOD)
+    assert [factory.prompt(name).system for name in ("rag", "rag@1", "rag@2")] == [  # type: ignore[union-attr]
+        "Answer better.",
+        "Answer.",
+        "Answer better.",
+    ]
+    assert factory.prompt("rag@9") is None
+    assert factory.knowledge_base("handbook", "acme") is not None
+    assert factory.knowledge_base("handbook", "rival") is None
+    assert factory.route("docs") is not None
+    assert factory.route("nowhere") is None
+
+
+def test_a_part_may_be_written_once_and_merged() -> None:
+    base = "knowledge_bases:\n- &base {name: handbook, tenants: [acme], chunk_tokens: 100}\n- {<<: *base, name: wiki}\n"
+    text = GOOD.replace("knowledge_bases:\n- {name: handbook, tenants: [acme]}\n", base)
+    second = specs.parse(text).knowledge_bases[1]
+    assert (second.name, second.chunk_tokens, second.tenants) == ("wiki", 100, ("acme",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read: No such file"), (b"\xff\xfe", "must be UTF-8 text"), (b"", "must be a mapping")],
+)
+def test_a_file_that_cannot_be_read_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "factory.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(specs.InvalidConfiguration, match=message) as refused:
+        specs.Source.from_file(path)
+    assert str(path) in refused.value.message
+
+
+async def test_a_changed_file_takes_force_and_a_bad_one_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "factory.yaml"
+
+    async def write(text: str) -> None:
+        # As an editor or a ConfigMap does: never half a file.
+        new = path.with_suffix(".new")
+        await asyncio.to_thread(new.write_text, text)
+        await asyncio.to_thread(new.rename, path)
+
+    def refusals() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110  # the watcher under test polls as well
+                await asyncio.sleep(0.005)
+
+    await write(GOOD)
+    source = await asyncio.to_thread(specs.Source.from_file, path)
+    heard: list[specs.Factory] = []
+    source.subscribe(heard.append)
+    watching = asyncio.create_task(source.watch(interval_seconds=0.005))
+
+    for bad, why in (
+        (GOOD.replace("task: rag", "task: sing"), "routes[0].task"),
+        ("a: 2026-13-99", "month must be"),
+        ("[" * 5000, "nested too deeply"),
+    ):
+        before = len(refusals())
+        await write(bad)
+        await until(lambda before=before: len(refusals()) > before)  # type: ignore[misc]
+        assert why in refusals()[-1]
+        assert source.current.routes[0].task == "rag"
+        assert heard == []
+
+    await asyncio.to_thread(path.unlink)
+    await until(lambda: "cannot be read" in refusals()[-1])
+
+    await write(GOOD.replace("name: talk", "name: chat"))
+    await until(lambda: len(heard) == 1)
+    assert source.current is heard[0]
+    assert source.current.route("chat") is not None
+    watching.cancel()
+    await asyncio.wait([watching])
