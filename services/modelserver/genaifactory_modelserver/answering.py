@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from genaifactory_modelserver import words
 from genaifactory_modelserver.engine import Document
 from genaifactory_modelserver.question import Match, Question
-from genaifactory_modelserver.sentences import Kind, Unit, units
+from genaifactory_modelserver.sentences import Kind, Unit, units, windows
 from genaifactory_modelserver.words import Language
 
 MAX_QUOTES = 4
@@ -94,15 +94,34 @@ def without_documents(spoken: Language | None) -> str:
     return _NO_DOCUMENTS[spoken or "en"]
 
 
+@dataclass(slots=True)
+class _Passage:
+    """A document while it is read."""
+
+    number: int
+    """From 0."""
+    marked: bool
+    """Whether it is written with marks."""
+    same_language: bool
+    """As the question's."""
+    titles: Match | None
+    found: dict[int, float]
+    """By term: how well anything in it matches."""
+    context: str = ""
+    above: Match | None = None
+    """What the titles and the context match together."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     unit: Unit
+    passage: _Passage
+    part: int
+    """Window of the document, from 0."""
     place: int
-    """Number of the unit in its document, from 0."""
-    document: int
+    """Number of the unit in its document, from 1."""
     match: Match | None
     above: Match | None
-    same_language: bool
 
 
 class Reader:
@@ -113,42 +132,45 @@ class Reader:
         self._units = 0
         self._frequency = [0] * len(question.terms)
         self._candidates: list[_Candidate] = []
-        self._passages: list[dict[int, float]] = []
         self._languages: list[Language] = []
         self._rarity: list[float] = []
         self._weights: list[float] = []
-        self._scored: list[tuple[float, int, int, _Candidate]] = []
+        self._scored: list[tuple[float, _Candidate]] = []
 
     def read(self, documents: Sequence[Document]) -> Iterator[None]:
         """Reads and ranks all; yields after well below a millisecond of work, so that others get their turn."""
-        since = 0
         for number, document in enumerate(documents):
-            written = _written_in(document)
-            self._languages.append(written)
-            same = self._question.spoken in (None, written)
-            marked = not document.text.isascii()
-            titles = self._question.match(" . ".join((document.title, *document.headings)), marked=marked)
-            everywhere = dict(titles.quality) if titles is not None else {}
-            self._passages.append(everywhere)
-            context, above = None, titles
-            for place, unit in enumerate(units(document.text, starts_inside=document.starts_inside)):
-                if unit.context != context:
-                    context = unit.context
-                    above = _better(titles, self._question.match(context, marked=marked))
-                match = self._question.match(unit.text, marked=marked)
-                self._units += 1
-                if match is not None:
-                    for term, quality in match.quality.items():
-                        self._frequency[term] += 1
-                        everywhere[term] = max(quality, everywhere.get(term, 0.0))
-                if match is not None or above is not None:
-                    self._candidates.append(_Candidate(unit, place, number, match, above, same))
-                since += 1
-                if since == _UNITS_A_SLICE:
-                    since = 0
-                    yield
-        yield
+            passage = self._opened(number, document)
+            place = 0
+            for part, text in enumerate(windows(document.text)):
+                for unit in units(text, starts_inside=document.starts_inside or part > 0):
+                    place += 1
+                    self._consider(unit, passage, part, place)
+                    if place % _UNITS_A_SLICE == 0:
+                        yield
+                yield
         yield from self._rank()
+
+    def _opened(self, number: int, document: Document) -> _Passage:
+        written = _written_in(document)
+        self._languages.append(written)
+        marked = not document.text.isascii()
+        titles = self._question.match(" . ".join((document.title, *document.headings)), marked=marked)
+        found = dict(titles.quality) if titles is not None else {}
+        return _Passage(number, marked, self._question.spoken in (None, written), titles, found, above=titles)
+
+    def _consider(self, unit: Unit, passage: _Passage, part: int, place: int) -> None:
+        if unit.context != passage.context:
+            passage.context = unit.context
+            passage.above = _better(passage.titles, self._question.match(unit.context, marked=passage.marked))
+        match = self._question.match(unit.text, marked=passage.marked)
+        self._units += 1
+        if match is not None:
+            for term, quality in match.quality.items():
+                self._frequency[term] += 1
+                passage.found[term] = max(quality, passage.found.get(term, 0.0))
+        if match is not None or passage.above is not None:
+            self._candidates.append(_Candidate(unit, passage, part, place, match, passage.above))
 
     def _rank(self) -> Iterator[None]:
         n = self._units
@@ -160,19 +182,21 @@ class Reader:
         total = sum(self._weights)
         for start in range(0, len(self._candidates), _SCORES_A_SLICE):
             for candidate in self._candidates[start : start + _SCORES_A_SLICE]:
-                self._scored.append((self._score(candidate, total), -candidate.document, -candidate.place, candidate))
+                self._scored.append((self._score(candidate, total), candidate))
             yield
-        self._scored = heapq.nlargest(_SHORTLIST, self._scored, key=lambda entry: entry[:3])
+        self._scored = heapq.nsmallest(
+            _SHORTLIST, self._scored, key=lambda scored: (-scored[0], scored[1].passage.number, scored[1].place)
+        )
 
     def answer(self) -> Answer:
         """What the documents that were read say."""
         spoken = self._question.spoken or _most_common(self._languages)
-        known = [(score, candidate) for score, _, _, candidate in self._scored if self._is_known(candidate)]
+        known = [(score, candidate) for score, candidate in self._scored if self._is_known(candidate)]
         # A further quote must itself speak of the matter; a heading above it is not enough.
         least = _OWN_WORTH_ADDING * self._share(known[0][1].match) if known else 0.0
         chosen = _diverse([each for i, each in enumerate(known) if not i or self._share(each[1].match) > least])
-        quotes = tuple(Quote(_quoted(c.unit), c.document + 1, c.unit.kind) for c in _readable(chosen))
-        foreign = bool(chosen) and not any(c.same_language for c in chosen)
+        quotes = tuple(Quote(_quoted(c.unit), c.passage.number + 1, c.unit.kind) for c in _readable(chosen))
+        foreign = bool(chosen) and not any(c.passage.same_language for c in chosen)
         return Answer(spoken, quotes, _FOREIGN[spoken] if foreign else "")
 
     def _score(self, candidate: _Candidate, total: float) -> float:
@@ -188,8 +212,8 @@ class Reader:
             for term, quality in candidate.match.quality.items():
                 found[term] = max(own * quality, found.get(term, 0.0))
         score = sum(self._weights[term] * quality for term, quality in found.items()) / total
-        score += 0.1 / (1 + candidate.document) + 0.04 / (1 + candidate.place)
-        score += 0.15 * candidate.same_language
+        score += 0.1 / (1 + candidate.passage.number) + 0.04 / candidate.place
+        score += 0.15 * candidate.passage.same_language
         score += 0.12 * (self._question.wants_number and _DIGIT.search(unit.text) is not None)
         score += 0.2 * (self._question.wants_steps and unit.kind is Kind.LIST and candidate.above is not None)
         score -= 0.15 * (not unit.complete)
@@ -204,9 +228,9 @@ class Reader:
 
     def _is_known(self, candidate: _Candidate) -> bool:
         """Whether the unit, with what stands above and around it, is about what was asked."""
-        if not candidate.same_language:
+        if not candidate.passage.same_language:
             return self._is_known_abroad(candidate)
-        passage = self._passages[candidate.document]
+        passage = candidate.passage.found
         found = total = 0.0
         for i, term in enumerate(self._question.terms):
             if term.from_context:
@@ -250,7 +274,8 @@ def _diverse(scored: list[tuple[float, _Candidate]]) -> list[_Candidate]:
 
 
 def _repeats(one: _Candidate, bag: frozenset[str], other: _Candidate, other_bag: frozenset[str]) -> bool:
-    overlaps = one.document == other.document and one.unit.start < other.unit.end and other.unit.start < one.unit.end
+    same_part = one.passage is other.passage and one.part == other.part
+    overlaps = same_part and one.unit.start < other.unit.end and other.unit.start < one.unit.end
     contained = len(bag & other_bag) >= 0.9 * min(len(bag), len(other_bag))
     return overlaps or contained or _similarity(bag, other_bag) > _SAME_THING
 
@@ -261,8 +286,8 @@ def _similarity(one: frozenset[str], other: frozenset[str]) -> float:
 
 def _readable(chosen: list[_Candidate]) -> list[_Candidate]:
     """Document by document, the best one's first, and in each in the order of its text."""
-    order = list(dict.fromkeys(c.document for c in chosen))
-    return sorted(chosen, key=lambda c: (order.index(c.document), c.unit.start))
+    order = list(dict.fromkeys(c.passage.number for c in chosen))
+    return sorted(chosen, key=lambda c: (order.index(c.passage.number), c.part, c.unit.start))
 
 
 def _quoted(unit: Unit) -> str:

@@ -15,6 +15,7 @@ _WRAPPED_CHARACTERS = 50
 _MAX_LIST_WORDS = 120
 _MAX_TITLE_WORDS = 8
 _MAX_CHARACTERS = 1_500
+_WINDOW_CHARACTERS = 4_096
 _MIN_WORDS = 3
 
 _BULLET = re.compile(r"\s*(?:[-*+•‣▪◦–—]|\(?\d{1,3}[.)]|\(?[a-zđ][.)])\s+")
@@ -91,6 +92,21 @@ def units(text: str, *, starts_inside: bool = False) -> Iterator[Unit]:
     yield from cutter.end_of_list()
 
 
+def windows(text: str) -> Iterator[str]:
+    """The text in parts short enough to be read at a stretch, cut between paragraphs where it can be.
+
+    A retrieved passage is one part; headings of a longer document do not reach into its next part.
+    """
+    start = 0
+    while len(text) - start > _WINDOW_CHARACTERS:
+        limit = start + _WINDOW_CHARACTERS
+        cuts = (text.rfind(mark, start + _WINDOW_CHARACTERS // 2, limit) for mark in ("\n\n", "\n", ". ", " "))
+        end = next((cut + 1 for cut in cuts if cut >= 0), limit)
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
 class _Cutter:
     """What stands above the place in the passage that is being read."""
 
@@ -109,7 +125,7 @@ class _Cutter:
         self._numbered = numbered
         above = self._lead_in.text if self._lead_in is not None else self.heading
         if self._items and "|" in self._items[0].text:
-            above = f"{above} {self._items[0].text}"  # the first row of a table says what the columns are
+            above = f"{above} {self._items[0].text}".strip()  # the first row of a table says what the columns are
         unit = _item(self._text, lines, above)
         if unit is None:
             return
@@ -177,8 +193,8 @@ def _blocks(text: str) -> Iterator[tuple[str, list[_Line]]]:
             yield _shown_as_heading(block, kind), block
         block, kind = ([], "paragraph") if starts in ("blank", "rule") else ([line], starts)
     if block:
-        # The last line of a passage may be a title cut off from its text, but quoting it would be no answer either way.
-        yield _shown_as_heading(block, kind), block
+        # Nothing stands under the last line, so it is no title.
+        yield kind, block
 
 
 def _starts(line: _Line, block: list[_Line], kind: str) -> str | None:

@@ -208,7 +208,7 @@ def _tools(request: modelserver_pb2.GenerateRequest) -> tuple[Tool, ...]:
         if tool.name in names:
             raise InvalidArgument(f"The tool '{tool.name}' stands twice.", field=f"tools[{i}].name")
         names.add(tool.name)
-        parameters = _plain(tool.parameters)
+        parameters = _plain(f"tools[{i}].parameters", tool.parameters)
         if parameters.get("type", "object") != "object":
             raise InvalidArgument(
                 "A tool's parameters must be a JSON Schema of type 'object'.", field=f"tools[{i}].parameters"
@@ -240,7 +240,7 @@ def _output_format(output: types_pb2.OutputFormat) -> OutputFormat:
         case None:
             return OutputFormat()
         case "json_schema":
-            return OutputFormat(kind, json_schema=_plain(output.json_schema))
+            return OutputFormat(kind, json_schema=_plain("output_format.json_schema", output.json_schema))
         case "json_object":
             if not output.json_object:
                 raise InvalidArgument(
@@ -264,9 +264,12 @@ def _output_format(output: types_pb2.OutputFormat) -> OutputFormat:
             return OutputFormat(kind, pattern=pattern)
 
 
-def _plain(struct: struct_pb2.Struct) -> dict[str, Any]:
+def _plain(field: str, struct: struct_pb2.Struct) -> dict[str, Any]:
     """The struct as JSON values; whole numbers as integers, which a Struct cannot tell from floats."""
-    document: dict[str, Any] = json_format.MessageToDict(struct)
+    try:
+        document: dict[str, Any] = json_format.MessageToDict(struct)
+    except ValueError:  # NaN or infinity
+        raise InvalidArgument("It holds a number that is no number of JSON.", field=field) from None
     restored: dict[str, Any] = _whole(document)
     return restored
 

@@ -11,7 +11,7 @@ import unicodedata
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-import Stemmer  # type: ignore[import-not-found]  # an extension without stubs
+import Stemmer
 
 Language = Literal["vi", "en"]
 

@@ -1,0 +1,79 @@
+"""Words: languages, folding, what a question is about."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from genaifactory_modelserver import words
+from genaifactory_modelserver.question import Question
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Giờ làm việc của phòng IT là gì?", "vi"),
+        ("wifi mat khau la gi", "vi"),
+        ("lam the nao de xin nghi phep", "vi"),
+        ("What is phở?", "en"),
+        ("How do I get to Đà Nẵng from here?", "en"),
+        ("VPN", None),
+        ("", None),
+        ("2024?", None),
+        (unicodedata.normalize("NFD", "Bảo hành máy giặt"), "vi"),
+    ],
+)
+def test_the_language_of_a_question_is_told(text: str, language: str | None) -> None:
+    assert words.language(text) == language
+
+
+def test_the_two_ways_to_place_a_tone_mark_are_one_word() -> None:
+    assert words.form("hoà") == words.form("hòa")
+    assert words.form("thúy") == words.form("thuý")
+    assert words.form("má").exact != words.form("mà").exact
+    assert words.form("đĩa").folded == "dia"
+    assert words.form("installing").stem == words.form("Installation").stem
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_text_matches_whatever_its_normal_form(form: str) -> None:
+    question = Question(["Thời hạn bảo hành?"])
+    match = question.match(unicodedata.normalize(form, "được bảo hành 24 tháng"), marked=True)  # type: ignore[arg-type]
+    assert match is not None
+    assert {question.terms[i].form.folded for i in match.exact} == {"bao", "hanh"}
+
+
+@pytest.mark.parametrize(
+    ("question", "terms"),
+    [
+        ("Làm thế nào để cài đặt ổ đĩa?", ["cai", "dat", "o", "dia"]),
+        ("Cho tôi biết giờ làm việc", ["gio", "lam", "viec"]),
+        ("How long does the delivery take to arrive?", ["delivery", "take", "arrive"]),
+        ("Can you tell me who the IT lead is?", ["it", "lead"]),
+        ("lam sao de doi mat khau", ["doi", "mat", "khau"]),
+    ],
+)
+def test_question_words_say_nothing(question: str, terms: list[str]) -> None:
+    assert [term.form.folded for term in Question([question]).terms] == terms
+
+
+def test_a_syllable_apart_from_its_neighbour_counts_half() -> None:
+    question = Question(["bảo hành thế nào?"])
+    apart, together = question.match("bảo vệ tòa nhà", marked=True), question.match("được bảo hành", marked=True)
+    assert apart is not None
+    assert together is not None
+    assert list(apart.quality.values()) == [0.5]
+    assert list(together.quality.values()) == [1.0, 1.0]
+
+
+def test_marks_that_differ_are_another_syllable_where_both_sides_are_written_with_marks() -> None:
+    marked, bare = Question(["giá mít?"]), Question(["gia mit bao nhieu"])
+    for question, least in ((marked, 0.0), (bare, 0.8)):
+        match = question.match("người già", marked=True)
+        assert match is not None
+        assert (max(match.quality.values()) >= 0.4) == (least > 0)
+
+
+def test_an_endless_question_has_a_bounded_number_of_terms() -> None:
+    assert len(Question(["before?", " ".join(f"w{i}" for i in range(9_000))]).terms) <= 48
