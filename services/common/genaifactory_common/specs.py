@@ -191,7 +191,7 @@ class Route(Spec):
 
 
 class Prompt(Spec):
-    """One version of a prompt template (Jinja, sandboxed). Variables: question, passages, tenant, today."""
+    """One version of a prompt template (Jinja, sandboxed). Variables: question, passages, tenant, today, refusal."""
 
     name: Name
     version: int = Field(ge=1)

@@ -6,6 +6,7 @@ Everything fails closed: a verdict that is missing, empty or unreadable is an er
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -29,6 +30,8 @@ INPUT = types_pb2.DIRECTION_INPUT
 OUTPUT = types_pb2.DIRECTION_OUTPUT
 
 _CHECKS_AT_ONCE = 8
+# Pieces that come faster than this are sent as one; the first of a text, and its end, never wait.
+_GATHER_SECONDS = 0.005
 # Text that waits for the guardrail to take it; more makes the model wait.
 _MAX_WAITING_CHARACTERS = 32_768
 
@@ -136,6 +139,7 @@ class GuardedStream:
         self._sent_characters = 0
         self._complete = False
         self._something_to_do = asyncio.Event()
+        self._no_more = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._over = asyncio.Event()
@@ -162,10 +166,11 @@ class GuardedStream:
     def end(self) -> None:
         """Says that the text is complete."""
         self._complete = True
+        self._no_more.set()
         self._something_to_do.set()
 
     async def send(self) -> None:
-        """Sends what is fed until the end. What gathers while a message is under way goes as one.
+        """Sends what is fed until the end. Pieces that come quickly one after the other go as one.
 
         A failing call is left to `released`, which knows how it ended; only a verdict that does not come raises here.
         """
@@ -182,6 +187,9 @@ class GuardedStream:
                     await self._call.send(safety_pb2.CheckStreamRequest(text=text))
                 if complete:
                     break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GATHER_SECONDS):
+                        await self._no_more.wait()
             await self._call.done_sending()
         except FactoryError:
             self._room.set()
@@ -214,6 +222,7 @@ class GuardedStream:
             raise _could_not_run(error) from error
         finally:
             self._over.set()
+            self._no_more.set()
             self._room.set()
             self._something_to_do.set()
         self._require_verdict()

@@ -202,8 +202,8 @@ class Outbox:
         while True:
             await self._has_records.wait()
             await self._pause(self._bounds.gather_seconds)
-            batch = await self._database.run(partial(_oldest, limit=self._bounds.batch_records))
             try:
+                batch = await self._database.run(partial(_oldest, limit=self._bounds.batch_records))
                 await self._deliver(batch, failures)
                 failures = 0
             except FactoryError as error:
@@ -213,8 +213,8 @@ class Outbox:
                 failures += 1
                 longest = min(self._bounds.max_backoff_seconds, 0.1 * 2 ** min(failures, 20))
                 await self._pause(random.uniform(longest / 2, longest))  # noqa: S311  # jitter
-            except sqlite3.Error:
-                logger.exception("the outbox cannot be read")
+            except Exception:  # the records are on disk: whatever went wrong, sending them goes on
+                logger.exception("the outbox cannot send")
                 await self._pause(self._bounds.max_backoff_seconds)
 
     async def _pause(self, seconds: float) -> None:
