@@ -28,12 +28,16 @@ from typing import Any, ClassVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 logger = logging.getLogger(__name__)
 
 DOMAIN = "genaifactory.dev"
+# A status travels in HTTP/2 headers, of which a client takes 8 KiB; the message is in it three times, encoded.
+_MAX_MESSAGE_BYTES = 1000
+_MAX_FIELD_BYTES = 250
 
 
 class Reason(StrEnum):
@@ -229,6 +233,7 @@ for _reason, _mapping in TABLE.items():
     _BY_GRPC_STATUS.setdefault(_mapping.grpc_status, _reason)
 _BY_GRPC_STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED] = Reason.OVERLOADED
 _BY_GRPC_STATUS[grpc.StatusCode.OUT_OF_RANGE] = Reason.CONTEXT_TOO_LONG
+_BY_GRPC_STATUS[grpc.StatusCode.FAILED_PRECONDITION] = Reason.CONFLICT
 
 
 _BARE_MESSAGES = {
@@ -242,16 +247,19 @@ _BARE_MESSAGES = {
 def to_status(error: FactoryError) -> grpc.Status:
     """The gRPC status with ErrorInfo, the bad field and RetryInfo as details; for `context.abort_with_status`."""
     mapping = TABLE[error.reason]
+    message = _clipped(error.message, _MAX_MESSAGE_BYTES)
     packed = [_packed(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))]
     if error.field is not None:
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_clipped(error.field, _MAX_FIELD_BYTES), description=message
+        )
         packed.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.retry_after_seconds is not None:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(int(error.retry_after_seconds * 1000))
         packed.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     code: int = mapping.grpc_status.value[0]
-    status = status_pb2.Status(code=code, message=error.message, details=packed)
+    status = status_pb2.Status(code=code, message=message, details=packed)
     return rpc_status.to_status(status)
 
 
@@ -287,9 +295,14 @@ def _status_details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
         if key == "grpc-status-details-bin":
             try:
                 return status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
-            except ValueError:  # DecodeError: a proxy's garbage must not hide the status itself
+            except DecodeError:  # a proxy's garbage must not hide the status itself
                 return None
     return None
+
+
+def _clipped(text: str, max_bytes: int) -> str:
+    data = text.encode()
+    return text if len(data) <= max_bytes else data[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
 def _packed(message: Any) -> any_pb2.Any:
