@@ -42,6 +42,9 @@ FAILURES = Counter("genaifactory_outbox_send_failures_total", "Batches that moni
 Send = Callable[[list[monitor_pb2.Interaction]], Awaitable[None]]
 """Stores interactions at monitor; returns after its acknowledgement; raises FactoryError."""
 
+Row = tuple[int, str, bytes]
+"""Number, request id and serialized Interaction."""
+
 _MIGRATIONS = (
     """
     CREATE TABLE records (id INTEGER PRIMARY KEY AUTOINCREMENT, request_id TEXT NOT NULL, data BLOB NOT NULL);
@@ -52,8 +55,8 @@ _MIGRATIONS = (
 )
 # gRPC takes 16 MiB a message; a batch stays well below it.
 _BATCH_BYTES = 4 * 1024 * 1024
-# An answer from monitor that speaks of its own mistake may come from the record: after so many it is moved aside.
-_INTERNAL_ERRORS_BEFORE_POISON = 5
+# A mistake of monitor's own may come from one record: after so many in a row, records are sent one by one.
+_INTERNAL_ERRORS_BEFORE_SUSPICION = 5
 
 
 class Place:
@@ -226,27 +229,48 @@ class Outbox:
                 else:
                     await self._closing.wait()
 
-    async def _deliver(self, batch: list[tuple[int, str, bytes]], failures: int) -> None:
+    async def _deliver(self, batch: list[Row], failures: int) -> None:
         """Sends and removes a batch; halves it until the record that monitor refuses stands alone."""
         if not batch:
             return
         try:
             await self._send([_parsed(data) for _, _, data in batch])
-        except (InvalidArgument, Internal, DecodeError) as error:
-            if isinstance(error, Internal) and failures < _INTERNAL_ERRORS_BEFORE_POISON:
+        except Internal:
+            if failures < _INTERNAL_ERRORS_BEFORE_SUSPICION:
                 raise
+            await self._deliver_apart(batch)
+        except (InvalidArgument, DecodeError) as error:
             if len(batch) == 1:
                 await self._move_aside(batch[0], error)
                 return
             middle = len(batch) // 2
             await self._deliver(batch[:middle], failures)
             await self._deliver(batch[middle:], failures)
-            return
+        else:
+            await self._forget(batch)
+
+    async def _deliver_apart(self, batch: list[Row]) -> None:
+        """Sends records one by one. Those at which monitor breaks are moved aside, if it takes any other.
+
+        Raises Internal when it takes none: then it is monitor that is broken, and no record.
+        """
+        broken: list[tuple[Row, Internal]] = []
+        for row in batch:
+            try:
+                await self._deliver([row], 0)
+            except Internal as error:
+                broken.append((row, error))
+        if len(broken) == len(batch):
+            raise broken[-1][1]
+        for row, reason in broken:
+            await self._move_aside(row, reason)
+
+    async def _forget(self, batch: list[Row]) -> None:
         ids = [(number,) for number, _, _ in batch]
         await self._database.run(lambda connection: _remove(connection, ids))
         self._count(-len(batch), -sum(len(data) for _, _, data in batch))
 
-    async def _move_aside(self, row: tuple[int, str, bytes], error: Exception) -> None:
+    async def _move_aside(self, row: Row, error: Exception) -> None:
         number, request_id, data = row
         reason = error.message if isinstance(error, FactoryError) else type(error).__name__
         POISON.inc()
@@ -274,8 +298,8 @@ def _insert(connection: sqlite3.Connection, rows: list[tuple[str, bytes]]) -> No
     connection.executemany("INSERT INTO records (request_id, data) VALUES (?, ?)", rows)
 
 
-def _oldest(connection: sqlite3.Connection, limit: int) -> list[tuple[int, str, bytes]]:
-    batch: list[tuple[int, str, bytes]] = []
+def _oldest(connection: sqlite3.Connection, limit: int) -> list[Row]:
+    batch: list[Row] = []
     size = 0
     for row in connection.execute("SELECT id, request_id, data FROM records ORDER BY id LIMIT ?", (limit,)):
         size += len(row[2])

@@ -16,6 +16,7 @@ from genaifactory_orchestrator.guard import Guard, GuardedStream
 
 CONTENT_FILTER = types_pb2.FINISH_REASON_CONTENT_FILTER
 
+_MAX_TOOL_CHARACTERS = 1_000_000
 # A call's id is the model's too; one of another form is replaced, so that it carries no text past the guardrail.
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -31,6 +32,7 @@ class Choice:
         self.finish_reason: types_pb2.FinishReason.ValueType = types_pb2.FINISH_REASON_UNSPECIFIED
         self.tool_calls: dict[int, types_pb2.ToolCall] = {}
         self.tool_verdicts: list[types_pb2.Verdict] = []
+        self._tool_characters = 0
         self._marks = MarkFilter(passages) if passages is not None else None
         self._tokens = _Tokens() if logprobs else None
 
@@ -53,8 +55,14 @@ class Choice:
             await self.stream.feed(text)
 
     def feed_tool_call(self, delta: ToolCallDelta) -> None:
-        """The next piece of a tool call; kept until it is complete, since half a call cannot be scanned."""
+        """The next piece of a tool call; kept until it is complete, since half a call cannot be scanned.
+
+        Raises UpstreamFailed when there is no end to it.
+        """
         piece = delta.tool_call
+        self._tool_characters += len(piece.arguments_json) + 1
+        if self._tool_characters > _MAX_TOOL_CHARACTERS:
+            raise UpstreamFailed(f"The model wrote tool calls of more than {_MAX_TOOL_CHARACTERS} characters.")
         call = self.tool_calls.setdefault(piece.index, types_pb2.ToolCall(index=piece.index))
         call.id = call.id or piece.id
         call.name = call.name or piece.name

@@ -122,6 +122,20 @@ async def test_a_record_that_breaks_monitor_is_moved_aside_after_some_tries(tmp_
     assert await rows(tmp_path, "SELECT request_id FROM poison") == [("r1",)]
 
 
+async def test_a_monitor_that_breaks_at_every_record_costs_none(tmp_path: Path) -> None:
+    monitor = Monitor()
+    monitor.bad = {f"r{i}" for i in range(3)}
+    monitor.bad_error = lambda: Internal("the store is gone")
+    outbox = await opened(tmp_path, monitor)
+    await asyncio.gather(*(put(outbox, f"r{i}") for i in range(3)))
+    while monitor.calls < 30:  # noqa: ASYNC110  # it has no event for the outside
+        await asyncio.sleep(0.005)
+    monitor.bad = set()
+    await outbox.close()
+    assert sorted(monitor.ids) == ["r0", "r1", "r2"]
+    assert await rows(tmp_path, "SELECT * FROM poison") == []
+
+
 async def test_a_mistake_of_monitor_s_that_passes_costs_no_record(tmp_path: Path) -> None:
     monitor = Monitor()
     monitor.failures = [Internal("x"), Unavailable("y"), Internal("z")]
