@@ -22,7 +22,7 @@ import grpc
 import grpc.aio
 
 from genaifactory_common import identity, settings, telemetry
-from genaifactory_common.errors import DeadlineExceeded, FactoryError, from_rpc
+from genaifactory_common.errors import DeadlineExceeded, FactoryError, Unavailable, from_rpc
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -163,7 +163,7 @@ class Duplex:
             raise await self._failure() from None
 
     async def done_sending(self) -> None:
-        """Says that nothing more will be sent. Raises FactoryError."""
+        """Says that nothing more will be sent. A call that has failed by now says so to its reader."""
         try:
             await self._call.done_writing()
         except grpc.aio.AioRpcError as error:
@@ -186,6 +186,8 @@ class Duplex:
         # The call ended before we were done sending: its status says why.
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
             code = await self._call.code()
+            if code is grpc.StatusCode.OK:
+                return Unavailable("The peer ended the call before everything was sent.")
             details = await self._call.details()
             error = grpc.aio.AioRpcError(
                 code, await self._call.initial_metadata(), await self._call.trailing_metadata(), details

@@ -128,7 +128,7 @@ class Verifier:
             fields["permissions"] = tuple(fields["permissions"])
             fields["groups"] = tuple(fields["groups"])
             return Caller(**fields), expires
-        except (InvalidSignature, ValueError, KeyError, TypeError, binascii.Error):
+        except (InvalidSignature, ValueError, KeyError, TypeError, AttributeError, binascii.Error):
             raise Unauthenticated("The caller context is not signed by the gateway.") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -57,13 +58,15 @@ class Scripted(safety_pb2_grpc.SafetyServiceServicer):
             yield released(request.text)
 
     def app(self, telemetry: Telemetry | None = None, **fields: Any) -> ServiceApp:
-        return ServiceApp(
+        app = ServiceApp(
             name="scripted",
             telemetry=telemetry or Telemetry("scripted"),
             service_names=(SERVICE,),
             register=lambda server: safety_pb2_grpc.add_SafetyServiceServicer_to_server(self, server),
-            **({"verifier": testing.VERIFIER, "lifespan": no_lifespan} | fields),
+            lifespan=no_lifespan,
+            verifier=testing.VERIFIER,
         )
+        return dataclasses.replace(app, **fields)
 
 
 @asynccontextmanager

@@ -7,8 +7,7 @@ import pickle
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+from google.rpc import error_details_pb2, status_pb2
 from tests.unit.common.conftest import Scripted
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
@@ -23,6 +22,12 @@ def every_error() -> list[FactoryError]:
         mapping.error(f"Vì {reason}: 100 % \n sai", field="messages[2].content", reason=reason, retry_after_seconds=1.5)
         for reason, mapping in TABLE.items()
     ]
+
+
+def packed_details(status: grpc.Status) -> bytes:
+    (details,) = [value for key, value in status.trailing_metadata or () if key == "grpc-status-details-bin"]
+    assert isinstance(details, bytes)
+    return details
 
 
 async def raised_over_grpc(scripted: Scripted, error: BaseException) -> FactoryError:
@@ -109,7 +114,7 @@ def test_garbage_in_the_details_does_not_hide_the_status() -> None:
 
 def test_another_platforms_details_are_not_taken_for_ours() -> None:
     status = errors.to_status(errors.ContentBlocked("no"))
-    (details,) = [value for key, value in status.trailing_metadata if key == "grpc-status-details-bin"]
+    details = packed_details(status)
     trailing = grpc.aio.Metadata(("grpc-status-details-bin", details.replace(b"genaifactory.dev", b"googleapis.com!!")))
     bare = grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), trailing, details="no")
     assert type(errors.from_rpc(bare)) is not errors.ContentBlocked
@@ -117,8 +122,7 @@ def test_another_platforms_details_are_not_taken_for_ours() -> None:
 
 def test_a_status_carries_the_standard_details_for_other_clients() -> None:
     status = errors.to_status(RateLimited("slow down", field="model", retry_after_seconds=2.5))
-    (details,) = [value for key, value in status.trailing_metadata if key == "grpc-status-details-bin"]
-    packed = rpc_status.status_pb2.Status.FromString(details).details
+    packed = status_pb2.Status.FromString(packed_details(status)).details
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     assert [detail.Unpack(into) for detail, into in zip(packed, (info, bad, retry), strict=True)] == [True] * 3
     assert (info.reason, info.domain) == ("RATE_LIMITED", "genaifactory.dev")

@@ -1,0 +1,228 @@
+"""Calls between services: they carry caller, deadline and trace, end when they should, and raise our errors alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.unit.common.conftest import Scripted, answer, released
+
+from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
+from genaifactory_common import channels, identity, testing
+from genaifactory_common.channels import MAX_MESSAGE_BYTES, Duplex
+from genaifactory_common.errors import (
+    Conflict,
+    DeadlineExceeded,
+    FactoryError,
+    NotFound,
+    Unavailable,
+)
+
+Response = safety_pb2.CheckStreamResponse
+
+
+def text(piece: str) -> safety_pb2.CheckStreamRequest:
+    return safety_pb2.CheckStreamRequest(text=piece)
+
+
+async def check(channel: Any, content: str = "x", *, seconds: float = 5) -> safety_pb2.CheckTextResponse:
+    stub = safety_pb2_grpc.SafetyServiceStub(channel)
+    return await channels.unary(stub.CheckText, safety_pb2.CheckTextRequest(text=content), timeout_seconds=seconds)
+
+
+def duplex(channel: Any, *, seconds: float = 5) -> Duplex:
+    return Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=seconds)
+
+
+async def test_a_call_is_made_in_the_callers_name(scripted: Scripted) -> None:
+    async def whoami(_: Any) -> safety_pb2.CheckTextResponse:
+        caller = identity.current()
+        return answer(f"{caller.tenant}/{caller.principal}/{','.join(caller.groups)}")
+
+    scripted.unary = whoami
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel:
+        assert (await check(channel)).text == "acme/alice/staff"
+
+
+async def test_a_call_that_takes_too_long_ends_on_both_sides(scripted: Scripted) -> None:
+    stopped = asyncio.Event()
+
+    async def hang(_: Any) -> safety_pb2.CheckTextResponse:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        raise AssertionError
+
+    scripted.unary = hang
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel, asyncio.timeout(5):
+        with pytest.raises(DeadlineExceeded):
+            await check(channel, seconds=0.1)
+        await stopped.wait()
+
+
+async def test_the_deadline_of_the_request_shortens_every_call_below_it(scripted: Scripted) -> None:
+    remaining: list[float | None] = []
+
+    async def look(_: Any) -> safety_pb2.CheckTextResponse:
+        remaining.append(channels.remaining_seconds())
+        return answer("")
+
+    scripted.unary = look
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel:
+        await check(channel, seconds=60)
+        channels.set_deadline(2)
+        await check(channel, seconds=60)
+        channels.set_deadline(-1)
+        with pytest.raises(DeadlineExceeded, match="deadline has passed"):
+            await check(channel, seconds=60)
+    first, second = remaining
+    assert first is not None
+    assert 50 < first <= 60
+    assert second is not None
+    assert 0 < second < 2.5
+
+
+async def test_a_service_that_is_not_there_is_unavailable() -> None:
+    async with channels.connect("unix:/nonexistent/gf.sock") as channel:
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await check(channel, seconds=1)
+
+
+async def test_a_call_whose_caller_leaves_is_cancelled_at_the_server(scripted: Scripted) -> None:
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: Any) -> safety_pb2.CheckTextResponse:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        raise AssertionError
+
+    scripted.unary = hang
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel, asyncio.timeout(5):
+        task = asyncio.create_task(check(channel))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await stopped.wait()
+
+
+async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable(scripted: Scripted) -> None:
+    calls = 0
+
+    async def third_time(_: Any) -> safety_pb2.CheckTextResponse:
+        nonlocal calls
+        calls += 1
+        if calls < 3:
+            raise Unavailable("not yet")
+        return answer("now")
+
+    scripted.unary = third_time
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel:
+        assert (await check(channel)).text == "now"
+    assert calls == 3
+
+
+async def test_other_errors_are_not_tried_again(scripted: Scripted) -> None:
+    calls = 0
+
+    async def refuse(_: Any) -> safety_pb2.CheckTextResponse:
+        nonlocal calls
+        calls += 1
+        raise NotFound("no such policy", field="policy")
+
+    scripted.unary = refuse
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel:
+        with pytest.raises(NotFound):
+            await check(channel)
+    assert calls == 1
+
+
+async def test_a_message_of_the_longest_permitted_length_passes_and_a_longer_one_is_an_error(
+    scripted: Scripted,
+) -> None:
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel:
+        longest = "x" * (MAX_MESSAGE_BYTES - 100)
+        assert (await check(channel, longest)).text == longest
+        with pytest.raises(FactoryError):
+            await check(channel, "x" * (MAX_MESSAGE_BYTES + 1))
+        assert (await check(channel, "still")).text == "still"
+
+
+async def test_a_duplex_call_speaks_both_ways_at_once(scripted: Scripted) -> None:
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel, duplex(channel) as call:
+        responses = aiter(call)
+        for piece in ("xin", "chào"):
+            await call.send(text(piece))
+            assert (await anext(responses)).released == piece
+        await call.done_sending()
+        assert [response async for response in responses] == []
+
+
+async def test_a_duplex_call_that_is_left_is_cancelled_at_the_server(scripted: Scripted) -> None:
+    stopped = asyncio.Event()
+
+    async def listen(requests: AsyncIterator[Any]) -> AsyncIterator[Response]:
+        try:
+            async for _ in requests:
+                yield released("heard")
+        finally:
+            stopped.set()
+
+    scripted.duplex = listen
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel, asyncio.timeout(5):
+        async with duplex(channel) as call:
+            await call.send(text("a"))
+            assert (await anext(aiter(call))).released == "heard"
+        await stopped.wait()
+
+
+async def test_a_server_that_fails_is_heard_by_reader_and_writer(scripted: Scripted) -> None:
+    async def fail(requests: AsyncIterator[Any]) -> AsyncIterator[Response]:
+        async for _ in requests:
+            yield released("one")
+            raise Conflict("enough", field="text")
+
+    scripted.duplex = fail
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel, duplex(channel) as call:
+        await call.send(text("a"))
+        with pytest.raises(Conflict, match="enough") as heard:
+            [response async for response in call]
+        assert heard.value.field == "text"
+        with pytest.raises(Conflict, match="enough"):
+            await call.send(text("b"))
+        await call.done_sending()
+
+
+async def test_a_server_that_ends_before_all_was_sent_is_an_error_of_the_writer(scripted: Scripted) -> None:
+    async def leave(requests: AsyncIterator[Any]) -> AsyncIterator[Response]:
+        yield released("bye")
+
+    scripted.duplex = leave
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel, duplex(channel) as call:
+        assert [response.released async for response in call] == ["bye"]
+        with pytest.raises(Unavailable, match="ended the call"):
+            await call.send(text("too late"))
+
+
+async def test_a_duplex_call_has_a_deadline(scripted: Scripted) -> None:
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel, duplex(channel, seconds=0.1) as call:
+        with pytest.raises(DeadlineExceeded):
+            [response async for response in call]
