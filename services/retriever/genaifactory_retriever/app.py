@@ -1,0 +1,165 @@
+"""Wires the retriever: library, vectors, model, knowledge bases and the service over them."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+
+from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from genaifactory_common import identity, specs
+from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_retriever import parsing
+from genaifactory_retriever.encoding import Encoder
+from genaifactory_retriever.ingestion import Ingestion
+from genaifactory_retriever.knowledge import KnowledgeBase
+from genaifactory_retriever.library import Library
+from genaifactory_retriever.search import Searcher
+from genaifactory_retriever.servicer import Parts, RetrieverServicer
+from genaifactory_retriever.settings import Qdrant, Settings
+from genaifactory_retriever.vectors import Vectors
+
+NAME = "retriever"
+
+
+def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -> ServiceApp:
+    """The retriever. It opens its state in `lifespan`; one process at a time may hold settings.data_dir."""
+    if settings.context_public_key is None:
+        raise InvalidArgument(
+            "context_public_key is missing; the retriever trusts only callers that the gateway signed.",
+            field="context_public_key",
+        )
+    opened: list[Parts] = []
+
+    def parts() -> Parts:
+        if not opened:
+            raise Unavailable("The retriever is starting.", retry_after_seconds=1)
+        return opened[0]
+
+    def register(server: grpc.aio.Server) -> None:
+        retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(RetrieverServicer(settings, source, parts), server)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with _open(settings, source, telemetry) as state:
+            opened.append(state)
+            try:
+                yield
+            finally:
+                opened.clear()
+
+    return ServiceApp(
+        name=NAME,
+        telemetry=telemetry,
+        service_names=(retriever_pb2.DESCRIPTOR.services_by_name["RetrieverService"].full_name,),
+        register=register,
+        lifespan=lifespan,
+        ready=lambda: bool(opened),
+        verifier=identity.Verifier(settings.context_public_key),
+    )
+
+
+@asynccontextmanager
+async def _open(settings: Settings, source: specs.Source, telemetry: Telemetry) -> AsyncIterator[Parts]:
+    lock = await asyncio.to_thread(_lock, settings.data_dir)
+    try:
+        library = await asyncio.to_thread(Library, settings.data_dir / "library.sqlite")
+        vectors = await _vectors(settings)
+        encoder = await asyncio.to_thread(
+            Encoder.load,
+            settings.data_dir / "models",
+            document_threads=settings.ingestion.threads,
+            query_threads=settings.search.threads,
+        )
+        try:
+            knowledge = _KnowledgeBases(library, vectors, encoder)
+            for spec in source.current.knowledge_bases:
+                await knowledge.get(spec)
+            yield Parts(
+                library,
+                Searcher(library, vectors, encoder, telemetry, candidates=settings.search.candidates),
+                Ingestion(encoder, _limits(settings), documents_in_flight=settings.ingestion.documents_in_flight),
+                knowledge.get,
+            )
+        finally:
+            await vectors.close()
+            await asyncio.to_thread(library.close)
+            encoder.close()
+    finally:
+        os.close(lock)
+
+
+class _KnowledgeBases:
+    """The open knowledge bases; one that factory.yaml adds later is opened on first use."""
+
+    def __init__(self, library: Library, vectors: Vectors, encoder: Encoder) -> None:
+        self._library = library
+        self._vectors = vectors
+        self._encoder = encoder
+        self._open: dict[str, KnowledgeBase] = {}
+        self._opening = asyncio.Lock()
+
+    async def get(self, spec: specs.KnowledgeBase) -> KnowledgeBase:
+        found = self._open.get(spec.name)
+        if found is None:
+            async with self._opening:
+                found = self._open.get(spec.name)
+                if found is None:
+                    found = await KnowledgeBase.open(spec, self._library, self._vectors, self._encoder)
+                    self._open[spec.name] = found
+        return found
+
+
+def _lock(data_dir: Path) -> int:
+    """Takes the folder for this process; the kernel lets go of it when the process ends, however it ends."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise RuntimeError(f"Another process uses {data_dir}; stop it, or set data_dir to another folder.") from None
+    return lock
+
+
+async def _vectors(settings: Settings) -> Vectors:
+    if settings.qdrant is not None:
+        return _qdrant(settings.qdrant)
+    from genaifactory_retriever.vectors_edge import EdgeVectors
+
+    return await asyncio.to_thread(EdgeVectors, settings.data_dir / "vectors", search_threads=settings.search.threads)
+
+
+def _qdrant(settings: Qdrant) -> Vectors:
+    from qdrant_client import AsyncQdrantClient
+
+    from genaifactory_retriever.vectors_qdrant import QdrantVectors
+
+    return QdrantVectors(
+        AsyncQdrantClient(
+            url=str(settings.url),
+            grpc_port=settings.grpc_port,
+            prefer_grpc=True,
+            api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+            timeout=settings.timeout_seconds,
+            check_compatibility=False,
+        )
+    )
+
+
+def _limits(settings: Settings) -> parsing.Limits:
+    documents = settings.documents
+    return parsing.Limits(
+        text_characters=documents.max_text_characters,
+        pages=documents.max_pages,
+        unpacked_bytes=documents.max_unpacked_bytes,
+        seconds=documents.parse_timeout_seconds,
+        memory_bytes=documents.parse_memory_bytes,
+    )

@@ -1,0 +1,157 @@
+"""Documents and queries to vectors: chunking, MiniLM and lexical weights, on bounded threads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_common.minilm import MiniLM
+from genaifactory_retriever import analysis, chunking, language, lexical, vectors
+from genaifactory_retriever.analysis import Word
+from genaifactory_retriever.library import Contents, StoredDocument
+from genaifactory_retriever.vectors import Passage, Point, Sparse
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """What decides how a document falls into passages."""
+
+    chunk_tokens: int
+    overlap_tokens: int
+
+
+@dataclass(frozen=True)
+class EncodedPassage:
+    """A passage with its vectors, not yet part of a revision."""
+
+    chunk: chunking.Chunk
+    passage_id: str
+    language: str
+    dense: list[float]
+    lexical: Sparse
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All passages of a document under one chunking."""
+
+    passages: tuple[EncodedPassage, ...]
+    contents: Contents
+
+    def points(self, revision: int, document: StoredDocument) -> list[Point]:
+        """The document's points as `revision`."""
+        return [
+            Point(
+                vectors.point_id(revision, ordinal),
+                encoded.dense,
+                encoded.lexical,
+                Passage(
+                    tenant=document.tenant,
+                    allowed_groups=document.allowed_groups,
+                    revision=revision,
+                    passage_id=encoded.passage_id,
+                    document_id=document.document_id,
+                    text=encoded.chunk.text,
+                    title=document.title,
+                    uri=document.uri,
+                    headings=encoded.chunk.headings,
+                    start=encoded.chunk.start,
+                    end=encoded.chunk.end,
+                    language=encoded.language,
+                    metadata=document.metadata,
+                ),
+            )
+            for ordinal, encoded in enumerate(self.passages)
+        ]
+
+
+@dataclass(frozen=True)
+class EncodedQuery:
+    """A query as both methods take it, before the index's statistics."""
+
+    words: tuple[Word, ...]
+    weights: dict[int, float]
+    dense: list[float] | None
+    language: str
+
+
+class Encoder:
+    """The model on two sets of threads, so that a query never waits for documents."""
+
+    def __init__(self, model: MiniLM, *, document_threads: int, query_threads: int) -> None:
+        self._model = model
+        self._documents = ThreadPoolExecutor(document_threads, thread_name_prefix="encode-documents")
+        self._queries = ThreadPoolExecutor(query_threads, thread_name_prefix="encode-queries")
+
+    @classmethod
+    def load(cls, cache_dir: Path, *, document_threads: int, query_threads: int) -> Encoder:
+        """Loads the model; blocks for a second, or a few on first use."""
+        return cls(MiniLM(cache_dir), document_threads=document_threads, query_threads=query_threads)
+
+    async def on_document_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Runs blocking work on documents there; at most `document_threads` at once."""
+        return await asyncio.get_running_loop().run_in_executor(self._documents, work, *arguments)
+
+    async def on_query_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Runs blocking work of a query."""
+        return await asyncio.get_running_loop().run_in_executor(self._queries, work, *arguments)
+
+    def encode(self, document: StoredDocument, settings: Chunking) -> Encoded:
+        """The document's passages. Blocks: call it on a document thread. Raises InvalidArgument and TooLarge."""
+        chunks = chunking.chunk(
+            document.document,
+            self._model.token_offsets,
+            max_tokens=settings.chunk_tokens,
+            overlap_tokens=settings.overlap_tokens,
+        )
+        if not chunks:
+            raise InvalidArgument("The document holds no words to search for.", field="data")
+        if len(chunks) >= vectors.MAX_PASSAGES:
+            raise TooLarge(f"The document falls into {len(chunks)} passages; split it.", field="data")
+        contexts = [_context(document.title, chunk.headings) for chunk in chunks]
+        dense = self._model.embed(
+            ["\n".join((" > ".join(context), chunk.text)) for context, chunk in zip(contexts, chunks, strict=True)]
+        )
+        seed = f"{document.tenant}\0{document.document_id}\0{document.content_hash}"
+        prefix = hashlib.sha256(seed.encode()).hexdigest()[:16]
+        passages = []
+        held: Counter[int] = Counter()
+        for ordinal, (context, chunk) in enumerate(zip(contexts, chunks, strict=True)):
+            counts, weights = lexical.passage(context, chunk.text)
+            held.update(counts.keys())
+            passages.append(
+                EncodedPassage(
+                    chunk,
+                    f"{prefix}-{ordinal}",
+                    document.language or language.detect(chunk.text),
+                    dense[ordinal].tolist(),
+                    weights,
+                )
+            )
+        return Encoded(tuple(passages), Contents(len(passages), held))
+
+    def encode_query(self, text: str, *, dense: bool) -> EncodedQuery:
+        """Blocks: call it on a query thread."""
+        words = tuple(analysis.words(text))
+        vector = self._model.embed([text])[0].tolist() if dense else None
+        return EncodedQuery(words, lexical.query_weights(words), vector, language.detect(text))
+
+    def close(self) -> None:
+        """Lets the threads end."""
+        self._documents.shutdown(wait=False, cancel_futures=True)
+        self._queries.shutdown(wait=False, cancel_futures=True)
+
+
+def _context(title: str, headings: tuple[str, ...]) -> list[str]:
+    """The title and the headings above a passage, each once."""
+    return list(dict.fromkeys(part for part in (title, *headings) if part))

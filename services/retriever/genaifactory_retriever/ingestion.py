@@ -1,0 +1,270 @@
+"""Uploads to stored documents: parsed and encoded side by side, written in the order in which they came."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from prometheus_client import Counter
+
+from genaifactory_common.errors import FactoryError
+from genaifactory_retriever import parsing
+from genaifactory_retriever.documents import clean
+from genaifactory_retriever.encoding import Encoder
+from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, Written
+from genaifactory_retriever.library import StoredDocument
+
+logger = logging.getLogger(__name__)
+
+DOCUMENTS = Counter("genaifactory_ingested_documents_total", "Documents that were ingested, by outcome.", ["outcome"])
+PASSAGES = Counter("genaifactory_ingested_passages_total", "Passages that were stored.")
+
+_BATCH_DOCUMENTS = 16
+_MAX_TITLE_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an upload says about a document; valid."""
+
+    document_id: str
+    uri: str
+    media_type: str
+    title: str
+    language: str
+    metadata: Mapping[str, str]
+    allowed_groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A document as it came: its bytes, or why it is refused."""
+
+    header: Header
+    data: bytes
+    refusal: FactoryError | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an upload."""
+
+    document_id: str
+    outcome: str
+    """As knowledge.Written, or 'rejected'."""
+    passages: int = 0
+    error: FactoryError | None = None
+
+
+class ByteBudget:
+    """Memory for documents in flight, shared by all uploads; who asks for more than is left waits."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._changed = asyncio.Condition()
+
+    async def take(self, size: int) -> None:
+        """Waits for `size` bytes, which must not be more than the whole budget."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free >= size)
+            self._free -= size
+
+    async def give_back(self, size: int) -> None:
+        """Makes room for others."""
+        async with self._changed:
+            self._free += size
+            self._changed.notify_all()
+
+    @asynccontextmanager
+    async def borrowed(self, size: int) -> AsyncIterator[None]:
+        """The bytes are taken inside the block."""
+        await self.take(size)
+        try:
+            yield
+        finally:
+            await self.give_back(size)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """An upload that is ready to be written, known to be unchanged, or rejected."""
+
+    upload: Upload
+    prepared: Prepared | None = None
+    unchanged: bool = False
+    error: FactoryError | None = None
+
+
+class Ingestion:
+    """Takes uploads into knowledge bases."""
+
+    def __init__(self, encoder: Encoder, limits: parsing.Limits, *, documents_in_flight: int) -> None:
+        self._encoder = encoder
+        self._limits = limits
+        self._documents_in_flight = documents_in_flight
+
+    async def ingest(
+        self, knowledge_base: KnowledgeBase, tenant: str, uploads: AsyncIterator[Upload]
+    ) -> AsyncGenerator[Result, None]:
+        """A result for each upload, in their order; a bad document does not stop the others.
+
+        Raises what `uploads` raises, after the results of what came before, and Unavailable when the store fails.
+        """
+        ordered = _Ordered(self._documents_in_flight)
+        preparing: set[asyncio.Task[_Ready]] = set()
+
+        async def read() -> None:
+            try:
+                async for upload in uploads:
+                    task = asyncio.create_task(self._prepare(knowledge_base, tenant, upload))
+                    preparing.add(task)
+                    task.add_done_callback(preparing.discard)
+                    await ordered.put(task)
+            finally:
+                await ordered.put(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while not ordered.ended:
+                for result in await self._write(knowledge_base, tenant, await ordered.batch()):
+                    DOCUMENTS.labels(result.outcome).inc()
+                    PASSAGES.inc(result.passages)
+                    yield result
+            await reader
+        finally:
+            tasks = [reader, *preparing]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _prepare(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload) -> _Ready:
+        if upload.refusal is not None:
+            return _Ready(upload, error=upload.refusal)
+        try:
+            source_hash = await self._encoder.on_document_thread(_source_hash, upload)
+            if await knowledge_base.is_unchanged(tenant, upload.header.document_id, source_hash):
+                return _Ready(upload, unchanged=True)
+            return await self._encode(knowledge_base, tenant, upload, source_hash)
+        except FactoryError as error:
+            return _Ready(upload, error=error)
+        except Exception:
+            # A parser that stumbles must not stop the other documents; the log has what happened, without the text.
+            logger.exception("document %s could not be read", upload.header.document_id)
+            message = "The document could not be read; the retriever's log has the details."
+            return _Ready(upload, error=FactoryError(message, field="data"))
+
+    async def _encode(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload, source_hash: str) -> _Ready:
+        chunkings = knowledge_base.chunkings()
+
+        def work() -> Prepared:
+            document = _document(upload, tenant, source_hash, self._limits)
+            return Prepared(document, {chunking: self._encoder.encode(document, chunking) for chunking in chunkings})
+
+        prepared = await self._encoder.on_document_thread(work)
+        # The bytes are not needed any more; what waits for its turn is only text and vectors.
+        return _Ready(replace(upload, data=b""), prepared)
+
+    async def _write(self, knowledge_base: KnowledgeBase, tenant: str, batch: list[_Ready]) -> list[Result]:
+        """Writes a batch in which no document stands twice."""
+        batch = [await self._confirmed(knowledge_base, tenant, ready) for ready in batch]
+        written = iter(await knowledge_base.write([ready.prepared for ready in batch if ready.prepared is not None]))
+        return [_result(ready, next(written) if ready.prepared is not None else None) for ready in batch]
+
+    async def _confirmed(self, knowledge_base: KnowledgeBase, tenant: str, ready: _Ready) -> _Ready:
+        """Unchanged when it was looked at, but perhaps not any more: a write before it may have had the same id."""
+        if not ready.unchanged:
+            return ready
+        source_hash = await self._encoder.on_document_thread(_source_hash, ready.upload)
+        if await knowledge_base.is_unchanged(tenant, ready.upload.header.document_id, source_hash):
+            return ready
+        return await self._prepare(knowledge_base, tenant, ready.upload)
+
+
+class _Ordered:
+    """Uploads in the order in which they came, as they get ready."""
+
+    def __init__(self, size: int) -> None:
+        self._queue: asyncio.Queue[asyncio.Task[_Ready] | None] = asyncio.Queue(size)
+        self._next: asyncio.Task[_Ready] | None = None
+        self.ended = False
+
+    async def put(self, task: asyncio.Task[_Ready] | None) -> None:
+        """Adds one; None: that was the last. Waits while there are too many."""
+        await self._queue.put(task)
+
+    async def batch(self) -> list[_Ready]:
+        """The next upload, and those right after it that are ready too, no document twice. Empty at the end."""
+        batch: dict[str, _Ready] = {}
+        while len(batch) < _BATCH_DOCUMENTS:
+            if self._next is None and (not batch or not self._queue.empty()):
+                self._next = await self._queue.get()
+                self.ended = self._next is None
+            if self._next is None or (batch and not self._next.done()):
+                break
+            ready = await self._next
+            if ready.upload.header.document_id in batch:
+                break
+            batch[ready.upload.header.document_id] = ready
+            self._next = None
+        return list(batch.values())
+
+
+def _result(ready: _Ready, written: Written | None) -> Result:
+    document_id = ready.upload.header.document_id
+    if written is not None:
+        return Result(document_id, written.outcome, written.passages)
+    if ready.error is not None:
+        return Result(document_id, "rejected", error=ready.error)
+    return Result(document_id, "unchanged")
+
+
+def _source_hash(upload: Upload) -> str:
+    header = upload.header
+    said = json.dumps(
+        [
+            header.uri,
+            header.media_type,
+            header.title,
+            header.language,
+            sorted(header.metadata.items()),
+            sorted(header.allowed_groups),
+        ]
+    )
+    return hashlib.sha256(said.encode() + b"\0" + upload.data).hexdigest()
+
+
+def _document(upload: Upload, tenant: str, source_hash: str, limits: parsing.Limits) -> StoredDocument:
+    header = upload.header
+    media_type = parsing.media_type_of(header.media_type, header.uri)
+    parsed = parsing.parse(upload.data, media_type, limits)
+    title = clean(header.title) or parsed.title or PurePosixPath(header.uri).stem or header.document_id
+    groups = tuple(sorted(set(header.allowed_groups)))
+    content = json.dumps(
+        [
+            title,
+            parsed.text,
+            [(section.headings, section.start) for section in parsed.sections],
+            header.language,
+            sorted(header.metadata.items()),
+            groups,
+        ]
+    )
+    return StoredDocument(
+        tenant=tenant,
+        document_id=header.document_id,
+        source_hash=source_hash,
+        content_hash=hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest(),
+        title=title[:_MAX_TITLE_CHARACTERS],
+        uri=header.uri,
+        language=header.language,
+        metadata=dict(header.metadata),
+        allowed_groups=groups,
+        text=parsed.text,
+        sections=parsed.sections,
+    )

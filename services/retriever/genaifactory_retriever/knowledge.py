@@ -1,0 +1,426 @@
+"""One knowledge base: writes that searches see whole or not at all, and versioned indexes beside each other.
+
+Every write goes into every open index version, so each version always holds the same documents, and swapping, forth or
+back, never loses one. The order of a write is: reserve revisions, hide them, write their points, commit (`library`),
+show the new and hide the old, and, when no search sees the old any more, delete the old points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from genaifactory_common import specs
+from genaifactory_common.errors import Conflict, FactoryError, NotFound
+from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
+from genaifactory_retriever.library import OPEN_STATES, Index, Known, Library, Put, State, StoredDocument
+from genaifactory_retriever.snapshots import Snapshot, Snapshots
+from genaifactory_retriever.vectors import Vectors, Where, point_id
+
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+_BUILD_BATCH = 16
+"""Documents of a build between two commits."""
+_PROBES = 8
+"""Passages that a new version must find again before it may serve."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a build stands."""
+
+    version: str
+    passages_done: int
+    passages_total: int
+    """Of the active version; the new one may cut the documents differently."""
+    state: State
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A document ready to be written, encoded for each chunking that was open when it was prepared."""
+
+    document: StoredDocument
+    encoded: Mapping[Chunking, Encoded]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of one document."""
+
+    outcome: str
+    """'added', 'replaced', 'unchanged' or 'duplicate'."""
+    passages: int
+
+
+class KnowledgeBase:
+    """A knowledge base that is open. One object for each name, in one process, on one event loop."""
+
+    def __init__(self, name: str, library: Library, vectors: Vectors, encoder: Encoder, snapshots: Snapshots) -> None:
+        self.name = name
+        self._library = library
+        self._vectors = vectors
+        self._encoder = encoder
+        self._writing = asyncio.Lock()
+        self._building = False
+        self.snapshots = snapshots
+
+    @classmethod
+    async def open(
+        cls, spec: specs.KnowledgeBase, library: Library, vectors: Vectors, encoder: Encoder
+    ) -> KnowledgeBase:
+        """Opens what is there and finishes what a process that died left behind; makes the first version if none is."""
+        indexes = await library.run(library.indexes, spec.name)
+        # Nobody builds at this moment: what claims to was left by a process that died.
+        left: dict[int, State] = {index.id: "failed" for index in indexes if index.state == "building"}
+        await library.run(library.set_states, left)
+        for index in indexes:
+            if index.state not in OPEN_STATES or index.id in left:
+                await vectors.drop(index_name(index))  # also what a process that died had not come to delete
+        indexes = [index for index in indexes if index.state in OPEN_STATES and index.id not in left]
+        for index in indexes:
+            await vectors.open(index_name(index))
+        if not any(index.state == "active" for index in indexes):
+            first = await _new_index(spec, library, vectors, "")
+            serving: dict[int, State] = {first.id: "active"}
+            await library.run(library.set_states, serving)
+            indexes = [replace(first, state="active"), *indexes]
+        active = next(index for index in indexes if index.state == "active")
+        unfinished = await library.run(library.unfinished, spec.name)
+        self = cls(
+            spec.name,
+            library,
+            vectors,
+            encoder,
+            Snapshots(Snapshot(active, tuple(indexes), frozenset(unfinished))),
+        )
+        await self._sweep()
+        return self
+
+    # Writing
+
+    def chunkings(self) -> set[Chunking]:
+        """What a document must be encoded for to be written now."""
+        return {chunking_of(index) for index in self.snapshots.current.indexes}
+
+    async def write(self, batch: Sequence[Prepared]) -> list[Written]:
+        """Writes documents of different ids; all of them are seen from one moment on. Raises FactoryError.
+
+        A document of the same source is left alone; one whose content another document has is kept without passages.
+        """
+        return await _to_the_end(self._write(batch))
+
+    async def delete(self, tenant: str, document_ids: Iterable[str]) -> int:
+        """Removes documents from every version; returns how many were there."""
+        return await _to_the_end(self._delete(tenant, tuple(dict.fromkeys(document_ids))))
+
+    async def is_unchanged(self, tenant: str, document_id: str, source_hash: str) -> Written | None:
+        """The outcome for a document whose source is stored already; None when it is not."""
+        known = await self._known(tenant, document_id)
+        return self._unchanged(known) if known is not None and known.source_hash == source_hash else None
+
+    async def _write(self, batch: Sequence[Prepared]) -> list[Written]:
+        async with self._writing:
+            known = [await self._known(p.document.tenant, p.document.document_id) for p in batch]
+            changed = {
+                (p.document.tenant, p.document.document_id)
+                for p, k in zip(batch, known, strict=True)
+                if k is None or k.source_hash != p.document.source_hash
+            }
+            written: list[Written] = []
+            puts: list[tuple[StoredDocument, bool]] = []
+            first_of: dict[tuple[str, str], str] = {}
+            for prepared, before in zip(batch, known, strict=True):
+                document = prepared.document
+                if before is not None and before.source_hash == document.source_hash:
+                    written.append(self._unchanged(before))
+                    continue
+                same = await self._same_content(document.tenant, document.content_hash)
+                stays = any(k.indexed and (document.tenant, k.document_id) not in changed for k in same)
+                first = first_of.setdefault((document.tenant, document.content_hash), document.document_id)
+                indexed = not stays and first == document.document_id
+                puts.append((document, indexed))
+                if indexed:
+                    written.append(Written("added" if before is None else "replaced", self._passages(prepared)))
+                else:
+                    written.append(Written("duplicate", 0))
+            await self._apply(puts, [], {id(p.document): p.encoded for p in batch})
+            return written
+
+    async def _delete(self, tenant: str, document_ids: Sequence[str]) -> int:
+        async with self._writing:
+            removed = [(tenant, i) for i in document_ids if await self._known(tenant, i) is not None]
+            await self._apply([], removed, {})
+            return len(removed)
+
+    async def _known(self, tenant: str, document_id: str) -> Known | None:
+        return await self._library.run(self._library.known, self.name, tenant, document_id)
+
+    async def _same_content(self, tenant: str, content_hash: str) -> list[Known]:
+        return await self._library.run(self._library.same_content, self.name, tenant, content_hash)
+
+    @staticmethod
+    def _unchanged(known: Known) -> Written:
+        return Written("unchanged" if known.indexed else "duplicate", 0)
+
+    def _passages(self, prepared: Prepared) -> int:
+        encoded = prepared.encoded.get(chunking_of(self.snapshots.current.active))
+        return len(encoded.passages) if encoded else 0
+
+    async def _apply(
+        self,
+        puts: list[tuple[StoredDocument, bool]],
+        removed: list[tuple[str, str]],
+        encoded: Mapping[int, Mapping[Chunking, Encoded]],
+    ) -> None:
+        """One write from beginning to end. puts: documents, and whether they get passages. Needs the lock."""
+        puts = [*puts, *await self._heirs(puts, removed)]
+        if not puts and not removed:
+            return
+        indexes = self.snapshots.current.indexes
+        revisions = await self._library.run(self._library.reserve, self.name, len(puts))
+        try:
+            await self.snapshots.publish(replace(self.snapshots.current, hidden=frozenset(revisions)))
+            ready: list[Put] = []
+            for revision, (document, indexed) in zip(revisions, puts, strict=True):
+                contents = {}
+                by_chunking = dict(encoded.get(id(document), {}))
+                for index in indexes if indexed else ():
+                    chunking = chunking_of(index)
+                    if chunking not in by_chunking:
+                        by_chunking[chunking] = await self._encoder.on_document_thread(
+                            self._encoder.encode, document, chunking
+                        )
+                    await self._vectors.upsert(index_name(index), by_chunking[chunking].points(revision, document))
+                    contents[index.id] = by_chunking[chunking].contents
+                ready.append(Put(revision, document, contents, indexed))
+            await self._library.run(self._library.commit, self.name, ready, removed)
+        finally:
+            # On failure what was reserved is swept away; on success what it replaced is.
+            await self._sweep()
+
+    async def _heirs(
+        self, puts: list[tuple[StoredDocument, bool]], removed: list[tuple[str, str]]
+    ) -> list[tuple[StoredDocument, bool]]:
+        """Duplicates that get the passages, now that the document that provided them goes or changes."""
+        changing = {*removed, *((document.tenant, document.document_id) for document, _ in puts)}
+        staying = {(document.tenant, document.content_hash) for document, indexed in puts if indexed}
+        heirs = []
+        for tenant, document_id in sorted(changing):
+            known = await self._known(tenant, document_id)
+            if known is None or not known.indexed or (tenant, known.content_hash) in staying:
+                continue
+            same = await self._same_content(tenant, known.content_hash)
+            heir = next((k for k in same if not k.indexed and (tenant, k.document_id) not in changing), None)
+            if heir is not None:
+                document = await self._library.run(self._library.load, heir.revision)
+                if document is not None:
+                    heirs.append((document, True))
+        return heirs
+
+    async def _sweep(self) -> None:
+        """Shows what is live, and deletes the points of what is not once nothing sees them. Needs the lock."""
+        garbage = frozenset(await self._library.run(self._library.unfinished, self.name))
+        await self.snapshots.publish(replace(self.snapshots.current, hidden=garbage))
+        if garbage:
+            for index in self.snapshots.current.indexes:
+                await self._vectors.delete(index_name(index), garbage)
+            await self._library.run(self._library.forget_revisions, garbage)
+            await self.snapshots.publish(replace(self.snapshots.current, hidden=frozenset()))
+
+    # Index versions
+
+    async def build(self, spec: specs.KnowledgeBase, idempotency_key: str) -> AsyncGenerator[Progress, None]:
+        """Builds a version beside the active one from all stored documents and checks it. Raises Conflict.
+
+        It belongs to the caller: one that goes away ends it, and the same key starts it again.
+        """
+        known = await self._built(idempotency_key)
+        if known is not None:
+            passages = await self._library.run(self._library.all_passages, known.id)
+            yield Progress(known.version, passages, passages, known.state)
+            return
+        if self._building:
+            raise Conflict(f"Another build of '{self.name}' runs; wait for its end.")
+        self._building = True
+        try:
+            async with self._writing:
+                spare = [index for index in self.snapshots.current.indexes if index.state == "ready"]
+                await self._retire(spare, {index.id: "dropped" for index in spare})
+                index = await _new_index(spec, self._library, self._vectors, idempotency_key)
+                current = self.snapshots.current
+                revisions = await self._library.run(self._library.indexed_revisions, self.name)
+                total = await self._library.run(self._library.all_passages, current.active.id)
+                # From here on writes land in the new version too; what was there before is copied below.
+                await self.snapshots.publish(replace(current, indexes=(index, *current.indexes)))
+            try:
+                yield Progress(index.version, 0, total, "building")
+                done = 0
+                for begin in range(0, len(revisions), _BUILD_BATCH):
+                    done += await self._copy(index, revisions[begin : begin + _BUILD_BATCH])
+                    yield Progress(index.version, done, max(total, done), "building")
+                async with self._writing:
+                    problem = await self._check(index)
+                    if problem is None:
+                        await self._become({index.id: "ready"})
+                if problem is not None:
+                    raise _CheckFailed(problem)
+            except BaseException as error:
+                async with self._writing:
+                    await self._retire([index], {index.id: "failed"})
+                if not isinstance(error, _CheckFailed):
+                    raise
+                logger.error("index version %s of %s failed its check: %s", index.version, self.name, error)
+                yield Progress(index.version, done, max(total, done), "failed")
+                return
+            yield Progress(index.version, done, done, "ready")
+        finally:
+            self._building = False
+
+    async def swap(self, version: str) -> tuple[str, str]:
+        """Makes a version the active one in one commit; returns it and the one before. Raises NotFound and Conflict."""
+        async with self._writing:
+            current = self.snapshots.current
+            target = current.index(version)
+            if target is None:
+                raise NotFound(
+                    f"The knowledge base '{self.name}' has no index version '{version[:100]}'; it has "
+                    f"{', '.join(index.version for index in current.indexes)}.",
+                    field="index_version",
+                )
+            if target.state == "building":
+                raise Conflict(f"The index version '{version}' is still being built.", field="index_version")
+            if target.id == current.active.id:
+                previous = next((index.version for index in current.indexes if index.state == "previous"), "")
+                return version, previous
+            dropped = [i for i in current.indexes if i.state == "previous" and i.id != target.id]
+            states: dict[int, State] = {current.active.id: "previous", target.id: "active"}
+            states.update({index.id: "dropped" for index in dropped})
+            await self._retire(dropped, states)
+            return version, current.active.version
+
+    async def _built(self, idempotency_key: str) -> Index | None:
+        if not idempotency_key:
+            return None
+        indexes = await self._library.run(self._library.indexes, self.name)
+        known = next((index for index in indexes if index.idempotency_key == idempotency_key), None)
+        if known is None or known.state == "failed":
+            return None
+        if known.state == "dropped":
+            raise Conflict(
+                f"The index version '{known.version}' was built with this key and dropped since; use a new key.",
+                field="idempotency_key",
+            )
+        if known.state == "building":
+            raise Conflict(
+                f"The index version '{known.version}' is being built with this key.", field="idempotency_key"
+            )
+        return known
+
+    async def _copy(self, index: Index, revisions: Sequence[int]) -> int:
+        """Adds documents to a version that is being built, as far as they are still live. Returns the passages."""
+        documents = [(r, await self._library.run(self._library.load, r)) for r in revisions]
+        encoded = await asyncio.gather(
+            *(
+                self._encoder.on_document_thread(self._encoder.encode, document, chunking_of(index))
+                for _, document in documents
+                if document is not None
+            )
+        )
+        present = [(revision, document) for revision, document in documents if document is not None]
+        async with self._writing:
+            entries = []
+            for (revision, document), passages in zip(present, encoded, strict=True):
+                if await self._library.run(self._library.load, revision) is None:
+                    continue  # replaced or removed meanwhile; the writer did it in this version too
+                await self._vectors.upsert(index_name(index), passages.points(revision, document))
+                entries.append((revision, document.tenant, passages.contents))
+            await self._library.run(self._library.add_contents, index.id, entries)
+        return sum(contents.passages for _, _, contents in entries)
+
+    async def _check(self, index: Index) -> str | None:
+        """What is wrong with a built version, if anything: counts, and passages that must find themselves."""
+        expected = await self._library.run(self._library.all_passages, index.id)
+        found = await self._vectors.count(index_name(index))
+        if found != expected:
+            return f"it holds {found} passages of {expected}"
+        revisions = await self._library.run(self._library.indexed_revisions, self.name)
+        step = max(1, len(revisions) // _PROBES)
+        probes = [point_id(revision, 0) for revision in revisions[::step][:_PROBES]]
+        points = await self._vectors.points(index_name(index), probes)
+        if len(points) != len(probes):
+            return f"{len(probes) - len(points)} of {len(probes)} documents are missing"
+        for point in points:
+            where = Where(point.passage.tenant, point.passage.allowed_groups)
+            candidates = await self._vectors.search(
+                index_name(index), dense=point.dense, lexical=point.lexical, where=where, limit=10
+            )
+            itself = next((c for c in candidates if c.id == point.id), None)
+            best = max((c.dense for c in candidates), default=0.0)
+            if itself is None or itself.dense < best - 1e-3 or itself.lexical <= 0:
+                return f"a passage of document '{point.passage.document_id}' does not find itself"
+        return None
+
+    async def _become(self, states: Mapping[int, State]) -> None:
+        """Commits new states and shows them. Needs the lock."""
+        await self._library.run(self._library.set_states, states)
+        current = self.snapshots.current
+        moved = [replace(i, state=states.get(i.id, i.state)) for i in current.indexes]
+        indexes = tuple(index for index in moved if index.state in OPEN_STATES)
+        active = next(index for index in indexes if index.state == "active")
+        await self.snapshots.publish(replace(current, active=active, indexes=indexes))
+
+    async def _retire(self, indexes: Sequence[Index], states: Mapping[int, State]) -> None:
+        """Moves to `states`, and deletes `indexes` once no search sees them. Needs the lock."""
+        if not states:
+            return
+        await self._become(states)
+        for index in indexes:
+            await self._vectors.drop(index_name(index))
+
+
+async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Finishes the work before a cancellation goes on: half a write is left by crashes only."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+class _CheckFailed(FactoryError):
+    """A built version is not what it should be."""
+
+
+def chunking_of(index: Index) -> Chunking:
+    """How an index version cuts documents."""
+    return Chunking(index.chunk_tokens, index.overlap_tokens)
+
+
+def index_name(index: Index) -> str:
+    """Its name in the vector store."""
+    return f"{index.knowledge_base}--{index.version}"
+
+
+async def _new_index(spec: specs.KnowledgeBase, library: Library, vectors: Vectors, idempotency_key: str) -> Index:
+    index = Index(
+        id=0,
+        knowledge_base=spec.name,
+        version="",
+        state="building",
+        chunk_tokens=spec.chunk_tokens,
+        overlap_tokens=spec.chunk_overlap_tokens,
+        embedding_model=spec.embedding_model,
+        create_time=time.time(),
+        idempotency_key=idempotency_key,
+    )
+    index = await library.run(library.add_index, index)
+    await vectors.create(index_name(index))
+    return index

@@ -1,0 +1,452 @@
+"""The source of truth: documents, which of their revisions serve, index versions and term statistics, in SQLite.
+
+Vectors live elsewhere (`vectors`), so what a search may see is decided here, in one commit. A revision goes
+writing -> live -> dead: its points are written before it is live and deleted after it is dead, and a search looks past
+points of revisions that are not live. A process that dies at any moment leaves revisions that are writing or dead
+behind, and whoever opens the library next deletes their points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import threading
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar, TypeVarTuple
+
+from genaifactory_retriever.documents import Document, Section
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+State = Literal["building", "ready", "active", "previous", "failed", "dropped"]
+OPEN_STATES: tuple[State, ...] = ("building", "ready", "active", "previous")
+"""Of index versions that hold vectors and take every write."""
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE documents (
+  knowledge_base TEXT NOT NULL, tenant TEXT NOT NULL, document_id TEXT NOT NULL,
+  revision INTEGER NOT NULL UNIQUE, indexed INTEGER NOT NULL,
+  source_hash TEXT NOT NULL, content_hash TEXT NOT NULL,
+  title TEXT NOT NULL, uri TEXT NOT NULL, language TEXT NOT NULL, metadata TEXT NOT NULL, allowed_groups TEXT NOT NULL,
+  text TEXT NOT NULL, sections TEXT NOT NULL,
+  PRIMARY KEY (knowledge_base, tenant, document_id)
+) WITHOUT ROWID;
+CREATE INDEX documents_by_content ON documents (knowledge_base, tenant, content_hash, indexed);
+CREATE TABLE revisions (
+  revision INTEGER PRIMARY KEY AUTOINCREMENT, knowledge_base TEXT NOT NULL, state TEXT NOT NULL
+);
+CREATE INDEX revisions_by_state ON revisions (knowledge_base, state);
+CREATE TABLE indexes (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, knowledge_base TEXT NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL,
+  chunk_tokens INTEGER NOT NULL, overlap_tokens INTEGER NOT NULL, embedding_model TEXT NOT NULL,
+  create_time REAL NOT NULL, idempotency_key TEXT NOT NULL,
+  UNIQUE (knowledge_base, version)
+);
+CREATE TABLE contents (
+  index_id INTEGER NOT NULL, revision INTEGER NOT NULL, tenant TEXT NOT NULL,
+  passages INTEGER NOT NULL, term_ids BLOB NOT NULL, term_passages BLOB NOT NULL,
+  PRIMARY KEY (index_id, revision)
+) WITHOUT ROWID;
+CREATE TABLE terms (
+  index_id INTEGER NOT NULL, tenant TEXT NOT NULL, term INTEGER NOT NULL, passages INTEGER NOT NULL,
+  PRIMARY KEY (index_id, tenant, term)
+) WITHOUT ROWID;
+CREATE TABLE totals (
+  index_id INTEGER NOT NULL, tenant TEXT NOT NULL, documents INTEGER NOT NULL, passages INTEGER NOT NULL,
+  PRIMARY KEY (index_id, tenant)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A document as it is kept, with all that an index needs of it."""
+
+    tenant: str
+    document_id: str
+    source_hash: str
+    """Of the bytes and everything said about them: the same means unchanged."""
+    content_hash: str
+    """Of the cleaned text, the access list and the metadata: the same means duplicate."""
+    title: str
+    uri: str
+    language: str
+    """As given; empty: each passage's own is detected."""
+    metadata: Mapping[str, str]
+    allowed_groups: tuple[str, ...]
+    text: str
+    sections: tuple[Section, ...]
+
+    @property
+    def document(self) -> Document:
+        """The cleaned document."""
+        return Document(self.title, self.text, self.sections)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a stored document without its text."""
+
+    document_id: str
+    revision: int
+    indexed: bool
+    """False: a duplicate, whose passages another document of the same content provides."""
+    source_hash: str
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What one revision adds to an index version's statistics."""
+
+    passages: int
+    term_passages: Mapping[int, int]
+    """Term id -> passages that hold it."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index version."""
+
+    id: int
+    knowledge_base: str
+    version: str
+    state: State
+    chunk_tokens: int
+    overlap_tokens: int
+    embedding_model: str
+    create_time: float
+    """Seconds since the epoch."""
+    idempotency_key: str
+
+
+@dataclass(frozen=True)
+class Put:
+    """A document to become live, with what each open index version holds of it; no contents: a duplicate."""
+
+    revision: int
+    document: StoredDocument
+    contents: Mapping[int, Contents]
+    """Index id -> contents."""
+    indexed: bool = True
+
+
+class Library:
+    """The database. Every method but `run` blocks: call writes inside `run`, reads there or on another thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates the file. Raises RuntimeError when a newer version of the platform wrote it."""
+        self._path = path
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="library")
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._writer = self._connect()
+        # FULL: a commit is on disk when it returns, so a power cut cannot undo what was answered.
+        self._writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version > _SCHEMA_VERSION:
+            raise RuntimeError(f"{path} was written by a newer version of the platform (schema {version}).")
+        if version == 0:
+            self._writer.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+
+    async def run(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Runs blocking work on the library's one thread, in the order of the calls."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    def close(self) -> None:
+        """Waits for what runs, and closes every connection. Blocks."""
+        self._thread.shutdown(wait=True)
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    # Documents
+
+    def known(self, knowledge_base: str, tenant: str, document_id: str) -> Known | None:
+        """The stored document of this id."""
+        row = self._read(
+            "SELECT document_id, revision, indexed, source_hash, content_hash FROM documents"
+            " WHERE knowledge_base = ? AND tenant = ? AND document_id = ?",
+            (knowledge_base, tenant, document_id),
+        ).fetchone()
+        return _known(row) if row else None
+
+    def same_content(self, knowledge_base: str, tenant: str, content_hash: str) -> list[Known]:
+        """Stored documents of this content, the indexed one first, then by id."""
+        rows = self._read(
+            "SELECT document_id, revision, indexed, source_hash, content_hash FROM documents"
+            " WHERE knowledge_base = ? AND tenant = ? AND content_hash = ? ORDER BY indexed DESC, document_id",
+            (knowledge_base, tenant, content_hash),
+        )
+        return [_known(row) for row in rows]
+
+    def load(self, revision: int) -> StoredDocument | None:
+        """The live document of this revision."""
+        row = self._read(
+            "SELECT tenant, document_id, source_hash, content_hash, title, uri, language, metadata, allowed_groups,"
+            " text, sections FROM documents WHERE revision = ?",
+            (revision,),
+        ).fetchone()
+        if row is None:
+            return None
+        tenant, document_id, source_hash, content_hash, title, uri, language, metadata, groups, text, found = row
+        return StoredDocument(
+            tenant=tenant,
+            document_id=document_id,
+            source_hash=source_hash,
+            content_hash=content_hash,
+            title=title,
+            uri=uri,
+            language=language,
+            metadata=json.loads(metadata),
+            allowed_groups=tuple(json.loads(groups)),
+            text=text,
+            sections=tuple(Section(tuple(headings), start, end) for headings, start, end in json.loads(found)),
+        )
+
+    def indexed_revisions(self, knowledge_base: str) -> list[int]:
+        """Live revisions that have passages, oldest first."""
+        rows = self._read(
+            "SELECT revision FROM documents WHERE knowledge_base = ? AND indexed ORDER BY revision", (knowledge_base,)
+        )
+        return [revision for (revision,) in rows]
+
+    def reserve(self, knowledge_base: str, count: int) -> list[int]:
+        """New revisions in the state writing."""
+        with self._transaction() as connection:
+            return [
+                int(
+                    connection.execute(
+                        "INSERT INTO revisions (knowledge_base, state) VALUES (?, 'writing')", (knowledge_base,)
+                    ).lastrowid
+                    or 0
+                )
+                for _ in range(count)
+            ]
+
+    def commit(self, knowledge_base: str, puts: Sequence[Put], removed: Iterable[tuple[str, str]] = ()) -> list[int]:
+        """Makes revisions live, replaces or removes (tenant, document_id) documents, in one commit.
+
+        Returns the revisions that died of it, whose points are to be deleted.
+        """
+        dead: list[int] = []
+        with self._transaction() as connection:
+            for tenant, document_id in (*removed, *((put.document.tenant, put.document.document_id) for put in puts)):
+                row = connection.execute(
+                    "DELETE FROM documents WHERE knowledge_base = ? AND tenant = ? AND document_id = ?"
+                    " RETURNING revision",
+                    (knowledge_base, tenant, document_id),
+                ).fetchone()
+                if row:
+                    dead.append(row[0])
+                    _forget(connection, row[0])
+            for put in puts:
+                _insert(connection, knowledge_base, put)
+                for index_id, contents in put.contents.items():
+                    _add_contents(connection, index_id, put.revision, put.document.tenant, contents)
+            _set_revisions(connection, [put.revision for put in puts], "live")
+            _set_revisions(connection, dead, "dead")
+        return dead
+
+    def unfinished(self, knowledge_base: str) -> list[int]:
+        """Revisions whose points are to be deleted: writing or dead."""
+        rows = self._read(
+            "SELECT revision FROM revisions WHERE knowledge_base = ? AND state != 'live' ORDER BY revision",
+            (knowledge_base,),
+        )
+        return [revision for (revision,) in rows]
+
+    def forget_revisions(self, revisions: Iterable[int]) -> None:
+        """Their points are gone."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "DELETE FROM revisions WHERE revision = ? AND state != 'live'", [(r,) for r in revisions]
+            )
+
+    # Index versions
+
+    def knowledge_bases(self) -> list[str]:
+        """Names of the knowledge bases that have an index."""
+        return [name for (name,) in self._read("SELECT DISTINCT knowledge_base FROM indexes ORDER BY 1", ())]
+
+    def indexes(self, knowledge_base: str) -> list[Index]:
+        """All index versions that were ever made, newest first."""
+        rows = self._read(
+            "SELECT id, knowledge_base, version, state, chunk_tokens, overlap_tokens, embedding_model, create_time,"
+            " idempotency_key FROM indexes WHERE knowledge_base = ? ORDER BY id DESC",
+            (knowledge_base,),
+        )
+        return [Index(*row) for row in rows]
+
+    def add_index(self, index: Index) -> Index:
+        """Stores a new version under the next id and name; returns it with both."""
+        with self._transaction() as connection:
+            (count,) = connection.execute(
+                "SELECT count(*) FROM indexes WHERE knowledge_base = ?", (index.knowledge_base,)
+            ).fetchone()
+            version = f"v{count + 1}"
+            row = connection.execute(
+                "INSERT INTO indexes (knowledge_base, version, state, chunk_tokens, overlap_tokens, embedding_model,"
+                " create_time, idempotency_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    index.knowledge_base,
+                    version,
+                    index.state,
+                    index.chunk_tokens,
+                    index.overlap_tokens,
+                    index.embedding_model,
+                    index.create_time,
+                    index.idempotency_key,
+                ),
+            ).fetchone()
+        return Index(row[0], index.knowledge_base, version, *tuple(vars(index).values())[3:])
+
+    def set_states(self, states: Mapping[int, State]) -> None:
+        """Moves index versions to new states, all in one commit; failed and dropped ones lose their statistics."""
+        with self._transaction() as connection:
+            for index_id, state in states.items():
+                connection.execute("UPDATE indexes SET state = ? WHERE id = ?", (state, index_id))
+                if state not in OPEN_STATES:
+                    for table in ("contents", "terms", "totals"):
+                        connection.execute(f"DELETE FROM {table} WHERE index_id = ?", (index_id,))  # noqa: S608
+
+    def add_contents(self, index_id: int, entries: Sequence[tuple[int, str, Contents]]) -> None:
+        """Adds (revision, tenant, contents) to a version that is being built."""
+        with self._transaction() as connection:
+            for revision, tenant, contents in entries:
+                _add_contents(connection, index_id, revision, tenant, contents)
+
+    def totals(self, index_id: int, tenant: str) -> tuple[int, int]:
+        """Documents and passages of the tenant in an index version."""
+        row = self._read(
+            "SELECT documents, passages FROM totals WHERE index_id = ? AND tenant = ?", (index_id, tenant)
+        ).fetchone()
+        return (row[0], row[1]) if row else (0, 0)
+
+    def all_passages(self, index_id: int) -> int:
+        """Passages of every tenant in an index version."""
+        (passages,) = self._read(
+            "SELECT coalesce(sum(passages), 0) FROM totals WHERE index_id = ?", (index_id,)
+        ).fetchone()
+        return int(passages)
+
+    def passages_with(self, index_id: int, tenant: str, term_ids: Sequence[int]) -> dict[int, int]:
+        """Term id -> passages of the tenant that hold it; ids that stand nowhere are left out."""
+        marks = ",".join("?" * len(term_ids))
+        rows = self._read(
+            f"SELECT term, passages FROM terms WHERE index_id = ? AND tenant = ? AND term IN ({marks})",  # noqa: S608
+            (index_id, tenant, *term_ids),
+        )
+        return dict(rows.fetchall())
+
+    # Connections
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+        with self._lock:
+            self._connections.append(connection)
+        return connection
+
+    def _read(self, statement: str, parameters: Sequence[object]) -> sqlite3.Cursor:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+            connection.execute("PRAGMA query_only = ON")
+        return connection.execute(statement, parameters)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._writer
+        except BaseException:
+            self._writer.execute("ROLLBACK")
+            raise
+        self._writer.execute("COMMIT")
+
+
+def _known(row: tuple[str, int, int, str, str]) -> Known:
+    return Known(row[0], row[1], bool(row[2]), row[3], row[4])
+
+
+def _insert(connection: sqlite3.Connection, knowledge_base: str, put: Put) -> None:
+    document = put.document
+    connection.execute(
+        "INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            knowledge_base,
+            document.tenant,
+            document.document_id,
+            put.revision,
+            int(put.indexed),
+            document.source_hash,
+            document.content_hash,
+            document.title,
+            document.uri,
+            document.language,
+            json.dumps(dict(document.metadata)),
+            json.dumps(document.allowed_groups),
+            document.text,
+            json.dumps([(section.headings, section.start, section.end) for section in document.sections]),
+        ),
+    )
+
+
+def _set_revisions(connection: sqlite3.Connection, revisions: Sequence[int], state: str) -> None:
+    connection.executemany("UPDATE revisions SET state = ? WHERE revision = ?", [(state, r) for r in revisions])
+
+
+def _add_contents(
+    connection: sqlite3.Connection, index_id: int, revision: int, tenant: str, contents: Contents
+) -> None:
+    ids, passages = array("I", contents.term_passages.keys()), array("I", contents.term_passages.values())
+    connection.execute(
+        "INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?)",
+        (index_id, revision, tenant, contents.passages, ids.tobytes(), passages.tobytes()),
+    )
+    _count(connection, index_id, tenant, ids, passages, 1, contents.passages)
+
+
+def _forget(connection: sqlite3.Connection, revision: int) -> None:
+    rows = connection.execute(
+        "DELETE FROM contents WHERE revision = ? AND index_id IN (SELECT id FROM indexes)"
+        " RETURNING index_id, tenant, passages, term_ids, term_passages",
+        (revision,),
+    ).fetchall()
+    for index_id, tenant, passages, term_ids, term_passages in rows:
+        _count(connection, index_id, tenant, array("I", term_ids), array("I", term_passages), -1, -passages)
+
+
+def _count(
+    connection: sqlite3.Connection,
+    index_id: int,
+    tenant: str,
+    term_ids: array[int],
+    term_passages: array[int],
+    sign: int,
+    passages: int,
+) -> None:
+    connection.executemany(
+        "INSERT INTO terms VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET passages = passages + excluded.passages",
+        ((index_id, tenant, term, sign * count) for term, count in zip(term_ids, term_passages, strict=True)),
+    )
+    if sign < 0:
+        connection.executemany(
+            "DELETE FROM terms WHERE index_id = ? AND tenant = ? AND term = ? AND passages <= 0",
+            ((index_id, tenant, term) for term in term_ids),
+        )
+    connection.execute(
+        "INSERT INTO totals VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET documents = documents + excluded.documents, passages = passages + excluded.passages",
+        (index_id, tenant, sign, passages),
+    )

@@ -1,0 +1,109 @@
+"""Answers a query from one snapshot of a knowledge base: both methods, fused, with what the caller may see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from genaifactory_common.errors import Conflict, NotFound
+from genaifactory_common.identity import Caller
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_retriever import fusion, lexical
+from genaifactory_retriever.encoding import EncodedQuery, Encoder
+from genaifactory_retriever.fusion import Mode
+from genaifactory_retriever.knowledge import KnowledgeBase, index_name
+from genaifactory_retriever.library import Index, Library
+from genaifactory_retriever.snapshots import Snapshot
+from genaifactory_retriever.vectors import Passage, Vectors, Where
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for."""
+
+    text: str
+    limit: int
+    mode: Mode = Mode.HYBRID
+    metadata: Mapping[str, str] | None = None
+    """The document has all of these."""
+    language: str = ""
+    """Of the passage; empty: any."""
+    index_version: str = ""
+    """Empty: the active one."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Passages, best first, all from one index version."""
+
+    passages: tuple[tuple[Passage, float], ...]
+    """With their scores."""
+    index_version: str
+    term_coverage: float
+    """See lexical.coverage."""
+
+
+class Searcher:
+    """Searches any knowledge base."""
+
+    def __init__(
+        self, library: Library, vectors: Vectors, encoder: Encoder, telemetry: Telemetry, *, candidates: int
+    ) -> None:
+        """candidates: passages that each method brings to the fusion."""
+        self._library = library
+        self._vectors = vectors
+        self._encoder = encoder
+        self._telemetry = telemetry
+        self._candidates = candidates
+
+    async def search(self, knowledge_base: KnowledgeBase, query: Query, caller: Caller) -> Found:
+        """Raises NotFound and Conflict about index_version, Unavailable when the store is."""
+        with knowledge_base.snapshots.hold() as snapshot:
+            index = _index(snapshot, query.index_version)
+            with self._telemetry.span("retriever.encode"):
+                encoded, frequencies, passages = await self._encoder.on_query_thread(
+                    self._encode, query, index, caller.tenant
+                )
+            vector = lexical.query_vector(encoded.weights, frequencies, passages)
+            where = Where(
+                caller.tenant,
+                caller.groups,
+                snapshot.hidden,
+                query.language,
+                tuple(sorted((query.metadata or {}).items())),
+            )
+            dense = encoded.dense
+            sparse = None if query.mode is Mode.DENSE or not vector.indices else vector
+            hits: list[tuple[int, float]] = []
+            if dense is not None or sparse is not None:
+                with self._telemetry.span("retriever.vectors"):
+                    candidates = await self._vectors.search(
+                        index_name(index),
+                        dense=dense,
+                        lexical=sparse,
+                        where=where,
+                        limit=max(self._candidates, query.limit),
+                    )
+                    hits = fusion.fuse(candidates, query.mode, encoded.language)[: query.limit]
+                    stored = await self._vectors.passages(index_name(index), [id_ for id_, _ in hits])
+        ranked = tuple((stored[id_], score) for id_, score in hits)
+        texts = ["\n".join((passage.title, *passage.headings, passage.text)) for passage, _ in ranked]
+        covered = lexical.coverage(encoded.words, texts, frequencies, passages)
+        return Found(ranked, index.version, covered)
+
+    def _encode(self, query: Query, index: Index, tenant: str) -> tuple[EncodedQuery, dict[int, int], int]:
+        encoded = self._encoder.encode_query(query.text, dense=query.mode is not Mode.LEXICAL)
+        frequencies = self._library.passages_with(index.id, tenant, list(encoded.weights))
+        return encoded, frequencies, self._library.totals(index.id, tenant)[1]
+
+
+def _index(snapshot: Snapshot, version: str) -> Index:
+    if not version:
+        return snapshot.active
+    index = snapshot.index(version)
+    if index is None:
+        versions = ", ".join(index.version for index in snapshot.indexes)
+        raise NotFound(f"There is no index version '{version[:100]}'; there are {versions}.", field="index_version")
+    if index.state == "building":
+        raise Conflict(f"The index version '{version}' is still being built.", field="index_version")
+    return index

@@ -1,0 +1,221 @@
+"""RetrieverService: translates messages, checks what they ask and who asks, and calls the domain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import identity, specs
+from genaifactory_common.errors import InvalidArgument, NotFound
+from genaifactory_retriever import upload
+from genaifactory_retriever.documents import clean
+from genaifactory_retriever.fusion import Mode
+from genaifactory_retriever.ingestion import Ingestion, Result
+from genaifactory_retriever.knowledge import KnowledgeBase
+from genaifactory_retriever.library import Library
+from genaifactory_retriever.search import Found, Query, Searcher
+from genaifactory_retriever.settings import Settings
+from genaifactory_retriever.vectors import Passage
+
+MAX_QUERY_CHARACTERS = 8192
+MAX_LIMIT = 100
+MAX_DELETED = 1000
+MAX_KEY_CHARACTERS = 128
+
+_MODES = {
+    retriever_pb2.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
+    retriever_pb2.SEARCH_MODE_HYBRID: Mode.HYBRID,
+    retriever_pb2.SEARCH_MODE_LEXICAL: Mode.LEXICAL,
+    retriever_pb2.SEARCH_MODE_DENSE: Mode.DENSE,
+}
+_OUTCOMES = {
+    "added": retriever_pb2.INGEST_OUTCOME_ADDED,
+    "replaced": retriever_pb2.INGEST_OUTCOME_REPLACED,
+    "unchanged": retriever_pb2.INGEST_OUTCOME_UNCHANGED,
+    "duplicate": retriever_pb2.INGEST_OUTCOME_DUPLICATE,
+    "rejected": retriever_pb2.INGEST_OUTCOME_REJECTED,
+}
+_STATES = {
+    "building": retriever_pb2.INDEX_STATE_BUILDING,
+    "ready": retriever_pb2.INDEX_STATE_READY,
+    "active": retriever_pb2.INDEX_STATE_ACTIVE,
+    "previous": retriever_pb2.INDEX_STATE_PREVIOUS,
+    "failed": retriever_pb2.INDEX_STATE_FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the service works with, once it is open."""
+
+    library: Library
+    searcher: Searcher
+    ingestion: Ingestion
+    knowledge_base: Callable[[specs.KnowledgeBase], Awaitable[KnowledgeBase]]
+    """Opens one on first use."""
+
+
+class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
+    """The service. Reading needs the permission 'chat', everything else 'ingest'."""
+
+    def __init__(self, settings: Settings, source: specs.Source, parts: Callable[[], Parts]) -> None:
+        """parts: raises Unavailable while the state is not open."""
+        self._settings = settings
+        self._source = source
+        self._parts = parts
+
+    async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
+        caller, knowledge_base, _ = await self._caller("chat", request.knowledge_base)
+        query = _query(request, self._settings.search.default_limit)
+        return _search_response(await self._parts().searcher.search(knowledge_base, query, caller))
+
+    async def Ingest(
+        self, request_iterator: AsyncIterator[retriever_pb2.IngestRequest], context: Any
+    ) -> AsyncIterator[retriever_pb2.IngestResponse]:
+        requests = aiter(request_iterator)
+        caller, knowledge_base, _ = await self._caller("ingest", await upload.first_message(requests))
+        documents = upload.uploads(
+            requests,
+            max_bytes=self._settings.documents.max_bytes,
+            data_timeout_seconds=self._settings.ingestion.data_timeout_seconds,
+        )
+        results = self._parts().ingestion.ingest(knowledge_base, caller.tenant, documents)
+        try:
+            async for result in results:
+                yield _ingest_response(result, knowledge_base.snapshots.current.active.version)
+        finally:
+            await results.aclose()
+
+    async def ListIndexes(
+        self, request: retriever_pb2.ListIndexesRequest, context: Any
+    ) -> retriever_pb2.ListIndexesResponse:
+        caller, knowledge_base, _ = await self._caller("chat", request.knowledge_base)
+        library = self._parts().library
+        response = retriever_pb2.ListIndexesResponse()
+        for index in await library.run(library.indexes, knowledge_base.name):
+            if index.state == "dropped":
+                continue
+            documents, passages = await library.run(library.totals, index.id, caller.tenant)
+            message = response.indexes.add(
+                version=index.version,
+                state=_STATES[index.state],
+                documents=documents,
+                passages=passages,
+                embedding_model=index.embedding_model,
+            )
+            message.create_time.FromNanoseconds(int(index.create_time * 1e9))
+        return response
+
+    async def BuildIndex(
+        self, request: retriever_pb2.BuildIndexRequest, context: Any
+    ) -> AsyncIterator[retriever_pb2.BuildIndexResponse]:
+        _, knowledge_base, spec = await self._caller("ingest", request.knowledge_base)
+        if len(request.idempotency_key) > MAX_KEY_CHARACTERS:
+            raise InvalidArgument(
+                f"idempotency_key has at most {MAX_KEY_CHARACTERS} characters.", field="idempotency_key"
+            )
+        progress = knowledge_base.build(spec, request.idempotency_key)
+        try:
+            async for step in progress:
+                yield retriever_pb2.BuildIndexResponse(
+                    index_version=step.version,
+                    passages_done=step.passages_done,
+                    passages_total=step.passages_total,
+                    state=_STATES[step.state],
+                )
+        finally:
+            await progress.aclose()
+
+    async def SwapIndex(self, request: retriever_pb2.SwapIndexRequest, context: Any) -> retriever_pb2.SwapIndexResponse:
+        _, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        if not request.index_version:
+            raise InvalidArgument("index_version must name the version that shall serve.", field="index_version")
+        active, previous = await knowledge_base.swap(request.index_version)
+        return retriever_pb2.SwapIndexResponse(active_version=active, previous_version=previous)
+
+    async def DeleteDocuments(
+        self, request: retriever_pb2.DeleteDocumentsRequest, context: Any
+    ) -> retriever_pb2.DeleteDocumentsResponse:
+        caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        if not 1 <= len(request.document_ids) <= MAX_DELETED:
+            raise InvalidArgument(f"document_ids must hold 1 to {MAX_DELETED} ids.", field="document_ids")
+        for i, document_id in enumerate(request.document_ids):
+            upload.check_document_id(f"document_ids[{i}]", document_id)
+        deleted = await knowledge_base.delete(caller.tenant, request.document_ids)
+        return retriever_pb2.DeleteDocumentsResponse(deleted=deleted)
+
+    async def _caller(self, permission: str, name: str) -> tuple[identity.Caller, KnowledgeBase, specs.KnowledgeBase]:
+        """Who calls, and the knowledge base if they may use it. Raises PermissionDenied and NotFound."""
+        caller = identity.current()
+        caller.require(permission)
+        if not name:
+            raise InvalidArgument("knowledge_base must name one of factory.yaml's.", field="knowledge_base")
+        spec = self._source.current.knowledge_base(name, caller.tenant)
+        if spec is None:
+            raise NotFound(f"There is no knowledge base '{name[:100]}'.", field="knowledge_base")
+        return caller, await self._parts().knowledge_base(spec), spec
+
+
+def _query(request: retriever_pb2.SearchRequest, default_limit: int) -> Query:
+    if len(request.query) > MAX_QUERY_CHARACTERS:
+        raise InvalidArgument(
+            f"query has {len(request.query)} characters; at most {MAX_QUERY_CHARACTERS} are taken.", field="query"
+        )
+    text = clean(request.query)
+    if not text:
+        raise InvalidArgument("query must hold text to look for.", field="query")
+    if request.limit > MAX_LIMIT:
+        raise InvalidArgument(f"limit must be 1 to {MAX_LIMIT}, or 0 for the default.", field="limit")
+    if request.mode not in _MODES:
+        raise InvalidArgument(f"mode {request.mode} is unknown; use one of SearchMode.", field="mode")
+    upload.check_metadata("filter", request.filter)
+    upload.check_language("language", request.language)
+    return Query(
+        text,
+        request.limit or default_limit,
+        _MODES[request.mode],
+        dict(request.filter),
+        upload.language(request.language),
+        request.index_version,
+    )
+
+
+def _search_response(found: Found) -> retriever_pb2.SearchResponse:
+    return retriever_pb2.SearchResponse(
+        passages=[_passage(passage, score) for passage, score in found.passages],
+        index_version=found.index_version,
+        term_coverage=found.term_coverage,
+    )
+
+
+def _passage(passage: Passage, score: float) -> types_pb2.Passage:
+    return types_pb2.Passage(
+        passage_id=passage.passage_id,
+        document_id=passage.document_id,
+        text=passage.text,
+        title=passage.title,
+        uri=passage.uri,
+        headings=passage.headings,
+        start_offset=passage.start,
+        end_offset=passage.end,
+        score=score,
+        language=passage.language,
+        metadata=passage.metadata,
+    )
+
+
+def _ingest_response(result: Result, index_version: str) -> retriever_pb2.IngestResponse:
+    response = retriever_pb2.IngestResponse(
+        document_id=result.document_id,
+        outcome=_OUTCOMES[result.outcome],
+        passages=result.passages,
+        index_version=index_version,
+    )
+    if result.error is not None:
+        response.error_message = result.error.message
+        response.error_reason = result.error.reason.value
+        response.index_version = ""
+    return response

@@ -1,0 +1,64 @@
+"""Where the retriever keeps its state, and what one caller may cost it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import AnyHttpUrl, Field, SecretStr
+
+from genaifactory_common import settings as common
+
+
+class Documents(common.Settings):
+    """Bounds of one document; beyond them it is rejected, with the bound in the message."""
+
+    max_bytes: int = Field(default=32 * 1024 * 1024, ge=1, description="Of the file.")
+    max_text_characters: int = Field(default=2_000_000, ge=1, description="Of the cleaned text.")
+    max_pages: int = Field(default=2000, ge=1, description="Of a PDF.")
+    max_unpacked_bytes: int = Field(default=128 * 1024 * 1024, ge=1, description="Of a DOCX's parts together.")
+    parse_timeout_seconds: float = Field(default=60.0, gt=0, description="For reading one PDF or DOCX.")
+    parse_memory_bytes: int = Field(
+        default=1024 * 1024 * 1024, ge=64 * 1024 * 1024, description="Address space of the process that reads it."
+    )
+
+
+class Ingestion(common.Settings):
+    """How uploads are worked on."""
+
+    threads: int = Field(default=2, ge=1, le=64, description="Documents parsed and embedded at once.")
+    documents_in_flight: int = Field(default=8, ge=1, le=1000, description="Of one upload; bounds its memory.")
+    bytes_in_flight: int = Field(
+        default=64 * 1024 * 1024, ge=1, description="Of all uploads together; more wait for their turn."
+    )
+    data_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="How long an upload may stay silent in the middle of a document."
+    )
+
+
+class Search(common.Settings):
+    """How queries are answered."""
+
+    threads: int = Field(default=2, ge=1, le=64, description="Queries embedded and looked up at once.")
+    default_limit: int = Field(default=10, ge=1, le=100, description="Passages when a query names no limit.")
+    candidates: int = Field(default=50, ge=10, le=1000, description="Passages that each method brings to the fusion.")
+
+
+class Qdrant(common.Settings):
+    """A Qdrant server in place of the embedded store."""
+
+    url: AnyHttpUrl = Field(description="Of its REST port, http://HOST:6333.")
+    grpc_port: int = Field(default=6334, ge=1, le=65535)
+    api_key: SecretStr | None = Field(default=None)
+    timeout_seconds: int = Field(default=10, ge=1, le=600, description="For one call.")
+
+
+class Settings(common.Common):
+    """All settings of the retriever."""
+
+    data_dir: Path = Field(
+        default=Path(".genaifactory/retriever"), description="Documents, indexes and the model's graph."
+    )
+    documents: Documents = Documents()
+    ingestion: Ingestion = Ingestion()
+    search: Search = Search()
+    qdrant: Qdrant | None = Field(default=None, description="None: vectors are kept in data_dir by Qdrant Edge.")

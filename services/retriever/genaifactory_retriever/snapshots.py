@@ -1,0 +1,66 @@
+"""What searches see, replaced as a whole: a search holds one snapshot from its beginning to its end.
+
+Whatever a snapshot shows may be deleted only when no search holds it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from genaifactory_retriever.library import Index
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One consistent view of a knowledge base."""
+
+    active: Index
+    indexes: tuple[Index, ...]
+    """All open versions, newest first, the active one among them."""
+    hidden: frozenset[int]
+    """Revisions whose points a search must look past."""
+
+    def index(self, version: str) -> Index | None:
+        """The open version of this name."""
+        return next((index for index in self.indexes if index.version == version), None)
+
+
+class Snapshots:
+    """The current snapshot and the searches that hold older ones. For one event loop."""
+
+    def __init__(self, first: Snapshot) -> None:
+        self._current = first
+        self._holders: dict[Snapshot, int] = {first: 0}
+        self._released = asyncio.Event()
+
+    @property
+    def current(self) -> Snapshot:
+        """What a search that begins now sees."""
+        return self._current
+
+    @contextmanager
+    def hold(self) -> Iterator[Snapshot]:
+        """The current snapshot, kept whole inside the block."""
+        snapshot = self._current
+        self._holders[snapshot] += 1
+        try:
+            yield snapshot
+        finally:
+            self._holders[snapshot] -= 1
+            if snapshot is not self._current and not self._holders[snapshot]:
+                del self._holders[snapshot]
+                self._released.set()
+
+    async def publish(self, snapshot: Snapshot) -> None:
+        """Shows `snapshot` to every search that begins from now on; returns when no search sees an older one."""
+        if snapshot != self._current:
+            previous, self._current = self._current, snapshot
+            self._holders.setdefault(snapshot, 0)
+            if not self._holders[previous]:
+                del self._holders[previous]
+        while len(self._holders) > 1:
+            self._released.clear()
+            await self._released.wait()

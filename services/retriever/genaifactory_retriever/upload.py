@@ -1,0 +1,159 @@
+"""The messages of an Ingest call to uploads: checks their order, sizes and headers, and bounds the memory they take."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping
+
+from genaifactory.retriever.v1 import retriever_pb2
+from genaifactory_common.errors import DeadlineExceeded, InvalidArgument, TooLarge
+from genaifactory_retriever.ingestion import Header, Upload
+
+MAX_ID_CHARACTERS = 512
+MAX_URI_CHARACTERS = 2048
+MAX_TITLE_CHARACTERS = 1000
+MAX_METADATA = 32
+MAX_METADATA_CHARACTERS = 256
+MAX_GROUPS = 64
+MAX_GROUP_CHARACTERS = 128
+MAX_DATA_BYTES = 1024 * 1024
+
+_LANGUAGE = re.compile(r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+async def first_message(requests: AsyncIterator[retriever_pb2.IngestRequest]) -> str:
+    """The knowledge base that the call's first message opens. Raises InvalidArgument."""
+    async for request in requests:
+        if request.WhichOneof("part") == "open":
+            return request.open.knowledge_base
+        break
+    raise InvalidArgument("The first message must be `open`, which names the knowledge base.", field="open")
+
+
+async def uploads(
+    requests: AsyncIterator[retriever_pb2.IngestRequest], *, max_bytes: int, data_timeout_seconds: float
+) -> AsyncIterator[Upload]:
+    """The documents of a call after its first message. One that is refused still has its bytes read, and dropped.
+
+    Raises InvalidArgument when messages come in a wrong order, DeadlineExceeded when one stays away mid-document.
+    """
+    iterator = aiter(requests)
+    while (request := await anext(iterator, None)) is not None:
+        part = request.WhichOneof("part")
+        if part != "document":
+            raise InvalidArgument(
+                f"Expected `document`, got `{part or 'an empty message'}`; the document before it is complete.",
+                field=part,
+            )
+        header, refusal = _header(request.document, max_bytes)
+        data = bytearray()
+        missing = request.document.size_bytes
+        while missing:
+            piece = await _data(iterator, header.document_id, data_timeout_seconds)
+            if len(piece) > missing:
+                raise InvalidArgument(
+                    f"The document '{header.document_id}' is longer than its size_bytes of "
+                    f"{request.document.size_bytes}.",
+                    field="data",
+                )
+            missing -= len(piece)
+            if refusal is None:
+                data += piece
+        yield Upload(header, bytes(data), refusal)
+
+
+async def _data(
+    iterator: AsyncIterator[retriever_pb2.IngestRequest], document_id: str, timeout_seconds: float
+) -> bytes:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            request = await anext(iterator, None)
+    except TimeoutError:
+        raise DeadlineExceeded(f"No data for the document '{document_id}' came for {timeout_seconds:.0f} s.") from None
+    if request is None or request.WhichOneof("part") != "data":
+        raise InvalidArgument(
+            f"The document '{document_id}' is shorter than its size_bytes says; send all of its `data`.", field="data"
+        )
+    if not request.data:
+        raise InvalidArgument("A `data` message must hold at least one byte.", field="data")
+    if len(request.data) > MAX_DATA_BYTES:
+        raise TooLarge(f"A `data` message holds at most {MAX_DATA_BYTES} bytes.", field="data")
+    return request.data
+
+
+def _header(message: retriever_pb2.DocumentHeader, max_bytes: int) -> tuple[Header, InvalidArgument | None]:
+    """The header, and why the document is refused if it is."""
+    # Even a refused document is named in its result, as far as its id can be shown.
+    header = Header(
+        document_id=_CONTROL.sub("", message.document_id)[:MAX_ID_CHARACTERS],
+        uri=message.uri,
+        media_type=message.media_type,
+        title=message.title,
+        language=language(message.language) if _LANGUAGE.match(message.language) else "",
+        metadata=dict(message.metadata),
+        allowed_groups=tuple(message.allowed_groups),
+    )
+    try:
+        _check(message, max_bytes)
+    except InvalidArgument as error:
+        return header, error
+    return header, None
+
+
+def _check(message: retriever_pb2.DocumentHeader, max_bytes: int) -> None:
+    check_document_id("document_id", message.document_id)
+    _check_text("uri", message.uri, MAX_URI_CHARACTERS)
+    _check_text("title", message.title, MAX_TITLE_CHARACTERS)
+    _check_text("media_type", message.media_type, MAX_TITLE_CHARACTERS)
+    check_language("language", message.language)
+    check_metadata("metadata", message.metadata)
+    if len(message.allowed_groups) > MAX_GROUPS:
+        raise InvalidArgument(f"A document has at most {MAX_GROUPS} allowed_groups.", field="allowed_groups")
+    for i, group in enumerate(message.allowed_groups):
+        if not group:
+            raise InvalidArgument("A group must have a name.", field=f"allowed_groups[{i}]")
+        _check_text(f"allowed_groups[{i}]", group, MAX_GROUP_CHARACTERS)
+    if message.size_bytes == 0:
+        raise InvalidArgument("The document is empty; size_bytes must be at least 1.", field="size_bytes")
+    if message.size_bytes > max_bytes:
+        raise TooLarge(
+            f"The document has {message.size_bytes} bytes; at most {max_bytes} are taken. Split it.", field="size_bytes"
+        )
+
+
+def check_document_id(field: str, value: str) -> None:
+    """Raises InvalidArgument."""
+    if not value:
+        raise InvalidArgument(f"{field} must name the document within the knowledge base.", field=field)
+    _check_text(field, value, MAX_ID_CHARACTERS)
+
+
+def check_language(field: str, value: str) -> None:
+    """Raises InvalidArgument."""
+    if value and not _LANGUAGE.match(value[:100]):
+        raise InvalidArgument(f"{field} must be a BCP 47 tag such as 'vi' or 'en', or empty.", field=field)
+
+
+def language(tag: str) -> str:
+    """The language of a valid tag without its region: 'vi-VN' and 'vi' are one."""
+    return tag.partition("-")[0].lower()
+
+
+def check_metadata(field: str, metadata: Mapping[str, str]) -> None:
+    """Raises InvalidArgument."""
+    if len(metadata) > MAX_METADATA:
+        raise InvalidArgument(f"{field} has at most {MAX_METADATA} entries.", field=field)
+    for key, value in metadata.items():
+        if not key:
+            raise InvalidArgument(f"A key of {field} must not be empty.", field=field)
+        _check_text(f"{field}[{key[:50]}]", key, MAX_METADATA_CHARACTERS)
+        _check_text(f"{field}[{key[:50]}]", value, MAX_METADATA_CHARACTERS)
+
+
+def _check_text(field: str, value: str, max_characters: int) -> None:
+    if len(value) > max_characters:
+        raise InvalidArgument(f"{field} has {len(value)} characters; at most {max_characters} are taken.", field=field)
+    if _CONTROL.search(value):
+        raise InvalidArgument(f"{field} must not hold control characters.", field=field)

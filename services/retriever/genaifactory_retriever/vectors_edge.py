@@ -1,0 +1,238 @@
+"""The embedded store: Qdrant Edge in this process, one folder for each index."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, TypeVarTuple
+
+import qdrant_edge as qdrant
+
+from genaifactory_common.errors import Unavailable
+from genaifactory_retriever import vectors
+from genaifactory_retriever.vectors import Candidate, Passage, Point, Sparse, Where
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+# Edge holds the interpreter's lock while it works: small batches keep the event loop's pauses to a few milliseconds.
+_UPSERT_BATCH = 64
+# Exact below this many points; above, HNSW would need an optimizer run, which holds the lock for seconds.
+_EXACT = qdrant.SearchParams(exact=True)
+
+
+class EdgeVectors:
+    """Implements vectors.Vectors. Writes of one index come one at a time; searches run beside them."""
+
+    def __init__(self, folder: Path, *, search_threads: int) -> None:
+        """folder: holds the indexes; what a process that died had not come to delete there is deleted. Blocks."""
+        self._folder = folder
+        for left in folder.glob("*.dropped-*"):
+            shutil.rmtree(left)
+        self._shards: dict[str, qdrant.EdgeShard] = {}
+        self._searchers = ThreadPoolExecutor(search_threads, thread_name_prefix="edge-search")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="edge-write")
+
+    async def create(self, index: str) -> None:
+        await self._write(self._create, index)
+
+    async def open(self, index: str) -> None:
+        await self._write(self._open, index)
+
+    async def drop(self, index: str) -> None:
+        await self._write(self._drop, index)
+
+    async def upsert(self, index: str, points: Sequence[Point]) -> None:
+        shard = self._shard(index)
+        for begin in range(0, len(points), _UPSERT_BATCH):
+            batch = [_to_edge(point) for point in points[begin : begin + _UPSERT_BATCH]]
+            await self._write(shard.update, qdrant.UpdateOperation.upsert_points(batch))
+        await self._write(shard.flush)
+
+    async def delete(self, index: str, revisions: Iterable[int]) -> None:
+        shard = self._shard(index)
+        theirs = qdrant.FieldCondition(vectors.REVISION, match=qdrant.MatchAny(sorted(revisions)))
+        await self._write(shard.update, qdrant.UpdateOperation.delete_points_by_filter(qdrant.Filter(must=[theirs])))
+        await self._write(shard.flush)
+
+    async def search(
+        self, index: str, *, dense: list[float] | None, lexical: Sparse | None, where: Where, limit: int
+    ) -> list[Candidate]:
+        shard = self._shard(index)
+        return await self._read(_search, shard, dense, lexical, where, limit)
+
+    async def passages(self, index: str, ids: Sequence[int]) -> dict[int, Passage]:
+        shard = self._shard(index)
+        records = await self._read(lambda: shard.retrieve(list(ids), with_payload=True, with_vector=False))
+        return {int(record.id): vectors.from_payload(record.payload or {}) for record in records}
+
+    async def points(self, index: str, ids: Sequence[int]) -> list[Point]:
+        shard = self._shard(index)
+        records = await self._read(lambda: shard.retrieve(list(ids), with_payload=True, with_vector=True))
+        return [_from_edge(record) for record in records]
+
+    async def count(self, index: str) -> int:
+        shard = self._shard(index)
+        return await self._read(shard.count, qdrant.CountRequest(exact=True))
+
+    async def close(self) -> None:
+        await self._write(self._close)
+        self._searchers.shutdown(wait=False)
+        self._writer.shutdown(wait=False)
+
+    def _create(self, index: str) -> None:
+        self._drop(index)
+        folder = self._folder / index
+        folder.mkdir(parents=True)
+        config = qdrant.EdgeConfig(
+            vectors={vectors.DENSE: qdrant.EdgeVectorParams(vectors.DENSE_SIZE, qdrant.Distance.Dot)},
+            sparse_vectors={vectors.LEXICAL: qdrant.EdgeSparseVectorParams()},
+            max_search_threads=1,
+        )
+        shard = qdrant.EdgeShard.create(str(folder), config)
+        for field in vectors.KEYWORD_FIELDS:
+            shard.update(qdrant.UpdateOperation.create_field_index(field, qdrant.PayloadSchemaType.Keyword))
+        shard.update(qdrant.UpdateOperation.create_field_index(vectors.REVISION, qdrant.PayloadSchemaType.Integer))
+        shard.flush()
+        self._shards[index] = shard
+
+    def _open(self, index: str) -> None:
+        if index not in self._shards:
+            self._shards[index] = qdrant.EdgeShard.load(str(self._folder / index))
+
+    def _drop(self, index: str) -> None:
+        shard = self._shards.pop(index, None)
+        if shard is not None:
+            shard.close()
+        folder = self._folder / index
+        if folder.exists():
+            # Renamed first: a process that dies while it deletes leaves no folder that looks like an index.
+            doomed = folder.with_name(f"{folder.name}.dropped-{os.getpid()}")
+            folder.replace(doomed)
+            shutil.rmtree(doomed)
+
+    def _close(self) -> None:
+        for shard in self._shards.values():
+            shard.flush()
+            shard.close()
+        self._shards.clear()
+
+    def _shard(self, index: str) -> qdrant.EdgeShard:
+        shard = self._shards.get(index)
+        if shard is None:
+            raise Unavailable(f"The index '{index}' is not open.")
+        return shard
+
+    async def _read(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        with _translated():
+            return await asyncio.get_running_loop().run_in_executor(self._searchers, work, *arguments)
+
+    async def _write(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        with _translated():
+            return await asyncio.get_running_loop().run_in_executor(self._writer, work, *arguments)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Edge raises plain Exceptions with a message; anything narrower is a mistake of ours and passes.
+        if type(error) is not Exception:
+            raise
+        raise Unavailable(f"The vector store failed: {error}") from error
+
+
+def _search(
+    shard: qdrant.EdgeShard, dense: list[float] | None, lexical: Sparse | None, where: Where, limit: int
+) -> list[Candidate]:
+    condition = _filter(where)
+    requests = {
+        name: qdrant.QueryRequest(
+            limit,
+            query=qdrant.Query.Nearest(vector, name),
+            filter=condition,
+            params=_EXACT if name == vectors.DENSE else None,
+        )
+        for name, vector in _queries(dense, lexical).items()
+    }
+    found = shard.query_batch(qdrant.QueryBatchRequest(list(requests.values())))
+    scores = {name: {int(hit.id): hit.score for hit in hits} for name, hits in zip(requests, found, strict=True)}
+    if len(scores) == 2:
+        _complete(shard, _queries(dense, lexical), scores)
+    ids = sorted({id_ for by_id in scores.values() for id_ in by_id})
+    dense_scores, lexical_scores = scores.get(vectors.DENSE, {}), scores.get(vectors.LEXICAL, {})
+    return [Candidate(id_, dense_scores.get(id_, 0.0), lexical_scores.get(id_, 0.0)) for id_ in ids]
+
+
+def _complete(shard: qdrant.EdgeShard, queries: dict[str, Any], scores: dict[str, dict[int, float]]) -> None:
+    """Asks each method for the scores of what only the other found."""
+    names, requests = [], []
+    for name, other in ((vectors.DENSE, vectors.LEXICAL), (vectors.LEXICAL, vectors.DENSE)):
+        missing = sorted(scores[other].keys() - scores[name].keys())
+        if missing:
+            names.append(name)
+            requests.append(
+                qdrant.QueryRequest(
+                    len(missing),
+                    query=qdrant.Query.Nearest(queries[name], name),
+                    filter=qdrant.Filter(must=[qdrant.HasIdCondition(set(missing))]),
+                    params=_EXACT if name == vectors.DENSE else None,
+                )
+            )
+    if requests:
+        for name, hits in zip(names, shard.query_batch(qdrant.QueryBatchRequest(requests)), strict=True):
+            scores[name].update({int(hit.id): hit.score for hit in hits})
+
+
+def _queries(dense: list[float] | None, lexical: Sparse | None) -> dict[str, Any]:
+    queries: dict[str, Any] = {}
+    if dense is not None:
+        queries[vectors.DENSE] = dense
+    if lexical is not None:
+        queries[vectors.LEXICAL] = qdrant.SparseVector(lexical.indices, lexical.values)
+    return queries
+
+
+def _filter(where: Where) -> qdrant.Filter:
+    def equals(field: str, value: str) -> qdrant.FieldCondition:
+        return qdrant.FieldCondition(field, match=qdrant.MatchValue(value))
+
+    allowed: list[Any] = [qdrant.IsEmptyCondition(vectors.GROUPS)]
+    if where.groups:
+        allowed.append(qdrant.FieldCondition(vectors.GROUPS, match=qdrant.MatchAny(list(where.groups))))
+    must: list[Any] = [equals(vectors.TENANT, where.tenant), qdrant.Filter(should=allowed)]
+    if where.language:
+        must.append(equals(vectors.LANGUAGE, where.language))
+    must.extend(equals(vectors.METADATA, vectors.metadata_value(key, value)) for key, value in where.metadata)
+    must_not: list[Any] = []
+    if where.hidden:
+        must_not.append(qdrant.FieldCondition(vectors.REVISION, match=qdrant.MatchAny(sorted(where.hidden))))
+    return qdrant.Filter(must=must, must_not=must_not)
+
+
+def _to_edge(point: Point) -> qdrant.Point:
+    return qdrant.Point(
+        point.id,
+        {
+            vectors.DENSE: point.dense,
+            vectors.LEXICAL: qdrant.SparseVector(point.lexical.indices, point.lexical.values),
+        },
+        vectors.to_payload(point.passage),
+    )
+
+
+def _from_edge(record: qdrant.Record) -> Point:
+    vector: Any = record.vector
+    sparse = vector[vectors.LEXICAL]
+    return Point(
+        int(record.id),
+        list(vector[vectors.DENSE]),
+        Sparse(list(sparse.indices), list(sparse.values)),
+        vectors.from_payload(record.payload or {}),
+    )
