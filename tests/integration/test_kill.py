@@ -19,6 +19,9 @@ from genaifactory_common.errors import FactoryError
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform
 
+# The platform is another process: what blocks here blocks nobody.
+pytestmark = pytest.mark.allow_blocking
+
 CLIENTS = 8
 QUESTIONS = (
     "How many days of annual leave do I have?",

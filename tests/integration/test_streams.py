@@ -20,6 +20,9 @@ from genaifactory_common import channels
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform, Process
 
+# The platform is another process: what blocks here blocks nobody.
+pytestmark = pytest.mark.allow_blocking
+
 STREAMS = 64
 PIECE = "a piece of text that is long "
 PIECES = 40

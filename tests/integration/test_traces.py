@@ -49,7 +49,7 @@ async def _collecting() -> AsyncIterator[tuple[Collector, str]]:
 def _way(service: str, spans: list[tuple[str, Span]]) -> list[str]:
     """The services on the way from the root of the trace to the service's first span."""
     by_id = {span.span_id: (name, span) for name, span in spans}
-    name, span = next((name, span) for name, span in spans if name == service)
+    name, span = next((name, span) for name, span in spans if name == f"genaifactory-{service}")
     way = [name]
     while span.parent_span_id:
         name, span = by_id[span.parent_span_id]

@@ -63,8 +63,8 @@ async def running(
     """
     async with AsyncExitStack() as stack:
 
-        def telemetry(name: str) -> Telemetry:
-            service_telemetry = Telemetry(name, options.telemetry)
+        async def telemetry(name: str) -> Telemetry:
+            service_telemetry = await asyncio.to_thread(Telemetry, name, options.telemetry)
             stack.push_async_callback(asyncio.to_thread, service_telemetry.close)
             return service_telemetry
 
@@ -80,20 +80,20 @@ async def running(
             }
 
         of_monitor = MonitorSettings(**where("monitor"), data_dir=state.data("monitor"))
-        to_monitor = await serve(monitor.create_app(of_monitor, telemetry("monitor")), of_monitor.server)
+        to_monitor = await serve(monitor.create_app(of_monitor, await telemetry("monitor")), of_monitor.server)
 
         of_safety = SafetySettings(**where("safety"))
-        to_safety = await serve(safety.create_app(of_safety, source, telemetry("safety")), of_safety.server)
+        to_safety = await serve(safety.create_app(of_safety, source, await telemetry("safety")), of_safety.server)
 
         engines: dict[str, Any] = {} if options.engines is None else {"engines": options.engines}
         of_modelserver = ModelserverSettings(**where("modelserver"), data_dir=state.data("modelserver"), **engines)
         to_modelserver = await serve(
-            modelserver.create_app(of_modelserver, source, telemetry("modelserver")), of_modelserver.server
+            modelserver.create_app(of_modelserver, source, await telemetry("modelserver")), of_modelserver.server
         )
 
         of_retriever = RetrieverSettings(**where("retriever"), data_dir=state.data("retriever"))
         to_retriever = await serve(
-            retriever.create_app(of_retriever, source, telemetry("retriever")), of_retriever.server
+            retriever.create_app(of_retriever, source, await telemetry("retriever")), of_retriever.server
         )
 
         of_orchestrator = OrchestratorSettings(**where("orchestrator"), data_dir=state.data("orchestrator"))
@@ -104,7 +104,7 @@ async def running(
                 orchestrator.Channels(
                     safety=to_safety, retriever=to_retriever, modelserver=to_modelserver, monitor=to_monitor
                 ),
-                telemetry("orchestrator"),
+                await telemetry("orchestrator"),
             ),
             of_orchestrator.server,
         )
@@ -119,7 +119,7 @@ async def running(
             of_gateway,
             source,
             gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor),
-            telemetry("gateway"),
+            await telemetry("gateway"),
         )
         grpc_address = await stack.enter_async_context(runtime.running(gateway_app, of_gateway.server))
         yield Endpoints(

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -55,17 +54,20 @@ async def running(
 ) -> AsyncIterator[Platform]:
     """Runs all six services in this process, with `folder` as their state."""
 
-    def prepare() -> tuple[State, str, Signer, configuration.Source]:
-        held = stack.enter_context(state.held(folder))
-        key = state.development_key(held)
-        return held, key, state.signer(held), configuration.Source(factory, key)
+    stack = contextlib.ExitStack()
 
-    with contextlib.ExitStack() as stack:
-        held, key, signer, source = await asyncio.to_thread(prepare)
-        # Not below `folder`: pytest's temporary folders have names too long for a unix socket.
-        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gf-")))
+    def prepare() -> tuple[State, Path, str, Signer, configuration.Source]:
+        held = stack.enter_context(state.held(folder))
+        sockets = stack.enter_context(state.socket_folder(held))
+        key = state.development_key(held)
+        return held, sockets, key, state.signer(held), configuration.Source(factory, key)
+
+    try:
+        held, sockets, key, signer, source = await asyncio.to_thread(prepare)
         async with platform.running(held, sockets, source, signer, options) as endpoints:
             yield Platform(held, endpoints, key, signer)
+    finally:
+        await asyncio.to_thread(stack.close)
 
 
 class Process:
