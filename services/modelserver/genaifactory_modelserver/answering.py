@@ -24,10 +24,12 @@ MAX_QUOTES = 4
 
 # Below this share of the question's terms, found in a unit, above it and around it, the documents do not answer.
 _KNOWN_SHARE = 0.44
+# A name or number that no document holds tells more than any other missing word.
+_MISSING_NAME = 3.0
 _HEADING_EVIDENCE = 0.8
 _PASSAGE_EVIDENCE = 0.5
 # In the score a heading's term counts less than the unit's own; for a whole list its lead-in is what counts.
-_HEADING_SCORE = 0.5
+_HEADING_SCORE = 0.75
 _LIST_ITEM_SCORE = 0.5
 _LIST_HEADING_SCORE = 0.6
 # A further quote must be this good against the best one, after what it repeats is taken off.
@@ -194,7 +196,14 @@ class Reader:
         known = [(score, candidate) for score, candidate in self._scored if self._is_known(candidate)]
         # A further quote must itself speak of the matter; a heading above it is not enough.
         least = _OWN_WORTH_ADDING * self._share(known[0][1].match) if known else 0.0
-        chosen = _diverse([each for i, each in enumerate(known) if not i or self._share(each[1].match) > least])
+        chosen = _diverse(
+            [
+                (score, c)
+                for i, (score, c) in enumerate(known)
+                if not i
+                or (self._share(c.match) > least and c.passage.same_language == known[0][1].passage.same_language)
+            ]
+        )
         quotes = tuple(Quote(_quoted(c.unit), c.passage.number + 1, c.unit.kind) for c in _readable(chosen))
         foreign = bool(chosen) and not any(c.passage.same_language for c in chosen)
         return Answer(spoken, quotes, _FOREIGN[spoken] if foreign else "")
@@ -236,6 +245,8 @@ class Reader:
             if term.from_context:
                 continue
             weight = term.weight * (0.6 + 0.4 * self._rarity[i])
+            if term.telling and not self._frequency[i] and i not in passage:
+                weight *= _MISSING_NAME
             total += weight
             found += weight * max(
                 _quality(candidate.match, i),
@@ -252,7 +263,9 @@ class Reader:
         terms = self._question.terms
         shared = [i for i in exact if terms[i].telling or (len(terms[i].form.exact) > 3 and not terms[i].from_context)]
         telling = [i for i, term in enumerate(terms) if term.telling and not term.from_context]
-        return bool(shared) and 2 * sum(i in exact for i in telling) >= len(telling)
+        # Where there are documents in the question's language, they would have told of a name that is missing here.
+        share = 1.0 if self._question.spoken in self._languages else 0.5
+        return bool(shared) and sum(i in exact for i in telling) >= share * len(telling)
 
 
 def _diverse(scored: list[tuple[float, _Candidate]]) -> list[_Candidate]:

@@ -13,8 +13,6 @@ from genaifactory_modelserver.words import Form, Language
 _MAX_QUESTION_CHARACTERS = 2_000
 _MAX_TERMS = 48
 _CONTEXT_WEIGHT = 0.35
-# A name or number that no document holds tells more than any other missing word.
-_TELLING_WEIGHT = 2.0
 _GENERIC_WEIGHT = 0.4
 
 # How well a word of a text matches a term: same word; same English stem; same letters, where one side was written
@@ -127,7 +125,7 @@ def _terms(
                     break
                 place = places[form.exact] = len(terms)
                 telling = words.is_telling(word, begins=number == 0)
-                weight = _TELLING_WEIGHT if telling else _GENERIC_WEIGHT if form.exact in words.GENERIC else 1.0
+                weight = _GENERIC_WEIGHT if form.exact in words.GENERIC else 1.0
                 weight = _CONTEXT_WEIGHT if from_context else weight
                 terms.append(Term(form, weight, from_context, telling, paired=False))
             if adjacent and previous >= 0:

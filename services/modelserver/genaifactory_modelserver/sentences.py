@@ -20,6 +20,7 @@ _MIN_WORDS = 3
 
 _BULLET = re.compile(r"\s*(?:[-*+•‣▪◦–—]|\(?\d{1,3}[.)]|\(?[a-zđ][.)])\s+")
 _NUMBERED = re.compile(r"\s*\(?\d")
+_EMPHASIS = frozenset("*_")
 _MARKDOWN_HEADING = re.compile(r"\s{0,3}#{1,6}\s")
 _TABLE_RULE = re.compile(r"[\s|:+=-]*")
 _RULE_OR_FENCE = re.compile(r"\s*(?:[-=*_~]{3,}|`{3,}.*|~{3,}.*)\s*$")
@@ -34,6 +35,12 @@ _ABBREVIATIONS = frozenset(  # without the last full stop
     e.g i.e vs mr mrs ms dr prof st no nos fig figs sec ch vol pp p approx dept inc ltd co corp jr sr est al cf
     ths ts pgs gs bs ks cn tp q tx tt ubnd đ.c nxb stt vd tr ths.bs
     """.split()  # noqa: SIM905  # a list of words reads as a text
+)
+_LABELLED = frozenset(
+    """
+    annex appendix building category class gate grade group hall level option part phase plan platform section step type
+    vitamin zone bảng điểm giai đoạn hạng khu loại lớp lục mục nhóm phần tầng toà tòa án
+    """.split()  # noqa: SIM905
 )
 _ENDS_SENTENCE = re.compile(r"[.!?…;:。][\"'”’»)\]*_`]*$")
 
@@ -286,22 +293,36 @@ def _is_boundary(text: str, begin: int, found: re.Match[str], end: int) -> bool:
     word = last.group().lower().rstrip(".") if last is not None else ""
     if word in _ABBREVIATIONS or (word.isdigit() and len(word) <= 3 and text[begin : found.start()].strip() == word):
         return False
-    # A single letter is an initial ("J. Smith"), "v.v." ends a sentence as often as not.
-    return not (len(word) == 1 and word.isalpha())
+    return not (len(word) == 1 and word.isalpha()) or _is_label(text[begin : found.start()])
+
+
+def _is_label(before: str) -> bool:
+    """Whether the letter that the text ends with is a label ("class A.") rather than an initial ("by J. Smith")."""
+    words = before[-_LAST_WORD_CHARACTERS * 2 :].split()
+    return len(words) > 1 and words[-2].lower() in _LABELLED
 
 
 def _trimmed(
     text: str, start: int, end: int, kind: Kind, context: str = "", *, complete: bool = True, led_in: bool = False
 ) -> Unit | None:
     """The unit without white space and citation marks around it; None when nothing is left."""
-    piece = text[start:end]
-    stripped = piece.strip()
-    start += piece.find(stripped) if stripped else 0
+    stripped = text[start:end].strip()
+    if kind is not Kind.LIST and (stripped[:1] in _EMPHASIS or stripped[-1:] in _EMPHASIS):
+        stripped = _without_half_emphasis(stripped)
     while stripped.endswith("]") and _CITATION.fullmatch(stripped, stripped.rfind("[")):
         stripped = stripped[: stripped.rfind("[")].rstrip()
     if not stripped:
         return None
+    start = text.index(stripped, start)
     return Unit(stripped, kind, start, start + len(stripped), context, complete, led_in)
+
+
+def _without_half_emphasis(text: str) -> str:
+    """Without a mark of Markdown that was opened or closed in another sentence."""
+    for mark in ("**", "__", "*", "_"):
+        if text.count(mark) == 1:
+            text = text.removeprefix(mark).removesuffix(mark).strip()
+    return text
 
 
 def _quotable(unit: Unit) -> bool:

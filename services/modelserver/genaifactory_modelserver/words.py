@@ -127,7 +127,7 @@ _VIETNAMESE = frozenset(
     à ạ ai anh ấy bạn bao bằng bị bởi các cả cách cái cần chị chỉ cho chưa chúng có còn của cùng cũng cứ đã đang đây đâu
     đấy để đều đến đi đó được do dù em gì hãy hay hoặc hỏi hơn khi không kia là lại lên lúc mà mấy mình mỗi một mọi muốn
     nào này nên nếu ngay nhé nhiều nhiêu nhỉ như nhưng những nó nữa ở phải qua quá rằng rất ra rồi sau sẽ ta tại thể thì
-    theo tôi tới trên trong tuy từ và vẫn vào vậy về vì với vừa xin xong giúp biết ơi dạ vâng giùm nói thêm kể
+    theo tôi tới trên trong tuy từ và vẫn vào vậy về vì với vừa xong giúp biết ơi dạ vâng giùm nói thêm kể
     """.split()  # noqa: SIM905  # a list of words reads as a text
 )
 
@@ -135,7 +135,7 @@ _VIETNAMESE = frozenset(
 _VIETNAMESE_FOLDED = frozenset(
     """
     ai bao bang bi cac cho chung co cua cung da dang dau de duoc gi hay hoac khi khong la ma nao nay nen neu nhieu
-    nhu nhung o phai rang rat se tai thi toi trong tu va vay voi xin
+    nhu nhung o phai rang rat se tai thi toi trong tu va vay voi
     """.split()  # noqa: SIM905
 )
 
@@ -161,10 +161,10 @@ _TELLING_FOLDED = (_VIETNAMESE_FOLDED | {"viec", "nguoi", "lam", "cach", "thoi"}
 _PHRASES = {
     "vi": re.compile(
         r"(?<!\w)(làm thế nào|thế còn|thế thì|thì sao|làm sao|như thế nào|thế nào|bao nhiêu|bao lâu|bao giờ|bao xa"
-        r"|khi nào|lúc nào|ở đâu|tại sao|vì sao|là gì|có phải|hay không|xin hỏi|cho (tôi|mình|em) (hỏi|biết)"
+        r"|khi nào|lúc nào|ở đâu|tại sao|vì sao|là gì|có phải|hay không|xin hỏi|xin chào|cho (tôi|mình|em) (hỏi|biết)"
         r"|hướng dẫn (tôi|mình|em)|vui lòng"
         r"|lam the nao|lam sao|nhu the nao|the nao|bao nhieu|bao lau|bao gio|khi nao|luc nao|o dau|tai sao|vi sao"
-        r"|thi sao|la gi|hay khong|xin hoi|cho (toi|minh|em) (hoi|biet)|vui long)(?!\w)",
+        r"|thi sao|la gi|hay khong|xin hoi|xin chao|cho (toi|minh|em) (hoi|biet)|vui long)(?!\w)",
         re.IGNORECASE,
     ),
     "en": re.compile(

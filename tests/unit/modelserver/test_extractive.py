@@ -166,6 +166,14 @@ async def test_documents_in_the_questions_language_go_before_foreign_ones(
     assert {number for _, number in quotes(answer)} == {5}
 
 
+async def test_a_name_that_no_document_holds_is_not_answered_with_what_is_said_of_another(extractive: Extract) -> None:
+    english = Document("Sao Mai makes sensors. The address of Sao Mai is 1 Main Street.", title="About Sao Mai")
+    vietnamese = Document("Sao Mai sản xuất cảm biến nông nghiệp.", title="Giới thiệu Sao Mai")
+    for documents in ((english,), (vietnamese, english)):
+        answer, _ = await extractive("Who is the CEO of Sao Mai?", documents=documents)
+        assert answer.startswith(UNKNOWN_EN)
+
+
 async def test_a_follow_up_takes_its_matter_from_the_turn_before(
     extractive: Extract, english: Documents, vietnamese: Documents
 ) -> None:

@@ -16,6 +16,10 @@ def texts(passage: str, *, starts_inside: bool = False) -> list[str]:
     [
         ("One is here. Two is here! Three is here…", ["One is here.", "Two is here!", "Three is here…"]),
         ("Dr. Smith met J. R. Tolkien, e.g. in 1930. They ate.", ["Dr. Smith met J. R. Tolkien, e.g. in 1930."]),
+        ("Put it in class A. Then lock it.", ["Put it in class A.", "Then lock it."]),
+        ("It was written by J. Smith. He died.", ["It was written by J. Smith."]),
+        ("*In italics all of it. Here to the end.*", ["In italics all of it.", "Here to the end."]),
+        ("**Note.** This one is bold enough.", ["This one is bold enough."]),
         ("TP. Hồ Chí Minh có 3 trung tâm. TS. Lê Văn An phụ trách.", None),
         ("Giá là 1.500.000 đồng. Ưu đãi 10.5 phần trăm.", ["Giá là 1.500.000 đồng.", "Ưu đãi 10.5 phần trăm."]),
         ('He said "go now." Then he left them.', ['He said "go now."', "Then he left them."]),
