@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 from openai.types.chat import ChatCompletionChunk
 from pydantic import SecretStr
 
@@ -24,6 +26,8 @@ from genaifactory_common.testing.feedback import FakeFeedbackStore
 from genaifactory_common.testing.orchestrator import FakeOrchestrator
 from genaifactory_gateway.app import Channels, create_app
 from genaifactory_gateway.settings import Http, Settings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 USER, VIEWER, TIGHT = "sk-user-0123456789", "sk-viewer-0123456789", "sk-tight-0123456789"
 BANNED = "zanzibar-protocol"
@@ -116,17 +120,22 @@ async def _platform(folder: Path) -> AsyncIterator[str]:
         yield platform.openai_url
 
 
-@pytest.fixture(params=[_gateway, _platform], ids=["gateway", "platform"])
-async def door(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Door]:
+@pytest_asyncio.fixture(params=[_gateway, _platform], ids=["gateway", "platform"], scope="module", loop_scope="module")
+async def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
     """A door to the gateway alone, and one to the whole platform."""
-    async with request.param(tmp_path) as base_url:
+    async with request.param(tmp_path_factory.mktemp("platform")) as base_url:
         door = await asyncio.to_thread(_door, base_url)
         yield door
         await asyncio.to_thread(door.sync_client().close)
         await door.async_client().close()
 
 
-QUESTION: Any = [{"role": "user", "content": "Thủ đô của Việt Nam là gì?"}]
+_numbers = itertools.count(1)
+
+
+def _question() -> Any:
+    """One that was not asked before: an answer from the cache takes no tokens."""
+    return [{"role": "user", "content": f"Thủ đô của Việt Nam là gì? ({next(_numbers)})"}]
 
 
 def _check_stream(chunks: list[ChatCompletionChunk]) -> None:
@@ -143,13 +152,13 @@ def _check_stream(chunks: list[ChatCompletionChunk]) -> None:
 
 async def test_the_asynchronous_client_chats(door: Door) -> None:
     client = door.async_client()
-    answer = await client.chat.completions.create(model="chat", messages=QUESTION)
+    answer = await client.chat.completions.create(model="chat", messages=_question())
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
     assert answer.usage.total_tokens > 0
     stream = await client.chat.completions.create(
-        model="chat", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+        model="chat", messages=_question(), stream=True, stream_options={"include_usage": True}
     )
     _check_stream([chunk async for chunk in stream])
 
@@ -157,10 +166,10 @@ async def test_the_asynchronous_client_chats(door: Door) -> None:
 async def test_the_synchronous_client_chats(door: Door) -> None:
     def chat() -> None:
         client = door.sync_client()
-        answer = client.chat.completions.create(model="chat", messages=QUESTION)
+        answer = client.chat.completions.create(model="chat", messages=_question())
         assert answer.choices[0].message.content
         stream = client.chat.completions.create(
-            model="chat", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+            model="chat", messages=_question(), stream=True, stream_options={"include_usage": True}
         )
         _check_stream(list(stream))
 
@@ -189,7 +198,7 @@ async def test_models_are_listed_and_retrieved(door: Door) -> None:
 
 async def test_an_answer_can_be_judged_by_its_id(door: Door) -> None:
     client = door.async_client()
-    answer = await client.chat.completions.create(model="chat", messages=QUESTION)
+    answer = await client.chat.completions.create(model="chat", messages=_question())
     body = {"request_id": answer.id, "rating": "up"}
     assert (await client.post("/feedback", body=body, cast_to=dict[str, Any]))["object"] == "feedback"
 
@@ -210,7 +219,7 @@ WRONG: list[tuple[str, type[openai.APIStatusError], int, dict[str, Any]]] = [
 async def test_an_error_raises_the_class_that_it_has_at_openai(
     door: Door, key: str, kind: type[openai.APIStatusError], status: int, fields: dict[str, Any], stream: bool
 ) -> None:
-    body: Any = {"messages": QUESTION, "stream": stream} | fields
+    body: Any = {"messages": _question(), "stream": stream} | fields
     with pytest.raises(kind) as failed:
         await door.async_client(key).chat.completions.create(**body)
     assert failed.value.status_code == status
@@ -224,7 +233,7 @@ async def test_a_used_up_limit_raises_rate_limit_error_with_the_time_to_wait(doo
     client = door.async_client(TIGHT)
     await client.models.list()
     for call in (
-        client.chat.completions.create(model="chat", messages=QUESTION),
+        client.chat.completions.create(model="chat", messages=_question()),
         client.embeddings.create(model="minilm", input="a"),
     ):
         with pytest.raises(openai.RateLimitError) as failed:

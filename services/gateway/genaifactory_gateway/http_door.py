@@ -1,7 +1,7 @@
 """The door for OpenAI's clients: which path does what. An ASGI application.
 
-Plain ASGI rather than a framework: a stream's first byte, its hang-up and its slow reader are decided here, and a
-framework's routing and response objects would cost as much as the rest of the gateway's own work.
+Plain ASGI rather than a framework: when a stream's status goes out, what a hang-up ends and how long a slow reader may
+take are decided here, and a framework's response objects would hide just that. Nine paths need no router.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ class HttpServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="error",  # what clients send is no event of the server
             access_log=False,
             proxy_headers=False,
             server_header=False,

@@ -64,11 +64,10 @@ async def test_log_probabilities_are_parsed(gateway: Any, client: openai.AsyncOp
 async def test_an_error_amid_a_stream_raises_api_error(gateway: Any, client: openai.AsyncOpenAI) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
     stream = await client.chat.completions.create(model="chat", messages=QUESTION, stream=True)
-    pieces = []
-    with pytest.raises(openai.APIError, match="No model could go on") as failed:
-        async for chunk in stream:
-            pieces.append(chunk.choices[0].delta.content)
+    pieces = [(await anext(aiter(stream))).choices[0].delta.content for _ in range(2)]
     assert pieces == ["", "Xin "]
+    with pytest.raises(openai.APIError, match="No model could go on") as failed:
+        await anext(aiter(stream))
     assert failed.value.code == "upstream_failed"
 
 
