@@ -194,19 +194,15 @@ class Reader:
         """What the documents that were read say."""
         spoken = self._question.spoken or _most_common(self._languages)
         known = [(score, candidate) for score, candidate in self._scored if self._is_known(candidate)]
-        # A further quote must itself speak of the matter; a heading above it is not enough.
-        least = _OWN_WORTH_ADDING * self._share(known[0][1].match) if known else 0.0
-        chosen = _diverse(
-            [
-                (score, c)
-                for i, (score, c) in enumerate(known)
-                if not i
-                or (self._share(c.match) > least and c.passage.same_language == known[0][1].passage.same_language)
-            ]
-        )
+        chosen = _diverse([*known[:1], *(each for each in known[1:] if self._adds_to(known[0][1], each[1]))])
         quotes = tuple(Quote(_quoted(c.unit), c.passage.number + 1, c.unit.kind) for c in _readable(chosen))
         foreign = bool(chosen) and not any(c.passage.same_language for c in chosen)
         return Answer(spoken, quotes, _FOREIGN[spoken] if foreign else "")
+
+    def _adds_to(self, best: _Candidate, other: _Candidate) -> bool:
+        """Whether a further quote itself speaks of the matter (a heading above it is not enough), in one language."""
+        speaks = self._share(other.match) > _OWN_WORTH_ADDING * self._share(best.match)
+        return speaks and other.passage.same_language == best.passage.same_language
 
     def _score(self, candidate: _Candidate, total: float) -> float:
         unit = candidate.unit
