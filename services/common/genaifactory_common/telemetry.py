@@ -42,6 +42,7 @@ RPC_DURATION = Histogram(
 RPC_RUNNING = Gauge("genaifactory_rpc_running", "gRPC calls being served.", ["service"])
 
 _propagator = TraceContextTextMapPropagator()
+_encode_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class Telemetry:
@@ -83,7 +84,9 @@ class Telemetry:
         self, name: str, *, kind: SpanKind = SpanKind.INTERNAL, attributes: dict[str, Any] | None = None
     ) -> Iterator[Span]:
         """A span around a block that does not yield to another task's context; failures mark it."""
-        with self.tracer.start_as_current_span(name, kind=kind, attributes=attributes, record_exception=False) as span:
+        with self.tracer.start_as_current_span(
+            name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
             try:
                 yield span
             except BaseException as error:
@@ -157,7 +160,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         line.update({k.removeprefix("genai_"): v for k, v in record.__dict__.items() if k.startswith("genai_")})
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _encode_line(line)
 
 
 def configure_logging(settings: common_settings.Telemetry) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -78,6 +79,13 @@ async def no_lifespan() -> AsyncIterator[None]:
 def scripted() -> Scripted:
     """A service that echoes until it is told otherwise."""
     return Scripted()
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a unix socket in it."""
+    with tempfile.TemporaryDirectory(prefix="gf-") as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""What stands around every served call: transport, caller, deadline, trace, errors and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import prometheus_client
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from tests.unit.common.conftest import CHECK_TEXT, Scripted, answer, released
+
+from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
+from genaifactory_common import channels, identity, runtime, settings, telemetry, testing
+from genaifactory_common.errors import DeadlineExceeded, FactoryError, Internal, NotFound, Unauthenticated, from_rpc
+from genaifactory_common.telemetry import Telemetry
+
+REQUEST = safety_pb2.CheckTextRequest(text="x")
+
+
+async def check(channel: grpc.aio.Channel, *, seconds: float = 5) -> safety_pb2.CheckTextResponse:
+    stub = safety_pb2_grpc.SafetyServiceStub(channel)
+    return await channels.unary(stub.CheckText, REQUEST, timeout_seconds=seconds)
+
+
+async def check_with(channel: grpc.aio.Channel, *metadata: tuple[str, str | bytes]) -> None:
+    stub = safety_pb2_grpc.SafetyServiceStub(channel)
+    try:
+        await stub.CheckText(REQUEST, timeout=5, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from None
+
+
+async def samples(name: str, **labels: str) -> float:
+    return await asyncio.to_thread(prometheus_client.REGISTRY.get_sample_value, name, labels) or 0.0
+
+
+async def test_a_call_without_a_caller_is_refused(scripted: Scripted) -> None:
+    async with testing.served(scripted.app()) as channel:
+        with pytest.raises(Unauthenticated, match="only the gateway's calls do"):
+            await check(channel)
+
+
+@pytest.mark.parametrize("token", ["", "a.b", "x" * 4000, identity.Signer.generate().sign(testing.CALLER)])
+async def test_a_forged_caller_is_refused(token: str, scripted: Scripted) -> None:
+    async with testing.served(scripted.app()) as channel:
+        with pytest.raises(Unauthenticated, match="not signed by the gateway"):
+            await check_with(channel, (identity.METADATA_KEY, token))
+
+
+async def test_a_caller_over_plain_tcp_is_refused_however_well_it_is_signed(scripted: Scripted) -> None:
+    testing.act_as()
+    server = settings.Server(address="127.0.0.1:0", drain_seconds=0.1)
+    async with runtime.running(scripted.app(), server) as address, channels.connect(address) as channel:
+        with pytest.raises(Unauthenticated, match="mTLS or a unix socket"):
+            await check(channel)
+
+
+async def test_a_peer_method_needs_no_caller_and_has_none(scripted: Scripted) -> None:
+    async def whoami(_: Any) -> safety_pb2.CheckTextResponse:
+        with pytest.raises(Unauthenticated):
+            identity.current()
+        return answer("nobody")
+
+    scripted.unary = whoami
+    async with testing.served(scripted.app(peer_methods=frozenset({CHECK_TEXT}))) as channel:
+        assert (await check(channel)).text == "nobody"
+        stream = channels.Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=5)
+        with pytest.raises(Unauthenticated):  # the service's other methods are as closed as before
+            [response async for response in stream]
+
+
+async def test_a_peer_method_is_closed_to_plain_tcp(scripted: Scripted) -> None:
+    app = scripted.app(peer_methods=frozenset({CHECK_TEXT}))
+    server = settings.Server(address="127.0.0.1:0", drain_seconds=0.1)
+    async with runtime.running(app, server) as address, channels.connect(address) as channel:
+        with pytest.raises(Unauthenticated, match="mTLS or a unix socket"):
+            await check(channel)
+
+
+async def test_one_calls_caller_is_unknown_to_the_next(scripted: Scripted) -> None:
+    seen: list[str] = []
+
+    async def look(_: Any) -> safety_pb2.CheckTextResponse:
+        seen.append(identity.current().tenant)
+        return answer("")
+
+    scripted.unary = look
+    async with testing.served(scripted.app()) as channel:
+        for tenant in ("one", "two"):
+            testing.act_as(replace(testing.CALLER, tenant=tenant))
+            await check(channel)
+        with pytest.raises(Unauthenticated):
+            await check_with(channel)
+    assert seen == ["one", "two"]
+
+
+async def test_a_call_without_a_deadline_is_given_one(scripted: Scripted, socket_folder: Path) -> None:
+    async def hang(_: Any) -> safety_pb2.CheckTextResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scripted.unary = hang
+    token = testing.SIGNER.sign(testing.CALLER)
+    server = settings.Server(address=f"unix:{socket_folder}/s.sock", drain_seconds=0.1, default_timeout_seconds=0.05)
+    async with runtime.running(scripted.app(), server) as address, channels.connect(address) as channel:
+        stub = safety_pb2_grpc.SafetyServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stub.CheckText(REQUEST, metadata=[(identity.METADATA_KEY, token)])
+    assert type(from_rpc(raised.value)) is DeadlineExceeded
+
+
+async def test_every_end_of_a_call_is_counted_by_its_status(scripted: Scripted) -> None:
+    outcomes: list[BaseException | None] = [None, NotFound("no"), RuntimeError("bug")]
+
+    async def play(_: Any) -> safety_pb2.CheckTextResponse:
+        if error := outcomes.pop(0):
+            raise error
+        return answer("")
+
+    scripted.unary = play
+    testing.act_as()
+    async with testing.served(scripted.app(Telemetry("counted"))) as channel:
+        await check(channel)
+        for expected in (NotFound, Internal):
+            with pytest.raises(expected):
+                await check(channel)
+    for code in ("OK", "NOT_FOUND", "INTERNAL"):
+        labels = {"service": "counted", "method": CHECK_TEXT.lstrip("/"), "code": code}
+        assert await samples("genaifactory_rpc_requests_total", **labels) == 1
+    assert await samples("genaifactory_rpc_running", service="counted") == 0
+
+
+async def test_a_stream_that_fails_midway_keeps_what_was_sent_and_says_why(scripted: Scripted) -> None:
+    async def fail(requests: AsyncIterator[Any]) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+        yield released("one")
+        raise NotFound("no such policy", field="open.policy")
+
+    scripted.duplex = fail
+    testing.act_as()
+    async with testing.served(scripted.app()) as channel:
+        call = channels.Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=5)
+        responses = aiter(call)
+        assert (await anext(responses)).released == "one"
+        with pytest.raises(NotFound) as raised:
+            await anext(responses)
+    assert raised.value.field == "open.policy"
+
+
+async def test_what_a_handler_holds_is_let_go_when_its_caller_leaves(scripted: Scripted) -> None:
+    let_go = asyncio.Event()
+
+    async def hold(requests: AsyncIterator[Any]) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+        try:
+            yield released("one")
+            await asyncio.Event().wait()
+        finally:
+            let_go.set()
+
+    scripted.duplex = hold
+    testing.act_as()
+    async with testing.served(scripted.app(Telemetry("held"))) as channel, asyncio.timeout(5):
+        async with channels.Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=5) as call:
+            assert (await anext(aiter(call))).released == "one"
+        await let_go.wait()
+
+
+async def test_a_trace_goes_on_over_a_call_and_names_no_content(scripted: Scripted) -> None:
+    exporters = InMemorySpanExporter(), InMemorySpanExporter()
+    caller = await asyncio.to_thread(Telemetry, "caller", exporter=exporters[0])
+    service = await asyncio.to_thread(Telemetry, "called", exporter=exporters[1])
+
+    async def fail(_: Any) -> safety_pb2.CheckTextResponse:
+        raise RuntimeError("the user's own words")
+
+    testing.act_as()
+    async with testing.served(scripted.app(service)) as channel:
+        with caller.span("question"):
+            trace_id = telemetry.current_trace_id()
+            await check(channel)
+            scripted.unary = fail
+            with pytest.raises(FactoryError):
+                await check(channel)
+    await asyncio.to_thread(caller.close)
+    await asyncio.to_thread(service.close)
+
+    (root,) = exporters[0].get_finished_spans()
+    good, bad = exporters[1].get_finished_spans()
+    assert {f"{span.context.trace_id:032x}" for span in (good, bad, root) if span.context} == {trace_id}
+    assert (good.name, good.kind.name) == (CHECK_TEXT.lstrip("/"), "SERVER")
+    assert good.parent is not None
+    assert root.context is not None
+    assert good.parent.span_id == root.context.span_id
+    assert good.attributes is not None
+    assert good.attributes["rpc.method"] == "CheckText"
+    assert good.attributes["rpc.grpc.status_code"] == 0
+    assert bad.status.status_code is StatusCode.ERROR
+    assert "own words" not in bad.to_json() + root.to_json()

@@ -1,0 +1,277 @@
+"""A service's life: it starts once, says whether it is ready, trusts its own CA alone, and drains before it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.unit.common.conftest import SERVICE, Scripted, answer, new_authority
+
+from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
+from genaifactory_common import channels, runtime, settings, testing
+from genaifactory_common.errors import DeadlineExceeded, Overloaded, Unavailable
+
+REQUEST = safety_pb2.CheckTextRequest(text="x")
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+# A service reads its three small files once, before it serves.
+READS_CERTIFICATES = pytest.mark.allow_blocking
+
+
+async def check(channel: grpc.aio.Channel, *, seconds: float = 5) -> safety_pb2.CheckTextResponse:
+    stub = safety_pb2_grpc.SafetyServiceStub(channel)
+    return await channels.unary(stub.CheckText, REQUEST, timeout_seconds=seconds)
+
+
+async def health_of(channel: grpc.aio.Channel, name: str) -> int:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    response = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+    return int(response.status)
+
+
+async def test_health_follows_readiness(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_READINESS_INTERVAL_SECONDS", 0.01)
+    ready = True
+    async with testing.served(scripted.app(ready=lambda: ready)) as channel, asyncio.timeout(10):
+        for state, expected in ((True, SERVING), (False, NOT_SERVING), (True, SERVING)):
+            ready = state
+            while await health_of(channel, SERVICE) != expected:  # noqa: ASYNC110  # each look is a call
+                await asyncio.sleep(0.005)
+            assert await health_of(channel, "") == expected
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await health_of(channel, "genaifactory.nobody.v1.NobodyService")
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_lists_the_service(scripted: Scripted) -> None:
+    async def asked() -> AsyncIterator[Any]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+    async with testing.served(scripted.app()) as channel:
+        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub
+        stub = make_stub(channel)
+        async for response in stub.ServerReflectionInfo(asked(), timeout=5):
+            names = {service.name for service in response.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+async def test_what_the_service_owns_is_open_while_it_serves(scripted: Scripted) -> None:
+    events: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        events.append("open")
+        yield
+        events.append("closed")
+
+    async def note(_: Any) -> safety_pb2.CheckTextResponse:
+        events.append("call")
+        return answer("")
+
+    scripted.unary = note
+    testing.act_as()
+    async with testing.served(scripted.app(lifespan=lifespan)) as channel:
+        await check(channel)
+    assert events == ["open", "call", "closed"]
+
+
+async def test_a_running_call_ends_in_peace_and_new_ones_are_refused_while_draining(
+    scripted: Scripted, socket_folder: Path
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Any) -> safety_pb2.CheckTextResponse:
+        begun.set()
+        await go_on.wait()
+        return answer("done")
+
+    scripted.unary = slow
+    testing.act_as()
+    server = settings.Server(address=f"unix:{socket_folder}/s.sock", drain_seconds=5)
+    running = runtime.running(scripted.app(), server)
+    address = await running.__aenter__()
+    async with channels.connect(address) as channel, channels.connect(address) as other:
+        call = asyncio.create_task(check(channel))
+        await begun.wait()
+        draining = asyncio.create_task(running.__aexit__(None, None, None))
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await check(other, seconds=0.5)
+        assert not draining.done()
+        go_on.set()
+        assert (await call).text == "done"
+        await draining
+
+
+async def test_a_call_longer_than_the_drain_is_ended(scripted: Scripted) -> None:
+    begun = asyncio.Event()
+
+    async def endless(_: Any) -> safety_pb2.CheckTextResponse:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scripted.unary = endless
+    testing.act_as()
+    async with asyncio.timeout(10):
+        async with testing.served(scripted.app(), drain_seconds=0.1) as channel:
+            # No retry: a second try would find nobody.
+            call = asyncio.create_task(check(channel))
+            await begun.wait()
+        with pytest.raises((Unavailable, DeadlineExceeded, asyncio.CancelledError)):
+            await call
+
+
+async def test_more_calls_than_allowed_are_refused_as_overloaded(scripted: Scripted, socket_folder: Path) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Any) -> safety_pb2.CheckTextResponse:
+        begun.set()
+        await go_on.wait()
+        return answer("done")
+
+    scripted.unary = slow
+    testing.act_as()
+    server = settings.Server(address=f"unix:{socket_folder}/s.sock", drain_seconds=1, max_concurrent_calls=1)
+    async with runtime.running(scripted.app(), server) as address, channels.connect(address) as channel:
+        first = asyncio.create_task(check(channel))
+        await begun.wait()
+        with pytest.raises(Overloaded):
+            await check(channel)
+        go_on.set()
+        assert (await first).text == "done"
+
+
+async def test_an_address_in_use_is_an_error_at_once(scripted: Scripted) -> None:
+    async with runtime.running(scripted.app(), settings.Server(address="127.0.0.1:0", drain_seconds=0)) as address:
+        assert not address.endswith(":0")
+        with pytest.raises(OSError, match=f"cannot listen on {address}"):
+            async with runtime.running(scripted.app(), settings.Server(address=address)):
+                pass
+
+
+@READS_CERTIFICATES
+async def test_services_trust_each_other_by_the_certificates_of_their_ca(scripted: Scripted, tmp_path: Path) -> None:
+    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
+    of_server = await asyncio.to_thread(authority.issue, "localhost")
+    of_client = await asyncio.to_thread(authority.issue, "gateway")
+    testing.act_as()
+    server = settings.Server(address="localhost:0", drain_seconds=0.1, tls=of_server)
+    async with runtime.running(scripted.app(), server) as address, channels.connect(address, of_client) as channel:
+        scripted.unary = echo
+        assert (await check(channel)).text == "x"
+
+
+async def echo(request: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
+    return answer(request.text)
+
+
+@READS_CERTIFICATES
+@pytest.mark.parametrize("who", ["another ca's", "expired", "nobody's"])
+async def test_a_peer_without_a_good_certificate_is_not_let_in(who: str, scripted: Scripted, tmp_path: Path) -> None:
+    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
+    stranger = await asyncio.to_thread(new_authority, tmp_path / "other", "other-ca")
+    of_server = await asyncio.to_thread(authority.issue, "localhost")
+    of_client: settings.Tls | None = None
+    if who == "another ca's":
+        of_client = await asyncio.to_thread(lambda: stranger.issue("gateway", ca=authority))
+    elif who == "expired":
+        of_client = await asyncio.to_thread(lambda: authority.issue("gateway", days=-1))
+    testing.act_as()
+    server = settings.Server(address="localhost:0", drain_seconds=0.1, tls=of_server)
+    async with runtime.running(scripted.app(), server) as address, channels.connect(address, of_client) as channel:
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await check(channel, seconds=1)
+
+
+@READS_CERTIFICATES
+async def test_a_client_does_not_speak_to_a_server_of_another_ca(scripted: Scripted, tmp_path: Path) -> None:
+    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
+    stranger = await asyncio.to_thread(new_authority, tmp_path / "other", "other-ca")
+    of_server = await asyncio.to_thread(lambda: stranger.issue("localhost", ca=authority))
+    of_client = await asyncio.to_thread(authority.issue, "gateway")
+    called = False
+
+    async def note(_: Any) -> safety_pb2.CheckTextResponse:
+        nonlocal called
+        called = True
+        return answer("")
+
+    scripted.unary = note
+    testing.act_as()
+    server = settings.Server(address="localhost:0", drain_seconds=0.1, tls=of_server)
+    async with runtime.running(scripted.app(), server) as address, channels.connect(address, of_client) as channel:
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await check(channel, seconds=1)
+    assert not called
+
+
+def test_the_certificates_of_the_tests_are_real(tmp_path: Path) -> None:
+    tls = new_authority(tmp_path / "ca", "genaifactory-ca").issue("localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.ca))
+    context.load_cert_chain(tls.certificate, tls.private_key)  # raises when key and certificate do not fit
+
+
+PROCESS = """
+import asyncio, sys
+from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
+from genaifactory_common import runtime, settings
+from genaifactory_common.runtime import ServiceApp
+
+class Slow(safety_pb2_grpc.SafetyServiceServicer):
+    async def CheckText(self, request, context):
+        print("begun", flush=True)
+        await asyncio.sleep(0.5)
+        return safety_pb2.CheckTextResponse(text="done")
+
+class lifespan:
+    async def __aenter__(self): print("open", flush=True)
+    async def __aexit__(self, *_): print("closed", flush=True)
+
+def create(telemetry):
+    return ServiceApp(
+        name="slow", telemetry=telemetry, service_names=("genaifactory.safety.v1.SafetyService",),
+        register=lambda server: safety_pb2_grpc.add_SafetyServiceServicer_to_server(Slow(), server),
+        lifespan=lifespan,
+    )
+
+common = settings.Common(server=settings.Server(address=sys.argv[1], drain_seconds=10))
+runtime.main(common, create, "slow")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_process_that_is_told_to_end_answers_what_it_took_on(
+    number: signal.Signals, socket_folder: Path
+) -> None:
+    address = f"unix:{socket_folder}/s.sock"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROCESS, address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60), channels.connect(address) as channel:
+            assert await process.stdout.readline() == b"open\n"
+            await channel.channel_ready()
+            call = asyncio.create_task(check(channel, seconds=30))
+            assert await process.stdout.readline() == b"begun\n"
+            process.send_signal(number)
+            assert (await call).text == "done"
+            rest, log = await process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    assert (process.returncode, rest) == (0, b"closed\n")
+    assert b"slow drains for up to 10 s" in log
