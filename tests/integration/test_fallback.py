@@ -289,6 +289,27 @@ class TestTheChain:
         assert await world.ask("first", "second", "local") == ANSWER
         assert [found.model for found in world.events if isinstance(found, Started)] == ["first", "local"]
 
+    async def test_a_model_that_continues_exactly_may_say_a_word_twice(self, begin: Begin) -> None:
+        world = await begin(Reply((*text("Một trăm"), Step.RESET)))
+        world.fake.script = ["trăm ", "Một trăm"]
+        assert await world.ask("first", "local") == "Một trămtrăm Một trăm"
+
+    async def test_log_probabilities_follow_the_text_that_is_new(self, begin: Begin) -> None:
+        def said(*tokens: str) -> list[bytes]:
+            return [
+                chunk({"content": token}, logprobs={"content": [{"token": token, "logprob": -1.0}]}) for token in tokens
+            ]
+
+        first = Reply((*said("Hợp đồng", " có hiệu"), Step.RESET))
+        second = Reply((*said("Hợp đồng", " có", " hiệu lực từ", " ngày", " ký kết."), chunk(finish="stop")))
+        world = await begin(first, second)
+        assert await world.ask("first", "second") == ANSWER
+        deltas = [found for found in world.events if isinstance(found, Delta)]
+        assert [delta.text for delta in deltas[2:]] == [" lực từ", " ngày", " ký kết."]
+        assert [[entry.token for entry in delta.logprobs] for delta in deltas] == [
+            ["Hợp đồng"], [" có hiệu"], [" hiệu lực từ"], [" ngày"], [" ký kết."],
+        ]  # fmt: skip
+
     async def test_takes_what_was_used_off_max_tokens(self, begin: Begin) -> None:
         first = Reply((*text(FIRST), event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}),
                        Step.RESET))  # fmt: skip

@@ -139,7 +139,7 @@ class ModelClient:
             async with asyncio.timeout(seconds):
                 return await target.backend.embed(texts, timeout_seconds=seconds + _SPARE_SECONDS)
         except TimeoutError:
-            raise pace.failure() from None
+            raise pace.failure(whole=True) from None
 
     async def _answer_from(
         self, target: Target, draft: Draft, deadline: float, last: bool, failures: list[Failure]
@@ -257,12 +257,13 @@ class _Pace:
         self._begun = True
         return piece
 
-    def failure(self) -> Failure:
-        """Why the time is up."""
-        if self._next_by >= self._deadline:
+    def failure(self, *, whole: bool = False) -> Failure:
+        """Why the time is up. whole: of a try that was waited for as a whole, and not for its next piece."""
+        up = self._end if whole else self._next_by
+        if up >= self._deadline:
             return Failure(_deadline_passed(), Remedy.NONE, unhealthy=False)
         name = self._spec.name
-        if self._next_by >= self._end:
+        if up >= self._end:
             what = f"The model '{name}' did not finish within {self._spec.timeout_seconds:g} s."
         elif self._begun:
             what = f"The model '{name}' fell silent for {self._spec.idle_timeout_seconds:g} s."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -53,6 +54,8 @@ class Targets:
 
     async def open(self) -> None:
         """Reads the trusted roots, once for all pools."""
+        for name in ("httpx2", "httpcore2"):  # they would log every request, with its URL
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._tls = await asyncio.to_thread(httpx2.create_ssl_context)
 
     @asynccontextmanager

@@ -311,6 +311,15 @@ class TestWhatIsRead:
         backend, _ = await begin(Reply((head, *text("a"), *ending())))
         assert (await generate(backend))[0] == Delta("a")
 
+    @pytest.mark.parametrize("content_type", ["text/html", "application/json", ""])
+    async def test_a_stream_under_another_name_is_not_trusted(self, begin: Begin, content_type: str) -> None:
+        backend, _ = await begin(Reply((*text("a"), *ending()), content_type=content_type))
+        assert "malformed" in (await fail(backend)).error.message
+
+    async def test_the_content_types_parameters_and_case_do_not_matter(self, begin: Begin) -> None:
+        backend, _ = await begin(Reply((*text("a"), *ending()), content_type="Text/Event-Stream; charset=utf-8"))
+        assert Delta("a") in await generate(backend)
+
 
 class TestRefusals:
     @pytest.mark.parametrize("status", [400, 422])

@@ -483,6 +483,14 @@ class TestAccounting:
         await world.ask("first", "second")
         assert world.attempts[0].usage == Usage(9, 3)
 
+    async def test_logs_hold_neither_urls_nor_text(self, begin: Begin, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
+        world = await begin(failure(500, message="bí mật"), answer("bí mật"))
+        await world.ask("first")
+        assert "model 'first' failed: UPSTREAM_FAILED" in caplog.text
+        for secret in ("bí mật", "Xin chào", world.first.base_url):
+            assert secret not in caplog.text
+
     async def test_metrics_count_tries_by_outcome(self, begin: Begin) -> None:
         def counts() -> list[float]:
             return [metric(ATTEMPTS, model="first", outcome=outcome) for outcome in ("ok", "rate_limited")]
@@ -540,6 +548,13 @@ class TestEmbeddings:
         with pytest.raises(errors.UpstreamFailed, match="'vectors' failed"):
             await world.client.embed("vectors", ["a"], timeout_seconds=5)
         with pytest.raises(errors.UpstreamFailed, match="left alone"):
+            await world.client.embed("vectors", ["a"], timeout_seconds=5)
+        assert len(world.first.requests) == 2
+
+    async def test_keep_the_time_of_one_try(self, begin: Begin) -> None:
+        settings = "retry: {attempts: 2}, timeout_seconds: 0.1, first_token_timeout_seconds: 0.05"
+        world = await begin(Reply(early=(Step.HANG,)), settings=settings)
+        with pytest.raises(errors.UpstreamFailed, match=r"did not finish within 0.1 s"):
             await world.client.embed("vectors", ["a"], timeout_seconds=5)
         assert len(world.first.requests) == 2
 
