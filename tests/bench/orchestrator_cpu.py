@@ -62,9 +62,7 @@ async def main(answers: int, concurrent: int) -> None:
             await channel.channel_ready()
             stub: Any = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
             act_as()
-            print(
-                f"{answers} answers, {concurrent} at once, 5 passages; CPU of the orchestrator alone"
-            )
+            print(f"{answers} answers, {concurrent} at once, 5 passages; CPU of the orchestrator alone")
             cases = [
                 ("rag, whole in 1 piece", "rag", ["You have 14 days [1]. " * 20]),
                 ("rag, 40 pieces at once", "rag", ["Fourteen days [1]. "] * 40),

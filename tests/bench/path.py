@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,10 @@ from genaifactory_common.identity import Signer
 from genaifactory_local import configuration, documents, testing
 
 SERVICES = ("monitor", "safety", "modelserver", "retriever", "orchestrator", "gateway")
+UPSTREAMS = {
+    "orchestrator": ("safety", "retriever", "modelserver", "monitor"),
+    "gateway": ("orchestrator", "monitor"),
+}
 KEY = "gf-bench-key-0123456789abcdef"
 QUESTIONS = (
     "How many days of annual leave do I have?",
@@ -86,7 +90,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         name: {
             "GENAIFACTORY_SERVER__ADDRESS": sockets[name],
             "GENAIFACTORY_DATA_DIR": str(folder / "data" / name),
-            **{f"GENAIFACTORY_UPSTREAMS__{n.upper()}": address for n, address in sockets.items()},
+            **{f"GENAIFACTORY_UPSTREAMS__{n.upper()}": sockets[n] for n in UPSTREAMS.get(name, ())},
         }
         for name in SERVICES
     }
@@ -97,9 +101,10 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
     }
     with ExitStack() as stack:
         processes = {name: stack.enter_context(_process(name, folder, common | own[name])) for name in SERVICES}
-        await _until_ready(http_port, folder)
+        await _until_ready(http_port, folder, processes.values())
         found = documents.find([testing.SAMPLE])
-        async with channels.connect(sockets["retriever"]) as channel:
+        async with channels.connect(sockets["retriever"]) as channel, asyncio.timeout(60):
+            await channel.channel_ready()
             await documents.ingest(channel, lambda: configuration.sign_in(signer, "dev"), "documents", found.documents)
         yield Cluster({name: process.pid for name, process in processes.items()}, http_port)
 
@@ -162,17 +167,30 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scena
     return first
 
 
-async def _until_ready(http_port: int, folder: Path) -> None:
+async def _until_ready(http_port: int, folder: Path, processes: Iterable[subprocess.Popen[bytes]]) -> None:
     def status() -> int:
         with urlopen(f"http://127.0.0.1:{http_port}/readyz", timeout=2) as response:
             return int(response.status)
 
     for _ in range(300):
+        if any(process.poll() is not None for process in processes):
+            break
         with contextlib.suppress(OSError):
             if await asyncio.to_thread(status) == 200:
                 return
         await asyncio.sleep(0.2)
     raise RuntimeError(f"the services are not ready:\n{await asyncio.to_thread(_logs, folder)}")
+
+
+async def _until_answered(running: Cluster) -> None:
+    """The services find each other a moment after all are up."""
+    async with asyncio.timeout(60):
+        while True:
+            reader, writer = await asyncio.open_connection("127.0.0.1", running.http_port)
+            with contextlib.closing(writer), contextlib.suppress(RuntimeError):
+                await _ask(reader, writer, SCENARIOS[0], 0)
+                return
+            await asyncio.sleep(0.2)
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -212,7 +230,8 @@ async def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gf-bench-") as folder:
         async with cluster(Path(folder)) as running:
-            asked = 0
+            asked = 1
+            await _until_answered(running)
             for scenario in SCENARIOS:
                 print(f"\n== {scenario.name}, warming up")
                 asked += await measure(running, scenario, clients=arguments.clients, seconds=1, start=asked)
