@@ -75,12 +75,13 @@ async def test_opening_a_database_again_keeps_what_it_holds(settings: Settings) 
         await database.close()
 
 
+@pytest.mark.slow
 def test_processes_that_open_an_empty_database_at_once_all_succeed(settings: Settings) -> None:
     url = settings.database_url.get_secret_value() if settings.database_url else ""
     arguments = [sys.executable, "-c", OPEN, str(settings.data_dir), url]
     processes = [
         subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(3)
     ]
     for process in processes:
         assert process.stdout is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from google.protobuf import timestamp_pb2
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
@@ -175,6 +177,25 @@ async def test_a_record_that_is_too_long_is_refused_as_too_large(sqlite_monitor:
     with pytest.raises(TooLarge, match=f"at most {longest} are kept") as refused:
         await sqlite_monitor.record(make_interaction("a", output="x" * longest))
     assert refused.value.field == "interactions[0]"
+
+
+async def test_storing_a_record_shows_in_the_trace_of_its_question(sqlite_settings: Settings) -> None:
+    spans = InMemorySpanExporter()
+    telemetry = await asyncio.to_thread(Telemetry, "monitor", exporter=spans)
+    trace_id = "ab" * 16
+    async with testing.served(create_app(sqlite_settings, telemetry)) as channel:
+        request = monitor_pb2.RecordInteractionsRequest(
+            interactions=[
+                make_interaction("a", traceparent=f"00-{trace_id}-{'1' * 16}-01"),
+                make_interaction("b", traceparent="garbled"),
+                make_interaction("c"),
+            ]
+        )
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+        assert (await channels.unary(stub.RecordInteractions, request, timeout_seconds=5)).stored == 3
+    await asyncio.to_thread(telemetry.close)
+    found = {f"{span.context.trace_id:032x}": span.name for span in spans.get_finished_spans() if span.context}
+    assert found[trace_id] == "record interaction"
 
 
 async def test_records_need_no_caller_but_a_trusted_transport(sqlite_settings: Settings) -> None:
