@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -102,7 +101,6 @@ class World:
     first: Upstream
     second: Upstream
     fake: FakeModelServer
-    waits: list[float]
     attempts: list[Attempt] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -122,22 +120,30 @@ class World:
         return "".join(found.text for found in self.events if isinstance(found, Delta))
 
 
-def factory(first_url: str, second_url: str, dialect: str) -> specs.Factory:
-    quick = "first_token_timeout_seconds: 0.25, idle_timeout_seconds: 0.25, retry: {attempts: 2}"
+def factory(first_url: str, second_url: str, dialect: str, first_token_seconds: float) -> specs.Factory:
+    # Short only where a model hangs, so that a busy machine is not taken for a hanging model.
+    hangs = f"first_token_timeout_seconds: {first_token_seconds}, idle_timeout_seconds: 0.3, retry: {{attempts: 2}}"
     return specs.parse(f"""
 tenants: [{{name: acme}}]
 roles: [{{name: developer, permissions: [chat]}}]
 policies: [{{name: default}}]
 routes: [{{name: chat, task: chat, models: [first]}}]
 models:
-  - {{name: first, backend: {{type: openai, base_url: "{first_url}", model: m}}, {quick}}}
-  - {{name: second, backend: {{type: openai, base_url: "{second_url}", model: n, dialect: {dialect}}}, {quick}}}
-  - {{name: local, backend: {{type: modelserver, model: extractive}}, {quick}}}
+  - {{name: first, backend: {{type: openai, base_url: "{first_url}", model: m}}, {hangs}}}
+  - {{name: second, backend: {{type: openai, base_url: "{second_url}", model: n, dialect: {dialect}}}}}
+  - {{name: local, backend: {{type: modelserver, model: extractive}}, {hangs}}}
 """)
 
 
 class Begin(Protocol):
-    async def __call__(self, first: Reply, second: Reply | None = None, *, dialect: str = "compatible") -> World: ...
+    async def __call__(
+        self,
+        first: Reply,
+        second: Reply | None = None,
+        *,
+        dialect: str = "compatible",
+        first_token_seconds: float = 20.0,
+    ) -> World: ...
 
 
 @pytest.fixture
@@ -145,21 +151,26 @@ async def begin() -> AsyncIterator[Begin]:
     """Starts a world whose models `second` and `local` are asked for the rest of an answer, or for a whole one."""
     async with AsyncExitStack() as stack:
 
-        async def start(first: Reply, second: Reply | None = None, *, dialect: str = "compatible") -> World:
+        async def start(
+            first: Reply,
+            second: Reply | None = None,
+            *,
+            dialect: str = "compatible",
+            first_token_seconds: float = 20.0,
+        ) -> World:
             testing.act_as()
-            fake = FakeModelServer()
+            fake = FakeModelServer()  # type: ignore[abstract]  # it serves what the client calls
             channel = await stack.enter_async_context(testing.served(fake.app(testing.VERIFIER)))
             one = await stack.enter_async_context(openai_upstream.serve([first]))
             two = await stack.enter_async_context(openai_upstream.serve([second or answer(ANSWER)]))
-            waits: list[float] = []
 
-            async def sleep(seconds: float) -> None:
-                waits.append(seconds)
+            async def no_wait(_: float) -> None:
+                pass
 
-            source = specs.Source(factory(one.base_url, two.base_url, dialect))
-            client = ModelClient(source, channel, Telemetry("test"), sleep=sleep, rng=random.Random(1))
+            source = specs.Source(factory(one.base_url, two.base_url, dialect, first_token_seconds))
+            client = ModelClient(source, channel, Telemetry("test"), sleep=no_wait)
             await stack.enter_async_context(client)
-            return World(client, one, two, fake, waits)
+            return World(client, one, two, fake)
 
         yield start
 
@@ -171,7 +182,7 @@ def named(table: Mapping[str, object]) -> list[object]:
 @pytest.mark.parametrize("reply", named(BEFORE))
 class TestBeforeTheFirstToken:
     async def test_the_fallback_answers(self, begin: Begin, reply: Reply) -> None:
-        world = await begin(reply)
+        world = await begin(reply, first_token_seconds=0.25)
         assert await world.ask("first", "second") == ANSWER
         assert [found for found in world.events if isinstance(found, Started)] == [Started("second")]
         assert isinstance(world.events[-1], Finished)
@@ -183,7 +194,7 @@ class TestBeforeTheFirstToken:
     async def test_without_a_fallback_the_error_is_clear_and_gives_nothing_away(
         self, begin: Begin, reply: Reply
     ) -> None:
-        world = await begin(reply)
+        world = await begin(reply, first_token_seconds=0.25)
         with pytest.raises((errors.Unavailable, errors.Overloaded)) as caught:
             await world.ask("first")
         assert world.events == []
@@ -258,7 +269,7 @@ class TestAModelServerThatFails:
 
     @pytest.mark.parametrize("how", FAILURES, ids=lambda how: type(how).__name__)
     async def test_before_the_first_token_the_fallback_answers(self, begin: Begin, how: ModelServerStep) -> None:
-        world = await begin(answer(ANSWER))
+        world = await begin(answer(ANSWER), first_token_seconds=0.25)
         world.fake.script = [how]
         assert await world.ask("local", "first") == ANSWER
 
