@@ -13,11 +13,14 @@ from presidio_analyzer.predefined_recognizers import (
     UsSsnRecognizer,
 )
 
+from genaifactory_safety.normalise import UNSPACED
 from genaifactory_safety.recogniser import StrictRecogniser, digits_of, presidio_accepts
 
 # Neither within a longer number nor the decimals of one.
 NUMBER_START = r"(?<![0-9])(?<![0-9][.,])"
 NUMBER_END = r"(?![0-9])"
+_WORD = rf"[^\W{UNSPACED}]"
+_LOCAL = rf"[^\s@\"(),:;<>\[\]\\{UNSPACED}]"
 _IBAN_FORM = r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]{4}){2,7}"
 
 
@@ -27,7 +30,7 @@ def recognisers() -> list[StrictRecogniser]:
         StrictRecogniser(
             "EMAIL_ADDRESS",
             # Presidio's pattern without its look-up of public suffixes, which misses alice@mail.internal.
-            [Pattern("email", r"[\w!#$%&'*+\-/=?^`{|}~.]+@(?:\w+(?:-+\w+)*\.)+[^\W\d_][\w-]*", 1.0)],
+            [Pattern("email", rf"{_LOCAL}+@(?:{_WORD}+(?:-+{_WORD}+)*\.)+(?![\d_]){_WORD}(?:{_WORD}|-)*", 1.0)],
             literals=("@",),
         ),
         StrictRecogniser(

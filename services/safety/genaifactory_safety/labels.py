@@ -40,6 +40,8 @@ class Standing(Enum):
 
     UNKNOWN = auto()
     NAMED = auto()
+    LISTED = auto()
+    """Named, with another number in between: perhaps the next of a list, perhaps something else."""
     OTHER = auto()
     """Something else: an order number, a version."""
 
@@ -56,16 +58,24 @@ class Labels:
         named = _last(self._named, folded)
         other = _last(_OTHER_PATTERN, folded)
         if named > other:
-            return Standing.NAMED
+            return _through(folded[named:])
         # A label of something else takes a number out of sight, so it has to stand right before it.
         if other >= 0 and not _APART.search(folded, other):
             return Standing.OTHER
-        return Standing.NAMED if named >= 0 else Standing.UNKNOWN
+        return _through(folded[named:]) if named >= 0 else Standing.UNKNOWN
 
     def after(self, folded: str) -> Standing:
         """What the text from a candidate on says."""
         named = self._named.search(_own(folded))
         return Standing.NAMED if named else Standing.UNKNOWN
+
+
+def _through(between: str) -> Standing:
+    """What a label is worth to a number behind this text."""
+    number = _NUMBER.search(between)
+    if number is None:
+        return Standing.NAMED
+    return Standing.UNKNOWN if _SENTENCE_END.search(between, number.end()) else Standing.LISTED
 
 
 def _own(folded: str) -> str:
@@ -87,4 +97,6 @@ def _phrases(phrases: Iterable[str]) -> re.Pattern[str]:
 
 
 _OTHER_PATTERN = _phrases(_OTHER)
+_NUMBER = re.compile(r"\d{4}")
+_SENTENCE_END = re.compile(r"[.!?]\s")
 _APART = re.compile(r"\d|[;!?\n]|(?<!no)\.\s")

@@ -18,6 +18,9 @@ IGNORABLE = (
 )
 """Characters that are not drawn, as the inside of a character class."""
 
+UNSPACED = "\u0e00-\u0e7f\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
+"""Characters of scripts that write no blanks: no entity holds one, so they part words as blanks do."""
+
 _MAX_MARKS = 8  # on one character; more say nothing and are left out
 _DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-")
 _QUOTES = {"‘": "'", "’": "'", "“": '"', "”": '"', "´": "'"}

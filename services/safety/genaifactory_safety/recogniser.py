@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 REGEX_TIMEOUT_SECONDS = 0.5
 """For one pattern on one window of text; a pattern needs microseconds."""
 LABELLED_SCORE = 0.9
+LISTED_SCORE = 0.55
 OTHER_SCORE = 0.3
 
 

@@ -28,9 +28,9 @@ from itertools import chain
 from genaifactory_common.errors import Unavailable
 from genaifactory_safety.banned import BANNED_TERM, BannedTerms
 from genaifactory_safety.labels import AFTER_CHARACTERS, BEFORE_CHARACTERS, Standing, fold
-from genaifactory_safety.normalise import Normalised, normalise
+from genaifactory_safety.normalise import UNSPACED, Normalised, normalise
 from genaifactory_safety.policies import UNSCANNABLE, Policy
-from genaifactory_safety.recogniser import LABELLED_SCORE, OTHER_SCORE, Candidate
+from genaifactory_safety.recogniser import LABELLED_SCORE, LISTED_SCORE, OTHER_SCORE, Candidate
 from genaifactory_safety.secrets import PEM_FOOTER, PEM_FOOTER_CHARACTERS, PRIVATE_KEY
 from genaifactory_safety.segments import OVERLAP_CHARACTERS, Segment, Segments
 from genaifactory_safety.verdicts import Action, Finding, Verdict, clusters, resolve
@@ -38,10 +38,7 @@ from genaifactory_safety.verdicts import Action, Finding, Verdict, clusters, res
 logger = logging.getLogger(__name__)
 
 # No token and no number holds one of these.
-_JOINT = re.compile(
-    "[\\s\"'`,;(){}\\[\\]<>|&?\u00c0-\u024f\u0e00-\u0e7f\u1e00-\u1eff\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf"
-    "\u4e00-\u9fff\uac00-\ud7a3]"
-)
+_JOINT = re.compile(f"[\\s\"'`,;(){{}}\\[\\]<>|&?\u00c0-\u024f\u1e00-\u1eff{UNSPACED}]")
 _LINE_END = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
@@ -170,6 +167,8 @@ class StreamScanner:
         standing = recogniser.labels.before(folded[max(candidate.start - BEFORE_CHARACTERS, 0) : candidate.start])
         if standing is Standing.NAMED:
             return moved, max(score, LABELLED_SCORE), False
+        if standing is Standing.LISTED:
+            return moved, max(score, LISTED_SCORE), False
         if standing is Standing.OTHER:
             return moved, min(score, OTHER_SCORE) if recogniser.doubtful else score, False
         needed = self._policy.decisions[recogniser.entity].min_score
@@ -269,7 +268,7 @@ class StreamScanner:
             self.blocked = True
             return
         self._released = suppressed.position
-        self._segments.restart(suppressed.position)
+        self._segments.resume(suppressed.position)
         self._suppressed = suppressed
 
     def _skip(self, suppressed: _Suppressed) -> bool:
@@ -283,14 +282,14 @@ class StreamScanner:
         else:
             suppressed.position = max(suppressed.position, self._segments.end - suppressed.keep)
             self._released = suppressed.position
-            self._segments.restart(suppressed.position)
+            self._segments.resume(suppressed.position)
             self._segments.forget(suppressed.position)
             return False
         begun = suppressed.finding
         self._findings.append(Finding(begun.entity, begun.start, end, begun.score, begun.action, begun.scanner))
         self._suppressed = None
         self._released = end
-        self._segments.restart(end)
+        self._segments.resume(end)
         if self._banned is not None:
             self._banned.clear = end
         return not (found is None and end == self._segments.end)

@@ -6,11 +6,12 @@ import re
 
 from presidio_analyzer import Pattern
 
+from genaifactory_safety.normalise import UNSPACED
 from genaifactory_safety.recogniser import StrictRecogniser
 
 PRIVATE_KEY = "SECRET_PRIVATE_KEY"
-PEM_HEADER = re.compile(r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
-PEM_FOOTER = re.compile(r"-----END (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----")
+PEM_HEADER = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,24} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
+PEM_FOOTER = re.compile(r"-----END (?:[A-Z0-9]{1,24} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 PEM_FOOTER_CHARACTERS = 160
 """At least as long as the longest footer."""
 
@@ -61,7 +62,7 @@ def recognisers() -> list[StrictRecogniser]:
     ]
     return [
         *(
-            StrictRecogniser(entity, [Pattern(entity, form, 1.0)], literals=literals)
+            StrictRecogniser(entity, [Pattern(entity, form.replace(r"\w", "A-Za-z0-9_"), 1.0)], literals=literals)
             for entity, form, literals in tokens
         ),
         StrictRecogniser(PRIVATE_KEY, [Pattern("header", PEM_HEADER.pattern, 1.0)], literals=("-----begin ",)),
@@ -70,16 +71,19 @@ def recognisers() -> list[StrictRecogniser]:
             [
                 Pattern(
                     "userinfo",
-                    r"[A-Za-z][A-Za-z0-9+.\-]{1,20}://[^\s/:@\"'<>]{0,64}:(?P<entity>[^\s/\"'<>]{1,256})@",
+                    rf"[A-Za-z][A-Za-z0-9+.\-]{{1,20}}://[^\s/:@\"'<>{UNSPACED}]{{0,64}}:(?P<entity>[^\s/\"'<>{UNSPACED}]{{1,256}})@",
                     1.0,
                 )
             ],
             literals=("://",),
+            behind=NAME_CHARACTERS + 32,
         ),
         StrictRecogniser(
             "SECRET_CREDENTIAL",
             [
-                Pattern("bearer", r"(?i:bearer|basic)\s+(?P<entity>(?=[\w.~+/\-]*\d)[\w.~+/\-]{16,}=*)", 0.9),
+                Pattern(
+                    "bearer", r"(?i:bearer|basic)\s+(?P<entity>(?=[A-Za-z_.~+/\-]*\d)[A-Za-z0-9_.~+/\-]{16,}=*)", 0.9
+                ),
                 Pattern(
                     "quoted",
                     rf"{ASSIGNED_NAME}[\"'`\])]{{0,2}}{SEPARATOR}(?P<quote>[\"'`])(?P<entity>(?![<$*{{])[^\"'`\n]{{4,256}})(?P=quote)",
@@ -89,7 +93,7 @@ def recognisers() -> list[StrictRecogniser]:
                 Pattern("code", rf"{_CODE_NAME}[\"'`\])]{{0,2}}{SEPARATOR}[\"'`]?(?P<entity>\d{{4,12}})(?![\w])", 0.8),
                 Pattern(
                     "assigned",
-                    rf"{ASSIGNED_NAME}[\"'`\])]{{0,2}}{SEPARATOR}[\"'`]?(?P<entity>(?!\d+(?:[\s.,;:)\]}}]|$))[^\s\"'`<>]{{4,}})",
+                    rf"{ASSIGNED_NAME}[\"'`\])]{{0,2}}{SEPARATOR}[\"'`]?(?P<entity>(?!\d+(?:[\s.,;:)\]}}]|$))[^\s\"'`<>{UNSPACED}]{{4,}})",
                     0.8,
                 ),
             ],

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from genaifactory_safety.normalise import IGNORABLE, normalise
+from genaifactory_safety.normalise import IGNORABLE, UNSPACED, normalise
 from genaifactory_safety.secrets import ASSIGNED_NAME, NAME_CHARACTERS, SEPARATOR
 
 WINDOW_CHARACTERS = 1280
@@ -28,9 +28,7 @@ OVERLAP_CHARACTERS = 256
 CONTEXT_CHARACTERS = 96
 """What is kept of the text before a segment."""
 
-# Characters of scripts that write no blanks: no entity holds one, so they part words as blanks do.
-_UNSPACED = "\u0e00-\u0e7f\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
-_BREAK = rf"\s{_UNSPACED}"
+_BREAK = rf"\s{UNSPACED}"
 # Marks of decomposed Vietnamese are common; other marks, and characters that another form of text would read as
 # ASCII, make a word worth a look.
 _STYLED = (
@@ -53,8 +51,8 @@ _CONNECTOR = re.compile(
 )
 _IBAN_BEGUN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}")
 _IBAN_GROUP = re.compile(r"[A-Z]{1,4}[.,;:!?)\"']*")
-_PEM_BEGUN = re.compile(r"-----BEGIN(?: [A-Z0-9]{1,12}){0,5}\Z")
-_PEM_WORD = re.compile(r"[A-Z0-9]{1,12}(?:-.*)?")
+_PEM_BEGUN = re.compile(r"-----BEGIN(?: [A-Z0-9]{1,24}){0,5}\Z")
+_PEM_WORD = re.compile(r"[A-Z0-9]{1,24}(?:-.*)?")
 _ASSIGNMENT_BEGUN = re.compile(rf"{ASSIGNED_NAME}[\"'`\])]{{0,2}}{SEPARATOR}\s?(?:([\"'`])(?:(?!\1)[^\n]){{0,256}})?\Z")
 
 
@@ -78,7 +76,6 @@ class Segments:
         """Before it there is no segment that was not handed out."""
         self._text = ""
         self._base = 0
-        self._context_from = 0
         self._final = False
         self._chain: int | None = None
         self._chain_end = 0
@@ -113,7 +110,7 @@ class Segments:
 
     def context(self, position: int) -> str:
         """The text before a position."""
-        return self.slice(max(position - CONTEXT_CHARACTERS, self._context_from), position)
+        return self.slice(position - CONTEXT_CHARACTERS, position)
 
     def next(self) -> Segment | None:
         """The next segment, or None when more text is needed; `clear` then says what is free of segments."""
@@ -132,11 +129,6 @@ class Segments:
         """The last segment is decided up to here."""
         self.clear = position
         self._chain = None
-
-    def restart(self, position: int) -> None:
-        """The text up to here was taken out of scanning; it is no context of what follows."""
-        self.resume(position)
-        self._context_from = position
 
     def forget(self, position: int) -> None:
         """The text before this position, but for its context, is not needed any more."""
@@ -191,5 +183,5 @@ class Segments:
             return True
         if "=" not in chain and ":" not in chain and chain.isascii():
             return False
-        named = self.slice(max(start - NAME_CHARACTERS, self._context_from), start)
+        named = self.slice(start - NAME_CHARACTERS, start)
         return _ASSIGNMENT_BEGUN.search(normalise(named + chain).text) is not None

@@ -5,6 +5,8 @@ Names of people and addresses are not here: without a model they cannot be told 
 
 from __future__ import annotations
 
+import re
+
 from presidio_analyzer import Pattern
 
 from genaifactory_safety.general import NUMBER_END, NUMBER_START
@@ -26,6 +28,7 @@ _ACCOUNT = (
 )  # fmt: skip
 
 # Circular 59/2021/TT-BCA: codes of provinces and cities at birth.
+_DATE = re.compile(r"(?:19|20)\d\d([-. ])[01]\d\1[0-3]\d|[0-3]?\d([-.])[01]?\d\2(?:19|20)\d\d")
 _PROVINCES = frozenset(
     (1, 2, 4, 6, 8, 10, 11, 12, 14, 15, 17, 19, 20, 22, 24, 25, 26, 27, 30, 31, 33, 34, 35, 36, 37, 38, 40, 42, 44, 45,
      46, 48, 49, 51, 52, 54, 56, 58, 60, 62, 64, 66, 67, 68, 70, 72, 74, 75, 77, 79, 80, 82, 83, 84, 86, 87, 89, 91, 92,
@@ -74,10 +77,10 @@ def recognisers() -> list[StrictRecogniser]:
                     "mobile",
                     rf"{NUMBER_START}(?:\(\+?84\)|\+?84|0084|0)[ .-]?(?:\(0\)[ .-]?)?"
                     rf"(?:3[2-9]|5[25689]|7[06-9]|8[1-9]|9[0-9])(?:[ .-]?\d){{7}}{NUMBER_END}",
-                    0.7,
+                    0.8,
                 ),
                 # With every digit apart.
-                Pattern("spelt", rf"{NUMBER_START}0[ .-][35789](?:[ .-]\d){{8}}{NUMBER_END}", 0.7),
+                Pattern("spelt", rf"{NUMBER_START}0[ .-][35789](?:[ .-]\d){{8}}{NUMBER_END}", 0.8),
                 Pattern(
                     "landline",
                     rf"{NUMBER_START}(?:\((?:0|\+?84)?2\d{{1,2}}\)|(?:\(\+?84\)|\+?84|0)[ .-]?2\d{{1,2}})"
@@ -110,6 +113,7 @@ def recognisers() -> list[StrictRecogniser]:
         StrictRecogniser(
             "VN_BANK_ACCOUNT",
             [Pattern("6 to 19 digits", rf"{_ALONE}\d(?:[ .-]?\d){{5,18}}{_ALONE_END}", 0.1)],
+            accept=_is_not_date,
             labels=_ACCOUNT,
             doubtful=True,
             min_digits=6,
@@ -159,6 +163,10 @@ def _is_cccd(text: str) -> bool:
     # Province, century and sex (0-3 are born before 2100), year of birth, six digits at random. There is no checksum.
     digits = digits_of(text)
     return int(digits[:3]) in _PROVINCES and digits[3] in "0123"
+
+
+def _is_not_date(text: str) -> bool:
+    return not _DATE.match(text)
 
 
 def _is_phone(text: str) -> bool:
