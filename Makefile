@@ -60,7 +60,8 @@ clean:  ## forget the environment and caches; the state folder .genaifactory sta
 
 .venv/.run: uv.lock pyproject.toml $(wildcard protos/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
-	$(UV) sync --frozen --no-dev --inexact --compile-bytecode --quiet
+	@echo "Installing into .venv (once; a minute or two when nothing is cached) ..."
+	@$(UV) sync --frozen --no-dev --inexact --compile-bytecode --quiet
 	@touch $@
 
 .venv/.dev: uv.lock pyproject.toml $(wildcard protos/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
