@@ -23,7 +23,7 @@ _MAX_COMMENT = 10_000
 _MAX_GROUND_TRUTH = 65_536
 _MAX_COUNT = 10**15
 _EARLIEST_US = 946_684_800_000_000  # 2000-01-01
-_LATEST_US = 253_402_300_800_000_000  # 10000-01-01
+_LATEST_US = 253_370_764_800_000_000  # 9999-01-01: the day after any moment is still a date
 _CLOCK_SKEW_US = 86_400_000_000
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
@@ -262,7 +262,7 @@ def _start(message: monitor_pb2.Interaction, field: str, now_us: int) -> int:
 def _moment(value: timestamp_pb2.Timestamp, field: str) -> int:
     moment = value.seconds * 1_000_000 + value.nanos // 1000
     if not (_EARLIEST_US <= moment < _LATEST_US and 0 <= value.nanos < 1_000_000_000):
-        raise InvalidArgument(f"{field} must be a moment in the years 2000 to 9999.", field=field)
+        raise InvalidArgument(f"{field} must be a moment in the years 2000 to 9998.", field=field)
     return moment
 
 

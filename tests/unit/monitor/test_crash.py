@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tests.unit.monitor.conftest import NOON, make_interaction
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, testing
@@ -22,6 +21,7 @@ from genaifactory_monitor import store, usage
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Filter, Position
 from genaifactory_monitor.settings import Settings
+from tests.unit.monitor.conftest import NOON, make_interaction
 
 ROUNDS = 4
 

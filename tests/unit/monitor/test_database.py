@@ -16,7 +16,6 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from tests.unit.monitor.conftest import NOON, PostgresServer, make_interaction, serving, settings_for
 
 from genaifactory_common.errors import Unavailable
 from genaifactory_monitor import store, wire
@@ -25,6 +24,7 @@ from genaifactory_monitor.records import Filter, Interaction
 from genaifactory_monitor.schema import metadata
 from genaifactory_monitor.settings import Settings
 from genaifactory_monitor.settings import Store as StoreSettings
+from tests.unit.monitor.conftest import NOON, PostgresServer, make_interaction, serving, settings_for
 
 OPEN = """
 import asyncio, sys

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, testing
 from genaifactory_common.channels import MAX_MESSAGE_BYTES
+from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
 
 async def test_a_line_holds_what_a_replay_and_a_data_set_need(monitor: Monitor) -> None:

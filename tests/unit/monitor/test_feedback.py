@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from google.protobuf import struct_pb2
-from tests.unit.monitor.conftest import Monitor, make_interaction
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import testing
 from genaifactory_common.errors import Conflict, InvalidArgument, PermissionDenied, TooLarge
 from genaifactory_monitor.store import MAX_FEEDBACK_PER_INTERACTION
+from tests.unit.monitor.conftest import Monitor, make_interaction
 
 UP = monitor_pb2.RATING_UP
 

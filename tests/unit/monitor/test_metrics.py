@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import prometheus_client
-from tests.unit.monitor.conftest import NOON, Monitor, make_interaction
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
 from genaifactory_monitor import metrics, wire
+from tests.unit.monitor.conftest import NOON, Monitor, make_interaction
 
 
 async def value(name: str, **labels: str) -> float:

@@ -10,13 +10,13 @@ import pytest
 from google.protobuf import timestamp_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import testing
 from genaifactory_common.errors import InvalidArgument, PermissionDenied
 from genaifactory_monitor import paging
 from genaifactory_monitor.records import Filter, Position
+from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
 OPERATOR = replace(testing.CALLER, tenant="platform", permissions=("export", "usage", "operate"))
 
@@ -110,7 +110,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "a moment outside of the calendar": (
         {"filter": {"start_time": timestamp_pb2.Timestamp(seconds=-(2**62))}},
         "filter.start_time",
-        "2000 to 9999",
+        "2000 to 9998",
     ),
     "an unknown outcome": ({"filter": {"outcome": 17}}, "filter.outcome", "OUTCOME_ANSWERED"),
     "an empty id": ({"filter": {"request_ids": ["a", ""]}}, "filter.request_ids[1]", "it is empty"),

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from google.protobuf import timestamp_pb2
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.types.v1 import types_pb2
@@ -18,6 +17,7 @@ from genaifactory_common.errors import InvalidArgument, TooLarge, Unauthenticate
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.settings import Settings
+from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
 
 async def test_every_field_of_an_interaction_comes_back_as_it_was_recorded(monitor: Monitor) -> None:
@@ -135,11 +135,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "every tenant": ({"tenant": "*"}, "tenant", "tenant's name"),
     "long tenant": ({"tenant": "t" * 64}, "tenant", "1 to 63"),
     "no start": ({"start_time": None}, "start_time", "must be given"),
-    "start before 2000": ({"start_time": timestamp_pb2.Timestamp(seconds=5)}, "start_time", "2000 to 9999"),
-    "start before 1970": ({"start_time": timestamp_pb2.Timestamp(seconds=-5)}, "start_time", "2000 to 9999"),
-    "start in the far future": ({"start_time": timestamp_pb2.Timestamp(seconds=2**61)}, "start_time", "2000 to 9999"),
+    "start before 2000": ({"start_time": timestamp_pb2.Timestamp(seconds=5)}, "start_time", "2000 to 9998"),
+    "start before 1970": ({"start_time": timestamp_pb2.Timestamp(seconds=-5)}, "start_time", "2000 to 9998"),
+    "start in the far future": ({"start_time": timestamp_pb2.Timestamp(seconds=2**61)}, "start_time", "2000 to 9998"),
     "start next week": ({"at": 10 * 365 * 86_400}, "start_time", "ahead of the monitor's clock"),
-    "wrong nanos": ({"start_time": timestamp_pb2.Timestamp(seconds=10**9, nanos=-1)}, "start_time", "2000 to 9999"),
+    "wrong nanos": ({"start_time": timestamp_pb2.Timestamp(seconds=10**9, nanos=-1)}, "start_time", "2000 to 9998"),
     "no task": ({"task": ""}, "task", "it is empty"),
     "no outcome": ({"outcome": 0}, "outcome", "OUTCOME_ANSWERED, OUTCOME_BLOCKED"),
     "unknown outcome": ({"outcome": 99}, "outcome", "not 99"),

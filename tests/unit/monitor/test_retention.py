@@ -7,7 +7,6 @@ import json
 from dataclasses import replace
 
 import sqlalchemy as sa
-from tests.unit.monitor.conftest import NOON, make_interaction, serving
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import testing
@@ -16,6 +15,7 @@ from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Feedback, Filter, Interaction
 from genaifactory_monitor.schema import feedback as feedback_table
 from genaifactory_monitor.settings import Retention, Settings
+from tests.unit.monitor.conftest import NOON, make_interaction, serving
 
 NOON_US = NOON * 10**6
 

@@ -9,15 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment
+from google.protobuf import timestamp_pb2
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
-from genaifactory_common.errors import InvalidArgument, PermissionDenied
+from genaifactory_common.errors import InvalidArgument, PermissionDenied, TooLarge
 from genaifactory_monitor import retention, store, usage, wire
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Interaction, Usage, UsageKey
+from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment
 
 DAY = 86_400
 HALF = DAY // 2
@@ -131,6 +132,25 @@ async def test_usage_needs_its_permission(sqlite_monitor: Monitor) -> None:
     testing.act_as(replace(testing.CALLER, permissions=("chat", "export", "operate")))
     with pytest.raises(PermissionDenied, match="'usage'"):
         await sqlite_monitor.usage()
+
+
+async def test_usage_up_to_the_end_of_the_calendar_is_all_usage(monitor: Monitor) -> None:
+    testing.act_as()
+    await monitor.record(make_interaction("a"))
+    latest = timestamp_pb2.Timestamp(seconds=253_370_764_799, nanos=999_999_999)
+    rows = await monitor.usage(start_time=timestamp_pb2.Timestamp(seconds=946_684_800), end_time=latest)
+    assert [row.requests for row in rows] == [1]
+
+
+async def test_more_rows_than_a_message_should_hold_are_refused(
+    sqlite_monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    testing.act_as()
+    monkeypatch.setattr(usage, "MAX_ROWS", 2)
+    await sqlite_monitor.record(*(make_interaction(f"r{i}", key_id=f"k{i}") for i in range(3)))
+    with pytest.raises(TooLarge, match="ask for a shorter one") as refused:
+        await sqlite_monitor.usage(start_time=moment(-1), end_time=moment(1))
+    assert refused.value.field == "end_time"
 
 
 @pytest.mark.parametrize(
