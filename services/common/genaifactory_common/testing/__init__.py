@@ -66,9 +66,10 @@ def no_blocking(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the plugin's marker, and keeps tests from speaking to a collector named in the environment."""
+    """Registers the plugin's marker, and keeps tests from a collector or proxy named in the environment."""
     config.addinivalue_line("markers", "allow_blocking: the test's async code may block the event loop")
     os.environ.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # scripted upstreams are on loopback
     # grpc.aio stops its polling thread when its last channel or server is collected, and waits for the thread there,
     # which may be in the midst of async code: hold it for the whole run.
     grpc.aio.init_grpc_aio()
