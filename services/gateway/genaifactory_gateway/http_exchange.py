@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -85,7 +86,7 @@ class Exchange:
         try:
             async with asyncio.timeout(self._settings.body_timeout_seconds):
                 while True:
-                    message = await self._receive()
+                    message = await self._next()
                     if message["type"] == "http.disconnect":
                         self.hung_up = True
                         raise _gone()
@@ -108,7 +109,7 @@ class Exchange:
         assert work is not None
 
         async def watch() -> None:
-            while (await self._receive())["type"] != "http.disconnect":
+            while (await self._next())["type"] != "http.disconnect":
                 pass
             if not self._complete:
                 self.hung_up = True
@@ -133,7 +134,7 @@ class Exchange:
         await self._start(status, [*all_headers, (b"content-length", b"%d" % len(body))])
         await self.write(body, last=True)
 
-    async def fail(self, error: FactoryError, *, headers: Headers | None = None) -> None:
+    async def fail(self, error: FactoryError) -> None:
         """Sends the error: as the answer or, where that has begun, as the last event of the stream."""
         self.error = error
         if self._complete or self.hung_up:
@@ -141,11 +142,11 @@ class Exchange:
         if self.status:
             await self.write(error_event(error), last=True)
             return
-        own = headers or []
+        own: Headers = []
         if error.reason is errors.Reason.UNAUTHENTICATED:
             own.append((b"www-authenticate", b"Bearer"))
         if error.retry_after_seconds is not None:
-            own.append((b"retry-after", b"%d" % -(-error.retry_after_seconds // 1)))
+            own.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_seconds))))
         elif error.reason is errors.Reason.RATE_LIMITED:
             own.append((b"x-should-retry", b"false"))  # OpenAI's clients would try again in vain
         await self.respond(error_body(error), errors.http_status(error), headers=own)
@@ -157,14 +158,13 @@ class Exchange:
     async def write(self, piece: bytes, *, last: bool = False) -> None:
         """Sends the next bytes of the answer; waits for a slow reader. Raises Cancelled when it is too slow."""
         self._complete = last
+        await self._send_in_time({"type": "http.response.body", "body": piece, "more_body": not last})
+
+    async def _next(self) -> MutableMapping[str, Any]:
         try:
-            async with asyncio.timeout(self._settings.write_timeout_seconds):
-                await self._send({"type": "http.response.body", "body": piece, "more_body": not last})
-        except TimeoutError:
-            # What was written still waits in the socket's buffer: closing in good order would wait for this reader.
-            self.hung_up = True
-            self._abort()
-            raise _gone() from None
+            return await self._receive()
+        except RuntimeError:  # uvloop's, when the connection was closed in this turn of the loop
+            return {"type": "http.disconnect"}
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.status = status
@@ -178,7 +178,18 @@ class Exchange:
                     (b"x-ratelimit-remaining-" + name, b"%d" % state.remaining),
                     (b"x-ratelimit-reset-" + name, _duration(state.reset_seconds)),
                 ]
-        await self._send({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+        await self._send_in_time({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
+
+    async def _send_in_time(self, message: MutableMapping[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_seconds):
+                await self._send(message)
+        except TimeoutError:
+            # What was written still waits in the socket's buffer: closing in good order would wait for this reader.
+            self.hung_up = True
+            self._abort()
+            await asyncio.sleep(0)  # the server learns of it, and does not miss the rest of the answer
+            raise _gone() from None
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The body is larger than the {self._settings.max_body_bytes} bytes that the gateway takes.")

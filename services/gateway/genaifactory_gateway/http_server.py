@@ -7,11 +7,12 @@ import contextlib
 import logging
 import math
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway.openai_responses import error_body
@@ -22,6 +23,8 @@ ABORT = "genaifactory.abort"
 
 # What a refused request may still send before its connection is dropped: enough for a client to come to the answer.
 _MAX_DISCARDED_BYTES = 64 << 20
+# Requests sent before the answer to the first; uvicorn itself would queue as many as arrive.
+_MAX_PIPELINED = 32
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +138,7 @@ class _Connection(HttpToolsProtocol):
         self._loose_bytes = 0  # that belong to no request being served
         self._in_body = False
         self._headers_came = False
+        self._cycles: deque[RequestResponseCycle] = deque()
         self._patience: asyncio.TimerHandle | None = None
         if len(self.connections) > self.config.http_settings.max_connections:
             transport.abort()
@@ -144,6 +148,11 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._calm()
         super().connection_lost(exc)
+        # uvicorn tells only the newest of pipelined requests, which is not the one being served.
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -152,6 +161,9 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_body = self._headers_came = True
         super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        self._cycles.append(self.cycle)
 
     def on_message_complete(self) -> None:
         self._in_body = False
@@ -161,6 +173,8 @@ class _Connection(HttpToolsProtocol):
         in_body = self._in_body
         self._headers_came = False
         super().data_received(data)
+        if len(self.pipeline) > _MAX_PIPELINED:
+            self.transport.abort()
         if self._headers_came or self.transport.is_closing():
             self._calm()
             return

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genaifactory_common.testing import orchestrator as script
+from genaifactory_gateway.observation import HTTP_HANGUPS
 from genaifactory_gateway.openai_responses import Chunks
 from genaifactory_gateway.settings import Http
 
@@ -81,6 +82,50 @@ async def test_a_reader_that_takes_nothing_slows_the_work_and_then_loses_it(star
             while await _within(reader.read(1 << 20)):  # what was under way, and then the end of the connection
                 pass
         writer.close()
+
+
+async def test_a_client_that_sends_requests_and_takes_no_answers_is_dropped(start: Any) -> None:
+    async with start(http=Http(write_timeout_seconds=0.3)) as gateway:
+        gateway.orchestrator.script = [*[script.delta("x" * 1_000_000)] * 12, script.done()]
+        hangups = _hangups()
+        reader, writer = await _connect(gateway)
+        writer.write(_request(QUESTION) * 3)  # the first answer fills every buffer, the next cannot begin
+        await _within(_hung_up(hangups + 1))
+        with contextlib.suppress(ConnectionError):
+            while await _within(reader.read(1 << 20)):
+                pass
+        writer.close()
+        assert len(gateway.orchestrator.requests) < 3
+
+
+async def _hung_up(count: float) -> None:
+    while _hangups() < count:  # noqa: ASYNC110  # what operators see has no event
+        await asyncio.sleep(0.01)
+
+
+def _hangups() -> float:
+    samples = [sample for metric in HTTP_HANGUPS.collect() for sample in metric.samples]
+    return sum(sample.value for sample in samples if sample.name.endswith("_total"))
+
+
+async def test_a_client_that_sends_requests_without_end_is_dropped(gateway: Any) -> None:
+    gateway.orchestrator.script = [asyncio.Event()]
+    reader, writer = await _connect(gateway)
+    writer.write(_request(QUESTION) * 40)
+    with contextlib.suppress(ConnectionError):
+        assert await _within(reader.read()) == b""
+    writer.close()
+    assert len(gateway.orchestrator.requests) <= 1
+
+
+async def test_hanging_up_cancels_the_request_being_served_although_others_wait_behind_it(gateway: Any) -> None:
+    gateway.orchestrator.script = [asyncio.Event()]
+    _, writer = await _connect(gateway)
+    writer.write(_request(QUESTION) * 3)
+    await _within(gateway.orchestrator.started.wait())
+    writer.transport.abort()
+    await _within(gateway.orchestrator.cancelled.wait())
+    assert len(gateway.orchestrator.requests) == 1
 
 
 async def test_a_stream_under_way_finishes_while_the_gateway_stops(start: Any) -> None:
