@@ -20,7 +20,7 @@ FACTORY = """
 tenants: [{{name: acme}}]
 roles: [{{name: developer, permissions: [chat]}}]
 models: [{{name: extractive, backend: {{type: modelserver, model: extractive}}}}]
-routes: [{{name: chat, task: chat, models: [extractive], policy: default}}]
+routes: [{{name: chat, task: chat, models: [extractive], policy: {used}}}]
 policies: {policies}
 """
 POLICIES = """
@@ -35,12 +35,12 @@ POLICIES = """
   - {name: open}
 """
 
-Served = Callable[..., AbstractAsyncContextManager[safety_pb2_grpc.SafetyServiceStub]]
+Served = Callable[..., AbstractAsyncContextManager["safety_pb2_grpc.SafetyServiceAsyncStub"]]
 
 
-def factory(policies: str = POLICIES) -> specs.Factory:
-    """A document with these policies."""
-    return specs.parse(FACTORY.format(policies=policies))
+def factory(policies: str = POLICIES, *, used: str = "default") -> specs.Factory:
+    """A document with these policies, one of which its route uses."""
+    return specs.parse(FACTORY.format(policies=policies, used=used))
 
 
 def compiled(
@@ -76,11 +76,12 @@ def served() -> Served:
     @asynccontextmanager
     async def serve(
         *, source: specs.Source | None = None, scan: Scan | None = None, recognisers: Catalogue | None = None
-    ) -> AsyncIterator[safety_pb2_grpc.SafetyServiceStub]:
+    ) -> AsyncIterator[safety_pb2_grpc.SafetyServiceAsyncStub]:
         settings = Settings(context_public_key=testing.SIGNER.public_key, scan=scan or Scan())
         app = create_app(settings, source or specs.Source(factory()), Telemetry("safety"), recognisers=recognisers)
         testing.act_as()
         async with testing.served(app) as channel:
-            yield safety_pb2_grpc.SafetyServiceStub(channel)
+            stub: safety_pb2_grpc.SafetyServiceAsyncStub = safety_pb2_grpc.SafetyServiceStub(channel)
+            yield stub
 
     return serve

@@ -1,0 +1,88 @@
+"""Which rule decides, and what happens to a document that cannot be followed."""
+
+from __future__ import annotations
+
+import pytest
+
+from genaifactory_common import specs
+from genaifactory_safety.policies import Policies, catalogue
+from genaifactory_safety.verdicts import Action, Direction
+
+from .conftest import compiled, factory, scan
+
+BOTH = "alice@example.com AKIAIOSFODNN7EXAMPLE"
+
+
+def test_the_first_rule_that_names_an_entity_decides() -> None:
+    policy = compiled(
+        specs.Rule(entities=("EMAIL_ADDRESS",), output="allow"),
+        specs.Rule(entities=("PII",), output="block"),
+        specs.Rule(entities=("SECRET",), output="mask"),
+    )
+    released, verdict = scan(BOTH, policy)
+    assert released == "alice@example.com <SECRET_AWS_ACCESS_KEY>"
+    assert [(f.entity, f.action) for f in verdict.findings] == [
+        ("EMAIL_ADDRESS", Action.ALLOW),
+        ("SECRET_AWS_ACCESS_KEY", Action.MASK),
+    ]
+
+
+def test_an_entity_that_no_rule_names_passes_and_is_not_reported() -> None:
+    released, verdict = scan(BOTH, compiled(specs.Rule(entities=("CREDIT_CARD",))))
+    assert (released, verdict.findings, verdict.scanners) == (BOTH, (), ("pii",))
+
+
+def test_an_entity_of_a_language_that_the_policy_leaves_out_is_not_looked_for() -> None:
+    document = factory("[{name: vi, languages: [vi], rules: [{entities: [PII]}]}]", used="vi")
+    policy = Policies(specs.Source(document), catalogue()).get("vi", Direction.OUTPUT)
+    assert scan("536-22-1867, 0912345678", policy)[0] == "536-22-1867, <VN_PHONE>"
+
+
+@pytest.mark.parametrize(
+    ("terms", "text", "released"),
+    [
+        (["dự án mật"], "Về DỰ  ÁN\u200b-mật này", "Về "),
+        (["dự án mật"], "dự án mật ong", ""),
+        (["cat"], "concatenate the category", "concatenate the category"),
+        (["c++"], "we write C++ here", "we write "),
+        (["🍆"], "a 🍆 b", "a "),
+        (["ác mộng"], "a\u0301c mo\u0323\u0302ng", ""),
+        (["a b", "a b c"], "x a b c", "x "),
+    ],
+)
+def test_banned_terms_block_as_whole_words_in_any_case_and_form(terms: list[str], text: str, released: str) -> None:
+    policy = compiled(specs.Rule(entities=("PII",)), banned_terms=terms)
+    for cuts in ((), range(len(text))):
+        assert scan(text, policy, cuts)[0] == released
+
+
+def test_a_rule_may_mask_banned_terms_instead() -> None:
+    policy = compiled(specs.Rule(entities=("BANNED",)), banned_terms=["dự án mật"])
+    released, verdict = scan("Về dự án mật, dự án mật và dự án khác", policy)
+    assert released == "Về <BANNED_TERM>, <BANNED_TERM> và dự án khác"
+    assert verdict.scanners == ("banned_terms",)
+
+
+def test_a_rule_that_names_what_nobody_looks_for_is_refused_with_its_path() -> None:
+    document = factory("[{name: a}, {name: b, rules: [{entities: [PII]}, {entities: [SECRET, EMAIL]}]}]", used="a")
+    with pytest.raises(specs.InvalidConfiguration) as raised:
+        Policies(specs.Source(document), catalogue())
+    assert raised.value.field == "policies[1].rules[1].entities[1]"
+    assert "EMAIL_ADDRESS" in raised.value.message
+
+
+def test_a_banned_term_that_cannot_be_seen_is_refused() -> None:
+    document = factory('[{name: a, banned_terms: [x, "\\u200b"]}]', used="a")
+    with pytest.raises(specs.InvalidConfiguration) as raised:
+        Policies(specs.Source(document), catalogue())
+    assert raised.value.field == "policies[0].banned_terms[1]"
+
+
+def test_a_new_document_is_in_force_at_once_and_a_bad_one_never() -> None:
+    source = specs.Source(factory("[{name: default}]"))
+    policies = Policies(source, catalogue())
+    assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == BOTH
+    source.replace(factory("[{name: default, rules: [{entities: [PII]}]}]"))
+    assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == "<EMAIL_ADDRESS> AKIAIOSFODNN7EXAMPLE"
+    source.replace(factory("[{name: default, rules: [{entities: [PIL]}]}]"))
+    assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == "<EMAIL_ADDRESS> AKIAIOSFODNN7EXAMPLE"
