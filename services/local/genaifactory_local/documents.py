@@ -16,7 +16,8 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common.channels import Duplex
 from genaifactory_common.errors import InvalidArgument
 
-ENDINGS = frozenset({".md", ".markdown", ".txt", ".html", ".htm", ".pdf", ".docx"})
+# What the retriever reads.
+ENDINGS = frozenset({".md", ".markdown", ".txt", ".text", ".html", ".htm", ".xhtml", ".pdf", ".docx"})
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 _PIECE_BYTES = 512 * 1024

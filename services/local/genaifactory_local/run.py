@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import signal
@@ -17,10 +18,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from genaifactory_common import channels, settings, specs
-from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument
+from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
 from genaifactory_local import configuration, documents, logs, platform, progress, state
 from genaifactory_local.state import Endpoints, State
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE_QUESTIONS = (
     "How many days of annual leave do I have?",
@@ -76,8 +79,20 @@ def run(options: Options, console: Console) -> None:
         with logs.to_file(held.log_file, console, telemetry.log_level), state.socket_folder(held) as sockets:
             try:
                 uvloop.run(_serve(plan, telemetry, sockets, console, started))
-            except OSError as error:
-                raise Conflict(str(error)) from error
+            except Exception as error:
+                raise _told(error, held.log_file) from error
+
+
+def _told(error: Exception, log: Path) -> FactoryError:
+    """What a person is told of an error that ended the platform."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, FactoryError):
+        return error
+    if isinstance(error, OSError):
+        return Conflict(str(error))
+    logger.error("the platform ended", exc_info=error)
+    return Internal(f"The platform ended by a mistake of its own ({type(error).__name__}); {log} has the details.")
 
 
 async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, console: Console, started: float) -> None:

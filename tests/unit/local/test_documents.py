@@ -9,6 +9,7 @@ import pytest
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import documents
+from genaifactory_retriever import parsing
 
 
 def _ids(found: documents.Found) -> list[str]:
@@ -73,3 +74,8 @@ def test_a_path_that_cannot_be_read_as_documents_is_refused_by_its_name(
     (tmp_path / "program.exe").write_bytes(b"MZ")
     with pytest.raises(InvalidArgument, match=f"{name} {message}"):
         documents.find([tmp_path / name])
+
+
+@pytest.mark.parametrize("ending", sorted(documents.ENDINGS))
+def test_every_ending_that_is_taken_is_one_that_the_retriever_reads(ending: str) -> None:
+    assert parsing.media_type_of("", f"handbook/leave{ending}")
