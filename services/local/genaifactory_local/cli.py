@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -256,8 +255,8 @@ def usage(
     if not rows:
         print("No requests in this time.")
         return
-    table = Table("Day", "Key", "Model", box=box.SIMPLE, caption="In and Out are tokens.", caption_justify="left")
-    for heading in ("Requests", "Failed", "In", "Out", "Cost"):
+    table = Table("Day", "Key", "Model", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("Requests", "Failed", "Tokens in", "Out", "Cost"):
         table.add_column(heading, justify="right")
     for row in rows:
         counts = (row.requests, row.errors, row.usage.prompt_tokens, row.usage.completion_tokens)

@@ -150,9 +150,9 @@ def _find_documents(options: Options) -> documents.Found:
     if options.paths:
         return documents.find(path.expanduser() for path in options.paths)
     here = Path(__file__).parent
-    repository = here.parents[2]
-    own = [path for path in (repository / "README.md", repository / "docs") if path.exists()]
-    return documents.find([here / "sample", *own])
+    # Not the README: it shows questions, and a question is what is found best for itself.
+    own = here.parents[2] / "docs"
+    return documents.find([here / "sample", *([own] if own.is_dir() else [])])
 
 
 def _telemetry_settings() -> settings.Telemetry:
