@@ -24,10 +24,8 @@ from genaifactory_common.testing import openai_upstream
 from genaifactory_common.testing.openai_upstream import (
     Reply,
     Step,
-    Steps,
     Upstream,
     answer,
-    chunk,
     event,
     failure,
     text,
@@ -316,7 +314,7 @@ class TestBeforeTheFirstToken:
 class TestAfterTheFirstToken:
     @pytest.mark.parametrize("way", _named(WAYS))
     async def test_the_fallback_goes_on_without_a_gap_or_a_repetition(
-        self, world: World, failing: Failing, way: tuple[str, Steps], stream: bool
+        self, world: World, failing: Failing, way: tuple[str, tuple[str, ...]], stream: bool
     ) -> None:
         route, pieces = way
         world.script(failing.reply, answer(*pieces))
