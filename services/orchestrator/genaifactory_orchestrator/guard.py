@@ -181,7 +181,7 @@ class GuardedStream:
                 await self._something_to_do.wait()
                 self._something_to_do.clear()
                 if self._over.is_set():
-                    return
+                    break
                 complete = self._complete
                 if text := self._taken():
                     await self._call.send(safety_pb2.CheckStreamRequest(text=text))
@@ -216,16 +216,22 @@ class GuardedStream:
                     raise Unavailable("The guardrail went on after its verdict; the answer is stopped.")
                 if response.WhichOneof("part") == "verdict":
                     self.verdict = response.verdict
+                    # The peer waits for our end of the stream: after a block there is more to say, but no use in it.
+                    self._stop()
                 elif response.released:
                     yield response.released
         except FactoryError as error:
             raise _could_not_run(error) from error
         finally:
-            self._over.set()
-            self._no_more.set()
-            self._room.set()
-            self._something_to_do.set()
+            self._stop()
         self._require_verdict()
+
+    def _stop(self) -> None:
+        """Nothing more is taken or sent; whoever waits goes on."""
+        self._over.set()
+        self._no_more.set()
+        self._room.set()
+        self._something_to_do.set()
 
     def _require_verdict(self) -> None:
         if self.verdict is None:
