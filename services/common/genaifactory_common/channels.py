@@ -153,6 +153,14 @@ class Duplex:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
+    async def accepted(self) -> None:
+        """Waits until the server has sent its initial metadata, where a method says that it does so once it has let
+        the call in. Raises the FactoryError that it refuses the call with, which a `send` in that moment would lose.
+        """
+        await self._call.initial_metadata()
+        if self._call.done():
+            raise await self._failure()
+
     async def send(self, message: Any) -> None:
         """Sends; waits while the peer is not reading. Raises FactoryError."""
         try:

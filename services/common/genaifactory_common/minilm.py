@@ -11,6 +11,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,12 @@ _GRAPH = "minilm-0.1.0-int8-3.onnx"
 # Products of two unsigned 8-bit activations and weights up to 64 fit 16 bits, so a processor with AVX2 alone
 # saturates nowhere and gives the same vectors as one with VNNI.
 _LARGEST_WEIGHT = 64
+
+
+@lru_cache(maxsize=4)
+def load(cache_dir: Path, *, threads: int = 1) -> MiniLM:
+    """The model; services that share a process, and a cache folder, share it. Arguments and errors as MiniLM's."""
+    return MiniLM(cache_dir, threads=threads)
 
 
 class MiniLM:

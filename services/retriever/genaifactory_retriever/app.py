@@ -74,7 +74,7 @@ async def _open(settings: Settings, source: specs.Source, telemetry: Telemetry) 
         vectors = await _vectors(settings)
         encoder = await asyncio.to_thread(
             Encoder.load,
-            settings.data_dir / "models",
+            settings.model_cache_dir or settings.data_dir / "models",
             document_threads=settings.ingestion.threads,
             query_threads=settings.search.threads,
         )
@@ -131,7 +131,7 @@ def _lock(data_dir: Path) -> int:
 
 async def _vectors(settings: Settings) -> Vectors:
     if settings.qdrant is not None:
-        return _qdrant(settings.qdrant)
+        return await asyncio.to_thread(_qdrant, settings.qdrant)
     from genaifactory_retriever.vectors_edge import EdgeVectors
 
     return await asyncio.to_thread(EdgeVectors, settings.data_dir / "vectors", search_threads=settings.search.threads)

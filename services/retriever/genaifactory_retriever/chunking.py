@@ -50,21 +50,22 @@ def chunk(document: Document, token_offsets: Offsets, *, max_tokens: int, overla
 
 
 def _units(text: str, section: Section, token_offsets: Offsets, max_tokens: int) -> list[_Unit]:
-    """Sentences of the section with their tokens; one that is too long is cut between tokens."""
+    """Sentences of the section with their tokens; one that is too long is cut before a word if it can be."""
     body = text[section.start : section.end]
-    tokens = token_offsets(body)
-    starts = [start for start, _ in tokens]
+    starts = [start for start, _ in token_offsets(body)]
     units: list[_Unit] = []
     begin = 0
-    for end, following in [
-        *((found.start(), found.end()) for found in _UNIT_END.finditer(body)),
-        (len(body), len(body)),
-    ]:
+    ends = [(found.start(), found.end()) for found in _UNIT_END.finditer(body)]
+    for end, following in (*ends, (len(body), len(body))):
         first, last = bisect_left(starts, begin), bisect_left(starts, end)
         while last - first > max_tokens:
-            cut = starts[first + max_tokens]
-            units.append(_trimmed(body, begin, cut, section.start, max_tokens))
-            begin, first = cut, first + max_tokens
+            cut = first + max_tokens
+            while cut > first + max_tokens // 2 and not body[starts[cut] - 1].isspace():
+                cut -= 1
+            if cut == first + max_tokens // 2:
+                cut = first + max_tokens
+            units.append(_trimmed(body, begin, starts[cut], section.start, cut - first))
+            begin, first = starts[cut], cut
         if last > first:
             units.append(_trimmed(body, begin, end, section.start, last - first))
         begin = following

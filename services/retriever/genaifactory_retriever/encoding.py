@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+from genaifactory_common import minilm
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever import analysis, chunking, language, lexical, vectors
@@ -96,7 +97,7 @@ class Encoder:
     @classmethod
     def load(cls, cache_dir: Path, *, document_threads: int, query_threads: int) -> Encoder:
         """Loads the model; blocks for a second, or a few on first use."""
-        return cls(MiniLM(cache_dir), document_threads=document_threads, query_threads=query_threads)
+        return cls(minilm.load(cache_dir), document_threads=document_threads, query_threads=query_threads)
 
     async def on_document_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Runs blocking work on documents there; at most `document_threads` at once."""

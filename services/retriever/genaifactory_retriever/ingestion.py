@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 DOCUMENTS = Counter("genaifactory_ingested_documents_total", "Documents that were ingested, by outcome.", ["outcome"])
 PASSAGES = Counter("genaifactory_ingested_passages_total", "Passages that were stored.")
 
+# Of one write: more would hold up searches and take memory, fewer would sync the disk more often.
 _BATCH_DOCUMENTS = 16
+_BATCH_PASSAGES = 512
 _MAX_TITLE_CHARACTERS = 300
 
 
@@ -97,7 +99,7 @@ class _Ready:
 
     upload: Upload
     prepared: Prepared | None = None
-    unchanged: bool = False
+    unchanged: Written | None = None
     error: FactoryError | None = None
 
 
@@ -148,8 +150,8 @@ class Ingestion:
             return _Ready(upload, error=upload.refusal)
         try:
             source_hash = await self._encoder.on_document_thread(_source_hash, upload)
-            if await knowledge_base.is_unchanged(tenant, upload.header.document_id, source_hash):
-                return _Ready(upload, unchanged=True)
+            if unchanged := await knowledge_base.is_unchanged(tenant, upload.header.document_id, source_hash):
+                return _Ready(upload, unchanged=unchanged)
             return await self._encode(knowledge_base, tenant, upload, source_hash)
         except FactoryError as error:
             return _Ready(upload, error=error)
@@ -178,7 +180,7 @@ class Ingestion:
 
     async def _confirmed(self, knowledge_base: KnowledgeBase, tenant: str, ready: _Ready) -> _Ready:
         """Unchanged when it was looked at, but perhaps not any more: a write before it may have had the same id."""
-        if not ready.unchanged:
+        if ready.unchanged is None:
             return ready
         source_hash = await self._encoder.on_document_thread(_source_hash, ready.upload)
         if await knowledge_base.is_unchanged(tenant, ready.upload.header.document_id, source_hash):
@@ -201,7 +203,8 @@ class _Ordered:
     async def batch(self) -> list[_Ready]:
         """The next upload, and those right after it that are ready too, no document twice. Empty at the end."""
         batch: dict[str, _Ready] = {}
-        while len(batch) < _BATCH_DOCUMENTS:
+        passages = 0
+        while len(batch) < _BATCH_DOCUMENTS and passages < _BATCH_PASSAGES:
             if self._next is None and (not batch or not self._queue.empty()):
                 self._next = await self._queue.get()
                 self.ended = self._next is None
@@ -211,17 +214,19 @@ class _Ordered:
             if ready.upload.header.document_id in batch:
                 break
             batch[ready.upload.header.document_id] = ready
+            if ready.prepared is not None:
+                passages += sum(len(encoded.passages) for encoded in ready.prepared.encoded.values())
             self._next = None
         return list(batch.values())
 
 
 def _result(ready: _Ready, written: Written | None) -> Result:
     document_id = ready.upload.header.document_id
-    if written is not None:
-        return Result(document_id, written.outcome, written.passages)
     if ready.error is not None:
         return Result(document_id, "rejected", error=ready.error)
-    return Result(document_id, "unchanged")
+    written = written or ready.unchanged
+    assert written is not None  # what is neither rejected nor unchanged was written
+    return Result(document_id, written.outcome, written.passages)
 
 
 def _source_hash(upload: Upload) -> str:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from genaifactory_common import specs
 from genaifactory_common.errors import Conflict, FactoryError, NotFound
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
-from genaifactory_retriever.library import OPEN_STATES, Index, Known, Library, Put, State, StoredDocument
+from genaifactory_retriever.library import OPEN_STATES, Contents, Index, Known, Library, Put, State, StoredDocument
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
-from genaifactory_retriever.vectors import Vectors, Where, point_id
+from genaifactory_retriever.vectors import Point, Vectors, Where, point_id
 
 Result = TypeVar("Result")
 
@@ -150,7 +150,9 @@ class KnowledgeBase:
                     written.append(Written("added" if before is None else "replaced", self._passages(prepared)))
                 else:
                     written.append(Written("duplicate", 0))
-            await self._apply(puts, [], {id(p.document): p.encoded for p in batch})
+            await self._apply(
+                puts, [], {(id(p.document), chunking): e for p in batch for chunking, e in p.encoded.items()}
+            )
             return written
 
     async def _delete(self, tenant: str, document_ids: Sequence[str]) -> int:
@@ -177,9 +179,12 @@ class KnowledgeBase:
         self,
         puts: list[tuple[StoredDocument, bool]],
         removed: list[tuple[str, str]],
-        encoded: Mapping[int, Mapping[Chunking, Encoded]],
+        encoded: dict[tuple[int, Chunking], Encoded],
     ) -> None:
-        """One write from beginning to end. puts: documents, and whether they get passages. Needs the lock."""
+        """One write from beginning to end. puts: documents, and whether they get passages. Needs the lock.
+
+        encoded: by the identity of a document; what is missing is added.
+        """
         puts = [*puts, *await self._heirs(puts, removed)]
         if not puts and not removed:
             return
@@ -187,23 +192,31 @@ class KnowledgeBase:
         revisions = await self._library.run(self._library.reserve, self.name, len(puts))
         try:
             await self.snapshots.publish(replace(self.snapshots.current, hidden=frozenset(revisions)))
-            ready: list[Put] = []
-            for revision, (document, indexed) in zip(revisions, puts, strict=True):
-                contents = {}
-                by_chunking = dict(encoded.get(id(document), {}))
-                for index in indexes if indexed else ():
-                    chunking = chunking_of(index)
-                    if chunking not in by_chunking:
-                        by_chunking[chunking] = await self._encoder.on_document_thread(
-                            self._encoder.encode, document, chunking
-                        )
-                    await self._vectors.upsert(index_name(index), by_chunking[chunking].points(revision, document))
-                    contents[index.id] = by_chunking[chunking].contents
-                ready.append(Put(revision, document, contents, indexed))
+            contents: dict[int, dict[int, Contents]] = {revision: {} for revision in revisions}
+            for index in indexes:
+                points: list[Point] = []
+                for revision, (document, indexed) in zip(revisions, puts, strict=True):
+                    if indexed:
+                        passages = await self._passages_of(document, chunking_of(index), encoded)
+                        points.extend(passages.points(revision, document))
+                        contents[revision][index.id] = passages.contents
+                await self._vectors.upsert(index_name(index), points)
+            ready = [
+                Put(revision, document, contents[revision], indexed)
+                for revision, (document, indexed) in zip(revisions, puts, strict=True)
+            ]
             await self._library.run(self._library.commit, self.name, ready, removed)
         finally:
             # On failure what was reserved is swept away; on success what it replaced is.
             await self._sweep()
+
+    async def _passages_of(
+        self, document: StoredDocument, chunking: Chunking, encoded: dict[tuple[int, Chunking], Encoded]
+    ) -> Encoded:
+        key = (id(document), chunking)
+        if key not in encoded:
+            encoded[key] = await self._encoder.on_document_thread(self._encoder.encode, document, chunking)
+        return encoded[key]
 
     async def _heirs(
         self, puts: list[tuple[StoredDocument, bool]], removed: list[tuple[str, str]]

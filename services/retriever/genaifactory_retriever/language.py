@@ -28,8 +28,9 @@ def detect(text: str) -> str:
     words = _WORD.findall(unicodedata.normalize("NFC", text[:_SAMPLE_CHARACTERS]).lower())
     if not words:
         return ""
-    marked = sum(1 for word in words if _is_vietnamese(word))
-    if marked and marked / len(words) >= 0.12:
+    sure = sum(1 for word in words if _is_vietnamese(word))
+    marked = sure + (sum(1 for word in words if _may_be_vietnamese(word)) if sure or len(words) <= 4 else 0)
+    if marked / len(words) >= 0.12:
         return "vi"
     english = sum(1 for word in words if word in _ENGLISH)
     bare = sum(1 for word in words if word in _BARE_VIETNAMESE)
@@ -45,8 +46,11 @@ def detect(text: str) -> str:
 def _is_vietnamese(word: str) -> bool:
     if word.isascii():
         return False
-    decomposed = unicodedata.normalize("NFD", word)
-    if _VIETNAMESE.search(word) or _VIETNAMESE.search(decomposed):
-        return True
-    # Short syllables with one plain mark (là, có, và, thì): Vietnamese writes a syllable as a word.
-    return len(word) <= 4 and len(_MARKS.findall(decomposed)) == 1
+    return bool(_VIETNAMESE.search(word) or _VIETNAMESE.search(unicodedata.normalize("NFD", word)))
+
+
+def _may_be_vietnamese(word: str) -> bool:
+    """Short syllables with one plain mark (là, có, và, thì), which French and others have, too."""
+    if word.isascii() or len(word) > 4 or _is_vietnamese(word):
+        return False
+    return len(_MARKS.findall(unicodedata.normalize("NFD", word))) == 1

@@ -77,6 +77,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> AsyncIterator[retriever_pb2.IngestResponse]:
         requests = aiter(request_iterator)
         caller, knowledge_base, _ = await self._caller("ingest", await upload.first_message(requests))
+        # The caller is let in: clients may wait for this before they send documents.
+        await context.send_initial_metadata(())
         documents = upload.uploads(
             requests,
             max_bytes=self._settings.documents.max_bytes,

@@ -58,6 +58,9 @@ class Settings(common.Common):
     data_dir: Path = Field(
         default=Path(".genaifactory/retriever"), description="Documents, indexes and the model's graph."
     )
+    model_cache_dir: Path | None = Field(
+        default=None, description="Where MiniLM's graph is kept (58 MB); None: data_dir/models. Services may share it."
+    )
     documents: Documents = Documents()
     ingestion: Ingestion = Ingestion()
     search: Search = Search()

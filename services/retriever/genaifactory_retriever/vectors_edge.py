@@ -48,6 +48,8 @@ class EdgeVectors:
         await self._write(self._drop, index)
 
     async def upsert(self, index: str, points: Sequence[Point]) -> None:
+        if not points:
+            return
         shard = self._shard(index)
         for begin in range(0, len(points), _UPSERT_BATCH):
             batch = [_to_edge(point) for point in points[begin : begin + _UPSERT_BATCH]]

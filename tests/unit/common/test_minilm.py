@@ -88,6 +88,10 @@ def test_threads_share_one_model(model: MiniLM) -> None:
     assert all(np.array_equal(vectors, expected) for vectors in results.values())
 
 
+def test_services_of_one_process_share_the_model(cache_dir: Path) -> None:
+    assert minilm.load(cache_dir) is minilm.load(cache_dir)
+
+
 def test_the_graph_is_built_once_and_no_half_file_is_left(cache_dir: Path, model: MiniLM) -> None:
     (graph,) = cache_dir.iterdir()
     before = graph.stat().st_mtime_ns

@@ -1,0 +1,94 @@
+"""A process that writes, builds and swaps until it is killed: `python -m tests.unit.retriever.crash_child DIR MODELS N`.
+
+At its start it checks that what the process before it left is whole, and at least edition N. It says "edition N" on
+stdout after each write that was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from genaifactory_common import specs
+from genaifactory_retriever import lexical
+from genaifactory_retriever.analysis import words
+from genaifactory_retriever.documents import Block, assemble
+from genaifactory_retriever.encoding import Encoder
+from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, index_name
+from genaifactory_retriever.library import Library, StoredDocument
+from genaifactory_retriever.vectors import Where
+from genaifactory_retriever.vectors_edge import EdgeVectors
+
+DOCUMENTS = 5
+SECTIONS = 4
+SPEC = specs.KnowledgeBase(name="docs", chunk_tokens=64, chunk_overlap_tokens=8)
+
+
+def document(number: int, edition: int) -> StoredDocument:
+    blocks = [
+        block for i in range(SECTIONS) for block in (Block(f"Part {i}", 1), Block(f"shared words of edition{edition}"))
+    ]
+    parsed = assemble(blocks, "Manual")
+    return StoredDocument(
+        tenant="acme",
+        document_id=f"d{number}",
+        source_hash=f"{number}-{edition}",
+        content_hash=f"{number}-{edition}",
+        title=parsed.title,
+        uri="a.md",
+        language="en",
+        metadata={},
+        allowed_groups=(),
+        text=parsed.text,
+        sections=parsed.sections,
+    )
+
+
+async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVectors) -> int:
+    """The edition that every document of every version is of; fails when any is of parts."""
+    snapshot = base.snapshots.current
+    assert snapshot.hidden == frozenset(), "points of unfinished revisions are left"
+    editions = set()
+    for index in snapshot.indexes:
+        assert index.state in ("active", "previous", "ready")
+        frequencies = library.passages_with(index.id, "acme", list(lexical.query_weights(words("shared"))))
+        vector = lexical.query_vector(lexical.query_weights(words("shared")), frequencies, 1000)
+        documents, passages = library.totals(index.id, "acme")
+        assert await vectors.count(index_name(index)) == passages == documents * SECTIONS
+        if not passages:
+            editions.add(0)
+            continue
+        assert documents == DOCUMENTS
+        found = await vectors.search(index_name(index), dense=None, lexical=vector, where=Where("acme", ()), limit=1000)
+        stored = await vectors.passages(index_name(index), [candidate.id for candidate in found])
+        assert len(stored) == DOCUMENTS * SECTIONS
+        for number in range(DOCUMENTS):
+            texts = [passage.text for passage in stored.values() if passage.document_id == f"d{number}"]
+            assert len(texts) == SECTIONS
+            assert len(set(texts)) == 1
+            editions.add(int(texts[0].removeprefix("shared words of edition")))
+    assert len(editions) == 1, f"a mixture of editions {editions}"
+    return editions.pop()
+
+
+async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
+    library = Library(data_dir / "library.sqlite")
+    vectors = EdgeVectors(data_dir / "vectors", search_threads=1)
+    encoder = Encoder.load(model_dir, document_threads=1, query_threads=1)
+    base = await KnowledgeBase.open(SPEC, library, vectors, encoder)
+    edition = await whole_edition(base, library, vectors)
+    assert edition >= at_least, f"edition {at_least} was answered, {edition} is there"
+    print("ready", edition, flush=True)
+    while True:
+        edition += 1
+        batch = [document(number, edition) for number in range(DOCUMENTS)]
+        await base.write([Prepared(one, {c: encoder.encode(one, c) for c in base.chunkings()}) for one in batch])
+        print("edition", edition, flush=True)
+        if edition % 3 == 0:
+            version = [step async for step in base.build(SPEC, f"build-{edition}")][-1].version
+            await base.swap(version)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
