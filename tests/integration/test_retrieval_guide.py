@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.bench import retrieval
-from tests.data import debian_guide
-from tests.data.debian_guide import LANGUAGES, Page
 
 from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_common import channels
+from tests.bench import retrieval
+from tests.data import debian_guide
+from tests.data.debian_guide import LANGUAGES, Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.unit.common.conftest import Scripted, answer, released
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, identity, testing
@@ -19,6 +18,7 @@ from genaifactory_common.errors import (
     NotFound,
     Unavailable,
 )
+from tests.unit.common.conftest import Scripted, answer, released
 
 Response = safety_pb2.CheckStreamResponse
 

@@ -8,11 +8,11 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from tests.unit.common.conftest import Scripted
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, errors, testing
 from genaifactory_common.errors import TABLE, FactoryError, Internal, InvalidArgument, RateLimited, Reason
+from tests.unit.common.conftest import Scripted
 
 REQUEST = safety_pb2.CheckTextRequest(text="x")
 

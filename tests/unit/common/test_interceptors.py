@@ -13,12 +13,12 @@ import prometheus_client
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from tests.unit.common.conftest import CHECK_TEXT, Scripted, answer, released
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, identity, runtime, settings, telemetry, testing
 from genaifactory_common.errors import DeadlineExceeded, FactoryError, Internal, NotFound, Unauthenticated, from_rpc
 from genaifactory_common.telemetry import Telemetry
+from tests.unit.common.conftest import CHECK_TEXT, Scripted, answer, released
 
 REQUEST = safety_pb2.CheckTextRequest(text="x")
 

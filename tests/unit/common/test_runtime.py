@@ -16,11 +16,11 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.unit.common.conftest import SERVICE, Scripted, answer, new_authority
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, runtime, settings, testing
 from genaifactory_common.errors import DeadlineExceeded, Overloaded, Unavailable
+from tests.unit.common.conftest import SERVICE, Scripted, answer, new_authority
 
 REQUEST = safety_pb2.CheckTextRequest(text="x")
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -6,12 +6,12 @@ import unicodedata
 from dataclasses import replace
 
 import pytest
-from tests.unit.retriever import files
-from tests.unit.retriever.conftest import LIMITS
 
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import parsing
 from genaifactory_retriever.documents import Document
+from tests.unit.retriever import files
+from tests.unit.retriever.conftest import LIMITS
 
 HTML = b"""<!doctype html><html><head><title>Guide</title><style>p{}</style></head><body>
 <nav>Home | About</nav><div class="toc">Contents</div>

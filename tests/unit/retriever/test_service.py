@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.retriever import files
-from tests.unit.retriever.conftest import FACTORY, Client, Doc, outcomes, retriever
 
 from genaifactory.retriever.v1 import retriever_pb2 as pb
 from genaifactory_common import channels, specs
@@ -20,6 +18,8 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever.app import create_app
 from genaifactory_retriever.settings import Settings
+from tests.unit.retriever import files
+from tests.unit.retriever.conftest import FACTORY, Client, Doc, outcomes, retriever
 
 BOOT = Doc("boot", "# Khởi động\n\nCắm thanh bộ nhớ USB rồi khởi động máy tính từ nó.")
 RAID = Doc("raid", "# RAID\n\nA RAID array joins several disks, so that a broken disk loses no data.")
