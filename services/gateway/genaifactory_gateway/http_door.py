@@ -225,10 +225,13 @@ class HttpDoor:
 
 
 async def _read(exchange: Exchange, model: type[_Body]) -> _Body:
-    body = await exchange.body()
-    if len(body) > _LARGE_BODY_BYTES:
-        return await asyncio.to_thread(openai_requests.read, model, body)
-    return openai_requests.read(model, body)
+    data = await exchange.body()
+    if len(data) > _LARGE_BODY_BYTES:
+        body = await asyncio.to_thread(openai_requests.read, model, data)
+    else:
+        body = openai_requests.read(model, data)
+    exchange.named = lambda field: openai_requests.named_as_sent(field, body)
+    return body
 
 
 async def _fail(exchange: Exchange, error: FactoryError) -> None:

@@ -45,6 +45,8 @@ class Exchange:
         self.error: FactoryError | None = None
         """Why it failed, also after the status was sent."""
         self.tenant = self.key_id = ""
+        self.named: Callable[[str | None], str | None] = lambda field: field
+        """How the client calls the field that an error names; the services behind us know their contracts' names."""
         self.hung_up = False
         self._receive = receive
         self._send = send
@@ -136,6 +138,7 @@ class Exchange:
 
     async def fail(self, error: FactoryError) -> None:
         """Sends the error: as the answer or, where that has begun, as the last event of the stream."""
+        error.field = self.named(error.field)
         self.error = error
         if self._complete or self.hung_up:
             return

@@ -7,6 +7,7 @@ What the platform cannot honour is refused too; only what changes no answer is t
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -306,6 +307,21 @@ def _invalid(error: ValidationError) -> InvalidArgument:
             return InvalidArgument(f"'{path}' is missing; it is required.", field=path)
         case _:
             return InvalidArgument(f"'{path}': {problem['msg']}.", field=path)
+
+
+def named_as_sent(field: str | None, body: Body) -> str | None:
+    """The path in the client's own body for one in our contracts, which is what the services behind us name."""
+    if field is None:
+        return None
+    if field == "texts" or field.startswith("texts["):
+        return "input" + field.removeprefix("texts")
+    if field == "output_format" or field.startswith("output_format."):
+        sent = isinstance(body, ChatCompletion) and body.structured_outputs is not None
+        return "structured_outputs" if sent else "response_format"
+    field = field.removeprefix("sampling.")
+    if field == "max_tokens" and isinstance(body, ChatCompletion) and body.max_tokens is None:
+        return "max_completion_tokens"
+    return re.sub(r"^(tools\[\d+\])\.(name|parameters)", r"\1.function.\2", field)
 
 
 def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.AnswerRequest:
