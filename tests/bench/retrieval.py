@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels, specs
@@ -50,7 +51,7 @@ knowledge_bases: [{{name: {GUIDE}}}, {{name: {BENCHMARK}}}]
 policies: [{{name: default}}]
 """
 
-Stub = retriever_pb2_grpc.RetrieverServiceStub
+Stub: TypeAlias = "retriever_pb2_grpc.RetrieverServiceAsyncStub"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ async def retriever(data_dir: Path) -> AsyncIterator[Stub]:
     app = create_app(settings, specs.Source(specs.parse(_FACTORY)), Telemetry("retriever"))
     async with served(app) as channel:
         act_as()
-        yield Stub(channel)
+        yield retriever_pb2_grpc.RetrieverServiceStub(channel)
 
 
 async def ingest(stub: Stub, knowledge_base: str, pages: Sequence[Page]) -> Ingested:
@@ -108,7 +109,7 @@ async def evaluate(stub: Stub, queries: Sequence[Query]) -> dict[str, list[float
     return {name: [await _evaluate(stub, query, mode) for query in queries] for name, mode in MODES.items()}
 
 
-async def _evaluate(stub: Stub, query: Query, mode: retriever_pb2.SearchMode) -> float:
+async def _evaluate(stub: Stub, query: Query, mode: retriever_pb2.SearchMode.ValueType) -> float:
     request = retriever_pb2.SearchRequest(
         knowledge_base=BENCHMARK, query=query.text, limit=_DEPTH, mode=mode, filter={"language": query.language}
     )

@@ -25,7 +25,7 @@ import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -135,7 +135,7 @@ def _without_answers(html: str) -> str:
     return tree.html or ""
 
 
-def section_of(headings: list[str] | tuple[str, ...]) -> str:
+def section_of(headings: Sequence[str]) -> str:
     """The number of the section that a passage of the benchmark's corpus stands in."""
     return headings[-1].removesuffix(".") if headings else ""
 

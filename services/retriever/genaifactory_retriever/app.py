@@ -17,6 +17,7 @@ from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever import parsing
+from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Ingestion
 from genaifactory_retriever.knowledge import KnowledgeBase
@@ -85,7 +86,13 @@ async def _open(settings: Settings, source: specs.Source, telemetry: Telemetry) 
             yield Parts(
                 library,
                 Searcher(library, vectors, encoder, telemetry, candidates=settings.search.candidates),
-                Ingestion(encoder, _limits(settings), documents_in_flight=settings.ingestion.documents_in_flight),
+                Ingestion(
+                    encoder,
+                    _limits(settings),
+                    # A document within its own bound must fit, or it would wait for ever.
+                    ByteBudget(max(settings.ingestion.bytes_in_flight, settings.documents.max_bytes)),
+                    documents_in_flight=settings.ingestion.documents_in_flight,
+                ),
                 knowledge.get,
             )
         finally:

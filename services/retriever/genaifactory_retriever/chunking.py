@@ -15,6 +15,10 @@ from genaifactory_retriever.documents import Document, Section
 # The end of a block, of a sentence, or of a line.
 _UNIT_END = re.compile(r"\n\s*|(?<=[.!?…])[\"”’)\]]*\s+(?=\S)")
 
+# Characters: the tokenizer gives up on words that are longer; of those, this many count as one token.
+_LONG_WORD = 100
+_LONG_WORD_STEP = 8
+
 Offsets = Callable[[str], list[tuple[int, int]]]
 """Start and end of each token of a text."""
 
@@ -52,7 +56,7 @@ def chunk(document: Document, token_offsets: Offsets, *, max_tokens: int, overla
 def _units(text: str, section: Section, token_offsets: Offsets, max_tokens: int) -> list[_Unit]:
     """Sentences of the section with their tokens; one that is too long is cut before a word if it can be."""
     body = text[section.start : section.end]
-    starts = [start for start, _ in token_offsets(body)]
+    starts = _starts(token_offsets(body))
     units: list[_Unit] = []
     begin = 0
     ends = [(found.start(), found.end()) for found in _UNIT_END.finditer(body)]
@@ -70,6 +74,15 @@ def _units(text: str, section: Section, token_offsets: Offsets, max_tokens: int)
             units.append(_trimmed(body, begin, end, section.start, last - first))
         begin = following
     return units
+
+
+def _starts(offsets: list[tuple[int, int]]) -> list[int]:
+    """Where tokens start. The tokenizer takes an endless word for one token; here it counts by its length."""
+    return [
+        position
+        for start, end in offsets
+        for position in (range(start, end, _LONG_WORD_STEP) if end - start > _LONG_WORD else (start,))
+    ]
 
 
 def _trimmed(body: str, begin: int, end: int, shift: int, tokens: int) -> _Unit:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -15,6 +14,7 @@ from prometheus_client import Counter
 
 from genaifactory_common.errors import FactoryError
 from genaifactory_retriever import parsing
+from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.documents import clean
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, Written
@@ -50,6 +50,7 @@ class Upload:
 
     header: Header
     data: bytes
+    """Taken from the budget; given back once the document's result is known."""
     refusal: FactoryError | None = None
 
 
@@ -64,40 +65,13 @@ class Result:
     error: FactoryError | None = None
 
 
-class ByteBudget:
-    """Memory for documents in flight, shared by all uploads; who asks for more than is left waits."""
-
-    def __init__(self, size: int) -> None:
-        self._free = size
-        self._changed = asyncio.Condition()
-
-    async def take(self, size: int) -> None:
-        """Waits for `size` bytes, which must not be more than the whole budget."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._free >= size)
-            self._free -= size
-
-    async def give_back(self, size: int) -> None:
-        """Makes room for others."""
-        async with self._changed:
-            self._free += size
-            self._changed.notify_all()
-
-    @asynccontextmanager
-    async def borrowed(self, size: int) -> AsyncIterator[None]:
-        """The bytes are taken inside the block."""
-        await self.take(size)
-        try:
-            yield
-        finally:
-            await self.give_back(size)
-
-
 @dataclass(frozen=True)
 class _Ready:
     """An upload that is ready to be written, known to be unchanged, or rejected."""
 
     upload: Upload
+    size_bytes: int
+    """Of the budget that it holds."""
     prepared: Prepared | None = None
     unchanged: Written | None = None
     error: FactoryError | None = None
@@ -106,7 +80,10 @@ class _Ready:
 class Ingestion:
     """Takes uploads into knowledge bases."""
 
-    def __init__(self, encoder: Encoder, limits: parsing.Limits, *, documents_in_flight: int) -> None:
+    def __init__(
+        self, encoder: Encoder, limits: parsing.Limits, budget: ByteBudget, *, documents_in_flight: int
+    ) -> None:
+        self.budget = budget
         self._encoder = encoder
         self._limits = limits
         self._documents_in_flight = documents_in_flight
@@ -120,10 +97,13 @@ class Ingestion:
         """
         ordered = _Ordered(self._documents_in_flight)
         preparing: set[asyncio.Task[_Ready]] = set()
+        held = 0  # bytes of the budget
 
         async def read() -> None:
+            nonlocal held
             try:
                 async for upload in uploads:
+                    held += len(upload.data)
                     task = asyncio.create_task(self._prepare(knowledge_base, tenant, upload))
                     preparing.add(task)
                     task.add_done_callback(preparing.discard)
@@ -134,7 +114,12 @@ class Ingestion:
         reader = asyncio.create_task(read())
         try:
             while not ordered.ended:
-                for result in await self._write(knowledge_base, tenant, await ordered.batch()):
+                batch = await ordered.batch()
+                results = await self._write(knowledge_base, tenant, batch)
+                finished = sum(ready.size_bytes for ready in batch)
+                held -= finished
+                self.budget.give_back(finished)
+                for result in results:
                     DOCUMENTS.labels(result.outcome).inc()
                     PASSAGES.inc(result.passages)
                     yield result
@@ -144,22 +129,23 @@ class Ingestion:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self.budget.give_back(held)
 
     async def _prepare(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload) -> _Ready:
         if upload.refusal is not None:
-            return _Ready(upload, error=upload.refusal)
+            return _Ready(upload, len(upload.data), error=upload.refusal)
         try:
             source_hash = await self._encoder.on_document_thread(_source_hash, upload)
             if unchanged := await knowledge_base.is_unchanged(tenant, upload.header.document_id, source_hash):
-                return _Ready(upload, unchanged=unchanged)
+                return _Ready(upload, len(upload.data), unchanged=unchanged)
             return await self._encode(knowledge_base, tenant, upload, source_hash)
         except FactoryError as error:
-            return _Ready(upload, error=error)
+            return _Ready(upload, len(upload.data), error=error)
         except Exception:
             # A parser that stumbles must not stop the other documents; the log has what happened, without the text.
             logger.exception("document %s could not be read", upload.header.document_id)
             message = "The document could not be read; the retriever's log has the details."
-            return _Ready(upload, error=FactoryError(message, field="data"))
+            return _Ready(upload, len(upload.data), error=FactoryError(message, field="data"))
 
     async def _encode(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload, source_hash: str) -> _Ready:
         chunkings = knowledge_base.chunkings()
@@ -170,7 +156,7 @@ class Ingestion:
 
         prepared = await self._encoder.on_document_thread(work)
         # The bytes are not needed any more; what waits for its turn is only text and vectors.
-        return _Ready(replace(upload, data=b""), prepared)
+        return _Ready(replace(upload, data=b""), len(upload.data), prepared)
 
     async def _write(self, knowledge_base: KnowledgeBase, tenant: str, batch: list[_Ready]) -> list[Result]:
         """Writes a batch in which no document stands twice."""

@@ -1,6 +1,6 @@
-"""Parses PDF and DOCX in a process of their own, with bounded memory, processor time and output.
+"""Parses what may take long in a process of its own, with bounded memory and time.
 
-Both formats can be made to loop or to unpack without end; a thread that does so could not be stopped.
+A file can be made to loop or to unpack without end, and a thread that does so could not be stopped.
 Run as a module it is that process: the file comes in on stdin, blocks go out on stdout as JSON.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever.documents import Block
@@ -17,7 +17,7 @@ from genaifactory_retriever.documents import Block
 if TYPE_CHECKING:
     from genaifactory_retriever.parsing import Limits
 
-Kind = Literal["pdf", "docx"]
+Kind = Literal["pdf", "docx", "html", "markdown"]
 _BROKEN = "The document cannot be read as {kind}; it is damaged or of another type. Check the file and its media_type."
 
 
@@ -61,14 +61,7 @@ def _main() -> None:
     kind: Kind = arguments["kind"]
     data = sys.stdin.buffer.read()
     try:
-        if kind == "pdf":
-            from genaifactory_retriever import parse_pdf
-
-            title, blocks = parse_pdf.parse(data, arguments["pages"], arguments["text_characters"])
-        else:
-            from genaifactory_retriever import parse_docx
-
-            title, blocks = parse_docx.parse(data, arguments["unpacked_bytes"], arguments["text_characters"])
+        title, blocks = _parsed(data, kind, arguments)
     except InvalidArgument as error:
         answer = {"error": error.message, "too_large": isinstance(error, TooLarge)}
     except Exception:  # whatever a damaged file does to a parser is the file's fault
@@ -77,6 +70,24 @@ def _main() -> None:
         answer = {"title": title, "blocks": [(block.text, block.level, block.verbatim) for block in blocks]}
     # A lone surrogate out of a damaged font must not stop the answer.
     sys.stdout.buffer.write(json.dumps(answer).encode())
+
+
+def _parsed(data: bytes, kind: Kind, arguments: dict[str, Any]) -> tuple[str, list[Block]]:
+    if kind == "pdf":
+        from genaifactory_retriever import parse_pdf
+
+        return parse_pdf.parse(data, arguments["pages"], arguments["text_characters"])
+    if kind == "docx":
+        from genaifactory_retriever import parse_docx
+
+        return parse_docx.parse(data, arguments["unpacked_bytes"], arguments["text_characters"])
+    if kind == "html":
+        from genaifactory_retriever import parse_html
+
+        return parse_html.parse(data.decode())
+    from genaifactory_retriever import parse_markdown
+
+    return parse_markdown.parse(data.decode())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import codecs
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_retriever import isolation, parse_html
+from genaifactory_retriever import isolation, parse_html, parse_markdown
 from genaifactory_retriever.documents import Block, Document, assemble
 
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
@@ -27,8 +28,11 @@ _BY_ENDING = {
 }
 _KNOWN = (*sorted(set(_BY_ENDING.values())),)
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
+_QUICK_CHARACTERS = 1_000_000
+_QUICK_NESTING = 1000
+_TAG = re.compile(r"<(/?)([a-zA-Z]+)")
+# Elements that have no end, or that the next of their kind ends: without end tags they do not nest.
+_SELF_CLOSED = frozenset("area base br col dd dt embed hr img input li link meta p source td th tr wbr".split())  # noqa: SIM905
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 
@@ -42,7 +46,7 @@ class Limits:
     unpacked_bytes: int
     """Of a DOCX's parts together."""
     seconds: float
-    """Until the parser of a PDF or DOCX is stopped."""
+    """Until a parser in a process of its own is stopped."""
     memory_bytes: int
     """Address space of that parser."""
 
@@ -67,7 +71,7 @@ def media_type_of(media_type: str, uri: str) -> str:
 
 
 def parse(data: bytes, media_type: str, limits: Limits) -> Document:
-    """The document in a file of a type that `media_type_of` names. Blocks; a PDF or DOCX is parsed in another process.
+    """The document in a file of a type that `media_type_of` names. Blocks for up to limits.seconds.
 
     Raises InvalidArgument when the file is not what its type says or holds no text, TooLarge beyond a limit.
     """
@@ -76,9 +80,9 @@ def parse(data: bytes, media_type: str, limits: Limits) -> Document:
     if media_type in (PDF, DOCX):
         title, blocks = isolation.parse(data, "pdf" if media_type == PDF else "docx", limits)
     elif media_type == "text/html":
-        title, blocks = parse_html.parse(_decode(data, parse_html.declared_charset(data)))
+        title, blocks = _markup(_decode(data, parse_html.declared_charset(data)), "html", limits)
     elif media_type == "text/markdown":
-        title, blocks = _markdown(_decode(data))
+        title, blocks = _markup(_decode(data), "markdown", limits)
     else:
         title, blocks = "", [Block(piece) for piece in _BLANK_LINES.split(_decode(data).replace("\r\n", "\n"))]
     document = assemble(blocks, title)
@@ -109,16 +113,18 @@ def _decode(data: bytes, declared: str | None = None) -> str:
     return text
 
 
-def _markdown(text: str) -> tuple[str, list[Block]]:
-    """Through HTML, so that inline marks, tables and embedded HTML need no second set of rules."""
-    from markdown_it import MarkdownIt
+def _markup(text: str, kind: Literal["html", "markdown"], limits: Limits) -> tuple[str, list[Block]]:
+    """Parsed here when that is sure to be quick; starting a process takes longer than most pages."""
+    if len(text) > _QUICK_CHARACTERS or _nesting(text) > _QUICK_NESTING:
+        return isolation.parse(text.encode(), kind, limits)
+    return parse_html.parse(text) if kind == "html" else parse_markdown.parse(text)
 
-    title = ""
-    text = text.replace("\r\n", "\n")
-    if front := _FRONT_MATTER.match(text):
-        if named := _FRONT_TITLE.search(front.group(1)):
-            title = named.group(1)
-        text = text[front.end() :]
-    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
-    found, blocks = parse_html.parse(html)
-    return title or found, blocks
+
+def _nesting(text: str) -> int:
+    """How deep elements may stand inside each other; an HTML parser's time grows with its square."""
+    depth = deepest = 0
+    for closing, tag in _TAG.findall(text):
+        if tag.lower() not in _SELF_CLOSED:
+            depth = max(0, depth - 1) if closing else depth + 1
+            deepest = max(deepest, depth)
+    return deepest

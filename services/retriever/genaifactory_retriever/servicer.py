@@ -79,12 +79,14 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         caller, knowledge_base, _ = await self._caller("ingest", await upload.first_message(requests))
         # The caller is let in: clients may wait for this before they send documents.
         await context.send_initial_metadata(())
+        ingestion = self._parts().ingestion
         documents = upload.uploads(
             requests,
+            ingestion.budget,
             max_bytes=self._settings.documents.max_bytes,
             data_timeout_seconds=self._settings.ingestion.data_timeout_seconds,
         )
-        results = self._parts().ingestion.ingest(knowledge_base, caller.tenant, documents)
+        results = ingestion.ingest(knowledge_base, caller.tenant, documents)
         try:
             async for result in results:
                 yield _ingest_response(result, knowledge_base.snapshots.current.active.version)

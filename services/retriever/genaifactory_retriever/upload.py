@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_common.errors import DeadlineExceeded, InvalidArgument, TooLarge
+from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.ingestion import Header, Upload
 
 MAX_ID_CHARACTERS = 512
@@ -33,9 +34,15 @@ async def first_message(requests: AsyncIterator[retriever_pb2.IngestRequest]) ->
 
 
 async def uploads(
-    requests: AsyncIterator[retriever_pb2.IngestRequest], *, max_bytes: int, data_timeout_seconds: float
+    requests: AsyncIterator[retriever_pb2.IngestRequest],
+    budget: ByteBudget,
+    *,
+    max_bytes: int,
+    data_timeout_seconds: float,
 ) -> AsyncIterator[Upload]:
     """The documents of a call after its first message. One that is refused still has its bytes read, and dropped.
+
+    budget: at least max_bytes; the bytes of what is yielded are taken from it, and the consumer's to give back.
 
     Raises InvalidArgument when messages come in a wrong order, DeadlineExceeded when one stays away mid-document.
     """
@@ -48,20 +55,38 @@ async def uploads(
                 field=part,
             )
         header, refusal = _header(request.document, max_bytes)
+        size = request.document.size_bytes
+        if refusal is not None:
+            await _read(iterator, header.document_id, size, data_timeout_seconds, None)
+            yield Upload(header, b"", refusal)
+            continue
+        await budget.take(size)
         data = bytearray()
-        missing = request.document.size_bytes
-        while missing:
-            piece = await _data(iterator, header.document_id, data_timeout_seconds)
-            if len(piece) > missing:
-                raise InvalidArgument(
-                    f"The document '{header.document_id}' is longer than its size_bytes of "
-                    f"{request.document.size_bytes}.",
-                    field="data",
-                )
-            missing -= len(piece)
-            if refusal is None:
-                data += piece
-        yield Upload(header, bytes(data), refusal)
+        try:
+            await _read(iterator, header.document_id, size, data_timeout_seconds, data)
+        except BaseException:
+            budget.give_back(size)
+            raise
+        yield Upload(header, bytes(data))
+
+
+async def _read(
+    iterator: AsyncIterator[retriever_pb2.IngestRequest],
+    document_id: str,
+    size: int,
+    timeout_seconds: float,
+    into: bytearray | None,
+) -> None:
+    missing = size
+    while missing:
+        piece = await _data(iterator, document_id, timeout_seconds)
+        if len(piece) > missing:
+            raise InvalidArgument(
+                f"The document '{document_id}' is longer than its size_bytes of {size}.", field="data"
+            )
+        missing -= len(piece)
+        if into is not None:
+            into += piece
 
 
 async def _data(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ Result = TypeVar("Result")
 
 # Edge holds the interpreter's lock while it works: small batches keep the event loop's pauses to a few milliseconds.
 _UPSERT_BATCH = 64
+# Of a folder that is being deleted; no index's name begins with a dot.
+_DROPPED = ".dropped-"
 # Exact below this many points; above, HNSW would need an optimizer run, which holds the lock for seconds.
 _EXACT = qdrant.SearchParams(exact=True)
 
@@ -32,7 +33,7 @@ class EdgeVectors:
     def __init__(self, folder: Path, *, search_threads: int) -> None:
         """folder: holds the indexes; what a process that died had not come to delete there is deleted. Blocks."""
         self._folder = folder
-        for left in folder.glob("*.dropped-*"):
+        for left in folder.glob(f"{_DROPPED}*"):
             shutil.rmtree(left)
         self._shards: dict[str, qdrant.EdgeShard] = {}
         self._searchers = ThreadPoolExecutor(search_threads, thread_name_prefix="edge-search")
@@ -114,7 +115,8 @@ class EdgeVectors:
         folder = self._folder / index
         if folder.exists():
             # Renamed first: a process that dies while it deletes leaves no folder that looks like an index.
-            doomed = folder.with_name(f"{folder.name}.dropped-{os.getpid()}")
+            doomed = folder.with_name(_DROPPED + folder.name)
+            shutil.rmtree(doomed, ignore_errors=True)
             folder.replace(doomed)
             shutil.rmtree(doomed)
 

@@ -68,7 +68,7 @@ class Doc:
 class Client:
     """The service as a caller sees it."""
 
-    stub: retriever_pb2_grpc.RetrieverServiceStub
+    stub: retriever_pb2_grpc.RetrieverServiceAsyncStub
     source: specs.Source
 
     async def ingest(

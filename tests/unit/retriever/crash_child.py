@@ -1,4 +1,4 @@
-"""A process that writes, builds and swaps until it is killed: `python -m tests.unit.retriever.crash_child DIR MODELS N`.
+"""A process that writes, builds and swaps until it is killed; its arguments: data folder, model folder, N.
 
 At its start it checks that what the process before it left is whole, and at least edition N. It says "edition N" on
 stdout after each write that was answered.

@@ -41,6 +41,12 @@ def test_a_sentence_that_is_too_long_is_cut_between_words(model: MiniLM) -> None
     assert found[-1].end == len(text)
 
 
+def test_a_word_without_end_is_cut(model: MiniLM) -> None:
+    found = chunks_of(model, [Block("QUJD" * 500)])
+    assert max(len(c.text) for c in found) <= 20 * 8
+    assert "".join(c.text for c in found) == "QUJD" * 500
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     blocks=st.lists(
@@ -54,7 +60,7 @@ def test_any_text_falls_into_bounded_slices_that_leave_no_token_out(
 ) -> None:
     document = assemble([Block(text, level) for text, level in blocks])
     found = chunk(document, model.token_offsets, max_tokens=max_tokens, overlap_tokens=overlap)
-    covered = set()
+    covered: set[int] = set()
     for c in found:
         assert c.text == document.text[c.start : c.end]
         assert c.text == c.text.strip()

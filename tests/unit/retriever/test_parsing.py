@@ -51,7 +51,18 @@ def test_html_in_another_charset_is_decoded_as_it_says() -> None:
 
 
 def test_html_nested_deeper_than_any_stack_is_read() -> None:
-    assert parse(b"<div>" * 100_000 + b"deep", "text/html").text == "deep"
+    assert parse(b"<div>" * 5000 + b"deep", "text/html").text == "deep"
+
+
+@pytest.mark.parametrize("media_type", ["text/html", "text/markdown"])
+def test_nesting_made_to_take_for_ever_is_stopped(media_type: str) -> None:
+    with pytest.raises(InvalidArgument, match="took longer than 1 s"):
+        parsing.parse(b"<div>" * 500_000 + b"deep", media_type, replace(LIMITS, seconds=1))
+
+
+def test_many_elements_without_end_tags_are_no_nesting() -> None:
+    document = parse(b"<ul>" + b"<li>item<p>more<br>" * 3000, "text/html")
+    assert document.text.count("item") == 3000
 
 
 def test_markdown_becomes_text_under_its_headings() -> None:

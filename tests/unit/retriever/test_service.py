@@ -220,6 +220,22 @@ async def test_an_upload_that_is_cancelled_leaves_the_service_working(client: Cl
     assert outcomes(await client.ingest([BOOT])) == ["added"]
 
 
+async def test_uploads_larger_together_than_the_memory_for_them_wait_their_turn(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    small = {"documents": {"max_bytes": 3000}, "ingestion": {"bytes_in_flight": 1}}
+    async with retriever(tmp_path / "d", model_dir, **small) as client:
+        uploads = [[Doc(f"{u}-{i}", f"Upload {u} document {i}. " * 100) for i in range(6)] for u in range(3)]
+        responses = await asyncio.gather(*(client.ingest(upload) for upload in uploads))
+        assert [outcomes(r) for r in responses] == [["added"] * 6] * 3
+        async with channels.Duplex(client.stub.Ingest, timeout_seconds=10) as call:
+            await call.send(opened())
+            await call.accepted()
+            await call.send(header(3000))
+            await call.send(data(b"half"))
+        assert outcomes(await client.ingest(uploads[0])) == ["unchanged"] * 6
+
+
 # Search
 
 

@@ -81,9 +81,10 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ingest(self, request_iterator, context):
-        """Stores documents into the active index version. The first message names the knowledge base; each document is a
-        header followed by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in
-        its result and does not stop the others. Results come as documents are done.
+        """Stores documents, into every index version, so that each always holds the same. The first message names the
+        knowledge base; the server sends its initial metadata once it has let the call in. Each document is a header followed
+        by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in its result and
+        does not stop the others. Results come in the documents' order, as they are done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +107,7 @@ class RetrieverServiceServicer:
 
     def SwapIndex(self, request, context):
         """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
-        FAILED_PRECONDITION: the version is not ready. Swapping to the active version does nothing.
+        NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,9 +38,10 @@ class RetrieverServiceStub:
     Search: grpc.UnaryUnaryMultiCallable[retriever_pb2.SearchRequest, retriever_pb2.SearchResponse]
     """Finds passages that the caller may see. NOT_FOUND: no such knowledge base. INVALID_ARGUMENT: names the field."""
     Ingest: grpc.StreamStreamMultiCallable[retriever_pb2.IngestRequest, retriever_pb2.IngestResponse]
-    """Stores documents into the active index version. The first message names the knowledge base; each document is a
-    header followed by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in
-    its result and does not stop the others. Results come as documents are done.
+    """Stores documents, into every index version, so that each always holds the same. The first message names the
+    knowledge base; the server sends its initial metadata once it has let the call in. Each document is a header followed
+    by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in its result and
+    does not stop the others. Results come in the documents' order, as they are done.
     """
     ListIndexes: grpc.UnaryUnaryMultiCallable[retriever_pb2.ListIndexesRequest, retriever_pb2.ListIndexesResponse]
     """Lists the index versions of a knowledge base."""
@@ -50,7 +51,7 @@ class RetrieverServiceStub:
     """
     SwapIndex: grpc.UnaryUnaryMultiCallable[retriever_pb2.SwapIndexRequest, retriever_pb2.SwapIndexResponse]
     """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
-    FAILED_PRECONDITION: the version is not ready. Swapping to the active version does nothing.
+    NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
     """
     DeleteDocuments: grpc.UnaryUnaryMultiCallable[retriever_pb2.DeleteDocumentsRequest, retriever_pb2.DeleteDocumentsResponse]
     """Removes documents from every index version. Unknown ids are no error."""
@@ -65,9 +66,10 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     Search: aio.UnaryUnaryMultiCallable[retriever_pb2.SearchRequest, retriever_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds passages that the caller may see. NOT_FOUND: no such knowledge base. INVALID_ARGUMENT: names the field."""
     Ingest: aio.StreamStreamMultiCallable[retriever_pb2.IngestRequest, retriever_pb2.IngestResponse]  # type: ignore[assignment]
-    """Stores documents into the active index version. The first message names the knowledge base; each document is a
-    header followed by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in
-    its result and does not stop the others. Results come as documents are done.
+    """Stores documents, into every index version, so that each always holds the same. The first message names the
+    knowledge base; the server sends its initial metadata once it has let the call in. Each document is a header followed
+    by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in its result and
+    does not stop the others. Results come in the documents' order, as they are done.
     """
     ListIndexes: aio.UnaryUnaryMultiCallable[retriever_pb2.ListIndexesRequest, retriever_pb2.ListIndexesResponse]  # type: ignore[assignment]
     """Lists the index versions of a knowledge base."""
@@ -77,7 +79,7 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     """
     SwapIndex: aio.UnaryUnaryMultiCallable[retriever_pb2.SwapIndexRequest, retriever_pb2.SwapIndexResponse]  # type: ignore[assignment]
     """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
-    FAILED_PRECONDITION: the version is not ready. Swapping to the active version does nothing.
+    NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
     """
     DeleteDocuments: aio.UnaryUnaryMultiCallable[retriever_pb2.DeleteDocumentsRequest, retriever_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
     """Removes documents from every index version. Unknown ids are no error."""
@@ -101,9 +103,10 @@ class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[retriever_pb2.IngestRequest],
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[retriever_pb2.IngestResponse], abc.AsyncIterator[retriever_pb2.IngestResponse]]:
-        """Stores documents into the active index version. The first message names the knowledge base; each document is a
-        header followed by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in
-        its result and does not stop the others. Results come as documents are done.
+        """Stores documents, into every index version, so that each always holds the same. The first message names the
+        knowledge base; the server sends its initial metadata once it has let the call in. Each document is a header followed
+        by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in its result and
+        does not stop the others. Results come in the documents' order, as they are done.
         """
 
     @abc_1.abstractmethod
@@ -131,7 +134,7 @@ class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[retriever_pb2.SwapIndexResponse, abc.Awaitable[retriever_pb2.SwapIndexResponse]]:
         """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
-        FAILED_PRECONDITION: the version is not ready. Swapping to the active version does nothing.
+        NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
         """
 
     @abc_1.abstractmethod
