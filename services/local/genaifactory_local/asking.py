@@ -29,7 +29,7 @@ class Question:
 
     text: str
     url: str
-    """Where the platform answers, without /v1: http://127.0.0.1:8080."""
+    """Where the platform answers, with or without the /v1 of its OpenAI API: http://127.0.0.1:8080."""
     key: str
     route: str = "rag"
     conversation_id: str | None = None
@@ -68,7 +68,7 @@ def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
             httpx.Client(timeout=timeout, trust_env=False) as client,
             client.stream(
                 "POST",
-                f"{question.url.rstrip('/')}/v1/chat/completions",
+                f"{question.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
                 json=body,
                 headers={"Authorization": f"Bearer {question.key}"},
             ) as response,

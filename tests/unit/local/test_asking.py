@@ -23,7 +23,7 @@ def _server(status: int, lines: list[str]) -> Iterator[tuple[str, list[dict[str,
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(status)
+            self.send_response(status if self.path == "/v1/chat/completions" else 404)
             self.send_header("x-request-id", "req-1")
             self.end_headers()
             self.wfile.write("".join(line + "\n\n" for line in lines).encode())
@@ -48,6 +48,13 @@ def _chunk(delta: dict[str, Any], finish_reason: str | None = None) -> str:
 def _ask(url: str, conversation: str | None = None) -> tuple[asking.Answer, list[str]]:
     with asking.asked(asking.Question("Why?", url, "gf-key", conversation_id=conversation)) as (answer, pieces):
         return answer, list(pieces)
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
+def test_the_address_may_be_the_one_that_run_prints_for_sdks(ending: str) -> None:
+    with _server(200, [_chunk({"content": "16"}, "stop"), "data: [DONE]"]) as (url, _):
+        answer, _ = _ask(url + ending)
+    assert answer.text == "16"
 
 
 def test_pieces_citations_and_usage_are_gathered() -> None:
