@@ -157,7 +157,7 @@ class Answerer:
 
     async def _check(self, question: Question, plan: Plan) -> Checked:
         with self._telemetry.span("check input"):
-            return await self._guard.check_input(question.messages, plan.policy)
+            return await self._guard.check_input(question.messages, plan.policy, question.settings())
 
     async def _look_up(self, key: str, plan: Plan) -> cache.Entry | None:
         if not key:

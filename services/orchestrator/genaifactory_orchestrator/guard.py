@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -50,13 +50,9 @@ class Checked:
 class InputBlocked(ContentBlocked):
     """The policy refuses the input; carries what was found, for the record."""
 
-    def __init__(self, field: str, verdicts: tuple[types_pb2.Verdict, ...]) -> None:
-        found = {
-            finding.entity_type
-            for verdict in verdicts
-            for finding in verdict.findings
-            if finding.action == types_pb2.ACTION_BLOCK
-        }
+    def __init__(self, field: str, verdict: types_pb2.Verdict, verdicts: tuple[types_pb2.Verdict, ...]) -> None:
+        """field, verdict: of the text that is refused; verdicts: on all texts."""
+        found = {finding.entity_type for finding in verdict.findings if finding.action == verdict.action}
         what = f" ({', '.join(sorted(found))})" if found else ""
         super().__init__(f"A guardrail refuses this text{what}. Remove what it must not contain.", field=field)
         self.verdicts = verdicts
@@ -69,28 +65,37 @@ class Guard:
         self._stub = safety_pb2_grpc.SafetyServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
-    async def check_input(self, messages: Sequence[types_pb2.Message], policy: specs.Policy) -> Checked:
-        """Checks every text of the messages. Raises InputBlocked, InvalidArgument (too long), Unavailable."""
+    async def check_input(
+        self, messages: Sequence[types_pb2.Message], policy: specs.Policy, settings: Mapping[str, str] | None = None
+    ) -> Checked:
+        """Checks every text of the messages, and what else reaches the model: `settings`, texts by their field.
+
+        A setting is code (a schema, a tool): masked it would mean something else, so it is refused where a message is
+        masked. Raises InputBlocked, InvalidArgument (too long), Unavailable.
+        """
         texts = [(i, place, text) for i, message in enumerate(messages) for place, text in _texts(message)]
+        settings = settings or {}
         at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
 
-        async def check(i: int, place: str, text: str) -> safety_pb2.CheckTextResponse:
+        async def check(field: str, text: str) -> safety_pb2.CheckTextResponse:
             async with at_once:
-                return await self._check(INPUT, text, policy, f"messages[{i}].{place}")
+                return await self._check(INPUT, text, policy, field)
 
-        if len(texts) == 1:
-            responses = [await check(*texts[0])]
+        wanted = [(f"messages[{i}].{place}", text) for i, place, text in texts] + list(settings.items())
+        if len(wanted) == 1:
+            responses = [await check(*wanted[0])]
         else:
             async with task_group() as tasks:
-                running = [tasks.create_task(check(*text)) for text in texts]
+                running = [tasks.create_task(check(*text)) for text in wanted]
             responses = [task.result() for task in running]
         verdicts = tuple(response.verdict for response in responses)
-        for (i, place, _), verdict in zip(texts, verdicts, strict=True):
-            if verdict.action == types_pb2.ACTION_BLOCK:
-                raise InputBlocked(f"messages[{i}].{place}", verdicts)
+        for (field, text), response in zip(wanted, responses, strict=True):
+            refused = field in settings and response.text != text
+            if refused or response.verdict.action == types_pb2.ACTION_BLOCK:
+                raise InputBlocked(field, response.verdict, verdicts)
         changed = {
             (i, place): response.text
-            for (i, place, text), response in zip(texts, responses, strict=True)
+            for (i, place, text), response in zip(texts, responses, strict=False)  # the settings' come after them
             if response.text != text
         }
         if not changed:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from google.protobuf import struct_pb2
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
@@ -38,6 +40,16 @@ class Question:
     def choices(self) -> int:
         """Answers wanted."""
         return self.sampling.n or 1
+
+    def settings(self) -> dict[str, str]:
+        """The texts beside the messages that reach the model, by their field: tools, stops and the output's form."""
+        texts = {
+            f"tools[{i}]": _lines(tool.description, *_strings(tool.parameters)) for i, tool in enumerate(self.tools)
+        }
+        texts["sampling.stop"] = _lines(*self.sampling.stop)
+        if form := self.output_format:
+            texts["output_format"] = _lines(*_strings(form.json_schema), form.regex, *form.choice.values, form.grammar)
+        return {field: text for field, text in texts.items() if text}
 
 
 def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
@@ -156,3 +168,24 @@ def _check_tools(request: orchestrator_pb2.AnswerRequest) -> None:
         raise InvalidArgument("Must name one of tools.", field="tool_choice.name")
     if mode == types_pb2.ToolChoice.MODE_REQUIRED and not names:
         raise InvalidArgument("A required tool needs tools.", field="tool_choice.mode")
+
+
+def _lines(*texts: str) -> str:
+    return "\n".join(filter(None, texts))
+
+
+def _strings(value: struct_pb2.Struct | struct_pb2.Value) -> Iterator[str]:
+    """Every text in a JSON value, names and values, as it is meant: an escape of JSON would hide it."""
+    if isinstance(value, struct_pb2.Struct):
+        for name, entry in value.fields.items():
+            yield name
+            yield from _strings(entry)
+        return
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            yield from _strings(value.struct_value)
+        case "list_value":
+            for entry in value.list_value.values:
+                yield from _strings(entry)
+        case "string_value":
+            yield value.string_value

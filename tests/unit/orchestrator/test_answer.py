@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from google.protobuf import struct_pb2
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.monitor.v1 import monitor_pb2
@@ -143,6 +144,36 @@ async def test_every_text_of_a_client_is_checked(world: Any) -> None:
     assert sorted(checked) == ["one", "three", "two", '{"a": "secret"}']
     (generated,) = world.modelserver.requests
     assert generated.conversation.messages[1].tool_calls[0].arguments_json == '{"a": "hidden"}'
+
+
+def _schema(description: str) -> struct_pb2.Struct:
+    schema = struct_pb2.Struct()
+    schema.update({"type": "object", "properties": {"a": {"enum": ["x", description]}}})
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("field", "asked"),
+    [
+        ("tools[0]", {"tools": [types_pb2.Tool(name="f", description="call 0912345678")]}),
+        ("tools[0]", {"tools": [types_pb2.Tool(name="f", parameters=_schema("0912345678"))]}),
+        ("sampling.stop", {"sampling": types_pb2.Sampling(stop=["0912345678"])}),
+        ("output_format", {"output_format": types_pb2.OutputFormat(json_schema=_schema("0912345678"))}),
+        ("output_format", {"output_format": types_pb2.OutputFormat(regex="0912345678")}),
+    ],
+    ids=["tool", "tool's schema", "stop", "output's schema", "regex"],
+)
+@pytest.mark.parametrize("action", ["mask", "block"])
+async def test_what_reaches_the_model_beside_the_messages_is_refused_where_they_would_be_masked(
+    world: Any, field: str, asked: dict[str, Any], action: str
+) -> None:
+    world.safety.mask = {"0912345678": "<PHONE>"} if action == "mask" else {}
+    world.safety.block = ("0912345678",) if action == "block" else ()
+    error, record = await world.failure(route="chat", **asked)
+    assert (error.reason, error.field) == (Reason.CONTENT_BLOCKED, field)
+    assert "FAKE_" in error.message
+    assert not world.modelserver.requests
+    assert "0912345678" not in str(record)
 
 
 async def test_a_blocked_question_reaches_no_model_and_leaves_no_text(world: Any) -> None:
