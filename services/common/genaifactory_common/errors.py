@@ -234,6 +234,8 @@ for _reason, _mapping in TABLE.items():
 _BY_GRPC_STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED] = Reason.OVERLOADED
 _BY_GRPC_STATUS[grpc.StatusCode.OUT_OF_RANGE] = Reason.CONTEXT_TOO_LONG
 _BY_GRPC_STATUS[grpc.StatusCode.FAILED_PRECONDITION] = Reason.CONFLICT
+# Our own cancelling raises CancelledError: with this status the peer ended the call, as a draining server does.
+_BY_GRPC_STATUS[grpc.StatusCode.CANCELLED] = Reason.UNAVAILABLE
 
 
 _BARE_MESSAGES = {

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -16,13 +17,18 @@ import prometheus_client
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from genaifactory_common import identity, settings
+from genaifactory_common import identity, settings, specs
 from genaifactory_common.channels import MAX_MESSAGE_BYTES
+from genaifactory_common.errors import FactoryError
 from genaifactory_common.interceptors import ServerInterceptor
 from genaifactory_common.telemetry import Telemetry, configure_logging
 
 logger = logging.getLogger(__name__)
+
+AnySettings = TypeVar("AnySettings", bound=settings.Common)
 
 _READINESS_INTERVAL_SECONDS = 1.0
 
@@ -43,6 +49,8 @@ class ServiceApp:
     """Whether it can answer now; asked once a second, and shown by grpc.health.v1."""
     verifier: identity.Verifier | None = None
     """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
+    factory: specs.Source | None = None
+    """The factory.yaml that it follows; `main` watches it for changes."""
     peer_methods: frozenset[str] = frozenset()
     """Full names ("/package.Service/Method") of methods that services call in their own name, without a caller."""
     drain: Callable[[], Awaitable[object]] | None = None
@@ -131,23 +139,56 @@ async def _report_health(app: ServiceApp, reporter: health.aio.HealthServicer) -
         await asyncio.sleep(_READINESS_INTERVAL_SECONDS)
 
 
-def main(common: settings.Common, create: Callable[[Telemetry], ServiceApp], name: str) -> None:
-    """Runs one service as this process until SIGTERM or SIGINT, then drains it."""
+def main(
+    name: str,
+    load: Callable[[], AnySettings],
+    create: Callable[[AnySettings, Telemetry], ServiceApp],
+) -> None:
+    """Runs one service as this process until SIGTERM or SIGINT, then drains it.
+
+    load: the settings' class. What keeps the service from starting ends the process with one line that names it.
+    """
+    try:
+        common = load()
+    except ValidationError as error:
+        raise SystemExit("\n".join(_problem(each) for each in error.errors(include_input=False))) from None
     configure_logging(common.telemetry)
     telemetry = Telemetry(name, common.telemetry)
-
-    async def serve() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        async with running(create(telemetry), common.server):
-            await stop.wait()
-            logger.info("%s drains for up to %.0f s", name, common.server.drain_seconds)
-
-    if common.server.metrics_port is not None:
-        prometheus_client.start_http_server(common.server.metrics_port)
     try:
-        uvloop.run(serve())
+        if common.server.metrics_port is not None:
+            prometheus_client.start_http_server(common.server.metrics_port)
+        uvloop.run(_serve(common, lambda: create(common, telemetry)))
+    except (FactoryError, OSError) as error:
+        raise SystemExit(f"{name}: {error}") from None
     finally:
         telemetry.close()
+
+
+async def _serve(common: settings.Common, create: Callable[[], ServiceApp]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = create()
+    async with _watched(app.factory), running(app, common.server):
+        await stop.wait()
+        logger.info("%s drains for up to %.0f s", app.name, common.server.drain_seconds)
+
+
+@asynccontextmanager
+async def _watched(factory: specs.Source | None) -> AsyncIterator[None]:
+    if factory is None:
+        yield
+        return
+    watcher = asyncio.create_task(factory.watch(), name="factory-watch")
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await asyncio.wait((watcher,))
+
+
+def _problem(error: ErrorDetails) -> str:
+    """A wrong setting, by the environment variable that holds it."""
+    variable = "GENAIFACTORY_" + "__".join(str(part) for part in error["loc"]).upper()
+    return f"{variable}: {error['msg'].removeprefix('Value error, ')}"

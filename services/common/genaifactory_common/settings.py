@@ -13,6 +13,9 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from genaifactory_common import identity
+from genaifactory_common.errors import InvalidArgument
+
 
 def _key_bytes(value: object) -> object:
     if isinstance(value, str):
@@ -88,3 +91,11 @@ class Common(BaseSettings):
     context_public_key: PublicKey | None = Field(
         default=None, description="Checks the caller contexts that the gateway signs."
     )
+
+    def verifier(self) -> identity.Verifier:
+        """Checks who a call is for. Raises InvalidArgument without a public key: only the gateway does without."""
+        if self.context_public_key is None:
+            raise InvalidArgument(
+                "GENAIFACTORY_CONTEXT_PUBLIC_KEY must be set: it checks who a call is for.", field="context_public_key"
+            )
+        return identity.Verifier(self.context_public_key)

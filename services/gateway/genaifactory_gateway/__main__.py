@@ -1,8 +1,7 @@
-"""Runs the gateway as a process: python -m genaifactory_gateway."""
+"""python -m genaifactory_gateway: the gateway as a process."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,27 +13,19 @@ from genaifactory_gateway.settings import Settings
 
 
 def main() -> None:
-    """Serves until SIGTERM."""
-    settings = Settings()
-    source = specs.Source.from_file(settings.factory_file)
-    runtime.main(settings, lambda telemetry: _following(settings, source, telemetry), "gateway")
+    """Runs until SIGTERM."""
+    runtime.main("gateway", Settings, _create)
 
 
-def _following(settings: Settings, source: specs.Source, telemetry: Telemetry) -> GatewayApp:
-    """The app with what a process of its own adds: channels that it closes, and a document that it follows."""
+def _create(settings: Settings, telemetry: Telemetry) -> GatewayApp:
+    """The app with what a process of its own adds: channels that it closes."""
     to = connect(settings.upstreams)
-    app = create_app(settings, source, to, telemetry)
+    app = create_app(settings, specs.Source.from_file(settings.factory_file), to, telemetry)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with to.orchestrator, to.monitor:
-            watcher = asyncio.create_task(source.watch(), name="gateway-factory")
-            try:
-                async with app.lifespan():
-                    yield
-            finally:
-                watcher.cancel()
-                await asyncio.wait((watcher,))
+        async with to.orchestrator, to.monitor, app.lifespan():
+            yield
 
     return dataclasses.replace(app, lifespan=lifespan)
 

@@ -74,6 +74,7 @@ def create_app(
         lifespan=lifespan,
         ready=lambda: health.ready,
         drain=server.drain,
+        factory=source,
         http_address=lambda: server.address,
     )
 

@@ -1,21 +1,21 @@
-"""python -m genaifactory_modelserver: the model server as a process of its own."""
+"""python -m genaifactory_modelserver: the model server as a process."""
 
 from __future__ import annotations
 
 from genaifactory_common import runtime, specs
-from genaifactory_common.errors import FactoryError
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.app import NAME, create_app
 from genaifactory_modelserver.settings import Settings
 
 
 def main() -> None:
     """Runs until SIGTERM."""
-    settings = Settings()
-    try:
-        source = specs.Source.from_file(settings.factory_file)
-        runtime.main(settings, lambda telemetry: create_app(settings, source, telemetry), NAME)
-    except FactoryError as error:
-        raise SystemExit(error.message) from None
+    runtime.main(NAME, Settings, _create)
+
+
+def _create(settings: Settings, telemetry: Telemetry) -> ServiceApp:
+    return create_app(settings, specs.Source.from_file(settings.factory_file), telemetry)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import grpc.aio
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
-from genaifactory_common import identity, specs
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common import specs
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver import settings as modelserver_settings
@@ -30,10 +29,6 @@ def create_app(
     source: every service gets it; no engine of today reads factory.yaml.
     engines: served instead of those that the settings' list would make, one for each entry (tests).
     """
-    if settings.context_public_key is None:
-        raise InvalidArgument(
-            "GENAIFACTORY_CONTEXT_PUBLIC_KEY must be set: it checks who a call is for.", field="context_public_key"
-        )
     engines = engines or [_engine(each, settings) for each in settings.engines]
     bounded = [
         (engine, Slots(engine.name, max_running=each.max_running, max_queued=each.max_queued))
@@ -53,7 +48,7 @@ def create_app(
         register=register,
         lifespan=serving.running,
         ready=serving.ready,
-        verifier=identity.Verifier(settings.context_public_key),
+        verifier=settings.verifier(),
     )
 
 

@@ -1,4 +1,6 @@
-"""Runs the monitor as a process of its own: python -m genaifactory_monitor."""
+"""python -m genaifactory_monitor: the monitor as a process."""
+
+from __future__ import annotations
 
 from genaifactory_common import runtime
 from genaifactory_monitor.app import create_app
@@ -6,9 +8,8 @@ from genaifactory_monitor.settings import Settings
 
 
 def main() -> None:
-    """Serves until SIGTERM."""
-    settings = Settings()
-    runtime.main(settings, lambda telemetry: create_app(settings, telemetry), "monitor")
+    """Runs until SIGTERM."""
+    runtime.main("monitor", Settings, create_app)
 
 
 if __name__ == "__main__":

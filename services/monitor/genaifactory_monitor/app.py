@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 import grpc.aio
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import identity
-from genaifactory_common.errors import FactoryError, InvalidArgument
+from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor import retention, store
@@ -24,10 +23,6 @@ _PING_INTERVAL_SECONDS = 5.0
 
 def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
     """The monitor, ready to run. Raises InvalidArgument for settings that cannot work."""
-    if settings.context_public_key is None:
-        raise InvalidArgument(
-            "The monitor needs the gateway's public key (GENAIFACTORY_CONTEXT_PUBLIC_KEY).", field="context_public_key"
-        )
     database = Database(settings)
     servicer = MonitorServicer(database, settings, telemetry)
     health = _Health()
@@ -58,7 +53,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
         register=register,
         lifespan=lifespan,
         ready=lambda: health.reachable,
-        verifier=identity.Verifier(settings.context_public_key),
+        verifier=settings.verifier(),
         # A record outlives its request in the sender's queue, and with it any signed context; it names its tenant.
         peer_methods=frozenset({f"/{_SERVICE}/RecordInteractions"}),
     )

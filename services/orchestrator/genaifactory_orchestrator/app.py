@@ -12,7 +12,7 @@ import grpc.aio
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from genaifactory_common import channels, identity, specs
+from genaifactory_common import channels, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
@@ -84,7 +84,8 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
         service_names=(orchestrator_pb2.DESCRIPTOR.services_by_name["OrchestratorService"].full_name,),
         register=lambda server: orchestrator_pb2_grpc.add_OrchestratorServiceServicer_to_server(servicer, server),
         lifespan=lifespan,
-        verifier=identity.Verifier(settings.context_public_key) if settings.context_public_key else None,
+        verifier=settings.verifier(),
+        factory=source,
     )
 
 

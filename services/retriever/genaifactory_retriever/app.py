@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import identity, specs
-from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common import specs
+from genaifactory_common.errors import Unavailable
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever import parsing
@@ -32,11 +32,6 @@ NAME = "retriever"
 
 def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -> ServiceApp:
     """The retriever. It opens its state in `lifespan`; one process at a time may hold settings.data_dir."""
-    if settings.context_public_key is None:
-        raise InvalidArgument(
-            "context_public_key is missing; the retriever trusts only callers that the gateway signed.",
-            field="context_public_key",
-        )
     opened: list[Parts] = []
 
     def parts() -> Parts:
@@ -63,7 +58,8 @@ def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -
         register=register,
         lifespan=lifespan,
         ready=lambda: bool(opened),
-        verifier=identity.Verifier(settings.context_public_key),
+        verifier=settings.verifier(),
+        factory=source,
     )
 
 

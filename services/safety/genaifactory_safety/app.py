@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 import grpc.aio
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
-from genaifactory_common import identity, specs
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common import specs
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_safety.policies import Catalogue, Policies, catalogue
@@ -28,10 +27,6 @@ def create_app(
 
     recognisers: instead of the platform's own.
     """
-    if settings.context_public_key is None:
-        raise InvalidArgument(
-            "GENAIFACTORY_CONTEXT_PUBLIC_KEY must be set: it checks who a call is for.", field="context_public_key"
-        )
     policies = Policies(source, recognisers if recognisers is not None else catalogue())
     workers = Workers(settings.scan)
 
@@ -51,5 +46,6 @@ def create_app(
         service_names=(safety_pb2.DESCRIPTOR.services_by_name["SafetyService"].full_name,),
         register=register,
         lifespan=lifespan,
-        verifier=identity.Verifier(settings.context_public_key),
+        verifier=settings.verifier(),
+        factory=source,
     )

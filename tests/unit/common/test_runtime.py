@@ -248,7 +248,7 @@ def create(telemetry):
     )
 
 common = settings.Common(server=settings.Server(address=sys.argv[1], drain_seconds=10))
-runtime.main(common, create, "slow")
+runtime.main("slow", lambda: common, lambda _, telemetry: create(telemetry))
 """
 
 
