@@ -161,7 +161,9 @@ class ModelClient:
                         yield event
                 return
             except Failure as failure:
-                logger.warning("model '%s' failed: %s", target.spec.name, failure.reason.value)
+                # A request that the model does not take is its client's to mend, and nothing for an operator to see to.
+                level = logging.INFO if isinstance(failure.error, InvalidArgument) else logging.WARNING
+                logger.log(level, "model '%s' failed: %s", target.spec.name, failure.reason.value)
                 # What a fallback is asked differs from what the client asked: its refusal is not the client's fault.
                 if failure.remedy is Remedy.NONE and not (draft.begun and isinstance(failure.error, InvalidArgument)):
                     raise failure.error from None

@@ -488,6 +488,15 @@ class TestAccounting:
         for secret in ("bí mật", "Xin chào", world.first.base_url):
             assert secret not in caplog.text
 
+    async def test_a_request_that_a_model_does_not_take_warns_no_operator(
+        self, begin: Begin, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO")
+        world = await begin(failure(400))
+        assert isinstance(await world.refused("first"), errors.InvalidArgument)
+        (record,) = [record for record in caplog.records if record.getMessage().startswith("model 'first' failed")]
+        assert record.levelname == "INFO"
+
     async def test_metrics_count_tries_by_outcome(self, begin: Begin) -> None:
         def counts() -> list[float]:
             return [metric(ATTEMPTS, model="first", outcome=outcome) for outcome in ("ok", "rate_limited")]
