@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -21,6 +22,9 @@ from genaifactory_retriever.vectors import Passage, Point, Sparse
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
+
+# Questions that are remembered as encoded; each takes about 15 KB.
+_KEPT_QUERIES = 1024
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Encoder:
         self._model = model
         self._documents = ThreadPoolExecutor(document_threads, thread_name_prefix="encode-documents")
         self._queries = ThreadPoolExecutor(query_threads, thread_name_prefix="encode-queries")
+        # A question that is asked again needs no model. What it encodes to depends on its text alone, on no tenant.
+        self._encoded_query = lru_cache(maxsize=_KEPT_QUERIES)(self._encode_query)
 
     @classmethod
     def load(cls, cache_dir: Path, *, document_threads: int, query_threads: int) -> Encoder:
@@ -143,6 +149,9 @@ class Encoder:
 
     def encode_query(self, text: str, *, dense: bool) -> EncodedQuery:
         """Blocks: call it on a query thread."""
+        return self._encoded_query(text, dense)
+
+    def _encode_query(self, text: str, dense: bool) -> EncodedQuery:
         words = tuple(analysis.words(text))
         vector = self._model.embed([text])[0].tolist() if dense else None
         return EncodedQuery(words, lexical.query_weights(words), vector, language.detect(text))

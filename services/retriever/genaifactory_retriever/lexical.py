@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from genaifactory_retriever import analysis
@@ -32,6 +33,9 @@ _MAX_QUERY_TERMS = 512
 # How much of a word with diacritics a passage holds that has it without.
 _FOLDED_COVERAGE = 0.5
 _PAIR_COVERAGE = 0.5
+
+# Passages whose terms are kept: the same ones are found again and again. About 20 KB each.
+_KEPT_TEXTS = 512
 
 
 def passage(context: Sequence[str], text: str) -> tuple[Counter[int], Sparse]:
@@ -89,7 +93,7 @@ def coverage(query: Sequence[Word], texts: Sequence[str], frequencies: Mapping[i
         return 0.0
     if not informative:
         return 1.0
-    wanted: dict[int, tuple[float, Callable[[set[int]], float]]] = {}
+    wanted: dict[int, tuple[float, Callable[[frozenset[int]], float]]] = {}
     for word in informative:
         folded, exact = analysis.folded_id(word), analysis.exact_id(word)
         wanted[exact if word.marked else folded] = (
@@ -100,12 +104,16 @@ def coverage(query: Sequence[Word], texts: Sequence[str], frequencies: Mapping[i
         for pair in _informative_pairs(query):
             wanted[pair] = (_PAIR_COVERAGE * idf(frequencies.get(pair, 0), passages), _held(pair))
     total = sum(weight for weight, _ in wanted.values())
-    held = [analysis.terms(analysis.words(text)) for text in texts]
-    return max(sum(weight * share(set(terms)) for weight, share in wanted.values()) for terms in held) / total
+    return max(sum(weight * share(terms) for weight, share in wanted.values()) for terms in map(_terms, texts)) / total
 
 
-def _held(term: int, weaker: int | None = None) -> Callable[[set[int]], float]:
-    def share(terms: set[int]) -> float:
+@lru_cache(maxsize=_KEPT_TEXTS)
+def _terms(text: str) -> frozenset[int]:
+    return frozenset(analysis.terms(analysis.words(text)))
+
+
+def _held(term: int, weaker: int | None = None) -> Callable[[frozenset[int]], float]:
+    def share(terms: frozenset[int]) -> float:
         if term in terms:
             return 1.0
         return _FOLDED_COVERAGE if weaker in terms else 0.0
