@@ -68,6 +68,12 @@ def set_current(caller: Caller, token: str) -> None:
     _token.set(token)
 
 
+def forget() -> None:
+    """Makes the running task nobody's."""
+    _caller.set(None)
+    _token.set(None)
+
+
 class Signer:
     """Signs callers; the gateway's."""
 

@@ -166,6 +166,7 @@ async def _send(
 ) -> None:
     request = retriever_pb2.IngestRequest
     await call.send(request(open=retriever_pb2.IngestOpen(knowledge_base=knowledge_base)))
+    await call.accepted()
     for document in batch:
         data = await asyncio.to_thread(_read, document.path)
         if isinstance(data, str):

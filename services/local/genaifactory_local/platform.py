@@ -91,7 +91,9 @@ async def running(
             modelserver.create_app(of_modelserver, source, await telemetry("modelserver")), of_modelserver.server
         )
 
-        of_retriever = RetrieverSettings(**where("retriever"), data_dir=state.data("retriever"))
+        of_retriever = RetrieverSettings(
+            **where("retriever"), data_dir=state.data("retriever"), model_cache_dir=state.data("modelserver")
+        )
         to_retriever = await serve(
             retriever.create_app(of_retriever, source, await telemetry("retriever")), of_retriever.server
         )

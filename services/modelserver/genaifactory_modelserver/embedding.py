@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genaifactory_common import minilm
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.minilm import DIMENSIONS, MAX_TOKENS, MiniLM
 from genaifactory_modelserver.engine import Embeddings, Model
@@ -38,7 +39,7 @@ class MiniLMEngine:
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="minilm")
         loop = asyncio.get_running_loop()
         try:
-            self._model = await loop.run_in_executor(self._executor, MiniLM, self._cache_dir)
+            self._model = await loop.run_in_executor(self._executor, minilm.load, self._cache_dir)
         except (OSError, RuntimeError) as error:
             raise Unavailable(f"The embedding model cannot be loaded: {error}") from error
 

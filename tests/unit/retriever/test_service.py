@@ -548,7 +548,7 @@ async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, mo
 
 
 def test_it_does_not_start_without_the_gateways_key(tmp_path: Path) -> None:
-    with pytest.raises(FactoryError, match="context_public_key"):
+    with pytest.raises(FactoryError, match="GENAIFACTORY_CONTEXT_PUBLIC_KEY"):
         create_app(Settings(data_dir=tmp_path), specs.Source(specs.parse(FACTORY)), Telemetry("retriever"))
 
 

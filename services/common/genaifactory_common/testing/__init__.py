@@ -56,6 +56,13 @@ async def served(app: ServiceApp, *, drain_seconds: float = 1.0) -> AsyncIterato
 
 
 @pytest.fixture(autouse=True)
+def nobody() -> Iterator[None]:
+    """Ends a test as nobody, so that the next one is not by chance somebody."""
+    yield
+    identity.forget()
+
+
+@pytest.fixture(autouse=True)
 def no_blocking(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
     """Fails a test whose async code blocks. `@pytest.mark.allow_blocking` is for code that blocks by its nature."""
     if request.node.get_closest_marker("allow_blocking"):
