@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import ssl
 import subprocess
@@ -275,3 +276,21 @@ async def test_a_process_that_is_told_to_end_answers_what_it_took_on(
             process.kill()
     assert (process.returncode, rest) == (0, b"closed\n")
     assert b"slow drains for up to 10 s" in log
+
+
+def test_grpc_knows_the_experiments_that_the_platform_switches_off_and_says_nothing() -> None:
+    # A release of grpc that drops them would say so on every start: then the setting has to go.
+    code = (
+        "import genaifactory_common, asyncio, os, grpc.aio\n"
+        "async def main():\n"
+        "    server = grpc.aio.server()\n"
+        "    server.add_insecure_port('127.0.0.1:0')\n"
+        "    await server.start()\n"
+        "    await server.stop(0)\n"
+        "asyncio.run(main())\n"
+        "print(os.environ['GRPC_EXPERIMENTS'])\n"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, timeout=60, check=True)
+    assert b"event_engine_client" in done.stdout
+    assert b"experiment" not in done.stderr
