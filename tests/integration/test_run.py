@@ -79,7 +79,7 @@ async def test_the_printed_snippets_work_as_they_are_printed(platform_process: P
 async def test_ingest_adds_documents_to_the_running_platform_and_knows_them_again(
     platform_process: Process, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "more"
+    folder = tmp_path / "more: v2"  # the beginning of a relative URL, this would be a scheme
     folder.mkdir()
     (folder / "parking.md").write_text("# Parking\n\nThe car park of the Hue office has 40 places.\n")
     (folder / "broken.pdf").write_bytes(b"%PDF-1.7 this is no PDF")
@@ -88,7 +88,7 @@ async def test_ingest_adds_documents_to_the_running_platform_and_knows_them_agai
     result = json.loads(out)
     assert code == 1  # one was refused
     assert (result["added"], result["skipped"]) == (1, 1)
-    assert [refused["document_id"] for refused in result["refused"]] == ["more/broken.pdf"]
+    assert [refused["document_id"] for refused in result["refused"]] == ["more: v2/broken.pdf"]
     assert result["refused"][0]["message"]
     again = json.loads((await _genaifactory(platform_process, "ingest", str(folder), "--json"))[1])
     assert (again["added"], again["unchanged"]) == (0, 1)
@@ -158,12 +158,19 @@ async def test_a_second_platform_on_the_folder_or_on_the_port_is_refused_in_one_
     taken = ["run", "--state", str(tmp_path / "other"), "--port", port, "--grpc-port", "0"]
     for arguments, message in (
         (["run", "--port", "0", "--grpc-port", "0"], "Another process runs a platform"),
-        (taken, f"Port {port} on 127.0.0.1 cannot be used: Address already in use. Choose another: make run PORT="),
+        (taken, f"Port {port} on 127.0.0.1 is in use by another program. Choose another: --port "),
     ):
         code, _, err = await _genaifactory(platform_process, *arguments)
         assert code == 1
         assert message in err
         assert err.count("\n") == 1
+
+
+async def test_what_it_keeps_is_for_its_owner_only(platform_process: Process) -> None:
+    folder = platform_process.platform.state.folder
+    open_to_others = [path for path in (folder, *folder.rglob("*")) if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert list(folder.glob("data/**/*")), "there is nothing to look at"
+    assert open_to_others == []
 
 
 async def test_ports_close_when_it_stops(platform_process: Process) -> None:

@@ -173,13 +173,18 @@ async def _send(
             summary.failures.append(Failure(document.document_id, data))
             continue
         own = retriever_pb2.DocumentHeader(
-            document_id=document.document_id, uri=document.document_id, size_bytes=len(data)
+            document_id=document.document_id, uri=_uri(document.document_id), size_bytes=len(data)
         )
         own.MergeFrom(header)
         await call.send(request(document=own))
         for start in range(0, len(data), _PIECE_BYTES):
             await call.send(request(data=data[start : start + _PIECE_BYTES]))
     await call.done_sending()
+
+
+def _uri(document_id: str) -> str:
+    """The path as a relative URL, in which a colon in the first part would end a scheme."""
+    return f"./{document_id}" if ":" in document_id.partition("/")[0] else document_id
 
 
 def _read(path: Path) -> bytes | str:

@@ -22,6 +22,10 @@ MAX_DATA_BYTES = 1024 * 1024
 
 _LANGUAGE = re.compile(r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# A citation is shown as a link. Without a scheme it is a path; "//host" and what browsers read as that is none.
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
+_WEB_ADDRESS = re.compile(r"https?://[^\s/\\?#]", re.IGNORECASE)
+_OTHER_HOST = re.compile(r"\s*[/\\]{2}")
 
 
 async def first_message(requests: AsyncIterator[retriever_pb2.IngestRequest]) -> str:
@@ -130,6 +134,7 @@ def _header(message: retriever_pb2.DocumentHeader, max_bytes: int) -> tuple[Head
 def _check(message: retriever_pb2.DocumentHeader, max_bytes: int) -> None:
     check_document_id("document_id", message.document_id)
     _check_text("uri", message.uri, MAX_URI_CHARACTERS)
+    _check_uri("uri", message.uri)
     _check_text("title", message.title, MAX_TITLE_CHARACTERS)
     _check_text("media_type", message.media_type, MAX_TITLE_CHARACTERS)
     check_language("language", message.language)
@@ -175,6 +180,15 @@ def check_metadata(field: str, metadata: Mapping[str, str]) -> None:
             raise InvalidArgument(f"A key of {field} must not be empty.", field=field)
         _check_text(f"{field}[{key[:50]}]", key, MAX_METADATA_CHARACTERS)
         _check_text(f"{field}[{key[:50]}]", value, MAX_METADATA_CHARACTERS)
+
+
+def _check_uri(field: str, value: str) -> None:
+    if _WEB_ADDRESS.match(value) or not (_SCHEME.match(value) or _OTHER_HOST.match(value)):
+        return
+    raise InvalidArgument(
+        f"{field} must be an http or https URL, or a path without a scheme; write './a:b.md' for a path with a colon.",
+        field=field,
+    )
 
 
 def _check_text(field: str, value: str, max_characters: int) -> None:

@@ -142,6 +142,15 @@ BAD_HEADERS: list[tuple[dict[str, Any], str]] = [
     ({"id": "x" * 513}, "document_id has 513 characters; at most 512"),
     ({"id": "a\nb"}, "document_id must not hold control characters"),
     ({"uri": "x" * 2049 + ".md"}, "uri has 2052 characters"),
+    ({"uri": "javascript:alert(1)//a.md"}, "uri must be an http or https URL, or a path without a scheme"),
+    ({"uri": " JavaScript:alert(1)//a.md"}, "uri must be"),
+    ({"uri": "file:///etc/passwd.md"}, "uri must be"),
+    ({"uri": "data:text/html,a.md"}, "uri must be"),
+    ({"uri": "https:a.md"}, "uri must be"),
+    ({"uri": "http:///a.md"}, "uri must be"),
+    ({"uri": "//evil.example/a.md"}, "uri must be"),
+    ({"uri": "/\\evil.example/a.md"}, "uri must be"),
+    ({"uri": "Q1: plan.md"}, "write './a:b.md' for a path with a colon"),
     ({"title": "x" * 1001}, "title has 1001 characters"),
     ({"language": "Vietnamese!"}, "language must be a BCP 47 tag"),
     ({"media_type": "image/png"}, "media_type 'image/png' is not supported"),
@@ -161,6 +170,24 @@ async def test_a_wrong_header_is_rejected_with_what_is_wrong(
     responses = await client.ingest([replace(BOOT, **fields), RAID])
     assert outcomes(responses) == ["rejected", "added"]
     assert expected in responses[0].error_message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://docs.example/a.md?page=1#top",
+        "HTTP://127.0.0.1:8080/a.md",
+        "a.md",
+        "sổ tay/nghỉ phép.md",
+        "/guide/a.md",
+        "../a.md",
+        "./Q1: plan.md",
+        "notes/10:30.md",
+    ],
+)
+async def test_a_web_address_or_a_path_comes_back_as_it_was_sent(client: Client, uri: str) -> None:
+    assert outcomes(await client.ingest([replace(RAID, uri=uri)])) == ["added"]
+    assert (await client.search("RAID")).passages[0].uri == uri
 
 
 def opened(knowledge_base: str = "docs") -> pb.IngestRequest:
