@@ -257,7 +257,7 @@ HTTP: dict[str, Row] = {
     "usage since a word": (gets("/v1/usage?start_time=yesterday"), BAD, "start_time", "2026-11-21T00:00:00Z"),
     "usage of a time that runs backwards":
         (gets("/v1/usage?start_time=2026-02-01T00:00:00Z&end_time=2026-01-01T00:00:00Z"),
-         BAD, "start_time", "must be before 'end_time'"),
+         BAD, "end_time", "must be after 'start_time'"),
     "usage by a parameter that is not there":
         (gets("/v1/usage?since=7d"), "400 unknown_field", "since", "start_time, end_time"),
 }  # fmt: skip

@@ -34,6 +34,11 @@ class Holder:
     key: specs.ApiKey
     role: specs.Role
 
+    @property
+    def principal(self) -> str:
+        """Who acts with the key."""
+        return self.key.id
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -182,7 +187,7 @@ class Admission:
         """Makes the holder, signed, the identity of the running task's calls."""
         caller = identity.Caller(
             tenant=holder.tenant.name,
-            principal=holder.key.id,
+            principal=holder.principal,
             key_id=holder.key.id,
             role=holder.role.name,
             permissions=holder.role.permissions,

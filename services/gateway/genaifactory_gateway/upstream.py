@@ -113,9 +113,9 @@ class Upstream:
             comment=feedback.comment,
             ground_truth=feedback.ground_truth,
         )
-        # Nothing of one tenant may collide with another's: the tenant is part of the id.
+        # What one person says never collides with what another says: tenant and principal are part of the id.
         key = feedback.idempotency_key.encode() or request.SerializeToString(deterministic=True)
-        scope = f"{entry.holder.tenant.name}\0{request_id}\0".encode()
+        scope = f"{entry.holder.tenant.name}\0{entry.holder.principal}\0{request_id}\0".encode()
         request.feedback_id = "fb-" + hashlib.sha256(scope + key).hexdigest()[:32]
         response = await channels.unary(
             self._monitor.RecordFeedback, request, timeout_seconds=self._record_timeout_seconds
@@ -125,7 +125,7 @@ class Upstream:
     async def usage(self, entry: Entry, start: Timestamp | None, end: Timestamp | None) -> list[monitor_pb2.UsageRow]:
         """Usage of the caller's tenant, by key, model and day. Raises FactoryError."""
         if start is not None and end is not None and start.ToNanoseconds() >= end.ToNanoseconds():
-            raise InvalidArgument("'start_time' must be before 'end_time'.", field="start_time")
+            raise InvalidArgument("'end_time' must be after 'start_time'.", field="end_time")
         await entry.reserve()
         request = monitor_pb2.GetUsageRequest(start_time=start, end_time=end)
         response = await channels.unary(self._monitor.GetUsage, request, timeout_seconds=self._record_timeout_seconds)

@@ -26,7 +26,8 @@ from genaifactory_gateway.app import Channels, create_app
 from genaifactory_gateway.limits import MemoryLimiter
 from genaifactory_gateway.settings import Http, Settings
 
-USER, CHATTER, VIEWER, BETA = "sk-acme-user", "sk-acme-chatter", "sk-acme-viewer", "sk-beta-user"
+USER, COLLEAGUE, BETA = "sk-acme-user", "sk-acme-colleague", "sk-beta-user"
+CHATTER, VIEWER = "sk-acme-chatter", "sk-acme-viewer"
 
 FACTORY = f"""
 tenants:
@@ -34,6 +35,7 @@ tenants:
     limits: {{requests_per_minute: 6000, tokens_per_minute: 1000000}}
     keys:
       - {{id: user, sha256: {specs.hash_key(USER)}, role: user, groups: [staff]}}
+      - {{id: colleague, sha256: {specs.hash_key(COLLEAGUE)}, role: user}}
       - {{id: chatter, sha256: {specs.hash_key(CHATTER)}, role: chatter}}
       - {{id: viewer, sha256: {specs.hash_key(VIEWER)}, role: viewer}}
   - name: beta

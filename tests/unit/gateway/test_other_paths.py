@@ -75,6 +75,14 @@ async def test_feedback_of_two_tenants_never_collides(gateway: Any) -> None:
     assert (await gateway.post("/v1/feedback", body)).json()["request_known"] is False
 
 
+@pytest.mark.parametrize("key", [{}, {"idempotency_key": "k"}], ids=["derived from the body", "the client's key"])
+async def test_what_two_people_of_one_tenant_say_alike_is_stored_twice(gateway: Any, key: dict[str, str]) -> None:
+    body = {"request_id": "req-" + "1" * 32, "rating": "up"} | key
+    for who in ("sk-acme-user", "sk-acme-colleague", "sk-acme-user"):
+        assert (await gateway.post("/v1/feedback", body, key=who)).status_code == 200
+    assert len(gateway.monitor.feedback) == 2
+
+
 async def test_usage_is_the_tenants_rows_of_the_period(gateway: Any) -> None:
     gateway.monitor.usage = [
         monitor_pb2.UsageRow(
