@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shlex
@@ -70,27 +71,31 @@ def run(options: Options, console: Console) -> None:
     started = time.monotonic()
     found = _find_documents(options)
     telemetry = _telemetry_settings()
-    with state.held(options.state_folder) as held:
+    with state.owner_only(), state.held(options.state_folder) as held:
         key = state.development_key(held)
         source = configuration.Source(configuration.choose(held, options.config), key)
         plan = _Plan(options, held, key, state.signer(held), source, found, _knowledge_base(options, source.current))
-        for name, port in (("PORT", options.http_port), ("GRPC_PORT", options.grpc_port)):
-            _require_free(options.host, port, name)
+        _require_ports(options)
         with logs.to_file(held.log_file, console, telemetry.log_level), state.socket_folder(held) as sockets:
             try:
                 uvloop.run(_serve(plan, telemetry, sockets, console, started))
             except Exception as error:
-                raise _told(error, held.log_file) from error
+                raise _told(error, options, held.log_file) from error
 
 
-def _told(error: Exception, log: Path) -> FactoryError:
+def _told(error: Exception, options: Options, log: Path) -> FactoryError:
     """What a person is told of an error that ended the platform."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, FactoryError):
         return error
     if isinstance(error, OSError):
-        return Conflict(str(error))
+        try:
+            _require_ports(options)  # somebody took one while the services started
+        except FactoryError as taken:
+            return taken
+        where = f"{error.filename}: " if error.filename else ""
+        return Conflict(f"{where}{error.strerror or error}")
     logger.error("the platform ended", exc_info=error)
     return Internal(f"The platform ended by a mistake of its own ({type(error).__name__}); {log} has the details.")
 
@@ -180,9 +185,23 @@ def _knowledge_base(options: Options, factory: specs.Factory) -> str | None:
     return options.knowledge_base or next(iter(usable), None)
 
 
-def _require_free(host: str, port: int, name: str) -> None:
-    if not 0 <= port <= 65535:
-        raise InvalidArgument(f"{name} must be from 0 (any free one) to 65535; it is {port}.", field=name)
+def _require_ports(options: Options) -> None:
+    """Raises InvalidArgument or Conflict, by the option's name, when the platform cannot listen as it is asked to."""
+    for option, port in (("--port", options.http_port), ("--grpc-port", options.grpc_port)):
+        if not 0 <= port <= 65535:
+            raise InvalidArgument(
+                f"{option} ({_variable(option)}) must be from 0 (any free one) to 65535; it is {port}.", field=option
+            )
+    if options.http_port == options.grpc_port != 0:
+        raise InvalidArgument(
+            f"--port (PORT) and --grpc-port (GRPC_PORT) are both {options.http_port}; give each a port of its own.",
+            field="--grpc-port",
+        )
+    for option, port in (("--port", options.http_port), ("--grpc-port", options.grpc_port)):
+        _require_free(options.host, port, option)
+
+
+def _require_free(host: str, port: int, option: str) -> None:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -193,11 +212,27 @@ def _require_free(host: str, port: int, name: str) -> None:
             try:
                 probe.bind(address)
             except OSError as error:
-                raise Conflict(
-                    f"Port {port} on {host} cannot be used: {error.strerror}. "
-                    f"Choose another: make run {name}={port + 10}",
-                    field=name,
-                ) from None
+                raise _unusable(error, host, port, option) from None
+
+
+def _unusable(error: OSError, host: str, port: int, option: str) -> FactoryError:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InvalidArgument(f"--host {host} is no address of this machine.", field="--host")
+    if error.errno == errno.EADDRINUSE:
+        reason, other = "is in use by another program", port + 10 if port <= 65525 else port - 10
+    elif error.errno == errno.EACCES:
+        reason, other = "is for the administrator (root) only", port + 8000
+    else:
+        return Conflict(f"Port {port} on {host} cannot be used: {error.strerror}.", field=option)
+    return Conflict(
+        f"Port {port} on {host} {reason}. Choose another: {option} {other}, or make run {_variable(option)}={other}.",
+        field=option,
+    )
+
+
+def _variable(option: str) -> str:
+    """What `make run` names it."""
+    return option.removeprefix("--").replace("-", "_").upper()
 
 
 def _print_ready(plan: _Plan, endpoints: Endpoints, console: Console, seconds: float) -> None:

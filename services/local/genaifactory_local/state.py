@@ -82,6 +82,16 @@ class Endpoints:
 
 
 @contextmanager
+def owner_only() -> Iterator[None]:
+    """Whatever the process makes inside the block (sockets, databases, the log) only its owner may use."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
 def held(folder: Path) -> Iterator[State]:
     """Makes the folder if needed (mode 0700) and holds it inside the block.
 
