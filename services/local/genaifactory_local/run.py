@@ -21,7 +21,7 @@ from rich.markup import escape
 from genaifactory_common import channels, settings, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, logs, platform, progress, state
+from genaifactory_local import configuration, documents, logs, platform, progress, state, typed
 from genaifactory_local.state import Endpoints, State
 
 logger = logging.getLogger(__name__)
@@ -244,7 +244,8 @@ def _print_ready(plan: _Plan, endpoints: Endpoints, console: Console, seconds: f
     folder = (
         "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"
     )
-    asks = "\n".join(f'  .venv/bin/genaifactory ask{folder} "{question}"' for question in questions)
+    command = typed.command()
+    asks = "\n".join(f'  {command} ask{folder} "{question}"' for question in questions)
     console.print(
         f"""
 [bold green]Ready[/bold green] after {seconds:.1f} s; six services answer.

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
 from genaifactory_common.identity import Signer
+from genaifactory_local import typed
 
 DEFAULT_FOLDER = Path(".genaifactory")
 
@@ -167,14 +168,20 @@ def announced(state: State, endpoints: Endpoints) -> Iterator[None]:
 def find_running(folder: Path) -> tuple[State, Endpoints]:
     """The platform that runs on the folder. Raises Unavailable when none does."""
     state = State(folder.absolute())
+    starting = False
     try:
-        if _is_held(state):
+        if starting := _is_held(state):
             return state, Endpoints(**json.loads(state.endpoints_file.read_text()))
     except PermissionError as error:
         raise InvalidArgument(f"{error.filename} cannot be read: {error.strerror}.", field="--state") from None
     except (OSError, ValueError, TypeError):
-        pass  # it is just starting or stopping
-    raise Unavailable(f"No platform runs on {state.folder}. Start one with: make run   (or: genaifactory run)")
+        pass
+    if starting:
+        raise Unavailable(
+            f"The platform on {state.folder} is starting or stopping. Try again when it has said that it is ready; "
+            "on its first run it reads the documents before."
+        )
+    raise Unavailable(f"No platform runs on {state.folder}. Start one with: make run   (or: {typed.command()} run)")
 
 
 def write_private(path: Path, text: str) -> None:

@@ -89,7 +89,7 @@ def test_a_running_platform_is_found_and_a_stopped_one_is_not(tmp_path: Path) ->
     with pytest.raises(Unavailable, match="make run"):
         state.find_running(tmp_path)
     with state.held(tmp_path) as held:
-        with pytest.raises(Unavailable, match="make run"):  # it holds the folder, but does not answer yet
+        with pytest.raises(Unavailable, match="is starting or stopping"):  # it holds the folder, but does not answer
             state.find_running(tmp_path)
         with state.announced(held, _endpoints(tmp_path)):
             assert state.find_running(tmp_path)[1] == _endpoints(tmp_path)
