@@ -1,7 +1,9 @@
-"""How ingestion looks in a terminal: a bar while it runs, then what became of the documents."""
+"""How ingestion looks: a bar in a terminal, lines elsewhere, then what became of the documents."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,11 +14,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from genaifactory_local.documents import Summary
 
 _FAILURES_SHOWN = 20
+_LINE_INTERVAL_SECONDS = 10.0
 
 
 @contextmanager
-def bar(console: Console, total: int) -> Iterator[Callable[[Summary], None]]:
-    """Shows a bar of `total` documents inside the block; yields what moves it."""
+def bar(
+    console: Console, total: int, *, line_interval_seconds: float = _LINE_INTERVAL_SECONDS
+) -> Iterator[Callable[[Summary], None]]:
+    """Shows how many of `total` documents are done inside the block; yields what is told of it.
+
+    line_interval_seconds: where there is no terminal (CI, a container's log), how often a line says it instead.
+    """
+    if not console.is_terminal:
+        with _lines(console, total, line_interval_seconds) as report:
+            yield report
+        return
     columns = (TextColumn("Reading documents"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=total)
@@ -41,3 +53,30 @@ def print_summary(console: Console, summary: Summary, skipped: int) -> None:
         console.print(f"  [red]refused[/red] {escape(failure.document_id)}: {escape(failure.message)}", soft_wrap=True)
     if len(summary.failures) > _FAILURES_SHOWN:
         console.print(f"  and {len(summary.failures) - _FAILURES_SHOWN} more", highlight=False)
+
+
+@contextmanager
+def _lines(console: Console, total: int, interval_seconds: float) -> Iterator[Callable[[Summary], None]]:
+    done = 0
+    started = time.monotonic()
+    finished = threading.Event()
+
+    def report(summary: Summary) -> None:
+        nonlocal done
+        done = summary.done
+
+    def write() -> None:
+        # By the clock and not by the document: a line is wanted most while one large document takes long.
+        while not finished.wait(interval_seconds):
+            seconds = time.monotonic() - started
+            console.print(
+                f"Reading documents: {done} of {total} after {seconds:.0f} s", soft_wrap=True, highlight=False
+            )
+
+    writer = threading.Thread(target=write, name="progress-lines", daemon=True)
+    writer.start()
+    try:
+        yield report
+    finally:
+        finished.set()
+        writer.join()

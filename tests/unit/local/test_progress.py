@@ -1,0 +1,55 @@
+"""What ingestion prints while it runs and when it is done."""
+
+from __future__ import annotations
+
+import io
+import threading
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+from rich.console import Console
+
+from genaifactory_local import progress
+from genaifactory_local.documents import Summary
+
+
+class _Output(io.StringIO):
+    """Text that tells when a whole line of a wanted beginning is in it."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self.there = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self._wanted in self.getvalue():
+            self.there.set()
+        return written
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is() -> None:
+    output = _Output("Reading documents: 3 of 7 after ")
+    with progress.bar(Console(file=output), 7, line_interval_seconds=0.01) as report:
+        report(Summary(added=2, unchanged=1))
+        assert output.there.wait(30)
+    lines = output.getvalue().splitlines()
+    assert all(line.startswith("Reading documents: ") for line in lines)
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress-lines"]
+
+
+def test_without_a_terminal_what_is_done_at_once_prints_no_line() -> None:
+    output = io.StringIO()
+    with progress.bar(Console(file=output), 7) as report:
+        report(Summary(added=7))
+    assert output.getvalue() == ""
+
+
+@pytest.mark.parametrize("ends", [nullcontext(), pytest.raises(RuntimeError)], ids=["done", "failed"])
+def test_in_a_terminal_it_is_a_bar(ends: AbstractContextManager[object]) -> None:
+    output = io.StringIO()
+    with ends, progress.bar(Console(file=output, force_terminal=True, width=100), 7) as report:
+        report(Summary(added=3))
+        if not isinstance(ends, nullcontext):
+            raise RuntimeError
+    assert "3/7" in output.getvalue()
