@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -23,13 +24,17 @@ from genaifactory_orchestrator.backends import (
     Usage,
 )
 
+logger = logging.getLogger(__name__)
+
 
 class ModelServerBackend:
     """One model of the model server."""
 
     continues_exactly = True
 
-    def __init__(self, spec: specs.ModelServerBackend, channel: grpc.aio.Channel) -> None:
+    def __init__(self, name: str, spec: specs.ModelServerBackend, channel: grpc.aio.Channel) -> None:
+        """name: of the model in factory.yaml, for the operator."""
+        self._name = name
         self._model = spec.model
         self._stub = modelserver_pb2_grpc.ModelServiceStub(channel)
 
@@ -61,7 +66,7 @@ class ModelServerBackend:
                     if response.HasField("usage"):
                         yield _usage(response.usage)
         except FactoryError as error:
-            raise _failure(error) from None
+            raise self._failure(error) from None
 
     async def embed(self, texts: Sequence[str], *, timeout_seconds: float) -> Embeddings:
         """One vector for each text. Raises Failure."""
@@ -69,7 +74,7 @@ class ModelServerBackend:
         try:
             response = await channels.unary(self._stub.Embed, request, timeout_seconds=timeout_seconds)
         except FactoryError as error:
-            raise _failure(error) from None
+            raise self._failure(error) from None
         if len(response.embeddings) != len(texts):
             wrong = errors.UpstreamFailed("The model server did not give one vector for each text.")
             raise Failure(wrong, Remedy.RETRY)
@@ -78,31 +83,49 @@ class ModelServerBackend:
     async def close(self) -> None:
         """Nothing: the channel belongs to the app."""
 
+    def _failure(self, error: FactoryError) -> Failure:
+        match error:
+            case errors.ContextTooLong() | errors.TooLarge() | errors.Unimplemented():
+                return Failure(error, Remedy.NEXT, unhealthy=False)
+            case errors.InvalidArgument():
+                if error.field is not None:  # our callers know the conversation's messages as `messages`
+                    error.field = error.field.removeprefix("conversation.")
+                return Failure(error, Remedy.NONE, unhealthy=False)
+            case errors.RateLimited() | errors.Overloaded():
+                return Failure(
+                    errors.Overloaded(error.message, retry_after_seconds=error.retry_after_seconds),
+                    Remedy.RETRY,
+                    retry_after_seconds=error.retry_after_seconds,
+                    unhealthy=False,  # busy is not broken
+                )
+            case errors.NotFound() | errors.Unauthenticated() | errors.PermissionDenied() | errors.Conflict():
+                self._tell_operator(error)
+                hidden = errors.UpstreamFailed("The model server does not serve a model of this route.")
+                return Failure(hidden, Remedy.NEXT, reason=error.reason)
+            case errors.ContentBlocked():
+                return Failure(error, Remedy.NONE, unhealthy=False)
+            case _:
+                hidden = errors.UpstreamFailed("The model server cannot answer now.")
+                return Failure(hidden, Remedy.RETRY, reason=error.reason, retry_after_seconds=error.retry_after_seconds)
+
+    def _tell_operator(self, error: FactoryError) -> None:
+        """Only a person can repair it."""
+        if isinstance(error, errors.NotFound):
+            logger.error(
+                "model '%s' is set up wrongly: %s Correct its backend.model in factory.yaml, or add an engine for '%s' "
+                "to the model server's engines.",
+                self._name,
+                error.message,
+                self._model,
+            )
+        else:
+            logger.error(
+                "model '%s' is set up wrongly: the model server refuses the call (%s): %s",
+                self._name,
+                error.reason.value,
+                error.message,
+            )
+
 
 def _usage(usage: types_pb2.TokenUsage) -> Usage:
     return Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
-
-
-def _failure(error: FactoryError) -> Failure:
-    match error:
-        case errors.ContextTooLong() | errors.TooLarge() | errors.Unimplemented():
-            return Failure(error, Remedy.NEXT, unhealthy=False)
-        case errors.InvalidArgument():
-            if error.field is not None:  # our callers know the conversation's messages as `messages`
-                error.field = error.field.removeprefix("conversation.")
-            return Failure(error, Remedy.NONE, unhealthy=False)
-        case errors.RateLimited() | errors.Overloaded():
-            return Failure(
-                errors.Overloaded(error.message, retry_after_seconds=error.retry_after_seconds),
-                Remedy.RETRY,
-                retry_after_seconds=error.retry_after_seconds,
-                unhealthy=False,  # busy is not broken
-            )
-        case errors.NotFound() | errors.Unauthenticated() | errors.PermissionDenied() | errors.Conflict():
-            hidden = errors.UpstreamFailed("The model server does not serve a model of this route.")
-            return Failure(hidden, Remedy.NEXT, reason=error.reason)
-        case errors.ContentBlocked():
-            return Failure(error, Remedy.NONE, unhealthy=False)
-        case _:
-            hidden = errors.UpstreamFailed("The model server cannot answer now.")
-            return Failure(hidden, Remedy.RETRY, reason=error.reason, retry_after_seconds=error.retry_after_seconds)

@@ -92,7 +92,7 @@ class Targets:
 
     def _backend(self, spec: specs.Model) -> Backend:
         if isinstance(spec.backend, specs.ModelServerBackend):
-            return ModelServerBackend(spec.backend, self._modelserver)
+            return ModelServerBackend(spec.name, spec.backend, self._modelserver)
         assert self._tls is not None, "used before open()"
         return OpenAIBackend(spec.name, spec.backend, self._environ, self._tls)
 

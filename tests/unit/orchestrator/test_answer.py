@@ -13,7 +13,7 @@ from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
-from genaifactory_common.errors import FactoryError, Internal, Overloaded, Reason, Unavailable, UpstreamFailed
+from genaifactory_common.errors import FactoryError, Internal, NotFound, Overloaded, Reason, Unavailable, UpstreamFailed
 from genaifactory_common.testing import CALLER, act_as
 
 STOP = types_pb2.FINISH_REASON_STOP
@@ -42,6 +42,19 @@ async def test_a_rag_answer_comes_in_order_with_citations_usage_and_cost(world: 
     assert (answer.done.usage.prompt_tokens, answer.done.usage.completion_tokens) == (10, 5)
     assert (answer.done.cost_micros, answer.done.currency) == (20, "USD")
     assert (answer.done.model, answer.done.cached, answer.done.refused) == ("small", False, False)
+
+
+async def test_a_client_that_wants_the_answer_only_is_told_nothing_about_it_and_the_record_misses_nothing(
+    world: Any,
+) -> None:
+    request = world.request(answer_only=True)
+    answer = await world.send(request)
+    assert answer.kinds == ["delta", "done"]
+    assert answer.text() == "You have 14 days [1]."
+    assert [citation.passage_id for citation in answer.done.citations] == ["p1"]
+    record = await world.recorded(request.request_id)
+    assert [passage.passage_id for passage in record.passages] == ["p1", "p2"]
+    assert [v.direction for v in record.verdicts] == [types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_OUTPUT]
 
 
 async def test_the_record_of_an_answer_holds_all_that_is_known_about_it(world: Any) -> None:
@@ -116,6 +129,18 @@ async def test_a_question_without_passages_is_refused_for_every_choice(world: An
 async def test_a_model_that_says_the_prompt_s_refusal_has_refused(world: Any) -> None:
     world.modelserver.script = ["I cannot ", "say."]
     assert (await world.ask()).done.refused
+
+
+async def test_a_model_that_the_model_server_lacks_is_told_to_the_operator_and_not_to_the_client(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing = NotFound("There is no model 'small'; this server has: extractive.", reason=Reason.MODEL_NOT_FOUND)
+    world.modelserver.script = [missing]
+    error, _ = await world.failure(route="quick")
+    assert "small" not in error.message
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "model 'small' is set up wrongly: There is no model 'small'; this server has: extractive." in line
+    assert "backend.model in factory.yaml" in line
 
 
 async def test_a_masked_question_is_used_masked_everywhere(world: Any) -> None:
