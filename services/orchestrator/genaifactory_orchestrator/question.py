@@ -56,11 +56,11 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
     """The question in a message from the wire. Raises InvalidArgument with the field."""
     check_request_id(request.request_id)
     if not request.route:
-        raise InvalidArgument("Name a route of factory.yaml.", field="route")
+        raise InvalidArgument("route must name a route of factory.yaml.", field="route")
     if request.conversation_id and not _CONVERSATION_ID.fullmatch(request.conversation_id):
-        raise InvalidArgument("Must be 1 to 128 of A-Z a-z 0-9 . _ -", field="conversation_id")
+        raise InvalidArgument("conversation_id must be 1 to 128 of A-Z a-z 0-9 . _ -", field="conversation_id")
     if len(request.user) > 256:
-        raise TooLarge("Must have at most 256 characters.", field="user")
+        raise TooLarge("user must have at most 256 characters.", field="user")
     _check_messages(request.messages)
     _check_sampling(request.sampling)
     _check_tools(request)
@@ -80,50 +80,56 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
 def check_request_id(request_id: str) -> None:
     """Raises InvalidArgument."""
     if not _REQUEST_ID.fullmatch(request_id):
-        raise InvalidArgument("Must be 1 to 128 of A-Z a-z 0-9 . _ -", field="request_id")
+        raise InvalidArgument("request_id must be 1 to 128 of A-Z a-z 0-9 . _ -", field="request_id")
 
 
 def check_texts(texts: Sequence[str]) -> None:
     """Texts to embed: 1 to 2048, none empty. Raises InvalidArgument with the field."""
     if not 1 <= len(texts) <= _MAX_TEXTS:
-        raise InvalidArgument(f"Must hold 1 to {_MAX_TEXTS} texts, not {len(texts)}.", field="texts")
+        raise InvalidArgument(f"texts must hold 1 to {_MAX_TEXTS} texts, not {len(texts)}.", field="texts")
     for i, text in enumerate(texts):
         if not text.strip():
-            raise InvalidArgument("Must not be empty.", field=f"texts[{i}]")
+            raise InvalidArgument(f"texts[{i}] must not be empty.", field=f"texts[{i}]")
     if sum(map(len, texts)) > _MAX_CHARACTERS:
-        raise TooLarge(f"Must have at most {_MAX_CHARACTERS} characters together.", field="texts")
+        raise TooLarge(f"texts must have at most {_MAX_CHARACTERS} characters together.", field="texts")
 
 
 def check_conversation_id(conversation_id: str) -> None:
     """Raises InvalidArgument."""
     if not _CONVERSATION_ID.fullmatch(conversation_id):
-        raise InvalidArgument("Must be 1 to 128 of A-Z a-z 0-9 . _ -", field="conversation_id")
+        raise InvalidArgument("conversation_id must be 1 to 128 of A-Z a-z 0-9 . _ -", field="conversation_id")
 
 
 def _check_messages(messages: Sequence[types_pb2.Message]) -> None:
     if not 1 <= len(messages) <= _MAX_MESSAGES:
-        raise InvalidArgument(f"Must hold 1 to {_MAX_MESSAGES} messages, not {len(messages)}.", field="messages")
+        raise InvalidArgument(
+            f"messages must hold 1 to {_MAX_MESSAGES} messages, not {len(messages)}.", field="messages"
+        )
     for i, message in enumerate(messages):
         at = f"messages[{i}]"
         if message.role not in (
             types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT, types_pb2.ROLE_TOOL,
         ):  # fmt: skip
-            raise InvalidArgument("Must be SYSTEM, USER, ASSISTANT or TOOL.", field=f"{at}.role")
+            raise InvalidArgument(f"{at}.role must be SYSTEM, USER, ASSISTANT or TOOL.", field=f"{at}.role")
         if message.tool_calls and message.role != types_pb2.ROLE_ASSISTANT:
-            raise InvalidArgument("Only a message of the assistant has tool calls.", field=f"{at}.tool_calls")
+            raise InvalidArgument(
+                f"{at} has tool_calls, which only a message of the assistant has.", field=f"{at}.tool_calls"
+            )
         if bool(message.tool_call_id) != (message.role == types_pb2.ROLE_TOOL):
-            raise InvalidArgument("A message of a tool has it, and no other.", field=f"{at}.tool_call_id")
+            raise InvalidArgument(
+                f"{at}.tool_call_id must be given in a message of a tool, and in no other.", field=f"{at}.tool_call_id"
+            )
         if not message.content.strip() and message.role in (types_pb2.ROLE_USER, types_pb2.ROLE_SYSTEM):
-            raise InvalidArgument("Must not be empty.", field=f"{at}.content")
+            raise InvalidArgument(f"{at}.content must not be empty.", field=f"{at}.content")
         if len(message.name) > 64:
-            raise TooLarge("Must have at most 64 characters.", field=f"{at}.name")
+            raise TooLarge(f"{at}.name must have at most 64 characters.", field=f"{at}.name")
     if messages[-1].role not in (types_pb2.ROLE_USER, types_pb2.ROLE_TOOL):
         raise InvalidArgument(
-            "The last message must be the question: role USER, or TOOL after a tool call.",
+            "The last of messages must be the question: role USER, or TOOL after a tool call.",
             field=f"messages[{len(messages) - 1}].role",
         )
     if sum(len(message.content) for message in messages) > _MAX_CHARACTERS:
-        raise TooLarge(f"Must have at most {_MAX_CHARACTERS} characters together.", field="messages")
+        raise TooLarge(f"messages must have at most {_MAX_CHARACTERS} characters together.", field="messages")
 
 
 # Field, lowest and highest value; the lowest of top_p is not reached.
@@ -142,32 +148,32 @@ def _check_sampling(sampling: types_pb2.Sampling) -> None:
     for name, low, high in _RANGES:
         value = getattr(sampling, name)
         if sampling.HasField(name) and not low <= value <= high:  # type: ignore[arg-type]  # a name of the message
-            raise InvalidArgument(f"Must be {low} to {high}.", field=f"sampling.{name}")
+            raise InvalidArgument(f"{name} must be {low} to {high}.", field=f"sampling.{name}")
     if sampling.HasField("top_p") and sampling.top_p == 0:
-        raise InvalidArgument("Must be above 0.", field="sampling.top_p")
+        raise InvalidArgument("top_p must be above 0.", field="sampling.top_p")
     if len(sampling.stop) > 4 or not all(sampling.stop):
-        raise InvalidArgument("Must be at most 4 texts, none empty.", field="sampling.stop")
+        raise InvalidArgument("stop must be at most 4 texts, none empty.", field="sampling.stop")
     if sampling.top_logprobs > 20:
-        raise InvalidArgument("Must be 0 to 20.", field="sampling.top_logprobs")
+        raise InvalidArgument("top_logprobs must be 0 to 20.", field="sampling.top_logprobs")
     if sampling.top_logprobs and not sampling.logprobs:
-        raise InvalidArgument("Needs logprobs.", field="sampling.top_logprobs")
+        raise InvalidArgument("top_logprobs needs logprobs.", field="sampling.top_logprobs")
 
 
 def _check_tools(request: orchestrator_pb2.AnswerRequest) -> None:
     if len(request.tools) > _MAX_TOOLS:
-        raise InvalidArgument(f"Must hold at most {_MAX_TOOLS} tools.", field="tools")
+        raise InvalidArgument(f"tools must hold at most {_MAX_TOOLS} tools.", field="tools")
     names: set[str] = set()
     for i, tool in enumerate(request.tools):
         if not _TOOL_NAME.fullmatch(tool.name):
-            raise InvalidArgument("Must be 1 to 64 of A-Z a-z 0-9 _ -", field=f"tools[{i}].name")
+            raise InvalidArgument(f"tools[{i}].name must be 1 to 64 of A-Z a-z 0-9 _ -", field=f"tools[{i}].name")
         if tool.name in names:
-            raise InvalidArgument(f"'{tool.name}' stands twice.", field=f"tools[{i}].name")
+            raise InvalidArgument(f"tools[{i}].name: '{tool.name}' stands twice.", field=f"tools[{i}].name")
         names.add(tool.name)
     mode = request.tool_choice.mode
     if mode == types_pb2.ToolChoice.MODE_NAMED and request.tool_choice.name not in names:
-        raise InvalidArgument("Must name one of tools.", field="tool_choice.name")
+        raise InvalidArgument("tool_choice.name must name one of tools.", field="tool_choice.name")
     if mode == types_pb2.ToolChoice.MODE_REQUIRED and not names:
-        raise InvalidArgument("A required tool needs tools.", field="tool_choice.mode")
+        raise InvalidArgument("tool_choice requires a tool, so tools must hold one.", field="tool_choice.mode")
 
 
 def _lines(*texts: str) -> str:

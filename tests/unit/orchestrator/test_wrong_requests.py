@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -75,11 +76,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+def assert_names(error: FactoryError, field: str) -> None:
+    """Whoever reads the message alone knows what it is about."""
+    assert re.split(r"[.\[]", field.removeprefix("sampling."))[0] in error.message
+    assert not re.match(r"(Must|Needs|Only|It)\b", error.message)
+
+
 @pytest.mark.parametrize(("fields", "field"), WRONG, ids=[f"{i}-{field}" for i, (_, field) in enumerate(WRONG)])
 async def test_a_wrong_request_is_told_its_field(world: Any, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await world.ask(**fields)
     assert caught.value.field == field
+    assert_names(caught.value, field)
     assert not world.modelserver.requests
     assert not world.safety.checked
 
@@ -95,6 +103,7 @@ async def test_wrong_texts_to_embed_are_told_their_field(
     with pytest.raises(InvalidArgument) as caught:
         await channels.unary(world.stub.Embed, request, timeout_seconds=5)
     assert caught.value.field == field
+    assert_names(caught.value, field)
 
 
 @pytest.mark.parametrize("model", ["", "nothing", "small", "rag"])
@@ -110,6 +119,7 @@ async def test_a_bad_conversation_id_is_not_erased(world: Any) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await channels.unary(world.stub.DeleteConversation, request, timeout_seconds=5)
     assert caught.value.field == "conversation_id"
+    assert_names(caught.value, "conversation_id")
 
 
 @pytest.mark.parametrize("method", ["Embed", "DeleteConversation"])
