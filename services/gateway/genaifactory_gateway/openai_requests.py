@@ -337,6 +337,7 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
         output_format=_output_format(body),
         conversation_id=body.conversation_id or "",
         user=body.user or body.safety_identifier or "",
+        answer_only=True,  # which route, which passages, which verdict: for the record, not for clients
     )
     rules.check_messages(request.messages)
     rules.check_tools(request.tools, request.tool_choice)

@@ -108,6 +108,7 @@ def _answer_request(request: gateway_pb2.ChatRequest, request_id: str) -> orches
         output_format=request.output_format if request.HasField("output_format") else None,
         conversation_id=request.conversation_id,
         user=request.user,
+        answer_only=True,  # which route, which passages, which verdict: for the record, not for clients
     )
 
 

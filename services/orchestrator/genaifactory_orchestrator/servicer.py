@@ -20,6 +20,8 @@ from genaifactory_orchestrator.retrieval import Found
 
 # Events that wait for a slow client; then the guardrail, and then the model, wait too.
 _MAX_WAITING_EVENTS = 16
+# What a client that wants the answer only does not get.
+_ABOUT_THE_ANSWER = (RouteChosen, Found, types_pb2.Verdict)
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -40,9 +42,13 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         asked = question.from_request(request)
         events: asyncio.Queue[Event | None] = asyncio.Queue(_MAX_WAITING_EVENTS)
 
+        async def emit(event: Event) -> None:
+            if not request.answer_only or not isinstance(event, _ABOUT_THE_ANSWER):
+                await events.put(event)
+
         async def run() -> None:
             try:
-                await self._answerer.answer(asked, events.put)
+                await self._answerer.answer(asked, emit)
             except Exception:
                 await events.put(None)
                 raise

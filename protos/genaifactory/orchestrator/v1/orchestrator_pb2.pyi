@@ -34,6 +34,7 @@ class AnswerRequest(message.Message):
     OUTPUT_FORMAT_FIELD_NUMBER: builtins.int
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
+    ANSWER_ONLY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies the request in every record; set by the gateway."""
     route: builtins.str
@@ -42,6 +43,8 @@ class AnswerRequest(message.Message):
     """Continue this stored conversation; empty: nothing is stored."""
     user: builtins.str
     """The client's own end user, for the record."""
+    answer_only: builtins.bool
+    """Leave out the events that tell about the answer: route, passages and verdicts. Deltas, tool calls and done stay."""
     @builtins.property
     def messages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Message]:
         """The conversation, oldest first; the last message is the question."""
@@ -74,10 +77,11 @@ class AnswerRequest(message.Message):
         output_format: types_pb2.OutputFormat | None = ...,
         conversation_id: builtins.str = ...,
         user: builtins.str = ...,
+        answer_only: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["output_format", b"output_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answer_only", b"answer_only", "conversation_id", b"conversation_id", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
