@@ -16,8 +16,8 @@ from genaifactory_modelserver.engine import FinishReason, Generation, Model, Rol
 from genaifactory_modelserver.question import Question
 from genaifactory_modelserver.settings import Extractive as ExtractiveSettings
 
-TOKENS_PER_STEP = 4
-"""Tokens of one streamed piece."""
+TOKENS_PER_STEP = 12
+"""Tokens of one streamed piece. All are ready at once, and each costs every service on its way a message."""
 
 # A word of any language is shorter on average: what is longer than this need not be counted to be refused.
 _MAX_CHARACTERS_PER_TOKEN = 16
