@@ -45,7 +45,7 @@ typecheck: .venv/.dev  ## strict types
 	.venv/bin/mypy
 
 pytest: .venv/.dev  ## unit and integration tests
-	.venv/bin/python -m pytest -m "not soak"
+	.venv/bin/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile
 
 protos: .venv/.dev  ## generate the contracts' Python code
 	PATH="$$PWD/.venv/bin:$$PATH" protos/generate.sh
