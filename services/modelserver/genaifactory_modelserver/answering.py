@@ -26,6 +26,9 @@ MAX_QUOTES = 4
 _KNOWN_SHARE = 0.44
 # A name or number that no document holds tells more than any other missing word.
 _MISSING_NAME = 3.0
+# Unless it is a number and one sentence matches so many other words, all of them this well: "days of annual leave 143".
+_OTHER_WORDS = 3
+_STRONG_MATCH = 0.9
 _HEADING_EVIDENCE = 0.8
 _PASSAGE_EVIDENCE = 0.5
 # In the score a heading's term counts less than the unit's own; for a whole list its lead-in is what counts.
@@ -236,12 +239,15 @@ class Reader:
         if not candidate.passage.same_language:
             return self._is_known_abroad(candidate)
         passage = candidate.passage.found
+        all_but_numbers = self._holds_all_but_numbers(candidate)
         found = total = 0.0
         for i, term in enumerate(self._question.terms):
             if term.from_context:
                 continue
             weight = term.weight * (0.6 + 0.4 * self._rarity[i])
             if term.telling and not self._frequency[i] and i not in passage:
+                if term.aside or (term.number and all_but_numbers):
+                    continue
                 weight *= _MISSING_NAME
             total += weight
             found += weight * max(
@@ -251,6 +257,17 @@ class Reader:
             )
         return total > 0 and found / total >= _KNOWN_SHARE
 
+    def _holds_all_but_numbers(self, candidate: _Candidate) -> bool:
+        """Whether the unit itself holds every informative word of the question but for numbers, and they are enough."""
+        size = 0.0
+        for i, term in enumerate(self._question.terms):
+            if term.from_context or term.number or term.weight < 1:
+                continue
+            if _quality(candidate.match, i) < _STRONG_MATCH:
+                return False
+            size += 0.5 if term.paired else 1.0  # a Vietnamese word is mostly two syllables
+        return size >= _OTHER_WORDS
+
     def _is_known_abroad(self, candidate: _Candidate) -> bool:
         """The same for a document in another language, where only names, numbers and loan-words can match."""
         exact = (candidate.match.exact if candidate.match else frozenset()) | (
@@ -258,7 +275,11 @@ class Reader:
         )
         terms = self._question.terms
         shared = [i for i in exact if terms[i].telling or (len(terms[i].form.exact) > 3 and not terms[i].from_context)]
-        telling = [i for i, term in enumerate(terms) if term.telling and not term.from_context]
+        telling = [
+            i
+            for i, term in enumerate(terms)
+            if term.telling and not term.from_context and (self._frequency[i] or not term.aside)
+        ]
         # Where there are documents in the question's language, they would have told of a name that is missing here.
         share = 1.0 if self._question.spoken in self._languages else 0.5
         return bool(shared) and sum(i in exact for i in telling) >= share * len(telling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ _GENERIC_WEIGHT = 0.4
 _EXACT, _STEM, _FOLDED, _OTHER_MARKS = 1.0, 0.95, 0.9, 0.2
 # A Vietnamese syllable apart from its neighbour is mostly part of another word ("bảo" of "bảo vệ", not "bảo hành").
 _LONE_SYLLABLE = 0.5
+# "(143)" after a question; "printf(3)" is a name.
+_ASIDE = re.compile(r"(?<!\S)[(\[]\s?(\d+)\s?[)\]](?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,10 @@ class Term:
     """Out of an earlier turn."""
     telling: bool
     """A name, code or number."""
+    number: bool
+    """Digits alone."""
+    aside: bool
+    """A number that stands in brackets alone, so that the question may well not be about it."""
     paired: bool
     """A Vietnamese syllable with a neighbour in the question."""
 
@@ -61,7 +68,8 @@ class Question:
         own = words.content(text, self.spoken)
         leans = len(own) <= 2 or words.leans_on_context(text)
         context = [pair for turn in earlier for pair in words.content(turn, self.spoken)] if leans else []
-        self.terms, self._pairs = _terms(own, context, self.spoken)
+        asides = frozenset(_ASIDE.findall(text)).difference(words.words(_ASIDE.sub(" ", text)))
+        self.terms, self._pairs = _terms(own, context, self.spoken, asides)
         self._marked = not unicodedata.normalize("NFC", text).isascii()
         self._by_exact = {term.form.exact: i for i, term in reversed(list(enumerate(self.terms)))}
         self._by_folded = {term.form.folded: i for i, term in reversed(list(enumerate(self.terms)))}
@@ -109,7 +117,7 @@ class Question:
 
 
 def _terms(
-    own: list[tuple[str, bool]], context: list[tuple[str, bool]], spoken: Language | None
+    own: list[tuple[str, bool]], context: list[tuple[str, bool]], spoken: Language | None, asides: frozenset[str]
 ) -> tuple[list[Term], frozenset[tuple[int, int]]]:
     """The terms, each once, and which of them follow one another."""
     terms: list[Term] = []
@@ -127,7 +135,9 @@ def _terms(
                 telling = words.is_telling(word, begins=number == 0)
                 weight = _GENERIC_WEIGHT if form.exact in words.GENERIC else 1.0
                 weight = _CONTEXT_WEIGHT if from_context else weight
-                terms.append(Term(form, weight, from_context, telling, paired=False))
+                terms.append(
+                    Term(form, weight, from_context, telling, word.isdecimal(), aside=word in asides, paired=False)
+                )
             if adjacent and previous >= 0:
                 pairs.add((previous, place))
             previous = place
