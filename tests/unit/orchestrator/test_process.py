@@ -117,9 +117,14 @@ async def ask(channel: grpc.aio.Channel, route: str) -> str:
 
 
 async def test_it_says_what_is_missing_and_does_not_start(tmp_path: Path) -> None:
-    wanted = {"GENAIFACTORY_CONTEXT_PUBLIC_KEY": "CONTEXT_PUBLIC_KEY", "GENAIFACTORY_FACTORY_FILE": "cannot be read"}
+    wanted = {
+        "GENAIFACTORY_CONTEXT_PUBLIC_KEY": "CONTEXT_PUBLIC_KEY",
+        "GENAIFACTORY_FACTORY_FILE": "factory.yaml: document: cannot be read",
+    }
     for name, problem in wanted.items():
         variables = environment(tmp_path)
+        await asyncio.to_thread((tmp_path / "named.yaml").write_text, FACTORY)
+        variables["GENAIFACTORY_FACTORY_FILE"] = str(tmp_path / "named.yaml")
         del variables[name]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
