@@ -12,11 +12,13 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
-from genaifactory_local import testing
+from genaifactory_common.errors import Unavailable
+from genaifactory_local import state, testing
 from genaifactory_local.testing import Process
 
 # The platform is another process: what blocks here blocks nobody.
@@ -136,17 +138,102 @@ async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(platform_p
             await asyncio.sleep(0.1)
 
 
+async def test_on_its_first_run_it_lets_nobody_in_before_the_documents_are_read(tmp_path: Path) -> None:
+    folder, handbook = tmp_path / "state", tmp_path / "handbook"
+    _write_many(handbook, 60)
+    (handbook / "zebra.md").write_text("# Zebra\n\nThe zebra of the office is called Anneliese.\n")  # read last
+
+    async def first_answer() -> str:
+        while True:
+            try:
+                held, endpoints = await asyncio.to_thread(state.find_running, folder)
+                break
+            except Unavailable:
+                await asyncio.sleep(0.01)
+        key = await asyncio.to_thread(state.development_key, held)
+        async with openai.AsyncOpenAI(base_url=f"{endpoints.http_url}/v1", api_key=key) as client:
+            question: Any = {"role": "user", "content": "What is the zebra of the office called?"}
+            answer = await client.chat.completions.create(model="rag", messages=[question])
+        return answer.choices[0].message.content or ""
+
+    asking = asyncio.create_task(first_answer())
+    async with testing.started(folder, str(handbook)) as process:
+        assert "Anneliese" in await asking
+        assert "answers from what it knows" not in process.output
+
+
+async def test_a_stop_while_it_reads_its_first_documents_ends_it_in_good_order(tmp_path: Path) -> None:
+    handbook = tmp_path / "handbook"
+    _write_many(handbook, 3000)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "genaifactory_local", "run", str(handbook), "--state", str(tmp_path / "state")),
+        *("--port", "0", "--grpc-port", "0"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(120):
+            while not (tmp_path / "state" / "documents.json").exists():
+                assert process.returncode is None
+                await asyncio.sleep(0.01)
+            process.terminate()
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0
+    assert b"Stopping" in output
+    assert b"Ready" not in output
+    assert b"Traceback" not in output
+
+
+async def test_a_document_that_is_gone_from_its_folder_is_forgotten_by_the_next_run(tmp_path: Path) -> None:
+    folder, handbook, other = tmp_path / "state", tmp_path / "handbook", tmp_path / "other"
+    for file, text in (
+        (handbook / "old.md", "# Fountain\n\nThe fountain is lit in violet on Sundays.\n"),
+        (handbook / "moved.md", "# Parking\n\nThe car park of the Hue office has 40 places.\n"),
+        (handbook / "kept.md", "# Canteen\n\nThe canteen opens at half past eleven.\n"),
+        (other / "pool.md", "# Pool\n\nThe swimming pool is heated to 27 degrees.\n"),
+    ):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    async with testing.started(folder, str(handbook), str(other)) as process:
+        assert "4 new" in process.output
+        assert await process.stop() == 0
+    (handbook / "old.md").unlink()
+    (handbook / "moved.md").rename(handbook / "parking.md")
+    async with testing.started(folder, str(handbook)) as process:
+        assert "answers from what it knows" in process.output
+        assert "Documents: 1 new, 2 removed, 1 unchanged" in process.output
+        for question, answer, source in (
+            ("When is the fountain lit in violet?", None, None),
+            ("How many places has the car park?", "40 places", "handbook/parking.md"),
+            ("To how many degrees is the swimming pool heated?", "27 degrees", "other/pool.md"),
+        ):
+            said = json.loads((await _genaifactory(process, "ask", question, "--json"))[1])
+            assert {citation["url"] for citation in said["citations"]} == ({source} if source else set())
+            assert answer is None or answer in said["answer"]
+        removed = await _genaifactory(process, "remove", "other/pool.md", "other/pool.md", "other/nothing.md")
+        assert removed == (0, "1 of 2 documents existed and are removed\n", "")
+        asked = await _genaifactory(process, "ask", "To how many degrees is the swimming pool heated?", "--json")
+        assert json.loads(asked[1])["citations"] == []
+        code, _, err = await _genaifactory(process, "remove", "a.md", "--knowledge-base", "wiki")
+        assert (code, err.count("\n")) == (1, 1)
+        assert "no knowledge base 'wiki'" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_it_stops_cleanly_and_starts_again_with_what_it_knew(tmp_path: Path, number: signal.Signals) -> None:
-    state = tmp_path / "state"
-    async with testing.started(state, str(testing.SAMPLE)) as process:
+    folder = tmp_path / "state"
+    async with testing.started(folder, str(testing.SAMPLE)) as process:
         key = process.platform.key
         assert await process.stop(number) == 0
         assert "Stopping" in process.output
         assert "Traceback" not in process.output
-    assert not (state / "running.json").exists()
-    assert not (state / "run").exists()
-    async with testing.started(state, str(testing.SAMPLE)) as process:
+    assert not (folder / "running.json").exists()
+    assert not (folder / "run").exists()
+    async with testing.started(folder, str(testing.SAMPLE)) as process:
         assert process.platform.key == key
         assert "8 unchanged" in process.output
 
@@ -180,3 +267,9 @@ async def test_ports_close_when_it_stops(platform_process: Process) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))
+
+
+def _write_many(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number:05}.md").write_text(f"# Rule {number}\n\nRoom {number} is cleaned on day {number}.\n")

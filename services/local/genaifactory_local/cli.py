@@ -1,4 +1,4 @@
-"""The `genaifactory` command line: run, ask, ingest, usage, export, config."""
+"""The `genaifactory` command line: run, ask, ingest, remove, usage, export, config."""
 
 from __future__ import annotations
 
@@ -217,6 +217,37 @@ def ingest(
         progress.print_summary(console, summary, found.skipped)
     if summary.failures:
         raise typer.Exit(1)
+
+
+@app.command()
+def remove(
+    document_ids: Annotated[
+        list[str], typer.Argument(metavar="DOCUMENT_ID...", help="As answers cite them: FOLDER/PATH.")
+    ],
+    knowledge_base: Annotated[
+        str, typer.Option(help="Where they are: a knowledge base of factory.yaml.")
+    ] = "documents",
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Remove documents from a running platform on this machine; from then on no answer cites them.
+
+    A file that is still in the DOCS of the next `genaifactory run` is read again.
+
+    Example: `genaifactory remove handbook/leave.md`
+    """
+    held, endpoints = state.find_running(state_folder)
+    wanted = list(dict.fromkeys(document_ids))
+
+    async def send() -> int:
+        async with channels.connect(endpoints.socket("retriever")) as channel:
+            return await documents.remove(
+                channel,
+                lambda: configuration.sign_in(state.signer(held), endpoints.tenant),
+                knowledge_base,
+                wanted,
+            )
+
+    print(f"{asyncio.run(send())} of {len(wanted)} documents existed and are removed")
 
 
 @app.command()

@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from genaifactory_common import channels
 from genaifactory_common.channels import Duplex
 from genaifactory_common.errors import InvalidArgument
 
@@ -24,6 +25,9 @@ _PIECE_BYTES = 512 * 1024
 # One call takes this many documents, so that each call has a deadline that fits it.
 _DOCUMENTS_PER_CALL = 32
 _CALL_TIMEOUT_SECONDS = 600.0
+_DELETIONS_PER_CALL = 500
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Found:
     documents: tuple[Document, ...]
     skipped: int
     """Hidden files, and files of other types."""
+    folders: frozenset[str] = frozenset()
+    """Names of the folders that were walked; ids of their documents begin with one of them and '/'."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Summary:
     replaced: int = 0
     unchanged: int = 0
     duplicates: int = 0
+    removed: int = 0
+    """Documents that were stored and are gone from where they came from."""
     passages: int = 0
     failures: list[Failure] = field(default_factory=list)
 
@@ -76,6 +84,7 @@ def find(paths: Iterable[Path]) -> Found:
     documents would have one name.
     """
     documents: dict[str, Document] = {}
+    folders: set[str] = set()
     skipped = 0
 
     def add(file: Path, document_id: str) -> None:
@@ -95,12 +104,13 @@ def find(paths: Iterable[Path]) -> Found:
                 raise InvalidArgument(f"{path} is no document; documents end in {_endings()}.", field="path")
             add(path, path.name)
             continue
+        folders.add(path.name)
         for file in _walk(path):
             if file.name.startswith(".") or file.suffix.lower() not in ENDINGS or not file.is_file():
                 skipped += 1
             else:
                 add(file, f"{path.name}/{file.relative_to(path).as_posix()}")
-    return Found(tuple(documents[name] for name in sorted(documents)), skipped)
+    return Found(tuple(documents[name] for name in sorted(documents)), skipped, frozenset(folders))
 
 
 async def ingest(
@@ -138,6 +148,28 @@ async def ingest(
     return summary
 
 
+async def remove(
+    channel: grpc.aio.Channel, sign_in: Callable[[], None], knowledge_base: str, document_ids: Iterable[str]
+) -> int:
+    """Deletes documents from the retriever on `channel`; how many there were. Raises FactoryError."""
+    stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+    deleted = 0
+    for batch in _batches(document_ids, _DELETIONS_PER_CALL):
+        sign_in()
+        request = retriever_pb2.DeleteDocumentsRequest(knowledge_base=knowledge_base, document_ids=batch)
+        response = await channels.unary(stub.DeleteDocuments, request, timeout_seconds=_CALL_TIMEOUT_SECONDS)
+        deleted += response.deleted
+    return deleted
+
+
+async def count(channel: grpc.aio.Channel, knowledge_base: str) -> int:
+    """Documents of the current caller's tenant in the index that serves. Raises FactoryError."""
+    stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+    request = retriever_pb2.ListIndexesRequest(knowledge_base=knowledge_base)
+    response = await channels.unary(stub.ListIndexes, request, timeout_seconds=_CALL_TIMEOUT_SECONDS)
+    return sum(index.documents for index in response.indexes if index.state == retriever_pb2.INDEX_STATE_ACTIVE)
+
+
 def _endings() -> str:
     return ", ".join(sorted(ENDINGS))
 
@@ -151,8 +183,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(files))
 
 
-def _batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
-    remaining = iter(documents)
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    remaining = iter(items)
     while batch := list(itertools.islice(remaining, size)):
         yield batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.settings import Http
 from genaifactory_gateway.settings import Settings as GatewaySettings
-from genaifactory_local.state import Endpoints, State
+from genaifactory_local.state import Endpoints, State, service_address
 from genaifactory_modelserver.settings import EngineSettings
 from genaifactory_modelserver.settings import Settings as ModelserverSettings
 from genaifactory_monitor.settings import Settings as MonitorSettings
@@ -54,11 +54,18 @@ class Options:
 
 @asynccontextmanager
 async def running(
-    state: State, sockets: Path, source: specs.Source, signer: Signer, options: Options
+    state: State,
+    sockets: Path,
+    source: specs.Source,
+    signer: Signer,
+    options: Options,
+    *,
+    before_gateway: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Endpoints]:
     """Runs the six services inside the block, from those that call nobody to the gateway; stops them in reverse.
 
-    sockets: a private folder with a short path. Raises OSError when a port is taken, FactoryError when a store
+    sockets: a private folder with a short path. before_gateway: awaited when the inner services answer and nobody
+    outside is let in yet. Raises OSError when a port is taken, FactoryError when a store
     cannot be opened.
     """
     async with AsyncExitStack() as stack:
@@ -74,7 +81,7 @@ async def running(
 
         def where(name: str) -> dict[str, Any]:
             return {
-                "server": settings.Server(address=f"unix:{sockets / name}.sock", drain_seconds=options.drain_seconds),
+                "server": settings.Server(address=service_address(sockets, name), drain_seconds=options.drain_seconds),
                 "telemetry": options.telemetry,
                 "context_public_key": signer.public_key,
             }
@@ -111,6 +118,8 @@ async def running(
             of_orchestrator.server,
         )
 
+        if before_gateway is not None:
+            await before_gateway()
         of_gateway = GatewaySettings(
             server=settings.Server(address=f"{options.host}:{options.grpc_port}", drain_seconds=options.drain_seconds),
             telemetry=options.telemetry,

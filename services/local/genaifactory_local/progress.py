@@ -40,6 +40,7 @@ def print_summary(console: Console, summary: Summary, skipped: int) -> None:
     counts = (
         (summary.added, "new"),
         (summary.replaced, "changed"),
+        (summary.removed, "removed"),
         (summary.unchanged, "unchanged"),
         (summary.duplicates, "with the content of another"),
         (len(summary.failures), "refused"),

@@ -10,18 +10,21 @@ import shlex
 import signal
 import socket
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory_common import channels, settings, specs
+from genaifactory_common import settings, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, logs, platform, progress, state, typed
+from genaifactory_local import configuration, documents, logs, platform, state, typed
+from genaifactory_local.reading import Reading
 from genaifactory_local.state import Endpoints, State
 
 logger = logging.getLogger(__name__)
@@ -117,38 +120,60 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
         grpc_port=plan.options.grpc_port,
         telemetry=telemetry,
     )
-    async with platform.running(plan.state, sockets, plan.source, plan.signer, options) as endpoints:
+    wanted = _reading(plan, console)
+    retriever = state.service_address(sockets, "retriever")
+    first = False
+
+    async def read_first() -> None:
+        """Where nothing is known yet, every question would be answered with "I do not know"."""
+        nonlocal first
+        if wanted is not None and await wanted.is_first(retriever):
+            first = True
+            await wanted.read(retriever)
+
+    async def welcome(endpoints: Endpoints) -> None:
+        if wanted is not None and not first:
+            console.print(
+                f"{endpoints.http_url} answers from what it knows, while the documents are looked through.",
+                soft_wrap=True,
+                highlight=False,
+            )
+            await wanted.read(retriever)
+        _print_ready(plan, endpoints, console, time.monotonic() - started)
+
+    async with platform.running(
+        plan.state,
+        sockets,
+        plan.source,
+        plan.signer,
+        options,
+        before_gateway=lambda: _unless_stopped(stop, read_first()),
+    ) as endpoints:
         with state.announced(plan.state, endpoints):
             async with asyncio.TaskGroup() as tasks:
                 background = (
                     tasks.create_task(plan.source.watch(), name="watch-factory-yaml"),
-                    tasks.create_task(_welcome(plan, endpoints, console, started), name="ingest"),
+                    tasks.create_task(welcome(endpoints), name="ingest"),
                 )
                 await stop.wait()
                 for task in background:
                     task.cancel()
 
 
-async def _welcome(plan: _Plan, endpoints: Endpoints, console: Console, started: float) -> None:
-    if plan.knowledge_base is not None and plan.found.documents:
-        try:
-            await _ingest(plan, plan.knowledge_base, endpoints, console)
-        except FactoryError as error:
-            console.print(f"[red]The documents were not ingested:[/red] {escape(error.message)}", soft_wrap=True)
-    _print_ready(plan, endpoints, console, time.monotonic() - started)
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Does the work, or as much of it as is done when `stop` is set."""
+    async with asyncio.TaskGroup() as tasks:
+        both = (tasks.create_task(work, name="ingest"), tasks.create_task(stop.wait(), name="stop"))
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in both:
+            task.cancel()
 
 
-async def _ingest(plan: _Plan, knowledge_base: str, endpoints: Endpoints, console: Console) -> None:
-    async with channels.connect(endpoints.socket("retriever")) as channel:
-        with progress.bar(console, len(plan.found.documents)) as report:
-            summary = await documents.ingest(
-                channel,
-                lambda: configuration.sign_in(plan.signer, endpoints.tenant),
-                knowledge_base,
-                plan.found.documents,
-                on_progress=report,
-            )
-    progress.print_summary(console, summary, plan.found.skipped)
+def _reading(plan: _Plan, console: Console) -> Reading | None:
+    if plan.knowledge_base is None:
+        return None
+    tenant = plan.source.current.tenants[0].name
+    return Reading(plan.state, plan.signer, tenant, plan.knowledge_base, plan.found, console)
 
 
 def _find_documents(options: Options) -> documents.Found:

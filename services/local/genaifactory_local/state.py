@@ -60,6 +60,11 @@ class State:
         """Where the running platform answers."""
         return self.folder / "running.json"
 
+    @property
+    def documents_file(self) -> Path:
+        """Which documents `genaifactory run` took, to know those that are gone."""
+        return self.folder / "documents.json"
+
     def data(self, service: str) -> Path:
         """The folder that one service owns."""
         return self.folder / "data" / service
@@ -79,7 +84,12 @@ class Endpoints:
 
     def socket(self, service: str) -> str:
         """gRPC address of one service."""
-        return f"unix:{Path(self.sockets) / service}.sock"
+        return service_address(Path(self.sockets), service)
+
+
+def service_address(sockets: Path, service: str) -> str:
+    """gRPC address of the service whose socket lies in the folder `sockets`."""
+    return f"unix:{sockets / service}.sock"
 
 
 @contextmanager

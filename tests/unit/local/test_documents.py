@@ -24,6 +24,7 @@ def test_documents_are_named_by_their_folder_and_path_and_sorted(tmp_path: Path)
     found = documents.find([tmp_path / "handbook"])
     assert _ids(found) == [f"handbook/{name}" for name in ("a/b.html", "a/c.PDF", "b.md", "t.txt", "z.docx")]
     assert found.skipped == 0
+    assert found.folders == {"handbook"}
 
 
 def test_hidden_files_other_types_and_things_that_are_no_files_are_skipped_and_counted(tmp_path: Path) -> None:
