@@ -400,6 +400,10 @@ GRPC: dict[str, Row] = {
     "orchestrator: an API key is no caller":
         (rpc("orchestrator.Answer", orchestrator_pb2.AnswerRequest(), who=""), NO_CALLER, None, "caller context"),
     "orchestrator: no such route": (answers(route="poetry"), UNKNOWN, "model", "poetry"),
+    "gateway: a secret for a conversation's name":
+        (chats(conversation_id=SECRET), "FAILED_PRECONDITION CONTENT_BLOCKED", "conversation_id", "Remove"),
+    "gateway: a secret for a user":
+        (chats(user=SECRET), "FAILED_PRECONDITION CONTENT_BLOCKED", "user", "Remove"),
     "orchestrator: no id": (answers(request_id=""), INVALID, "request_id", "1 to 128"),
     "orchestrator: another tenant's knowledge":
         (answers(GLOBEX, route="rag"), UNKNOWN, "model", "rag"),
@@ -547,6 +551,7 @@ DOCUMENTS: dict[str, Row] = {
     "an unknown ending": (document("q.pptx"), *REJECTED, ".docx"),
     "no ending": (document("README"), *REJECTED, "give media_type"),
     "an unknown media_type": (document("r.md", media_type="application/zip"), *REJECTED, "text/markdown"),
+    "a script for a uri": (document("javascript:alert(1)//t.md"), *REJECTED, "uri must be an http"),
     "no id": (document("s.md", document_id=""), *REJECTED, "document_id must name"),
     "an id of 600 characters": (document("t.md", document_id="t" * 600), *REJECTED, "at most 512"),
     "an id with a line feed": (document("u.md", document_id="u\nv"), *REJECTED, "control characters"),

@@ -102,6 +102,7 @@ class Answerer:
         await emit(done)
 
     async def _path(self, question: Question, caller: Caller, plan: Plan, record: Record, emit: Emit) -> Done:
+        await self._check_ids(question, plan, record)
         history = await self._history(question, caller, plan)
         prepared = await self._prepare(question, caller, plan, history, record)
         found, entry = prepared.found, prepared.entry
@@ -120,6 +121,14 @@ class Answerer:
         if question.conversation_id:
             await self._conversations.add_turn(history, _turn(record, done))
         return done
+
+    async def _check_ids(self, question: Question, plan: Plan, record: Record) -> None:
+        """Before anything is stored under them."""
+        ids = question.ids()
+        if ids or question.user:
+            with self._telemetry.span("check ids"):
+                record.user, record.input_verdicts = await self._guard.check_ids(ids, question.user, plan.policy)
+        record.conversation_id = question.conversation_id
 
     async def _history(self, question: Question, caller: Caller, plan: Plan) -> History:
         if not question.conversation_id:
@@ -141,7 +150,8 @@ class Answerer:
             looking = tasks.create_task(self._look_up(key, plan))
             searching = tasks.create_task(_settled(self._search(history, question.messages, plan)))
         checked, entry, found = checking.result(), looking.result(), searching.result()
-        record.messages, record.input_verdicts = checked.messages, checked.verdicts
+        record.messages = checked.messages
+        record.input_verdicts += checked.verdicts
         if checked.masked:
             key = _cache_key(question, caller, plan, history, checked.messages)
             entry = await self._look_up(key, plan)
@@ -308,8 +318,6 @@ def _new_record(question: Question, caller: Caller, plan: Plan) -> Record:
         caller=caller,
         task=plan.route.task,
         route=plan.route.name,
-        user=question.user,
-        conversation_id=question.conversation_id,
         prompt_version=plan.prompt_version,
         wanted=question.choices,
     )

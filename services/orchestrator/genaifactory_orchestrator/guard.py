@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,6 +29,12 @@ from genaifactory_orchestrator.concurrency import task_group
 
 INPUT = types_pb2.DIRECTION_INPUT
 OUTPUT = types_pb2.DIRECTION_OUTPUT
+USER = "user"
+
+# A UUID, as tools' calls are named. It says nothing, but one in some hundred has digits that could be a card's.
+_RANDOM_ID = re.compile(
+    r"([A-Za-z]{1,16}[-_]){0,4}([0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+)
 
 _CHECKS_AT_ONCE = 8
 # Pieces that come faster than this are sent as one; the first of a text, and its end, never wait.
@@ -103,6 +110,35 @@ class Guard:
         return Checked(
             tuple(_with_texts(i, message, changed) for i, message in enumerate(messages)), verdicts, masked=True
         )
+
+    async def check_ids(
+        self, ids: Mapping[str, str], user: str, policy: specs.Policy
+    ) -> tuple[str, tuple[types_pb2.Verdict, ...]]:
+        """Checks ids by their field, and `user`, all in one call as a rule; none for none. Gives the masked user.
+
+        An id names something, so it is refused where a text is masked; people send e-mail addresses as `user`.
+        Raises InputBlocked, InvalidArgument (too long), Unavailable.
+        """
+        fields: dict[str, str] = {}
+        for field, value in ids.items():
+            fields.setdefault(value, field)  # each value once
+        named = [(field, value) for value, field in fields.items()]
+        named = [(field, value) for field, value in (*named, (USER, user)) if value and not _RANDOM_ID.fullmatch(value)]
+        verdicts: tuple[types_pb2.Verdict, ...] = ()
+        for lines in _within(named, policy.max_input_characters):
+            text = "\n".join(value for _, value in lines)
+            response = await self._check(INPUT, text, policy, lines[0][0])
+            verdicts = (*verdicts, response.verdict)
+            if response.verdict.action == types_pb2.ACTION_BLOCK:
+                raise InputBlocked(_worst(lines, response.verdict), response.verdict, verdicts)
+            if response.text == text:
+                continue
+            field = lines[-1][0]
+            before = text[: len(text) - len(lines[-1][1])]
+            if field != USER or not response.text.startswith(before):
+                raise InputBlocked(_worst(lines, response.verdict), response.verdict, verdicts)
+            user = response.text[len(before) :]
+        return user, verdicts
 
     async def check_output(self, text: str, policy: specs.Policy) -> tuple[types_pb2.Verdict, str]:
         """The verdict on a whole text that goes out, and what may pass of it. Raises Unavailable."""
@@ -255,16 +291,34 @@ def _texts(message: types_pb2.Message) -> list[tuple[str, str]]:
         for j, call in enumerate(message.tool_calls)
         if call.arguments_json
     ]
-    if message.name:
-        texts.append(("name", message.name))
     return texts
+
+
+def _within(named: Sequence[tuple[str, str]], max_characters: int) -> Iterator[list[tuple[str, str]]]:
+    """Parts whose values, one a line, have so many characters at most; a longer value is a part by itself."""
+    part: list[tuple[str, str]] = []
+    size = 0
+    for field, value in named:
+        if part and size + 1 + len(value) > max_characters:
+            yield part
+            part, size = [], 0
+        part.append((field, value))
+        size += 1 + len(value)
+    if part:
+        yield part
+
+
+def _worst(lines: Sequence[tuple[str, str]], verdict: types_pb2.Verdict) -> str:
+    """The field of the first line in which something was found that made the verdict what it is."""
+    starts = [f.start_offset for f in verdict.findings if f.action == verdict.action]
+    fields = [field for field, value in lines for _ in range(len(value) + 1)]
+    return next((fields[start] for start in sorted(starts) if start < len(fields)), lines[0][0])
 
 
 def _with_texts(i: int, message: types_pb2.Message, changed: dict[tuple[int, str], str]) -> types_pb2.Message:
     result = types_pb2.Message()
     result.CopyFrom(message)
     result.content = changed.get((i, "content"), message.content)
-    result.name = changed.get((i, "name"), message.name)
     for j, call in enumerate(result.tool_calls):
         call.arguments_json = changed.get((i, f"tool_calls[{j}].arguments_json"), call.arguments_json)
     return result

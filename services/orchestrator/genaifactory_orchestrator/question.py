@@ -41,6 +41,16 @@ class Question:
         """Answers wanted."""
         return self.sampling.n or 1
 
+    def ids(self) -> dict[str, str]:
+        """What the client calls things that are stored or reach the model, by its field; not `user`."""
+        ids = {"conversation_id": self.conversation_id}
+        for i, message in enumerate(self.messages):
+            at = f"messages[{i}]"
+            ids |= {f"{at}.name": message.name, f"{at}.tool_call_id": message.tool_call_id}
+            for j, call in enumerate(message.tool_calls):
+                ids |= {f"{at}.tool_calls[{j}].id": call.id, f"{at}.tool_calls[{j}].name": call.name}
+        return {field: text for field, text in ids.items() if text}
+
     def settings(self) -> dict[str, str]:
         """The texts beside the messages that reach the model, by their field: tools, stops and the output's form."""
         texts = {

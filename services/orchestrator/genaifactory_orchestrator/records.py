@@ -94,7 +94,7 @@ class Record:
     def failed(self, error: BaseException) -> monitor_pb2.Interaction:
         """The record of an answer that an error ended."""
         if isinstance(error, InputBlocked):
-            self.input_verdicts = error.verdicts
+            self.input_verdicts += error.verdicts
         if not isinstance(error, FactoryError):
             error = Internal("The platform made a mistake.")
         outcome = {ContentBlocked: monitor_pb2.OUTCOME_BLOCKED, Cancelled: monitor_pb2.OUTCOME_CANCELLED}

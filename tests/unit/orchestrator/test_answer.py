@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,7 +67,8 @@ async def test_the_record_of_an_answer_holds_all_that_is_known_about_it(world: A
     assert record.index_version == "v1"
     assert [(p.passage_id, p.score) for p in record.passages] == [("p1", 1.0), ("p2", 1.0)]
     assert [c.passage_id for c in record.citations] == ["p1"]
-    assert [v.direction for v in record.verdicts] == [types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_OUTPUT]
+    directions = [types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_OUTPUT]
+    assert [v.direction for v in record.verdicts] == directions  # on the user, the question, the answer
     assert [m.content for m in record.input] == ["How many days of leave?"]
     assert record.output == "You have 14 days [1]."
     assert (record.usage.prompt_tokens, record.cost_micros, record.currency) == (10, 20, "USD")
@@ -166,7 +168,7 @@ async def test_every_text_of_a_client_is_checked(world: Any) -> None:
     world.safety.mask = {"secret": "hidden"}
     await world.ask(messages=messages, route="chat")
     checked = [text for direction, text in world.safety.checked if direction == types_pb2.DIRECTION_INPUT]
-    assert sorted(checked) == ["one", "three", "two", '{"a": "secret"}']
+    assert sorted(checked) == ["c1\nf", "one", "three", "two", '{"a": "secret"}']
     (generated,) = world.modelserver.requests
     assert generated.conversation.messages[1].tool_calls[0].arguments_json == '{"a": "hidden"}'
 
@@ -199,6 +201,87 @@ async def test_what_reaches_the_model_beside_the_messages_is_refused_where_they_
     assert "FAKE_" in error.message
     assert not world.modelserver.requests
     assert "0912345678" not in str(record)
+
+
+def _stored(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+def _calls(identifier: str, name: str, answered: str) -> list[types_pb2.Message]:
+    call = types_pb2.ToolCall(id=identifier, name=name, arguments_json="{}")
+    return [
+        user("one"),
+        types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, tool_calls=[call]),
+        types_pb2.Message(role=types_pb2.ROLE_TOOL, content="three", tool_call_id=answered),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "asked"),
+    [
+        ("conversation_id", {"conversation_id": "of-0912345678", "user": "end-user-7"}),
+        (
+            "messages[0].name",
+            {"messages": [types_pb2.Message(role=types_pb2.ROLE_USER, content="a", name="0912345678")]},
+        ),
+        ("messages[1].tool_calls[0].id", {"messages": _calls("c-0912345678", "f", "c-0912345678")}),
+        ("messages[1].tool_calls[0].name", {"messages": _calls("c1", "f0912345678", "c1")}),
+        ("messages[2].tool_call_id", {"messages": _calls("c1", "f", "c-0912345678"), "user": "0912345678"}),
+    ],
+    ids=["conversation", "name", "call's id", "call's name", "answered call"],
+)
+@pytest.mark.parametrize("action", ["mask", "block"])
+async def test_an_id_is_refused_where_a_text_would_be_masked_and_is_stored_nowhere(
+    world: Any, field: str, asked: dict[str, Any], action: str
+) -> None:
+    world.safety.mask = {"0912345678": "<PHONE>"} if action == "mask" else {}
+    world.safety.block = ("0912345678",) if action == "block" else ()
+    error, record = await world.failure(route="chat", **asked)
+    assert (error.reason, error.field) == (Reason.CONTENT_BLOCKED, field)
+    assert not world.modelserver.requests
+    assert "0912345678" not in str(record)
+    assert b"0912345678" not in await asyncio.to_thread(_stored, world.settings.data_dir)
+
+
+async def test_a_user_s_address_is_masked_in_the_record_and_the_question_answered(world: Any) -> None:
+    world.safety.mask = {"an@example.com": "<EMAIL_ADDRESS>"}
+    request = world.request(user="an@example.com", conversation_id="c1", route="chat")
+    await world.send(request)
+    record = await world.recorded(request.request_id)
+    assert (record.user, record.conversation_id) == ("<EMAIL_ADDRESS>", "c1")
+    assert "an@example.com" not in str(record)
+
+
+async def test_a_user_that_holds_a_secret_is_refused(world: Any) -> None:
+    world.safety.block = ("AKIA",)
+    error, record = await world.failure(user="AKIA7", conversation_id="c1", route="chat")
+    assert (error.reason, error.field, record.user) == (Reason.CONTENT_BLOCKED, "user", "")
+
+
+async def test_ids_cost_one_check_and_none_where_there_are_none(world: Any) -> None:
+    await world.ask(route="chat")
+    plain = len(world.safety.checked)
+    world.safety.checked.clear()
+    await world.ask(route="chat", messages=_calls("c1", "f", "c1"), user="u", conversation_id="c")
+    inputs = [text for direction, text in world.safety.checked if direction == types_pb2.DIRECTION_INPUT]
+    assert plain == 2  # the question and the answer
+    assert sorted(inputs) == ["c\nc1\nf\nu", "one", "three", "{}"]
+
+
+async def test_random_ids_of_machines_cost_no_check(world: Any) -> None:
+    identifier = "550e8400-e29b-41d4-a716-446655440000"
+    call = f"chatcmpl-tool-{identifier.replace('-', '')}"
+    await world.ask(route="chat", messages=_calls(call, "", call), user=identifier, conversation_id=identifier)
+    inputs = [text for direction, text in world.safety.checked if direction == types_pb2.DIRECTION_INPUT]
+    assert sorted(inputs) == ["one", "three", "{}"]
+
+
+async def test_ids_are_checked_in_parts_that_the_policy_takes(world: Any) -> None:
+    policy = world.source.current.policies[0].model_copy(update={"max_input_characters": 10})
+    world.source.replace(world.source.current.model_copy(update={"policies": (policy,)}))
+    await world.ask("one", route="chat", user="u" * 9, conversation_id="c" * 9)
+    inputs = [text for direction, text in world.safety.checked if direction == types_pb2.DIRECTION_INPUT]
+    assert inputs == ["c" * 9, "u" * 9, "one"]
 
 
 async def test_a_blocked_question_reaches_no_model_and_leaves_no_text(world: Any) -> None:
