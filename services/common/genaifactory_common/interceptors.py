@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -20,6 +21,7 @@ from genaifactory_common.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
+_DRAIN_SECONDS = 0.2
 # Answered to anybody who can connect: probes and tools, which carry no caller.
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
 
@@ -92,6 +94,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     async for message in messages:
                         yield message
             except BaseException as error:
+                if isinstance(error, Exception) and isinstance(request, AsyncIterator):
+                    await _drain(request)
                 await observed.fail(error, context)
             finally:
                 if isinstance(messages, AsyncGenerator):
@@ -161,6 +165,14 @@ class _Observed:
         telemetry.RPC_DURATION.labels(self._service, self._method).observe(time.perf_counter() - self._started)
         self._span.set_attribute("rpc.grpc.status_code", _number(grpc.StatusCode[self._code]))
         self._span.end()
+
+
+async def _drain(requests: AsyncIterator[Any]) -> None:
+    """Takes what a client is still sending: grpc.aio loses the status of a call that ends amid its peer's write."""
+    with contextlib.suppress(Exception):  # whatever ends it, the call's own error is what the client is told
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for _ in requests:
+                pass
 
 
 def _first(context: grpc.aio.ServicerContext[Any, Any], key: str) -> str | None:
