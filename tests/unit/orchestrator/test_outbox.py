@@ -44,7 +44,7 @@ class Monitor:
 
 
 async def opened(path: Path, monitor: Monitor, **bounds: Any) -> Outbox:
-    fields = {"gather_seconds": 0, "flush_seconds": 5, "max_backoff_seconds": 0.01, **bounds}
+    fields = {"gather_seconds": 0, "flush_seconds": 60, "max_backoff_seconds": 0.01, **bounds}
     outbox = Outbox(path / "outbox.db", settings.Outbox(**fields), monitor.send)
     await outbox.open()
     return outbox
