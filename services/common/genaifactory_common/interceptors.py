@@ -21,7 +21,7 @@ from genaifactory_common.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
-_DRAIN_SECONDS = 0.2
+_DRAIN_SECONDS = 0.5
 # Answered to anybody who can connect: probes and tools, which carry no caller.
 _OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
 
@@ -93,8 +93,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                     messages = behaviour(request, context)
                     async for message in messages:
                         yield message
+                await _drain(request)
             except BaseException as error:
-                if isinstance(error, Exception) and isinstance(request, AsyncIterator):
+                if isinstance(error, Exception):
                     await _drain(request)
                 await observed.fail(error, context)
             finally:
@@ -167,8 +168,10 @@ class _Observed:
         self._span.end()
 
 
-async def _drain(requests: AsyncIterator[Any]) -> None:
-    """Takes what a client is still sending: grpc.aio loses the status of a call that ends amid its peer's write."""
+async def _drain(requests: Any) -> None:
+    """Takes what a client is still sending: grpc.aio loses the outcome of a call that ends amid its peer's write."""
+    if not isinstance(requests, AsyncIterator):
+        return
     with contextlib.suppress(Exception):  # whatever ends it, the call's own error is what the client is told
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in requests:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,8 +14,6 @@ from genaifactory_safety.policies import Policies, Policy
 from genaifactory_safety.scanner import StreamScanner
 from genaifactory_safety.verdicts import Action, Direction, Verdict
 from genaifactory_safety.workers import Workers
-
-_DRAIN_SECONDS = 0.5
 
 SCANNED = Counter("genaifactory_safety_scanned_characters_total", "Characters scanned.", ["direction"])
 FINDINGS = Counter("genaifactory_safety_findings_total", "Findings, by what they are.", ["entity", "action"])
@@ -66,8 +62,6 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         if released := await self._workers.finish(scanner):
             yield safety_pb2.CheckStreamResponse(released=released)
         yield safety_pb2.CheckStreamResponse(verdict=self._message(scanner.verdict(), policy, direction))
-        if scanner.blocked:
-            await _drain(requests)
 
     def _policy(self, name: str, direction: Direction, field: str) -> Policy:
         if not name:
@@ -96,14 +90,6 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
             scanned_characters=verdict.scanned_characters,
             direction=_DIRECTIONS[direction],
         )
-
-
-async def _drain(requests: AsyncIterator[safety_pb2.CheckStreamRequest]) -> None:
-    """Lets a client that still sends see the verdict first: grpc.aio fails a call whose peer ends amid a write."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in requests:
-                pass
 
 
 _ACTIONS = {
