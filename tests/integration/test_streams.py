@@ -51,13 +51,13 @@ class Outcomes:
     failures: list[str] = field(default_factory=list)
 
 
-def _factory(folder: Path) -> Path:
+def _factory(folder: Path, engines: list[dict[str, object]]) -> Path:
     text = testing.DEFAULT_FACTORY.read_text(encoding="utf-8")
     text = text.replace("\nmodels:\n", f"\nmodels:{MODEL}").replace("\nroutes:\n", f"\nroutes:{ROUTE}")
     text = text.replace("requests_per_minute: 6000", "requests_per_minute: 1000000")
     text = text.replace("tokens_per_minute: 10000000", "tokens_per_minute: 1000000000")
     path = folder / "factory.yaml"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(f"{text}\nengines: {json.dumps(engines)}\n", encoding="utf-8")
     return path
 
 
@@ -149,13 +149,11 @@ async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memor
 ) -> None:
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT))
-    slow = {"type": "fake", "models": ["slow"], "script_file": str(script)}
-    engines = json.dumps([{"type": "extractive"}, {"type": "minilm"}, slow])
-    arguments = (str(testing.SAMPLE), "--config", str(_factory(tmp_path)))
+    slow: dict[str, object] = {"type": "fake", "models": ["slow"], "script_file": str(script)}
+    engines = [{"type": "extractive"}, {"type": "minilm"}, slow]
+    arguments = (str(testing.SAMPLE), "--config", str(_factory(tmp_path, engines)))
     outcomes = Outcomes()
-    async with testing.started(
-        tmp_path / "state", *arguments, environment={"GENAIFACTORY_ENGINES": engines}
-    ) as process:
+    async with testing.started(tmp_path / "state", *arguments) as process:
         platform = process.platform
         end = time.monotonic() + seconds
         async with asyncio.TaskGroup() as tasks:

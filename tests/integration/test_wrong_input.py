@@ -434,7 +434,7 @@ GRPC: dict[str, Row] = {
          INVALID, "messages", "messages or a prompt"),
     "modelserver: an embedding model writes nothing": (generates(model="minilm"), INVALID, "model", "embeds"),
     "modelserver: an adapter without an engine for it":
-        (rpc("modelserver.LoadAdapter", modelserver_pb2.LoadAdapterRequest(name="a"), who=OPERATOR),
+        (rpc("modelserver.LoadAdapter", modelserver_pb2.LoadAdapterRequest(name="a", source_uri="/a"), who=OPERATOR),
          "UNIMPLEMENTED UNIMPLEMENTED", None, "extractive"),
     "safety: no such policy": (checks(policy="lax"), MISSING, "policy", "lax"),
     "safety: no direction": (checks(direction=0), INVALID, "direction", "DIRECTION_INPUT or DIRECTION_OUTPUT"),

@@ -29,12 +29,14 @@ Response = TypeVar("Response")
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 
-# Methods that may run twice without harm; only these are sent again by the channel, when a server was not reached.
+# Methods that may run twice without harm; only these are sent again by the channel, when a server was not reached or
+# said before its first message that another may answer.
 _IDEMPOTENT = (
     ("genaifactory.safety.v1.SafetyService", "CheckText"),
     ("genaifactory.retriever.v1.RetrieverService", "Search"),
     ("genaifactory.retriever.v1.RetrieverService", "ListIndexes"),
     ("genaifactory.retriever.v1.RetrieverService", "DeleteDocuments"),
+    ("genaifactory.modelserver.v1.ModelService", "Generate"),
     ("genaifactory.modelserver.v1.ModelService", "Embed"),
     ("genaifactory.modelserver.v1.ModelService", "ListModels"),
     ("genaifactory.orchestrator.v1.OrchestratorService", "DeleteConversation"),

@@ -46,6 +46,16 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._verifier = verifier
         self._peer_methods = peer_methods
         self._default_timeout_seconds = default_timeout_seconds
+        self._running: set[asyncio.Timeout] = set()
+        self._stopping = False
+
+    def end_running(self) -> None:
+        """Ends every running call with Unavailable: the server stops, and another may answer."""
+        self._stopping = True
+        now = asyncio.get_running_loop().time()
+        for bound in self._running:
+            if not bound.expired():
+                bound.reschedule(now)
 
     async def intercept_service(
         self,
@@ -75,10 +85,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             observed = _Observed(self._telemetry, method, context)
             try:
-                async with asyncio.timeout(self._begin(method, context)):
+                async with self._bounded(self._begin(method, context)):
                     return await behaviour(request, context)
             except BaseException as error:
-                await observed.fail(error, context)
+                await observed.fail(self._ended(error), context)
             finally:
                 observed.end()
 
@@ -89,7 +99,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             observed = _Observed(self._telemetry, method, context)
             messages: AsyncIterator[Any] | None = None
             try:
-                async with asyncio.timeout(self._begin(method, context)):
+                async with self._bounded(self._begin(method, context)):
                     messages = behaviour(request, context)
                     async for message in messages:
                         yield message
@@ -97,13 +107,28 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             except BaseException as error:
                 if isinstance(error, Exception):
                     await _drain(request)
-                await observed.fail(error, context)
+                await observed.fail(self._ended(error), context)
             finally:
                 if isinstance(messages, AsyncGenerator):
                     await messages.aclose()  # what the handler holds is let go now, not when it is collected
                 observed.end()
 
         return call
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, seconds: float) -> AsyncIterator[None]:
+        """Raises TimeoutError after `seconds`, or when the server's stop cannot wait any longer."""
+        async with asyncio.timeout(seconds) as bound:
+            self._running.add(bound)
+            try:
+                yield
+            finally:
+                self._running.discard(bound)
+
+    def _ended(self, error: BaseException) -> BaseException:
+        if isinstance(error, TimeoutError) and self._stopping:
+            return errors.Unavailable("The service stops; another replica can answer.", retry_after_seconds=1.0)
+        return error
 
     def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> float:
         """Sets deadline and caller for the call's task; returns the seconds it may take."""

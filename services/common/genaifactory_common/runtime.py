@@ -30,7 +30,12 @@ logger = logging.getLogger(__name__)
 
 AnySettings = TypeVar("AnySettings", bound=settings.Common)
 
+LIVENESS = "liveness"
+"""The health service that says whether the process still makes sense; "" says whether it can answer."""
+
 _READINESS_INTERVAL_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 1.0
+_PROBES = 16
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,11 @@ class ServiceApp:
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
     """Opens what the service owns before the first call, closes it after the last."""
     ready: Callable[[], bool] = lambda: True
-    """Whether it can answer now; asked once a second, and shown by grpc.health.v1."""
+    """Whether it can answer now; asked once a second, and shown by grpc.health.v1 as the service ""."""
+    alive: Callable[[], bool] = lambda: True
+    """False when only a new start can help; asked once a second, and shown as the service "liveness"."""
+    serves_while_opening: bool = False
+    """Whether calls, health among them, are answered while the lifespan still opens; `ready` says no until then."""
     verifier: identity.Verifier | None = None
     """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
     factory: specs.Source | None = None
@@ -63,15 +72,14 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
 
     Raises OSError when the address cannot be bound.
     """
+    interceptor = ServerInterceptor(
+        app.telemetry,
+        app.verifier,
+        peer_methods=app.peer_methods,
+        default_timeout_seconds=server_settings.default_timeout_seconds,
+    )
     server = grpc.aio.server(
-        interceptors=[
-            ServerInterceptor(
-                app.telemetry,
-                app.verifier,
-                peer_methods=app.peer_methods,
-                default_timeout_seconds=server_settings.default_timeout_seconds,
-            )
-        ],
+        interceptors=[interceptor],
         maximum_concurrent_rpcs=server_settings.max_concurrent_calls,
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -88,20 +96,53 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
     health_pb2_grpc.add_HealthServicer_to_server(reporter, server)
     reflection.enable_server_reflection((*app.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = _bind(server, server_settings)
-    async with app.lifespan():
-        await server.start()
-        watcher = asyncio.create_task(_report_health(app, reporter), name=f"{app.name}-health")
-        logger.info("%s serves on %s", app.name, address)
+    async with _probed(reporter, server_settings), _reported(app, reporter):
+        if app.serves_while_opening:
+            await server.start()
         try:
-            yield address
+            async with app.lifespan():
+                if not app.serves_while_opening:
+                    await server.start()
+                logger.info("%s serves on %s", app.name, address)
+                try:
+                    yield address
+                finally:
+                    await reporter.enter_graceful_shutdown()
+                    async with asyncio.TaskGroup() as draining:
+                        draining.create_task(_drain(app))
+                        draining.create_task(_stop(server, interceptor, server_settings.drain_seconds))
         finally:
-            watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
-            await reporter.enter_graceful_shutdown()
-            async with asyncio.TaskGroup() as draining:
-                draining.create_task(_drain(app))
-                draining.create_task(_stop(server, server_settings.drain_seconds))
+            await server.stop(None)  # what could not open, or was told to stop before it was open
+
+
+@asynccontextmanager
+async def _probed(reporter: health.aio.HealthServicer, server_settings: settings.Server) -> AsyncIterator[None]:
+    """Answers health, and nothing else, on a port of its own: the kubelet's probes speak no TLS."""
+    if server_settings.health_address is None:
+        yield
+        return
+    server = grpc.aio.server(maximum_concurrent_rpcs=_PROBES, options=[("grpc.so_reuseport", 0)])
+    health_pb2_grpc.add_HealthServicer_to_server(reporter, server)
+    try:
+        server.add_insecure_port(server_settings.health_address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {server_settings.health_address}: {error}") from None
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def _reported(app: ServiceApp, reporter: health.aio.HealthServicer) -> AsyncIterator[None]:
+    watcher = asyncio.create_task(_report_health(app, reporter), name=f"{app.name}-health")
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
 
 
 async def _drain(app: ServiceApp) -> None:
@@ -109,8 +150,12 @@ async def _drain(app: ServiceApp) -> None:
         await app.drain()
 
 
-async def _stop(server: grpc.aio.Server, drain_seconds: float) -> None:
-    await server.stop(drain_seconds)
+async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, drain_seconds: float) -> None:
+    stopping = asyncio.ensure_future(server.stop(drain_seconds))
+    # A call that is cut off by the server's end says nothing; one that is told so before can say that a retry helps.
+    await asyncio.wait((stopping,), timeout=drain_seconds - min(_LAST_WORDS_SECONDS, drain_seconds / 2))
+    interceptor.end_running()
+    await stopping
 
 
 def _bind(server: grpc.aio.Server, server_settings: settings.Server) -> str:
@@ -133,10 +178,15 @@ def _bind(server: grpc.aio.Server, server_settings: settings.Server) -> str:
 
 async def _report_health(app: ServiceApp, reporter: health.aio.HealthServicer) -> None:
     while True:
-        serving = health_pb2.HealthCheckResponse.SERVING if app.ready() else health_pb2.HealthCheckResponse.NOT_SERVING
+        ready, alive = _status(app.ready()), _status(app.alive())
         for name in ("", *app.service_names):
-            await reporter.set(name, serving)
+            await reporter.set(name, ready)
+        await reporter.set(LIVENESS, alive)
         await asyncio.sleep(_READINESS_INTERVAL_SECONDS)
+
+
+def _status(good: bool) -> int:
+    return health_pb2.HealthCheckResponse.SERVING if good else health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def main(
@@ -170,9 +220,24 @@ async def _serve(common: settings.Common, create: Callable[[], ServiceApp]) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = create()
-    async with _watched(app.factory), running(app, common.server):
-        await stop.wait()
-        logger.info("%s drains for up to %.0f s", app.name, common.server.drain_seconds)
+    opened = asyncio.Event()
+
+    async def serve() -> None:
+        async with running(app, common.server):
+            opened.set()
+            await stop.wait()
+            logger.info("%s drains for up to %.0f s", app.name, common.server.drain_seconds)
+
+    async with _watched(app.factory):
+        serving, stopped = asyncio.create_task(serve()), asyncio.create_task(stop.wait())
+        await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not opened.is_set() and not serving.done():
+            logger.info("%s stops before it was open", app.name)
+            serving.cancel()
+            await asyncio.wait((serving,))
+            return
+        await serving
 
 
 @asynccontextmanager

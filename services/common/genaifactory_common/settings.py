@@ -50,6 +50,9 @@ class Server(Settings):
     """How a service listens."""
 
     address: str = Field(default="127.0.0.1:50051", description="HOST:PORT (port 0: any free one) or unix:PATH.")
+    health_address: str | None = Field(
+        default=None, description="HOST:PORT that answers grpc.health.v1 without TLS, for the kubelet's probes, if set."
+    )
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="Serve Prometheus metrics here, if set.")
     drain_seconds: float = Field(default=25.0, ge=0, description="How long running calls may finish after SIGTERM.")
     max_concurrent_calls: int = Field(default=1024, ge=1, description="More are refused at once as overloaded.")

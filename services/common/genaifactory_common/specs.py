@@ -17,14 +17,14 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import (
     AnyHttpUrl,
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationError,
     model_validator,
 )
 
+from genaifactory_common import engine_specs
+from genaifactory_common.engine_specs import AnyEngine, Extractive, MiniLM, ModelName, Spec
 from genaifactory_common.errors import InvalidArgument
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,7 @@ logger = logging.getLogger(__name__)
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 """Lower-case letters, digits, '.', '_' and '-', at most 63 characters."""
 
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
-"""A model's name: letters, digits and . _ : / -, at most 128 characters."""
-
 Permission = Literal["chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate"]
-
-
-class Spec(BaseModel):
-    """Base of every part: immutable; an unknown field is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
 class ApiKey(Spec):
@@ -252,6 +243,11 @@ class Factory(Spec):
     prompts: tuple[Prompt, ...] = ()
     knowledge_bases: tuple[KnowledgeBase, ...] = ()
     policies: tuple[Policy, ...] = Field(min_length=1)
+    engines: tuple[AnyEngine, ...] = Field(
+        default=(Extractive(), MiniLM()),
+        min_length=1,
+        description="What the model server holds. A change needs its restart, but for adapters.serve.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -262,6 +258,7 @@ class Factory(Spec):
         _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
         _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
         _unique("policies", [p.name for p in self.policies])
+        _unique("engines", [name for engine in self.engines for name in engine.names()])
         keys = [key for tenant in self.tenants for key in tenant.keys]
         _unique("tenants[].keys[].id", [k.id for k in keys])
         _unique("tenants[].keys[].sha256", [k.sha256 for k in keys])
@@ -394,16 +391,17 @@ def _problems(error: ValidationError) -> list[str]:
     return [_problem(e) for e in found if e["type"] != "too_short" or e["loc"] not in inside]
 
 
+# pydantic names the branch of a union; it is no field of the document.
+_BRANCHES = ("modelserver", "openai", *engine_specs.TYPES)
+
+
 def _problem(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     path = ""
     for part in error["loc"]:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part not in (
-            "modelserver",
-            "openai",
-        ):  # pydantic names the union's branch; no field of the document
+        elif part not in _BRANCHES:
             path += f".{part}" if path else str(part)
     if error["type"] == "extra_forbidden":
         message = "unknown field"

@@ -27,7 +27,6 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.settings import Http
 from genaifactory_gateway.settings import Settings as GatewaySettings
 from genaifactory_local.state import Endpoints, State, service_address
-from genaifactory_modelserver.settings import EngineSettings
 from genaifactory_modelserver.settings import Settings as ModelserverSettings
 from genaifactory_monitor.settings import Settings as MonitorSettings
 from genaifactory_orchestrator.settings import Settings as OrchestratorSettings
@@ -46,8 +45,6 @@ class Options:
     grpc_port: int = 8081
     host: str = "127.0.0.1"
     telemetry: settings.Telemetry = DEFAULT_TELEMETRY
-    engines: tuple[EngineSettings, ...] | None = None
-    """What the model server holds; None: what the environment says, or extractive and MiniLM."""
     drain_seconds: float = 5.0
     """How long running answers may finish after a stop."""
 
@@ -92,8 +89,7 @@ async def running(
         of_safety = SafetySettings(**where("safety"))
         to_safety = await serve(safety.create_app(of_safety, source, await telemetry("safety")), of_safety.server)
 
-        engines: dict[str, Any] = {} if options.engines is None else {"engines": options.engines}
-        of_modelserver = ModelserverSettings(**where("modelserver"), data_dir=state.data("modelserver"), **engines)
+        of_modelserver = ModelserverSettings(**where("modelserver"), data_dir=state.data("modelserver"))
         to_modelserver = await serve(
             modelserver.create_app(of_modelserver, source, await telemetry("modelserver")), of_modelserver.server
         )

@@ -1,21 +1,22 @@
-"""The wiring of the model server: engines out of the settings, each with its bound, behind the gRPC service."""
+"""The wiring of the model server: engines out of factory.yaml, each with its bound, behind the gRPC service."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc.aio
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
-from genaifactory_common import specs
+from genaifactory_common import engine_specs, specs
+from genaifactory_common.engine_specs import AnyEngine
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_modelserver import settings as modelserver_settings
 from genaifactory_modelserver.engine import Engine
 from genaifactory_modelserver.extractive import Extractive
 from genaifactory_modelserver.servicer import ModelServicer
 from genaifactory_modelserver.serving import Serving
-from genaifactory_modelserver.settings import EngineSettings, Settings
+from genaifactory_modelserver.settings import Settings
 from genaifactory_modelserver.slots import Slots
 
 NAME = "modelserver"
@@ -26,14 +27,11 @@ def create_app(
 ) -> ServiceApp:
     """The service. Raises InvalidArgument when there is no key to check callers with.
 
-    source: every service gets it; no engine of today reads factory.yaml.
-    engines: served instead of those that the settings' list would make, one for each entry (tests).
+    engines: served instead of those that factory.yaml's list would make, one for each entry (tests).
     """
-    engines = engines or [_engine(each, settings) for each in settings.engines]
-    bounded = [
-        (engine, Slots(engine.name, max_running=each.max_running, max_queued=each.max_queued))
-        for engine, each in zip(engines, settings.engines, strict=True)
-    ]
+    entries = source.current.engines
+    engines = engines or [_engine(entry, settings, source) for entry in entries]
+    bounded = [(engine, Slots(engine.name, entry)) for engine, entry in zip(engines, entries, strict=True)]
     serving = Serving(bounded, telemetry)
 
     def register(server: grpc.aio.Server) -> None:
@@ -48,19 +46,27 @@ def create_app(
         register=register,
         lifespan=serving.running,
         ready=serving.ready,
+        alive=serving.alive,
+        serves_while_opening=True,
         verifier=settings.verifier(),
+        factory=source,
     )
 
 
-def _engine(settings: EngineSettings, server: Settings) -> Engine:
-    match settings:
-        case modelserver_settings.Extractive():
-            return Extractive(settings)
-        case modelserver_settings.MiniLM():
+def _engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:
+    match entry:
+        case engine_specs.Extractive():
+            return Extractive(entry)
+        case engine_specs.MiniLM():
             from genaifactory_modelserver.embedding import MiniLMEngine
 
-            return MiniLMEngine(settings, server.data_dir)
-        case modelserver_settings.Fake():
+            return MiniLMEngine(entry, settings.data_dir)
+        case engine_specs.Fake():
             from genaifactory_modelserver.fake import FakeEngine
 
-            return FakeEngine(models=settings.models, script_file=settings.script_file)
+            script_file = Path(entry.script_file) if entry.script_file is not None else None
+            return FakeEngine(models=entry.models, script_file=script_file)
+        case engine_specs.Vllm():
+            from genaifactory_modelserver.vllm_engine import VllmEngine
+
+            return VllmEngine(entry, settings, source)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from genaifactory_common import minilm
+from genaifactory_common.engine_specs import MiniLM as MiniLMSpec
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.minilm import DIMENSIONS, MAX_TOKENS, MiniLM
 from genaifactory_modelserver.engine import Embeddings, Model
-from genaifactory_modelserver.settings import MiniLM as MiniLMSettings
 
 # Texts computed before others get their turn and a cancelled request is noticed; about a tenth of a second.
 _TEXTS_A_TURN = 8
@@ -26,11 +26,11 @@ class MiniLMEngine:
 
     name = "minilm"
 
-    def __init__(self, settings: MiniLMSettings, cache_dir: Path) -> None:
+    def __init__(self, spec: MiniLMSpec, cache_dir: Path) -> None:
         """cache_dir: where the prepared graph is kept."""
-        self._served = Model(settings.model, context_tokens=MAX_TOKENS, embedding_dimensions=DIMENSIONS)
+        self._served = Model(spec.model, context_tokens=MAX_TOKENS, embedding_dimensions=DIMENSIONS)
         self._cache_dir = cache_dir
-        self._threads = settings.threads
+        self._threads = spec.threads
         self._executor: ThreadPoolExecutor | None = None
         self._model: MiniLM | None = None
 
@@ -54,9 +54,17 @@ class MiniLMEngine:
         """Once loaded."""
         return self._model is not None
 
+    def alive(self) -> bool:
+        """Always; the graph runs in this process."""
+        return True
+
     def models(self) -> Sequence[Model]:
         """The one model."""
         return (self._served,)
+
+    def serves(self, name: str) -> bool:
+        """The one model."""
+        return name == self._served.name
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
         """Embeds, a few texts at a time. Raises Unavailable when not open."""

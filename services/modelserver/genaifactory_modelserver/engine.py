@@ -2,7 +2,9 @@
 
     Engine              opens, closes, says whether it is ready and what it serves
     ├── Generator       an engine whose models generate text
-    └── Embedder        an engine whose models embed texts
+    ├── Embedder        an engine whose models embed texts
+    ├── AdapterHolder   an engine that takes LoRA adapters while it serves
+    └── Sleeper         an engine that can let go of its accelerator's memory and take it back
 
 An engine gets requests whose every field is in range (`validation`) and whose model is its own (`serving`). What it
 cannot do it refuses with InvalidArgument that names the field. Engines know nothing of gRPC.
@@ -142,6 +144,8 @@ class Generation:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     output_format: OutputFormat = field(default_factory=OutputFormat)
     priority: Priority = Priority.INTERACTIVE
+    tenant: str = ""
+    """Whose request it is: bounds and caches are the tenant's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,19 +205,25 @@ class Engine(Protocol):
     """Holds models. What it serves may change while it is open (adapters)."""
 
     name: str
-    """The kind of engine: "extractive", "fake", "minilm"."""
+    """The kind of engine: "extractive", "fake", "minilm", "vllm"."""
 
     async def open(self) -> None:
-        """Loads and warms up; when it returns, requests may come. Raises FactoryError."""
+        """Loads and warms up; when it returns, requests may come. Raises FactoryError; `close` follows in any case."""
 
     async def close(self) -> None:
         """Lets go of everything. No request runs any more."""
 
     def ready(self) -> bool:
-        """Whether it can serve now; False when it has died. Asked often: cheap, never blocks."""
+        """Whether it can serve now. Asked often: cheap, never blocks."""
+
+    def alive(self) -> bool:
+        """False once it has died and only a new start can help. Asked often: cheap, never blocks."""
 
     def models(self) -> Sequence[Model]:
-        """What it serves now."""
+        """What it serves, or will once it is open."""
+
+    def serves(self, name: str) -> bool:
+        """Whether `name` is a model or adapter of its own. Asked for every request: cheap, never blocks."""
 
 
 @runtime_checkable
@@ -235,3 +245,31 @@ class Embedder(Engine, Protocol):
 
     async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
         """Embeds. Cancelling the task stops the work as soon as the texts in hand are done."""
+
+
+@runtime_checkable
+class AdapterHolder(Engine, Protocol):
+    """An engine that takes LoRA adapters while it serves."""
+
+    async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
+        """Verifies the adapter and serves it; an adapter that is served from the same source stays as it is.
+
+        sha256: of its weights, hex; empty: as its metadata.json says. Raises FactoryError, and then nothing is changed.
+        """
+
+    async def knows(self, name: str) -> bool:
+        """Whether an adapter that it does not serve yet was loaded through another replica; if so, it does now."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Serves it no more; requests that use it finish first. An unknown adapter is no error."""
+
+
+@runtime_checkable
+class Sleeper(Engine, Protocol):
+    """An engine that can let go of its accelerator's memory and take it back."""
+
+    async def sleep(self) -> None:
+        """Finishes what runs, and lets the memory go; it is not ready until `wake`. Raises Unimplemented."""
+
+    async def wake(self) -> None:
+        """Takes the memory back; serves when it returns. Raises Unimplemented."""

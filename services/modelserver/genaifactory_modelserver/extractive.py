@@ -10,11 +10,11 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 
+from genaifactory_common.engine_specs import Extractive as ExtractiveSpec
 from genaifactory_common.errors import ContextTooLong, InvalidArgument
 from genaifactory_modelserver import answering
 from genaifactory_modelserver.engine import FinishReason, Generation, Model, Role, Step, Usage
 from genaifactory_modelserver.question import Question
-from genaifactory_modelserver.settings import Extractive as ExtractiveSettings
 
 TOKENS_PER_STEP = 12
 """Tokens of one streamed piece. All are ready at once, and each costs every service on its way a message."""
@@ -30,8 +30,8 @@ class Extractive:
 
     name = "extractive"
 
-    def __init__(self, settings: ExtractiveSettings) -> None:
-        self._model = Model(settings.model, context_tokens=settings.context_tokens)
+    def __init__(self, spec: ExtractiveSpec) -> None:
+        self._model = Model(spec.model, context_tokens=spec.context_tokens)
 
     async def open(self) -> None:
         """Nothing to load."""
@@ -43,9 +43,17 @@ class Extractive:
         """Always."""
         return True
 
+    def alive(self) -> bool:
+        """Always."""
+        return True
+
     def models(self) -> Sequence[Model]:
         """The one model."""
         return (self._model,)
+
+    def serves(self, name: str) -> bool:
+        """The one model."""
+        return name == self._model.name
 
     def generate(self, request: Generation) -> AsyncGenerator[Step, None]:
         """Generates. Raises InvalidArgument for what needs a language model; ContextTooLong while iterating."""

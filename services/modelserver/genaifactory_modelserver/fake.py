@@ -5,7 +5,7 @@ rule that fits a request, and is not used up, decides. In process:
 
     engine = FakeEngine(rules=[Rule(contains="boom", pieces=("one ", "two "), error=Failure(reason="UNAVAILABLE"))])
 
-In a process of its own, settings.engines names a JSON file of the same fields:
+In a process of its own, an engine of factory.yaml names a JSON file of the same fields:
 
     {"rules": [
       {"model": "fake", "contains": "boom", "times": 2, "pieces": ["one ", "two "], "first_delay_seconds": 0.2,
@@ -133,9 +133,17 @@ class FakeEngine:
         """Until closed."""
         return not self.closed
 
+    def alive(self) -> bool:
+        """Until closed."""
+        return not self.closed
+
     def models(self) -> Sequence[Model]:
         """The names from the settings."""
         return self._models
+
+    def serves(self, name: str) -> bool:
+        """The names from the settings."""
+        return any(model.name == name for model in self._models)
 
     def generate(self, request: Generation) -> AsyncGenerator[Step, None]:
         """Generates as scripted; n choices say the same in turns."""

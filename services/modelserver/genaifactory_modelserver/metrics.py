@@ -9,7 +9,9 @@ from genaifactory_common.telemetry import LATENCY_BUCKETS
 RUNNING = Gauge("genaifactory_modelserver_requests_running", "Requests that an engine works on.", ["engine"])
 QUEUED = Gauge("genaifactory_modelserver_requests_queued", "Requests that wait for an engine.", ["engine"])
 REFUSED = Counter(
-    "genaifactory_modelserver_requests_refused_total", "Requests refused because the queue was full.", ["engine"]
+    "genaifactory_modelserver_requests_refused_total",
+    "Requests refused because the queue was full, or the tenant had as many as it may.",
+    ["engine", "cause"],
 )
 CANCELLED = Counter(
     "genaifactory_modelserver_requests_cancelled_total",
@@ -31,4 +33,22 @@ TIME_TO_FIRST_TOKEN = Histogram(
     "From the request's arrival, queueing included, to its first output.",
     ["model"],
     buckets=LATENCY_BUCKETS,
+)
+ADAPTERS_LOADED = Gauge("genaifactory_modelserver_adapters_loaded", "Adapters in the engine.", ["model"])
+ADAPTER_LOADS = Counter(
+    "genaifactory_modelserver_adapter_loads_total", "Adapters put into the engine, by outcome.", ["model", "outcome"]
+)
+ADAPTERS_EVICTED = Counter(
+    "genaifactory_modelserver_adapters_evicted_total",
+    "Adapters taken out of the engine to make room for another.",
+    ["model"],
+)
+ADAPTER_LOAD_SECONDS = Histogram(
+    "genaifactory_modelserver_adapter_load_seconds",
+    "Putting an adapter into the engine.",
+    ["model"],
+    buckets=LATENCY_BUCKETS,
+)
+SOURCE_BYTES = Gauge(
+    "genaifactory_modelserver_source_bytes", "Of a model's weights, fetched so far and in all.", ["model", "part"]
 )

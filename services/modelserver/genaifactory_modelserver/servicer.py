@@ -12,14 +12,21 @@ from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import identity
 from genaifactory_modelserver import validation
-from genaifactory_modelserver.engine import FinishReason, Model, Step, TokenLogprob, Usage
-from genaifactory_modelserver.serving import Serving
+from genaifactory_modelserver.engine import FinishReason, Step, TokenLogprob, Usage
+from genaifactory_modelserver.serving import Listed, Serving, State
 
 _FINISH_REASONS: Mapping[FinishReason, types_pb2.FinishReason.ValueType] = {
     FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
     FinishReason.TOOL_CALLS: types_pb2.FINISH_REASON_TOOL_CALLS,
     FinishReason.CONTENT_FILTER: types_pb2.FINISH_REASON_CONTENT_FILTER,
+}
+
+_STATES: Mapping[State, modelserver_pb2.ModelState.ValueType] = {
+    State.READY: modelserver_pb2.MODEL_STATE_READY,
+    State.LOADING: modelserver_pb2.MODEL_STATE_LOADING,
+    State.SLEEPING: modelserver_pb2.MODEL_STATE_SLEEPING,
+    State.FAILED: modelserver_pb2.MODEL_STATE_FAILED,
 }
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -36,14 +43,15 @@ class ModelServicer(modelserver_pb2_grpc.ModelServiceServicer):
         self, request: modelserver_pb2.GenerateRequest, context: Context
     ) -> AsyncIterator[modelserver_pb2.GenerateResponse]:
         """Generates, until the end or until the client goes away."""
-        async with aclosing(self._serving.generate(validation.generation(request))) as steps:
+        generation = validation.generation(request, tenant=identity.current().tenant)
+        async with aclosing(self._serving.generate(generation)) as steps:
             async for step in steps:
                 yield _response(step)
 
     async def Embed(self, request: modelserver_pb2.EmbedRequest, context: Context) -> modelserver_pb2.EmbedResponse:
         """Embeds."""
         texts = validation.texts(request, max_characters=self._max_embedding_characters)
-        found = await self._serving.embed(request.model, texts)
+        found = await self._serving.embed(request.model, texts, tenant=identity.current().tenant)
         return modelserver_pb2.EmbedResponse(
             embeddings=[modelserver_pb2.Embedding(values=vector.tolist()) for vector in found.vectors],
             usage=_usage(Usage(found.prompt_tokens, 0)),
@@ -53,23 +61,36 @@ class ModelServicer(modelserver_pb2_grpc.ModelServiceServicer):
         self, request: modelserver_pb2.ListModelsRequest, context: Context
     ) -> modelserver_pb2.ListModelsResponse:
         """Lists."""
-        return modelserver_pb2.ListModelsResponse(
-            models=[_model(model, engine.name) for model, engine in self._serving.models()]
-        )
+        return modelserver_pb2.ListModelsResponse(models=map(_model, self._serving.models()))
 
     async def LoadAdapter(
         self, request: modelserver_pb2.LoadAdapterRequest, context: Context
     ) -> modelserver_pb2.LoadAdapterResponse:
-        """Refused: no engine of this server takes adapters."""
+        """Loads an adapter, for who may operate the platform."""
         identity.current().require("operate")
-        self._serving.refuse_adapters()
+        adapter = validation.adapter(request)
+        loaded = await self._serving.load_adapter(adapter, base_model=request.base_model)
+        return modelserver_pb2.LoadAdapterResponse(model=_model(loaded))
 
     async def UnloadAdapter(
         self, request: modelserver_pb2.UnloadAdapterRequest, context: Context
     ) -> modelserver_pb2.UnloadAdapterResponse:
-        """Refused: no engine of this server takes adapters."""
+        """Unloads an adapter, for who may operate the platform."""
         identity.current().require("operate")
-        self._serving.refuse_adapters()
+        await self._serving.unload_adapter(validation.required("name", request.name))
+        return modelserver_pb2.UnloadAdapterResponse()
+
+    async def Sleep(self, request: modelserver_pb2.SleepRequest, context: Context) -> modelserver_pb2.SleepResponse:
+        """Puts a model to sleep, for who may operate the platform."""
+        identity.current().require("operate")
+        await self._serving.sleep(validation.required("model", request.model))
+        return modelserver_pb2.SleepResponse()
+
+    async def Wake(self, request: modelserver_pb2.WakeRequest, context: Context) -> modelserver_pb2.WakeResponse:
+        """Wakes a model, for who may operate the platform."""
+        identity.current().require("operate")
+        await self._serving.wake(validation.required("model", request.model))
+        return modelserver_pb2.WakeResponse()
 
 
 def _response(step: Step) -> modelserver_pb2.GenerateResponse:
@@ -100,13 +121,16 @@ def _usage(usage: Usage) -> types_pb2.TokenUsage:
     )
 
 
-def _model(model: Model, engine: str) -> modelserver_pb2.Model:
+def _model(listed: Listed) -> modelserver_pb2.Model:
+    model = listed.model
     embeds = model.embedding_dimensions > 0
     return modelserver_pb2.Model(
         name=model.name,
         capability=modelserver_pb2.CAPABILITY_EMBED if embeds else modelserver_pb2.CAPABILITY_GENERATE,
         context_tokens=model.context_tokens,
         base_model=model.base_model,
-        engine=engine,
+        engine=listed.engine,
         embedding_dimensions=model.embedding_dimensions,
+        state=_STATES[listed.state],
+        state_message=listed.message,
     )

@@ -1,4 +1,5 @@
-"""Bounds what an engine does at once: so many requests run, so many wait, interactive before batch."""
+"""Bounds what an engine does at once: so many requests run, so many wait, interactive before batch, and so many are
+one tenant's."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import asyncio
 import heapq
 import itertools
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from genaifactory_common.errors import Overloaded
+from genaifactory_common.engine_specs import Engine
+from genaifactory_common.errors import Overloaded, RateLimited
 from genaifactory_modelserver import metrics
 
 _MAX_RETRY_AFTER_SECONDS = 30.0
@@ -19,29 +22,49 @@ _NEWEST_WEIGHT = 0.1
 class Slots:
     """Places at one engine. Belongs to one event loop."""
 
-    def __init__(self, engine: str, *, max_running: int, max_queued: int) -> None:
-        """engine: its name, for the metrics."""
+    def __init__(self, engine: str, spec: Engine) -> None:
+        """engine: its name, for the metrics. spec: how many may run, wait, and be of one tenant."""
         self._engine = engine
-        self._max_running = max_running
-        self._max_queued = max_queued
+        self._max_running = spec.max_running
+        self._max_queued = spec.max_queued
+        self._max_per_tenant = spec.max_per_tenant
+        self._of_tenant: Counter[str] = Counter()
         self._running = 0
         self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
         self._mean_seconds = 0.1
 
     @asynccontextmanager
-    async def place(self, priority: int) -> AsyncIterator[None]:
+    async def place(self, priority: int, tenant: str) -> AsyncIterator[None]:
         """Holds a place inside the block; smaller priorities get theirs first, equal ones in order of arrival.
 
-        Raises Overloaded, with an estimate of when to retry, when as many wait as may.
+        Raises RateLimited when the tenant has as many as it may, Overloaded when as many wait as may; both with an
+        estimate of when to retry.
         """
+        if self._max_per_tenant is not None and self._of_tenant[tenant] >= self._max_per_tenant:
+            metrics.REFUSED.labels(self._engine, "tenant").inc()
+            raise RateLimited(
+                f"The tenant has {self._max_per_tenant} requests at the engine '{self._engine}', as many as it may.",
+                retry_after_seconds=min(max(1.0, self._mean_seconds), _MAX_RETRY_AFTER_SECONDS),
+            )
+        self._of_tenant[tenant] += 1
+        try:
+            async with self._place(priority):
+                yield
+        finally:
+            self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]
+
+    @asynccontextmanager
+    async def _place(self, priority: int) -> AsyncIterator[None]:
         arrived = time.perf_counter()
         if self._running < self._max_running:
             self._running += 1
         elif len(self._queue) < self._max_queued:
             await self._wait(priority)
         else:
-            metrics.REFUSED.labels(self._engine).inc()
+            metrics.REFUSED.labels(self._engine, "full").inc()
             raise Overloaded(
                 f"The engine '{self._engine}' is full: {self._running} requests run and {len(self._queue)} wait.",
                 retry_after_seconds=self._retry_after_seconds(),

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
+from pydantic import ValidationError
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import engine_specs
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_modelserver.engine import (
     Document,
@@ -51,14 +53,14 @@ _PRIORITIES: Mapping[int, Priority] = {
 }
 
 
-def generation(request: modelserver_pb2.GenerateRequest) -> Generation:
-    """What the request asks for. Raises InvalidArgument, TooLarge."""
-    _required("model", request.model)
+def generation(request: modelserver_pb2.GenerateRequest, *, tenant: str) -> Generation:
+    """What the request asks for, for the tenant. Raises InvalidArgument, TooLarge."""
+    required("model", request.model)
     source = request.WhichOneof("input")
     if source is None:
         raise InvalidArgument("Give messages or a prompt.", field="messages")
     if source == "prompt":
-        _required("prompt", request.prompt)
+        required("prompt", request.prompt)
     if request.priority not in _PRIORITIES:
         raise InvalidArgument(
             f"The priority {request.priority} is unknown; take INTERACTIVE or BATCH.", field="priority"
@@ -76,12 +78,13 @@ def generation(request: modelserver_pb2.GenerateRequest) -> Generation:
         tool_choice=_tool_choice(request.tool_choice, tools),
         output_format=_output_format(request.output_format),
         priority=_PRIORITIES[request.priority],
+        tenant=tenant,
     )
 
 
 def texts(request: modelserver_pb2.EmbedRequest, *, max_characters: int) -> list[str]:
     """The texts to embed. Raises InvalidArgument, TooLarge."""
-    _required("model", request.model)
+    required("model", request.model)
     if not request.texts:
         raise InvalidArgument("Give at least one text.", field="texts")
     _at_most("texts", len(request.texts), MAX_EMBEDDED_TEXTS, "texts")
@@ -98,9 +101,27 @@ def texts(request: modelserver_pb2.EmbedRequest, *, max_characters: int) -> list
     return found
 
 
-def _required(field: str, value: str) -> None:
+def required(field: str, value: str) -> str:
+    """The value. Raises InvalidArgument when it is empty."""
     if not value:
         raise InvalidArgument(f"The {field} is missing.", field=field)
+    return value
+
+
+def adapter(request: modelserver_pb2.LoadAdapterRequest) -> engine_specs.Adapter:
+    """The adapter to load. Raises InvalidArgument."""
+    required("name", request.name)
+    required("source_uri", request.source_uri)
+    try:
+        return engine_specs.Adapter(name=request.name, source=request.source_uri, sha256=request.sha256.lower())
+    except ValidationError as error:
+        wrong = str(error.errors(include_input=False)[0]["loc"][0])
+        right = {
+            "name": "1 to 128 letters, digits and . _ : / -, the first a letter or digit",
+            "sha256": "64 hexadecimal digits",
+        }
+        field = {"source": "source_uri"}.get(wrong, wrong)
+        raise InvalidArgument(f"The {field} must be {right.get(wrong, 'visible text')}.", field=field) from None
 
 
 def _at_most(field: str, count: int, most: int, what: str) -> None:

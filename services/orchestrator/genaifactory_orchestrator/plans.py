@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from genaifactory_common import specs
+from genaifactory_common.engine_specs import Spec
 from genaifactory_common.errors import InvalidArgument, NotFound, Reason, Unavailable
 from genaifactory_orchestrator.prompts import Template
 
@@ -77,7 +78,7 @@ def _made(factory: specs.Factory, name: str) -> Plan:
         raise Unavailable(
             f"The prompt of the route '{name}' is no valid template; its author has to correct it."
         ) from None
-    parts: list[specs.Spec] = [route, policy, *filter(None, (prompt, *map(factory.model, route.models)))]
+    parts: list[Spec] = [route, policy, *filter(None, (prompt, *map(factory.model, route.models)))]
     digest = hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
     return Plan(route, policy, template, digest)
 

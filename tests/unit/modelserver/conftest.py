@@ -12,14 +12,15 @@ import pytest
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import specs, testing
+from genaifactory_common.engine_specs import AnyEngine, Fake
+from genaifactory_common.engine_specs import Extractive as ExtractiveSpec
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.app import create_app
 from genaifactory_modelserver.engine import Document, Engine, Generation, Message, Role, Sampling, Step
 from genaifactory_modelserver.extractive import Extractive
 from genaifactory_modelserver.fake import FakeEngine
-from genaifactory_modelserver.settings import EngineSettings, Fake, Settings
-from genaifactory_modelserver.settings import Extractive as ExtractiveSettings
+from genaifactory_modelserver.settings import Settings
 
 FACTORY = """
 tenants: [{name: acme}]
@@ -137,7 +138,7 @@ def ask() -> Ask:
 @pytest.fixture
 def extractive(ask: Ask) -> Callable[..., object]:
     """Asks the extractive engine; gives the answer and the last step."""
-    engine = Extractive(ExtractiveSettings())
+    engine = Extractive(ExtractiveSpec())
 
     async def answered(*turns: str, **rest: object) -> tuple[str, Step]:
         steps = [step async for step in engine.generate(ask(*turns, model="extractive", **rest))]
@@ -154,16 +155,16 @@ def make_app(tmp_path: Path) -> MakeApp:
     """A wired model server: of engines' settings, or of one fake engine with its bounds."""
 
     def made(
-        *engines: EngineSettings, fake: FakeEngine | None = None, telemetry: Telemetry | None = None, **rest: int
+        *engines: AnyEngine, fake: FakeEngine | None = None, telemetry: Telemetry | None = None, **rest: int
     ) -> ServiceApp:
         settings = Settings(
             context_public_key=testing.SIGNER.public_key,
             data_dir=tmp_path,
-            engines=engines or ((Fake(),) if fake is not None else (ExtractiveSettings(), Fake())),
             **rest,  # type: ignore[arg-type]  # numbers alone
         )
         given: list[Engine] | None = [fake] if fake is not None else None
-        source = specs.Source(specs.parse(FACTORY))
+        entries = engines or ((Fake(),) if fake is not None else (ExtractiveSpec(), Fake()))
+        source = specs.Source(specs.parse(FACTORY).model_copy(update={"engines": entries}))
         return create_app(settings, source, telemetry or Telemetry("modelserver"), engines=given)
 
     testing.act_as()
@@ -175,7 +176,7 @@ def serve(make_app: MakeApp) -> Callable[..., Any]:
     """Runs a real model server, made as `make_app` does; yields its stub."""
 
     @asynccontextmanager
-    async def running(*engines: EngineSettings, **rest: Any) -> AsyncIterator[modelserver_pb2_grpc.ModelServiceStub]:
+    async def running(*engines: AnyEngine, **rest: Any) -> AsyncIterator[modelserver_pb2_grpc.ModelServiceStub]:
         async with testing.served(make_app(*engines, **rest)) as channel:
             yield modelserver_pb2_grpc.ModelServiceStub(channel)
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genaifactory_common.engine_specs import Extractive as ExtractiveSpec
 from genaifactory_common.errors import ContextTooLong, InvalidArgument
 from genaifactory_modelserver import sentences
 from genaifactory_modelserver.answering import Reader
@@ -31,7 +32,6 @@ from genaifactory_modelserver.engine import (
 )
 from genaifactory_modelserver.extractive import TOKENS_PER_STEP, Extractive
 from genaifactory_modelserver.question import Question
-from genaifactory_modelserver.settings import Extractive as ExtractiveSettings
 
 Extract = Callable[..., Awaitable[tuple[str, Step]]]
 Documents = tuple[Document, ...]
@@ -282,7 +282,7 @@ async def test_the_answer_comes_in_small_pieces_and_its_tokens_are_its_words(
     ask: Callable[..., Generation], vietnamese: Documents
 ) -> None:
     request = ask("Thời gian bảo hành bao lâu?", documents=vietnamese[:1])
-    steps = [step async for step in Extractive(ExtractiveSettings()).generate(request)]
+    steps = [step async for step in Extractive(ExtractiveSpec()).generate(request)]
     answer = "".join(step.delta for step in steps)
     assert all(len(step.delta.split()) <= TOKENS_PER_STEP for step in steps)
     assert len(steps) == math.ceil(len(answer.split()) / TOKENS_PER_STEP) + 1 > 2
@@ -369,7 +369,7 @@ async def test_what_needs_a_model_is_refused_by_name(
 ) -> None:
     request = replace(ask("hello"), **change)  # type: ignore[arg-type]  # one field of each row
     with pytest.raises(InvalidArgument) as raised:
-        Extractive(ExtractiveSettings()).generate(request)
+        Extractive(ExtractiveSpec()).generate(request)
     assert raised.value.field == field
 
 
@@ -379,20 +379,20 @@ async def test_tools_that_may_not_be_called_are_no_obstacle(ask: Callable[..., G
         tools=(Tool("search", "", {}),),
         tool_choice=ToolChoice("none"),
     )
-    answer = [step.delta async for step in Extractive(ExtractiveSettings()).generate(request)]
+    answer = [step.delta async for step in Extractive(ExtractiveSpec()).generate(request)]
     assert "24 months" in "".join(answer)
 
 
 @pytest.mark.parametrize("text", ["word " * 300, "x" * 10_000])
 async def test_a_prompt_longer_than_the_context_is_refused(ask: Callable[..., Generation], text: str) -> None:
-    steps = Extractive(ExtractiveSettings(context_tokens=256)).generate(ask("question?", documents=(Document(text),)))
+    steps = Extractive(ExtractiveSpec(context_tokens=256)).generate(ask("question?", documents=(Document(text),)))
     with pytest.raises(ContextTooLong):
         await anext(steps)
 
 
 async def test_a_raw_prompt_is_a_question(english: Documents) -> None:
     request = Generation("extractive", prompt="How long is the warranty?", documents=english)
-    steps = [step.delta async for step in Extractive(ExtractiveSettings()).generate(request)]
+    steps = [step.delta async for step in Extractive(ExtractiveSpec()).generate(request)]
     assert "24 months" in "".join(steps)
 
 

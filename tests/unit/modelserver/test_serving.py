@@ -22,6 +22,7 @@ from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, errors, identity, runtime, settings, testing
 from genaifactory_common.channels import stream, unary
+from genaifactory_common.engine_specs import Extractive, Fake
 from genaifactory_common.errors import (
     DeadlineExceeded,
     FactoryError,
@@ -36,7 +37,6 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver import metrics
 from genaifactory_modelserver.fake import Failure, FakeEngine, Rule
-from genaifactory_modelserver.settings import Extractive, Fake
 
 Serve = Callable[..., Any]
 RequestFor = Callable[..., modelserver_pb2.GenerateRequest]
@@ -325,13 +325,13 @@ async def test_it_runs_as_a_process_with_a_scripted_engine_and_drains_on_sigterm
     (tmp_path / "factory.yaml").write_text(
         "tenants: [{name: acme}]\nroles: [{name: r, permissions: [chat]}]\npolicies: [{name: default}]\n"
         "models: [{name: m, backend: {type: modelserver, model: fake}}]\nroutes: [{name: c, task: chat, models: [m]}]\n"
+        f"engines: [{{type: fake, script_file: {tmp_path}/script.json}}]\n"
     )
     environment = {
         **os.environ,
         "GENAIFACTORY_SERVER__ADDRESS": socket,
         "GENAIFACTORY_FACTORY_FILE": str(tmp_path / "factory.yaml"),
         "GENAIFACTORY_CONTEXT_PUBLIC_KEY": public_key(),
-        "GENAIFACTORY_ENGINES": json.dumps([{"type": "fake", "script_file": str(tmp_path / "script.json")}]),
     }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "genaifactory_modelserver", env=environment)
     testing.act_as()

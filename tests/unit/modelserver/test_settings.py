@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from genaifactory_common import specs
-from genaifactory_common.errors import InvalidArgument
+from genaifactory.modelserver.v1 import modelserver_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels, specs
+from genaifactory_common.engine_specs import Extractive, Fake, MiniLM
+from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.app import create_app
-from genaifactory_modelserver.settings import Extractive, Fake, MiniLM, Settings
+from genaifactory_modelserver.settings import Settings
 
 FACTORY = """
 tenants: [{name: acme}]
@@ -25,31 +27,44 @@ policies: [{name: default}]
 """
 
 
-def test_engines_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def factory(engines: list[Any]) -> str:
+    return FACTORY + f"engines: {json.dumps(engines)}\n"
+
+
+def test_engines_come_from_factory_yaml() -> None:
     engines = [{"type": "fake", "models": ["a", "b"]}, {"type": "extractive", "max_running": 3}, {"type": "minilm"}]
-    monkeypatch.setenv("GENAIFACTORY_ENGINES", json.dumps(engines))
-    assert Settings().engines == (Fake(models=("a", "b")), Extractive(max_running=3), MiniLM())
+    assert specs.parse(factory(engines)).engines == (Fake(models=("a", "b")), Extractive(max_running=3), MiniLM())
 
 
 def test_by_default_it_quotes_and_embeds() -> None:
-    assert Settings().engines == (Extractive(), MiniLM())
+    assert specs.parse(FACTORY).engines == (Extractive(), MiniLM())
+
+
+VLLM = {"type": "vllm", "model": "tiny", "source": "/models/tiny"}
 
 
 @pytest.mark.parametrize(
     ("engines", "said"),
     [
-        ([], "at least 1"),
-        ([{"type": "vllm"}], "type"),
-        ([{"type": "fake", "models": []}], "models"),
-        ([{"type": "extractive", "max_running": 0}], "max_running"),
-        ([{"type": "extractive", "max_runing": 1}], "max_runing"),
-        ([{"type": "extractive"}, {"type": "fake", "models": ["x", "extractive"]}], "stands twice"),
-        ([{"type": "fake", "models": ["x y"]}], "models"),
+        ([], "engines: must have at least 1"),
+        ([{"type": "tgi"}], r"engines\[0\]: .*'vllm'"),
+        ([{"type": "fake", "models": []}], r"engines\[0\]\.models: must have at least 1"),
+        ([{"type": "extractive", "max_running": 0}], r"engines\[0\]\.max_running"),
+        ([{"type": "extractive", "max_runing": 1}], r"engines\[0\]\.max_runing: unknown field"),
+        ([{"type": "extractive"}, {"type": "fake", "models": ["x", "extractive"]}], "'extractive' stands twice"),
+        ([{"type": "fake", "models": ["x y"]}], r"engines\[0\]\.models\[0\]"),
+        ([{"type": "vllm", "model": "tiny"}], r"engines\[0\]\.source: is missing"),
+        ([VLLM | {"args": {"model": "x"}}], r"engines\[0\]\.args: 'model' is set by the engine's field source"),
+        ([VLLM | {"args": {"max_lora_rank": 8}}], r"args: 'max_lora_rank' is set by .* adapters\.max_rank"),
+        ([VLLM | {"adapters": {"max_rank": 7}}], r"engines\[0\]\.adapters\.max_rank"),
+        ([VLLM | {"adapters": {"serve": [{"name": "tiny", "source": "/a"}]}}], "'tiny' stands twice"),
+        ([VLLM | {"adapters": {"serve": [{"name": "a", "source": "/a", "sha256": "12"}]}}], r"serve\[0\]\.sha256"),
+        ([VLLM | {"sha256": "x"}], r"engines\[0\]\.sha256"),
     ],
 )
 def test_wrong_engines_are_refused_by_name(engines: list[Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        Settings.model_validate({"engines": engines})
+    with pytest.raises(specs.InvalidConfiguration, match=said):
+        specs.parse(factory(engines))
 
 
 def test_without_a_key_to_check_callers_there_is_no_service(tmp_path: Path) -> None:
@@ -58,7 +73,25 @@ def test_without_a_key_to_check_callers_there_is_no_service(tmp_path: Path) -> N
     assert raised.value.field == "context_public_key"
 
 
-async def test_a_server_whose_engine_cannot_open_does_not_start(tmp_path: Path, serve: Callable[..., Any]) -> None:
+async def test_a_server_of_which_no_engine_can_open_does_not_start(tmp_path: Path, serve: Callable[..., Any]) -> None:
     with pytest.raises(InvalidArgument, match=r"nowhere\.json"):
-        async with serve(Extractive(), Fake(script_file=tmp_path / "nowhere.json")):
+        async with serve(Fake(script_file=str(tmp_path / "nowhere.json"))):
             raise AssertionError("must not serve")
+
+
+async def test_an_engine_that_cannot_open_says_why_and_leaves_the_others_alone(
+    tmp_path: Path, serve: Callable[..., Any], request_for: Callable[..., modelserver_pb2.GenerateRequest]
+) -> None:
+    broken = Fake(models=("broken",), script_file=str(tmp_path / "nowhere.json"))
+    async with serve(Fake(), broken) as stub:
+        answers = [answer async for answer in channels.stream(stub.Generate, request_for(), timeout_seconds=5)]
+        assert answers[-1].finish_reason == types_pb2.FINISH_REASON_STOP
+        with pytest.raises(Unavailable, match=r"'broken' cannot answer: The script .*nowhere\.json cannot be read"):
+            async for _ in channels.stream(stub.Generate, request_for(model="broken"), timeout_seconds=5):
+                pass
+        listed = await channels.unary(stub.ListModels, modelserver_pb2.ListModelsRequest(), timeout_seconds=5)
+    states = {model.name: (model.state, "nowhere.json" in model.state_message) for model in listed.models}
+    assert states == {
+        "broken": (modelserver_pb2.MODEL_STATE_FAILED, True),
+        "fake": (modelserver_pb2.MODEL_STATE_READY, False),
+    }

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from genaifactory_common.errors import Overloaded
+from genaifactory_common.engine_specs import Extractive
+from genaifactory_common.errors import Overloaded, RateLimited
 from genaifactory_modelserver.engine import Priority
 from genaifactory_modelserver.slots import Slots
 
@@ -24,7 +25,7 @@ class Holder:
         self._leave = asyncio.Event()
 
         async def hold() -> None:
-            async with slots.place(priority):
+            async with slots.place(priority, "acme"):
                 log.append(name)
                 await self._leave.wait()
 
@@ -36,7 +37,7 @@ class Holder:
 
 
 async def test_interactive_requests_go_before_batch_and_equals_in_order() -> None:
-    slots = Slots("e", max_running=1, max_queued=9)
+    slots = Slots("e", Extractive(max_running=1, max_queued=9))
     log: list[str] = []
     first = Holder(slots, log, "first")
     await turn()
@@ -51,7 +52,7 @@ async def test_interactive_requests_go_before_batch_and_equals_in_order() -> Non
 
 
 async def test_one_who_gives_up_waiting_leaves_its_place_in_the_queue_to_others() -> None:
-    slots = Slots("e", max_running=1, max_queued=1)
+    slots = Slots("e", Extractive(max_running=1, max_queued=1))
     log: list[str] = []
     first = Holder(slots, log, "first")
     await turn()
@@ -63,7 +64,7 @@ async def test_one_who_gives_up_waiting_leaves_its_place_in_the_queue_to_others(
     last = Holder(slots, log, "last")
     await turn()
     with pytest.raises(Overloaded):
-        async with slots.place(Priority.INTERACTIVE):
+        async with slots.place(Priority.INTERACTIVE, "acme"):
             raise AssertionError("full")
     await first.leave()
     await turn()
@@ -72,7 +73,7 @@ async def test_one_who_gives_up_waiting_leaves_its_place_in_the_queue_to_others(
 
 
 async def test_a_place_given_to_one_who_leaves_at_that_moment_goes_to_the_next() -> None:
-    slots = Slots("e", max_running=1, max_queued=2)
+    slots = Slots("e", Extractive(max_running=1, max_queued=2))
     log: list[str] = []
     first = Holder(slots, log, "first")
     await turn()
@@ -84,15 +85,42 @@ async def test_a_place_given_to_one_who_leaves_at_that_moment_goes_to_the_next()
     await turn()
     assert log == ["first", "next"]
     await next_one.leave()
-    async with slots.place(Priority.BATCH):
+    async with slots.place(Priority.BATCH, "acme"):
         pass
 
 
 async def test_the_time_to_retry_grows_with_the_queue_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    slots = Slots("e", max_running=1, max_queued=0)
+    slots = Slots("e", Extractive(max_running=1, max_queued=0))
     monkeypatch.setattr(slots, "_mean_seconds", 500.0)
-    async with slots.place(Priority.INTERACTIVE):
+    async with slots.place(Priority.INTERACTIVE, "acme"):
         with pytest.raises(Overloaded) as raised:
-            async with slots.place(Priority.INTERACTIVE):
+            async with slots.place(Priority.INTERACTIVE, "acme"):
                 raise AssertionError("full")
     assert raised.value.retry_after_seconds == 30
+
+
+async def test_a_tenant_that_has_as_many_as_it_may_is_told_to_wait_while_others_are_served() -> None:
+    slots = Slots("e", Extractive(max_running=2, max_queued=5, max_per_tenant=1))
+    async with slots.place(Priority.INTERACTIVE, "acme"):
+        with pytest.raises(RateLimited, match="1 requests at the engine 'e'") as raised:
+            async with slots.place(Priority.INTERACTIVE, "acme"):
+                raise AssertionError("beyond the tenant's share")
+        async with slots.place(Priority.INTERACTIVE, "other"):
+            pass
+    assert raised.value.retry_after_seconds == 1
+    async with slots.place(Priority.INTERACTIVE, "acme"):
+        pass
+
+
+async def test_a_request_that_waits_counts_as_its_tenants() -> None:
+    slots = Slots("e", Extractive(max_running=1, max_queued=5, max_per_tenant=2))
+    log: list[str] = []
+    first, waiting = Holder(slots, log, "first"), Holder(slots, log, "waiting")
+    await turn()
+    with pytest.raises(RateLimited):
+        async with slots.place(Priority.INTERACTIVE, "acme"):
+            raise AssertionError("beyond the tenant's share")
+    await first.leave()
+    await turn()
+    await waiting.leave()
+    assert log == ["first", "waiting"]

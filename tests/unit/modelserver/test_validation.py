@@ -162,7 +162,7 @@ def test_a_request_is_read_as_it_was_written() -> None:
             "priority": "PRIORITY_BATCH",
         }
     )
-    read = validation.generation(request)
+    read = validation.generation(request, tenant="acme")
     assert [message.role for message in read.messages] == [Role.USER, Role.ASSISTANT]
     assert read.continue_final_message
     assert read.documents[0].headings == ("A", "B")
@@ -176,7 +176,7 @@ def test_a_request_is_read_as_it_was_written() -> None:
 
 
 def test_unset_fields_take_the_models_defaults() -> None:
-    sampling = validation.generation(made({})).sampling
+    sampling = validation.generation(made({}), tenant="acme").sampling
     assert (sampling.temperature, sampling.max_tokens, sampling.seed, sampling.n) == (None, None, None, 1)
 
 
@@ -184,7 +184,7 @@ def test_a_struct_that_holds_what_is_no_json_is_refused() -> None:
     request = made({"tools": [{"name": "f"}]})
     request.tools[0].parameters.CopyFrom(struct_pb2.Struct(fields={"maximum": struct_pb2.Value(number_value=math.inf)}))
     with pytest.raises(InvalidArgument) as raised:
-        validation.generation(request)
+        validation.generation(request, tenant="acme")
     assert raised.value.field == "tools[0].parameters"
 
 
@@ -199,4 +199,4 @@ def test_an_answer_may_be_begun_with_no_text_yet() -> None:
             continue_final_message=True,
         ),
     )
-    assert validation.generation(request).messages[-1].content == ""
+    assert validation.generation(request, tenant="acme").messages[-1].content == ""

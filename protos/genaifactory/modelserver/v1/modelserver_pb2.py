@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-genaifactory/modelserver/v1/modelserver.proto\x12\x1bgenaifactory.modelserver.v1\x1a!genaifactory/types/v1/types.proto\"\xbd\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x41\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32).genaifactory.modelserver.v1.ConversationH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x31\n\tdocuments\x18\x04 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x06 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x07 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x08 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x37\n\x08priority\x18\t \x01(\x0e\x32%.genaifactory.modelserver.v1.PriorityB\x07\n\x05input\"`\n\x0c\x43onversation\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x1e\n\x16\x63ontinue_final_message\x18\x02 \x01(\x08\"\x8b\x02\n\x10GenerateResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x33\n\ntool_calls\x18\x02 \x03(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x35\n\x08logprobs\x18\x05 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"}\n\rEmbedResponse\x12:\n\nembeddings\x18\x01 \x03(\x0b\x32&.genaifactory.modelserver.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"H\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".genaifactory.modelserver.v1.Model\"\xac\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\ncapability\x18\x02 \x01(\x0e\x32\'.genaifactory.modelserver.v1.Capability\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\x06 \x01(\r\"F\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsource_uri\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"H\n\x13LoadAdapterResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".genaifactory.modelserver.v1.Model\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*W\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_GENERATE\x10\x01\x12\x14\n\x10\x43\x41PABILITY_EMBED\x10\x02\x32\xb2\x04\n\x0cModelService\x12i\n\x08Generate\x12,.genaifactory.modelserver.v1.GenerateRequest\x1a-.genaifactory.modelserver.v1.GenerateResponse0\x01\x12^\n\x05\x45mbed\x12).genaifactory.modelserver.v1.EmbedRequest\x1a*.genaifactory.modelserver.v1.EmbedResponse\x12m\n\nListModels\x12..genaifactory.modelserver.v1.ListModelsRequest\x1a/.genaifactory.modelserver.v1.ListModelsResponse\x12p\n\x0bLoadAdapter\x12/.genaifactory.modelserver.v1.LoadAdapterRequest\x1a\x30.genaifactory.modelserver.v1.LoadAdapterResponse\x12v\n\rUnloadAdapter\x12\x31.genaifactory.modelserver.v1.UnloadAdapterRequest\x1a\x32.genaifactory.modelserver.v1.UnloadAdapterResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-genaifactory/modelserver/v1/modelserver.proto\x12\x1bgenaifactory.modelserver.v1\x1a!genaifactory/types/v1/types.proto\"\xbd\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x41\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32).genaifactory.modelserver.v1.ConversationH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x31\n\tdocuments\x18\x04 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x06 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x07 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x08 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x37\n\x08priority\x18\t \x01(\x0e\x32%.genaifactory.modelserver.v1.PriorityB\x07\n\x05input\"`\n\x0c\x43onversation\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x1e\n\x16\x63ontinue_final_message\x18\x02 \x01(\x08\"\x8b\x02\n\x10GenerateResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x33\n\ntool_calls\x18\x02 \x03(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x35\n\x08logprobs\x18\x05 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"}\n\rEmbedResponse\x12:\n\nembeddings\x18\x01 \x03(\x0b\x32&.genaifactory.modelserver.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"H\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".genaifactory.modelserver.v1.Model\"\xfb\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\ncapability\x18\x02 \x01(\x0e\x32\'.genaifactory.modelserver.v1.Capability\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\x06 \x01(\r\x12\x36\n\x05state\x18\x07 \x01(\x0e\x32\'.genaifactory.modelserver.v1.ModelState\x12\x15\n\rstate_message\x18\x08 \x01(\t\"Z\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsource_uri\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\"H\n\x13LoadAdapterResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".genaifactory.modelserver.v1.Model\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\x1d\n\x0cSleepRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x0f\n\rSleepResponse\"\x1c\n\x0bWakeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x0e\n\x0cWakeResponse*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_SLEEPING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04*W\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_GENERATE\x10\x01\x12\x14\n\x10\x43\x41PABILITY_EMBED\x10\x02\x32\xef\x05\n\x0cModelService\x12i\n\x08Generate\x12,.genaifactory.modelserver.v1.GenerateRequest\x1a-.genaifactory.modelserver.v1.GenerateResponse0\x01\x12^\n\x05\x45mbed\x12).genaifactory.modelserver.v1.EmbedRequest\x1a*.genaifactory.modelserver.v1.EmbedResponse\x12m\n\nListModels\x12..genaifactory.modelserver.v1.ListModelsRequest\x1a/.genaifactory.modelserver.v1.ListModelsResponse\x12p\n\x0bLoadAdapter\x12/.genaifactory.modelserver.v1.LoadAdapterRequest\x1a\x30.genaifactory.modelserver.v1.LoadAdapterResponse\x12v\n\rUnloadAdapter\x12\x31.genaifactory.modelserver.v1.UnloadAdapterRequest\x1a\x32.genaifactory.modelserver.v1.UnloadAdapterResponse\x12^\n\x05Sleep\x12).genaifactory.modelserver.v1.SleepRequest\x1a*.genaifactory.modelserver.v1.SleepResponse\x12[\n\x04Wake\x12(.genaifactory.modelserver.v1.WakeRequest\x1a).genaifactory.modelserver.v1.WakeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genaifactory.modelserver.v1.modelserver_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=1610
-  _globals['_PRIORITY']._serialized_end=1692
-  _globals['_CAPABILITY']._serialized_start=1694
-  _globals['_CAPABILITY']._serialized_end=1781
+  _globals['_PRIORITY']._serialized_start=1803
+  _globals['_PRIORITY']._serialized_end=1885
+  _globals['_MODELSTATE']._serialized_start=1888
+  _globals['_MODELSTATE']._serialized_end=2027
+  _globals['_CAPABILITY']._serialized_start=2029
+  _globals['_CAPABILITY']._serialized_end=2116
   _globals['_GENERATEREQUEST']._serialized_start=114
   _globals['_GENERATEREQUEST']._serialized_end=559
   _globals['_CONVERSATION']._serialized_start=561
@@ -53,15 +55,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSRESPONSE']._serialized_start=1152
   _globals['_LISTMODELSRESPONSE']._serialized_end=1224
   _globals['_MODEL']._serialized_start=1227
-  _globals['_MODEL']._serialized_end=1399
-  _globals['_LOADADAPTERREQUEST']._serialized_start=1401
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1471
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1473
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1545
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1547
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1583
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1585
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1608
-  _globals['_MODELSERVICE']._serialized_start=1784
-  _globals['_MODELSERVICE']._serialized_end=2346
+  _globals['_MODEL']._serialized_end=1478
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1480
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1570
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1572
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1644
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1646
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1682
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1684
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1707
+  _globals['_SLEEPREQUEST']._serialized_start=1709
+  _globals['_SLEEPREQUEST']._serialized_end=1738
+  _globals['_SLEEPRESPONSE']._serialized_start=1740
+  _globals['_SLEEPRESPONSE']._serialized_end=1755
+  _globals['_WAKEREQUEST']._serialized_start=1757
+  _globals['_WAKEREQUEST']._serialized_end=1785
+  _globals['_WAKERESPONSE']._serialized_start=1787
+  _globals['_WAKERESPONSE']._serialized_end=1801
+  _globals['_MODELSERVICE']._serialized_start=2119
+  _globals['_MODELSERVICE']._serialized_end=2870
 # @@protoc_insertion_point(module_scope)

@@ -43,6 +43,37 @@ PRIORITY_INTERACTIVE: Priority.ValueType  # 1
 PRIORITY_BATCH: Priority.ValueType  # 2
 """Nobody waits."""
 
+class _ModelState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
+    """Not set."""
+    MODEL_STATE_READY: _ModelState.ValueType  # 1
+    """It answers."""
+    MODEL_STATE_LOADING: _ModelState.ValueType  # 2
+    """It is being fetched or loaded."""
+    MODEL_STATE_SLEEPING: _ModelState.ValueType  # 3
+    """It sleeps; Wake it."""
+    MODEL_STATE_FAILED: _ModelState.ValueType  # 4
+    """It could not start, or has died; only a new start of the server can help."""
+
+class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
+    """Whether a model can answer."""
+
+MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
+"""Not set."""
+MODEL_STATE_READY: ModelState.ValueType  # 1
+"""It answers."""
+MODEL_STATE_LOADING: ModelState.ValueType  # 2
+"""It is being fetched or loaded."""
+MODEL_STATE_SLEEPING: ModelState.ValueType  # 3
+"""It sleeps; Wake it."""
+MODEL_STATE_FAILED: ModelState.ValueType  # 4
+"""It could not start, or has died; only a new start of the server can help."""
+
 class _Capability:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -329,6 +360,8 @@ class Model(message.Message):
     BASE_MODEL_FIELD_NUMBER: builtins.int
     ENGINE_FIELD_NUMBER: builtins.int
     EMBEDDING_DIMENSIONS_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    STATE_MESSAGE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name, as requests use it."""
     capability: Capability.ValueType
@@ -341,6 +374,10 @@ class Model(message.Message):
     """Engine that serves it ("extractive", "vllm")."""
     embedding_dimensions: builtins.int
     """Components of a vector; 0 for a generating model."""
+    state: ModelState.ValueType
+    """Whether it can answer now."""
+    state_message: builtins.str
+    """Why it cannot answer, or how far its loading is; empty when it is ready."""
     def __init__(
         self,
         *,
@@ -350,10 +387,12 @@ class Model(message.Message):
         base_model: builtins.str = ...,
         engine: builtins.str = ...,
         embedding_dimensions: builtins.int = ...,
+        state: ModelState.ValueType = ...,
+        state_message: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["base_model", b"base_model", "capability", b"capability", "context_tokens", b"context_tokens", "embedding_dimensions", b"embedding_dimensions", "engine", b"engine", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["base_model", b"base_model", "capability", b"capability", "context_tokens", b"context_tokens", "embedding_dimensions", b"embedding_dimensions", "engine", b"engine", "name", b"name", "state", b"state", "state_message", b"state_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,22 +405,26 @@ class LoadAdapterRequest(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SOURCE_URI_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    BASE_MODEL_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Name under which requests use it."""
     source_uri: builtins.str
-    """A folder, an MLflow model URI (models:/…) or an object storage URI (s3://…)."""
+    """A folder, an https:// folder with SHA256SUMS, an MLflow model (models:/…) or object storage (s3://…)."""
     sha256: builtins.str
     """SHA-256 of the adapter's weights, hex; empty: taken from its metadata.json."""
+    base_model: builtins.str
+    """The model that it was made for; may be empty where the server has one model that takes adapters."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         source_uri: builtins.str = ...,
         sha256: builtins.str = ...,
+        base_model: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "sha256", b"sha256", "source_uri", b"source_uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["base_model", b"base_model", "name", b"name", "sha256", b"sha256", "source_uri", b"source_uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,6 +473,76 @@ class UnloadAdapterRequest(message.Message):
 @typing.final
 class UnloadAdapterResponse(message.Message):
     """The adapter is gone."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SleepRequest(message.Message):
+    """A model to put to sleep."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SleepResponse(message.Message):
+    """It sleeps."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WakeRequest(message.Message):
+    """A model to wake."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class WakeResponse(message.Message):
+    """It serves."""
 
     DESCRIPTOR: descriptor.Descriptor
 

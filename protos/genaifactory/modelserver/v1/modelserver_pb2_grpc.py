@@ -60,6 +60,16 @@ class ModelServiceStub:
                 request_serializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.UnloadAdapterRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.UnloadAdapterResponse.FromString,
                 _registered_method=True)
+        self.Sleep = channel.unary_unary(
+                '/genaifactory.modelserver.v1.ModelService/Sleep',
+                request_serializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.SleepRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.SleepResponse.FromString,
+                _registered_method=True)
+        self.Wake = channel.unary_unary(
+                '/genaifactory.modelserver.v1.ModelService/Wake',
+                request_serializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.WakeRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.WakeResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -89,8 +99,9 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadAdapter(self, request, context):
-        """Loads an adapter while serving. Loading a loaded adapter from the same source does nothing.
-        UNIMPLEMENTED: the engine has no adapters.
+        """Loads an adapter while serving, on every replica that shares this one's data folder. Loading an adapter that is
+        loaded with the same weights does nothing; with other weights its name means the new ones from then on.
+        INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNIMPLEMENTED: no engine takes adapters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +109,21 @@ class ModelServiceServicer:
 
     def UnloadAdapter(self, request, context):
         """Unloads an adapter; requests that use it finish first. An unknown adapter is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sleep(self, request, context):
+        """Lets go of a model's accelerator memory once its requests are finished. New ones are UNAVAILABLE until Wake.
+        UNIMPLEMENTED: the engine cannot sleep.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Wake(self, request, context):
+        """Takes the memory back; the model serves again. A model that is awake is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +156,16 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.UnloadAdapter,
                     request_deserializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.UnloadAdapterRequest.FromString,
                     response_serializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.UnloadAdapterResponse.SerializeToString,
+            ),
+            'Sleep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sleep,
+                    request_deserializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.SleepRequest.FromString,
+                    response_serializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.SleepResponse.SerializeToString,
+            ),
+            'Wake': grpc.unary_unary_rpc_method_handler(
+                    servicer.Wake,
+                    request_deserializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.WakeRequest.FromString,
+                    response_serializer=genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.WakeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +304,60 @@ class ModelService:
             '/genaifactory.modelserver.v1.ModelService/UnloadAdapter',
             genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.UnloadAdapterRequest.SerializeToString,
             genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.UnloadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sleep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.modelserver.v1.ModelService/Sleep',
+            genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.SleepRequest.SerializeToString,
+            genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.SleepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Wake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.modelserver.v1.ModelService/Wake',
+            genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.WakeRequest.SerializeToString,
+            genaifactory_dot_modelserver_dot_v1_dot_modelserver__pb2.WakeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,11 +42,18 @@ class ModelServiceStub:
     ListModels: grpc.UnaryUnaryMultiCallable[modelserver_pb2.ListModelsRequest, modelserver_pb2.ListModelsResponse]
     """Lists models and adapters."""
     LoadAdapter: grpc.UnaryUnaryMultiCallable[modelserver_pb2.LoadAdapterRequest, modelserver_pb2.LoadAdapterResponse]
-    """Loads an adapter while serving. Loading a loaded adapter from the same source does nothing.
-    UNIMPLEMENTED: the engine has no adapters.
+    """Loads an adapter while serving, on every replica that shares this one's data folder. Loading an adapter that is
+    loaded with the same weights does nothing; with other weights its name means the new ones from then on.
+    INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNIMPLEMENTED: no engine takes adapters.
     """
     UnloadAdapter: grpc.UnaryUnaryMultiCallable[modelserver_pb2.UnloadAdapterRequest, modelserver_pb2.UnloadAdapterResponse]
     """Unloads an adapter; requests that use it finish first. An unknown adapter is no error."""
+    Sleep: grpc.UnaryUnaryMultiCallable[modelserver_pb2.SleepRequest, modelserver_pb2.SleepResponse]
+    """Lets go of a model's accelerator memory once its requests are finished. New ones are UNAVAILABLE until Wake.
+    UNIMPLEMENTED: the engine cannot sleep.
+    """
+    Wake: grpc.UnaryUnaryMultiCallable[modelserver_pb2.WakeRequest, modelserver_pb2.WakeResponse]
+    """Takes the memory back; the model serves again. A model that is awake is no error."""
 
 @typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -62,11 +69,18 @@ class ModelServiceAsyncStub(ModelServiceStub):
     ListModels: aio.UnaryUnaryMultiCallable[modelserver_pb2.ListModelsRequest, modelserver_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists models and adapters."""
     LoadAdapter: aio.UnaryUnaryMultiCallable[modelserver_pb2.LoadAdapterRequest, modelserver_pb2.LoadAdapterResponse]  # type: ignore[assignment]
-    """Loads an adapter while serving. Loading a loaded adapter from the same source does nothing.
-    UNIMPLEMENTED: the engine has no adapters.
+    """Loads an adapter while serving, on every replica that shares this one's data folder. Loading an adapter that is
+    loaded with the same weights does nothing; with other weights its name means the new ones from then on.
+    INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNIMPLEMENTED: no engine takes adapters.
     """
     UnloadAdapter: aio.UnaryUnaryMultiCallable[modelserver_pb2.UnloadAdapterRequest, modelserver_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """Unloads an adapter; requests that use it finish first. An unknown adapter is no error."""
+    Sleep: aio.UnaryUnaryMultiCallable[modelserver_pb2.SleepRequest, modelserver_pb2.SleepResponse]  # type: ignore[assignment]
+    """Lets go of a model's accelerator memory once its requests are finished. New ones are UNAVAILABLE until Wake.
+    UNIMPLEMENTED: the engine cannot sleep.
+    """
+    Wake: aio.UnaryUnaryMultiCallable[modelserver_pb2.WakeRequest, modelserver_pb2.WakeResponse]  # type: ignore[assignment]
+    """Takes the memory back; the model serves again. A model that is awake is no error."""
 
 class ModelServiceServicer(metaclass=abc_1.ABCMeta):
     """Serves models. A client that goes away cancels the generation in the engine."""
@@ -103,8 +117,9 @@ class ModelServiceServicer(metaclass=abc_1.ABCMeta):
         request: modelserver_pb2.LoadAdapterRequest,
         context: _ServicerContext,
     ) -> typing.Union[modelserver_pb2.LoadAdapterResponse, abc.Awaitable[modelserver_pb2.LoadAdapterResponse]]:
-        """Loads an adapter while serving. Loading a loaded adapter from the same source does nothing.
-        UNIMPLEMENTED: the engine has no adapters.
+        """Loads an adapter while serving, on every replica that shares this one's data folder. Loading an adapter that is
+        loaded with the same weights does nothing; with other weights its name means the new ones from then on.
+        INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNIMPLEMENTED: no engine takes adapters.
         """
 
     @abc_1.abstractmethod
@@ -114,5 +129,23 @@ class ModelServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[modelserver_pb2.UnloadAdapterResponse, abc.Awaitable[modelserver_pb2.UnloadAdapterResponse]]:
         """Unloads an adapter; requests that use it finish first. An unknown adapter is no error."""
+
+    @abc_1.abstractmethod
+    def Sleep(
+        self,
+        request: modelserver_pb2.SleepRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelserver_pb2.SleepResponse, abc.Awaitable[modelserver_pb2.SleepResponse]]:
+        """Lets go of a model's accelerator memory once its requests are finished. New ones are UNAVAILABLE until Wake.
+        UNIMPLEMENTED: the engine cannot sleep.
+        """
+
+    @abc_1.abstractmethod
+    def Wake(
+        self,
+        request: modelserver_pb2.WakeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[modelserver_pb2.WakeResponse, abc.Awaitable[modelserver_pb2.WakeResponse]]:
+        """Takes the memory back; the model serves again. A model that is awake is no error."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...
