@@ -16,7 +16,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,8 +33,6 @@ _LOCK_SECONDS = 30.0
 _FIRST_RETRY_SECONDS = 1.0
 _MAX_RETRY_SECONDS = 60.0
 
-_ADAPTERS = TypeAdapter(tuple[Adapter, ...])
-
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -43,6 +41,21 @@ class Files:
     folder: Path
     sha256: str
     """Of its weights, hex."""
+
+    @property
+    def key(self) -> str:
+        """Of everything in it: two adapters with one key are the same."""
+        return self.folder.name
+
+
+class Registered(Adapter):
+    """An adapter as it is written down."""
+
+    declared: bool = False
+    """Whether factory.yaml declares it; then it stands here only to be found when its source is away."""
+
+
+_REGISTERED = TypeAdapter(tuple[Registered, ...])
 
 
 @dataclass(eq=False, slots=True)
@@ -82,41 +95,44 @@ class _Known:
 
 @dataclass(slots=True)
 class _Register:
-    """What LoadAdapter has loaded, on disk."""
+    """What was loaded, on disk."""
 
     path: Path
-    seen: tuple[int, int, int] | None = field(default=None)
+    seen: tuple[int, int, int] | None = None
 
-    def read(self) -> tuple[Adapter, ...] | None:
+    def read(self) -> tuple[Registered, ...] | None:
         """What is written down; None: nothing has changed since the last look."""
         stamp = self._stamp()
         if stamp == self.seen:
             return None
         self.seen = stamp
-        return self._content()
+        return self.content()
 
-    def change(self, change: Callable[[dict[str, Adapter]], None]) -> tuple[Adapter, ...]:
+    def change(self, change: Callable[[dict[str, Registered]], None]) -> tuple[Registered, ...]:
         """Changes what is written down, one replica at a time. Raises Unavailable."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
-                adapters = {adapter.name: adapter for adapter in self._content()}
+                before = self.content()
+                adapters = {adapter.name: adapter for adapter in before}
                 change(adapters)
-                written = self.path.with_suffix(".new")
-                body = _ADAPTERS.dump_json(tuple(adapters.values()), indent=1)
-                with written.open("wb") as file:
-                    file.write(body)
-                    file.flush()
-                    os.fsync(file.fileno())
-                written.replace(self.path)
+                after = tuple(adapters.values())
+                if after != before:
+                    written = self.path.with_suffix(".new")
+                    with written.open("wb") as file:
+                        file.write(_REGISTERED.dump_json(after, indent=1))
+                        file.flush()
+                        os.fsync(file.fileno())
+                    written.replace(self.path)
                 self.seen = self._stamp()
-                return tuple(adapters.values())
+                return after
         except OSError as error:
             raise Unavailable(f"The register of adapters cannot be written: {error.strerror or error}.") from None
 
-    def _content(self) -> tuple[Adapter, ...]:
+    def content(self) -> tuple[Registered, ...]:
+        """What is written down; nothing when it cannot be read."""
         try:
-            return _ADAPTERS.validate_json(self.path.read_bytes())
+            return _REGISTERED.validate_json(self.path.read_bytes())
         except FileNotFoundError:
             return ()
         except ValidationError:
@@ -153,7 +169,7 @@ class AdapterSet:
         self._arriving: Counter[str] = Counter()
         """Names that LoadAdapter works on."""
         self._loaded: OrderedDict[tuple[str, str], Loaded] = OrderedDict()
-        """By name and checksum, the least recently used first."""
+        """By name and key, the least recently used first."""
         self._retired: set[Loaded] = set()
         """No longer to be asked for, but still in the engine."""
         self._ids = itertools.count(1)
@@ -185,13 +201,10 @@ class AdapterSet:
         """Those that can be asked for."""
         return self._known.keys()
 
-    def checksums(self) -> set[str]:
-        """Of the weights that are known or in use."""
-        in_engine = itertools.chain(self._loaded.values(), self._retired)
-        known = {each.files.sha256 for each in self._known.values() if each.files is not None}
-        return (
-            known | {each.files.sha256 for each in in_engine} | {each.adapter.sha256 for each in self._known.values()}
-        )
+    async def checksums(self) -> set[str]:
+        """Of all weights that are meant, by this replica or another, or are in use."""
+        in_engine = {each.files.sha256 for each in itertools.chain(self._loaded.values(), self._retired)}
+        return in_engine | {each.sha256 for each in await asyncio.to_thread(self._register.content)}
 
     def __contains__(self, name: object) -> bool:
         return name in self._known or name in self._arriving
@@ -222,9 +235,9 @@ class AdapterSet:
         try:
             files = await self._fetch(adapter)
             self._release(await self._acquire(name, files))  # the engine takes it, or says why not
-            pinned = adapter.model_copy(update={"sha256": files.sha256})
+            pinned = Registered(name=name, source=adapter.source, sha256=files.sha256)
 
-            def write(registered: dict[str, Adapter]) -> None:
+            def write(registered: dict[str, Registered]) -> None:
                 registered[name] = pinned
 
             self._follow(await asyncio.to_thread(self._register.change, write), {name: files})
@@ -240,7 +253,7 @@ class AdapterSet:
         if known is not None and known.declared:
             raise Conflict(f"The adapter '{name}' is declared in factory.yaml; remove it there.", field="name")
 
-        def strike(registered: dict[str, Adapter]) -> None:
+        def strike(registered: dict[str, Registered]) -> None:
             registered.pop(name, None)
 
         self._follow(await asyncio.to_thread(self._register.change, strike))
@@ -274,7 +287,7 @@ class AdapterSet:
 
     async def _acquire(self, name: str, files: Files) -> Loaded:
         """The adapter in the engine, with one user more."""
-        key = (name, files.sha256)
+        key = (name, files.key)
         loaded = self._loaded.get(key)
         if loaded is None:
             async with self._room:  # who needs a place gets it in the order of arrival
@@ -347,12 +360,12 @@ class AdapterSet:
             self._retired.discard(loaded)
             self._notify()
 
-    def _follow(self, registered: Sequence[Adapter], files: Mapping[str, Files] | None = None) -> None:
+    def _follow(self, registered: Sequence[Registered], files: Mapping[str, Files] | None = None) -> None:
         """Makes what is known fit the register. files: of adapters that are fetched already."""
-        names = {adapter.name for adapter in registered}
-        for name in [name for name, known in self._known.items() if not known.declared and name not in names]:
+        loaded = {adapter.name: adapter for adapter in registered if not adapter.declared}
+        for name in [name for name, known in self._known.items() if not known.declared and name not in loaded]:
             self._forget(name)
-        for adapter in registered:
+        for adapter in loaded.values():
             self._know(adapter, declared=False, files=(files or {}).get(adapter.name))
 
     def _know(self, adapter: Adapter, *, declared: bool, files: Files | None = None) -> None:
@@ -364,13 +377,13 @@ class AdapterSet:
             fresh.fetching = self._spawn(self._keep_fetching(fresh))
         if known is not None and known.fetching is not None:
             known.fetching.cancel()
-        self._retire(adapter.name, but=adapter.sha256)
+        self._retire(adapter.name, but=files.key if files is not None else "")
 
     async def _keep_fetching(self, known: _Known) -> None:
         delay = _FIRST_RETRY_SECONDS
         while known.files is None:
             try:
-                known.files = await self._fetch(known.adapter)
+                known.files = await self._fetched(known)
             except FactoryError as error:
                 if known.failure is None:
                     logger.error("the adapter '%s' cannot be served: %s", known.adapter.name, error.message)
@@ -379,6 +392,27 @@ class AdapterSet:
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, _MAX_RETRY_SECONDS)
         self._notify()
+
+    async def _fetched(self, known: _Known) -> Files:
+        """Raises FactoryError."""
+        adapter = known.adapter
+        try:
+            files = await self._fetch(adapter)
+        except Unavailable as error:
+            registered = await asyncio.to_thread(self._register.content)
+            found = next((r for r in registered if (r.name, r.source) == (adapter.name, adapter.source)), None)
+            if not known.declared or found is None or adapter.sha256 not in ("", found.sha256):
+                raise
+            logger.warning("%s What was fetched before is served as '%s'.", error.message, adapter.name)
+            return await self._fetch(adapter.model_copy(update={"sha256": found.sha256}))
+        if known.declared:
+            entry = Registered(name=adapter.name, source=adapter.source, sha256=files.sha256, declared=True)
+
+            def write(registered: dict[str, Registered]) -> None:
+                registered[entry.name] = entry
+
+            await asyncio.to_thread(self._register.change, write)
+        return files
 
     def _forget(self, name: str) -> None:
         known = self._known.pop(name)
@@ -390,7 +424,7 @@ class AdapterSet:
     def _retire(self, name: str, *, but: str) -> None:
         """Takes out the versions of an adapter that are not meant any more, each once nobody uses it.
 
-        but: checksum of the version that stays; empty: none does.
+        but: key of the version that stays; empty: none does.
         """
         for key in [key for key in self._loaded if key[0] == name and key[1] != but]:
             loaded = self._loaded.pop(key)

