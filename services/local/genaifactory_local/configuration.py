@@ -1,4 +1,4 @@
-"""Which factory.yaml a platform on this machine follows, and the development key that it accepts besides."""
+"""Which factory.yaml a platform on this machine follows, with the development key and model that it has besides."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from genaifactory_common import specs
+from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.identity import Caller, Signer, set_current
+from genaifactory_local import local_model
 from genaifactory_local.state import State, write_private
 
 logger = logging.getLogger(__name__)
@@ -31,19 +33,29 @@ PERMISSIONS: tuple[specs.Permission, ...] = (
 
 
 class Source(specs.Source):
-    """Follows a factory.yaml, and adds the development key to every version of it."""
+    """Follows a factory.yaml, and adds the development key, and the command line's model, to every version of it."""
 
-    def __init__(self, path: Path, key: str) -> None:
-        """Raises InvalidConfiguration."""
+    def __init__(self, path: Path, key: str, model: Vllm | None = None) -> None:
+        """model: added to every version too. Raises InvalidConfiguration, InvalidArgument."""
         self._sha256 = specs.hash_key(key)
-        super().__init__(_with_key(load(path), self._sha256), path)
+        self._model = model
+        super().__init__(self._completed(load(path)), path)
 
     def replace(self, factory: specs.Factory) -> None:
         """Puts a document in force for all services, with the key; or for none, when one of them cannot follow it."""
         if found := problems(factory):
             logger.error("factory.yaml is refused, the last good one stays in force: %s", "; ".join(found))
             return
-        super().replace(_with_key(factory, self._sha256))
+        try:
+            completed = self._completed(factory)
+        except InvalidArgument as error:
+            logger.error("factory.yaml is refused, the last good one stays in force: %s", error.message)
+            return
+        super().replace(completed)
+
+    def _completed(self, factory: specs.Factory) -> specs.Factory:
+        with_key = _with_key(factory, self._sha256)
+        return local_model.added(with_key, self._model) if self._model is not None else with_key
 
 
 def load(path: Path) -> specs.Factory:

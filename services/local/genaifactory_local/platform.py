@@ -1,9 +1,10 @@
-"""All six real services in this process, each on a unix socket of its own, wired as in a cluster."""
+"""All six real services in this process, or the model server beside it, on unix sockets and wired as in a cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,17 +22,21 @@ import genaifactory_orchestrator.app as orchestrator
 import genaifactory_retriever.app as retriever
 import genaifactory_safety.app as safety
 from genaifactory_common import channels, runtime, settings, specs
+from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.identity import Signer
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.settings import Http
 from genaifactory_gateway.settings import Settings as GatewaySettings
+from genaifactory_local import local_model, model_process
 from genaifactory_local.state import Endpoints, State, service_address
 from genaifactory_modelserver.settings import Settings as ModelserverSettings
 from genaifactory_monitor.settings import Settings as MonitorSettings
 from genaifactory_orchestrator.settings import Settings as OrchestratorSettings
 from genaifactory_retriever.settings import Settings as RetrieverSettings
 from genaifactory_safety.settings import Settings as SafetySettings
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TELEMETRY = settings.Telemetry()
 
@@ -58,11 +63,13 @@ async def running(
     options: Options,
     *,
     before_gateway: Callable[[], Awaitable[None]] | None = None,
+    report: model_process.Report = logger.info,
 ) -> AsyncIterator[Endpoints]:
     """Runs the six services inside the block, from those that call nobody to the gateway; stops them in reverse.
 
     sockets: a private folder with a short path. before_gateway: awaited when the inner services answer and nobody
-    outside is let in yet. Raises OSError when a port is taken, FactoryError when a store
+    outside is let in yet. report: told how far a model's loading is. A model server with vLLM is a process of its own.
+    Raises OSError when a port is taken, FactoryError when a store
     cannot be opened.
     """
     async with AsyncExitStack() as stack:
@@ -89,10 +96,24 @@ async def running(
         of_safety = SafetySettings(**where("safety"))
         to_safety = await serve(safety.create_app(of_safety, source, await telemetry("safety")), of_safety.server)
 
-        of_modelserver = ModelserverSettings(**where("modelserver"), data_dir=state.data("modelserver"))
-        to_modelserver = await serve(
-            modelserver.create_app(of_modelserver, source, await telemetry("modelserver")), of_modelserver.server
-        )
+        if any(isinstance(engine, Vllm) for engine in source.current.engines):
+            to_modelserver = await stack.enter_async_context(
+                model_process.running(
+                    (await asyncio.to_thread(local_model.python)).path,
+                    state,
+                    sockets,
+                    source,
+                    signer,
+                    telemetry=options.telemetry,
+                    drain_seconds=options.drain_seconds,
+                    report=report,
+                )
+            )
+        else:
+            of_modelserver = ModelserverSettings(**where("modelserver"), data_dir=state.data("modelserver"))
+            to_modelserver = await serve(
+                modelserver.create_app(of_modelserver, source, await telemetry("modelserver")), of_modelserver.server
+            )
 
         of_retriever = RetrieverSettings(
             **where("retriever"), data_dir=state.data("retriever"), model_cache_dir=state.data("modelserver")

@@ -23,7 +23,7 @@ from rich.markup import escape
 from genaifactory_common import settings, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, logs, platform, state, typed
+from genaifactory_local import configuration, documents, local_model, logs, platform, state, typed
 from genaifactory_local.reading import Reading
 from genaifactory_local.state import Endpoints, State
 
@@ -51,6 +51,8 @@ class Options:
     host: str = "127.0.0.1"
     http_port: int = 8080
     grpc_port: int = 8081
+    model: str | None = None
+    """A folder, an https:// folder or a hub's ORG/NAME to answer with; None: what factory.yaml says."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def run(options: Options, console: Console) -> None:
     started = time.monotonic()
     found = _find_documents(options)
     telemetry = _telemetry_settings()
+    model = local_model.engine(options.model, local_model.python()) if options.model else None
     with state.owner_only(), state.held(options.state_folder) as held:
         key = state.development_key(held)
-        source = configuration.Source(configuration.choose(held, options.config), key)
+        source = configuration.Source(configuration.choose(held, options.config), key, model)
         plan = _Plan(options, held, key, state.signer(held), source, found, _knowledge_base(options, source.current))
         _require_ports(options)
         with logs.to_file(held.log_file, console, telemetry.log_level), state.socket_folder(held) as sockets:
@@ -148,6 +151,7 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
         plan.signer,
         options,
         before_gateway=lambda: _unless_stopped(stop, read_first()),
+        report=lambda message: console.print(escape(message), soft_wrap=True, highlight=False),
     ) as endpoints:
         with state.announced(plan.state, endpoints):
             async with asyncio.TaskGroup() as tasks:

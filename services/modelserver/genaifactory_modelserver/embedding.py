@@ -25,6 +25,7 @@ class MiniLMEngine:
     """Embeds texts; of a text longer than 256 tokens only the beginning is read, and counted."""
 
     name = "minilm"
+    activity = "It is being loaded."
 
     def __init__(self, spec: MiniLMSpec, cache_dir: Path) -> None:
         """cache_dir: where the prepared graph is kept."""

@@ -206,6 +206,8 @@ class Engine(Protocol):
 
     name: str
     """The kind of engine: "extractive", "fake", "minilm", "vllm"."""
+    activity: str
+    """What `open` is doing, for a person who waits."""
 
     async def open(self) -> None:
         """Loads and warms up; when it returns, requests may come. Raises FactoryError; `close` follows in any case."""

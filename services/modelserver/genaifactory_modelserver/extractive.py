@@ -29,6 +29,7 @@ class Extractive:
     """Quotes documents. Decodes greedily by its nature: temperature, seed and the like change nothing."""
 
     name = "extractive"
+    activity = "It is being loaded."
 
     def __init__(self, spec: ExtractiveSpec) -> None:
         self._model = Model(spec.model, context_tokens=spec.context_tokens)

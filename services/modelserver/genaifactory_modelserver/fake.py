@@ -101,6 +101,7 @@ class FakeEngine:
     """Does what the first fitting rule says."""
 
     name = "fake"
+    activity = "It is being loaded."
 
     def __init__(
         self, *, models: Sequence[str] = ("fake",), rules: Sequence[Rule] = (), script_file: Path | None = None

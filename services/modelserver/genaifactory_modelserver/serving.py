@@ -85,7 +85,7 @@ class _Served:
         if self.failure is not None:
             return State.FAILED, self.failure.message
         if not self.opened:
-            return State.LOADING, "It is being loaded."
+            return State.LOADING, self.engine.activity
         if not self.engine.alive():
             return State.FAILED, f"The engine '{self.engine.name}' has died."
         if self.sleeping:

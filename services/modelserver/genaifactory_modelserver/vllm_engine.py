@@ -55,6 +55,7 @@ class VllmEngine:
     """Serves one base model and its adapters."""
 
     name = "vllm"
+    activity = "It is being loaded."
 
     def __init__(self, spec: Vllm, settings: Settings, source: specs.Source) -> None:
         """source: the factory.yaml that the spec stands in; its list of adapters is followed while it changes."""
@@ -114,6 +115,7 @@ class VllmEngine:
                 llm.shutdown()
                 raise
 
+        self.activity = "vLLM is loading it."
         logger.info("vLLM loads '%s' from %s", self._spec.model, folder)
         self._llm, self._preparing, self._metrics = await vllm_process.in_thread(start, name="vllm-start")
         llm = self._engine()
@@ -124,6 +126,7 @@ class VllmEngine:
             context_tokens=model.max_model_len,
             embedding_dimensions=model.get_hidden_size() if self._embeds else 0,
         )
+        self.activity = "It is answering for the first time."
         await self._warm_up()
         self._awake = True
         if self._spec.adapters is not None:
@@ -392,6 +395,7 @@ class VllmEngine:
         metrics.SOURCE_BYTES.labels(self._spec.model, "fetched").set(progress.done_bytes)
         metrics.SOURCE_BYTES.labels(self._spec.model, "total").set(progress.total_bytes)
         share = 100 * progress.done_bytes / progress.total_bytes if progress.total_bytes else 100.0
+        self.activity = f"Its weights are being fetched: {share:.0f} % of {progress.total_bytes / 1e9:.1f} GB."
         logger.info("fetching '%s': %.0f %% (%s)", self._spec.model, share, progress.file)
 
     def _holding(self) -> AdapterSet:
