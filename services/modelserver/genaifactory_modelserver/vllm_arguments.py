@@ -46,7 +46,12 @@ def config(spec: Vllm, folder: Path, *, path: str) -> VllmConfig:
 
 def _create(spec: Vllm, folder: Path, args: Mapping[str, Any]) -> VllmConfig:
     """Ours are defaults; what the entry says goes before them."""
-    merged: dict[str, Any] = {"scheduling_policy": "priority", "load_format": "auto"} | dict(args)
+    merged = {
+        "scheduling_policy": "priority",
+        # A small model that may put white space between JSON's parts can write nothing else until its tokens are spent.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        **args,
+    }
     if spec.adapters is not None:
         # On a CPU the row of a request without an adapter is computed with the last slot's weights (index -1), so
         # that slot must stay empty: there is one more than adapters. GPU kernels pass such rows over.

@@ -132,19 +132,20 @@ class Preparing:
         if request.documents:
             kwargs["documents"] = [{"title": document.title, "text": document.text} for document in request.documents]
         if request.tools and request.tool_choice.mode != "none":
-            kwargs["tools"] = [_tool(tool) for tool in request.tools]
+            kwargs["tools"] = [_tool(tool, strict=tool.strict) for tool in request.tools]
         return ChatParams(chat_template=self._spec.chat_template, chat_template_kwargs=kwargs)
 
     def _tool_reading(self, request: Generation) -> ToolReading | None:
         if not request.tools or request.tool_choice.mode == "none" or self._parser is None:
             return None
         choice: Any = request.tool_choice.mode
+        forced = choice in ("required", "named")  # what is written must be a call, so it can as well be a valid one
         if choice == "named":
             choice = {"type": "function", "function": {"name": request.tool_choice.name}}
         wanted = ChatCompletionRequest(
             model=request.model,
             messages=[_message(message) for message in request.messages] or [{"role": "user", "content": "-"}],
-            tools=[_tool(tool) for tool in request.tools],
+            tools=[_tool(tool, strict=forced or tool.strict) for tool in request.tools],
             tool_choice=choice,
         )
         parser_class = self._parser
@@ -186,11 +187,12 @@ class Preparing:
 def refused(error: VLLMClientError | ValueError, request: Generation) -> InvalidArgument:
     """Ours for what vLLM refuses when it takes a request."""
     kind = request.output_format.kind
-    field = f"output_format.{kind}" if kind != "text" else "sampling"
-    if kind == "choice":
-        field += ".values"
-    what = "The output format cannot be kept to" if kind != "text" else "vLLM refuses the request"
-    return InvalidArgument(f"{what}: {_sentence(error)}", field=field)
+    if kind != "text":
+        field = "output_format.choice.values" if kind == "choice" else f"output_format.{kind}"
+        return InvalidArgument(f"The output format cannot be kept to: {_sentence(error)}", field=field)
+    if request.tools and request.tool_choice.mode != "none":
+        return InvalidArgument(f"The tools cannot be called so: {_sentence(error)}", field="tools")
+    return InvalidArgument(f"vLLM refuses the request: {_sentence(error)}", field="sampling")
 
 
 def _structured(output: OutputFormat) -> StructuredOutputsParams | None:
@@ -228,13 +230,13 @@ def _message(message: Message) -> dict[str, Any]:
     return written
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def _tool(tool: Tool, *, strict: bool) -> dict[str, Any]:
     function: dict[str, Any] = {
         "name": tool.name,
         "description": tool.description,
         "parameters": json.loads(json.dumps(dict(tool.parameters) or {"type": "object", "properties": {}})),
     }
-    if tool.strict:
+    if strict:
         function["strict"] = True
     return {"type": "function", "function": function}
 

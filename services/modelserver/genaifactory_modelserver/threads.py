@@ -1,0 +1,51 @@
+"""Blocking work in threads that ends when its task is cancelled, so that nothing is still written afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The task that wants the work was cancelled. Only `run` sees it."""
+
+
+class Stop:
+    """Tells work in a thread that nobody wants it any more."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Asks the work to stop."""
+        self._event.set()
+
+    def check(self) -> None:
+        """Raises Stopped once the work is to stop. Called between pieces of at most a few megabytes."""
+        if self._event.is_set():
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        """Waits; raises Stopped as soon as the work is to stop."""
+        if self._event.wait(seconds):
+            raise Stopped
+
+
+async def run(work: Callable[[Stop], T]) -> T:
+    """Runs `work` in a thread. When cancelled it asks the work to stop, and returns only when it has."""
+    stop = Stop()
+    future = asyncio.get_running_loop().run_in_executor(None, work, stop)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        stop.set()
+        while not future.done():
+            with suppress(asyncio.CancelledError):  # cancelled again: the thread cannot be left all the same
+                await asyncio.wait([future])
+        future.exception()  # seen; the cancellation is what the caller gets
+        raise

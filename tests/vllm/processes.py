@@ -1,0 +1,287 @@
+"""A real model server as a process of its own, and what tests ask it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels, identity, testing
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+OPERATOR = identity.Caller("acme", "ops", "ops", "operator", permissions=("chat", "embed", "operate"))
+
+# As small as vLLM runs on a CPU.
+ARGS: dict[str, Any] = {
+    "max_model_len": 512,
+    "enforce_eager": True,
+    "kv_cache_memory_bytes": 64 << 20,
+    "dtype": "float32",
+    "max_num_seqs": 64,
+}
+_FACTORY = {
+    "tenants": [{"name": "acme"}],
+    "roles": [{"name": "r", "permissions": ["chat"]}],
+    "policies": [{"name": "default"}],
+    "models": [{"name": "m", "backend": {"type": "modelserver", "model": "tiny"}}],
+    "routes": [{"name": "c", "task": "chat", "models": ["m"]}],
+}
+
+
+@dataclass
+class ModelServer:
+    """A process; `folder` is its data folder, which a later one may take over."""
+
+    folder: Path
+    address: str
+    metrics_port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    environment: dict[str, str] = field(repr=False)
+
+    def health(self, service: str = "") -> int | None:
+        """What grpc.health.v1 says; None: nobody answers."""
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=2).status)
+            except grpc.RpcError:
+                return None
+
+    def wait_until_ready(self, seconds: float = 180) -> None:
+        """Returns when it can answer; fails with the log's end when it has ended."""
+        deadline = time.monotonic() + seconds
+        while self.health() != SERVING:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.tail()}"
+            assert time.monotonic() < deadline, f"not ready after {seconds} s: {self.tail()}"
+            time.sleep(0.2)
+
+    def tail(self) -> str:
+        """The end of the log."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+    def metrics(self) -> dict[str, float]:
+        """Samples by name and labels, as Prometheus reads them."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(
+            value
+            for sample, value in self.metrics().items()
+            if sample.partition("{")[0] == name and all(label in sample for label in wanted)
+        )
+
+    def engine_processes(self) -> list[int]:
+        """vLLM's own processes."""
+        found = subprocess.run(
+            ("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        parents = {int(line.split()[0]): (int(line.split()[1]), line) for line in found}
+
+        def ours(pid: int) -> bool:
+            while pid in parents:
+                if pid == self.process.pid:
+                    return True
+                pid = parents[pid][0]
+            return False
+
+        return [pid for pid, (_, line) in parents.items() if "VLLM::" in line and ours(pid)]
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def entry(model: Path, name: str = "tiny", **rest: Any) -> dict[str, Any]:
+    """An engine of factory.yaml."""
+    args = ARGS | rest.pop("args", {})
+    return {"type": "vllm", "model": name, "source": str(model), "args": args, **rest}
+
+
+@contextmanager
+def started(
+    folder: Path, engines: Sequence[dict[str, Any]], *, address: str | None = None, **environment: str
+) -> Iterator[ModelServer]:
+    """Starts a model server on a unix socket of its own, or on `address`; ends it with the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sockets = Path(tempfile.mkdtemp(prefix="gf-"))
+    factory = folder / "factory.yaml"
+    factory.write_text(json.dumps({**_FACTORY, "engines": list(engines)}))
+    metrics_port = free_port()
+    variables = {
+        "GENAIFACTORY_SERVER__ADDRESS": address or f"unix:{sockets}/s.sock",
+        "GENAIFACTORY_SERVER__METRICS_PORT": str(metrics_port),
+        "GENAIFACTORY_FACTORY_FILE": str(factory),
+        "GENAIFACTORY_DATA_DIR": str(folder / "data"),
+        "GENAIFACTORY_CONTEXT_PUBLIC_KEY": base64.b64encode(testing.SIGNER.public_key).decode(),
+        **environment,
+    }
+    log = folder / "log.txt"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            (sys.executable, "-m", "genaifactory_modelserver"),
+            env={**os.environ, **variables},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = ModelServer(folder, variables["GENAIFACTORY_SERVER__ADDRESS"], metrics_port, process, log, variables)
+    try:
+        yield server
+    finally:
+        if process.poll() is None:
+            server.process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                server.kill()
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def connected(server: ModelServer, caller: identity.Caller = OPERATOR) -> AsyncIterator[Client]:
+    """A client of the server, as the orchestrator is one."""
+    testing.act_as(caller)
+    async with channels.connect(server.address) as channel:
+        yield Client(modelserver_pb2_grpc.ModelServiceStub(channel))
+
+
+@dataclass
+class Answer:
+    """A whole generation."""
+
+    messages: list[modelserver_pb2.GenerateResponse]
+
+    @property
+    def text(self) -> str:
+        """Of the first choice."""
+        return self.texts()[0]
+
+    def texts(self) -> list[str]:
+        """Of each choice."""
+        n = max(message.choice for message in self.messages) + 1
+        return ["".join(m.delta for m in self.messages if m.choice == choice) for choice in range(n)]
+
+    @property
+    def usage(self) -> types_pb2.TokenUsage:
+        """Of the last message."""
+        return self.messages[-1].usage
+
+    @property
+    def finish_reason(self) -> int:
+        """Of the first choice."""
+        return next(m.finish_reason for m in self.messages if m.finish_reason and m.choice == 0)
+
+    @property
+    def logprobs(self) -> list[types_pb2.TokenLogprob]:
+        """Of the first choice."""
+        return [logprob for m in self.messages if m.choice == 0 for logprob in m.logprobs]
+
+    def tool_calls(self) -> list[tuple[str, str, str]]:
+        """Id, name and arguments of each call of the first choice, put together."""
+        calls: dict[int, list[str]] = {}
+        for message in self.messages:
+            for call in message.tool_calls:
+                parts = calls.setdefault(call.index, ["", "", ""])
+                parts[0] += call.id
+                parts[1] += call.name
+                parts[2] += call.arguments_json
+        return [(a, b, c) for a, b, c in calls.values()]
+
+
+@dataclass
+class Client:
+    """What tests ask a model server."""
+
+    stub: modelserver_pb2_grpc.ModelServiceStub
+
+    async def ask(self, request: modelserver_pb2.GenerateRequest, *, seconds: float = 60) -> Answer:
+        """The whole answer. Raises FactoryError."""
+        return Answer([message async for message in self.stream(request, seconds=seconds)])
+
+    def stream(
+        self, request: modelserver_pb2.GenerateRequest, *, seconds: float = 60
+    ) -> AsyncIterator[modelserver_pb2.GenerateResponse]:
+        """The answer as it comes."""
+        return channels.stream(self.stub.Generate, request, timeout_seconds=seconds)
+
+    async def embed(self, model: str, *texts: str) -> modelserver_pb2.EmbedResponse:
+        """Vectors."""
+        request = modelserver_pb2.EmbedRequest(model=model, texts=texts)
+        return await channels.unary(self.stub.Embed, request, timeout_seconds=60)
+
+    async def models(self) -> dict[str, modelserver_pb2.Model]:
+        """By name."""
+        listed = await channels.unary(self.stub.ListModels, modelserver_pb2.ListModelsRequest(), timeout_seconds=60)
+        return {model.name: model for model in listed.models}
+
+    async def load(self, name: str, source: Path | str, sha256: str = "", *, seconds: float = 60) -> Any:
+        """LoadAdapter."""
+        request = modelserver_pb2.LoadAdapterRequest(name=name, source_uri=str(source), sha256=sha256)
+        return await channels.unary(self.stub.LoadAdapter, request, timeout_seconds=seconds)
+
+    async def unload(self, name: str, *, seconds: float = 60) -> Any:
+        """UnloadAdapter."""
+        request = modelserver_pb2.UnloadAdapterRequest(name=name)
+        return await channels.unary(self.stub.UnloadAdapter, request, timeout_seconds=seconds)
+
+
+def prompt(text: str, model: str = "tiny", *, max_tokens: int = 24, **rest: Any) -> modelserver_pb2.GenerateRequest:
+    """A raw prompt, decoded greedily unless `sampling` says otherwise."""
+    return modelserver_pb2.GenerateRequest(model=model, prompt=text, sampling=_sampling(max_tokens, rest), **rest)
+
+
+def chat(*turns: str, model: str = "tiny", max_tokens: int = 24, **rest: Any) -> modelserver_pb2.GenerateRequest:
+    """A conversation of user and assistant in turns."""
+    messages = [
+        types_pb2.Message(role=types_pb2.ROLE_ASSISTANT if i % 2 else types_pb2.ROLE_USER, content=turn)
+        for i, turn in enumerate(turns)
+    ]
+    conversation = modelserver_pb2.Conversation(
+        messages=messages, continue_final_message=rest.pop("continue_final_message", False)
+    )
+    return modelserver_pb2.GenerateRequest(
+        model=model, conversation=conversation, sampling=_sampling(max_tokens, rest), **rest
+    )
+
+
+def _sampling(max_tokens: int, rest: dict[str, Any]) -> types_pb2.Sampling:
+    return types_pb2.Sampling(**{"max_tokens": max_tokens, "temperature": 0.0, **rest.pop("sampling", {})})

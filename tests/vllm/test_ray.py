@@ -1,0 +1,244 @@
+"""Ray Serve: replicas of the same engine behind the same gRPC service, as many as the load asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from genaifactory.modelserver.v1 import modelserver_pb2
+from genaifactory_common.errors import DeadlineExceeded, Overloaded, Unavailable
+from tests.vllm import processes
+from tests.vllm.processes import Client, ModelServer, prompt
+
+# Seconds: a replica with vLLM starts in 20, on a busy machine in more.
+START = 180
+FAKE_SCRIPT = {
+    "rules": [
+        {"contains": "slow", "pieces": ["slow "], "repeat": 100, "delay_seconds": 0.02},
+        {"contains": "hang", "pieces": ["I "], "hang": True},
+        {"contains": "boom", "pieces": ["I "], "error": {"reason": "OVERLOADED", "retry_after_seconds": 3}},
+    ]
+}
+PROMPTS = ("The model server", "Người dùng có thể", "Every replica", "An adapter is")
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the fake engine, which costs less to start than vLLM."""
+    path = tmp_path_factory.mktemp("script") / "script.json"
+    path.write_text(json.dumps(FAKE_SCRIPT))
+    return path
+
+
+@pytest.fixture(scope="module")
+def ray_server(
+    llama: Path, adapters: dict[str, Path], script: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    """Two replicas with vLLM, and a fake engine of one replica or two, on a cluster of the server's own."""
+    declared = {"max_loaded": 4, "serve": [{"name": "a", "source": str(adapters["a"])}]}
+    tiny = processes.entry(llama, adapters=declared, ray={"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.5})
+    scale = {
+        "max_replicas": 2,
+        "target_ongoing_requests": 2,
+        "upscale_delay_seconds": 1,
+        "downscale_delay_seconds": 2,
+        "num_cpus": 0.2,
+    }
+    fake = {"type": "fake", "max_running": 16, "script_file": str(script), "ray": scale}
+    with processes.started(tmp_path_factory.mktemp("ray"), [tiny, fake]) as running:
+        running.wait_until_ready(START)
+        _wait(lambda: len(_replicas(running, "tiny")) == 2, START)
+        yield running
+
+
+def _descendants(pid: int) -> dict[int, str]:
+    """The processes below one, with their command lines."""
+    listed = subprocess.run(("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    parents = {int(row[0]): int(row[1]) for row in rows}
+    commands = {int(row[0]): row[2] for row in rows}
+    below: dict[int, str] = {}
+    for each in parents:
+        above = each
+        while above in parents and above != pid:
+            above = parents[above]
+        if above == pid and each != pid:
+            below[each] = commands[each]
+    return below
+
+
+def _replicas(server: ModelServer, model: str) -> list[int]:
+    start = f"ray::ServeReplica:genaifactory-{model}:"
+    return [pid for pid, command in _descendants(server.process.pid).items() if command.startswith(start)]
+
+
+def _engines(server: ModelServer) -> list[int]:
+    """vLLM's own processes, one for each replica."""
+    return [pid for pid, command in _descendants(server.process.pid).items() if "VLLM::EngineCore" in command]
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+
+
+async def _insist(client: Client, request: modelserver_pb2.GenerateRequest) -> str:
+    """The answer; asks again when the server says that this may help, as the orchestrator does."""
+    for _ in range(20):
+        try:
+            return (await client.ask(request)).text
+        except Unavailable as error:
+            if error.retry_after_seconds is None:
+                raise
+            await asyncio.sleep(error.retry_after_seconds)
+    raise AssertionError("unavailable, 20 times")
+
+
+async def _work(engines: list[int], work: AsyncIterator[None]) -> list[float]:
+    """CPU seconds that each engine spends on it."""
+    before = [_cpu_seconds(pid) for pid in engines]
+    async for _ in work:
+        pass
+    return [_cpu_seconds(pid) - spent for pid, spent in zip(engines, before, strict=True)]
+
+
+async def test_two_replicas_answer_as_one_and_share_the_work(ray_server: ModelServer) -> None:
+    async with processes.connected(ray_server) as client:
+        listed = await client.models()
+        assert {name: (model.engine, model.base_model) for name, model in listed.items()} == {
+            "tiny": ("vllm", ""),
+            "a": ("vllm", "tiny"),
+            "fake": ("fake", ""),
+        }
+        assert listed["tiny"].context_tokens == processes.ARGS["max_model_len"]
+        alone = {text: (await client.ask(prompt(text, max_tokens=32))).text for text in PROMPTS}
+
+        async def work() -> AsyncIterator[None]:
+            for _ in range(4):
+                answers = await asyncio.gather(*(client.ask(prompt(text, max_tokens=32)) for text in PROMPTS * 4))
+                assert [answer.text for answer in answers] == list(alone.values()) * 4
+                assert all(answer.usage.completion_tokens == 32 for answer in answers)
+                yield
+
+        spent = await _work(_engines(ray_server), work())
+        assert len(spent) == 2
+        assert min(spent) > 0.2 * max(spent)
+
+
+async def test_an_adapter_is_served_by_every_replica_but_asked_of_the_one_that_holds_it(
+    ray_server: ModelServer, adapters: dict[str, Path]
+) -> None:
+    async with processes.connected(ray_server) as client:
+        await client.load("b", adapters["b"])
+        models = ("tiny", "a", "b")
+        alone = {model: (await client.ask(prompt(PROMPTS[0], model))).text for model in models}
+        assert len(set(alone.values())) == 3
+        # More than one replica would be given at once: both load what they do not hold.
+        answers = await asyncio.gather(*(client.ask(prompt(PROMPTS[0], model)) for model in models * 12))
+        assert [answer.text for answer in answers] == list(alone.values()) * 12
+
+        await client.load("c", adapters["c"])
+
+        async def work() -> AsyncIterator[None]:
+            for number in range(30):
+                if number == 10:
+                    settled.append([_cpu_seconds(pid) for pid in engines])
+                assert (await client.ask(prompt(PROMPTS[0], "c"))).usage.completion_tokens == 24
+                yield
+
+        settled: list[list[float]] = []
+        engines = _engines(ray_server)
+        await _work(engines, work())
+        spent = [_cpu_seconds(pid) - before for pid, before in zip(engines, settled[0], strict=True)]
+        assert min(spent) < 0.25 * max(spent)
+        await client.unload("b")
+        assert set(await client.models()) == {"tiny", "a", "c", "fake"}
+
+
+async def test_a_killed_replica_is_replaced_while_no_request_fails(ray_server: ModelServer) -> None:
+    async with processes.connected(ray_server) as client:
+        models = ("tiny", "a", "c")
+        expected = {model: (await client.ask(prompt(PROMPTS[1], model))).text for model in models}
+        before = _replicas(ray_server, "tiny")
+        replaced = asyncio.Event()
+        asked = 0
+
+        async def ask(model: str) -> None:
+            nonlocal asked
+            while not replaced.is_set():
+                assert await _insist(client, prompt(PROMPTS[1], model)) == expected[model]
+                asked += 1
+
+        async with asyncio.TaskGroup() as group:
+            for model in models * 2:
+                group.create_task(ask(model))
+            os.kill(before[0], signal.SIGKILL)
+            await asyncio.to_thread(_wait, lambda: _settled(ray_server, before[0]), START)
+            replaced.set()
+        assert asked > 20
+        answers = await asyncio.gather(*(client.ask(prompt(PROMPTS[1], model)) for model in models * 8))
+        assert [answer.text for answer in answers] == list(expected.values()) * 8
+
+
+def _settled(server: ModelServer, gone: int) -> bool:
+    """Whether two replicas run with an engine each, none of them the one that is gone."""
+    replicas = _replicas(server, "tiny")
+    return gone not in replicas and len(replicas) == 2 and len(_engines(server)) == 2
+
+
+async def test_replicas_come_with_the_load_and_go_with_it(ray_server: ModelServer) -> None:
+    async with processes.connected(ray_server) as client:
+        assert len(_replicas(ray_server, "fake")) == 1
+        grown = asyncio.Event()
+
+        async def ask() -> None:
+            while not grown.is_set():
+                assert (await client.ask(prompt("slow", "fake", max_tokens=200))).text == "slow " * 100
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(ask())
+            await asyncio.to_thread(_wait, lambda: len(_replicas(ray_server, "fake")) == 2, 60)
+            grown.set()
+        await asyncio.to_thread(_wait, lambda: len(_replicas(ray_server, "fake")) == 1, 60)
+        assert (await client.ask(prompt("hello", "fake"))).text == "echo: hello"
+
+
+async def test_a_client_that_leaves_frees_its_place_at_the_replica(ray_server: ModelServer) -> None:
+    async def leave(client: Client) -> None:
+        async for message in client.stream(prompt("hang", "fake")):
+            assert message.delta == "I "
+            return
+
+    async with processes.connected(ray_server) as client:
+        # A replica takes 24 requests at once: were any kept, the fourth round would wait for ever.
+        for _ in range(8):
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(leave(client) for _ in range(16)))
+        assert (await client.ask(prompt("hello", "fake"))).text == "echo: hello"
+
+
+async def test_errors_and_deadlines_come_through_as_from_a_plain_server(ray_server: ModelServer) -> None:
+    async with processes.connected(ray_server) as client:
+        with pytest.raises(Overloaded) as refused:
+            await client.ask(prompt("boom", "fake"))
+        assert refused.value.retry_after_seconds == 3
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await client.ask(prompt("hang", "fake"), seconds=1)
+        assert time.monotonic() - started < 3

@@ -1,0 +1,137 @@
+"""What the tests of this folder rely on: the small Llama decodes the same way twice, and adapters change what it says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.data import tiny_llama
+
+PROMPTS = ("Annual leave", "Employees who", "Mỗi năm", "The office in Huế", "Working hours are")
+TOKENS = 40
+# Float32 sums of another order differ by some 1e-5 in a logit.
+NOISE = 1e-3
+
+
+def greedy(model: Any, folder: Path, text: str) -> tuple[list[int], float]:
+    """The tokens, and the smallest distance of the likeliest from the next one."""
+    tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
+    written, closest = [], math.inf
+    with torch.no_grad():
+        for _ in range(TOKENS):
+            best = model(tokens).logits[0, -1].topk(2)
+            closest = min(closest, float(best.values[0] - best.values[1]))
+            written.append(int(best.indices[0]))
+            tokens = torch.cat([tokens, best.indices[:1].unsqueeze(0)], dim=1)
+    return written, closest
+
+
+def with_adapter(base: Path, adapter: Path) -> Any:
+    """The base model, the adapter added to its weights as its format says."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for name, down in tensors.items():
+        if ".lora_A." in name:
+            up = tensors[name.replace(".lora_A.", ".lora_B.")]
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            weight = model.get_submodule(module).weight
+            with torch.no_grad():
+                weight += config["lora_alpha"] / config["r"] * up @ down
+    return model
+
+
+def sums_hold(folder: Path) -> None:
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    listed = dict(reversed(line.split("  ")) for line in lines)
+    assert list(listed) == sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
+    for name, sha256 in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
+
+
+@pytest.mark.parametrize("kind", ["llama", "embedder"])
+def test_a_model_is_made_once_and_its_files_are_those_of_its_list(kind: str) -> None:
+    folder = tiny_llama.cached(kind)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    assert tiny_llama.cached(kind) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+    sums_hold(folder)
+
+
+def test_greedy_decoding_is_decided_by_more_than_noise(llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
+    written = {}
+    for text in PROMPTS:
+        written[text], closest = greedy(model, llama, text)
+        assert closest > NOISE, text
+        assert len(set(written[text])) > TOKENS // 4, text  # it does not say one thing again and again
+    assert len({tuple(tokens) for tokens in written.values()}) == len(PROMPTS)
+
+
+def test_adapters_write_otherwise_than_the_base_and_than_each_other(llama: Path, adapters: dict[str, Path]) -> None:
+    models = {"base": AutoModelForCausalLM.from_pretrained(llama)}
+    models |= {name: with_adapter(llama, folder) for name, folder in adapters.items()}
+    for text in PROMPTS:
+        written = {}
+        for name, model in models.items():
+            tokens, closest = greedy(model, llama, text)
+            assert closest > NOISE, (name, text)
+            written[name] = tuple(tokens)
+        assert len(set(written.values())) == len(models), text
+
+
+def test_an_adapter_says_what_it_is(llama: Path, tmp_path: Path) -> None:
+    folder = tiny_llama.make_adapter(tmp_path / "x", llama, name="x", seed=7, rank=4, base_model="tiny")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    assert metadata["base_model"] == "tiny"
+    assert metadata["sha256"] == hashlib.sha256(weights).hexdigest()
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
+    again = tiny_llama.make_adapter(tmp_path / "y", llama, name="x", seed=7, rank=4, base_model="tiny")
+    assert (again / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_the_template_writes_documents_tools_calls_and_results(rendered: Callable[..., str]) -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Huế"}}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    text = rendered(
+        [
+            {"role": "system", "content": "Be short."},
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "It rains."},
+        ],
+        documents=[{"title": "Leave", "text": "12 days."}],
+        tools=[tool],
+    )
+    parts = [
+        '"name": "weather"',
+        "[1] Leave: 12 days.",
+        "system: Be short.",
+        "user: Weather?",
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Huế"}}\n</tool_call>',
+        "tool: It rains.",
+        "assistant:",
+    ]
+    found = [text.find(part) for part in parts]
+    assert found == sorted(found), text
+    assert found[0] >= 0, text
+    assert text.endswith("assistant:")
+
+
+def test_the_template_lets_an_answer_be_continued(llama: Path) -> None:
+    text = AutoTokenizer.from_pretrained(llama).apply_chat_template(
+        [{"role": "user", "content": "Leave?"}, {"role": "assistant", "content": "You have 12"}],
+        tokenize=False,
+        continue_final_message=True,
+    )
+    assert text.endswith("assistant: You have 12")
