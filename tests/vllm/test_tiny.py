@@ -1,10 +1,9 @@
-"""What the tests of this folder rely on: the small Llama decodes the same way twice, and adapters change what it says."""
+"""What the tests of this folder rely on: the small Llama's greedy text is decided, and adapters change it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,23 @@ from tests.data import tiny_llama
 PROMPTS = ("Annual leave", "Employees who", "Mỗi năm", "The office in Huế", "Working hours are")
 TOKENS = 40
 # Float32 sums of another order differ by some 1e-5 in a logit.
-NOISE = 1e-3
+NOISE = 1e-4
 
 
 def greedy(model: Any, folder: Path, text: str) -> tuple[list[int], float]:
     """The tokens, and the smallest distance of the likeliest from the next one."""
     tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
-    written, closest = [], math.inf
-    with torch.no_grad():
-        for _ in range(TOKENS):
-            best = model(tokens).logits[0, -1].topk(2)
-            closest = min(closest, float(best.values[0] - best.values[1]))
-            written.append(int(best.indices[0]))
-            tokens = torch.cat([tokens, best.indices[:1].unsqueeze(0)], dim=1)
-    return written, closest
+    written = model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        min_new_tokens=TOKENS,
+        max_new_tokens=TOKENS,
+        do_sample=False,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    best = torch.cat(written.scores).topk(2).values
+    return written.sequences[0, tokens.shape[1] :].tolist(), float((best[:, 0] - best[:, 1]).min())
 
 
 def with_adapter(base: Path, adapter: Path) -> Any:
@@ -51,8 +53,8 @@ def with_adapter(base: Path, adapter: Path) -> Any:
 
 
 def sums_hold(folder: Path) -> None:
-    lines = (folder / "SHA256SUMS").read_text().splitlines()
-    listed = dict(reversed(line.split("  ")) for line in lines)
+    lines = (line.split("  ") for line in (folder / "SHA256SUMS").read_text().splitlines())
+    listed = {name: sha256 for sha256, name in lines}
     assert list(listed) == sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
     for name, sha256 in listed.items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
@@ -120,7 +122,6 @@ def test_the_template_writes_documents_tools_calls_and_results(rendered: Callabl
         "user: Weather?",
         '<tool_call>\n{"name": "weather", "arguments": {"city": "Huế"}}\n</tool_call>',
         "tool: It rains.",
-        "assistant:",
     ]
     found = [text.find(part) for part in parts]
     assert found == sorted(found), text

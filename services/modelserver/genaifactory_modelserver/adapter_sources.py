@@ -96,7 +96,7 @@ async def _from_storage(source: str, folder: Path, bounds: dict[str, int]) -> No
         _check_size(name, size, most)
         # In pieces, since the library bounds the time of a request, and all of the same version.
         for start in range(0, size, _RANGE_BYTES) or (0,):
-            options = {"if_match": version, "range": (start, min(start + _RANGE_BYTES, size))} if size else None
+            options: Any = {"if_match": version, "range": (start, min(start + _RANGE_BYTES, size))} if size else None
             got = await obstore.get_async(place, name, options=options)
             await threads.run(partial(_append, folder / name, await got.bytes_async()))
 
@@ -132,7 +132,7 @@ def _from_mlflow(source: str, folder: Path, bounds: dict[str, int], stop: Stop) 
         from mlflow.exceptions import MlflowException
     except ImportError:
         raise _not_installed("mlflow", "MLflow") from None
-    if not mlflow.is_tracking_uri_set():
+    if not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]  # MLflow's
         message = "MLFLOW_TRACKING_URI is not set in this server's environment, so it does not know an MLflow server."
         raise InvalidArgument(message, field=_FIELD)
     try:

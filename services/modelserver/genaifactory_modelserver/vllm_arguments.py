@@ -52,6 +52,8 @@ def _create(spec: Vllm, folder: Path, args: Mapping[str, Any]) -> VllmConfig:
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         **args,
     }
+    if current_platform.is_cpu():
+        merged.setdefault("worker_cls", "genaifactory_modelserver.vllm_cpu.Worker")
     if spec.adapters is not None:
         # On a CPU the row of a request without an adapter is computed with the last slot's weights (index -1), so
         # that slot must stay empty: there is one more than adapters. GPU kernels pass such rows over.

@@ -48,6 +48,8 @@ def surround(log_folder: Path, *, log_level: str, start_timeout_seconds: float) 
         "VLLM_LOGGING_CONFIG_PATH": str(config),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(start_timeout_seconds)),
     }
+    # Bound to cores, replicas on one machine would share one; a container's limit is no core either.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     return errors
 
 

@@ -45,6 +45,8 @@ class ToolReading:
     """What tool calls are read from an output with."""
 
     request: ChatCompletionRequest
+    structured: StructuredOutputsParams | None
+    """The form that calls must have."""
     make: Callable[[], Parser]
     """Makes one parser; each choice of a request needs its own."""
 
@@ -155,7 +157,8 @@ class Preparing:
                 self._renderer.tokenizer, wanted.tools, model_config=self._model, chat_template_kwargs={}
             )
 
-        return ToolReading(make().adjust_request(wanted), make)
+        adjusted: ChatCompletionRequest = make().adjust_request(wanted)
+        return ToolReading(adjusted, _tight(adjusted.extract_structured_outputs()), make)
 
     def _sampling(self, request: Generation, prompt_tokens: int, tools: ToolReading | None) -> SamplingParams:
         wanted = request.sampling
@@ -168,7 +171,7 @@ class Preparing:
         asked = wanted.max_tokens if wanted.max_tokens is not None else self._max_tokens
         structured = _structured(request.output_format)
         if tools is not None and structured is None:
-            structured = tools.request.extract_structured_outputs()
+            structured = tools.structured
         return SamplingParams.from_optional(
             **{**self._defaults, **chosen},
             n=wanted.n,
@@ -209,6 +212,26 @@ def _structured(output: OutputFormat) -> StructuredOutputsParams | None:
             return StructuredOutputsParams(choice=list(output.choices))
         case "grammar":
             return StructuredOutputsParams(grammar=output.pattern)
+
+
+def _tight(params: StructuredOutputsParams | None) -> StructuredOutputsParams | None:
+    """With little white space in the arguments of calls, as elsewhere in JSON (see vllm_arguments)."""
+    if params is None or params.structural_tag is None:
+        return params
+    tag = json.loads(params.structural_tag)
+
+    def bound(value: Any) -> None:
+        if isinstance(value, dict):
+            if value.get("type") == "json_schema" and "json_schema" in value:
+                value["max_whitespace_cnt"] = value.get("max_whitespace_cnt") or 1
+                return
+            value = list(value.values())
+        if isinstance(value, list):
+            for each in value:
+                bound(each)
+
+    bound(tag)
+    return StructuredOutputsParams(structural_tag=json.dumps(tag))
 
 
 def _message(message: Message) -> dict[str, Any]:

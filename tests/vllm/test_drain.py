@@ -1,0 +1,186 @@
+"""SIGTERM under load: what was accepted is finished, what is new goes to the other replica."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from genaifactory.modelserver.v1 import modelserver_pb2_grpc
+from genaifactory_common import channels, settings, testing
+from genaifactory_common.errors import FactoryError, Unavailable
+from tests.vllm import processes
+from tests.vllm.processes import OPERATOR, Client, ModelServer, connected, prompt
+
+HOSTS = ("127.0.0.1", "127.0.0.2")
+
+
+def certificates(folder: Path) -> settings.Tls:
+    """One identity that both replicas and the client have."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(hours=2))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.DNSName("localhost"), *(x509.IPAddress(ipaddress.ip_address(host)) for host in HOSTS)]
+            ),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir()
+    (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "tls.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return settings.Tls(certificate=folder / "tls.crt", private_key=folder / "tls.key", ca=folder / "tls.crt")
+
+
+class Replicas:
+    """Two model servers with one port on two addresses, as two pods behind one name."""
+
+    def __init__(self, folder: Path, llama: Path) -> None:
+        self.tls = certificates(folder / "tls")
+        self.port = processes.free_port()
+        self._folder = folder
+        self._llama = llama
+
+    @contextmanager
+    def started(self, host: str) -> Iterator[ModelServer]:
+        health = f"127.0.0.1:{processes.free_port()}"
+        environment = {
+            "GENAIFACTORY_SERVER__TLS__CERTIFICATE": str(self.tls.certificate),
+            "GENAIFACTORY_SERVER__TLS__PRIVATE_KEY": str(self.tls.private_key),
+            "GENAIFACTORY_SERVER__TLS__CA": str(self.tls.ca),
+            "GENAIFACTORY_SERVER__HEALTH_ADDRESS": health,
+            "GENAIFACTORY_SERVER__DRAIN_SECONDS": "20",
+        }
+        with processes.started(
+            self._folder / host, [processes.entry(self._llama)], address=f"{host}:{self.port}", **environment
+        ) as server:
+            server.address = health  # where the kubelet would look
+            yield server
+
+    def target(self) -> str:
+        return f"ipv4:{','.join(f'{host}:{self.port}' for host in HOSTS)}"
+
+
+async def test_a_rolling_restart_of_two_replicas_under_load_fails_no_request(llama: Path, tmp_path: Path) -> None:
+    replicas = Replicas(tmp_path, llama)
+    failures: list[FactoryError] = []
+    finished = {"count": 0}
+    stop = asyncio.Event()
+    testing.act_as(OPERATOR)
+
+    async def ask(client: Client, number: int) -> None:
+        asked = 0
+        while not stop.is_set():
+            asked += 1
+            request = prompt(f"{number} leave {asked}", max_tokens=40, sampling={"temperature": 1.0, "seed": number})
+            try:
+                answer = await client.ask(request, seconds=120)
+                assert answer.messages[-1].HasField("usage")  # whole, never cut without a word
+                finished["count"] += 1
+            except FactoryError as error:
+                failures.append(error)
+
+    with ExitStack() as stack:
+        servers = {host: stack.enter_context(replicas.started(host)) for host in HOSTS}
+        for server in servers.values():
+            server.wait_until_ready()
+        async with channels.connect(replicas.target(), replicas.tls) as channel, asyncio.TaskGroup() as group:
+            client = Client(modelserver_pb2_grpc.ModelServiceStub(channel))
+            for number in range(8):
+                group.create_task(ask(client, number))
+            for host in HOSTS:
+                await more(finished, 30)
+                served = {each: server.metric("genaifactory_modelserver_time_to_first_token_seconds_count")
+                          for each, server in servers.items()}  # fmt: skip
+                assert all(served.values()), f"one replica gets nothing: {served}"
+                servers[host].process.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(servers[host].process.wait, 40) == 0
+                await more(finished, 10)  # the other one serves alone
+                servers[host] = stack.enter_context(replicas.started(host))
+                await asyncio.to_thread(servers[host].wait_until_ready)
+            await more(finished, 30)
+            stop.set()
+    assert failures == []
+
+
+async def more(finished: dict[str, int], count: int) -> None:
+    """Until so many more requests are finished."""
+    wanted = finished["count"] + count
+    async with asyncio.timeout(120):
+        while finished["count"] < wanted:  # noqa: ASYNC110  # other tasks count
+            await asyncio.sleep(0.05)
+
+
+async def test_a_stream_that_outlasts_the_drain_ends_with_a_word_to_try_again(llama: Path, tmp_path: Path) -> None:
+    environment: dict[str, Any] = {"GENAIFACTORY_SERVER__DRAIN_SECONDS": "2"}
+    with processes.started(tmp_path, [processes.entry(llama)], **environment) as server:
+        server.wait_until_ready()
+        async with connected(server) as client:
+            crowd = [
+                client.stream(
+                    prompt(f"{i} leave", max_tokens=500, sampling={"temperature": 1.5, "seed": i}), seconds=60
+                )
+                for i in range(60)
+            ]
+            for stream in crowd:
+                await anext(stream)
+            server.process.send_signal(signal.SIGTERM)
+            outcomes = await asyncio.gather(*map(_drained, crowd), return_exceptions=True)
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+    failed = [each for each in outcomes if isinstance(each, BaseException)]
+    assert failed, "the test's streams are too short to outlast the drain"
+    for error in failed:
+        assert isinstance(error, Unavailable)
+        assert "another replica can answer" in error.message
+        assert error.retry_after_seconds is not None
+    processes.wait_until_gone(server.engine_processes(), seconds=10)
+
+
+async def test_streams_that_fit_into_the_drain_are_finished(llama: Path, tmp_path: Path) -> None:
+    with processes.started(tmp_path, [processes.entry(llama)]) as server:
+        server.wait_until_ready()
+        async with connected(server) as client:
+            crowd = [client.stream(prompt(f"{i} leave", max_tokens=60)) for i in range(16)]
+            for stream in crowd:
+                await anext(stream)
+            server.process.send_signal(signal.SIGTERM)
+            counts = await asyncio.gather(*map(_drained, crowd))
+        assert all(counts)
+        assert await asyncio.to_thread(server.process.wait, 40) == 0
+
+
+async def _drained(stream: Any) -> int:
+    """Reads to the end; how many tokens it had in all. Raises FactoryError."""
+    tokens = 0
+    async for message in stream:
+        tokens = message.usage.completion_tokens or tokens
+    return tokens
+
+
+@pytest.fixture(autouse=True)
+def _somebody() -> None:
+    testing.act_as(OPERATOR)
