@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,7 +59,7 @@ def ray_server(
     with processes.started(tmp_path_factory.mktemp("ray"), [tiny, fake]) as running:
         _wait(lambda: running.health() == SERVING or running.health("liveness") == NOT_SERVING, START)
         assert running.health() == SERVING, running.tail()
-        _wait(lambda: len(_replicas(running, "tiny")) == 2, START)
+        _wait(lambda: len(_replicas(running.process, "tiny")) == 2, START)
         yield running
 
 
@@ -76,9 +79,9 @@ def _descendants(pid: int) -> dict[int, str]:
     return below
 
 
-def _replicas(server: ModelServer, model: str) -> list[int]:
+def _replicas(head: subprocess.Popen[bytes], model: str) -> list[int]:
     start = f"ray::ServeReplica:genaifactory-{model}:"
-    return [pid for pid, command in _descendants(server.process.pid).items() if command.startswith(start)]
+    return [pid for pid, command in _descendants(head.pid).items() if command.startswith(start)]
 
 
 def _engines(server: ModelServer) -> list[int]:
@@ -175,7 +178,7 @@ async def test_a_killed_replica_is_replaced_while_no_request_fails(ray_server: M
     async with processes.connected(ray_server) as client:
         models = ("tiny", "a", "c")
         expected = {model: (await client.ask(prompt(PROMPTS[1], model))).text for model in models}
-        before = _replicas(ray_server, "tiny")
+        before = _replicas(ray_server.process, "tiny")
         replaced = asyncio.Event()
         asked = 0
 
@@ -198,13 +201,13 @@ async def test_a_killed_replica_is_replaced_while_no_request_fails(ray_server: M
 
 def _settled(server: ModelServer, gone: int) -> bool:
     """Whether two replicas run with an engine each, none of them the one that is gone."""
-    replicas = _replicas(server, "tiny")
+    replicas = _replicas(server.process, "tiny")
     return gone not in replicas and len(replicas) == 2 and len(_engines(server)) == 2
 
 
 async def test_replicas_come_with_the_load_and_go_with_it(ray_server: ModelServer) -> None:
     async with processes.connected(ray_server) as client:
-        assert len(_replicas(ray_server, "fake")) == 1
+        assert len(_replicas(ray_server.process, "fake")) == 1
         grown = asyncio.Event()
 
         async def ask() -> None:
@@ -214,9 +217,9 @@ async def test_replicas_come_with_the_load_and_go_with_it(ray_server: ModelServe
         async with asyncio.TaskGroup() as group:
             for _ in range(8):
                 group.create_task(ask())
-            await asyncio.to_thread(_wait, lambda: len(_replicas(ray_server, "fake")) == 2, 60)
+            await asyncio.to_thread(_wait, lambda: len(_replicas(ray_server.process, "fake")) == 2, 60)
             grown.set()
-        await asyncio.to_thread(_wait, lambda: len(_replicas(ray_server, "fake")) == 1, 60)
+        await asyncio.to_thread(_wait, lambda: len(_replicas(ray_server.process, "fake")) == 1, 60)
         assert (await client.ask(prompt("hello", "fake"))).text == "echo: hello"
 
 
@@ -243,3 +246,67 @@ async def test_errors_and_deadlines_come_through_as_from_a_plain_server(ray_serv
         with pytest.raises(DeadlineExceeded):
             await client.ask(prompt("hang", "fake"), seconds=1)
         assert time.monotonic() - started < 3
+
+
+def test_what_keeps_replicas_from_starting_is_told_as_by_a_plain_server(tmp_path: Path) -> None:
+    fake = {"type": "fake", "script_file": str(tmp_path / "missing.json"), "ray": {"num_cpus": 0.2}}
+    with processes.started(tmp_path / "server", [fake]) as server:
+        assert server.process.wait(90) == 1
+        assert f"The script {tmp_path}/missing.json cannot be read" in server.tail().splitlines()[-1]
+        # It was the leader of a session, in which Ray's processes are as well.
+        left = subprocess.run(("ps", "-o", "args=", "-s", str(server.process.pid)), capture_output=True, check=False)
+        assert left.stdout == b""
+
+
+async def test_replicas_on_a_cluster_of_its_own_outlive_the_server_and_change_with_the_entry(
+    script: Path, tmp_path: Path
+) -> None:
+    scale = {"num_cpus": 0.2, "bundles": [{"CPU": 0.2}, {"CPU": 0.2}]}
+    fake = {"type": "fake", "max_running": 16, "script_file": str(script), "ray": scale}
+    with _cluster(tmp_path / "ray.txt") as (head, environment):
+        seen = []
+        for change in ({}, {}, {"max_running": 8}):
+            engine = fake | change
+            with processes.started(tmp_path / "server", [engine], **environment) as server:
+                await asyncio.to_thread(server.wait_until_ready, 90)
+                async with processes.connected(server) as client:
+                    assert (await client.ask(prompt("hello", "fake"))).text == "echo: hello"
+                seen.append(_replicas(head, "fake"))
+                assert server.stop() == 0
+            assert _replicas(head, "fake") == seen[-1]
+    first, second, third = seen
+    assert first == second
+    assert len(first) == len(third) == 1
+    assert first != third
+
+
+@contextmanager
+def _cluster(log: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
+    """A Ray cluster of one node, and the variables with which a server joins it."""
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    command = Path(sys.executable).with_name("ray")
+    port = processes.free_port()
+    arguments = (
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--include-dashboard=false",
+    )
+    with log.open("wb") as output:
+        head = subprocess.Popen(
+            (command, *arguments, "--object-store-memory=80000000", "--disable-usage-stats"),
+            env={**os.environ, **secret},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait(lambda: head.poll() is not None or b"Ray runtime started" in log.read_bytes(), 60)
+        assert head.poll() is None, log.read_text()
+        yield head, {"GENAIFACTORY_RAY_ADDRESS": f"127.0.0.1:{port}", **secret}
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)  # told to end, it would drain for half a minute
+        head.wait()

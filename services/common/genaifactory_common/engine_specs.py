@@ -32,6 +32,42 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
 
 
+class Ray(Spec):
+    """Replicas of an engine on a Ray cluster, as many as the load asks for."""
+
+    min_replicas: int = Field(default=1, ge=1, le=1000, description="That run at all times.")
+    max_replicas: int = Field(default=1, ge=1, le=1000, description="That run under load.")
+    target_ongoing_requests: float = Field(
+        default=16.0, gt=0, description="Requests for each replica that the number of replicas is chosen for."
+    )
+    upscale_delay_seconds: float = Field(default=30.0, ge=0, description="Load lasts for it before a replica is added.")
+    downscale_delay_seconds: float = Field(
+        default=600.0, ge=0, description="Load is less for it before a replica is taken away."
+    )
+    num_cpus: float = Field(default=1.0, ge=0, description="Processor cores set aside for a replica.")
+    num_gpus: float = Field(
+        default=0.0, ge=0, description="GPUs set aside for a replica; on one node, as many as tensor_parallel_size."
+    )
+    resources: dict[str, float] = Field(default_factory=dict, description="Further resources of the cluster's own.")
+    bundles: tuple[dict[str, float], ...] = Field(
+        default=(),
+        description="Placement group of a replica whose engine spans nodes, as [{CPU: 1, GPU: 1}, {GPU: 1}]; the first "
+        "holds the replica itself.",
+    )
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        default="PACK", description="How Ray places the bundles."
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="How long the requests of a replica may finish that is taken away or replaced."
+    )
+
+    @model_validator(mode="after")
+    def _replicas_fit(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas must be at least min_replicas ({self.min_replicas})")
+        return self
+
+
 class Engine(Spec):
     """What every engine has."""
 
@@ -39,6 +75,10 @@ class Engine(Spec):
     max_queued: int = Field(default=256, ge=0, description="Requests that may wait; more are refused as overloaded.")
     max_per_tenant: int | None = Field(
         default=None, ge=1, description="Requests of one tenant that run or wait; None: as many as the engine takes."
+    )
+    ray: Ray | None = Field(
+        default=None,
+        description="Replicas on a Ray cluster, with max_running each; None: in the model server's own process.",
     )
 
     def names(self) -> tuple[str, ...]:

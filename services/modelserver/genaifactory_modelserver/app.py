@@ -31,7 +31,7 @@ def create_app(
     """
     entries = source.current.engines
     engines = engines or [_engine(entry, settings, source) for entry in entries]
-    bounded = [(engine, Slots(engine.name, entry)) for engine, entry in zip(engines, entries, strict=True)]
+    bounded = [(engine, Slots(engine.name, _bound(entry))) for engine, entry in zip(engines, entries, strict=True)]
     serving = Serving(bounded, telemetry)
 
     def register(server: grpc.aio.Server) -> None:
@@ -53,7 +53,8 @@ def create_app(
     )
 
 
-def _engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:
+def make_engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:
+    """The engine of an entry, in this process: the server's own, or a replica's on Ray."""
     match entry:
         case engine_specs.Extractive():
             return Extractive(entry)
@@ -70,3 +71,17 @@ def _engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engin
             from genaifactory_modelserver.vllm_engine import VllmEngine
 
             return VllmEngine(entry, settings, source)
+
+
+def _engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:
+    if entry.ray is None:
+        return make_engine(entry, settings, source)
+    from genaifactory_modelserver import ray_engine
+
+    return ray_engine.make(entry, settings, source)
+
+
+def _bound(entry: AnyEngine) -> AnyEngine:
+    if entry.ray is None:
+        return entry
+    return entry.model_copy(update={"max_running": entry.max_running * entry.ray.max_replicas})

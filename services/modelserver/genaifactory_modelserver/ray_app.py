@@ -135,7 +135,7 @@ class Replica:
         if isinstance(entry, Vllm) and entry.adapters is not None:
             adapters = entry.adapters.model_copy(update={"serve": tuple(declared)})
             engines[self._number] = entry.model_copy(update={"adapters": adapters})
-        return specs.Factory.model_construct(engines=tuple(engines))
+        return specs.Factory.model_construct(engines=tuple(engines))  # type: ignore[call-arg]
 
     def _holder(self) -> AdapterHolder:
         engine = self._opened()

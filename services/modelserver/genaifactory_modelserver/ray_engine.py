@@ -34,7 +34,6 @@ from genaifactory_common.errors import (
     Internal,
     InvalidArgument,
     Unavailable,
-    Unimplemented,
 )
 from genaifactory_modelserver.engine import Embeddings, Generation, Model, Step
 from genaifactory_modelserver.settings import Settings
@@ -63,6 +62,12 @@ class _ReplicaLost(Exception):
     """The replica that had the request is gone, or none could be found."""
 
 
+def make(entry: AnyEngine, settings: Settings, source: specs.Source) -> RayEngine:
+    """The engine of an entry that has `ray`."""
+    holds = isinstance(entry, Vllm) and entry.adapters is not None
+    return (RayAdapterEngine if holds else RayEngine)(entry, settings, source)
+
+
 class RayEngine:
     """Forwards to the replicas of one entry of factory.yaml."""
 
@@ -80,8 +85,8 @@ class RayEngine:
         self._application = _application(entry)
         self._bases = {entry.model} if isinstance(entry, Vllm) else set(entry.names())
         self._models = {name: Model(name, base_model=_base(entry, name)) for name in entry.names()}
-        # Ray's blocking calls, one after the other: none may come after this server has left the cluster.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
+        self._changes = 0
+        """Adapters that were loaded or unloaded through this server."""
         self._joined = False
         self._handle: Any = None
         self._running = 0
@@ -116,7 +121,6 @@ class RayEngine:
                 await asyncio.wait((task,))
         await self._in_thread(self._leave)
         _take_signals_back()
-        self._thread.shutdown(wait=False)
 
     def ready(self) -> bool:
         """Whether a replica runs."""
@@ -161,51 +165,8 @@ class RayEngine:
                 return embeddings
         raise Unavailable(f"No replica of '{model}' can be reached.", retry_after_seconds=_RETRY_AFTER_SECONDS)
 
-    async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
-        """Loads it on one replica, which verifies it and writes it down for the others, then tells them."""
-        self._require_adapters()
-        try:
-            model: Model = await self._call("load_adapter", name, source_uri, sha256)
-            if not all(await self._broadcast("knows", name)):
-                await self._broadcast("unload_adapter", name)
-                raise Conflict(
-                    f"The replicas of '{model.base_model}' share no data folder, so not all of them can serve the "
-                    "adapter: let GENAIFACTORY_DATA_DIR be a shared volume, or declare the adapter in factory.yaml.",
-                    field="name",
-                )
-        except _ReplicaLost:
-            raise Unavailable(
-                f"A replica went away while it loaded the adapter '{name}'.", retry_after_seconds=_RETRY_AFTER_SECONDS
-            ) from None
-        self._models[name] = model
-        return model
-
-    async def knows(self, name: str) -> bool:
-        """Asks a replica."""
-        if not (isinstance(self._entry, Vllm) and self._entry.adapters is not None):
-            return False
-        try:
-            known: bool = await self._call("knows", name)
-        except _ReplicaLost:
-            return False
-        if known:
-            await self._refresh()
-        return known
-
-    async def unload_adapter(self, name: str) -> None:
-        """Unloads it on every replica."""
-        self._require_adapters()
-        try:
-            await self._broadcast("unload_adapter", name)
-        except _ReplicaLost:
-            raise Unavailable(
-                f"A replica went away while it unloaded the adapter '{name}'.", retry_after_seconds=_RETRY_AFTER_SECONDS
-            ) from None
-        if name not in self._bases:
-            self._models.pop(name, None)
-
     async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(_CLUSTER.thread, work, *arguments)
 
     def _join(self) -> None:
         _CLUSTER.join(self._settings.ray_address)
@@ -219,10 +180,6 @@ class RayEngine:
             if self._settings.ray_address is None:
                 _delete(self._application)
             _CLUSTER.leave()
-
-    def _require_adapters(self) -> None:
-        if not (isinstance(self._entry, Vllm) and self._entry.adapters is not None):
-            raise Unimplemented(f"The engine of '{next(iter(self._bases))}' takes no adapters: it declares none.")
 
     def _adapter(self, model: str) -> str:
         return "" if model in self._bases else model
@@ -273,8 +230,9 @@ class RayEngine:
 
     async def _refresh(self) -> None:
         """Takes up which adapters the replicas serve."""
+        changes = self._changes
         models = {model.name: model for found in await self._broadcast("models") for model in found}
-        if models:
+        if models and changes == self._changes:  # else what they said may be older than what is known here
             self._models = models
 
     async def _until_running(self) -> None:
@@ -374,35 +332,79 @@ class RayEngine:
         serve.run_many([target], wait_for_applications_running=False)
 
 
+class RayAdapterEngine(RayEngine):
+    """Replicas that take adapters."""
+
+    async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
+        """Loads it on one replica, which verifies it and writes it down for the others, then tells them."""
+        try:
+            model: Model = await self._call("load_adapter", name, source_uri, sha256)
+            if not all(await self._broadcast("knows", name)):
+                await self._broadcast("unload_adapter", name)
+                raise Conflict(
+                    f"The replicas of '{model.base_model}' share no data folder, so not all of them can serve the "
+                    "adapter: let GENAIFACTORY_DATA_DIR be a shared volume, or declare the adapter in factory.yaml.",
+                    field="name",
+                )
+        except _ReplicaLost:
+            raise Unavailable(
+                f"A replica went away while it loaded the adapter '{name}'.", retry_after_seconds=_RETRY_AFTER_SECONDS
+            ) from None
+        self._changes += 1
+        self._models[name] = model
+        return model
+
+    async def knows(self, name: str) -> bool:
+        """Asks a replica."""
+        try:
+            known: bool = await self._call("knows", name)
+        except _ReplicaLost:
+            return False
+        if known:
+            await self._refresh()
+        return known
+
+    async def unload_adapter(self, name: str) -> None:
+        """Unloads it on every replica."""
+        try:
+            await self._broadcast("unload_adapter", name)
+        except _ReplicaLost:
+            raise Unavailable(
+                f"A replica went away while it unloaded the adapter '{name}'.", retry_after_seconds=_RETRY_AFTER_SECONDS
+            ) from None
+        self._changes += 1
+        self._models.pop(name, None)
+
+
 class _Cluster:
-    """This process's one connection to Ray, for all its engines; every call blocks."""
+    """This process's one connection to Ray, for all its engines."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # For all of Ray's blocking calls, one after the other: Serve's cannot stand each other, and none may come
+        # after the end.
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
         self._members = 0
 
     def join(self, address: str | None) -> None:
         """Connects, or starts a cluster, unless another engine has. Raises ImportError, Unavailable."""
-        with self._lock:
-            if not self._members:
-                _connect(address)
-            self._members += 1
+        if not self._members:
+            _connect(address)
+        self._members += 1
 
     def leave(self) -> None:
         """Disconnects when no other engine is left; a cluster that was started here ends."""
-        with self._lock:
-            self._members -= 1
-            if not self._members:
-                import ray
+        self._members -= 1
+        if not self._members:
+            import ray
 
-                ray.shutdown()
+            ray.shutdown()
 
 
 _CLUSTER = _Cluster()
 
 
 def _take_signals_back() -> None:
-    """Puts Python's own handler of SIGTERM back: that of Ray's native code writes a stack trace, and aborts 3 s later."""
+    """Puts Python's own handler of SIGTERM back: Ray's native one writes a stack trace, and aborts 3 s later."""
     if threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGTERM)
         if handler is not None:
@@ -458,7 +460,7 @@ def _status(application: str) -> tuple[str, str, int]:
         return "", "", 0
     deployment = found.deployments.get(_DEPLOYMENT)
     running = deployment.replica_states.get("RUNNING", 0) if deployment is not None else 0
-    message = found.message or (deployment.message if deployment is not None else "")
+    message = deployment.message if deployment is not None and deployment.message else found.message
     return found.status.value, message, running
 
 

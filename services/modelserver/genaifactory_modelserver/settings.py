@@ -20,6 +20,11 @@ class Settings(Common):
         default=None,
         description="Address of the Hugging Face hub or of a mirror of it, for hf:// sources; None: the hub.",
     )
+    ray_address: str | None = Field(
+        default=None,
+        description="HOST:PORT of the Ray cluster for engines with `ray`, or auto for the one that this machine is a "
+        "node of; None: one is started on this machine and ends with the server.",
+    )
     max_embedding_characters: int = Field(
         default=2_000_000, ge=1, description="All texts of one Embed call together, in Unicode code points."
     )

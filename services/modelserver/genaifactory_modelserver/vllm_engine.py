@@ -46,7 +46,8 @@ logger = logging.getLogger(__name__)
 _STARTING = threading.Lock()
 _REFRESH_SECONDS = 1.0
 _WARM_UP_SECONDS = 120.0
-_SHUTDOWN_SECONDS = 10.0
+# Nothing runs any more: what does not end by then is killed.
+_SHUTDOWN_SECONDS = 2.0
 # Texts of one Embed call that are in vLLM at once; it batches them with everybody else's.
 _TEXTS_AT_ONCE = 64
 
