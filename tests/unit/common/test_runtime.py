@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
-from genaifactory_common import channels, runtime, settings, testing
-from genaifactory_common.errors import DeadlineExceeded, Overloaded, Unavailable
+from genaifactory_common import channels, errors, identity, runtime, settings, testing
+from genaifactory_common.errors import DeadlineExceeded, FactoryError, Overloaded, Unavailable
 from tests.unit.common.conftest import SERVICE, Scripted, answer, new_authority
 
 REQUEST = safety_pb2.CheckTextRequest(text="x")
@@ -133,6 +134,100 @@ async def test_a_call_longer_than_the_drain_is_ended(scripted: Scripted) -> None
             await begun.wait()
         with pytest.raises((Unavailable, DeadlineExceeded, asyncio.CancelledError)):
             await call
+
+
+async def test_a_call_that_outlasts_the_drain_is_told_to_go_elsewhere(scripted: Scripted, socket_folder: Path) -> None:
+    begun = asyncio.Event()
+
+    async def endless(_: Any) -> safety_pb2.CheckTextResponse:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scripted.unary = endless
+    testing.act_as()
+    server = settings.Server(address=f"unix:{socket_folder}/s.sock", drain_seconds=0.5)
+    async with asyncio.timeout(10), contextlib.AsyncExitStack() as clients:
+        async with runtime.running(scripted.app(), server) as address:
+            once = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
+            stub: Any = safety_pb2_grpc.SafetyServiceStub(await clients.enter_async_context(once))
+            call = stub.CheckText(REQUEST, metadata=[(identity.METADATA_KEY, identity.current_token())])
+            await begun.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call
+    error = errors.from_rpc(raised.value)
+    assert isinstance(error, Unavailable)
+    assert error.message == "The service stops; another replica can answer."
+    assert error.retry_after_seconds == 1
+
+
+async def test_health_is_answered_while_a_service_that_says_so_still_opens(
+    scripted: Scripted, socket_folder: Path
+) -> None:
+    opening, ready = asyncio.Event(), False
+
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        nonlocal ready
+        await opening.wait()
+        ready = True
+        yield
+
+    app = scripted.app(lifespan=lifespan, ready=lambda: ready, serves_while_opening=True)
+    server = settings.Server(address=f"unix:{socket_folder}/s.sock", drain_seconds=0)
+    running = runtime.running(app, server)
+    async with asyncio.timeout(10), channels.connect(server.address) as channel:
+        entering = asyncio.create_task(running.__aenter__())
+        await channel.channel_ready()
+        while await health_of(channel, runtime.LIVENESS) != SERVING:  # noqa: ASYNC110  # each look is a call
+            await asyncio.sleep(0.005)
+        assert await health_of(channel, "") == NOT_SERVING
+        assert not entering.done()
+        opening.set()
+        await entering
+        await running.__aexit__(None, None, None)
+
+
+async def test_one_that_cannot_open_leaves_no_server_behind(scripted: Scripted, socket_folder: Path) -> None:
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        raise Unavailable("no store")
+        yield
+
+    address = f"unix:{socket_folder}/s.sock"
+    for early in (False, True):
+        with pytest.raises(Unavailable, match="no store"):
+            async with runtime.running(
+                scripted.app(lifespan=lifespan, serves_while_opening=early), settings.Server(address=address)
+            ):
+                raise AssertionError("must not serve")
+    async with runtime.running(scripted.app(), settings.Server(address=address, drain_seconds=0)):
+        pass  # the address is free again
+
+
+async def test_liveness_is_told_apart_from_readiness(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_READINESS_INTERVAL_SECONDS", 0.01)
+    alive = True
+    async with testing.served(scripted.app(ready=lambda: False, alive=lambda: alive)) as channel, asyncio.timeout(10):
+        for state, expected in ((True, SERVING), (False, NOT_SERVING)):
+            alive = state
+            while await health_of(channel, runtime.LIVENESS) != expected:  # noqa: ASYNC110  # each look is a call
+                await asyncio.sleep(0.005)
+            assert await health_of(channel, "") == NOT_SERVING
+
+
+@READS_CERTIFICATES
+async def test_probes_reach_health_and_nothing_else_without_tls(scripted: Scripted, tmp_path: Path) -> None:
+    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
+    tls = await asyncio.to_thread(authority.issue, "localhost")
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        health_address = f"127.0.0.1:{probe.getsockname()[1]}"
+    server = settings.Server(address="localhost:0", health_address=health_address, drain_seconds=0, tls=tls)
+    testing.act_as()
+    async with runtime.running(scripted.app(), server), channels.connect(health_address) as channel:
+        assert await health_of(channel, "") == SERVING
+        with pytest.raises(FactoryError):
+            await check(channel)
 
 
 async def test_more_calls_than_allowed_are_refused_as_overloaded(scripted: Scripted, socket_folder: Path) -> None:

@@ -1,0 +1,71 @@
+"""What tests ask a cluster, through kubectl."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Objects of one namespace. Every method blocks."""
+
+    name: str
+
+    def kubectl(self, *arguments: str, text: str | None = None, seconds: float = 120) -> str:
+        """Runs kubectl; its output. Fails with what it says."""
+        done = self._run(*arguments, text=text, seconds=seconds)
+        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr.strip()}"
+        return done.stdout
+
+    def _run(self, *arguments: str, text: str | None = None, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        command = ("kubectl", "--namespace", self.name, *arguments)
+        return subprocess.run(command, check=False, input=text, capture_output=True, text=True, timeout=seconds)
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        """Makes or changes objects."""
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        self.kubectl("apply", "--filename", "-", text=text)
+
+    def get(self, *what: str) -> Any:
+        """An object, or with a selector a list of them."""
+        found = json.loads(self.kubectl("get", *what, "--output", "json"))
+        return found["items"] if found["kind"] == "List" else found
+
+    def exec(self, pod: str, *command: str, seconds: float = 120) -> str:
+        """What a command in the pod prints."""
+        return self.kubectl("exec", pod, "--", *command, seconds=seconds)
+
+    def copy(self, folder: Path, pod: str, target: str) -> None:
+        """A folder into a pod."""
+        self.kubectl("cp", str(folder), f"{pod}:{target}")
+
+    def wait(self, what: Callable[[], bool], seconds: float, until: str, *, every_seconds: float = 1.0) -> float:
+        """Returns when `what` holds, after how many seconds; fails with the state of the namespace."""
+        started = time.monotonic()
+        while not what():
+            if time.monotonic() - started > seconds:
+                raise AssertionError(f"not {until} after {seconds:.0f} s\n{self.state()}")
+            time.sleep(every_seconds)
+        return time.monotonic() - started
+
+    def state(self) -> str:
+        """Pods, the latest events and ends of logs, for a person."""
+        parts = [
+            self.kubectl("get", "inferenceservices,deployments,pods", "--output", "wide"),
+            "\n".join(self.kubectl("get", "events", "--sort-by", ".lastTimestamp").splitlines()[-20:]),
+        ]
+        for pod in self.get("pods"):
+            logs = self._run("logs", pod["metadata"]["name"], "--tail", "20")
+            parts.append(f"--- {pod['metadata']['name']}\n{logs.stdout}{logs.stderr}")
+        return "\n".join(parts)
+
+
+def condition(status: dict[str, Any], kind: str) -> bool:
+    """Whether a condition in an object's status is true."""
+    return any(each["type"] == kind and each["status"] == "True" for each in status.get("conditions", ()))
