@@ -47,11 +47,11 @@ _SPINNING_SECONDS = 1.5
 _MAX_IDLE_CORES = 0.03
 _MAX_FOREIGN_CORES = 0.15
 _TIMEOUT_SECONDS = 300.0
-# On a CPU vLLM computes in a process below its engine's, and each of the two waits for the other in a busy loop: with
-# two cores, nothing is left for whoever takes the tokens away. It makes "mp" of "uni", but not of the class by its name.
+# As mp, which vLLM takes on a CPU, it computes in a process below its engine's, and each waits for the other in a
+# busy loop: of two cores, nothing is left for whoever takes the tokens away.
 _EXECUTORS: Mapping[str, Mapping[str, Any]] = {
     "uni": {"distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor"},
-    "mp": {},
+    "mp": {"distributed_executor_backend": "mp"},
 }
 
 
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--gpu", action="store_true", help="a model of a billion parameters on the GPU")
-    parser.add_argument("--executor", choices=_EXECUTORS, default="uni", help="of vLLM on a CPU; mp is its own choice")
+    parser.add_argument("--executor", choices=_EXECUTORS, default="uni", help="of vLLM on a CPU; bare, it takes mp")
     arguments = parser.parse_args()
     if arguments.gpu:
         from tests.gpu import large_llama

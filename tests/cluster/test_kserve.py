@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import yaml
 
 from genaifactory.modelserver.v1 import modelserver_pb2_grpc
 from genaifactory_common import channels, identity, settings, testing
+from genaifactory_common.errors import Unavailable
 from tests.cluster.certificates import Authority
 from tests.cluster.kube import Namespace, condition
 from tests.vllm.processes import Client, prompt
@@ -35,7 +37,7 @@ PODS = ("pods", "--selector", "app=isvc.modelserver-predictor")
 DEPLOYMENT = "deployment/modelserver-predictor"
 START_SECONDS = 240
 # Between the requests of a client under load: pods that start want the machine's cores too.
-PAUSE_SECONDS = 0.3
+PAUSE_SECONDS = 0.5
 FACTORY = {
     "tenants": [{"name": "acme"}],
     "roles": [{"name": "r", "permissions": ["chat"]}],
@@ -261,9 +263,11 @@ async def test_who_shows_no_certificate_is_not_answered(deployed: Deployed) -> N
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await modelserver_pb2_grpc.ModelServiceStub(channel).Generate(prompt("Annual leave"), timeout=20).read()
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    # It was found, and ended the connection: what TLS says of it depends on who is first.
+    assert re.search("secure read|certificate|handshake", str(refused.value.details()), re.IGNORECASE), refused.value
 
 
-def test_a_pod_whose_engine_is_killed_leaves_the_service_at_once_and_comes_back(deployed: Deployed) -> None:
+async def test_a_pod_whose_engine_is_killed_leaves_the_service_at_once_and_comes_back(deployed: Deployed) -> None:
     (name,) = deployed.ready_pods()
     assert len(deployed.endpoints()) == 1
     assert deployed.namespace.exec(name, "python", "-c", KILL_ENGINE) == "killed"
@@ -276,6 +280,16 @@ def test_a_pod_whose_engine_is_killed_leaves_the_service_at_once_and_comes_back(
     back = deployed.namespace.wait(restarted, START_SECONDS, "restarted and ready")
     print(f"\nout of the service after {left:.1f} s, back after {left + back:.0f} s")
     assert len(deployed.endpoints()) == 1
+    # Name servers remember for half a minute that nobody was there.
+    deadline = time.monotonic() + 60
+    async with deployed.connected() as client:
+        while True:
+            try:
+                assert (await client.ask(prompt("Annual leave"))).text
+                break
+            except Unavailable:
+                assert time.monotonic() < deadline, "a server that is ready is not found"
+                await asyncio.sleep(1)
 
 
 async def test_scaled_by_hand_to_two_one_channel_is_answered_by_both(deployed: Deployed) -> None:
@@ -305,7 +319,7 @@ async def test_a_rolling_restart_and_scaling_down_lose_no_request(deployed: Depl
 
     async def ask_on(client: Client) -> None:
         while not stop.is_set():
-            finished.append((await client.ask(prompt("Annual leave", max_tokens=100))).text)
+            finished.append((await client.ask(prompt("Annual leave", max_tokens=60))).text)
             await asyncio.sleep(PAUSE_SECONDS)
 
     def restart() -> None:
@@ -324,7 +338,7 @@ async def test_a_rolling_restart_and_scaling_down_lose_no_request(deployed: Depl
         deployed.namespace.wait(lambda: len(deployed.namespace.get(*PODS)) == 1, START_SECONDS, "one pod")
 
     async with deployed.connected() as client, asyncio.TaskGroup() as group:
-        for _ in range(4):
+        for _ in range(2):
             group.create_task(ask_on(client))
         await asyncio.to_thread(restart)
         restarted = len(finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import shutil
@@ -182,6 +183,8 @@ async def test_wrong_adapters_are_refused_with_their_fault_and_the_server_lives_
     corrupt = changed("corrupt")
     weights = corrupt / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (corrupt / "metadata.json").write_text(json.dumps(metadata | {"sha256": digest}))
     changed_bits = changed("bits")
     body = bytearray((changed_bits / "adapter_model.safetensors").read_bytes())
     body[-10] ^= 1
@@ -194,8 +197,8 @@ async def test_wrong_adapters_are_refused_with_their_fault_and_the_server_lives_
         base = await greedy(client, "tiny")
         for folder, said in (
             (other_base, "huge"),
-            (corrupt, "adapter_model.safetensors"),
-            (changed_bits, "sha256|checksum"),
+            (corrupt, "cut off or damaged"),
+            (changed_bits, "SHA-256"),
             (no_metadata, "metadata.json"),
             (high_rank, "rank 32"),
         ):

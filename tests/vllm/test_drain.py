@@ -6,8 +6,9 @@ import asyncio
 import datetime
 import ipaddress
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,35 @@ from tests.vllm import processes
 from tests.vllm.processes import OPERATOR, Client, ModelServer, connected, prompt
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
+NAME = "modelserver.test"
+
+
+class NameServer(asyncio.DatagramProtocol):
+    """Answers every question for addresses with HOSTS, as a headless Service's name does."""
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        end = data.index(b"\0", 12) + 5  # the question: a name, its type and class
+        question, kind = data[12:end], int.from_bytes(data[end - 4 : end - 2], "big")
+        hosts = HOSTS if kind == 1 else ()  # type A; of others there is none
+        records = [
+            b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 1, 4) + ipaddress.IPv4Address(host).packed for host in hosts
+        ]
+        header = data[:2] + struct.pack("!HHHHH", 0x8580, 1, len(records), 0, 0)
+        self._transport.sendto(header + question + b"".join(records), address)
+
+
+@asynccontextmanager
+async def name_server() -> AsyncIterator[int]:
+    """Runs one; yields its port."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
+    try:
+        yield transport.get_extra_info("sockname")[1]
+    finally:
+        transport.close()
 
 
 def certificates(folder: Path) -> settings.Tls:
@@ -40,9 +70,7 @@ def certificates(folder: Path) -> settings.Tls:
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + datetime.timedelta(hours=2))
         .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.DNSName("localhost"), *(x509.IPAddress(ipaddress.ip_address(host)) for host in HOSTS)]
-            ),
+            x509.SubjectAlternativeName([x509.DNSName(NAME)]),
             critical=False,
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -81,9 +109,6 @@ class Replicas:
             server.address = health  # where the kubelet would look
             yield server
 
-    def target(self) -> str:
-        return f"ipv4:{','.join(f'{host}:{self.port}' for host in HOSTS)}"
-
 
 async def test_a_rolling_restart_of_two_replicas_under_load_fails_no_request(llama: Path, tmp_path: Path) -> None:
     replicas = Replicas(tmp_path, llama)
@@ -103,35 +128,41 @@ async def test_a_rolling_restart_of_two_replicas_under_load_fails_no_request(lla
                 finished["count"] += 1
             except FactoryError as error:
                 failures.append(error)
+                return
 
     with ExitStack() as stack:
         servers = {host: stack.enter_context(replicas.started(host)) for host in HOSTS}
         for server in servers.values():
             server.wait_until_ready()
-        async with channels.connect(replicas.target(), replicas.tls) as channel, asyncio.TaskGroup() as group:
+        async with (
+            name_server() as names,
+            channels.connect(f"dns://127.0.0.1:{names}/{NAME}:{replicas.port}", replicas.tls) as channel,
+            asyncio.TaskGroup() as group,
+        ):
             client = Client(modelserver_pb2_grpc.ModelServiceStub(channel))
             for number in range(8):
                 group.create_task(ask(client, number))
             for host in HOSTS:
-                await more(finished, 30)
+                await more(finished, 30, failures)
                 served = {each: server.metric("genaifactory_modelserver_time_to_first_token_seconds_count")
                           for each, server in servers.items()}  # fmt: skip
                 assert all(served.values()), f"one replica gets nothing: {served}"
                 servers[host].process.send_signal(signal.SIGTERM)
                 assert await asyncio.to_thread(servers[host].process.wait, 40) == 0
-                await more(finished, 10)  # the other one serves alone
+                await more(finished, 10, failures)  # the other one serves alone
                 servers[host] = stack.enter_context(replicas.started(host))
                 await asyncio.to_thread(servers[host].wait_until_ready)
-            await more(finished, 30)
+            await more(finished, 30, failures)
             stop.set()
     assert failures == []
 
 
-async def more(finished: dict[str, int], count: int) -> None:
-    """Until so many more requests are finished."""
+async def more(finished: dict[str, int], count: int, failures: list[FactoryError]) -> None:
+    """Until so many more requests are finished; at once when one has failed."""
     wanted = finished["count"] + count
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(100):
         while finished["count"] < wanted:  # noqa: ASYNC110  # other tasks count
+            assert failures == []
             await asyncio.sleep(0.05)
 
 

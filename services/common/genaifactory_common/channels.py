@@ -46,24 +46,26 @@ _IDEMPOTENT = (
     ("genaifactory.monitor.v1.MonitorService", "GetUsage"),
 )
 
-_SERVICE_CONFIG = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{"service": service, "method": method} for service, method in _IDEMPOTENT],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "2s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.2},
-    }
-)
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [
+        {
+            "name": [{"service": service, "method": method} for service, method in _IDEMPOTENT],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.2},
+}
+# Behind a name there are several servers: calls go to those that say they serve, not to one that loads or drains. The
+# one behind a socket is asked whatever it says: its own words tell more.
+_BY_NAME = json.dumps({**_SERVICE_CONFIG, "healthCheckConfig": {"serviceName": ""}})
+_BY_SOCKET = json.dumps(_SERVICE_CONFIG)
 
 _deadline: ContextVar[float | None] = ContextVar("genaifactory_deadline", default=None)
 
@@ -80,9 +82,12 @@ def remaining_seconds() -> float | None:
 
 
 def connect(address: str, tls: settings.Tls | None = None) -> grpc.aio.Channel:
-    """A channel to `address` (dns:///NAME:PORT or unix:PATH), over mTLS when `tls` is given. Opens on first use."""
+    """A channel to `address` (dns:///NAME:PORT or unix:PATH), over mTLS when `tls` is given. Opens on first use.
+
+    Of the servers behind a DNS name it calls, in turn, those whose health says that they serve.
+    """
     options: list[tuple[str, Any]] = [
-        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.service_config", _BY_NAME if address.startswith("dns:") else _BY_SOCKET),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

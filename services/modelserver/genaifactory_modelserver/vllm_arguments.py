@@ -19,6 +19,7 @@ from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
 
 _MAX_REASON_CHARACTERS = 400
+_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
 def config(spec: Vllm, folder: Path, *, path: str) -> VllmConfig:
@@ -54,6 +55,11 @@ def _create(spec: Vllm, folder: Path, args: Mapping[str, Any]) -> VllmConfig:
     }
     if current_platform.is_cpu():
         merged.setdefault("worker_cls", "genaifactory_modelserver.vllm_cpu.Worker")
+        if not _several_workers(args):
+            # In the engine's own process: a second one for the only worker costs a gigabyte, ten seconds of the start,
+            # and a message for every step. ("uni" by its short name is not let through; OMP_NUM_THREADS must be set
+            # before the start, as it is for us.)
+            merged.setdefault("distributed_executor_backend", _ONE_PROCESS)
     if spec.adapters is not None:
         # On a CPU the row of a request without an adapter is computed with the last slot's weights (index -1), so
         # that slot must stay empty: there is one more than adapters. GPU kernels pass such rows over.
@@ -66,6 +72,10 @@ def _create(spec: Vllm, folder: Path, args: Mapping[str, Any]) -> VllmConfig:
         }
     engine_args = AsyncEngineArgs(model=str(folder), served_model_name=[spec.model], **merged)
     return engine_args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+
+
+def _several_workers(args: Mapping[str, Any]) -> bool:
+    return any(args.get(name, 1) != 1 for name in ("tensor_parallel_size", "pipeline_parallel_size"))
 
 
 def _culprit(spec: Vllm, folder: Path, error: Exception) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import threading
@@ -159,8 +160,9 @@ class VllmEngine:
         if self._metrics is not None:
             self._metrics.close()
         if self._llm is not None:
-            llm, self._llm = self._llm, None
-            await asyncio.to_thread(llm.shutdown, _SHUTDOWN_SECONDS)
+            await asyncio.to_thread(self._llm.shutdown, _SHUTDOWN_SECONDS)
+            self._llm = self._preparing = None
+            gc.collect()  # vLLM's destructor fails when it is left to the interpreter's end
 
     def ready(self) -> bool:
         """Once warm, and as long as vLLM's process lives."""
