@@ -39,9 +39,9 @@ vllm-gpu: .venv/.run  ## install vLLM for NVIDIA GPUs into .venv (10 GB)
 test-vllm: .venv-vllm/.installed  ## the model server on real vLLM, on the CPU
 	.venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm
 
-test-gpu: .venv/.run  ## what needs a GPU (after make vllm-gpu); skipped with the reason where there is none
-	@if .venv/bin/python -c 'import vllm' 2>/dev/null; then python=.venv/bin/python; else python=.venv-vllm/bin/python; fi; \
-	"$$python" -m pytest -c tests/gpu/pytest.ini tests/gpu
+test-gpu: .venv/.dev  ## what needs a GPU, with vLLM for it (10 GB); skipped with the reason where there is none
+	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) vllm-gpu; fi
+	.venv/bin/python -m pytest -c tests/gpu/pytest.ini tests/gpu
 
 # What builds an image from `TAG DOCKERFILE-ARGUMENTS .`; a cluster that is beside this folder loads it too.
 CLUSTER ?= $(wildcard ../shared/cluster/cluster)

@@ -161,7 +161,7 @@ async def more(finished: dict[str, int], count: int, failures: list[FactoryError
     """Until so many more requests are finished; at once when one has failed."""
     wanted = finished["count"] + count
     async with asyncio.timeout(100):
-        while finished["count"] < wanted:  # noqa: ASYNC110  # other tasks count
+        while finished["count"] < wanted:  # other tasks count
             assert failures == []
             await asyncio.sleep(0.05)
 

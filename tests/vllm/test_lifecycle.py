@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import json
 import os
 import signal
 import threading
@@ -167,6 +166,6 @@ async def _fails(server: processes.ModelServer, said: str) -> None:
         question = prompt("How long is the warranty?", "extractive")
         question.documents.add(title="W", text="The warranty period is 24 months.")
         assert "24 months" in (await client.ask(question)).text
-    assert server.health() == NOT_SERVING
-    assert server.health("liveness") == NOT_SERVING
-    assert json.dumps(message)  # one line for a log
+    wait_for(lambda: server.health() == NOT_SERVING, 5, "unreadiness")
+    wait_for(lambda: server.health("liveness") == NOT_SERVING, 5, "the end of its liveness")
+    assert "\n" not in message

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _NO_MEMORY = re.compile(
     r"out of memory|OutOfMemory|MemoryError|can't allocate memory|Cannot allocate memory|not enough memory"
-    r"|KV cache memory|KV cache is needed|No available memory|less than desired .*memory|bad_alloc",
+    r"|KV cache memory|KV cache is needed|No available memory|less than (?:desired|requested) .*memory|bad_alloc",
     re.IGNORECASE,
 )
 _LAST_LINE = re.compile(r"^(?:[\w.]+(?:Error|Exception|Warning)): (.+)$", re.MULTILINE)
