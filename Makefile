@@ -48,8 +48,9 @@ CLUSTER ?= $(wildcard ../shared/cluster/cluster)
 BUILD ?= $(if $(CLUSTER),$(CLUSTER) build $(1) .,$(firstword $(foreach tool,docker podman buildah,$(if $(shell $(tool) info >/dev/null 2>&1 && echo yes),$(tool)))) build --tag $(1) .)
 
 images:  ## build the model server's image, with docker, podman or buildah
+	@mkdir -p "$$HOME/.cache/uv"
 	$(call BUILD,docker.io/genaifactory/modelserver:cpu) --file services/modelserver/Dockerfile --target cpu \
-	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown)
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(if $(CLUSTER),--volume "$$HOME/.cache/uv:/root/.cache/uv")
 
 test-cluster: .venv/.dev  ## the model server on the cluster of KUBECONFIG, after make images
 	.venv/bin/python -m pytest tests/cluster

@@ -83,7 +83,7 @@ async def test_the_deadline_of_the_request_shortens_every_call_below_it(scripted
             await check(channel, seconds=60)
     first, second = remaining
     assert first is not None
-    assert 50 < first <= 60
+    assert 50 < first <= 60.2  # gRPC rounds it up on the wire, to a tenth of a second
     assert second is not None
     assert 0 < second < 2.5
 
