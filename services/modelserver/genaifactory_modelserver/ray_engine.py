@@ -46,6 +46,7 @@ _DEPLOYMENT = "engine"
 # Of those that a request may be given to, as long as none has answered. More would let a request that kills its engine
 # kill them all.
 _REPLICAS_TRIED = 2
+_CONNECTIONS_TRIED = 3
 _WATCH_SECONDS = 1.0
 _WATCH_TIMEOUT_SECONDS = 10.0
 # Ray's own parts come back within it, when they come back at all.
@@ -426,14 +427,21 @@ def _connect(address: str | None) -> None:
         log.handlers.clear()
         log.propagate = True
     local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address is None else {}
-    try:
-        # Never on the main thread: there it would take SIGTERM for itself.
-        ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise Unavailable(
-            f"The Ray cluster at {address or 'this machine'} cannot be reached: {error}. "
-            "GENAIFACTORY_RAY_ADDRESS must name one that this machine is a node of."
-        ) from None
+    for left in reversed(range(_CONNECTIONS_TRIED)):
+        try:
+            # Never on the main thread: there it would take SIGTERM for itself.
+            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **local)
+            break
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise Unavailable(
+                f"The Ray cluster at {address or 'this machine'} cannot be reached: {error}. "
+                "GENAIFACTORY_RAY_ADDRESS must name one that this machine is a node of."
+            ) from None
+        except Exception as error:  # a bare one: a part of a cluster of our own did not come up in Ray's half a minute
+            ray.shutdown()
+            if not left:
+                raise Unavailable(f"Ray did not start on this machine: {error}") from None
+            logger.warning("Ray did not start, and is tried again: %s", error)
     serve.start(proxy_location="Disabled")
 
 
