@@ -478,7 +478,7 @@ async def test_a_model_is_asked_for_what_it_can_do(server: ModelServer) -> None:
             await _sleep(client)
 
 
-async def test_a_thousand_odd_requests_leave_the_server_as_it_was(server: ModelServer) -> None:
+async def test_odd_requests_amid_sensible_ones_leave_the_server_as_it_was(server: ModelServer) -> None:
     """Every kind of nonsense at once, in a mix with sense; nothing is internal, and sense is answered."""
     odd = itertools.cycle(
         [
