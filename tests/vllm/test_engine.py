@@ -427,6 +427,17 @@ async def test_an_adapter_answers_in_its_own_way_and_the_base_model_in_its_own(s
     assert all(model.state == modelserver_pb2.MODEL_STATE_READY for model in models.values())
 
 
+async def test_an_adapter_goes_to_the_one_engine_that_takes_adapters(
+    server: ModelServer, adapters: dict[str, Path]
+) -> None:
+    async with connected(server) as client:
+        await client.load("like-a", adapters["a"])  # the embedding model beside it takes none, and is not meant
+        texts = [(await client.ask(prompt("Annual leave", model))).text for model in ("a", "like-a")]
+        await client.unload("like-a")
+        assert texts[0] == texts[1]
+        assert "like-a" not in await client.models()
+
+
 async def test_only_who_may_operate_loads_adapters(server: ModelServer) -> None:
     async with connected(server, testing.CALLER) as client:
         for work in (client.load("x", "/nowhere"), client.unload("a")):

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from genaifactory_common.engine_specs import Adapter, Adapters
 from genaifactory_common.errors import Conflict, FactoryError, TooLarge, Unavailable
-from genaifactory_modelserver import metrics
+from genaifactory_modelserver import disk, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -118,12 +118,7 @@ class _Register:
                 change(adapters)
                 after = tuple(adapters.values())
                 if after != before:
-                    written = self.path.with_suffix(".new")
-                    with written.open("wb") as file:
-                        file.write(_REGISTERED.dump_json(after, indent=1))
-                        file.flush()
-                        os.fsync(file.fileno())
-                    written.replace(self.path)
+                    disk.write(self.path, _REGISTERED.dump_json(after, indent=1))
                 self.seen = self._stamp()
                 return after
         except OSError as error:

@@ -68,9 +68,9 @@ def make_engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> E
             script_file = Path(entry.script_file) if entry.script_file is not None else None
             return FakeEngine(models=entry.models, script_file=script_file)
         case engine_specs.Vllm():
-            from genaifactory_modelserver.vllm_engine import VllmEngine
+            from genaifactory_modelserver import vllm_engine
 
-            return VllmEngine(entry, settings, source)
+            return vllm_engine.make(entry, settings, source)
 
 
 def _engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:

@@ -196,9 +196,9 @@ class Serving:
         for served in self._engines:
             if served.engine.serves(name) and not _is_adapter(served.engine, name):
                 raise InvalidArgument(f"'{name}' is a model of this server, not an adapter.", field="name")
-            if served.adapters is not None:
-                await served.adapters.unload_adapter(name)
-        self._holder("")
+        for holder in self._holders():
+            assert holder.adapters is not None
+            await holder.adapters.unload_adapter(name)
 
     async def sleep(self, model: str) -> None:
         """Puts the engine of a model to sleep. Raises Unimplemented where it cannot."""
@@ -218,10 +218,7 @@ class Serving:
         served.sleeping = False
 
     def _holder(self, base_model: str) -> AdapterHolder:
-        holders = [served for served in self._engines if served.adapters is not None]
-        if not holders:
-            names = ", ".join(sorted({served.engine.name for served in self._engines}))
-            raise Unimplemented(f"Adapters need an engine that can hold them; this server has: {names}.")
+        holders = self._holders()
         named = [served for served in holders if not base_model or served.engine.serves(base_model)]
         if len(named) != 1:
             bases = ", ".join(
@@ -233,6 +230,13 @@ class Serving:
         self._require_ready(named[0], base_model or named[0].engine.name)
         assert named[0].adapters is not None
         return named[0].adapters
+
+    def _holders(self) -> list[_Served]:
+        holders = [served for served in self._engines if served.adapters is not None]
+        if not holders:
+            names = ", ".join(sorted({served.engine.name for served in self._engines}))
+            raise Unimplemented(f"Adapters need an engine that can hold them; this server has: {names}.")
+        return holders
 
     def _sleeper(self, model: str) -> tuple[_Served, Sleeper]:
         served = next((served for served in self._engines if served.engine.serves(model)), None)

@@ -53,6 +53,11 @@ _SHUTDOWN_SECONDS = 2.0
 _TEXTS_AT_ONCE = 64
 
 
+def make(spec: Vllm, settings: Settings, source: specs.Source) -> VllmEngine:
+    """The engine of an entry; it takes adapters when the entry does."""
+    return (VllmAdapterEngine if spec.adapters is not None else VllmEngine)(spec, settings, source)
+
+
 class VllmEngine:
     """Serves one base model and its adapters."""
 
@@ -253,26 +258,6 @@ class VllmEngine:
             raise self._died() from None
         raise Unavailable("The engine gave the text up; try again.", retry_after_seconds=1.0)
 
-    async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
-        """Verifies the adapter and serves it. Raises FactoryError; then nothing has changed."""
-        await self._holding().load(Adapter(name=name, source=source_uri, sha256=sha256))
-        return Model(name, self._base.context_tokens, base_model=self._base.name)
-
-    async def unload_adapter(self, name: str) -> None:
-        """Serves it no more; returns when the requests that use it are finished."""
-        adapters = self._holding()
-        if name in adapters:
-            await adapters.unload(name)
-            kept = await adapters.checksums()
-            await asyncio.to_thread(adapter_files.remove_unreferenced, self._store, kept)
-
-    async def knows(self, name: str) -> bool:
-        """Whether another replica has loaded it since the last look."""
-        if self._adapters is None:
-            return False
-        await self._adapters.refresh()
-        return name in self._adapters
-
     async def put_in(self, adapter: Loaded) -> None:
         """Loads an adapter into vLLM (for AdapterSet). Raises InvalidArgument for what vLLM does not take."""
         from vllm.lora.request import LoRARequest
@@ -404,13 +389,6 @@ class VllmEngine:
         self.activity = f"Its weights are being fetched: {share:.0f} % of {progress.total_bytes / 1e9:.1f} GB."
         logger.info("fetching '%s': %.0f %% (%s)", self._spec.model, share, progress.file)
 
-    def _holding(self) -> AdapterSet:
-        if self._adapters is None:
-            raise Unimplemented(
-                f"The model '{self._spec.model}' takes no adapters; set {self._path}.adapters in factory.yaml."
-            )
-        return self._adapters
-
     def _sleeper(self) -> AsyncLLM:
         llm = self._engine()
         if not llm.model_config.enable_sleep_mode:
@@ -431,6 +409,35 @@ class VllmEngine:
         return Unavailable(
             f"The engine of '{self._spec.model}' has died; another replica may answer.", retry_after_seconds=1.0
         )
+
+
+class VllmAdapterEngine(VllmEngine):
+    """Serves a base model whose entry has `adapters`, and takes more of them."""
+
+    async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
+        """Verifies the adapter and serves it. Raises FactoryError; then nothing has changed."""
+        await self._opened().load(Adapter(name=name, source=source_uri, sha256=sha256))
+        return Model(name, self._base.context_tokens, base_model=self._base.name)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Serves it no more; returns when the requests that use it are finished."""
+        adapters = self._opened()
+        if name in adapters:
+            await adapters.unload(name)
+            kept = await adapters.checksums()
+            await asyncio.to_thread(adapter_files.remove_unreferenced, self._store, kept)
+
+    async def knows(self, name: str) -> bool:
+        """Whether another replica has loaded it since the last look."""
+        if self._adapters is None:
+            return False
+        await self._adapters.refresh()
+        return name in self._adapters
+
+    def _opened(self) -> AdapterSet:
+        if self._adapters is None:
+            raise self._not_open()
+        return self._adapters
 
 
 def _settle_heap() -> None:
