@@ -1,0 +1,85 @@
+{{- define "genai.labels" -}}
+app.kubernetes.io/name: genai-factory
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: genai-factory
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* ConfigMap with factory.yaml. Called by the services' charts too, which see the global values alone. */}}
+{{- define "genai.factory" -}}
+{{ .Release.Name }}-factory
+{{- end }}
+
+{{/* Secret with the database's URL; empty on SQLite. */}}
+{{- define "genai.databaseSecret" -}}
+{{- with .Values.global.postgresql }}
+{{- if .existingSecret }}{{ .existingSecret }}{{ else if .enabled }}{{ $.Release.Name }}-database{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Where monitor is called: each of its pods on PostgreSQL, the one pod's stable address on SQLite. */}}
+{{- define "genai.monitor" -}}
+dns:///{{ .Release.Name }}-monitor{{ if include "genai.databaseSecret" . }}-pods{{ end }}:50051
+{{- end }}
+
+{{- define "genai.qdrantUrl" -}}
+{{- with .Values.global.qdrant }}
+{{- if .url }}{{ .url }}{{ else if .enabled }}http://{{ $.Release.Name }}-qdrant:6333{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* Services that are installed, and the tools. */}}
+{{- define "genai.components" -}}
+{{- range $name := list "gateway" "safety" "orchestrator" "retriever" "modelserver" "monitor" "tools" }}
+{{- if (index $.Values $name).enabled }}{{ $name }} {{ end }}
+{{- end }}
+{{- end }}
+
+{{/* DNS names of a component's certificate. Takes (list CONTEXT COMPONENT). */}}
+{{- define "genai.names" -}}
+{{- $context := index . 0 }}
+{{- $names := list }}
+{{- range $suffix := list "" "-pods" }}
+{{- $name := printf "%s-%s%s" $context.Release.Name (index $ 1) $suffix }}
+{{- $names = concat $names (list $name (printf "%s.%s" $name $context.Release.Namespace) (printf "%s.%s.svc" $name $context.Release.Namespace) (printf "%s.%s.svc.%s" $name $context.Release.Namespace $context.Values.global.clusterDomain)) }}
+{{- end }}
+{{- toJson $names }}
+{{- end }}
+
+{{- define "genai.identity" -}}
+{{- $context := index . 0 }}
+{{- printf "spiffe://%s/ns/%s/sa/%s-%s" $context.Values.global.trustDomain $context.Release.Namespace $context.Release.Name (index . 1) }}
+{{- end }}
+
+{{/* Takes (list CONTEXT IMAGE). */}}
+{{- define "genai.image" -}}
+{{- $context := index . 0 }}
+{{- $image := index . 1 }}
+{{- printf "%s%s:%s" $context.Values.global.imageRegistry $image.repository ($image.tag | default $context.Values.global.imageTag | default $context.Chart.AppVersion) }}
+{{- end }}
+
+{{/* What pods of the chart's own have in common: the Pod Security Standard "restricted". */}}
+{{- define "genai.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "genai.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "genai.pullSecrets" -}}
+{{- with .Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
