@@ -1,6 +1,6 @@
 """Writes what follows from the charts' values.yaml: each chart's values.schema.json and the table in its README.md.
 
-A comment above a key that begins with `# --` describes it; `# @schema {…}` adds to the JSON schema that its default value
+A comment above a key that begins with `# --` describes it; `# @schema {…}` adds to the JSON schema that its default
 tells. Run by `make charts`; `make test` checks that nothing differs.
 """
 
@@ -78,7 +78,7 @@ def _values(node: yaml.MappingNode, prefix: tuple[str, ...], lines: list[str]) -
     for key, value in node.value:
         path = (*prefix, key.value)
         description, schema = _comment(lines, key.start_mark.line)
-        own = "additionalProperties" not in schema or prefix + (key.value,) == ("global",)
+        own = "additionalProperties" not in schema or path == ("global",)
         nested = isinstance(value, yaml.MappingNode) and value.value and own and "$ref" not in schema
         children = tuple(_values(value, path, lines)) if nested and _SERVICE not in schema else ()
         default = yaml.SafeLoader("").construct_document(value)

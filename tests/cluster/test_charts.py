@@ -1,0 +1,120 @@
+"""The charts before anything runs: the API server takes every manifest of every profile, and wrong values are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.kube import Namespace
+from tests.cluster.release import CHART, helm
+
+PROFILES = sorted(CHART.joinpath("profiles").glob("*.yaml"))
+# Whatever a value can switch on beside the profiles.
+EVERYTHING = {
+    "certificates": {"mode": "cert-manager"},
+    "global": {
+        "scrape": "podMonitor",
+        "otlpEndpoint": "http://otel-collector:4317",
+        "postgresql": {"enabled": True},
+        "qdrant": {"enabled": True},
+    },
+    "alerts": {"enabled": True},
+    "dashboards": {"enabled": True},
+    "samples": {"enabled": True},
+    "ingress": {"enabled": True, "tlsSecret": "genai-tls", "className": "nginx"},
+    "httpRoute": {"enabled": True, "parentRefs": [{"name": "public"}], "hostnames": ["genai.example.com"]},
+    "gateway": {"autoscaling": {"enabled": True}, "priorityClassName": "system-cluster-critical"},
+}
+# Definitions of the kinds that belong to others, by Go module and path.
+DEFINITIONS = {
+    "github.com/cert-manager/cert-manager@v1.19.1": (
+        "deploy/crds/cert-manager.io_certificates.yaml",
+        "deploy/crds/cert-manager.io_issuers.yaml",
+    ),
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+    ),
+    "sigs.k8s.io/gateway-api@v1.4.0": ("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",),
+}
+
+pytestmark = [pytest.mark.timeout(600), pytest.mark.allow_blocking]
+
+
+def accepted(namespace: Namespace, *arguments: str) -> int:
+    """Has the API server check what the chart makes of the values; how many objects that is."""
+    text = helm("template", "factory", str(CHART), "--namespace", namespace.name, "--no-hooks", *arguments).stdout
+    namespace.kubectl("apply", "--server-side", "--dry-run=server", "--filename", "-", text=text)
+    return sum(1 for each in yaml.safe_load_all(text) if each)
+
+
+@pytest.fixture(scope="module")
+def definitions(namespace: Namespace) -> Iterator[None]:
+    """The custom resource definitions of cert-manager, the Prometheus Operator and the Gateway API."""
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed: it fetches the definitions of the kinds of others")
+    files = []
+    for module, paths in DEFINITIONS.items():
+        command = ("go", "mod", "download", "-json", module)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, cwd="/")
+        assert done.returncode == 0, done.stdout + done.stderr
+        files += [Path(json.loads(done.stdout)["Dir"]) / path for path in paths]
+    arguments = [argument for file in files for argument in ("--filename", str(file))]
+    namespace.kubectl("apply", "--server-side", *arguments)
+    namespace.kubectl("wait", "--for=condition=Established", "--timeout=60s", *arguments)
+    yield
+    namespace.kubectl("delete", *arguments)
+
+
+@pytest.mark.parametrize("profile", [None, *PROFILES], ids=lambda path: path.stem if path else "defaults")
+def test_the_api_server_takes_every_manifest_of_a_profile(namespace: Namespace, profile: Path | None) -> None:
+    before = []
+    if profile is not None and profile.stem in ("gpu", "private-model"):
+        before.append(profile.with_name("production.yaml"))
+    if profile is not None and profile.stem == "private-model":
+        before.append(profile.with_name("gpu.yaml"))
+    files = [*before, profile] if profile is not None else []
+    assert accepted(namespace, *(argument for file in files for argument in ("--values", str(file)))) > 30
+
+
+def test_the_api_server_takes_what_other_operators_are_asked_for(
+    namespace: Namespace, definitions: None, tmp_path: Path
+) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(EVERYTHING))
+    assert accepted(namespace, "--values", str(tmp_path / "values.yaml")) > 60
+
+
+@pytest.mark.parametrize("chart", ["genai-factory", "service"])
+def test_helm_lint_finds_nothing(namespace: Namespace, chart: str) -> None:
+    helm("lint", "--strict", str(CHART.parent / chart))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("gateway.replicas=two", "'/replicas': got string, want integer"),
+        ("gateway.replicaz=2", "additional properties 'replicaz' not allowed"),
+        ("retriever.replicas=3", "retriever.replicas: 3 pods are too many"),
+        ("monitor.replicas=2", "monitor.replicas: 2 pods would each have their own records"),
+        ("orchestrator.autoscaling.enabled=true", "orchestrator.autoscaling.maxReplicas: 10 pods"),
+        ("factory.version=7", "'/factory/version'"),
+        ("factory.routes[0].model=x", "additional properties 'model' not allowed"),
+        ("certificates.mode=none", "value must be one of 'issuer', 'cert-manager', 'existing'"),
+        ("global.otlpEndpoint=collector", "'/global/otlpEndpoint'"),
+        ("httpRoute.enabled=true", "httpRoute.parentRefs: name the Gateway"),
+        ("existingFactory=mine", "apiKey.create"),
+        ("samples.enabled=true,tools.enabled=false", "samples.enabled"),
+    ],
+)
+def test_a_wrong_value_is_named(namespace: Namespace, value: str, message: str) -> None:
+    done = helm(
+        "install", "factory", str(CHART), "--namespace", namespace.name, "--dry-run=client", "--set", value, check=False
+    )
+    assert done.returncode != 0
+    assert message in done.stderr

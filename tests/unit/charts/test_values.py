@@ -1,0 +1,74 @@
+"""What is generated from the charts' values.yaml, and that each of its keys says what it is for."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from genaifactory_common import specs
+
+CHARTS = Path(__file__).parents[3] / "charts"
+PROFILES = sorted((CHARTS / "genai-factory" / "profiles").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("charts_generate", CHARTS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """As Helm merges values: mappings by key, everything else whole."""
+    result = dict(base)
+    for key, value in over.items():
+        known = result.get(key)
+        result[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return result
+
+
+def test_schemas_and_tables_are_those_of_values_yaml(generate: ModuleType) -> None:
+    for name in generate.NAMES:
+        for path, text in generate.rendered(CHARTS / name).items():
+            assert path.read_text(encoding="utf-8") == text, f"{path} would differ: make charts"
+
+
+def test_a_key_without_a_description_is_refused(generate: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"a\.b has no description"):
+        generate.read("a:\n  b: 1\n")
+
+
+def test_a_comment_becomes_a_description_and_a_schema(generate: ModuleType) -> None:
+    (value,) = generate.read('# -- How many,\n# of all.\n# @schema {"minimum": 1}\ncount: 3\n')
+    assert value.description == "How many, of all."
+    assert value.schema == {"minimum": 1}
+    assert value.default == 3
+
+
+def test_the_schema_knows_every_key_of_the_default_values(generate: ModuleType) -> None:
+    schema = json.loads((CHARTS / "service" / "values.schema.json").read_text())
+    values = yaml.safe_load((CHARTS / "service" / "values.yaml").read_text())
+    assert set(schema["properties"]) == set(values)
+    assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("profile", [None, *PROFILES], ids=lambda path: path.stem if path else "defaults")
+def test_the_factory_yaml_of_a_profile_is_one_that_the_services_take(profile: Path | None) -> None:
+    values = yaml.safe_load((CHARTS / "genai-factory" / "values.yaml").read_text())
+    if profile is not None:
+        over = yaml.safe_load(profile.read_text())
+        if profile.stem == "private-model":
+            values = merged(values, yaml.safe_load(profile.with_name("gpu.yaml").read_text()))
+        values = merged(values, over)
+    specs.parse(yaml.safe_dump(values["factory"]))
