@@ -405,7 +405,7 @@ async def test_a_tenant_has_its_share_and_no_more(server: ModelServer) -> None:
 async def test_every_metric_of_the_dashboard_is_there(server: ModelServer) -> None:
     async with connected(server) as client:
         await client.ask(prompt("Annual leave"))
-    board = Path(__file__).parents[2] / "services" / "modelserver" / "dashboards" / "modelserver.json"
+    board = Path(__file__).parents[2] / "charts" / "genai-factory" / "dashboards" / "modelserver.json"
     asked = set(re.findall(r"genaifactory_modelserver_vllm_\w+", board.read_text(encoding="utf-8")))
     there = {sample.partition("{")[0] for sample in server.metrics()}
     assert asked

@@ -9,9 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import Counter
 
 from genaifactory_common import specs
 from genaifactory_common.errors import RateLimited
+
+LIMITS_HIT = Counter(
+    "genaifactory_limits_hit_total", "Requests refused by a tenant's limit a minute.", ["tenant", "limit"]
+)
 
 _MINUTE = 60.0
 
@@ -67,8 +74,8 @@ class MemoryLimiter:
         if buckets is None:
             buckets = self._buckets[tenant] = (_Bucket(now), _Bucket(now))
         requests, all_tokens = buckets
-        self._check(requests.used(now, limits.requests_per_minute), 1, limits.requests_per_minute, "requests")
-        self._check(all_tokens.used(now, limits.tokens_per_minute), tokens, limits.tokens_per_minute, "tokens")
+        self._check(tenant, requests.used(now, limits.requests_per_minute), 1, limits.requests_per_minute, "requests")
+        self._check(tenant, all_tokens.used(now, limits.tokens_per_minute), tokens, limits.tokens_per_minute, "tokens")
         requests.add(1)
         all_tokens.add(tokens)
         return Reservation(
@@ -99,19 +106,20 @@ class MemoryLimiter:
         self._buckets = {tenant: buckets for tenant, buckets in self._buckets.items() if tenant in kept}
 
     @staticmethod
-    def _check(used: float, wanted: int, per_minute: int, unit: str) -> None:
+    def _check(tenant: str, used: float, wanted: int, per_minute: int, unit: Literal["requests", "tokens"]) -> None:
+        if used + wanted <= per_minute:
+            return
+        LIMITS_HIT.labels(tenant, unit).inc()
         if wanted > per_minute:
             raise RateLimited(
                 f"The request needs up to {wanted} {unit}, more than the {per_minute} {unit} a minute of this tenant: "
                 "send a shorter prompt or a smaller max_tokens."
             )
-        excess = used + wanted - per_minute
-        if excess > 0:
-            seconds = excess * _MINUTE / per_minute
-            raise RateLimited(
-                f"The limit of {per_minute} {unit} a minute is used up; try again in {seconds:.1f} s.",
-                retry_after_seconds=seconds,
-            )
+        seconds = (used + wanted - per_minute) * _MINUTE / per_minute
+        raise RateLimited(
+            f"The limit of {per_minute} {unit} a minute is used up; try again in {seconds:.1f} s.",
+            retry_after_seconds=seconds,
+        )
 
 
 def _state(used: float, per_minute: int) -> State:

@@ -19,6 +19,11 @@ access = logging.getLogger("genaifactory.gateway.access")
 HTTP_REQUESTS = Counter(
     "genaifactory_http_requests_total", "HTTP requests answered, by final status.", ["route", "method", "status"]
 )
+HTTP_ERRORS = Counter(
+    "genaifactory_http_errors_total",
+    "HTTP requests that failed, by reason; also those whose status had been sent before.",
+    ["route", "reason"],
+)
 HTTP_DURATION = Histogram(
     "genaifactory_http_duration_seconds",
     "From the headers of an HTTP request to the end of its answer.",
@@ -51,6 +56,8 @@ def observed(exchange: Exchange, route: str, service_telemetry: Telemetry) -> It
         HTTP_RUNNING.dec()
         HTTP_REQUESTS.labels(route, method, str(status)).inc()
         HTTP_DURATION.labels(route).observe(seconds)
+        if exchange.error is not None:
+            HTTP_ERRORS.labels(route, exchange.error.reason.value).inc()
         if exchange.hung_up:
             HTTP_HANGUPS.labels(route).inc()
         if route not in _QUIET:

@@ -6,6 +6,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from genaifactory_common.telemetry import LATENCY_BUCKETS
 
+ENGINE_READY = Gauge("genaifactory_modelserver_engine_ready", "1 while the engine can answer, else 0.", ["engine"])
 RUNNING = Gauge("genaifactory_modelserver_requests_running", "Requests that an engine works on.", ["engine"])
 QUEUED = Gauge("genaifactory_modelserver_requests_queued", "Requests that wait for an engine.", ["engine"])
 REFUSED = Counter(

@@ -81,6 +81,9 @@ class _Served:
     sleeping: bool = False
     failure: FactoryError | None = None
 
+    def ready(self) -> bool:
+        return self.status()[0] is State.READY
+
     def status(self) -> tuple[State, str]:
         if self.failure is not None:
             return State.FAILED, self.failure.message
@@ -124,6 +127,7 @@ class Serving:
         async with AsyncExitStack() as stack:
             async with asyncio.TaskGroup() as group:
                 for served in self._engines:
+                    metrics.ENGINE_READY.labels(served.engine.name).set_function(served.ready)
                     stack.push_async_callback(served.engine.close)
                     group.create_task(_open(served))
             failures = [served.failure for served in self._engines if served.failure is not None]
@@ -133,7 +137,7 @@ class Serving:
 
     def ready(self) -> bool:
         """Whether every engine can serve."""
-        return all(served.status()[0] is State.READY for served in self._engines)
+        return all(served.ready() for served in self._engines)
 
     def alive(self) -> bool:
         """Whether no engine has died or failed to open; a new start may help one that has."""

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from prometheus_client import Counter
-
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_safety.metrics import Scanning
 from genaifactory_safety.policies import Policies, Policy
 from genaifactory_safety.scanner import StreamScanner
 from genaifactory_safety.verdicts import Action, Direction, Verdict
 from genaifactory_safety.workers import Workers
-
-SCANNED = Counter("genaifactory_safety_scanned_characters_total", "Characters scanned.", ["direction"])
-FINDINGS = Counter("genaifactory_safety_findings_total", "Findings, by what they are.", ["entity", "action"])
 
 
 class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
@@ -31,12 +27,15 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
         direction = _direction(request.direction, "direction")
         policy = self._policy(request.policy, direction, "policy")
         _require_size(policy, len(request.text))
-        self._workers.admit()
-        scanner = StreamScanner(policy)
-        text = await self._workers.push(scanner, request.text)
-        text += await self._workers.finish(scanner)
-        verdict = self._message(scanner.verdict(), policy, direction)
-        return safety_pb2.CheckTextResponse(verdict=verdict, text="" if scanner.blocked else text)
+        scanner, scanning = StreamScanner(policy), Scanning(policy.name, direction)
+        with scanning:
+            self._workers.admit()
+            text = await self._workers.push(scanner, request.text)
+            text += await self._workers.finish(scanner)
+            verdict = scanner.verdict()
+        scanning.ended(verdict)
+        message = _message(verdict, policy, direction)
+        return safety_pb2.CheckTextResponse(verdict=message, text="" if scanner.blocked else text)
 
     async def CheckStream(
         self, requests: AsyncIterator[safety_pb2.CheckStreamRequest], context: Any
@@ -47,49 +46,54 @@ class SafetyServicer(safety_pb2_grpc.SafetyServiceServicer):
             raise InvalidArgument("The first message of the stream must be 'open'.", field="open")
         direction = _direction(opening.open.direction, "open.direction")
         policy = self._policy(opening.open.policy, direction, "open.policy")
-        self._workers.admit()
-        scanner = StreamScanner(policy)
+        scanner, scanning = StreamScanner(policy), Scanning(policy.name, direction)
+        with scanning:
+            self._workers.admit()
         received = 0
         async for request in requests:
             if request.WhichOneof("part") != "text":
                 raise InvalidArgument("Every message of the stream after the first must be 'text'.", field="text")
             received += len(request.text)
             _require_size(policy, received)
-            if released := await self._workers.push(scanner, request.text):
+            with scanning:
+                released = await self._workers.push(scanner, request.text)
+            if released:
                 yield safety_pb2.CheckStreamResponse(released=released)
             if scanner.blocked:
                 break
-        if released := await self._workers.finish(scanner):
+        with scanning:
+            released = await self._workers.finish(scanner)
+            verdict = scanner.verdict()
+        scanning.ended(verdict)
+        if released:
             yield safety_pb2.CheckStreamResponse(released=released)
-        yield safety_pb2.CheckStreamResponse(verdict=self._message(scanner.verdict(), policy, direction))
+        yield safety_pb2.CheckStreamResponse(verdict=_message(verdict, policy, direction))
 
     def _policy(self, name: str, direction: Direction, field: str) -> Policy:
         if not name:
             raise InvalidArgument(f"'{field}' is missing; it names a policy of factory.yaml.", field=field)
         return self._policies.get(name, direction, field)
 
-    def _message(self, verdict: Verdict, policy: Policy, direction: Direction) -> types_pb2.Verdict:
-        SCANNED.labels(direction.name).inc(verdict.scanned_characters)
-        for finding in verdict.findings:
-            FINDINGS.labels(finding.entity, finding.action.name).inc()
-        return types_pb2.Verdict(
-            action=_ACTIONS[verdict.action],
-            findings=[
-                types_pb2.Finding(
-                    entity_type=finding.entity,
-                    start_offset=finding.start,
-                    end_offset=finding.end,
-                    score=finding.score,
-                    action=_ACTIONS[finding.action],
-                    scanner=finding.scanner,
-                )
-                for finding in verdict.findings
-            ],
-            policy=policy.name,
-            scanners=verdict.scanners,
-            scanned_characters=verdict.scanned_characters,
-            direction=_DIRECTIONS[direction],
-        )
+
+def _message(verdict: Verdict, policy: Policy, direction: Direction) -> types_pb2.Verdict:
+    return types_pb2.Verdict(
+        action=_ACTIONS[verdict.action],
+        findings=[
+            types_pb2.Finding(
+                entity_type=finding.entity,
+                start_offset=finding.start,
+                end_offset=finding.end,
+                score=finding.score,
+                action=_ACTIONS[finding.action],
+                scanner=finding.scanner,
+            )
+            for finding in verdict.findings
+        ],
+        policy=policy.name,
+        scanners=verdict.scanners,
+        scanned_characters=verdict.scanned_characters,
+        direction=_DIRECTIONS[direction],
+    )
 
 
 _ACTIONS = {

@@ -1,0 +1,50 @@
+"""What Prometheus sees at the gateway of requests that fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client import Counter
+
+from genaifactory_common import specs
+from genaifactory_common.errors import RateLimited, UpstreamFailed
+from genaifactory_common.testing import orchestrator as script
+from genaifactory_gateway.limits import LIMITS_HIT, MemoryLimiter
+from genaifactory_gateway.observation import HTTP_ERRORS, HTTP_REQUESTS
+
+CHAT = "/v1/chat/completions"
+
+
+def value(counter: Counter, *labels: str) -> float:
+    (family,) = counter.labels(*labels).collect()
+    return family.samples[0].value
+
+
+async def test_an_answer_that_breaks_off_counts_as_an_error_though_its_status_was_200(gateway: Any) -> None:
+    failed, answered = value(HTTP_ERRORS, CHAT, "UPSTREAM_FAILED"), value(HTTP_REQUESTS, CHAT, "POST", "200")
+    gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
+    assert (await gateway.chat(stream=True)).status_code == 200
+    assert value(HTTP_ERRORS, CHAT, "UPSTREAM_FAILED") == failed + 1
+    assert value(HTTP_REQUESTS, CHAT, "POST", "200") == answered + 1
+
+
+async def test_errors_are_told_apart_by_reason_where_one_status_stands_for_several(gateway: Any) -> None:
+    before = [value(HTTP_ERRORS, CHAT, reason) for reason in ("INVALID_ARGUMENT", "UNKNOWN_FIELD")]
+    await gateway.chat(temperature=99)
+    await gateway.chat(colour="blue")
+    after = [value(HTTP_ERRORS, CHAT, reason) for reason in ("INVALID_ARGUMENT", "UNKNOWN_FIELD")]
+    assert after == [before[0] + 1, before[1] + 1]
+
+
+async def test_a_refusal_is_counted_for_its_tenant_and_the_limit_that_it_met() -> None:
+    limiter = MemoryLimiter(lambda: 0.0)
+    limits = specs.Limits(requests_per_minute=2, tokens_per_minute=100)
+    await limiter.reserve("counted", limits, 60)
+    for tokens in (60, 101):
+        with pytest.raises(RateLimited):
+            await limiter.reserve("counted", limits, tokens)
+    await limiter.reserve("counted", limits, 0)
+    with pytest.raises(RateLimited):
+        await limiter.reserve("counted", limits, 0)
+    assert (value(LIMITS_HIT, "counted", "tokens"), value(LIMITS_HIT, "counted", "requests")) == (2, 1)

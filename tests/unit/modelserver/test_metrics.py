@@ -1,0 +1,23 @@
+"""What Prometheus sees of engines: whether they can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from genaifactory_common import testing
+from genaifactory_modelserver import metrics
+from genaifactory_modelserver.fake import FakeEngine
+
+
+def ready(engine: str) -> float:
+    (family,) = metrics.ENGINE_READY.labels(engine).collect()
+    return family.samples[0].value
+
+
+async def test_an_engine_is_ready_from_its_opening_until_it_dies(make_app: Callable[..., Any]) -> None:
+    engine = FakeEngine(models=("fake",))
+    async with testing.served(make_app(fake=engine)):
+        assert ready(engine.name) == 1
+        await engine.close()
+        assert ready(engine.name) == 0

@@ -1,0 +1,39 @@
+"""Reads of a PromQL query what it asks for: metrics, and the labels by which they are chosen and grouped."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_RANGE = re.compile(r"\[[^\]]*\]")
+_SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^{}]*)\}")
+_GROUPING = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
+_NAME = re.compile(r"(?<![\w:.])[a-zA-Z_:][\w:]*(?!\s*\(|[\w:])")
+_LABEL = re.compile(r"\w+")
+_WORDS = {"and", "or", "unless", "offset", "bool", "by", "on"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a query asks for."""
+
+    matched: dict[str, set[str]]
+    """Metrics, each with the labels that choose among its series."""
+    grouped: set[str]
+    """Labels that survive aggregation or join two sides."""
+
+
+def asked(query: str) -> Asked:
+    """Reads a query."""
+    rest = _RANGE.sub("", _STRING.sub('""', query))
+    matched: dict[str, set[str]] = {}
+    for name, matchers in _SELECTOR.findall(rest):
+        labels = {re.match(r"\s*(\w+)", matcher)[1] for matcher in matchers.split(",") if matcher.strip()}  # type: ignore[index]
+        matched.setdefault(name, set()).update(labels)
+    rest = _SELECTOR.sub(r"\1", rest)
+    grouped = {label for labels in _GROUPING.findall(rest) for label in _LABEL.findall(labels)}
+    for name in _NAME.findall(_GROUPING.sub("", rest)):
+        if name not in _WORDS:
+            matched.setdefault(name, set())
+    return Asked(matched, grouped)
