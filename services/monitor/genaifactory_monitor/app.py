@@ -32,7 +32,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        await database.open()
+        await database.open_when_reachable()
         try:
             health.reachable = True
             async with asyncio.TaskGroup() as group:
@@ -53,6 +53,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
         register=register,
         lifespan=lifespan,
         ready=lambda: health.reachable,
+        serves_while_opening=True,  # health says so while PostgreSQL is away; a process that ended would come back late
         verifier=settings.verifier(),
         # A record outlives its request in the sender's queue, and with it any signed context; it names its tenant.
         peer_methods=frozenset({f"/{_SERVICE}/RecordInteractions"}),

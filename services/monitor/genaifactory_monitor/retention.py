@@ -8,8 +8,9 @@ import time
 
 import sqlalchemy as sa
 
+from genaifactory_common.database import uninterrupted
 from genaifactory_common.errors import FactoryError
-from genaifactory_monitor.database import Database, uninterrupted
+from genaifactory_monitor.database import Database
 from genaifactory_monitor.metrics import SWEPT
 from genaifactory_monitor.schema import feedback, interactions
 from genaifactory_monitor.settings import Retention

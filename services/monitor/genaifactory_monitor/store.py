@@ -11,9 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from genaifactory_common.database import insert, uninterrupted
 from genaifactory_common.errors import Conflict
 from genaifactory_monitor import usage
-from genaifactory_monitor.database import Database, insert, uninterrupted
+from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Feedback, Filter, Interaction, Position
 from genaifactory_monitor.schema import feedback as feedback_table
 from genaifactory_monitor.schema import interactions

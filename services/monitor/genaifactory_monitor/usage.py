@@ -15,8 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from genaifactory_common.database import insert, uninterrupted
 from genaifactory_common.errors import TooLarge
-from genaifactory_monitor.database import Database, insert, uninterrupted
+from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Interaction, Usage, UsageKey
 from genaifactory_monitor.schema import interactions
 from genaifactory_monitor.schema import usage as table

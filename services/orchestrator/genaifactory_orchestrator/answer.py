@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -14,7 +15,7 @@ from prometheus_client import Counter, Histogram
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, identity
-from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, UpstreamFailed
+from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable, UpstreamFailed
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import LATENCY_BUCKETS, Telemetry
 from genaifactory_orchestrator import cache, citations, conversations, refusal, retrieval
@@ -33,12 +34,17 @@ from genaifactory_orchestrator.question import Question
 from genaifactory_orchestrator.records import Record
 from genaifactory_orchestrator.retrieval import NOTHING, Found, Retrieval
 
+logger = logging.getLogger(__name__)
+
 ANSWERS = Counter("genaifactory_answers_total", "Requests for answers, by how they ended.", ["route", "outcome"])
 FIRST_TEXT = Histogram(
     "genaifactory_first_text_seconds",
     "From the start of a request to its first released text.",
     ["route"],
     buckets=LATENCY_BUCKETS,
+)
+UNKEPT = Counter(
+    "genaifactory_unkept_turns_total", "Answers that were given but could not be added to their conversation."
 )
 
 _STOP = types_pb2.FINISH_REASON_STOP
@@ -82,7 +88,8 @@ class Answerer:
     async def answer(self, question: Question, emit: Emit) -> None:
         """Answers for the current caller, event by event; raises FactoryError.
 
-        However it ends, one interaction is recorded; of an answer that ends well, before `Done` is emitted.
+        However it ends, one interaction is recorded; of an answer that ends well, before `Done` is emitted. An answer
+        that is there is given even if its conversation cannot be stored; then the record says so.
         """
         caller = identity.current()
         plan = self._plans.resolve(question.route, caller.tenant)
@@ -90,7 +97,8 @@ class Answerer:
         with self._outbox.reserve() as place:
             try:
                 async with asyncio.timeout(plan.route.timeout_seconds):
-                    done = await self._path(question, caller, plan, record, emit)
+                    history, done = await self._path(question, caller, plan, record, emit)
+                unkept = await self._keep(question, history, record, done)
             except asyncio.CancelledError:
                 place.put_soon(_noted(record, record.failed(_why_cancelled())))
                 raise
@@ -98,10 +106,16 @@ class Answerer:
                 failure = _too_late(plan) if isinstance(error, TimeoutError) else error
                 await place.put(_noted(record, record.failed(failure)))
                 raise failure from error.__cause__
-            await place.put(_noted(record, record.answered(done)))
+            answered = record.answered(done)
+            if unkept is not None:
+                answered.error_reason = unkept.reason.value
+                answered.error_message = f"The answer was given, but is not in its conversation: {unkept.message}"
+            await place.put(_noted(record, answered))
         await emit(done)
 
-    async def _path(self, question: Question, caller: Caller, plan: Plan, record: Record, emit: Emit) -> Done:
+    async def _path(
+        self, question: Question, caller: Caller, plan: Plan, record: Record, emit: Emit
+    ) -> tuple[History, Done]:
         await self._check_ids(question, plan, record)
         history = await self._history(question, caller, plan)
         prepared = await self._prepare(question, caller, plan, history, record)
@@ -118,9 +132,7 @@ class Answerer:
             self._remember(question, plan, prepared, record, done)
         for verdict in (*record.input_verdicts, *record.output_verdicts):
             await emit(verdict)
-        if question.conversation_id:
-            await self._conversations.add_turn(history, _turn(record, done))
-        return done
+        return history, done
 
     async def _check_ids(self, question: Question, plan: Plan, record: Record) -> None:
         """Before anything is stored under them."""
@@ -135,6 +147,18 @@ class Answerer:
             return _NEW
         key = conversations.Key(caller.tenant, caller.principal, question.conversation_id)
         return await self._conversations.begin(key, limit=plan.route.history_messages)
+
+    async def _keep(self, question: Question, history: History, record: Record, done: Done) -> Unavailable | None:
+        """Adds the turn to its stored conversation; what kept it from that. The route's timeout no longer counts."""
+        if not question.conversation_id:
+            return None
+        try:
+            await self._conversations.add_turn(history, _turn(record, done))
+        except Unavailable as error:
+            UNKEPT.inc()
+            logger.error("the answer %s is not in its conversation: %s", record.request_id, error.message)
+            return error
+        return None
 
     async def _prepare(
         self, question: Question, caller: Caller, plan: Plan, history: History, record: Record

@@ -53,7 +53,7 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
         _sender(channels.monitor, timeout_seconds=settings.timeouts.record_seconds),
     )
     answers = Cache(settings.data_dir / "cache.db", settings.cache)
-    conversations = Conversations(settings.data_dir / "conversations.db", settings.conversations)
+    conversations = Conversations(settings)
     answerer = Answerer(
         Plans(source),
         Guard(channels.safety, timeout_seconds=settings.timeouts.check_seconds),

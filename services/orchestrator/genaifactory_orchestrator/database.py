@@ -41,12 +41,6 @@ class Database:
         """What `work` returns, run in one transaction on the file's thread. Raises sqlite3.Error."""
         return await self._in_thread(lambda: self._transaction(work))
 
-    async def truncate_log(self) -> None:
-        """Moves the write-ahead log into the file and empties it, so that deleted bytes are nowhere."""
-        connection = self._connection
-        if connection is not None:
-            await self._in_thread(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
-
     async def discard(self) -> None:
         """Removes a file that could not be opened."""
         await self._in_thread(self._unlink)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import tempfile
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,70 +20,24 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.settings import Settings
+from tests.unit.monitor.postgres import PostgresServer, postgres_server
 
 NOON = 1_780_000_000 // 86_400 * 86_400 + 43_200
 """A noon in 2026, in seconds since 1970."""
 
 
-@dataclass(frozen=True)
-class PostgresServer:
-    """A server of the tests' own, on a unix socket in a temporary folder."""
-
-    binaries: Path
-    folder: Path
-    user: str | None
-    """The account that runs it, when the tests run as root; PostgreSQL refuses root."""
-
-    def run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
-            [self.binaries / program, *arguments],
-            check=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=self.user,
-            cwd=self.folder,
-        )
-
-    def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=200"
-        self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-o", options, "-l", f"{self.folder}/log", "start")
-
-    def stop(self) -> None:
-        self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
-
-    def url(self, database: str) -> str:
-        return f"postgresql://postgres:unused@/{database}?host={self.folder}"
-
-    def new_database(self) -> str:
-        name = f"t{uuid.uuid4().hex}"
-        self.run("createdb", "-h", str(self.folder), "-U", "postgres", name)
-        return self.url(name)
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A running PostgreSQL server. Where it is not installed, tests are skipped; in CI that is a failure."""
-    binaries = _postgres_binaries()
-    if binaries is None:
-        reason = "PostgreSQL's server programs are not installed (Debian: apt-get install postgresql)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    user = "postgres" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="gf-pg-"))
-    server = PostgresServer(binaries, folder, user)
-    try:
-        if user is not None:
-            shutil.chown(folder, user)
-        server.run("initdb", "-D", f"{folder}/data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(folder)
+    """A running PostgreSQL server; skips where none is installed."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a unix socket in it."""
+    with tempfile.TemporaryDirectory(prefix="gf-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -208,10 +158,3 @@ def make_interaction(request_id: str, *, at: float = 0.0, **fields: Any) -> moni
 def moment(seconds_after_noon: float) -> timestamp_pb2.Timestamp:
     micros = round((NOON + seconds_after_noon) * 1_000_000)
     return timestamp_pb2.Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
-
-
-def _postgres_binaries() -> Path | None:
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
-    return folders[-1].parent if folders else None

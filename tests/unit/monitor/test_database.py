@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
+import json
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +21,23 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory_common import channels, runtime, testing
+from genaifactory_common.database import Store as StoreSettings
+from genaifactory_common.database import uninterrupted
 from genaifactory_common.errors import Unavailable
+from genaifactory_common.settings import Server
+from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor import store, wire
-from genaifactory_monitor.database import FILE_NAME, Database, uninterrupted
+from genaifactory_monitor.app import create_app
+from genaifactory_monitor.database import FILE_NAME, Database
 from genaifactory_monitor.records import Filter, Interaction
 from genaifactory_monitor.schema import metadata
 from genaifactory_monitor.settings import Settings
-from genaifactory_monitor.settings import Store as StoreSettings
-from tests.unit.monitor.conftest import NOON, PostgresServer, make_interaction, serving, settings_for
+from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment, serving, settings_for
+from tests.unit.monitor.postgres import PostgresServer
 
 OPEN = """
 import asyncio, sys
@@ -259,3 +272,99 @@ async def test_a_monitor_whose_database_is_away_says_that_it_is_not_ready(
         finally:
             await asyncio.to_thread(postgres.start)
         await until(monitor.app.ready)
+
+
+async def test_a_monitor_whose_database_is_away_at_its_start_says_so_until_it_is_there(
+    tmp_path: Path, postgres: PostgresServer, socket_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = await asyncio.to_thread(postgres.new_database)
+    server = Server(address=f"unix:{socket_folder}/m.sock", drain_seconds=0)
+    app = create_app(settings_for(tmp_path, url), Telemetry("monitor"))
+    async with AsyncExitStack() as stack:
+        channel = await stack.enter_async_context(channels.connect(server.address))
+
+        async def status() -> Any:
+            return (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status
+
+        stub: Any = monitor_pb2_grpc.MonitorServiceStub(channel)
+        request = monitor_pb2.RecordInteractionsRequest(interactions=[make_interaction("a")])
+        async with postgres.away():
+            opening = asyncio.create_task(stack.enter_async_context(runtime.running(app, server)))
+            await channel.channel_ready()
+            assert await status() == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(Unavailable, match="database cannot be reached") as refused:
+                await channels.unary(stub.RecordInteractions, request, timeout_seconds=5)
+            assert refused.value.retry_after_seconds == 1.0
+        async with asyncio.timeout(20):
+            await opening
+            while await status() == health_pb2.HealthCheckResponse.NOT_SERVING:  # noqa: ASYNC110  # each look is a call
+                await asyncio.sleep(0.05)
+        assert (await channels.unary(stub.RecordInteractions, request, timeout_seconds=5)).stored == 1
+    failures = [each.message for each in caplog.records if each.message.startswith("The monitor's database fails")]
+    assert len(failures) == len(set(failures)) > 0, "each way to fail is logged once"
+
+
+async def test_a_monitor_that_waits_for_its_database_stops_when_told_to(
+    tmp_path: Path, postgres: PostgresServer, socket_folder: Path
+) -> None:
+    url = await asyncio.to_thread(postgres.new_database)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GENAIFACTORY_SERVER__ADDRESS": f"unix:{socket_folder}/m.sock",
+        "GENAIFACTORY_DATA_DIR": str(tmp_path),
+        "GENAIFACTORY_DATABASE_URL": url,
+        "GENAIFACTORY_CONTEXT_PUBLIC_KEY": base64.b64encode(testing.SIGNER.public_key).decode(),
+    }
+    async with postgres.away(), asyncio.timeout(30):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "genaifactory_monitor", env=environment, stderr=asyncio.subprocess.PIPE
+        )
+        async with channels.connect(f"unix:{socket_folder}/m.sock") as channel:
+            await channel.channel_ready()
+        process.send_signal(signal.SIGTERM)
+        _, log = await process.communicate()
+    assert process.returncode == 0, log.decode()
+    assert "Traceback" not in log.decode()
+
+
+async def test_nothing_acknowledged_is_lost_when_postgresql_dies_under_load(
+    postgres_settings: Settings, postgres: PostgresServer
+) -> None:
+    acknowledged: set[str] = set()
+    refused = asyncio.Event()
+    stopping = asyncio.Event()
+
+    async def enough() -> None:
+        wanted = len(acknowledged) + 100
+        await until(lambda: len(acknowledged) >= wanted)
+
+    async def send_on(monitor: Monitor, sender: int) -> None:
+        """A batch whose fate is unknown is sent again, as the orchestrator's queue does."""
+        for number in itertools.count():
+            ids = [f"{sender}-{number}-{i}" for i in range(5)]
+            while not acknowledged.issuperset(ids):
+                try:
+                    await monitor.record(*(make_interaction(i) for i in ids))
+                    acknowledged.update(ids)
+                except Unavailable:
+                    refused.set()
+                    await asyncio.sleep(0.02)
+            if stopping.is_set():
+                return
+
+    testing.act_as()
+    async with serving(postgres_settings) as monitor, asyncio.timeout(60):
+        async with asyncio.TaskGroup() as group:
+            for sender in range(6):
+                group.create_task(send_on(monitor, sender))
+            for _ in range(2):
+                await enough()
+                refused.clear()
+                async with postgres.away():
+                    await refused.wait()
+            await enough()
+            stopping.set()
+        stored = [json.loads(line)["request_id"] for line in await monitor.export()]
+        (usage,) = await monitor.usage(start_time=moment(-60), end_time=moment(60))
+    assert sorted(stored) == sorted(acknowledged)
+    assert usage.requests == len(stored)

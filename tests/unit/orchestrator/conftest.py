@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from genaifactory_common.testing.retriever import FakeRetriever, passage
 from genaifactory_common.testing.safety import FakeSafety
 from genaifactory_orchestrator.app import Channels, create_app
 from genaifactory_orchestrator.settings import Settings
+from tests.unit.monitor.postgres import PostgresServer, postgres_server
 
 FACTORY = """
 tenants: [{name: acme}, {name: other}]
@@ -177,3 +178,19 @@ async def world(make_world: MakeWorld) -> AsyncIterator[World]:
     """A world with the defaults."""
     async with make_world() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server; skips where none is installed."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """Where conversations are stored, once in each kind of database; empty."""
+    if request.param == "sqlite":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()

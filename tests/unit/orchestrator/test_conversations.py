@@ -1,9 +1,11 @@
-"""Stored conversations: bounded, erasable, each its caller's own."""
+"""Stored conversations, in either database: bounded, erasable, each its caller's own."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.testing import CALLER, act_as
-from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.conversations import Conversations, Key
+from genaifactory_orchestrator.settings import Settings
+from tests.unit.orchestrator.conftest import MakeWorld, World
 
 KEY = Key("acme", "alice", "c1")
 
@@ -27,6 +30,13 @@ def user(text: str) -> types_pb2.Message:
 
 def assistant(text: str) -> types_pb2.Message:
     return types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=text)
+
+
+@pytest.fixture
+async def world(make_world: MakeWorld, database_url: str | None) -> AsyncIterator[World]:
+    """A world over each database."""
+    async with make_world(database_url=database_url) as made:
+        yield made
 
 
 def last_conversation(world: Any) -> list[str]:
@@ -46,10 +56,10 @@ async def test_a_turn_continues_the_stored_conversation(world: Any) -> None:
     assert last_conversation(world) == ["I am Ann.", "Hi Ann.", "Who am I?"]
 
 
-async def test_it_survives_a_restart(make_world: Any) -> None:
-    async with make_world() as world:
+async def test_it_survives_a_restart(make_world: Any, database_url: str | None) -> None:
+    async with make_world(database_url=database_url) as world:
         await world.ask("I am Ann.", route="chat", conversation_id="c1")
-    async with make_world() as world:
+    async with make_world(database_url=database_url) as world:
         await world.ask("Who am I?", route="chat", conversation_id="c1")
         assert last_conversation(world)[0] == "I am Ann."
 
@@ -70,14 +80,20 @@ def all_bytes(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.glob("conversations.db*"))
 
 
-async def test_an_erased_conversation_is_gone_from_the_file_too(world: Any, tmp_path: Path) -> None:
+async def test_an_erased_conversation_is_forgotten(world: Any) -> None:
     await world.ask("My secret is Xylophon.", route="chat", conversation_id="c1")
-    assert b"Xylophon" in await asyncio.to_thread(all_bytes, tmp_path / "orchestrator")
     assert await erase(world, "c1")
     assert not await erase(world, "c1")
     await world.ask("What is my secret?", route="chat", conversation_id="c1")
     assert last_conversation(world) == ["What is my secret?"]
-    assert b"Xylophon" not in await asyncio.to_thread(all_bytes, tmp_path / "orchestrator")
+
+
+async def test_an_erased_conversation_is_gone_from_the_file_too(make_world: MakeWorld, tmp_path: Path) -> None:
+    async with make_world() as world:
+        await world.ask("My secret is Xylophon.", route="chat", conversation_id="c1")
+        assert b"Xylophon" in await asyncio.to_thread(all_bytes, tmp_path / "orchestrator")
+        assert await erase(world, "c1")
+        assert b"Xylophon" not in await asyncio.to_thread(all_bytes, tmp_path / "orchestrator")
 
 
 async def test_an_answer_that_ends_after_the_erasure_does_not_bring_it_back(world: Any) -> None:
@@ -134,38 +150,66 @@ async def test_a_tool_call_and_its_result_are_part_of_it(world: Any) -> None:
     assert messages[1].tool_calls[0].id == "c1"
 
 
-async def opened(path: Path, **bounds: Any) -> Conversations:
-    store = Conversations(path / "conversations.db", settings.Conversations(**bounds))
+@asynccontextmanager
+async def opened(path: Path, url: str | None, **bounds: Any) -> AsyncIterator[Conversations]:
+    store = Conversations(Settings(data_dir=path, database_url=url, conversations=bounds))
     await store.open()
-    return store
-
-
-async def test_the_oldest_messages_go_first_and_no_answer_stays_without_its_question(tmp_path: Path) -> None:
-    store = await opened(tmp_path, max_messages=5)
-    for i in range(4):
-        history = await store.begin(KEY, limit=100)
-        await store.add_turn(history, [user(f"q{i}"), assistant(f"a{i}")])
-    assert [m.content for m in (await store.begin(KEY, limit=100)).messages] == ["q2", "a2", "q3", "a3"]
-    assert [m.content for m in (await store.begin(KEY, limit=3)).messages] == ["q3", "a3"]
-    assert (await store.begin(KEY, limit=0)).messages == ()
+    yield store
     await store.close()
 
 
-async def test_messages_past_their_age_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = await opened(tmp_path, max_age_seconds=100)
-    await store.add_turn(await store.begin(KEY, limit=9), [user("old")])
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 101)
-    assert (await store.begin(KEY, limit=9)).messages == ()
-    await store.forget_old()
-    assert not await store.erase(KEY), "an empty one is gone as well"
-    await store.close()
+async def texts(store: Conversations, *, limit: int = 1000) -> list[str]:
+    return [message.content for message in (await store.begin(KEY, limit=limit)).messages]
 
 
-async def test_a_caller_has_a_bounded_number_and_the_idlest_goes_first(tmp_path: Path) -> None:
-    store = await opened(tmp_path, max_per_principal=2)
-    for name in ("a", "b", "a", "c"):
-        key = replace(KEY, name=name)
-        await store.add_turn(await store.begin(key, limit=9), [user("x")])
-    assert [name for name in "abc" if await store.erase(replace(KEY, name=name))] == ["a", "c"]
-    await store.close()
+async def test_the_oldest_messages_go_first_and_no_answer_stays_without_its_question(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    async with opened(tmp_path, database_url, max_messages=5) as store:
+        for i in range(4):
+            history = await store.begin(KEY, limit=100)
+            await store.add_turn(history, [user(f"q{i}"), assistant(f"a{i}")])
+        assert await texts(store) == ["q2", "a2", "q3", "a3"]
+        assert await texts(store, limit=3) == ["q3", "a3"]
+        assert await texts(store, limit=0) == []
+
+
+async def test_messages_past_their_age_are_forgotten(
+    tmp_path: Path, database_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, database_url, max_age_seconds=100) as store:
+        for _ in range(501):
+            await store.add_turn(await store.begin(KEY, limit=0), [user("old")])
+        await store.add_turn(await store.begin(replace(KEY, name="c2"), limit=0), [user("old")])
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 101)
+        await store.add_turn(await store.begin(replace(KEY, name="c2"), limit=9), [user("new")])
+        assert await texts(store) == []
+        await store.forget_old()
+        assert not await store.erase(KEY), "an empty one is gone as well"
+        left = await store.begin(replace(KEY, name="c2"), limit=9)
+        assert [message.content for message in left.messages] == ["new"]
+
+
+async def test_a_caller_has_a_bounded_number_and_the_idlest_goes_first(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    async with opened(tmp_path, database_url, max_per_principal=2) as store:
+        await store.begin(replace(KEY, principal="bob"), limit=9)
+        for name in ("a", "b", "a", "c"):
+            key = replace(KEY, name=name)
+            await store.add_turn(await store.begin(key, limit=9), [user("x")])
+        assert [name for name in "abc" if await store.erase(replace(KEY, name=name))] == ["a", "c"]
+        assert await store.erase(replace(KEY, principal="bob")), "another's are not counted"
+
+
+async def test_an_erased_conversation_does_not_come_back_under_its_number(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    async with opened(tmp_path, database_url) as store:
+        first = await store.begin(KEY, limit=9)
+        assert await store.erase(KEY)
+        second = await store.begin(KEY, limit=9)
+        assert second.number != first.number
+        await store.add_turn(first, [user("of the erased life")])
+        assert await texts(store) == []

@@ -1,1 +1,1 @@
-"""The steps from an empty database to `schema`, run by `database.migrate`."""
+"""The steps from an empty database to `schema`, run when the database is opened."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import op
+from alembic.operations import Operations
 
 revision = "0001"
 down_revision = None
@@ -15,7 +15,7 @@ _OUTCOME = ("conversation_id", "trace_id", "outcome", "error_reason", "error_mes
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens")
 
 
-def upgrade() -> None:
+def upgrade(op: Operations) -> None:
     """Creates the tables and their indexes."""
     op.create_table(
         "interactions",
@@ -51,7 +51,7 @@ def upgrade() -> None:
     op.create_index("ix_usage_day", "usage", ["day"])
 
 
-def downgrade() -> None:
+def downgrade(op: Operations) -> None:
     """Drops everything that the monitor keeps."""
     for table in ("usage", "feedback", "interactions"):
         op.drop_table(table)

@@ -1,0 +1,347 @@
+"""A service's database, SQLite or PostgreSQL behind one schema: connections, migrations, and what their failures mean.
+
+SQLite has one connection that writes (in its own thread, so that writers queue instead of colliding) and a few that
+read; PostgreSQL has one pool for both, and there services may share one database. Needs the extra `database`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+from pydantic import AfterValidator, Field, SecretStr
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from genaifactory_common import settings
+from genaifactory_common.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+_LONGEST_PAUSE_SECONDS = 5.0
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _postgresql_url(value: SecretStr) -> SecretStr:
+    try:
+        url = sa.make_url(value.get_secret_value())
+    except (sa.exc.ArgumentError, ValueError):
+        raise ValueError("must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
+    if url.drivername not in ("postgresql", "postgresql+asyncpg") or not url.database:
+        raise ValueError("must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    return SecretStr(url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False))
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_postgresql_url)]
+"""Where a PostgreSQL database is: postgresql://USER:PASSWORD@HOST:PORT/DATABASE[?ssl=verify-full]."""
+
+
+class Store(settings.Settings):
+    """How a database is used."""
+
+    connections: int = Field(
+        default=5, ge=1, le=200, description="PostgreSQL: all connections. SQLite: readers, beside the one writer."
+    )
+    connect_timeout_seconds: float = Field(default=5.0, gt=0, description="To reach PostgreSQL.")
+    busy_timeout_seconds: float = Field(
+        default=5.0, gt=0, description="Wait for a free connection, and for another process's lock on SQLite."
+    )
+    statement_timeout_seconds: float = Field(default=30.0, gt=0, description="For one statement on PostgreSQL.")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What sets one service's database apart from another's."""
+
+    service: str
+    """Who uses it, as PostgreSQL's administrator sees it."""
+    name: str
+    """The subject of error messages: "The monitor's database"."""
+    file_name: str
+    """Of SQLite's file."""
+    migrations: Path
+    """Alembic's folder; its scripts have `upgrade(op: Operations)` and `downgrade(op: Operations)`."""
+    version_table: str
+    """Says which migrations the database has seen; each service's own."""
+    migration_lock: int
+    """PostgreSQL's advisory lock for migrating: any number that nothing else in the database locks by."""
+    exclusive: bool = False
+    """SQLite: one connection holds the file, and no other process can open it."""
+    secure_delete: bool = False
+    """SQLite: what is deleted is overwritten."""
+
+
+class Database:
+    """One database, either kind. `open` before use, `close` after; until it is open, every use is Unavailable."""
+
+    def __init__(self, layout: Layout, *, data_dir: Path, url: SecretStr | None, store: Store) -> None:
+        """data_dir: holds SQLite's file. url: a `DatabaseUrl`; None: SQLite."""
+        self.postgresql = url is not None
+        self._layout = layout
+        self._data_dir = data_dir
+        self._url = url
+        self._store = store
+        self._writer: AsyncEngine | None = None
+        self._reader: AsyncEngine | None = None
+        self._failures: set[str] = set()
+
+    async def open(self) -> None:
+        """Creates what is missing and migrates. Raises Unavailable when the database cannot be reached."""
+        writer, reader = await asyncio.to_thread(self._engines)
+        try:
+            await self._migrate(writer)
+        except BaseException:
+            await _dispose(writer, reader)
+            raise
+        self._writer, self._reader = writer, reader
+
+    async def open_when_reachable(self) -> None:
+        """`open`, tried until PostgreSQL lets it: a server that is away comes back, and a restart would not help.
+
+        Raises Unavailable for SQLite, whose file a person must mend.
+        """
+        pause_seconds = 0.25
+        while True:
+            try:
+                await self.open()
+            except Unavailable:
+                if not self.postgresql:
+                    raise
+            else:
+                return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await _dispose(self._writer, self._reader)
+        self._writer = self._reader = None
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes; it is on disk when the block is left. Raises Unavailable."""
+        async with self._transaction(self._writer) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state. Raises Unavailable."""
+        async with self._transaction(self._reader) as connection:
+            yield connection
+
+    async def truncate_log(self) -> None:
+        """SQLite: empties the write-ahead log into the file, so that deleted bytes are nowhere. Raises Unavailable.
+
+        On PostgreSQL, which has no such command, it does nothing: VACUUM and the server's own log decide there.
+        """
+        if self.postgresql:
+            return
+        if self._writer is None:
+            raise self._unavailable("cannot be reached")
+        try:
+            async with self._writer.connect() as connection:
+                # Past SQLAlchemy, which would begin a transaction; the log can be emptied outside of one only.
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                await driver.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
+            logger.error("the write-ahead log cannot be emptied: %s", error)
+            raise self._unavailable("cannot be used now") from error
+
+    async def _migrate(self, writer: AsyncEngine) -> None:
+        scripts = await asyncio.to_thread(_scripts, self._layout.migrations)
+        async with self._transaction(writer) as connection:
+            if self.postgresql:  # on SQLite BEGIN IMMEDIATE is the lock
+                await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._layout.migration_lock)))
+            await connection.run_sync(_upgrade, scripts, self._layout.version_table)
+
+    @asynccontextmanager
+    async def _transaction(self, engine: AsyncEngine | None) -> AsyncIterator[AsyncConnection]:
+        """Turns what the drivers raise into Unavailable: trying again may help.
+
+        Nothing was committed, unless PostgreSQL went away between a COMMIT and its acknowledgement.
+        """
+        if engine is None:
+            raise self._unavailable("cannot be reached")
+        try:
+            async with engine.begin() as connection:
+                yield connection
+        except sa.exc.TimeoutError as error:
+            raise self._unavailable("is overloaded: all of its connections are busy") from error
+        except sa.exc.DBAPIError as error:
+            if not _is_passing(error):
+                raise
+            self._log_once(str(error.orig))
+            raise self._unavailable(_why(error)) from error
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # while connecting
+            self._log_once(type(error).__name__)  # its text may hold the password
+            raise self._unavailable("cannot be reached") from error
+        if self._failures:
+            self._failures.clear()
+            logger.info("%s works now", self._layout.name)
+
+    def _unavailable(self, why: str) -> Unavailable:
+        return Unavailable(f"{self._layout.name} {why}.", retry_after_seconds=1.0)
+
+    def _log_once(self, failure: str) -> None:
+        """Logs a failure once until the database works again: while it is away, every call fails."""
+        if failure not in self._failures:
+            self._failures.add(failure)
+            logger.error("%s fails: %s", self._layout.name, failure)
+
+    def _engines(self) -> tuple[AsyncEngine, AsyncEngine]:
+        if self._url is not None:
+            engine = self._postgresql(self._url.get_secret_value())
+            return engine, engine
+        self._make_private_file()
+        writer = self._sqlite(connections=1, begin="BEGIN IMMEDIATE")
+        if self._layout.exclusive:
+            return writer, writer
+        return writer, self._sqlite(connections=self._store.connections, begin="BEGIN")
+
+    def _sqlite(self, *, connections: int, begin: str) -> AsyncEngine:
+        engine = create_async_engine(
+            sa.URL.create("sqlite+aiosqlite", database=str(self._data_dir / self._layout.file_name)),
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=self._store.busy_timeout_seconds,
+            connect_args={"timeout": self._store.busy_timeout_seconds},
+            json_serializer=_json,
+        )
+
+        def connected(connection: Any, _: Any) -> None:
+            connection.isolation_level = None  # we say BEGIN ourselves: sqlite3 would leave reads and DDL outside
+            cursor = connection.cursor()
+            if self._layout.exclusive:
+                cursor.execute("PRAGMA locking_mode = EXCLUSIVE")
+            if self._layout.secure_delete:
+                cursor.execute("PRAGMA secure_delete = ON")
+            cursor.execute("PRAGMA journal_mode = WAL")
+            # What was acknowledged outlives a power cut, not only a crash of the process: its sender forgets it.
+            cursor.execute("PRAGMA synchronous = FULL")
+            cursor.close()
+
+        def begun(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        sa.event.listen(engine.sync_engine, "connect", connected)
+        sa.event.listen(engine.sync_engine, "begin", begun)
+        return engine
+
+    def _postgresql(self, url: str) -> AsyncEngine:
+        return create_async_engine(
+            url,
+            pool_size=self._store.connections,
+            max_overflow=0,
+            pool_timeout=self._store.busy_timeout_seconds,
+            pool_pre_ping=True,  # a failover leaves dead connections in the pool
+            connect_args={
+                "timeout": self._store.connect_timeout_seconds,
+                "command_timeout": self._store.statement_timeout_seconds,
+                "server_settings": {"application_name": f"genaifactory-{self._layout.service}"},
+            },
+            json_serializer=_json,
+        )
+
+    def _make_private_file(self) -> None:
+        folder = self._data_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Conversations are private; SQLite gives its other files the mode of this one.
+            os.close(os.open(folder / self._layout.file_name, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise Unavailable(
+                f"The {self._layout.service} cannot write to its folder {folder}: {error.strerror}."
+            ) from None
+
+
+def uninterrupted(
+    work: Callable[Parameters, Coroutine[Any, Any, Result]],
+) -> Callable[Parameters, Coroutine[Any, Any, Result]]:
+    """Lets a function that holds a transaction end it before its caller's cancellation goes on.
+
+    Cut in the middle, it would cost its connection: the driver cannot tell what state it is in. The work is short:
+    the timeouts of `Store` bound it.
+    """
+
+    @functools.wraps(work)
+    async def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        task = asyncio.create_task(work(*args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # nobody is left to hear of it; what matters is logged
+            raise
+
+    return run
+
+
+def insert(table: sa.Table, *, into_postgresql: bool) -> Any:
+    """An INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy types them apart."""
+    return postgresql.insert(table) if into_postgresql else sqlite.insert(table)
+
+
+async def _dispose(*engines: AsyncEngine | None) -> None:
+    for engine in {engine for engine in engines if engine is not None}:
+        await engine.dispose()
+
+
+def _scripts(migrations: Path) -> ScriptDirectory:
+    scripts = ScriptDirectory(str(migrations))
+    scripts.get_heads()  # reads every script now, off the event loop
+    return scripts
+
+
+def _upgrade(connection: sa.Connection, scripts: ScriptDirectory, version_table: str) -> None:
+    def steps(revision: Any, _: MigrationContext) -> Any:
+        return scripts._upgrade_revs("head", revision)
+
+    context = MigrationContext.configure(connection, opts={"fn": steps, "version_table": version_table})
+    # Not through `alembic.op`: that is one for the whole process, where several databases may be opened at once.
+    context.run_migrations(op=Operations(context))
+
+
+def _is_passing(error: sa.exc.DBAPIError) -> bool:
+    """The database's state is the reason, not our statement."""
+    if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
+        return True
+    if "malformed" in str(error.orig) or "not a database" in str(error.orig):
+        return True
+    # 08 connection, 28 authorisation, 3D no such database, 40 deadlock, 53 no room, 57 shut down, 58 system error;
+    # 25006 read-only: a server that has just become the standby; 42501 a right that its administrator may still grant.
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return state[:2] in ("08", "28", "3D", "40", "53", "57", "58") or state in ("25006", "42501")
+
+
+def _why(error: sa.exc.DBAPIError) -> str:
+    text = str(error.orig).lower()
+    for sign, why in (
+        ("locked", "is locked by another process"),
+        ("busy", "is locked by another process"),
+        ("full", "has no room left on its disk"),
+        ("no space", "has no room left on its disk"),
+        ("readonly", "is read-only"),
+        ("malformed", "is damaged"),
+        ("not a database", "is damaged"),
+    ):
+        if sign in text:
+            return why
+    return "cannot be used now"

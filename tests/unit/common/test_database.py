@@ -1,0 +1,88 @@
+"""Services that keep their state in one PostgreSQL do not get in each other's way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from genaifactory_common.database import Database, Layout, Store
+from genaifactory_common.errors import Unavailable
+from genaifactory_monitor.database import Database as MonitorDatabase
+from genaifactory_monitor.schema import metadata as of_monitor
+from genaifactory_monitor.settings import Settings as MonitorSettings
+from genaifactory_orchestrator.conversations import Conversations
+from genaifactory_orchestrator.conversations_schema import metadata as of_orchestrator
+from genaifactory_orchestrator.settings import Settings as OrchestratorSettings
+from tests.unit.monitor.postgres import PostgresServer, postgres_server
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A running PostgreSQL server; skips where none is installed."""
+    with postgres_server() as server:
+        yield server
+
+
+async def test_replicas_of_two_services_build_an_empty_database_at_once(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    url = await asyncio.to_thread(postgres.new_database)
+    monitor = MonitorSettings.model_validate({"data_dir": tmp_path, "database_url": url})
+    orchestrator = OrchestratorSettings.model_validate({"data_dir": tmp_path, "database_url": url})
+    for _ in range(2):  # the second time there is nothing left to do
+        stores: list[MonitorDatabase | Conversations] = [
+            opened for _ in range(4) for opened in (MonitorDatabase(monitor), Conversations(orchestrator))
+        ]
+        await asyncio.gather(*(store.open() for store in stores))
+        for store in stores:
+            await store.close()
+
+    database = MonitorDatabase(monitor)
+    await database.open()
+    async with database.reading() as connection:
+        tables = set(await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
+        versions = [
+            await connection.scalar(sa.text(f"SELECT count(*) FROM {table}"))
+            for table in ("alembic_version", "orchestrator_alembic_version")
+        ]
+    await database.close()
+    expected = [*of_monitor.tables, *of_orchestrator.tables, "alembic_version", "orchestrator_alembic_version"]
+    assert sorted(tables) == sorted(expected), "no name stands for two things"
+    assert versions == [1, 1]
+
+
+async def test_a_database_that_was_never_opened_is_unavailable_and_closes(tmp_path: Path) -> None:
+    layout = Layout("any", "The database", "any.db", tmp_path, version_table="alembic_version", migration_lock=1)
+    database = Database(layout, data_dir=tmp_path, url=None, store=Store())
+    for use in (database.reading, database.writing):
+        with pytest.raises(Unavailable, match=r"The database cannot be reached\."):
+            await use().__aenter__()
+    with pytest.raises(Unavailable):
+        await database.truncate_log()
+    await database.close()
+
+
+async def test_a_role_that_may_not_make_tables_is_unavailable_until_it_may(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    url = await asyncio.to_thread(postgres.new_database)
+    admin = MonitorDatabase(MonitorSettings.model_validate({"database_url": url}))
+    limited = MonitorDatabase(
+        MonitorSettings.model_validate({"database_url": url.replace("postgres:unused", "limited:unused")})
+    )
+    await admin.open()
+    async with admin.writing() as connection:
+        for table in (*of_monitor.tables, "alembic_version"):
+            await connection.execute(sa.text(f"DROP TABLE {table}"))
+        await connection.execute(sa.text("CREATE ROLE limited LOGIN"))
+    with pytest.raises(Unavailable, match="cannot be used now"):
+        await limited.open()
+    async with admin.writing() as connection:
+        await connection.execute(sa.text("GRANT CREATE ON SCHEMA public TO limited"))
+    await limited.open_when_reachable()
+    for database in (admin, limited):
+        await database.close()
