@@ -15,7 +15,11 @@ _FRESH_SECONDS = 1.0
 
 
 class Health:
-    """The last look at the upstreams. Without the orchestrator nothing is answered; without monitor answers go on."""
+    """The last look at the upstreams. Without the orchestrator nothing is answered; without monitor answers go on.
+
+    Once it has found the orchestrator serving it stays ready: requests wait for an orchestrator that restarts, and are
+    told when they waited too long, where a gateway that is out of its Service would have connections refused.
+    """
 
     def __init__(self, to: Channels, *, timeout_seconds: float) -> None:
         self._stubs = {
@@ -26,11 +30,8 @@ class Health:
         self._one_look = asyncio.Lock()
         self._looked_at: float | None = None
         self._states: dict[str, str] = {}
-
-    @property
-    def ready(self) -> bool:
-        """As the last look found it."""
-        return self._states.get("orchestrator") == "serving"
+        self.ready = False
+        """Whether the orchestrator was ever found serving."""
 
     async def look(self) -> dict[str, str]:
         """The state of each upstream: "serving", "not serving" or "unreachable"; at most a second old."""
@@ -39,6 +40,7 @@ class Health:
                 found = await asyncio.gather(*(self._state(stub) for stub in self._stubs.values()))
                 self._states = dict(zip(self._stubs, found, strict=True))
                 self._looked_at = time.monotonic()
+                self.ready = self.ready or self._states["orchestrator"] == "serving"
             return self._states
 
     async def watch(self) -> None:

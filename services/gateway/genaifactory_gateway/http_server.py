@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import random
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -44,6 +45,7 @@ class HttpServer:
     @asynccontextmanager
     async def listening(self, app: App, *, drain_seconds: float) -> AsyncIterator[None]:
         """Serves `app` inside the block; leaving drains it. Raises OSError when the address cannot be bound."""
+        linger_seconds = min(self._settings.linger_seconds, drain_seconds / 2)
         config = _Config(
             app,
             http=_Connection,
@@ -56,15 +58,17 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=math.ceil(self._settings.keep_alive_seconds),
-            timeout_graceful_shutdown=math.ceil(drain_seconds),
+            timeout_graceful_shutdown=math.ceil(drain_seconds - linger_seconds),
             # A request's caller and deadline must not be found by the next one on the same connection.
             reset_contextvars=True,
         )
         config.http_settings = self._settings
+        config.last_answers, config.unconnected = asyncio.Event(), asyncio.Event()
+        config.unconnected.set()
         with _bound(self._settings.address) as listener:
             host, port = listener.getsockname()[:2]
             self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            self._server = _Server(config)
+            self._server = _Server(config, linger_seconds)
             self._running = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway-http")
             listening = self._server.listening
             self._running.add_done_callback(lambda _: listening.set())
@@ -78,7 +82,7 @@ class HttpServer:
                 await self.drain()
 
     async def drain(self) -> None:
-        """Stops accepting, and lets running answers finish within the bound. A second call waits with the first."""
+        """Lingers, stops accepting, and lets running answers finish, within the bound. A second call waits too."""
         if self._server is None or self._running is None:
             return
         self._server.should_exit = True
@@ -87,8 +91,11 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: _Config, linger_seconds: float) -> None:
         super().__init__(config)
+        self._last_answers = config.last_answers
+        self._unconnected = config.unconnected
+        self._linger_seconds = linger_seconds
         self.listening = asyncio.Event()
         self.stopping = asyncio.Event()
 
@@ -108,10 +115,21 @@ class _Server(uvicorn.Server):
                     await self.stopping.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._linger()
         await super().shutdown(sockets)
         # Those that did not finish in time were cancelled; they still have to say so to their clients.
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=1.0)
+
+    async def _linger(self) -> None:
+        """Closes no connection on which a request may be on its way: clients hear of the end with an answer."""
+        self._last_answers.set()
+        for connection in self.server_state.connections:
+            if isinstance(connection, _Connection):
+                connection.answer_last()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._linger_seconds):
+                await self._unconnected.wait()
 
 
 def _bound(address: str) -> socket.socket:
@@ -126,6 +144,10 @@ def _bound(address: str) -> socket.socket:
 
 class _Config(uvicorn.Config):
     http_settings: Http
+    last_answers: asyncio.Event
+    """Set: every answer is its connection's last."""
+    unconnected: asyncio.Event
+    """Set: there is no connection."""
 
 
 class _Connection(HttpToolsProtocol):
@@ -135,11 +157,15 @@ class _Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        self.config.unconnected.clear()
         self._loose_bytes = 0  # that belong to no request being served
         self._in_body = False
         self._headers_came = False
         self._cycles: deque[RequestResponseCycle] = deque()
         self._patience: asyncio.TimerHandle | None = None
+        # Not all clients that came with a start are to come back in one moment.
+        age = self.config.http_settings.max_connection_age_seconds * random.uniform(0.9, 1.1)  # noqa: S311
+        self._old_at = self.loop.time() + age
         if len(self.connections) > self.config.http_settings.max_connections:
             transport.abort()
         else:
@@ -148,6 +174,8 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._calm()
         super().connection_lost(exc)
+        if not self.connections:
+            self.config.unconnected.set()
         # uvicorn tells only the newest of pipelined requests, which is not the one being served.
         for cycle in self._cycles:
             if not cycle.response_complete:
@@ -161,6 +189,8 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_body = self._headers_came = True
         super().on_headers_complete()
+        if self.config.last_answers.is_set() or self.loop.time() > self._old_at:
+            self.answer_last()
         while self._cycles and self._cycles[0].response_complete:
             self._cycles.popleft()
         self._cycles.append(self.cycle)
@@ -192,6 +222,11 @@ class _Connection(HttpToolsProtocol):
                 )
         elif self._patience is None and not served:
             self._wait_for_headers()
+
+    def answer_last(self) -> None:
+        """Lets the answer that is due end the connection, and say so."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP, in the platform's one shape."""

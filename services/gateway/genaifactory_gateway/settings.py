@@ -35,6 +35,15 @@ class Http(settings.Settings):
         default=30.0, gt=0, description="A client that takes nothing for this long loses its answer."
     )
     keep_alive_seconds: float = Field(default=75.0, gt=0, description="How long an idle connection stays open.")
+    max_connection_age_seconds: float = Field(
+        default=60.0, gt=0, description="An answer after this is the connection's last, so that clients find new pods."
+    )
+    linger_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long a gateway that is to stop goes on serving open connections, and those that still come, "
+        "each for one answer more; part of server.drain_seconds.",
+    )
 
 
 class Upstreams(settings.Settings):

@@ -146,6 +146,53 @@ async def test_a_stream_under_way_finishes_while_the_gateway_stops(start: Any) -
         writer.close()
 
 
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """One question and the head of its answer, on a connection that may be used again."""
+    writer.write(_request(QUESTION))
+    head = await _within(reader.readuntil(b"\r\n\r\n"))
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+    await _within(reader.readexactly(length))
+    assert head.startswith(b"HTTP/1.1 200")
+    return bytes(head.lower())
+
+
+async def test_a_gateway_that_stops_answers_once_more_on_connections_that_are_open_and_on_new_ones(start: Any) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(start(http=Http(linger_seconds=5), drain_seconds=20))
+        kept = await _connect(gateway)
+        assert b"connection: close" not in await _ask(*kept)
+        stopping = asyncio.create_task(stack.pop_all().aclose())
+        await asyncio.sleep(0.3)
+        new = await _connect(gateway)
+        assert b"connection: close" in await _ask(*kept)
+        assert b"connection: close" in await _ask(*new)
+        for reader, writer in (kept, new):
+            assert await _within(reader.read()) == b""
+            writer.close()
+        began = asyncio.get_running_loop().time()
+        await _within(stopping)
+        assert asyncio.get_running_loop().time() - began < 4  # it waits for connections, not for the whole time
+
+
+async def test_an_idle_connection_does_not_hold_up_the_end(start: Any) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(start(http=Http(linger_seconds=0.5), drain_seconds=20))
+        reader, writer = await _connect(gateway)
+        await _ask(reader, writer)
+        await _within(stack.pop_all().aclose())
+        assert await _within(reader.read()) == b""
+        writer.close()
+
+
+async def test_a_connection_of_some_age_ends_with_an_answer(start: Any) -> None:
+    async with start(http=Http(max_connection_age_seconds=0.5)) as gateway:
+        connection = await _connect(gateway)
+        assert b"connection: close" not in await _ask(*connection)
+        await asyncio.sleep(0.6)
+        assert b"connection: close" in await _ask(*connection)
+        connection[1].close()
+
+
 async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(start: Any) -> None:
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(start(drain_seconds=1))

@@ -1,0 +1,27 @@
+"""When a gateway is ready."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from genaifactory_common import channels, runtime, settings, testing
+from genaifactory_common.testing.orchestrator import FakeOrchestrator
+from genaifactory_gateway.health import Health
+from genaifactory_gateway.upstream import Channels
+
+
+async def test_a_gateway_that_was_ready_stays_so_while_the_orchestrator_restarts(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/o"
+    app = FakeOrchestrator().app(testing.VERIFIER)
+    async with AsyncExitStack() as running, channels.connect(address) as channel:
+        await running.enter_async_context(runtime.running(app, settings.Server(address=address, drain_seconds=0.1)))
+        health = Health(Channels(orchestrator=channel, monitor=channel), timeout_seconds=1)
+        assert not health.ready
+        assert (await health.look())["orchestrator"] == "serving"
+        assert health.ready
+        await running.aclose()
+        await asyncio.sleep(1.1)  # a look is fresh for a second
+        assert (await health.look())["orchestrator"] == "unreachable"
+        assert health.ready
