@@ -20,7 +20,6 @@ from genaifactory_common.errors import (
 )
 
 _CONNECT_TIMEOUT_SECONDS = 5.0
-_IDLE_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Question:
     key: str
     route: str = "rag"
     conversation_id: str | None = None
+    idle_timeout_seconds: float = 120.0
+    """How long nothing may come."""
 
 
 @dataclass
@@ -62,7 +63,7 @@ def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
     }
     if question.conversation_id:
         body["conversation_id"] = question.conversation_id
-    timeout = httpx.Timeout(_IDLE_TIMEOUT_SECONDS, connect=_CONNECT_TIMEOUT_SECONDS)
+    timeout = httpx.Timeout(question.idle_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
     try:
         with (
             httpx.Client(timeout=timeout, trust_env=False) as client,

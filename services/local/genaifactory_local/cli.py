@@ -1,4 +1,4 @@
-"""The `genaifactory` command line: run, ask, ingest, remove, usage, export, config."""
+"""The `genaifactory` command line: run, ask, ingest, remove, usage, export, smoke, config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import secrets
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
 from rich.console import Console
@@ -20,8 +20,7 @@ from rich.table import Table
 
 from genaifactory_common import channels, specs
 from genaifactory_common.errors import FactoryError, InvalidArgument
-from genaifactory_local import asking, configuration, documents, ledger, progress, state
-from genaifactory_local.state import Endpoints, State
+from genaifactory_local import asking, configuration, documents, ledger, progress, reach, smoke, state
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +39,10 @@ KeyOption = Annotated[
     str | None,
     typer.Option(envvar="GENAIFACTORY_API_KEY", help="API key. Without it: the key of the platform on --state."),
 ]
+TenantOption = Annotated[
+    str | None, typer.Option(help="Whose they are. Without it: the only tenant, or on this machine the first.")
+]
+KnowledgeBaseOption = Annotated[str, typer.Option(help="Where they are or go: a knowledge base of factory.yaml.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
 
@@ -142,8 +145,8 @@ def ask(
     Example: `genaifactory ask "How many days of annual leave do I have?"`
     """
     if url is None:
-        held, endpoints = state.find_running(state_folder)
-        url, key = endpoints.http_url, key or state.development_key(held)
+        platform = reach.find(state_folder)
+        url, key = platform.http_url, key or platform.key()
     elif key is None:
         raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
     asked = asking.Question(question, url, key, route, conversation)
@@ -172,34 +175,41 @@ def ask(
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders or files to read.")],
-    knowledge_base: Annotated[str, typer.Option(help="Where they go: a knowledge base of factory.yaml.")] = "documents",
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Folders or files to read.", show_default=False)
+    ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="Read a small bilingual sample handbook.")] = False,
+    knowledge_base: KnowledgeBaseOption = "documents",
     group: Annotated[
         list[str] | None, typer.Option(help="Only keys with this group see the documents. May be given again.")
     ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="To filter by. May be given again.")
     ] = None,
+    tenant: TenantOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Read more documents into a running platform on this machine.
+    """Read more documents into a running platform.
 
     What is known already with the same content costs nothing; what has changed is replaced.
 
     Example: `genaifactory ingest ~/contracts --group legal --metadata year=2026`
     """
     pairs = dict(_pair(text) for text in metadata or ())
-    found = documents.find(path.expanduser() for path in paths)
-    held, endpoints = state.find_running(state_folder)
+    if not paths and not samples:
+        raise InvalidArgument("Give a PATH to read, or --samples.", field="PATH")
+    found = documents.find([path.expanduser() for path in paths or ()] + [documents.SAMPLE] * samples)
+    platform = reach.find(state_folder)
+    sign_in = platform.signing_in(platform.tenant(tenant))
     console = Console(stderr=as_json)
     with progress.bar(console, len(found.documents)) as report:
 
         async def send() -> documents.Summary:
-            async with channels.connect(endpoints.socket("retriever")) as channel:
+            async with channels.connect(platform.address("retriever"), platform.tls) as channel:
                 return await documents.ingest(
                     channel,
-                    lambda: configuration.sign_in(state.signer(held), endpoints.tenant),
+                    sign_in,
                     knowledge_base,
                     found.documents,
                     groups=group or (),
@@ -231,28 +241,23 @@ def remove(
     document_ids: Annotated[
         list[str], typer.Argument(metavar="DOCUMENT_ID...", help="As answers cite them: FOLDER/PATH.")
     ],
-    knowledge_base: Annotated[
-        str, typer.Option(help="Where they are: a knowledge base of factory.yaml.")
-    ] = "documents",
+    knowledge_base: KnowledgeBaseOption = "documents",
+    tenant: TenantOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Remove documents from a running platform on this machine; from then on no answer cites them.
+    """Remove documents from a running platform; from then on no answer cites them.
 
     A file that is still in the DOCS of the next `genaifactory run` is read again.
 
     Example: `genaifactory remove handbook/leave.md`
     """
-    held, endpoints = state.find_running(state_folder)
+    platform = reach.find(state_folder)
+    sign_in = platform.signing_in(platform.tenant(tenant))
     wanted = list(dict.fromkeys(document_ids))
 
     async def send() -> int:
-        async with channels.connect(endpoints.socket("retriever")) as channel:
-            return await documents.remove(
-                channel,
-                lambda: configuration.sign_in(state.signer(held), endpoints.tenant),
-                knowledge_base,
-                wanted,
-            )
+        async with channels.connect(platform.address("retriever"), platform.tls) as channel:
+            return await documents.remove(channel, sign_in, knowledge_base, wanted)
 
     print(f"{asyncio.run(send())} of {len(wanted)} documents existed and are removed")
 
@@ -269,8 +274,8 @@ def usage(
     Example: `genaifactory usage --since 7d`
     """
     start = ledger.moment(since, datetime.now(UTC), "--since")
-    held, endpoints = state.find_running(state_folder)
-    rows = asyncio.run(ledger.usage(endpoints.grpc_address, key or state.development_key(held), start))
+    platform = reach.find(state_folder)
+    rows = asyncio.run(ledger.usage(platform.grpc_address, key or platform.key(), start, platform.tls))
     if as_json:
         _print_json(
             [
@@ -311,6 +316,7 @@ def export(
     since: Annotated[str | None, typer.Option(help="From when: an age like 24h, or a date like 2026-11-21.")] = None,
     until: Annotated[str | None, typer.Option(help="Until when, exclusive; like --since.")] = None,
     route: Annotated[str, typer.Option(help="Only this route.")] = "",
+    tenant: TenantOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Write every recorded question and answer as JSON lines, oldest first.
@@ -320,24 +326,61 @@ def export(
     now = datetime.now(UTC)
     start = ledger.moment(since, now, "--since") if since else None
     end = ledger.moment(until, now, "--until") if until else None
-    held, endpoints = state.find_running(state_folder)
+    platform = reach.find(state_folder)
+    sign_in = platform.signing_in(platform.tenant(tenant))
+
+    async def write(file: BinaryIO) -> int:
+        sign_in()
+        count = 0
+        async for piece in ledger.export(platform.address("monitor"), start, end, route, platform.tls):
+            file.write(piece.jsonl)
+            count += piece.count
+        file.flush()
+        return count
+
     if output is None:
-        asyncio.run(_export(held, endpoints, start, end, route, sys.stdout.buffer))
+        asyncio.run(write(sys.stdout.buffer))
         return
     # Questions and answers are private: the file is its owner's alone, and whole or not there.
     partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            count = asyncio.run(_export(held, endpoints, start, end, route, file))
+            count = asyncio.run(write(file))
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
     print(f"{count} interactions in {output}")
 
 
+@app.command("smoke")
+def smoke_test(
+    route: Annotated[str, typer.Option(help="Which route of factory.yaml answers.")] = "rag",
+    question: Annotated[str, typer.Option(help="What to ask.")] = documents.SAMPLE_QUESTIONS[0],
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds in which the whole answer must come.")
+    ] = 60.0,
+    citation: Annotated[
+        bool, typer.Option("--citation/--no-citation", help="Whether the answer must cite a document.")
+    ] = True,
+    key: KeyOption = None,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Ask one question as a client would; fail unless an answer comes that cites a document.
+
+    Example: `genaifactory smoke --route chat --no-citation`
+    """
+    platform = reach.find(state_folder)
+    asked = asking.Question(
+        question, platform.http_url, key or platform.key(), route, idle_timeout_seconds=timeout_seconds
+    )
+    smoke.test(asked, print, timeout_seconds=timeout_seconds, needs_citation=citation)
+
+
 @config_app.command("check")
 def config_check(
-    file: Annotated[Path, typer.Argument(help="The file to check.")] = Path("factory.yaml"),
+    file: Annotated[Path, typer.Argument(envvar="GENAIFACTORY_FACTORY_FILE", help="The file to check.")] = Path(
+        "factory.yaml"
+    ),
 ) -> None:
     """Say whether a factory.yaml is right, and if not, the path of every bad field.
 
@@ -377,18 +420,6 @@ def config_schema() -> None:
     Example: `genaifactory config schema > factory.schema.json`
     """
     _print_json(specs.Factory.model_json_schema())
-
-
-async def _export(
-    held: State, endpoints: Endpoints, start: datetime | None, end: datetime | None, route: str, file: Any
-) -> int:
-    configuration.sign_in(state.signer(held), endpoints.tenant)
-    count = 0
-    async for piece in ledger.export(endpoints.socket("monitor"), start, end, route):
-        file.write(piece.jsonl)
-        count += piece.count
-    file.flush()
-    return count
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -96,15 +96,18 @@ def choose(state: State, given: Path | None) -> Path:
     return state.factory_file
 
 
-def sign_in(signer: Signer, tenant: str) -> None:
-    """Makes the running task's calls come from the development key's holder; lasts for identity.LIFETIME_SECONDS."""
+def sign_in(signer: Signer, tenant: str, principal: str = DEVELOPMENT_KEY_ID) -> None:
+    """Makes the running task's calls come from the principal, who may do everything in the tenant.
+
+    Lasts for identity.LIFETIME_SECONDS. Without a principal it is the development key's holder.
+    """
     caller = Caller(
         tenant=tenant,
-        principal=DEVELOPMENT_KEY_ID,
-        key_id=DEVELOPMENT_KEY_ID,
-        role=DEVELOPMENT_KEY_ID,
+        principal=principal,
+        key_id=principal,
+        role=principal,
         permissions=PERMISSIONS,
-        request_id=f"local-{uuid.uuid4().hex}",
+        request_id=f"{principal}-{uuid.uuid4().hex}",
     )
     set_current(caller, signer.sign(caller))
 

@@ -17,6 +17,16 @@ from genaifactory_common import channels
 from genaifactory_common.channels import Duplex
 from genaifactory_common.errors import InvalidArgument
 
+SAMPLE = Path(__file__).parent / "sample"
+"""A small bilingual handbook, to have something to ask."""
+SAMPLE_QUESTIONS = (
+    "How many days of annual leave do I have?",
+    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
+    "What must I do when I lose my hardware key?",
+    "Pin của cảm biến Lúa 3 dùng được bao lâu?",
+)
+"""That it answers."""
+
 # What the retriever reads.
 ENDINGS = frozenset({".md", ".markdown", ".txt", ".text", ".html", ".htm", ".xhtml", ".pdf", ".docx"})
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import channels
+from genaifactory_common import channels, settings
 from genaifactory_common.errors import InvalidArgument, from_rpc
 
 _USAGE_TIMEOUT_SECONDS = 60.0
@@ -37,10 +37,12 @@ def moment(text: str, now: datetime, option: str) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-async def usage(grpc_address: str, key: str, since: datetime | None) -> list[gateway_pb2.UsageRow]:
+async def usage(
+    grpc_address: str, key: str, since: datetime | None, tls: settings.Tls | None = None
+) -> list[gateway_pb2.UsageRow]:
     """Usage of the key's tenant by day, key and model, through the gateway. Raises FactoryError."""
     request = gateway_pb2.GetUsageRequest(start_time=_timestamp(since))
-    async with channels.connect(grpc_address) as channel:
+    async with channels.connect(grpc_address, tls) as channel:
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)
         try:
             response = await stub.GetUsage(
@@ -52,13 +54,13 @@ async def usage(grpc_address: str, key: str, since: datetime | None) -> list[gat
 
 
 async def export(
-    address: str, since: datetime | None, until: datetime | None, route: str
+    address: str, since: datetime | None, until: datetime | None, route: str, tls: settings.Tls | None = None
 ) -> AsyncIterator[monitor_pb2.ExportInteractionsResponse]:
     """Interactions with their feedback as JSON lines, from monitor, for the current caller. Raises FactoryError."""
     request = monitor_pb2.ExportInteractionsRequest(
         filter=monitor_pb2.InteractionFilter(start_time=_timestamp(since), end_time=_timestamp(until), route=route)
     )
-    async with channels.connect(address) as channel:
+    async with channels.connect(address, tls) as channel:
         stub = monitor_pb2_grpc.MonitorServiceStub(channel)
         async for response in channels.stream(
             stub.ExportInteractions, request, timeout_seconds=_EXPORT_TIMEOUT_SECONDS

@@ -16,25 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
 from genaifactory_common import settings, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, local_model, logs, platform, state, typed
+from genaifactory_local import configuration, documents, environment, local_model, logs, platform, state, typed
 from genaifactory_local.reading import Reading
 from genaifactory_local.state import Endpoints, State
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE_QUESTIONS = (
-    "How many days of annual leave do I have?",
-    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
-    "What must I do when I lose my hardware key?",
-    "Pin của cảm biến Lúa 3 dùng được bao lâu?",
-)
 _OWN_QUESTION = "Your question about the documents"
 
 
@@ -75,7 +68,7 @@ def run(options: Options, console: Console) -> None:
     """
     started = time.monotonic()
     found = _find_documents(options)
-    telemetry = _telemetry_settings()
+    telemetry = environment.load(settings.Common).telemetry
     model = local_model.engine(options.model, local_model.python()) if options.model else None
     with state.owner_only(), state.held(options.state_folder) as held:
         key = state.development_key(held)
@@ -183,19 +176,9 @@ def _reading(plan: _Plan, console: Console) -> Reading | None:
 def _find_documents(options: Options) -> documents.Found:
     if options.paths:
         return documents.find(path.expanduser() for path in options.paths)
-    here = Path(__file__).parent
     # Not the README: it shows questions, and a question is what is found best for itself.
-    own = here.parents[2] / "docs"
-    return documents.find([here / "sample", *([own] if own.is_dir() else [])])
-
-
-def _telemetry_settings() -> settings.Telemetry:
-    try:
-        return settings.Common().telemetry
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = "GENAIFACTORY_" + "__".join(str(part) for part in first["loc"]).upper()
-        raise InvalidArgument(f"The environment variable {name} is wrong: {first['msg']}.", field=name) from None
+    own = Path(__file__).parents[3] / "docs"
+    return documents.find([documents.SAMPLE, *([own] if own.is_dir() else [])])
 
 
 def _knowledge_base(options: Options, factory: specs.Factory) -> str | None:
@@ -268,7 +251,7 @@ def _print_ready(plan: _Plan, endpoints: Endpoints, console: Console, seconds: f
     """The lines that a person copies from must not be wrapped."""
     factory = plan.source.current
     route = next((r.name for r in factory.routes if r.task == "rag"), factory.routes[0].name)
-    questions = (_OWN_QUESTION,) if plan.options.paths else _SAMPLE_QUESTIONS
+    questions = (_OWN_QUESTION,) if plan.options.paths else documents.SAMPLE_QUESTIONS
     body = f'{{"model": "{route}", "stream": true, "messages": [{{"role": "user", "content": "{questions[0]}"}}]}}'
     folder = (
         "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"

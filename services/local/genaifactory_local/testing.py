@@ -18,7 +18,7 @@ from genaifactory_local import configuration, documents, platform, state
 from genaifactory_local.documents import Summary
 from genaifactory_local.state import Endpoints, State
 
-SAMPLE = Path(__file__).parent / "sample"
+SAMPLE = documents.SAMPLE
 """The sample handbook."""
 DEFAULT_FACTORY = Path(__file__).parent / "factory.yaml"
 

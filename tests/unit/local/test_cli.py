@@ -38,6 +38,7 @@ def _genaifactory(
         ["remove"],
         ["usage"],
         ["export"],
+        ["smoke"],
         ["config", "check"],
         ["config", "hash-key"],
         ["config", "schema"],
@@ -64,6 +65,9 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["export"], "No platform runs on"),
         (["remove", "a.md"], "No platform runs on"),
         (["ingest", "."], "No platform runs on"),
+        (["ingest", "--samples"], "No platform runs on"),
+        (["ingest"], "Give a PATH to read, or --samples"),
+        (["smoke"], "No platform runs on"),
         (["ask", "hello", "--url", "http://127.0.0.1:1"], "--url needs --key"),
         (["ask", "hello", "--url", "http://127.0.0.1:1", "--key", "k"], "http://127.0.0.1:1 does not answer"),
         (["ask", "hello", "--url", "ftp://x", "--key", "k"], "'ftp://x' is no http:// or https:// address"),
@@ -135,6 +139,16 @@ def test_config_check_accepts_the_default(monkeypatch: pytest.MonkeyPatch, capsy
     code, out, _ = _genaifactory(["config", "check", str(DEFAULT)], monkeypatch, capsys)
     assert code == 0
     assert "is right: routes rag, chat" in out
+
+
+def test_config_check_reads_the_file_that_the_services_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENAIFACTORY_FACTORY_FILE", str(DEFAULT))
+    code, out, _ = _genaifactory(["config", "check"], monkeypatch, capsys)
+    assert code == 0
+    assert out.startswith(f"{DEFAULT} is right")
 
 
 def test_a_run_with_a_bad_factory_yaml_ends_before_anything_starts(

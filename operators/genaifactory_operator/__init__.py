@@ -1,0 +1,1 @@
+"""Keeps the platform's objects on a cluster as they should be."""

@@ -1,0 +1,83 @@
+"""Brings the Secrets to what is due, round after round, and waits between the steps of a rotation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from genaifactory_common.errors import Conflict, Internal, InvalidArgument
+from genaifactory_operator import context_key
+from genaifactory_operator.cluster import Secrets
+from genaifactory_operator.configuration import Configuration
+from genaifactory_operator.due import due, is_rotating
+from genaifactory_operator.secret import Change, Secret
+
+# A rotation has fewer; a Secret that something else puts back each time would go on for ever.
+_MOST_ROUNDS = 30
+_CONFLICT_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What time it is, and waiting; a test's own passes at once."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], None] = time.sleep
+
+
+def run(
+    wanted: Configuration,
+    secrets: Secrets,
+    report: Callable[[str], None],
+    *,
+    rotate: bool = False,
+    renew_all: bool = False,
+    clock: Clock | None = None,
+) -> None:
+    """Makes and renews what is due; a rotation of the authority that is under way is brought to its end.
+
+    rotate: replace the authority, and so every certificate; one that is under way counts. renew_all: replace every
+    certificate, by the same authority. report: told each change, and each wait.
+
+    Runs at the same time do each other no harm. Raises FactoryError.
+    """
+    clock = clock or Clock()
+    if rotate and (wanted.authority is None or wanted.authority.external):
+        raise InvalidArgument("The authority is not the issuer's own: replace it in its Secret, in steps.")
+    renew_changed_before = clock.now() if renew_all else None
+    for _ in range(_MOST_ROUNDS):
+        # The authority comes last: what it signs for a Secret that was read before it and is unchanged since is no
+        # older than what another run has put there.
+        found = {name: secrets.read(name) for name in wanted.secrets}
+        rotate = rotate and not _under_way(wanted, found)
+        now = clock.now()
+        key_changes = context_key.due(wanted.context_key, found)
+        step = due(wanted, found, now, rotate=rotate, renew_changed_before=renew_changed_before)
+        if changes := (*key_changes, *step.changes):
+            _apply(changes, secrets, report, clock)
+        elif step.wait_until is not None:
+            seconds = (step.wait_until - now).total_seconds()
+            report(f"waiting {seconds:.0f} s, until every pod has seen its Secrets change")
+            clock.sleep(seconds)
+        else:
+            if step.note:
+                report(step.note)
+            return
+    raise Internal(f"The Secrets are not as they should be after {_MOST_ROUNDS} rounds; does something put them back?")
+
+
+def _under_way(wanted: Configuration, found: dict[str, Secret]) -> bool:
+    return wanted.authority is not None and is_rotating(found[wanted.authority.secret])
+
+
+def _apply(changes: tuple[Change, ...], secrets: Secrets, report: Callable[[str], None], clock: Clock) -> None:
+    for change in changes:
+        try:
+            secrets.apply(change, clock.now())
+        except Conflict as conflict:
+            report(f"{conflict.message} Looking again.")
+            clock.sleep(_CONFLICT_PAUSE_SECONDS)
+            return
+        report(f"{change.secret.name}: {change.why}")

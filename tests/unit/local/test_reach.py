@@ -1,0 +1,277 @@
+"""How the command line finds a platform on a cluster, and speaks to real services there: over TCP and mTLS."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels, runtime, settings, specs, testing
+from genaifactory_common.certificates import Authority
+from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common.identity import Caller
+from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_common.testing.orchestrator import FakeOrchestrator, delta, done, route
+from genaifactory_gateway import app as gateway
+from genaifactory_gateway.settings import Http
+from genaifactory_gateway.settings import Settings as GatewaySettings
+from genaifactory_local import reach
+from genaifactory_monitor import app as monitor
+from genaifactory_monitor.settings import Settings as MonitorSettings
+from genaifactory_retriever import app as retriever
+from genaifactory_retriever.settings import Settings as RetrieverSettings
+
+KEY = "gf-administrator"
+TENANTS = """
+tenants:
+  - name: acme
+    keys: [{{id: admin, sha256: {hash}, role: admin}}]
+{more}
+roles: [{{name: admin, permissions: [chat, usage]}}]
+models: [{{name: extractive, backend: {{type: modelserver, model: extractive}}}}]
+routes: [{{name: chat, task: chat, models: [extractive]}}]
+knowledge_bases: [{{name: documents}}]
+policies: [{{name: default}}]
+"""
+
+
+def _factory(*others: str) -> str:
+    return TENANTS.format(hash=specs.hash_key(KEY), more="\n".join(f"  - name: {name}" for name in others))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Services on loopback, and the environment of a pod beside them."""
+
+    environment: dict[str, str]
+    stranger: dict[str, str]
+    """The part of the environment in which a pod differs that the services do not admit."""
+    monitor: str
+    tls: settings.Tls
+
+    async def genaifactory(self, *arguments: str) -> tuple[int, str, str]:
+        """Runs a command there; exit code, stdout and stderr."""
+        command = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "genaifactory_local",
+            *arguments,
+            env={**os.environ, "COLUMNS": "200", **self.environment},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            out, err = await command.communicate()
+        return command.returncode or 0, out.decode(), err.decode()
+
+
+def _identity(name: str) -> str:
+    return f"spiffe://cluster.local/ns/genai/sa/factory-{name}"
+
+
+def _issue(authority: Authority, folder: Path, name: str) -> settings.Tls:
+    made = authority.issue(_identity(name), ["localhost"], valid=timedelta(days=1))
+    tls = settings.Tls(
+        certificate=folder / f"{name}.crt", private_key=folder / f"{name}.key", ca=folder / f"{name}-ca.crt"
+    )
+    tls.certificate.write_bytes(made.certificate)
+    tls.private_key.write_bytes(made.key)
+    tls.ca.write_bytes(authority.pem)
+    return tls
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """A real gateway, retriever and monitor; behind the gateway, a scripted orchestrator."""
+    authority = Authority.create("test", valid=timedelta(days=1))
+    factory = tmp_path / "factory.yaml"
+    factory.write_text(_factory())
+    source = specs.Source.from_file(factory)
+    tools = _issue(authority, tmp_path, "tools")
+    safety = _issue(authority, tmp_path, "safety")
+    private_key = base64.b64encode(testing.SIGNER.private_key).decode()
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "GENAIFACTORY_CONTEXT_PRIVATE_KEY").write_text(private_key)
+    (secrets / "GENAIFACTORY_API_KEY").write_text(KEY)
+    async with AsyncExitStack() as stack:
+
+        async def serve(app: ServiceApp, name: str, *callers: str) -> str:
+            server = settings.Server(
+                address="localhost:0",
+                tls=_issue(authority, tmp_path, name),
+                callers=tuple(map(_identity, callers)),
+                drain_seconds=1,
+            )
+            address = await stack.enter_async_context(runtime.running(app, server))
+            return f"dns:///{address}"
+
+        key = testing.SIGNER.public_key
+        of_monitor = MonitorSettings(data_dir=tmp_path / "monitor", context_public_key=key)
+        at_monitor = await serve(monitor.create_app(of_monitor, Telemetry("monitor")), "monitor", "gateway", "tools")
+        of_retriever = RetrieverSettings(data_dir=tmp_path / "retriever", context_public_key=key)
+        at_retriever = await serve(
+            retriever.create_app(of_retriever, source, Telemetry("retriever")), "retriever", "tools"
+        )
+        orchestrator = FakeOrchestrator()
+        orchestrator.script = [route(), delta("Sixteen days."), done()]
+        to_orchestrator = await stack.enter_async_context(testing.served(orchestrator.app(testing.VERIFIER)))
+        to_monitor = await stack.enter_async_context(
+            channels.connect(at_monitor, _issue(authority, tmp_path, "gateway"))
+        )
+        of_gateway = GatewaySettings(http=Http(address="127.0.0.1:0"), context_private_key=SecretStr(private_key))
+        to = gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor)
+        gateway_app = gateway.create_app(of_gateway, source, to, Telemetry("gateway"))
+        at_gateway = await serve(gateway_app, "gateway")
+        yield Cluster(
+            {
+                "GENAIFACTORY_CLUSTER__HTTP_URL": f"http://{gateway_app.http_address()}",
+                "GENAIFACTORY_CLUSTER__GRPC_ADDRESS": at_gateway,
+                "GENAIFACTORY_CLUSTER__RETRIEVER": at_retriever,
+                "GENAIFACTORY_CLUSTER__MONITOR": at_monitor,
+                "GENAIFACTORY_CLUSTER__TLS__CERTIFICATE": str(tools.certificate),
+                "GENAIFACTORY_CLUSTER__TLS__PRIVATE_KEY": str(tools.private_key),
+                "GENAIFACTORY_CLUSTER__TLS__CA": str(tools.ca),
+                "GENAIFACTORY_FACTORY_FILE": str(factory),
+                "GENAIFACTORY_SECRETS_DIR": str(secrets),
+            },
+            {
+                "GENAIFACTORY_CLUSTER__TLS__CERTIFICATE": str(safety.certificate),
+                "GENAIFACTORY_CLUSTER__TLS__PRIVATE_KEY": str(safety.private_key),
+            },
+            at_monitor,
+            tools,
+        )
+
+
+async def _record(cluster: Cluster) -> None:
+    """An interaction of the tenant, as the orchestrator would."""
+    interaction = monitor_pb2.Interaction(
+        request_id="req-1",
+        tenant="acme",
+        principal="alice",
+        key_id="alice",
+        task="chat",
+        route="chat",
+        model="extractive",
+        input=[types_pb2.Message(role=types_pb2.ROLE_USER, content="How many days?")],
+        output="Sixteen days.",
+        outcome=monitor_pb2.OUTCOME_ANSWERED,
+    )
+    interaction.start_time.GetCurrentTime()
+    testing.act_as(Caller("acme", "alice", "alice", "user", ("chat",)))
+    async with channels.connect(cluster.monitor, cluster.tls) as channel:
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+        request = monitor_pb2.RecordInteractionsRequest(interactions=[interaction])
+        await channels.unary(stub.RecordInteractions, request, timeout_seconds=10)
+
+
+@pytest.mark.slow
+@pytest.mark.allow_blocking  # reads and writes small files
+async def test_every_command_works_from_a_pod_beside_the_platform(cluster: Cluster, tmp_path: Path) -> None:
+    code, out, err = await cluster.genaifactory("ingest", "--samples", "--json")
+    assert code == 0, err
+    assert json.loads(out)["added"] == 8
+    removed = await cluster.genaifactory("remove", "sample/leave.md", "--tenant", "acme")
+    assert removed == (0, "1 of 1 documents existed and are removed\n", "")
+
+    await _record(cluster)
+    code, out, err = await cluster.genaifactory("export", "--route", "chat")
+    assert code == 0, err
+    assert json.loads(out)["request_id"] == "req-1"
+    code, out, err = await cluster.genaifactory("usage", "--json")
+    assert code == 0, err
+    assert [row["model"] for row in json.loads(out)] == ["extractive"]
+
+    code, out, err = await cluster.genaifactory("ask", "How many days?", "--route", "chat")
+    assert (code, out) == (0, "Sixteen days.\n"), err
+    code, out, err = await cluster.genaifactory("smoke", "--route", "chat", "--no-citation")
+    assert code == 0, err
+    assert "Answer    Sixteen days." in out
+    code, out, err = await cluster.genaifactory("smoke", "--route", "chat")
+    assert code == 1
+    assert "cites nothing" in err
+    assert (await cluster.genaifactory("config", "check"))[1].endswith("is right: routes chat\n")
+
+    stranger = dataclasses.replace(cluster, environment={**cluster.environment, **cluster.stranger})
+    code, out, err = await stranger.genaifactory("remove", "sample/leave.md")
+    assert (code, out) == (1, "")
+    assert "may not call" in err
+    assert err.count("\n") == 1
+
+
+ENVIRONMENT = {
+    "GENAIFACTORY_CLUSTER__HTTP_URL": "http://factory-gateway",
+    "GENAIFACTORY_CLUSTER__GRPC_ADDRESS": "dns:///factory-gateway:50051",
+    "GENAIFACTORY_CLUSTER__RETRIEVER": "dns:///factory-retriever:50051",
+    "GENAIFACTORY_CLUSTER__MONITOR": "dns:///factory-monitor:50051",
+    "GENAIFACTORY_CLUSTER__TLS__CERTIFICATE": "tls.crt",
+    "GENAIFACTORY_CLUSTER__TLS__PRIVATE_KEY": "tls.key",
+    "GENAIFACTORY_CLUSTER__TLS__CA": "ca.crt",
+}
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That of a pod without keys, in a folder of its own; the factory.yaml that it follows."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("GENAIFACTORY_API_KEY", raising=False)
+    file = tmp_path / "factory.yaml"
+    file.write_text(_factory())
+    return file
+
+
+def test_without_a_cluster_in_the_environment_the_platform_is_on_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="No platform runs on"):
+        reach.find(tmp_path)
+
+
+def test_a_part_of_the_environment_that_is_missing_is_named(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GENAIFACTORY_CLUSTER__TLS__CA")
+    with pytest.raises(InvalidArgument, match="GENAIFACTORY_CLUSTER__TLS__CA is wrong: Field required"):
+        reach.find(environment.parent)
+
+
+def test_the_only_tenant_is_meant_where_none_is_named(environment: Path) -> None:
+    platform = reach.find(environment.parent)
+    assert platform.tenant(None) == platform.tenant("acme") == "acme"
+
+
+def test_of_several_tenants_one_must_be_named(environment: Path) -> None:
+    environment.write_text(_factory("beta"))
+    platform = reach.find(environment.parent)
+    assert platform.tenant("beta") == "beta"
+    with pytest.raises(InvalidArgument, match="with --tenant: acme, beta"):
+        platform.tenant(None)
+    with pytest.raises(InvalidArgument, match="no tenant 'gamma'; there are: acme, beta"):
+        platform.tenant("gamma")
+
+
+@pytest.mark.parametrize("key", [None, "no base64", base64.b64encode(b"short").decode()])
+def test_a_key_that_is_missing_or_none_is_named(
+    key: str | None, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if key is not None:
+        monkeypatch.setenv("GENAIFACTORY_CONTEXT_PRIVATE_KEY", key)
+    platform = reach.find(environment.parent)
+    with pytest.raises(InvalidArgument, match="GENAIFACTORY_CONTEXT_PRIVATE_KEY must be") as caught:
+        platform.signing_in("acme")
+    assert key is None or key not in caught.value.message
+    with pytest.raises(InvalidArgument, match="set GENAIFACTORY_API_KEY"):
+        platform.key()
