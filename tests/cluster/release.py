@@ -44,11 +44,11 @@ class Release:
 
     def install(self, *arguments: str, chart: Path = CHART) -> str:
         """helm install, until everything is ready."""
-        return self.helm("install", str(chart), "--wait", "--timeout", "6m", *arguments)
+        return self.helm("install", str(chart), "--wait", "--wait-for-jobs", "--timeout", "6m", *arguments)
 
     def upgrade(self, *arguments: str, chart: Path = CHART) -> str:
         """helm upgrade, until everything is ready."""
-        return self.helm("upgrade", str(chart), "--wait", "--timeout", "6m", *arguments)
+        return self.helm("upgrade", str(chart), "--wait", "--wait-for-jobs", "--timeout", "6m", *arguments)
 
     def secret(self, name: str) -> dict[str, bytes]:
         """What a Secret of the release holds."""

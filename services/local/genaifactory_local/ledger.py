@@ -13,6 +13,7 @@ from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, settings
 from genaifactory_common.errors import InvalidArgument, from_rpc
+from genaifactory_local.reach import PATIENCE_SECONDS
 
 _USAGE_TIMEOUT_SECONDS = 60.0
 _EXPORT_TIMEOUT_SECONDS = 3600.0
@@ -60,7 +61,7 @@ async def export(
     request = monitor_pb2.ExportInteractionsRequest(
         filter=monitor_pb2.InteractionFilter(start_time=_timestamp(since), end_time=_timestamp(until), route=route)
     )
-    async with channels.connect(address, tls) as channel:
+    async with channels.connect(address, tls, patience_seconds=PATIENCE_SECONDS) as channel:
         stub = monitor_pb2_grpc.MonitorServiceStub(channel)
         async for response in channels.stream(
             stub.ExportInteractions, request, timeout_seconds=_EXPORT_TIMEOUT_SECONDS

