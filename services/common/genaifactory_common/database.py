@@ -315,6 +315,11 @@ def _upgrade(connection: sa.Connection, scripts: ScriptDirectory, version_table:
         return scripts._upgrade_revs("head", revision)
 
     context = MigrationContext.configure(connection, opts={"fn": steps, "version_table": version_table})
+    known = {script.revision for script in scripts.walk_revisions()}
+    if newer := set(context.get_current_heads()) - known:
+        # A rollback, or an old pod in the middle of an update: migrations only add, and what they added is left alone.
+        logger.warning("a newer version of the platform has migrated the database, to %s", ", ".join(sorted(newer)))
+        return
     # Not through `alembic.op`: that is one for the whole process, where several databases may be opened at once.
     context.run_migrations(op=Operations(context))
 

@@ -55,6 +55,26 @@ async def test_replicas_of_two_services_build_an_empty_database_at_once(
     assert versions == [1, 1]
 
 
+@pytest.mark.parametrize("on_postgresql", [True, False])
+async def test_an_older_version_works_on_what_a_newer_one_has_migrated(
+    tmp_path: Path, postgres: PostgresServer, on_postgresql: bool
+) -> None:
+    url = await asyncio.to_thread(postgres.new_database) if on_postgresql else None
+    settings = MonitorSettings.model_validate({"data_dir": tmp_path, "database_url": url})
+    database = MonitorDatabase(settings)
+    await database.open()
+    async with database.writing() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    await database.close()
+    for _ in range(2):
+        database = MonitorDatabase(settings)
+        await database.open()
+        async with database.reading() as connection:
+            assert await connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "9999"
+            assert await connection.scalar(sa.text("SELECT count(*) FROM interactions")) == 0
+        await database.close()
+
+
 async def test_a_database_that_was_never_opened_is_unavailable_and_closes(tmp_path: Path) -> None:
     layout = Layout("any", "The database", "any.db", tmp_path, version_table="alembic_version", migration_lock=1)
     database = Database(layout, data_dir=tmp_path, url=None, store=Store())
