@@ -25,7 +25,7 @@ import yaml
 from genaifactory.modelserver.v1 import modelserver_pb2_grpc
 from genaifactory_common import channels, identity, settings, testing
 from genaifactory_common.errors import Unavailable
-from tests.cluster.certificates import Authority
+from genaifactory_common.testing import certificates
 from tests.cluster.kube import Namespace, condition
 from tests.vllm.processes import Client, prompt
 
@@ -140,9 +140,11 @@ def answered(address: str) -> int:
 def deployed(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     """The shipped manifest, with a model on a volume, certificates and a factory.yaml."""
     folder = tmp_path_factory.mktemp("kserve")
-    authority = Authority.create()
-    server = authority.issue(folder / "server", f"*.{namespace.name}.svc.cluster.local")
-    client = authority.issue(folder / "client", "client")
+    authority = certificates.new_authority()
+    identity_of = f"spiffe://cluster.local/ns/{namespace.name}/sa/{{}}".format
+    names = (f"*.{namespace.name}.svc.cluster.local",)
+    server = certificates.write(folder / "server", authority, identity_of("factory-modelserver"), names)
+    client = certificates.write(folder / "client", authority, identity_of("factory-orchestrator"), ("client",))
     name_server = namespace.kubectl(
         "get", "service", "kube-dns", "--namespace", "kube-system", "--output", "jsonpath={.spec.clusterIP}"
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ipaddress
+import json
 import signal
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from genaifactory.modelserver.v1 import modelserver_pb2_grpc
-from genaifactory_common import channels, settings, testing
+from genaifactory_common import channels, testing
 from genaifactory_common.errors import FactoryError, Unavailable
+from genaifactory_common.testing import certificates
 from tests.vllm import processes
 from tests.vllm.processes import OPERATOR, Client, ModelServer, connected, prompt
 
@@ -56,39 +53,11 @@ async def name_server() -> AsyncIterator[int]:
         transport.close()
 
 
-def certificates(folder: Path) -> settings.Tls:
-    """One identity that both replicas and the client have."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(hours=2))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(NAME)]),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder.mkdir()
-    (folder / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (folder / "tls.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return settings.Tls(certificate=folder / "tls.crt", private_key=folder / "tls.key", ca=folder / "tls.crt")
-
-
 class Replicas:
     """Two model servers with one port on two addresses, as two pods behind one name."""
 
     def __init__(self, folder: Path, llama: Path) -> None:
-        self.tls = certificates(folder / "tls")
+        self.tls = certificates.write(folder / "tls", certificates.new_authority(), names=(NAME,))
         self.port = processes.free_port()
         self._folder = folder
         self._llama = llama
@@ -100,6 +69,7 @@ class Replicas:
             "GENAIFACTORY_SERVER__TLS__CERTIFICATE": str(self.tls.certificate),
             "GENAIFACTORY_SERVER__TLS__PRIVATE_KEY": str(self.tls.private_key),
             "GENAIFACTORY_SERVER__TLS__CA": str(self.tls.ca),
+            "GENAIFACTORY_SERVER__CALLERS": json.dumps([certificates.GATEWAY]),
             "GENAIFACTORY_SERVER__HEALTH_ADDRESS": health,
             "GENAIFACTORY_SERVER__DRAIN_SECONDS": "20",
         }

@@ -22,7 +22,8 @@ import grpc
 import grpc.aio
 
 from genaifactory_common import identity, settings, telemetry
-from genaifactory_common.errors import DeadlineExceeded, FactoryError, Unavailable, from_rpc
+from genaifactory_common.connection import Connection, Method
+from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable, from_rpc
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -81,10 +82,12 @@ def remaining_seconds() -> float | None:
     return None if deadline is None else deadline - time.monotonic()
 
 
-def connect(address: str, tls: settings.Tls | None = None) -> grpc.aio.Channel:
+def connect(address: str, tls: settings.Tls | None = None, *, patience_seconds: float = 0.0) -> grpc.aio.Channel:
     """A channel to `address` (dns:///NAME:PORT or unix:PATH), over mTLS when `tls` is given. Opens on first use.
 
-    Of the servers behind a DNS name it calls, in turn, those whose health says that they serve.
+    Of the servers behind a DNS name it calls, in turn, those whose health says that they serve. While there is none,
+    calls made by `unary`, `stream` and `Duplex` wait for one, `patience_seconds` at most. The files of `tls` are
+    followed while they change. Raises InvalidArgument when they are no good.
     """
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", _BY_NAME if address.startswith("dns:") else _BY_SOCKET),
@@ -93,19 +96,26 @@ def connect(address: str, tls: settings.Tls | None = None) -> grpc.aio.Channel:
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # An attempt's own time: the address of a pod that is gone may answer nothing at all.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        # The default of 30 s is how long a pod that takes another's place would not be found.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # Channels of one process to one address must not share a connection's fate across event loops.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
-    if tls is None:
+    if tls is None and patience_seconds == 0:
         return grpc.aio.insecure_channel(address, options=options)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=tls.ca.read_bytes(),
-        private_key=tls.private_key.read_bytes(),
-        certificate_chain=tls.certificate.read_bytes(),
-    )
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    return Connection(address, options, tls, patience_seconds=patience_seconds)
+
+
+async def _reached(method: Callable[..., Any]) -> dict[str, bool]:
+    """Waits for a server if the channel has patience; returns how the call is to be made. Raises Unavailable."""
+    if not isinstance(method, Method) or method.connection.patience_seconds == 0:
+        return {}
+    await method.connection.reached(_timeout(method.connection.patience_seconds))
+    return {"wait_for_ready": True}  # that server may be gone again before the call is on its way
 
 
 def _timeout(timeout_seconds: float) -> float:
@@ -125,11 +135,18 @@ def _metadata() -> list[tuple[str, str]]:
 
 
 async def unary(
-    method: Callable[..., grpc.aio.UnaryUnaryCall[Request, Response]], request: Request, *, timeout_seconds: float
+    method: Callable[..., grpc.aio.UnaryUnaryCall[Request, Response]],
+    request: Request,
+    *,
+    timeout_seconds: float,
+    patient: bool = True,
 ) -> Response:
-    """Calls a unary method; the request's own deadline shortens `timeout_seconds`. Raises FactoryError."""
+    """Calls a unary method; the request's own deadline shortens `timeout_seconds`, which counts from when a server is
+    reached. patient: waits for one as long as the channel does. Raises FactoryError.
+    """
+    how = await _reached(method) if patient else {}
     try:
-        return await method(request, timeout=_timeout(timeout_seconds), metadata=_metadata())
+        return await method(request, timeout=_timeout(timeout_seconds), metadata=_metadata(), **how)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error) from None
 
@@ -137,8 +154,9 @@ async def unary(
 async def stream(
     method: Callable[..., grpc.aio.UnaryStreamCall[Request, Response]], request: Request, *, timeout_seconds: float
 ) -> AsyncGenerator[Response, None]:
-    """Calls a server-streaming method; leaving the iteration cancels the call. Raises FactoryError."""
-    call = method(request, timeout=_timeout(timeout_seconds), metadata=_metadata())
+    """Calls a server-streaming method, as `unary`; leaving the iteration cancels the call. Raises FactoryError."""
+    how = await _reached(method)
+    call = method(request, timeout=_timeout(timeout_seconds), metadata=_metadata(), **how)
     try:
         async for message in call:
             yield message
@@ -149,10 +167,17 @@ async def stream(
 
 
 class Duplex:
-    """A bidirectional call: `send`, `done_sending`, and iterate for responses; a context manager that ends it."""
+    """A bidirectional call: `send`, `done_sending`, and iterate for responses; a context manager that ends it.
+
+    It begins with the first of these; `timeout_seconds` count as in `unary`.
+    """
 
     def __init__(self, method: Callable[..., grpc.aio.StreamStreamCall[Any, Any]], *, timeout_seconds: float) -> None:
-        self._call = method(timeout=_timeout(timeout_seconds), metadata=_metadata())
+        self._method = method
+        self._timeout_seconds = timeout_seconds
+        self._opening = asyncio.Lock()
+        self._call: grpc.aio.StreamStreamCall[Any, Any] | None = None
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -164,48 +189,64 @@ class Duplex:
         """Waits until the server has sent its initial metadata, where a method says that it does so once it has let
         the call in. Raises the FactoryError that it refuses the call with, which a `send` in that moment would lose.
         """
-        await self._call.initial_metadata()
-        if self._call.done():
-            raise await self._failure()
+        call = await self._opened()
+        await call.initial_metadata()
+        if call.done():
+            raise await _failure(call)
 
     async def send(self, message: Any) -> None:
         """Sends; waits while the peer is not reading. Raises FactoryError."""
+        call = await self._opened()
         try:
-            await self._call.write(message)
+            await call.write(message)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
         except asyncio.InvalidStateError:
-            raise await self._failure() from None
+            raise await _failure(call) from None
 
     async def done_sending(self) -> None:
         """Says that nothing more will be sent. A call that has failed by now says so to its reader."""
+        call = await self._opened()
         try:
-            await self._call.done_writing()
+            await call.done_writing()
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
         except asyncio.InvalidStateError:
-            raise await self._failure() from None
+            raise await _failure(call) from None
 
     async def __aiter__(self) -> AsyncIterator[Any]:
+        call = await self._opened()
         try:
-            async for message in self._call:
+            async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
 
     def close(self) -> None:
         """Ends the call; a peer that still works on it is cancelled."""
-        self._call.cancel()
+        self._closed = True
+        if self._call is not None:
+            self._call.cancel()
 
-    async def _failure(self) -> FactoryError:
-        # The call ended before we were done sending: its status says why.
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
-            code = await self._call.code()
-            if code is grpc.StatusCode.OK:
-                return Unavailable("The peer ended the call before everything was sent.")
-            details = await self._call.details()
-            error = grpc.aio.AioRpcError(
-                code, await self._call.initial_metadata(), await self._call.trailing_metadata(), details
-            )
-            return from_rpc(error)
-        return FactoryError("The call ended early.")
+    async def _opened(self) -> grpc.aio.StreamStreamCall[Any, Any]:
+        if self._call is not None:
+            return self._call
+        async with self._opening:  # whoever reads and whoever sends may both come here first
+            if self._call is None:
+                how = await _reached(self._method)
+                if self._closed:
+                    raise Cancelled("The call was ended before it began.")
+                self._call = self._method(timeout=_timeout(self._timeout_seconds), metadata=_metadata(), **how)
+            return self._call
+
+
+async def _failure(call: grpc.aio.StreamStreamCall[Any, Any]) -> FactoryError:
+    # The call ended before we were done sending: its status says why.
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        code = await call.code()
+        if code is grpc.StatusCode.OK:
+            return Unavailable("The peer ended the call before everything was sent.")
+        details = await call.details()
+        error = grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
+        return from_rpc(error)
+    return FactoryError("The call ended early.")

@@ -22,8 +22,10 @@ from genaifactory_common.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 0.5
-# Answered to anybody who can connect: probes and tools, which carry no caller.
-_OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
+# Answered to anybody who can connect: every client asks it before it calls.
+_HEALTH = "/grpc.health.v1."
+# For tools, which carry no caller.
+_REFLECTION = "/grpc.reflection."
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
@@ -35,16 +37,19 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         verifier: identity.Verifier | None,
         *,
         peer_methods: frozenset[str] = frozenset(),
+        callers: frozenset[str] = frozenset(),
         default_timeout_seconds: float = 600.0,
     ) -> None:
         """verifier: None where clients call with their own credentials (the gateway).
 
         peer_methods: full names ("/package.Service/Method") of methods that a service calls in its own name: they need
-        the trusted transport, and take no caller context.
+        the trusted transport, and take no caller context. callers: URIs in the certificates that may call; empty: the
+        server asks for no certificates.
         """
         self._telemetry = service_telemetry
         self._verifier = verifier
         self._peer_methods = peer_methods
+        self._callers = frozenset(uri.encode() for uri in callers)
         self._default_timeout_seconds = default_timeout_seconds
         self._running: set[asyncio.Timeout] = set()
         self._stopping = False
@@ -62,11 +67,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handler, except of health and reflection, which anybody may ask."""
+        """Wraps the handler, except of health, which anybody may ask, and of reflection, which any caller may."""
         handler: Any = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(_OPEN_SERVICES):
-            return handler  # type: ignore[no-any-return]
         method = handler_call_details.method
+        if handler is None or method.startswith(_HEALTH):
+            return handler  # type: ignore[no-any-return]
+        if method.startswith(_REFLECTION):
+            if not self._callers:
+                return handler  # type: ignore[no-any-return]
+            return grpc.stream_stream_rpc_method_handler(
+                self._reflection(handler.stream_stream), handler.request_deserializer, handler.response_serializer
+            )
         if handler.response_streaming:
             wrapped_stream = self._stream(method, handler.unary_stream or handler.stream_stream)
             factory = (
@@ -115,6 +126,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
+    def _reflection(self, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def call(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                self._require_known_peer(context)
+            except FactoryError as error:
+                await context.abort_with_status(errors.to_status(error))
+            async for message in behaviour(requests, context):
+                yield message
+
+        return call
+
     @contextlib.asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:
         """Raises TimeoutError after `seconds`, or when the server's stop cannot wait any longer."""
@@ -136,7 +158,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         seconds = self._default_timeout_seconds if remaining is None else min(remaining, 7 * 86400.0)
         channels.set_deadline(seconds)
         if self._verifier is not None:
-            _require_trusted_transport(context)
+            if self._callers:
+                self._require_known_peer(context)
+            else:
+                _require_trusted_transport(context)
             if method in self._peer_methods:
                 return float(seconds)
             token = _first(context, identity.METADATA_KEY)
@@ -144,6 +169,14 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                 raise errors.Unauthenticated("The call carries no caller context; only the gateway's calls do.")
             identity.set_current(self._verifier.verify(token), token)
         return float(seconds)
+
+    def _require_known_peer(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Raises PermissionDenied when the peer's certificate names none of the callers."""
+        shown = context.auth_context().get("peer_uri", ())
+        if self._callers.isdisjoint(shown):
+            who = ", ".join(uri.decode("ascii", "replace") for uri in shown) or "A certificate without an identity"
+            logger.warning("%s, at %s, is none of the callers and was refused", who, context.peer())
+            raise errors.PermissionDenied(f"{who} may not call this service.")
 
 
 class _Observed:

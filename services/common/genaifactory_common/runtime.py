@@ -20,9 +20,9 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from genaifactory_common import identity, settings, specs
+from genaifactory_common import identity, settings, specs, tls
 from genaifactory_common.channels import MAX_MESSAGE_BYTES
-from genaifactory_common.errors import FactoryError
+from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_common.interceptors import ServerInterceptor
 from genaifactory_common.telemetry import Telemetry, configure_logging
 
@@ -34,6 +34,7 @@ LIVENESS = "liveness"
 """The health service that says whether the process still makes sense; "" says whether it can answer."""
 
 _READINESS_INTERVAL_SECONDS = 1.0
+_FAREWELL_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 1.0
 _PROBES = 16
 
@@ -70,12 +71,13 @@ class ServiceApp:
 async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIterator[str]:
     """Serves the app inside the block; yields the address to connect to. Leaving drains it.
 
-    Raises OSError when the address cannot be bound.
+    Raises OSError when the address cannot be bound, InvalidArgument when TLS is not set up as it must be.
     """
     interceptor = ServerInterceptor(
         app.telemetry,
         app.verifier,
         peer_methods=app.peer_methods,
+        callers=_callers(app, server_settings),
         default_timeout_seconds=server_settings.default_timeout_seconds,
     )
     server = grpc.aio.server(
@@ -95,14 +97,17 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
     reporter = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(reporter, server)
     reflection.enable_server_reflection((*app.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = _bind(server, server_settings)
-    async with _probed(reporter, server_settings), _reported(app, reporter):
+    address = _bind(server, server_settings, ask_clients=app.verifier is not None)
+    opened = asyncio.Event()
+    async with _probed(reporter, server_settings), _reported(app, reporter, opened):
         if app.serves_while_opening:
             await server.start()
         try:
             async with app.lifespan():
                 if not app.serves_while_opening:
                     await server.start()
+                opened.set()
+                await _report(app, reporter, opened=True)
                 logger.info("%s serves on %s", app.name, address)
                 try:
                     yield address
@@ -110,7 +115,7 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
                     await reporter.enter_graceful_shutdown()
                     async with asyncio.TaskGroup() as draining:
                         draining.create_task(_drain(app))
-                        draining.create_task(_stop(server, interceptor, server_settings.drain_seconds))
+                        draining.create_task(_stop(server, interceptor, server_settings))
         finally:
             await server.stop(None)  # what could not open, or was told to stop before it was open
 
@@ -135,8 +140,8 @@ async def _probed(reporter: health.aio.HealthServicer, server_settings: settings
 
 
 @asynccontextmanager
-async def _reported(app: ServiceApp, reporter: health.aio.HealthServicer) -> AsyncIterator[None]:
-    watcher = asyncio.create_task(_report_health(app, reporter), name=f"{app.name}-health")
+async def _reported(app: ServiceApp, reporter: health.aio.HealthServicer, opened: asyncio.Event) -> AsyncIterator[None]:
+    watcher = asyncio.create_task(_report_forever(app, reporter, opened), name=f"{app.name}-health")
     try:
         yield
     finally:
@@ -150,7 +155,13 @@ async def _drain(app: ServiceApp) -> None:
         await app.drain()
 
 
-async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, drain_seconds: float) -> None:
+async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, server_settings: settings.Server) -> None:
+    drain_seconds = server_settings.drain_seconds
+    if not server_settings.address.startswith("unix:"):
+        # Clients that watch health leave now. A call that reached a server after it was told to stop would be lost.
+        farewell = min(_FAREWELL_SECONDS, drain_seconds / 2)
+        await asyncio.sleep(farewell)
+        drain_seconds -= farewell
     stopping = asyncio.ensure_future(server.stop(drain_seconds))
     # A call that is cut off by the server's end says nothing; one that is told so before can say that a retry helps.
     await asyncio.wait((stopping,), timeout=drain_seconds - min(_LAST_WORDS_SECONDS, drain_seconds / 2))
@@ -158,31 +169,43 @@ async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, drain_s
     await stopping
 
 
-def _bind(server: grpc.aio.Server, server_settings: settings.Server) -> str:
+def _callers(app: ServiceApp, server_settings: settings.Server) -> frozenset[str]:
+    """Raises InvalidArgument when anybody with a certificate could call, or a list of callers could not be checked."""
+    callers = frozenset(server_settings.callers)
+    if server_settings.tls is None:
+        return frozenset()
+    if app.verifier is None and callers:
+        raise InvalidArgument("GENAIFACTORY_SERVER__CALLERS must be empty: the clients bring keys, not certificates.")
+    if app.verifier is not None and not callers:
+        raise InvalidArgument("GENAIFACTORY_SERVER__CALLERS must name who may call, since the server has certificates.")
+    return callers
+
+
+def _bind(server: grpc.aio.Server, server_settings: settings.Server, *, ask_clients: bool) -> str:
     address = server_settings.address
     try:
         if server_settings.tls is None:
             port = server.add_insecure_port(address)
         else:
-            tls = server_settings.tls
-            credentials = grpc.ssl_server_credentials(
-                [(tls.private_key.read_bytes(), tls.certificate.read_bytes())],
-                root_certificates=tls.ca.read_bytes(),
-                require_client_auth=True,
-            )
+            credentials = tls.server_credentials(server_settings.tls, ask_clients=ask_clients)
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from None
     return address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
-async def _report_health(app: ServiceApp, reporter: health.aio.HealthServicer) -> None:
+async def _report_forever(app: ServiceApp, reporter: health.aio.HealthServicer, opened: asyncio.Event) -> None:
     while True:
-        ready, alive = _status(app.ready()), _status(app.alive())
-        for name in ("", *app.service_names):
-            await reporter.set(name, ready)
-        await reporter.set(LIVENESS, alive)
+        await _report(app, reporter, opened=opened.is_set())
         await asyncio.sleep(_READINESS_INTERVAL_SECONDS)
+
+
+async def _report(app: ServiceApp, reporter: health.aio.HealthServicer, *, opened: bool) -> None:
+    # A port of its own for probes answers before the service's own does.
+    ready, alive = _status(opened and app.ready()), _status(app.alive())
+    for name in ("", *app.service_names):
+        await reporter.set(name, ready)
+    await reporter.set(LIVENESS, alive)
 
 
 def _status(good: bool) -> int:
@@ -202,6 +225,8 @@ def main(
         common = load()
     except ValidationError as error:
         raise SystemExit("\n".join(_problem(each) for each in error.errors(include_input=False))) from None
+    except FactoryError as error:
+        raise SystemExit(f"{name}: {error}") from None
     configure_logging(common.telemetry)
     telemetry = Telemetry(name, common.telemetry)
     try:

@@ -1,17 +1,20 @@
 """Where things are and what protects them: the settings that every service shares, read from the environment once.
 
-What a person configures is in factory.yaml (`specs`); the environment holds only addresses, paths and secrets.
+What a person configures is in factory.yaml (`specs`); the environment holds only addresses, paths and secrets. Where
+others can look at an environment, the secrets are files of a folder.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from genaifactory_common import identity
 from genaifactory_common.errors import InvalidArgument
@@ -28,6 +31,43 @@ def _key_bytes(value: object) -> object:
     return value
 
 
+_PREFIX = "GENAIFACTORY_"
+SECRETS_DIR = f"{_PREFIX}SECRETS_DIR"
+"""The variable that names the folder of secrets: files called as the variables whose place they take."""
+
+
+def secret(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """What the variable holds, else the file of its name among the secrets, as it is now; None when there is neither.
+
+    Raises InvalidArgument when the file cannot be read.
+    """
+    if value := environ.get(name):
+        return value
+    if not (folder := environ.get(SECRETS_DIR)):
+        return None
+    try:
+        return (Path(folder) / name).read_text(encoding="utf-8").rstrip("\r\n")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError):
+        raise InvalidArgument(f"{name} in {SECRETS_DIR} cannot be read as text.", field=name) from None
+
+
+class _SecretFiles(EnvSettingsSource):
+    """The files that stand for variables, read as variables are: nested groups and JSON as well."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        folder = os.environ.get(SECRETS_DIR)
+        if not folder:
+            return {}
+        try:
+            # Kubernetes mounts a folder ..data beside them, and secrets that are nobody's setting.
+            names = [name for name in os.listdir(folder) if name.startswith(_PREFIX)]
+        except OSError as error:
+            raise InvalidArgument(f"{SECRETS_DIR} names no folder: {error.strerror}.", field=SECRETS_DIR) from None
+        return {name.lower(): secret(name, {SECRETS_DIR: folder}) for name in names}
+
+
 PublicKey = Annotated[bytes, BeforeValidator(_key_bytes)]
 """An Ed25519 public key: 32 bytes, base64 in the environment."""
 
@@ -39,7 +79,7 @@ class Settings(BaseModel):
 
 
 class Tls(Settings):
-    """mTLS: what this service shows and whom it trusts."""
+    """mTLS: what this service shows and whom it trusts. The files are followed while they change."""
 
     certificate: Path = Field(description="PEM chain of this service.")
     private_key: Path = Field(description="PEM key of this service.")
@@ -60,7 +100,16 @@ class Server(Settings):
         default=300.0, gt=0, description="TCP clients reconnect after this, and so find new replicas."
     )
     default_timeout_seconds: float = Field(default=600.0, gt=0, description="For calls that come without a deadline.")
-    tls: Tls | None = Field(default=None, description="None: only unix sockets carry a caller context.")
+    tls: Tls | None = Field(
+        default=None,
+        description="None: only unix sockets carry a caller context. The gateway, whose clients bring API keys, shows "
+        "its certificate and asks for none.",
+    )
+    callers: tuple[str, ...] = Field(
+        default=(),
+        description="Who may call, by the URI in the certificate, spiffe://DOMAIN/ns/NAMESPACE/sa/NAME; with tls there "
+        "must be some, except at the gateway.",
+    )
 
 
 class Telemetry(Settings):
@@ -77,11 +126,12 @@ class Telemetry(Settings):
 class Common(BaseSettings):
     """What every service needs; each service's Settings extends it.
 
-    The environment variable of server.metrics_port is GENAIFACTORY_SERVER__METRICS_PORT.
+    The environment variable of server.metrics_port is GENAIFACTORY_SERVER__METRICS_PORT. A file of that name in the
+    folder GENAIFACTORY_SECRETS_DIR, without the line's end, is as good.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="GENAIFACTORY_",
+        env_prefix=_PREFIX,
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -94,6 +144,18 @@ class Common(BaseSettings):
     context_public_key: PublicKey | None = Field(
         default=None, description="Checks the caller contexts that the gateway signs."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Variables win over the files of their names. Raises InvalidArgument when the folder cannot be read."""
+        return init_settings, env_settings, _SecretFiles(settings_cls)
 
     def verifier(self) -> identity.Verifier:
         """Checks who a call is for. Raises InvalidArgument without a public key: only the gateway does without."""

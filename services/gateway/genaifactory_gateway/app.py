@@ -80,8 +80,9 @@ def create_app(
 
 
 def connect(upstreams: Upstreams) -> Channels:
-    """Channels to the services that the settings name."""
+    """Channels to the services that the settings name. Raises InvalidArgument when their certificates are no good."""
+    patience = upstreams.patience_seconds
     return Channels(
-        orchestrator=channels.connect(upstreams.orchestrator, upstreams.tls),
-        monitor=channels.connect(upstreams.monitor, upstreams.tls),
+        orchestrator=channels.connect(upstreams.orchestrator, upstreams.tls, patience_seconds=patience),
+        monitor=channels.connect(upstreams.monitor, upstreams.tls, patience_seconds=patience),
     )

@@ -55,6 +55,7 @@ class Health:
                 stub.Check,  # type: ignore[attr-defined]  # the package's types leave it out
                 health_pb2.HealthCheckRequest(),
                 timeout_seconds=self._timeout_seconds,
+                patient=False,
             )
         except FactoryError:
             return "unreachable"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from genaifactory_common import channels, runtime, specs
 from genaifactory_common.runtime import ServiceApp
@@ -21,11 +22,12 @@ def main() -> None:
 def _create(settings: Settings, telemetry: Telemetry) -> ServiceApp:
     """The app with what a process of its own adds: channels that it closes."""
     upstreams = settings.upstreams
+    connect = partial(channels.connect, tls=upstreams.tls, patience_seconds=upstreams.patience_seconds)
     to = Channels(
-        safety=channels.connect(upstreams.safety, upstreams.tls),
-        retriever=channels.connect(upstreams.retriever, upstreams.tls),
-        modelserver=channels.connect(upstreams.modelserver, upstreams.tls),
-        monitor=channels.connect(upstreams.monitor, upstreams.tls),
+        safety=connect(upstreams.safety),
+        retriever=connect(upstreams.retriever),
+        modelserver=connect(upstreams.modelserver, patience_seconds=upstreams.modelserver_patience_seconds),
+        monitor=connect(upstreams.monitor),
     )
     app = create_app(settings, specs.Source.from_file(settings.factory_file), to, telemetry)
 

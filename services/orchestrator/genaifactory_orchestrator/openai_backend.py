@@ -13,7 +13,8 @@ from typing import Any
 import httpx2
 import orjson
 
-from genaifactory_common import specs, telemetry
+from genaifactory_common import settings, specs, telemetry
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_orchestrator import openai_errors, openai_format, sse
 from genaifactory_orchestrator.backends import Embeddings, Failure, Piece, Prompt, Remedy, Usage, estimated_tokens
 
@@ -31,7 +32,7 @@ class OpenAIBackend:
     """One model of one API, with a pool of connections of its own, so that an API that hangs starves no other."""
 
     def __init__(self, name: str, spec: specs.OpenAIBackend, environ: Mapping[str, str], tls: ssl.SSLContext) -> None:
-        """name: of the model in factory.yaml. environ: holds the key that the spec names."""
+        """name: of the model in factory.yaml. environ: holds the key that the spec names, or where its file is."""
         self._name = name
         self._spec = spec
         self._environ = environ
@@ -103,7 +104,7 @@ class OpenAIBackend:
             pool=min(timeout_seconds, _POOL_TIMEOUT_SECONDS),
         )
         request = self._http.build_request(
-            "POST", url, content=orjson.dumps(body), headers=self._headers(content_type), timeout=timeout
+            "POST", url, content=orjson.dumps(body), headers=await self._headers(content_type), timeout=timeout
         )
         response = await self._http.send(request, stream=True)
         try:
@@ -119,19 +120,24 @@ class OpenAIBackend:
         finally:
             await response.aclose()
 
-    def _headers(self, accept: str) -> dict[str, str]:
+    async def _headers(self, accept: str) -> dict[str, str]:
         headers = {"content-type": "application/json", "accept": accept, "accept-encoding": "identity"}
-        variable = self._spec.api_key_env
-        if variable is not None:
-            key = self._environ.get(variable, "").strip()
-            if not key or not key.isascii() or not key.isprintable():
-                raise openai_errors.setup_failure(
-                    self._name, f"the environment variable {variable} holds no usable key"
-                )
-            headers["authorization"] = f"Bearer {key}"
+        if self._spec.api_key_env is not None:
+            headers["authorization"] = f"Bearer {await self._key(self._spec.api_key_env)}"
         if self._spec.dialect == "vllm":
             headers.update(telemetry.inject())
         return headers
+
+    async def _key(self, variable: str) -> str:
+        # Read for each call, so that a key that is replaced in its file is followed.
+        try:
+            key = self._environ.get(variable) or await asyncio.to_thread(settings.secret, variable, self._environ) or ""
+        except InvalidArgument as error:
+            raise openai_errors.setup_failure(self._name, error.message) from None
+        key = key.strip()
+        if not key or not key.isascii() or not key.isprintable():
+            raise openai_errors.setup_failure(self._name, f"the environment variable {variable} holds no usable key")
+        return key
 
     def _pieces(self, event: sse.ServerSentEvent, choices: int) -> Iterator[Piece]:
         chunk = orjson.loads(event.data)

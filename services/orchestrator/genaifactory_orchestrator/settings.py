@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from genaifactory_common import settings
+from genaifactory_common import database, settings
+from genaifactory_common.database import DatabaseUrl
 from genaifactory_common.settings import Tls
 
 
@@ -18,6 +19,14 @@ class Upstreams(settings.Settings):
     modelserver: str = "dns:///modelserver:50051"
     monitor: str = "dns:///monitor:50051"
     tls: Tls | None = Field(default=None, description="What to show them; None only for unix sockets.")
+    patience_seconds: float = Field(
+        default=30.0, ge=0, description="How long calls wait for one that restarts; 0: they fail at once."
+    )
+    modelserver_patience_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        description="As patience_seconds, for modelserver: there may be another model to fall back on.",
+    )
 
 
 class Timeouts(settings.Settings):
@@ -57,12 +66,26 @@ class Conversations(settings.Settings):
     max_age_seconds: float = Field(default=30 * 86400.0, gt=0, description="A message older than this is forgotten.")
     max_per_principal: int = Field(default=1000, ge=1, description="Conversations of one caller; the idlest go first.")
     upkeep_seconds: float = Field(default=300.0, gt=0, description="How often what is too old is removed.")
+    retry_seconds: float = Field(
+        default=10.0, ge=0, description="How long a given answer waits for a database that is away to store its turn."
+    )
+
+
+class Store(database.Store):
+    """How the database of conversations is used; requests wait for it."""
+
+    statement_timeout_seconds: float = Field(default=5.0, gt=0, description="For one statement on PostgreSQL.")
 
 
 class Settings(settings.Common):
     """The orchestrator's settings."""
 
-    data_dir: Path = Field(default=Path("data"), description="Folder for outbox, cache and conversations.")
+    data_dir: Path = Field(default=Path("data"), description="Folder for outbox, cache and, on SQLite, conversations.")
+    database_url: DatabaseUrl | None = Field(
+        default=None,
+        description="Conversations: postgresql://USER:PASSWORD@HOST:PORT/DATABASE[?ssl=verify-full]; None: SQLite.",
+    )
+    store: Store = Store()
     upstreams: Upstreams = Upstreams()
     timeouts: Timeouts = Timeouts()
     outbox: Outbox = Outbox()

@@ -1,25 +1,20 @@
-"""A real gRPC service whose answers each test decides, and the certificates of a small private CA."""
+"""A real gRPC service whose answers each test decides."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
-from genaifactory_common import settings, testing
+from genaifactory_common import testing
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 
@@ -82,63 +77,14 @@ def scripted() -> Scripted:
 
 
 @pytest.fixture
+def free_port() -> int:
+    """A port of localhost that nobody listens on."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
 def socket_folder() -> Iterator[Path]:
     """A folder whose path is short enough for a unix socket in it."""
     with tempfile.TemporaryDirectory(prefix="gf-") as folder:
         yield Path(folder)
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A certificate authority."""
-
-    folder: Path
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    def issue(self, name: str, *, days: int = 1, ca: Authority | None = None) -> settings.Tls:
-        """Files of a service with this name; `ca`: whom it trusts, when not its own authority."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _certificate(name, key.public_key(), self.certificate.subject, self.key, days=days)
-        paths = [self.folder / f"{name}{suffix}" for suffix in (".crt", ".key", ".ca")]
-        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        paths[1].write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        paths[2].write_bytes((ca or self).certificate.public_bytes(serialization.Encoding.PEM))
-        return settings.Tls(certificate=paths[0], private_key=paths[1], ca=paths[2])
-
-
-def new_authority(folder: Path, name: str) -> Authority:
-    folder.mkdir()
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    return Authority(folder, _certificate(name, key.public_key(), subject, key, is_ca=True), key)
-
-
-def _certificate(
-    name: str,
-    public_key: ec.EllipticCurvePublicKey,
-    issuer: x509.Name,
-    issuer_key: ec.EllipticCurvePrivateKey,
-    *,
-    days: int = 1,
-    is_ca: bool = False,
-) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=2))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
-        )
-    )
-    return builder.sign(issuer_key, hashes.SHA256())

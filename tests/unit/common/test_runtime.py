@@ -1,13 +1,12 @@
-"""A service's life: it starts once, says whether it is ready, trusts its own CA alone, and drains before it ends."""
+"""A service's life: it starts once, says whether it is ready, and drains before it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
-import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,15 +21,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, errors, identity, runtime, settings, testing
 from genaifactory_common.errors import DeadlineExceeded, FactoryError, Overloaded, Unavailable
-from tests.unit.common.conftest import SERVICE, Scripted, answer, new_authority
+from genaifactory_common.testing import certificates
+from tests.unit.common.conftest import SERVICE, Scripted, answer
 
 REQUEST = safety_pb2.CheckTextRequest(text="x")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-# A service reads its three small files once, before it serves.
-READS_CERTIFICATES = pytest.mark.allow_blocking
 
 
 async def check(channel: grpc.aio.Channel, *, seconds: float = 5) -> safety_pb2.CheckTextResponse:
@@ -216,18 +212,50 @@ async def test_liveness_is_told_apart_from_readiness(scripted: Scripted, monkeyp
             assert await health_of(channel, "") == NOT_SERVING
 
 
-@READS_CERTIFICATES
-async def test_probes_reach_health_and_nothing_else_without_tls(scripted: Scripted, tmp_path: Path) -> None:
-    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
-    tls = await asyncio.to_thread(authority.issue, "localhost")
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as probe:
-        health_address = f"127.0.0.1:{probe.getsockname()[1]}"
-    server = settings.Server(address="localhost:0", health_address=health_address, drain_seconds=0, tls=tls)
+@pytest.mark.allow_blocking  # a service reads its three small files in its event loop
+async def test_probes_reach_health_and_nothing_else_without_tls(
+    scripted: Scripted, tmp_path: Path, free_port: int
+) -> None:
+    own = certificates.write(tmp_path, certificates.new_authority())
+    server = settings.Server(
+        address="localhost:0",
+        health_address=f"127.0.0.1:{free_port}",
+        drain_seconds=0,
+        tls=own,
+        callers=(certificates.GATEWAY,),
+    )
     testing.act_as()
-    async with runtime.running(scripted.app(), server), channels.connect(health_address) as channel:
+    async with runtime.running(scripted.app(), server), channels.connect(f"127.0.0.1:{free_port}") as channel:
         assert await health_of(channel, "") == SERVING
         with pytest.raises(FactoryError):
             await check(channel)
+
+
+async def test_a_service_that_still_opens_is_not_ready(scripted: Scripted, free_port: int) -> None:
+    opens = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        await opens.wait()
+        yield
+
+    app = dataclasses.replace(scripted.app(), lifespan=lifespan)
+    health_address = f"127.0.0.1:{free_port}"
+    server = settings.Server(address="127.0.0.1:0", health_address=health_address, drain_seconds=0)
+
+    async def serve() -> None:
+        async with runtime.running(app, server):
+            assert await health_of(channel, "") == SERVING
+
+    async with channels.connect(health_address) as channel, asyncio.timeout(10):
+        serving = asyncio.create_task(serve())
+        while True:
+            with contextlib.suppress(FactoryError):
+                assert await health_of(channel, runtime.LIVENESS) == SERVING
+                break
+        assert await health_of(channel, "") == NOT_SERVING
+        opens.set()
+        await serving
 
 
 async def test_more_calls_than_allowed_are_refused_as_overloaded(scripted: Scripted, socket_folder: Path) -> None:
@@ -256,68 +284,6 @@ async def test_an_address_in_use_is_an_error_at_once(scripted: Scripted) -> None
         with pytest.raises(OSError, match=f"cannot listen on {address}"):
             async with runtime.running(scripted.app(), settings.Server(address=address)):
                 pass
-
-
-@READS_CERTIFICATES
-async def test_services_trust_each_other_by_the_certificates_of_their_ca(scripted: Scripted, tmp_path: Path) -> None:
-    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
-    of_server = await asyncio.to_thread(authority.issue, "localhost")
-    of_client = await asyncio.to_thread(authority.issue, "gateway")
-    testing.act_as()
-    server = settings.Server(address="localhost:0", drain_seconds=0.1, tls=of_server)
-    async with runtime.running(scripted.app(), server) as address, channels.connect(address, of_client) as channel:
-        scripted.unary = echo
-        assert (await check(channel)).text == "x"
-
-
-async def echo(request: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
-    return answer(request.text)
-
-
-@READS_CERTIFICATES
-@pytest.mark.parametrize("who", ["another ca's", "expired", "nobody's"])
-async def test_a_peer_without_a_good_certificate_is_not_let_in(who: str, scripted: Scripted, tmp_path: Path) -> None:
-    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
-    stranger = await asyncio.to_thread(new_authority, tmp_path / "other", "other-ca")
-    of_server = await asyncio.to_thread(authority.issue, "localhost")
-    of_client: settings.Tls | None = None
-    if who == "another ca's":
-        of_client = await asyncio.to_thread(lambda: stranger.issue("gateway", ca=authority))
-    elif who == "expired":
-        of_client = await asyncio.to_thread(lambda: authority.issue("gateway", days=-1))
-    testing.act_as()
-    server = settings.Server(address="localhost:0", drain_seconds=0.1, tls=of_server)
-    async with runtime.running(scripted.app(), server) as address, channels.connect(address, of_client) as channel:
-        with pytest.raises((Unavailable, DeadlineExceeded)):
-            await check(channel, seconds=1)
-
-
-@READS_CERTIFICATES
-async def test_a_client_does_not_speak_to_a_server_of_another_ca(scripted: Scripted, tmp_path: Path) -> None:
-    authority = await asyncio.to_thread(new_authority, tmp_path / "ca", "genaifactory-ca")
-    stranger = await asyncio.to_thread(new_authority, tmp_path / "other", "other-ca")
-    of_server = await asyncio.to_thread(lambda: stranger.issue("localhost", ca=authority))
-    of_client = await asyncio.to_thread(authority.issue, "gateway")
-    called = False
-
-    async def note(_: Any) -> safety_pb2.CheckTextResponse:
-        nonlocal called
-        called = True
-        return answer("")
-
-    scripted.unary = note
-    testing.act_as()
-    server = settings.Server(address="localhost:0", drain_seconds=0.1, tls=of_server)
-    async with runtime.running(scripted.app(), server) as address, channels.connect(address, of_client) as channel:
-        with pytest.raises((Unavailable, DeadlineExceeded)):
-            await check(channel, seconds=1)
-    assert not called
-
-
-def test_the_certificates_of_the_tests_are_real(tmp_path: Path) -> None:
-    tls = new_authority(tmp_path / "ca", "genaifactory-ca").issue("localhost")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.ca))
-    context.load_cert_chain(tls.certificate, tls.private_key)  # raises when key and certificate do not fit
 
 
 PROCESS = """
@@ -371,6 +337,12 @@ async def test_a_process_that_is_told_to_end_answers_what_it_took_on(
             process.kill()
     assert (process.returncode, rest) == (0, b"closed\n")
     assert b"slow drains for up to 10 s" in log
+
+
+def test_a_process_whose_secrets_cannot_be_read_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.SECRETS_DIR, "/nonexistent")
+    with pytest.raises(SystemExit, match=r"^safety: GENAIFACTORY_SECRETS_DIR names no folder: No such file"):
+        runtime.main("safety", settings.Common, lambda _, __: pytest.fail("must not start"))
 
 
 def test_grpc_knows_the_experiments_that_the_platform_switches_off_and_says_nothing() -> None:

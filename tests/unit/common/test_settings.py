@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
+from genaifactory_common import settings
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.settings import Common
 
 KEY = bytes(range(32))
@@ -50,3 +53,91 @@ def test_a_key_that_is_no_base64_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Common().server = None  # type: ignore[assignment, misc]
+
+
+class Qdrant(settings.Settings):
+    """A nested group with a secret in it."""
+
+    url: str
+    api_key: SecretStr
+
+
+class Store(Common):
+    """Settings of a service with secrets."""
+
+    database_url: SecretStr | None = None
+    qdrant: Qdrant | None = None
+
+
+@pytest.fixture
+def secrets_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as Kubernetes mounts Secrets, with one that is nobody's setting."""
+    data = tmp_path / "..2026_11_25"
+    data.mkdir()
+    (tmp_path / "..data").symlink_to(data.name)
+    files = {
+        "GENAIFACTORY_DATABASE_URL": "postgresql://u:p@h/d\n",
+        "GENAIFACTORY_CONTEXT_PUBLIC_KEY": base64.b64encode(KEY).decode() + "\n",
+        "GENAIFACTORY_QDRANT__API_KEY": "nested",
+        "GENAIFACTORY_NOBODYS": "x",
+        "LLM_API_KEY": "sk-1\n",
+    }
+    for name, content in files.items():
+        (data / name).write_text(content, encoding="utf-8")
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    monkeypatch.setenv(settings.SECRETS_DIR, str(tmp_path))
+    return tmp_path
+
+
+def test_a_file_among_the_secrets_is_as_good_as_a_variable(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENAIFACTORY_QDRANT__URL", "http://qdrant")
+    store = Store()
+    assert store.database_url is not None
+    assert store.database_url.get_secret_value() == "postgresql://u:p@h/d"
+    assert store.context_public_key == KEY
+    assert store.qdrant is not None
+    assert (store.qdrant.url, store.qdrant.api_key.get_secret_value()) == ("http://qdrant", "nested")
+
+
+def test_a_variable_wins_over_the_file_of_its_name(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENAIFACTORY_DATABASE_URL", "sqlite://")
+    monkeypatch.setenv("LLM_API_KEY", "sk-2")
+    store = Store(qdrant=None)
+    assert store.database_url is not None
+    assert store.database_url.get_secret_value() == "sqlite://"
+    assert settings.secret("LLM_API_KEY") == "sk-2"
+
+
+def test_a_secret_is_read_as_it_is_now(secrets_dir: Path) -> None:
+    assert settings.secret("LLM_API_KEY") == "sk-1"
+    (secrets_dir / "LLM_API_KEY").write_text("sk-3\r\n", encoding="utf-8")
+    assert settings.secret("LLM_API_KEY") == "sk-3"
+    assert settings.secret("NO_API_KEY") is None
+
+
+def test_without_a_folder_there_are_only_variables() -> None:
+    assert settings.secret("LLM_API_KEY", {"LLM_API_KEY": "sk-4"}) == "sk-4"
+    assert settings.secret("LLM_API_KEY", {}) is None
+
+
+def test_secrets_that_cannot_be_read_are_named(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets_dir / "LLM_API_KEY").write_bytes(b"\xff\xfe secret")
+    with pytest.raises(InvalidArgument, match="LLM_API_KEY in GENAIFACTORY_SECRETS_DIR") as refused:
+        settings.secret("LLM_API_KEY")
+    assert "\\xff" not in str(refused.value)
+    monkeypatch.setenv(settings.SECRETS_DIR, str(secrets_dir / "missing"))
+    with pytest.raises(InvalidArgument, match="GENAIFACTORY_SECRETS_DIR names no folder"):
+        Common()
+
+
+def test_a_wrong_file_is_named_as_its_variable_would_be(secrets_dir: Path) -> None:
+    (secrets_dir / "GENAIFACTORY_CONTEXT_PUBLIC_KEY").write_text("c2hvcnQ=", encoding="utf-8")
+    with pytest.raises(ValidationError, match="must be 32 bytes, base64") as refused:
+        Common()
+    assert refused.value.errors()[0]["loc"] == ("context_public_key",)
+    assert "c2hvcnQ" not in str(refused.value)
+
+
+def test_callers_are_a_list_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENAIFACTORY_SERVER__CALLERS", '["spiffe://a/ns/b/sa/c", "spiffe://a/ns/b/sa/d"]')
+    assert Common().server.callers == ("spiffe://a/ns/b/sa/c", "spiffe://a/ns/b/sa/d")

@@ -25,3 +25,14 @@ async def test_a_gateway_that_was_ready_stays_so_while_the_orchestrator_restarts
         await asyncio.sleep(1.1)  # a look is fresh for a second
         assert (await health.look())["orchestrator"] == "unreachable"
         assert health.ready
+
+
+async def test_a_look_at_a_neighbour_that_is_away_does_not_wait_for_it() -> None:
+    async with (
+        asyncio.timeout(5),
+        channels.connect("dns:///127.0.0.1:1", patience_seconds=60) as orchestrator,
+        channels.connect("unix:/nonexistent/m", patience_seconds=60) as monitor,
+    ):
+        health = Health(Channels(orchestrator=orchestrator, monitor=monitor), timeout_seconds=1)
+        assert await health.look() == {"orchestrator": "unreachable", "monitor": "unreachable"}
+        assert not health.ready

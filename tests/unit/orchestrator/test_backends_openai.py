@@ -6,8 +6,9 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,6 +16,7 @@ import pytest
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors, specs
+from genaifactory_common.settings import SECRETS_DIR
 from genaifactory_common.testing import openai_upstream
 from genaifactory_common.testing.openai_upstream import Reply, Step, Upstream, answer, chunk, ending, failure, text
 from genaifactory_orchestrator import openai_backend
@@ -42,7 +44,9 @@ Begin = Callable[..., Any]
 async def begin() -> AsyncIterator[Begin]:
     async with AsyncExitStack() as stack:
 
-        async def start(*replies: Reply, path: str = "", key: str = KEY, **spec: Any) -> tuple[OpenAIBackend, Upstream]:
+        async def start(
+            *replies: Reply, path: str = "", key: str = KEY, environ: Mapping[str, str] | None = None, **spec: Any
+        ) -> tuple[OpenAIBackend, Upstream]:
             upstream = await stack.enter_async_context(openai_upstream.serve(replies))
             fields = {
                 "type": "openai",
@@ -51,7 +55,8 @@ async def begin() -> AsyncIterator[Begin]:
                 "api_key_env": "KEY",
                 **spec,
             }
-            backend = OpenAIBackend("big", specs.OpenAIBackend.model_validate(fields | spec), {"KEY": key}, TLS)
+            api = specs.OpenAIBackend.model_validate(fields | spec)
+            backend = OpenAIBackend("big", api, {"KEY": key} if environ is None else environ, TLS)
             stack.push_async_callback(backend.close)
             return backend, upstream
 
@@ -98,6 +103,24 @@ class TestWhatIsSent:
         backend, upstream = await begin(answer("a"), key=KEY + "\n")
         await generate(backend)
         assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+    async def test_a_key_in_a_file_is_followed_while_it_changes(self, begin: Begin, tmp_path: Path) -> None:
+        backend, upstream = await begin(answer("a"), answer("b"), environ={SECRETS_DIR: str(tmp_path)})
+        for key in ("sk-old", "sk-new"):
+            await asyncio.to_thread((tmp_path / "KEY").write_text, key + "\n")
+            await generate(backend)
+            assert upstream.requests[-1].headers["authorization"] == f"Bearer {key}"
+
+    async def test_a_key_in_a_file_that_is_not_there_or_no_text_is_the_operators_mistake(
+        self, begin: Begin, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        backend, upstream = await begin(answer("a"), environ={SECRETS_DIR: str(tmp_path)})
+        await fail(backend)
+        assert "KEY holds no usable key" in caplog.text
+        await asyncio.to_thread((tmp_path / "KEY").write_bytes, b"\xff")
+        await fail(backend)
+        assert "KEY in GENAIFACTORY_SECRETS_DIR cannot be read" in caplog.text
+        assert upstream.requests == []
 
     @pytest.mark.parametrize("key", ["", "  ", "sk\r\nx-evil: 1", "khoá"])
     async def test_an_unusable_key_is_the_operators_mistake_and_stays_here(

@@ -1,0 +1,140 @@
+"""The certificates of a running service: read from files that the kubelet replaces, and followed without a restart."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from prometheus_client import Gauge
+
+from genaifactory_common import certificates, settings
+from genaifactory_common.errors import InvalidArgument
+
+logger = logging.getLogger(__name__)
+
+EXPIRY = Gauge(
+    "genaifactory_certificate_expiry_timestamp_seconds",
+    "When the certificate in force ends, in seconds since 1970, by its file.",
+    ["certificate"],
+)
+
+_Fingerprint = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """PEM that belongs together."""
+
+    certificate: bytes
+    private_key: bytes
+    ca: bytes
+
+
+class Files:
+    """The last good set of the three files; gRPC asks from threads of its own."""
+
+    def __init__(self, where: settings.Tls) -> None:
+        """Raises InvalidArgument that names the file when the set is no good: there is none to keep."""
+        self._where = where
+        self._lock = threading.Lock()
+        self._seen = _fingerprint(where)
+        self._material = _read(where)
+        # Asked when the metric is read, so that it is right although nobody connects.
+        EXPIRY.labels(str(where.certificate)).set_function(
+            lambda: certificates.expiry(self.current().certificate).timestamp()
+        )
+
+    def current(self) -> Material:
+        """Looks whether the files changed, and reads them only then. A set that is no good is logged, once."""
+        with self._lock:
+            now = _fingerprint(self._where)
+            if now == self._seen:
+                return self._material
+            # Taken before they are read: what changes meanwhile is seen by the next look.
+            self._seen = now
+            try:
+                self._material = _read(self._where)
+            except InvalidArgument as error:
+                logger.error("the new certificate is refused, the last good one stays in force: %s", error.message)
+            else:
+                logger.info(
+                    "follows a new certificate, until %s", certificates.expiry(self._material.certificate).isoformat()
+                )
+            return self._material
+
+
+def server_credentials(where: settings.Tls, *, ask_clients: bool) -> grpc.ServerCredentials:
+    """What a server shows in each handshake, as the files are then. Raises InvalidArgument when they are no good.
+
+    ask_clients: only clients with a certificate of the authorities in `where.ca` are let in.
+    """
+    files = Files(where)
+    shown = files.current()
+
+    def changed() -> grpc.ServerCertificateConfiguration:
+        nonlocal shown
+        material = files.current()
+        if material is shown:
+            return None  # type: ignore[return-value]  # the package's types leave it out: what was shown is shown again
+        shown = material
+        return _configuration(material)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown), changed, require_client_authentication=ask_clients
+    )
+
+
+def channel_credentials(material: Material) -> grpc.ChannelCredentials:
+    """What a client shows, and whom it trusts."""
+    return grpc.ssl_channel_credentials(material.ca, material.private_key, material.certificate)
+
+
+def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(material.private_key, material.certificate)], material.ca)
+
+
+def _read(where: settings.Tls) -> Material:
+    """Raises InvalidArgument when a file is missing or no PEM, or the key is another certificate's."""
+    certificate, private_key, ca = (_content(path) for path in (where.certificate, where.private_key, where.ca))
+    public_key = _certificates(where.certificate, certificate)[0].public_key()
+    _certificates(where.ca, ca)
+    try:
+        key = serialization.load_pem_private_key(private_key, password=None)
+    except (ValueError, TypeError):
+        raise InvalidArgument(f"{where.private_key} holds no PEM key without a password.") from None
+    if key.public_key() != public_key:
+        raise InvalidArgument(f"{where.private_key} is not the key of {where.certificate}.")
+    return Material(certificate, private_key, ca)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise InvalidArgument(f"{path} holds no PEM certificate.") from None
+
+
+def _fingerprint(where: settings.Tls) -> _Fingerprint:
+    return tuple(_stat(path) for path in (where.certificate, where.private_key, where.ca))
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    # A mounted Secret changes by a symlink: follow, and look at the inode too.
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,213 @@
+"""Calls to a service that restarts wait for it, for a while; a restart under load loses none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
+from genaifactory_common import channels, runtime, settings, testing
+from genaifactory_common.connection import Connection
+from genaifactory_common.errors import Cancelled, DeadlineExceeded, Unavailable
+from tests.unit.common.conftest import Scripted, answer, released
+
+REQUEST = safety_pb2.CheckTextRequest(text="x")
+PIECE = safety_pb2.CheckStreamRequest(text="x")
+
+
+@asynccontextmanager
+async def served(scripted: Scripted, port: int, **fields: Any) -> AsyncIterator[None]:
+    """The service at the port, for callers without certificates."""
+    server = settings.Server(address=f"127.0.0.1:{port}", drain_seconds=2)
+    async with runtime.running(scripted.app(verifier=None, **fields), server):
+        yield
+
+
+def patient(port: int, seconds: float) -> grpc.aio.Channel:
+    return channels.connect(f"dns:///127.0.0.1:{port}", patience_seconds=seconds)
+
+
+async def check(channel: grpc.aio.Channel, *, seconds: float = 5, **how: Any) -> str:
+    stub = safety_pb2_grpc.SafetyServiceStub(channel)
+    return (await channels.unary(stub.CheckText, REQUEST, timeout_seconds=seconds, **how)).text
+
+
+def duplex(channel: grpc.aio.Channel, *, seconds: float = 5) -> channels.Duplex:
+    return channels.Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=seconds)
+
+
+async def speak(channel: grpc.aio.Channel, *, seconds: float = 5) -> list[str]:
+    async with duplex(channel, seconds=seconds) as call:
+        await call.send(PIECE)
+        await call.done_sending()
+        return [response.released async for response in call]
+
+
+async def watch(channel: grpc.aio.Channel) -> int:
+    """The first message of a server stream."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    stream = channels.stream(stub.Watch, health_pb2.HealthCheckRequest(), timeout_seconds=5)
+    async for message in stream:
+        await stream.aclose()
+        return int(message.status)
+    raise AssertionError("no message")
+
+
+async def test_every_kind_of_call_waits_for_a_service_that_comes(scripted: Scripted, free_port: int) -> None:
+    async with patient(free_port, 10) as channel, asyncio.TaskGroup() as group:
+        calls = [group.create_task(each) for each in (check(channel), speak(channel), watch(channel))]
+        await asyncio.sleep(2)
+        assert not any(call.done() for call in calls)
+        async with served(scripted, free_port):
+            await asyncio.wait(calls, timeout=5)
+    assert [call.result() for call in calls] == ["x", ["x"], health_pb2.HealthCheckResponse.SERVING]
+
+
+async def test_a_calls_time_counts_from_when_the_service_is_reached(scripted: Scripted, free_port: int) -> None:
+    async def never(_: Any) -> safety_pb2.CheckTextResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with patient(free_port, 10) as channel:
+        calls = asyncio.gather(check(channel, seconds=0.5), speak(channel, seconds=0.5))
+        await asyncio.sleep(1)
+        async with served(scripted, free_port):
+            assert await calls == ["x", ["x"]]
+            scripted.unary = never
+            with pytest.raises(DeadlineExceeded):
+                await check(channel, seconds=0.2)
+
+
+async def test_a_service_that_is_there_but_not_ready_is_waited_for(scripted: Scripted, free_port: int) -> None:
+    ready = False
+    async with served(scripted, free_port, ready=lambda: ready), patient(free_port, 10) as channel:
+        call = asyncio.create_task(check(channel))
+        await asyncio.sleep(0.5)
+        assert not call.done()
+        ready = True
+        assert await call == "x"
+
+
+@pytest.mark.parametrize("call", [check, speak, watch])
+async def test_patience_ends(call: Any, free_port: int) -> None:
+    async with patient(free_port, 0.5) as channel:
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="cannot be reached") as raised:
+            await call(channel)
+        assert 0.4 < time.monotonic() - started < 2
+        assert raised.value.retry_after_seconds is not None
+
+
+async def test_nobody_waits_beyond_the_deadline_of_the_request(free_port: int) -> None:
+    channels.set_deadline(0.3)
+    async with patient(free_port, 10) as channel:
+        assert isinstance(channel, Connection)
+        connecting, started = channel.current(), time.monotonic()
+        with pytest.raises(Unavailable):
+            await check(channel)
+        assert time.monotonic() - started < 2
+        assert channel.current() is connecting  # the hasty do not make others begin again
+        with pytest.raises(DeadlineExceeded):
+            await check(channel)
+
+
+async def test_a_look_does_not_wait(free_port: int) -> None:
+    async with patient(free_port, 10) as channel:
+        started = time.monotonic()
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await check(channel, seconds=2, patient=False)
+        assert time.monotonic() - started < 4
+
+
+async def test_a_service_that_was_away_longer_than_anybody_waited_is_found_again(
+    scripted: Scripted, free_port: int
+) -> None:
+    async with patient(free_port, 0.5) as channel:
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await check(channel)
+        async with served(scripted, free_port):
+            assert await check(channel) == "x"
+
+
+async def test_a_call_that_is_given_up_while_it_waits_is_never_made(scripted: Scripted, free_port: int) -> None:
+    async with patient(free_port, 10) as channel:
+        call, left = asyncio.create_task(check(channel)), duplex(channel)
+        reading = asyncio.create_task(anext(aiter(left)))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        left.close()
+        async with served(scripted, free_port):
+            with pytest.raises(Cancelled):
+                await reading
+    assert call.cancelled()
+
+
+async def test_a_channel_that_is_closed_lets_go_of_who_waits(free_port: int) -> None:
+    async with asyncio.timeout(5):
+        async with patient(free_port, 60) as channel:
+            waiting = asyncio.create_task(check(channel))
+            await asyncio.sleep(0.2)
+        with pytest.raises(Unavailable):
+            await waiting
+
+
+@pytest.mark.slow
+async def test_restarts_under_load_lose_no_call_and_make_none_twice(scripted: Scripted, free_port: int) -> None:
+    served_calls, answered, stop = 0, 0, False
+
+    async def count(requests: AsyncIterator[Any]) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+        nonlocal served_calls
+        served_calls += 1
+        async for request in requests:
+            yield released(request.text)
+
+    scripted.duplex = count
+
+    async def ask(channel: grpc.aio.Channel) -> None:
+        nonlocal answered
+        while not stop:
+            assert await speak(channel) == ["x"]  # a method that is never sent again
+            answered += 1
+
+    async with patient(free_port, 10) as channel, asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(ask(channel))
+        for _ in range(5):
+            async with served(scripted, free_port):
+                await asyncio.sleep(0.5)
+            await asyncio.sleep(0.2)
+        async with served(scripted, free_port):
+            await asyncio.sleep(0.5)
+            stop = True
+            while answered < served_calls:  # noqa: ASYNC110  # the last ones end
+                await asyncio.sleep(0.01)
+    assert answered == served_calls > 100
+
+
+async def test_an_answer_comes_from_whoever_is_there_now(scripted: Scripted, free_port: int) -> None:
+    async with patient(free_port, 10) as channel:
+        for name in ("first", "second"):
+
+            async def named(_: Any, name: str = name) -> safety_pb2.CheckTextResponse:
+                return answer(name)
+
+            scripted.unary = named
+            async with served(scripted, free_port):
+                assert await check(channel) == name
+
+
+async def test_who_does_not_wait_is_told_at_once(free_port: int) -> None:
+    testing.act_as()
+    async with channels.connect(f"dns:///127.0.0.1:{free_port}") as channel:
+        started = time.monotonic()
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            await check(channel)
+        assert time.monotonic() - started < 3
