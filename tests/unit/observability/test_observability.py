@@ -31,7 +31,6 @@ OF_PODS = {"namespace", "pod", "job"} | {f"app_kubernetes_io_{name}" for name in
 OF_OTHERS = {
     "up": set[str](),
     "kube_pod_container_status_restarts_total": {"container"},
-    "genaifactory_certificate_expiry_timestamp_seconds": set[str](),
 }
 VLLM = "genaifactory_modelserver_vllm_"  # tests/vllm holds these against a real vLLM
 OF_VLLM = {"model", "rank", "le"}
