@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,16 +97,25 @@ def test_twenty_deleted_pods_fail_no_request(release: Release) -> None:
     with release.load() as load:
         # Two at a time, of different services.
         for _ in range(DELETIONS // 2):
-            pods = [chance.choice(sorted(release.pods(service))) for service in chance.sample(SERVICES, 2)]
+            running = {service: release.pods(service) for service in chance.sample(SERVICES, 2)}
+            pods = [chance.choice(sorted(found)) for found in running.values()]
             release.namespace.kubectl("delete", "pod", *pods, "--wait=false")
+            # Another pod may have the name of the one that is gone.
+            gone = {uid(found[pod]) for found, pod in zip(running.values(), pods, strict=True)}
             release.namespace.wait(
-                lambda pods=pods: not set(pods) & set(release.pods()) and settled(release, *SERVICES),
+                lambda gone=gone: (
+                    not gone & {uid(pod) for pod in release.pods().values()} and settled(release, *SERVICES)
+                ),
                 180,
                 f"whole again without {pods}",
             )
         time.sleep(5)
         assert_none_failed(load)
         assert_all_on_record(release, load)
+
+
+def uid(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["uid"])
 
 
 def test_from_one_to_three_and_back_fails_no_request_and_spreads_the_load(release: Release) -> None:
