@@ -65,7 +65,12 @@ class Release:
         return str(self.namespace.get("service", f"{self.name}-{service}")["spec"]["clusterIP"])
 
     def ask(self, text: str = QUESTION, *, route: str = "rag", conversation: str | None = None) -> dict[str, Any]:
-        """One question to the service that an ingress leads to; the answer as OpenAI's clients see it."""
+        """One question to the service that an ingress leads to; the answer's message as OpenAI's clients see it."""
+        answer: dict[str, Any] = self.completion(text, route=route, conversation=conversation)["choices"][0]["message"]
+        return answer
+
+    def completion(self, text: str, *, route: str, conversation: str | None = None) -> dict[str, Any]:
+        """As `ask`: the whole of what comes back."""
         body = {"model": route, "messages": [{"role": "user", "content": text}]}
         if conversation is not None:
             body["conversation_id"] = conversation
@@ -77,8 +82,8 @@ class Release:
             trust_env=False,
         )
         assert response.status_code == 200, response.text
-        answer: dict[str, Any] = response.json()["choices"][0]["message"]
-        return answer
+        completion: dict[str, Any] = response.json()
+        return completion
 
     def pods(self, component: str | None = None) -> dict[str, dict[str, Any]]:
         """Pods of a component, or of the six services, that are not ending, by name."""
