@@ -150,13 +150,26 @@ def test_a_restart_of_the_node_loses_nothing_and_needs_nobody(release: Release, 
         pytest.skip("GENAIFACTORY_TEST_CLUSTER does not name the script that stops and starts the cluster")
     last = release.ask("Who approves a business trip?")
     assert last["content"]
+    stopped = containers(release)
     for command in (("down", "--keep"), ("up", "kserve")):
         done = subprocess.run((script, *command), check=False, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-    seconds = release.namespace.wait(release.ready, 240, "every pod ready again")
+    # What the API server knows of pods is from before, until the kubelet has looked.
+    seconds = release.namespace.wait(
+        lambda: release.ready() and not containers(release) & stopped, 240, "every pod ready again"
+    )
     print(f"\nready {seconds:.0f} s after the node")
     assert_kept(release, before)
     assert "Who approves a business trip?" in str(release.records())
+
+
+def containers(release: Release) -> set[str]:
+    """Ids of the services' containers."""
+    return {
+        status.get("containerID", "")
+        for pod in release.pods().values()
+        for status in pod["status"].get("containerStatuses", ())
+    }
 
 
 def test_an_uninstall_that_is_told_to_leaves_nothing(release: Release) -> None:
