@@ -128,6 +128,24 @@ def requests_per_minute(release: Release) -> int:
     return int(response.headers["x-ratelimit-limit-requests"])
 
 
+def test_documents_are_backed_up_and_restored_as_the_docs_say(release: Release) -> None:
+    namespace = release.namespace
+    workload = release.workload("retriever")
+    namespace.kubectl("scale", workload, "--replicas=0")
+    namespace.wait(lambda: not release.pods("retriever"), 60, "no retriever")
+    namespace.kubectl("apply", "--filename", str(ROOT / "docs" / "backup-pod.yaml"))
+    namespace.kubectl("wait", "pod/backup", "--for=condition=Ready", "--timeout=60s")
+    kubectl = ("kubectl", "--namespace", namespace.name, "exec", "--stdin", "backup", "--")
+    tar = subprocess.run((*kubectl, "tar", "czf", "-", "-C", "/data", "."), check=True, capture_output=True).stdout
+    namespace.exec("backup", "sh", "-c", "rm -rf /data/*")
+    assert namespace.exec("backup", "ls", "/data") == ""
+    subprocess.run((*kubectl, "tar", "xzf", "-", "--no-overwrite-dir", "-C", "/data"), check=True, input=tar)
+    namespace.kubectl("delete", "pod/backup")
+    namespace.kubectl("scale", workload, "--replicas=1")
+    namespace.wait(lambda: release.ready("retriever"), 90, "the retriever back")
+    assert release.ask(ANNUAL_LEAVE)["annotations"]
+
+
 def test_an_uninstall_leaves_the_volumes_and_a_new_installation_finds_them(release: Release, before: set[str]) -> None:
     release.helm("uninstall", "--wait")
     namespace = release.namespace
