@@ -136,10 +136,10 @@ def test_documents_are_backed_up_and_restored_as_the_docs_say(release: Release) 
     namespace.kubectl("apply", "--filename", str(ROOT / "docs" / "backup-pod.yaml"))
     namespace.kubectl("wait", "pod/backup", "--for=condition=Ready", "--timeout=60s")
     kubectl = ("kubectl", "--namespace", namespace.name, "exec", "--stdin", "backup", "--")
-    tar = subprocess.run((*kubectl, "tar", "czf", "-", "-C", "/data", "."), check=True, capture_output=True).stdout
+    tar = subprocess.run((*kubectl, "sh", "-c", "cd /data && tar czf - *"), check=True, capture_output=True).stdout
     namespace.exec("backup", "sh", "-c", "rm -rf /data/*")
     assert namespace.exec("backup", "ls", "/data") == ""
-    subprocess.run((*kubectl, "tar", "xzf", "-", "--no-overwrite-dir", "-C", "/data"), check=True, input=tar)
+    subprocess.run((*kubectl, "tar", "xzf", "-", "-C", "/data"), check=True, input=tar)
     namespace.kubectl("delete", "pod/backup")
     namespace.kubectl("scale", workload, "--replicas=1")
     namespace.wait(lambda: release.ready("retriever"), 90, "the retriever back")
