@@ -48,18 +48,6 @@ dns:///{{ .Release.Name }}-monitor{{ if include "genai.databaseSecret" . }}-pods
 {{- toJson $names }}
 {{- end }}
 
-{{- define "genai.identity" -}}
-{{- $context := index . 0 }}
-{{- printf "spiffe://%s/ns/%s/sa/%s-%s" $context.Values.global.trustDomain $context.Release.Namespace $context.Release.Name (index . 1) }}
-{{- end }}
-
-{{/* Takes (list CONTEXT IMAGE). */}}
-{{- define "genai.image" -}}
-{{- $context := index . 0 }}
-{{- $image := index . 1 }}
-{{- printf "%s%s:%s" $context.Values.global.imageRegistry $image.repository ($image.tag | default $context.Values.global.imageTag | default $context.Chart.AppVersion) }}
-{{- end }}
-
 {{/* What pods of the chart's own have in common: the Pod Security Standard "restricted". */}}
 {{- define "genai.podSecurity" -}}
 runAsNonRoot: true
@@ -73,13 +61,4 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
-{{- end }}
-
-{{- define "genai.pullSecrets" -}}
-{{- with .Values.global.imagePullSecrets }}
-imagePullSecrets:
-  {{- range . }}
-  - name: {{ . }}
-  {{- end }}
-{{- end }}
 {{- end }}

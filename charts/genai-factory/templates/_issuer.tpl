@@ -13,12 +13,12 @@ template:
     serviceAccountName: {{ $context.Release.Name }}-issuer
     automountServiceAccountToken: true
     enableServiceLinks: false
-    {{- include "genai.pullSecrets" $context | nindent 4 }}
+    {{- include "service.pullSecrets" $context | nindent 4 }}
     securityContext:
       {{- include "genai.podSecurity" $context | nindent 6 }}
     containers:
       - name: issuer
-        image: {{ include "genai.image" (list $context $context.Values.operator.image) }}
+        image: {{ include "service.image" (list $context $context.Values.operator.image) }}
         imagePullPolicy: {{ $context.Values.operator.image.pullPolicy }}
         args: {{ toJson (concat (index . 1) (list "--config" "/etc/genaifactory/issuer.yaml")) }}
         resources:

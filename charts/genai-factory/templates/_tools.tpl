@@ -5,12 +5,12 @@ serviceAccountName: {{ $context.Release.Name }}-tools
 automountServiceAccountToken: false
 enableServiceLinks: false
 terminationGracePeriodSeconds: 5
-{{- include "genai.pullSecrets" $context }}
+{{- include "service.pullSecrets" $context }}
 securityContext:
   {{- include "genai.podSecurity" $context | nindent 2 }}
 containers:
   - name: tools
-    image: {{ include "genai.image" (list $context $context.Values.tools.image) }}
+    image: {{ include "service.image" (list $context $context.Values.tools.image) }}
     imagePullPolicy: {{ $context.Values.tools.image.pullPolicy }}
     command: {{ toJson (index . 1) }}
     env:

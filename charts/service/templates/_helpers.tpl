@@ -17,10 +17,21 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* Takes (list CONTEXT IMAGE). */}}
 {{- define "service.image" -}}
-{{- $image := .Values.image }}
-{{- printf "%s%s" .Values.global.imageRegistry $image.repository }}
-{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Values.global.imageTag | default .Chart.AppVersion }}{{ end }}
+{{- $context := index . 0 }}
+{{- $image := index . 1 }}
+{{- printf "%s%s" $context.Values.global.imageRegistry $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default $context.Values.global.imageTag | default $context.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- define "service.pullSecrets" -}}
+{{- with .Values.global.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{/* The URI in the certificate of a component, by which services know each other. Takes (list CONTEXT COMPONENT). */}}

@@ -21,11 +21,8 @@ spec:
   # Variables of the form NAME_PORT, of every Service in the namespace, are no settings.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ add .Values.preStopSeconds .Values.drainSeconds 15 }}
-  {{- with .Values.global.imagePullSecrets }}
-  imagePullSecrets:
-    {{- range . }}
-    - name: {{ . }}
-    {{- end }}
+  {{- with include "service.pullSecrets" . }}
+  {{- . | nindent 2 }}
   {{- end }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
@@ -48,7 +45,7 @@ spec:
   {{- end }}
   containers:
     - name: {{ .Chart.Name }}
-      image: {{ include "service.image" . }}
+      image: {{ include "service.image" (list . .Values.image) }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       ports:
         - {name: grpc, containerPort: 50051, protocol: TCP}

@@ -281,5 +281,4 @@ async def _watched(factory: specs.Source | None) -> AsyncIterator[None]:
 
 def _problem(error: ErrorDetails) -> str:
     """A wrong setting, by the environment variable that holds it."""
-    variable = "GENAIFACTORY_" + "__".join(str(part) for part in error["loc"]).upper()
-    return f"{variable}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{settings.variable(error['loc'])}: {error['msg'].removeprefix('Value error, ')}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +34,11 @@ def _key_bytes(value: object) -> object:
 _PREFIX = "GENAIFACTORY_"
 SECRETS_DIR = f"{_PREFIX}SECRETS_DIR"
 """The variable that names the folder of secrets: files called as the variables whose place they take."""
+
+
+def variable(path: Iterable[object]) -> str:
+    """The environment variable of a setting: ("server", "address") is GENAIFACTORY_SERVER__ADDRESS."""
+    return (_PREFIX + "__".join(str(part) for part in path)).upper()
 
 
 def secret(name: str, environ: Mapping[str, str] = os.environ) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from genaifactory_common import engine_specs
+from genaifactory_common import engine_specs, files
 from genaifactory_common.engine_specs import AnyEngine, Extractive, MiniLM, ModelName, Spec
 from genaifactory_common.errors import InvalidArgument
 
@@ -440,7 +439,7 @@ class Source:
         self.current = current
         self.path = path
         # Taken now, so that a change between the start and `watch` is seen.
-        self._seen = _fingerprint(path) if path is not None else None
+        self._seen = files.fingerprint(path) if path is not None else None
         self._listeners: list[Callable[[Factory], None]] = []
 
     @classmethod
@@ -464,7 +463,7 @@ class Source:
             return
         while True:
             await asyncio.sleep(interval_seconds)
-            now = await asyncio.to_thread(_fingerprint, self.path)
+            now = await asyncio.to_thread(files.fingerprint, self.path)
             if now == self._seen:
                 continue
             self._seen = now
@@ -475,12 +474,3 @@ class Source:
             else:
                 self.replace(factory)
                 logger.info("factory.yaml is reloaded")
-
-
-def _fingerprint(path: Path) -> tuple[int, int, int] | None:
-    # A mounted ConfigMap changes by a symlink, an editor by a rename: follow, and look at the inode too.
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

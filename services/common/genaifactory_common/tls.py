@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from prometheus_client import Gauge
 
-from genaifactory_common import certificates, settings
+from genaifactory_common import certificates, files, settings
 from genaifactory_common.errors import InvalidArgument
 
 logger = logging.getLogger(__name__)
@@ -23,8 +22,6 @@ EXPIRY = Gauge(
     "When the certificate in force ends, in seconds since 1970, by its file.",
     ["certificate"],
 )
-
-_Fingerprint = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True)
@@ -74,12 +71,12 @@ def server_credentials(where: settings.Tls, *, ask_clients: bool) -> grpc.Server
 
     ask_clients: only clients with a certificate of the authorities in `where.ca` are let in.
     """
-    files = Files(where)
-    shown = files.current()
+    own = Files(where)
+    shown = own.current()
 
     def changed() -> grpc.ServerCertificateConfiguration:
         nonlocal shown
-        material = files.current()
+        material = own.current()
         if material is shown:
             return None  # type: ignore[return-value]  # the package's types leave it out: what was shown is shown again
         shown = material
@@ -127,14 +124,5 @@ def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
         raise InvalidArgument(f"{path} holds no PEM certificate.") from None
 
 
-def _fingerprint(where: settings.Tls) -> _Fingerprint:
-    return tuple(_stat(path) for path in (where.certificate, where.private_key, where.ca))
-
-
-def _stat(path: Path) -> tuple[int, int, int] | None:
-    # A mounted Secret changes by a symlink: follow, and look at the inode too.
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+def _fingerprint(where: settings.Tls) -> tuple[files.Fingerprint | None, ...]:
+    return tuple(files.fingerprint(path) for path in (where.certificate, where.private_key, where.ca))

@@ -91,10 +91,10 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
+    config: _Config
+
     def __init__(self, config: _Config, linger_seconds: float) -> None:
         super().__init__(config)
-        self._last_answers = config.last_answers
-        self._unconnected = config.unconnected
         self._linger_seconds = linger_seconds
         self.listening = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -123,13 +123,13 @@ class _Server(uvicorn.Server):
 
     async def _linger(self) -> None:
         """Closes no connection on which a request may be on its way: clients hear of the end with an answer."""
-        self._last_answers.set()
+        self.config.last_answers.set()
         for connection in self.server_state.connections:
             if isinstance(connection, _Connection):
                 connection.answer_last()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._linger_seconds):
-                await self._unconnected.wait()
+                await self.config.unconnected.wait()
 
 
 def _bound(address: str) -> socket.socket:

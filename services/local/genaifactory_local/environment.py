@@ -18,5 +18,5 @@ def load(kind: type[AnySettings]) -> AnySettings:
         return kind()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        name = "GENAIFACTORY_" + "__".join(str(part) for part in first["loc"]).upper()
+        name = settings.variable(first["loc"])
         raise InvalidArgument(f"The environment variable {name} is wrong: {first['msg']}.", field=name) from None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
+from genaifactory_common import files
 from genaifactory_common.engine_specs import Adapter, Adapters
 from genaifactory_common.errors import Conflict, FactoryError, TooLarge, Unavailable
 from genaifactory_modelserver import disk, metrics
@@ -102,7 +102,7 @@ class _Register:
 
     def read(self) -> tuple[Registered, ...] | None:
         """What is written down; None: nothing has changed since the last look."""
-        stamp = self._stamp()
+        stamp = files.fingerprint(self.path)
         if stamp == self.seen:
             return None
         self.seen = stamp
@@ -119,7 +119,7 @@ class _Register:
                 after = tuple(adapters.values())
                 if after != before:
                     disk.write(self.path, _REGISTERED.dump_json(after, indent=1))
-                self.seen = self._stamp()
+                self.seen = files.fingerprint(self.path)
                 return after
         except OSError as error:
             raise Unavailable(f"The register of adapters cannot be written: {error.strerror or error}.") from None
@@ -133,13 +133,6 @@ class _Register:
         except ValidationError:
             logger.error("the register of adapters %s is damaged and is not followed", self.path)
             return ()
-
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            stat = os.stat(self.path)
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 class AdapterSet:
