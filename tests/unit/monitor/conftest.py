@@ -17,10 +17,10 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, testing
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
+from genaifactory_common.testing.postgres import PostgresServer, postgres_server
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.settings import Settings
-from tests.unit.monitor.postgres import PostgresServer, postgres_server
 
 NOON = 1_780_000_000 // 86_400 * 86_400 + 43_200
 """A noon in 2026, in seconds since 1970."""

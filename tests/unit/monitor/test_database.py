@@ -30,6 +30,7 @@ from genaifactory_common.database import uninterrupted
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.settings import Server
 from genaifactory_common.telemetry import Telemetry
+from genaifactory_common.testing.postgres import PostgresServer
 from genaifactory_monitor import store, wire
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.database import FILE_NAME, Database
@@ -37,7 +38,6 @@ from genaifactory_monitor.records import Filter, Interaction
 from genaifactory_monitor.schema import metadata
 from genaifactory_monitor.settings import Settings
 from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment, serving, settings_for
-from tests.unit.monitor.postgres import PostgresServer
 
 OPEN = """
 import asyncio, sys

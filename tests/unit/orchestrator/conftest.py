@@ -22,11 +22,11 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import CALLER, SIGNER, VERIFIER, act_as, served
 from genaifactory_common.testing.modelserver import FakeModelServer
 from genaifactory_common.testing.monitor import FakeMonitor
+from genaifactory_common.testing.postgres import PostgresServer, postgres_server
 from genaifactory_common.testing.retriever import FakeRetriever, passage
 from genaifactory_common.testing.safety import FakeSafety
 from genaifactory_orchestrator.app import Channels, create_app
 from genaifactory_orchestrator.settings import Settings
-from tests.unit.monitor.postgres import PostgresServer, postgres_server
 
 FACTORY = """
 tenants: [{name: acme}, {name: other}]

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, of the monitor and of whatever else keeps its state in one."""
+"""A real PostgreSQL server for tests of what keeps its state in one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class PostgresServer:
     """The account that runs it, when the tests run as root; PostgreSQL refuses root."""
 
     def run(self, program: str, *arguments: str) -> None:
-        subprocess.run(
+        """Runs one of PostgreSQL's own programs."""
+        subprocess.run(  # noqa: S603  # a program of the server's folder
             [self.binaries / program, *arguments],
             check=True,
             stdin=subprocess.DEVNULL,
@@ -37,10 +38,12 @@ class PostgresServer:
         )
 
     def start(self) -> None:
+        """Returns when it takes connections."""
         options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=200"
         self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-o", options, "-l", f"{self.folder}/log", "start")
 
     def stop(self) -> None:
+        """At once, as a crash would."""
         self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
 
     @asynccontextmanager
@@ -53,9 +56,11 @@ class PostgresServer:
             await asyncio.to_thread(self.start)
 
     def url(self, database: str) -> str:
+        """Where a database is."""
         return f"postgresql://postgres:unused@/{database}?host={self.folder}"
 
     def new_database(self) -> str:
+        """The URL of an empty one."""
         name = f"t{uuid.uuid4().hex}"
         self.run("createdb", "-h", str(self.folder), "-U", "postgres", name)
         return self.url(name)
