@@ -1,0 +1,1 @@
+"""The commands of `genaifactory`, one module per subject; `genaifactory_local.cli` registers them."""

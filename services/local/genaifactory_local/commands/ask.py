@@ -1,0 +1,80 @@
+"""`genaifactory ask` and `genaifactory smoke`: questions to a running platform."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_local import asking, documents, reach, smoke, state
+from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in Vietnamese or English.")],
+    route: Annotated[str, typer.Option(help="Which route of factory.yaml answers.")] = "rag",
+    conversation: Annotated[
+        str | None, typer.Option(help="Continue this conversation; choose any name to start one.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Where the platform answers. Without it: the platform on --state.")
+    ] = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Ask a running platform; the answer is printed as it is written, with its sources.
+
+    Example: `genaifactory ask "How many days of annual leave do I have?"`
+    """
+    if url is None:
+        platform = reach.find(state_folder)
+        url, key = platform.http_url, key or platform.key()
+    elif key is None:
+        raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
+    asked = asking.Question(question, url, key, route, conversation)
+    with asking.asked(asked) as (answer, pieces):
+        for piece in pieces:
+            if not as_json:
+                print(piece, end="", flush=True)
+    if as_json:
+        print_json(
+            {
+                "request_id": answer.request_id,
+                "answer": answer.text,
+                "finish_reason": answer.finish_reason,
+                "citations": answer.citations,
+                "usage": answer.usage,
+            }
+        )
+        return
+    print()
+    sources = sorted(answer.sources().items())
+    if sources:
+        print("\nSources")
+    for number, source in sources:
+        print(f"  [{number}] {source['title']} ({source['url']})")
+
+
+def smoke_test(
+    route: Annotated[str, typer.Option(help="Which route of factory.yaml answers.")] = "rag",
+    question: Annotated[str, typer.Option(help="What to ask.")] = documents.SAMPLE_QUESTIONS[0],
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds in which the whole answer must come.")
+    ] = 60.0,
+    citation: Annotated[
+        bool, typer.Option("--citation/--no-citation", help="Whether the answer must cite a document.")
+    ] = True,
+    key: KeyOption = None,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Ask one question as a client would; fail unless an answer comes that cites a document.
+
+    Example: `genaifactory smoke --route chat --no-citation`
+    """
+    platform = reach.find(state_folder)
+    asked = asking.Question(
+        question, platform.http_url, key or platform.key(), route, idle_timeout_seconds=timeout_seconds
+    )
+    smoke.test(asked, print, timeout_seconds=timeout_seconds, needs_citation=citation)

@@ -1,0 +1,27 @@
+"""Options that several commands share, and how they print JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+StateOption = Annotated[
+    Path, typer.Option("--state", envvar="GENAIFACTORY_STATE", help="Folder that holds the platform's state.")
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(envvar="GENAIFACTORY_API_KEY", help="API key. Without it: the key of the platform on --state."),
+]
+TenantOption = Annotated[
+    str | None, typer.Option(help="Whose they are. Without it: the only tenant, or on this machine the first.")
+]
+KnowledgeBaseOption = Annotated[str, typer.Option(help="Where they are or go: a knowledge base of factory.yaml.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
+
+
+def print_json(value: Any) -> None:
+    """Prints a value for programs, with Vietnamese text as it is."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,107 @@
+"""`genaifactory usage` and `genaifactory export`: what was asked and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from genaifactory_local import ledger, reach, state
+from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, TenantOption, print_json
+
+
+def usage(
+    since: Annotated[str, typer.Option(help="From when: an age like 24h or 7d, or a date like 2026-11-21.")] = "30d",
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Show requests, tokens and cost by day, key and model.
+
+    Example: `genaifactory usage --since 7d`
+    """
+    start = ledger.moment(since, datetime.now(UTC), "--since")
+    platform = reach.find(state_folder)
+    rows = asyncio.run(ledger.usage(platform.grpc_address, key or platform.key(), start, platform.tls))
+    if as_json:
+        print_json(
+            [
+                {
+                    "day": row.day,
+                    "key": row.key_id,
+                    "model": row.model,
+                    "requests": row.requests,
+                    "errors": row.errors,
+                    "prompt_tokens": row.usage.prompt_tokens,
+                    "completion_tokens": row.usage.completion_tokens,
+                    "cached_prompt_tokens": row.usage.cached_prompt_tokens,
+                    "cost_micros": row.cost_micros,
+                    "currency": row.currency,
+                }
+                for row in rows
+            ]
+        )
+        return
+    if not rows:
+        print("No requests in this time.")
+        return
+    table = Table("Day", "Key", "Model", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("Requests", "Failed", "Tokens in", "Out", "Cost"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        counts = (row.requests, row.errors, row.usage.prompt_tokens, row.usage.completion_tokens)
+        cost = f"{row.cost_micros / 1e6:,.4f} {row.currency}"
+        table.add_row(row.day, escape(row.key_id), escape(row.model or "-"), *(f"{n:,}" for n in counts), cost)
+    Console().print(table)
+
+
+def export(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Without it: the terminal.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="From when: an age like 24h, or a date like 2026-11-21.")] = None,
+    until: Annotated[str | None, typer.Option(help="Until when, exclusive; like --since.")] = None,
+    route: Annotated[str, typer.Option(help="Only this route.")] = "",
+    tenant: TenantOption = None,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Write every recorded question and answer as JSON lines, oldest first.
+
+    Example: `genaifactory export --since 7d --output week.jsonl`
+    """
+    now = datetime.now(UTC)
+    start = ledger.moment(since, now, "--since") if since else None
+    end = ledger.moment(until, now, "--until") if until else None
+    platform = reach.find(state_folder)
+    sign_in = platform.signing_in(platform.tenant(tenant))
+
+    async def write(file: BinaryIO) -> int:
+        sign_in()
+        count = 0
+        async for piece in ledger.export(platform.address("monitor"), start, end, route, platform.tls):
+            file.write(piece.jsonl)
+            count += piece.count
+        file.flush()
+        return count
+
+    if output is None:
+        asyncio.run(write(sys.stdout.buffer))
+        return
+    # Questions and answers are private: the file is its owner's alone, and whole or not there.
+    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    try:
+        with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            count = asyncio.run(write(file))
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{count} interactions in {output}")
