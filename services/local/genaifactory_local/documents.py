@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels
+from genaifactory_common import channels, formats
 from genaifactory_common.channels import Duplex
 from genaifactory_common.errors import InvalidArgument
 
@@ -26,10 +26,6 @@ SAMPLE_QUESTIONS = (
     "Pin của cảm biến Lúa 3 dùng được bao lâu?",
 )
 """That it answers."""
-
-# What the retriever reads.
-ENDINGS = frozenset({".md", ".markdown", ".txt", ".text", ".html", ".htm", ".xhtml", ".pdf", ".docx"})
-MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 _PIECE_BYTES = 512 * 1024
 # One call takes this many documents, so that each call has a deadline that fits it.
@@ -110,13 +106,13 @@ def find(paths: Iterable[Path]) -> Found:
         if not path.exists():
             raise InvalidArgument(f"{path} does not exist.", field="path")
         if path.is_file():
-            if path.suffix.lower() not in ENDINGS:
+            if path.suffix.lower() not in formats.BY_ENDING:
                 raise InvalidArgument(f"{path} is no document; documents end in {_endings()}.", field="path")
             add(path, path.name)
             continue
         folders.add(path.name)
         for file in _walk(path):
-            if file.name.startswith(".") or file.suffix.lower() not in ENDINGS or not file.is_file():
+            if file.name.startswith(".") or file.suffix.lower() not in formats.BY_ENDING or not file.is_file():
                 skipped += 1
             else:
                 add(file, f"{path.name}/{file.relative_to(path).as_posix()}")
@@ -181,7 +177,7 @@ async def count(channel: grpc.aio.Channel, knowledge_base: str) -> int:
 
 
 def _endings() -> str:
-    return ", ".join(sorted(ENDINGS))
+    return ", ".join(sorted(formats.BY_ENDING))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -233,11 +229,11 @@ def _read(path: Path) -> bytes | str:
     """The file's bytes, or why it cannot be taken."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 1)
+            data = file.read(formats.MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if len(data) > MAX_DOCUMENT_BYTES:
-        return f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB"
+    if len(data) > formats.MAX_DOCUMENT_BYTES:
+        return f"is larger than {formats.MAX_DOCUMENT_BYTES >> 20} MiB"
     return data
 
 

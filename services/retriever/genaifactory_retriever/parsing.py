@@ -9,24 +9,11 @@ from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import isolation, parse_html, parse_markdown
 from genaifactory_retriever.documents import Block, Document, assemble
 
-DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-PDF = "application/pdf"
-_BY_ENDING = {
-    ".md": "text/markdown",
-    ".markdown": "text/markdown",
-    ".txt": "text/plain",
-    ".text": "text/plain",
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".xhtml": "text/html",
-    ".pdf": PDF,
-    ".docx": DOCX,
-}
-_KNOWN = (*sorted(set(_BY_ENDING.values())),)
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _QUICK_CHARACTERS = 1_000_000
 _QUICK_NESTING = 1000
@@ -55,19 +42,20 @@ def media_type_of(media_type: str, uri: str) -> str:
     """The type to parse as; by the uri's ending when media_type is empty. Raises InvalidArgument."""
     if media_type:
         known = media_type.partition(";")[0].strip().lower()
-        if known not in _KNOWN:
+        if known not in formats.MEDIA_TYPES:
             raise InvalidArgument(
-                f"media_type '{media_type[:100]}' is not supported; use one of {', '.join(_KNOWN)}.", field="media_type"
+                f"media_type '{media_type[:100]}' is not supported; use one of {', '.join(formats.MEDIA_TYPES)}.",
+                field="media_type",
             )
         return known
     ending = PurePosixPath(unquote(urlsplit(uri).path)).suffix.lower()
-    if ending not in _BY_ENDING:
+    if ending not in formats.BY_ENDING:
         raise InvalidArgument(
             f"The type of '{uri[-100:]}' is not known by its ending; give media_type, or end the uri in one of "
-            f"{', '.join(sorted(_BY_ENDING))}.",
+            f"{', '.join(sorted(formats.BY_ENDING))}.",
             field="media_type",
         )
-    return _BY_ENDING[ending]
+    return formats.BY_ENDING[ending]
 
 
 def parse(data: bytes, media_type: str, limits: Limits) -> Document:
@@ -77,8 +65,8 @@ def parse(data: bytes, media_type: str, limits: Limits) -> Document:
     """
     if not data:
         raise InvalidArgument("The document is empty; it must hold text.", field="data")
-    if media_type in (PDF, DOCX):
-        title, blocks = isolation.parse(data, "pdf" if media_type == PDF else "docx", limits)
+    if media_type in (formats.PDF, formats.DOCX):
+        title, blocks = isolation.parse(data, "pdf" if media_type == formats.PDF else "docx", limits)
     elif media_type == "text/html":
         title, blocks = _markup(_decode(data, parse_html.declared_charset(data)), "html", limits)
     elif media_type == "text/markdown":

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pydantic import AnyHttpUrl, Field, SecretStr
 
+from genaifactory_common import formats
 from genaifactory_common import settings as common
 
 
 class Documents(common.Settings):
     """Bounds of one document; beyond them it is rejected, with the bound in the message."""
 
-    max_bytes: int = Field(default=32 * 1024 * 1024, ge=1, description="Of the file.")
+    max_bytes: int = Field(default=formats.MAX_DOCUMENT_BYTES, ge=1, description="Of the file.")
     max_text_characters: int = Field(default=2_000_000, ge=1, description="Of the cleaned text.")
     max_pages: int = Field(default=2000, ge=1, description="Of a PDF.")
     max_unpacked_bytes: int = Field(default=128 * 1024 * 1024, ge=1, description="Of a DOCX's parts together.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import documents
 from genaifactory_retriever import parsing
@@ -77,6 +78,6 @@ def test_a_path_that_cannot_be_read_as_documents_is_refused_by_its_name(
         documents.find([tmp_path / name])
 
 
-@pytest.mark.parametrize("ending", sorted(documents.ENDINGS))
+@pytest.mark.parametrize("ending", sorted(formats.BY_ENDING))
 def test_every_ending_that_is_taken_is_one_that_the_retriever_reads(ending: str) -> None:
     assert parsing.media_type_of("", f"handbook/leave{ending}")

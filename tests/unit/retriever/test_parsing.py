@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import parsing
 from genaifactory_retriever.documents import Document
@@ -115,7 +116,7 @@ def test_utf16_with_its_mark_is_read() -> None:
 
 
 def test_docx_gives_headings_lists_and_table_rows() -> None:
-    document = parse(files.docx_file(), parsing.DOCX)
+    document = parse(files.docx_file(), formats.DOCX)
     assert sections(document) == [
         (("Cài đặt",), "Cắm thanh bộ nhớ USB vào máy.\n\n- Khởi động lại\n\nBộ nhớ | 780 MB"),
     ]
@@ -123,7 +124,7 @@ def test_docx_gives_headings_lists_and_table_rows() -> None:
 
 def test_pdf_lines_are_joined_to_paragraphs() -> None:
     data = files.pdf("The installer writes the boot loa-\nder to the disk and goes on.", "Second page.", title="Manual")
-    document = parse(data, parsing.PDF)
+    document = parse(data, formats.PDF)
     assert document.title == "Manual"
     assert document.text == "The installer writes the boot loader to the disk and goes on.\n\nSecond page."
 
@@ -138,13 +139,13 @@ def test_pdf_lines_are_joined_to_paragraphs() -> None:
         (b"<meta charset=klingon><p>x", "text/html", "not klingon text"),
         (b"a\x00b", "text/plain", "NUL bytes"),
         (b"<script>x</script>", "text/html", "no readable text"),
-        (b"not a pdf", parsing.PDF, "cannot be read as PDF"),
-        (b"%PDF-1.7\n" + b"x" * 1000, parsing.PDF, "cannot be read as PDF"),
-        (files.pdf(""), parsing.PDF, "only images"),
-        (files.encrypted_pdf("x", "secret"), parsing.PDF, "encrypted"),
-        (b"not a zip", parsing.DOCX, "cannot be read as DOCX"),
-        (b"\xd0\xcf\x11\xe0" + b"x" * 100, parsing.DOCX, "encrypted or in Word's old format"),
-        (files.docx_bomb(1000), parsing.DOCX, "cannot be read as DOCX"),
+        (b"not a pdf", formats.PDF, "cannot be read as PDF"),
+        (b"%PDF-1.7\n" + b"x" * 1000, formats.PDF, "cannot be read as PDF"),
+        (files.pdf(""), formats.PDF, "only images"),
+        (files.encrypted_pdf("x", "secret"), formats.PDF, "encrypted"),
+        (b"not a zip", formats.DOCX, "cannot be read as DOCX"),
+        (b"\xd0\xcf\x11\xe0" + b"x" * 100, formats.DOCX, "encrypted or in Word's old format"),
+        (files.docx_bomb(1000), formats.DOCX, "cannot be read as DOCX"),
     ],
 )
 def test_a_bad_file_gets_an_error_that_says_what_is_wrong(data: bytes, media_type: str, expected: str) -> None:
@@ -158,8 +159,8 @@ def test_a_bad_file_gets_an_error_that_says_what_is_wrong(data: bytes, media_typ
     ("data", "media_type", "expected"),
     [
         (b"a" * 100_001, "text/plain", "at most 100000"),
-        (files.pdf(*["x"] * 21), parsing.PDF, "21 pages; at most 20"),
-        (files.docx_bomb(1_000_001), parsing.DOCX, "unpacks to more than 1000000 bytes"),
+        (files.pdf(*["x"] * 21), formats.PDF, "21 pages; at most 20"),
+        (files.docx_bomb(1_000_001), formats.DOCX, "unpacks to more than 1000000 bytes"),
     ],
 )
 def test_a_file_beyond_a_bound_is_too_large(data: bytes, media_type: str, expected: str) -> None:
@@ -169,12 +170,12 @@ def test_a_file_beyond_a_bound_is_too_large(data: bytes, media_type: str, expect
 
 def test_a_parser_that_takes_too_long_is_stopped() -> None:
     with pytest.raises(InvalidArgument, match="took longer"):
-        parsing.parse(files.pdf("x"), parsing.PDF, replace(LIMITS, seconds=0.01))
+        parsing.parse(files.pdf("x"), formats.PDF, replace(LIMITS, seconds=0.01))
 
 
 def test_a_parser_that_takes_too_much_memory_is_stopped() -> None:
     with pytest.raises(InvalidArgument, match="cannot be read as PDF"):
-        parsing.parse(files.pdf("x"), parsing.PDF, replace(LIMITS, memory_bytes=16 << 20))
+        parsing.parse(files.pdf("x"), formats.PDF, replace(LIMITS, memory_bytes=16 << 20))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_a_parser_that_takes_too_much_memory_is_stopped() -> None:
         ("", "docs/a.md", "text/markdown"),
         ("", "https://x.example/a%20b.HTML?q=1#frag", "text/html"),
         ("text/html; charset=utf-8", "a", "text/html"),
-        ("", "a.docx", parsing.DOCX),
+        ("", "a.docx", formats.DOCX),
     ],
 )
 def test_the_type_comes_from_the_media_type_or_the_ending(media_type: str, uri: str, expected: str) -> None:
