@@ -103,11 +103,11 @@ async def test_usage_and_export_show_what_was_asked(platform_process: Process, t
     async with asyncio.timeout(30):
         while True:  # the record follows the answer
             code, out, err = await _genaifactory(platform_process, "export", "--output", str(output))
-            assert code == 0, err
+            assert (code, out) == (0, ""), err
             lines = [json.loads(line) for line in output.read_text().splitlines()]
             if lines:
                 break
-    assert out == f"1 interactions in {output}\n"
+    assert err == f"1 interactions in {output}\n"
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     assert [line["request_id"] for line in lines] == [asked["request_id"]]
     rows = json.loads((await _genaifactory(platform_process, "usage", "--json"))[1])
@@ -116,6 +116,16 @@ async def test_usage_and_export_show_what_was_asked(platform_process: Process, t
     assert "extractive" in table
     nothing = await _genaifactory(platform_process, "export", "--until", "2020-01-01")
     assert nothing == (0, "", "")
+    link = tmp_path / "link"
+    link.symlink_to(output)
+    # What a shell user writes for "to the next program": nothing but the lines may come out of it.
+    for where in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-"):
+        assert (await _genaifactory(platform_process, "export", "-o", where))[1] == output.read_text(), where
+    assert (await _genaifactory(platform_process, "export", "-o", str(link)))[0] == 0
+    assert link.is_symlink()
+    code, out, err = await _genaifactory(platform_process, "export", "-o", str(tmp_path / "missing" / "x"))
+    assert (code, out) == (1, "")
+    assert f"{tmp_path}/missing/x cannot be written: No such file or directory. Give a file in a folder" in err
 
 
 async def test_an_unknown_route_and_a_wrong_key_are_one_clear_line(platform_process: Process) -> None:

@@ -7,10 +7,7 @@ blocks: call it in a bounded executor.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from genaifactory_common import files
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -69,7 +68,8 @@ class MiniLM:
         if not graph.exists():
             graph = cache_dir / _GRAPH
         if not graph.exists():
-            _write_graph(model_dir / "model.safetensors", graph)
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            files.write(graph, _build_graph(model_dir / "model.safetensors"))
         self._session: InferenceSession = onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
         )
@@ -102,23 +102,6 @@ def _model_dir() -> Path:
     if spec is None or spec.origin is None:
         raise RuntimeError("MiniLM's weights are not installed; install genaifactory-common[minilm].")
     return Path(spec.origin).parent / "model"
-
-
-def _write_graph(weights: Path, path: Path) -> None:
-    """Builds the graph beside `path` and renames it, so that no process ever loads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = _build_graph(weights)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
 
 
 def _build_graph(weights: Path) -> bytes:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import uuid
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 
-from genaifactory_common import specs
+from genaifactory_common import files, specs
 from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.identity import Caller, Signer, set_current
 from genaifactory_local import local_model
-from genaifactory_local.state import State, write_private
+from genaifactory_local.state import State
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def choose(state: State, given: Path | None) -> Path:
     if own.exists():
         return own.absolute()
     if not state.factory_file.exists():
-        write_private(state.factory_file, (files("genaifactory_local") / "factory.yaml").read_text(encoding="utf-8"))
+        files.write(state.factory_file, (resources.files("genaifactory_local") / "factory.yaml").read_bytes())
     return state.factory_file
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import grpc.aio
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
-from genaifactory_common import channels, settings, specs
+from genaifactory_common import channels, files, settings, specs
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.identity import Signer
 from genaifactory_local.configuration import sign_in
-from genaifactory_local.state import State, service_address, write_private
+from genaifactory_local.state import State, service_address
 
 _LOOK_SECONDS = 0.5
 _KILL_AFTER_SECONDS = 15.0
@@ -46,7 +46,7 @@ async def running(
 
     def write(factory: specs.Factory) -> None:
         factory_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(factory_file, factory.model_dump_json(indent=1))  # JSON is YAML
+        files.write(factory_file, factory.model_dump_json(indent=1).encode())  # JSON is YAML
 
     await asyncio.to_thread(write, source.current)
     source.subscribe(write)

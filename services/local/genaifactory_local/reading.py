@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory_common import channels
+from genaifactory_common import channels, files
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.identity import Signer
 from genaifactory_local import configuration, documents, progress
-from genaifactory_local.state import State, write_private
+from genaifactory_local.state import State
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def record(state: State, tenant: str, knowledge_base: str, document_ids: Iterabl
     """Replaces what `taken` gives. Raises OSError."""
     everything = _all_taken(state)
     everything.setdefault(tenant, {})[knowledge_base] = sorted(document_ids)
-    write_private(state.documents_file, json.dumps(everything, ensure_ascii=False, indent=1))
+    files.write(state.documents_file, json.dumps(everything, ensure_ascii=False, indent=1).encode())
 
 
 def _all_taken(state: State) -> dict[str, dict[str, list[str]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import fcntl
 import json
 import os
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from genaifactory_common import files
 from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
 from genaifactory_common.identity import Signer
 from genaifactory_local import typed
@@ -168,7 +168,7 @@ def socket_folder(state: State) -> Iterator[Path]:
 @contextmanager
 def announced(state: State, endpoints: Endpoints) -> Iterator[None]:
     """Lets other processes of this user find the platform inside the block."""
-    write_private(state.endpoints_file, json.dumps(asdict(endpoints)))
+    files.write(state.endpoints_file, json.dumps(asdict(endpoints)).encode())
     try:
         yield
     finally:
@@ -194,21 +194,6 @@ def find_running(folder: Path) -> tuple[State, Endpoints]:
     raise Unavailable(f"No platform runs on {state.folder}. Start one with: make run   (or: {typed.command()} run)")
 
 
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner may read; a killed process leaves the whole file or what was there."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
 def _is_held(state: State) -> bool:
     lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -223,7 +208,7 @@ def _is_held(state: State) -> bool:
 def _kept(path: Path, make: Callable[[], str]) -> str:
     try:
         if not path.exists():
-            write_private(path, make() + "\n")
+            files.write(path, f"{make()}\n".encode())
         path.chmod(0o600)
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:

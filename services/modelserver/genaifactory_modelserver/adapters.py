@@ -118,7 +118,7 @@ class _Register:
                 change(adapters)
                 after = tuple(adapters.values())
                 if after != before:
-                    disk.write(self.path, _REGISTERED.dump_json(after, indent=1))
+                    files.write(self.path, _REGISTERED.dump_json(after, indent=1), mode=disk.MODE)
                 self.seen = files.fingerprint(self.path)
                 return after
         except OSError as error:

@@ -1,13 +1,15 @@
-"""Files of models and adapters on this machine's disk: room for them, safe writing, and errors that say what to do."""
+"""Files of models and adapters on this machine's disk: room for them, and errors that say what to do."""
 
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from pathlib import Path
 
 from genaifactory_common.errors import FactoryError, InvalidArgument, Unavailable
+
+MODE = 0o666
+"""Of what replicas share on one volume; the umask decides who else may read it."""
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:
@@ -18,16 +20,6 @@ def check_room(folder: Path, needed_bytes: int) -> None:
             f"{needed_bytes} more bytes have to be downloaded, and {free} are free in {folder}: make room, or set "
             "data_dir to a larger disk."
         )
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a file that is there whole or not at all, also after a loss of power; blocks."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
 
 
 def explained(error: OSError, *, field: str) -> FactoryError:

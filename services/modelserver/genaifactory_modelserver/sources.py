@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument, NotFound, Unavailable
 from genaifactory_modelserver import addresses, checksums, disk, hub, locks, mirror, tensors, threads
 from genaifactory_modelserver.progress import Meter, Progress, Report
@@ -85,7 +86,7 @@ async def _from_mirror(source: str, pin: str, cache: Path, report: Report, retry
         async with locks.locked(cache / f"{folder.name}.lock"):
             if not await threads.run(lambda _: folder.is_dir()):
                 await _download(server, sums, data, folder, report)
-            await threads.run(lambda _: disk.write(last, folder.name.encode()))
+            await threads.run(lambda _: files.write(last, folder.name.encode(), mode=disk.MODE))
     return folder
 
 
@@ -112,7 +113,9 @@ async def _download(server: mirror.Mirror, sums: dict[str, str], data: bytes, fo
     await mirror.together(fetch(name) for name in missing)
 
     def publish(stop: Stop) -> None:
-        disk.write(whole / checksums.FILE, data)
+        for left in whole.glob(files.UNFINISHED):
+            left.unlink()
+        files.write(whole / checksums.FILE, data, mode=disk.MODE)
         _check_model(whole)
         os.replace(whole, folder)
         _remove_empty(unfinished)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from genaifactory_common import files
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import ledger, reach, state
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, TenantOption, print_json
 
@@ -66,7 +66,8 @@ def usage(
 
 def export(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write. Without it: the terminal.")
+        Path | None,
+        typer.Option("--output", "-o", help="File, device or pipe to write. Without it, or -: the terminal."),
     ] = None,
     since: Annotated[str | None, typer.Option(help="From when: an age like 24h, or a date like 2026-11-21.")] = None,
     until: Annotated[str | None, typer.Option(help="Until when, exclusive; like --since.")] = None,
@@ -93,15 +94,18 @@ def export(
         file.flush()
         return count
 
-    if output is None:
+    if output is None or str(output) == "-":
         asyncio.run(write(sys.stdout.buffer))
         return
-    # Questions and answers are private: the file is its owner's alone, and whole or not there.
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        with files.output(output) as file:
             count = asyncio.run(write(file))
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
-    print(f"{count} interactions in {output}")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InvalidArgument(
+            f"{output} cannot be written: {error.strerror}. Give a file in a folder that you may write, or a device or "
+            "pipe, or - for the terminal.",
+            field="--output",
+        ) from None
+    print(f"{count} interactions in {output}", file=sys.stderr)  # not into what may be the output itself
