@@ -107,6 +107,16 @@ def make(folder: Path, *, seed: int = 0) -> Path:
     return _saved(model, tokenizer, folder)
 
 
+def without_chat_template(model: Path, folder: Path) -> Path:
+    """A copy of a model as a base model comes: nothing in its files says how a conversation is written."""
+    shutil.copytree(model, folder)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    (folder / "SHA256SUMS").unlink()  # it lists the template
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "chat_template"}))
+    return folder
+
+
 def make_embedder(folder: Path) -> Path:
     """A small BERT with random weights: texts become vectors, alike ones alike."""
     import torch

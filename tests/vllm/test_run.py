@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data import tiny_llama
 from tests.vllm import processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,13 +52,19 @@ def genaifactory(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+def wait_until_ready(process: subprocess.Popen[str], output: Path) -> None:
+    """Returns when the command prints that it is ready."""
+    deadline = time.monotonic() + 180
+    while "Ready" not in output.read_text():
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.2)
+
+
 def test_a_folder_with_weights_answers_and_is_on_record_and_leaves_nothing_behind(llama: Path, tmp_path: Path) -> None:
     with running(tmp_path, llama) as (process, output):
-        deadline = time.monotonic() + 180
-        while "Ready" not in output.read_text():
-            assert process.poll() is None, output.read_text()
-            assert time.monotonic() < deadline, output.read_text()
-            time.sleep(0.2)
+        wait_until_ready(process, output)
+        assert "chat template" not in output.read_text()
         assert "llama: vLLM is loading it." in output.read_text()
         assert genaifactory(tmp_path, "ask", "--route", "chat", "Annual leave").strip()
         (record,) = [json.loads(line) for line in genaifactory(tmp_path, "export").splitlines()]
@@ -73,6 +80,20 @@ def test_a_folder_with_weights_answers_and_is_on_record_and_leaves_nothing_behin
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         processes.wait_until_gone(servers, seconds=10)
+
+
+def test_a_base_model_without_a_chat_template_answers_after_a_warning_that_names_it(
+    llama: Path, tmp_path: Path
+) -> None:
+    base = tiny_llama.without_chat_template(llama, tmp_path / "base")
+    with running(tmp_path, base) as (process, output):
+        wait_until_ready(process, output)
+        (warning,) = [line for line in output.read_text().splitlines() if line.startswith("warning: base:")]
+        assert "its files hold no chat template" in warning
+        assert "engines[0].chat_template" in warning
+        assert genaifactory(tmp_path, "ask", "--route", "chat", "Annual leave").strip()
+        (record,) = [json.loads(line) for line in genaifactory(tmp_path, "export").splitlines()]
+        assert (record["model"], record["outcome"]) == ("base", "answered")
 
 
 def test_a_folder_without_a_model_ends_the_command_with_the_reason(tmp_path: Path) -> None:

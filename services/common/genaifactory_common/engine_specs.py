@@ -177,7 +177,9 @@ class Vllm(Engine):
         default=None, description="How the model writes tool calls, by vLLM's name (hermes, llama3_json, mistral, …)."
     )
     chat_template: str | None = Field(
-        default=None, description="Jinja template of conversations; None: the one that came with the model."
+        default=None,
+        description="Jinja template of conversations; None: the one that came with the model, or a plain form and a "
+        "warning where none did.",
     )
     prefix_cache: Literal["tenant", "shared"] = Field(
         default="tenant",

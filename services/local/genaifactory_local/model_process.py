@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from genaifactory_common.errors import Unavailable
 from genaifactory_common.identity import Signer
 from genaifactory_local.configuration import sign_in
 from genaifactory_local.state import State, service_address
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.5
 _KILL_AFTER_SECONDS = 15.0
@@ -106,6 +109,9 @@ async def _opened(
                 raise Unavailable(f"The model '{model.name}' cannot be served: {model.state_message}")
         waiting = [model for model in listed.models if model.state != modelserver_pb2.MODEL_STATE_READY]
         if not waiting:
+            for model in listed.models:
+                if model.state_message:
+                    logger.warning("%s: %s", model.name, model.state_message)
             return
         message = f"{waiting[0].name}: {waiting[0].state_message}"
         if message != told:

@@ -199,6 +199,8 @@ class Model:
     """Name of the base model of an adapter."""
     embedding_dimensions: int = 0
     """Components of a vector; 0: the model generates."""
+    note: str = ""
+    """What a person should know of its answers; mostly nothing."""
 
 
 class Engine(Protocol):

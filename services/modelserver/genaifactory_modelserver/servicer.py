@@ -132,5 +132,5 @@ def _model(listed: Listed) -> modelserver_pb2.Model:
         engine=listed.engine,
         embedding_dimensions=model.embedding_dimensions,
         state=_STATES[listed.state],
-        state_message=listed.message,
+        state_message=listed.message or model.note,
     )

@@ -28,7 +28,7 @@ from genaifactory_common.errors import (
     Unavailable,
     Unimplemented,
 )
-from genaifactory_modelserver import adapter_files, metrics, sources, vllm_process
+from genaifactory_modelserver import adapter_files, metrics, plain_chat, sources, vllm_process
 from genaifactory_modelserver.adapters import AdapterSet, Files, Loaded
 from genaifactory_modelserver.engine import Embeddings, Generation, Model, Step
 from genaifactory_modelserver.progress import Progress
@@ -124,15 +124,20 @@ class VllmEngine:
 
         self.activity = "vLLM is loading it."
         logger.info("vLLM loads '%s' from %s", self._spec.model, folder)
-        self._llm, self._preparing, self._metrics = await vllm_process.in_thread(start, name="vllm-start")
-        llm = self._engine()
+        llm, preparing, self._metrics = await vllm_process.in_thread(start, name="vllm-start")
+        self._llm, self._preparing = llm, preparing
         model = llm.model_config
         self._embeds = "embed" in await llm.get_supported_tasks()
         self._base = Model(
             self._spec.model,
             context_tokens=model.max_model_len,
             embedding_dimensions=model.get_hidden_size() if self._embeds else 0,
+            note=plain_chat.note(self._path) if preparing.plain and not self._embeds else "",
         )
+        if self._base.note:
+            logger.warning("%s: %s", self._spec.model, self._base.note)
+        if not self._embeds:
+            await preparing.check_chat(path=self._path)
         self.activity = "It is answering for the first time."
         await self._warm_up()
         self._awake = True

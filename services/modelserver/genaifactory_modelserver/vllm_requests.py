@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.config import VllmConfig
+import jinja2  # vLLM's own dependency, as vLLM is of this module
+from vllm.config import ModelConfig, VllmConfig
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.parser import Parser, ParserManager
 from vllm.renderers import BaseRenderer, ChatParams
+from vllm.renderers.hf import HfRenderer, resolve_chat_template
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import ContextTooLong, FactoryError, InvalidArgument
+from genaifactory_modelserver import plain_chat
 from genaifactory_modelserver.engine import Generation, Message, OutputFormat, Role, Tool
 
 # What vLLM takes where neither the request nor the model's generation_config.json says anything.
@@ -62,6 +65,8 @@ class Preparing:
         self._defaults = {**_DEFAULTS, **self._model.get_diff_sampling_param()}
         self._stop_token_ids = self._defaults.pop("stop_token_ids", None)
         self._max_tokens: int | None = self._defaults.pop("max_tokens", None)
+        self.plain = spec.chat_template is None and not _has_chat_template(renderer, self._model)
+        """Whether conversations are written in the plain form, since neither the entry nor the model has a template."""
         try:
             self._parser: type[Parser] | None = ParserManager.get_parser(
                 tool_parser_name=spec.tool_parser,
@@ -102,7 +107,7 @@ class Preparing:
                 )
         except VLLMValidationError as error:
             raise self._refused(request, error) from error
-        except (VLLMClientError, ValueError, TypeError) as error:
+        except (VLLMClientError, jinja2.TemplateError, ValueError, TypeError) as error:
             raise InvalidArgument(
                 f"The model's chat template refuses the messages: {_sentence(error)}", field="messages"
             ) from error
@@ -110,6 +115,21 @@ class Preparing:
         if prompt_tokens >= self._model.max_model_len:
             raise self.too_long(request, f"{prompt_tokens} tokens")
         return Prepared(prompt, prompt_tokens, self._sampling(request, prompt_tokens, tools), tools)
+
+    async def check_chat(self, *, path: str) -> None:
+        """Renders a short conversation. Raises InvalidArgument when the chat template refuses any.
+
+        path: of the entry in factory.yaml.
+        """
+        question = Generation(self._spec.model, messages=(Message(Role.USER, "Hello"),))
+        try:
+            await self.prepare(question)
+        except InvalidArgument as error:
+            raise InvalidArgument(
+                f"The model cannot be asked anything: {error.message} Set {path}.chat_template to a Jinja template "
+                "that takes messages with role and content.",
+                field=f"{path}.chat_template",
+            ) from error
 
     def too_long(self, request: Generation, size: str) -> ContextTooLong:
         """The error for a prompt that leaves no room for an answer."""
@@ -135,7 +155,8 @@ class Preparing:
             kwargs["documents"] = [{"title": document.title, "text": document.text} for document in request.documents]
         if request.tools and request.tool_choice.mode != "none":
             kwargs["tools"] = [_tool(tool, strict=tool.strict) for tool in request.tools]
-        return ChatParams(chat_template=self._spec.chat_template, chat_template_kwargs=kwargs)
+        template = plain_chat.TEMPLATE if self.plain else self._spec.chat_template
+        return ChatParams(chat_template=template, chat_template_kwargs=kwargs)
 
     def _tool_reading(self, request: Generation) -> ToolReading | None:
         if not request.tools or request.tool_choice.mode == "none" or self._parser is None:
@@ -176,7 +197,7 @@ class Preparing:
             **{**self._defaults, **chosen},
             n=wanted.n,
             seed=wanted.seed,
-            stop=list(wanted.stop),
+            stop=[*wanted.stop, *(plain_chat.STOP if self.plain and request.prompt is None else ())],
             stop_token_ids=self._stop_token_ids,
             max_tokens=room if asked is None else min(asked, room),
             logprobs=wanted.top_logprobs if wanted.logprobs else None,
@@ -185,6 +206,13 @@ class Preparing:
             output_kind=RequestOutputKind.DELTA,
             skip_clone=True,  # made for this request alone
         )
+
+
+def _has_chat_template(renderer: BaseRenderer, model: ModelConfig) -> bool:
+    """As vLLM looks for one: in the processor, in the tokenizer, in its own list by the model's type."""
+    if not isinstance(renderer, HfRenderer):
+        return True  # tokenizers of other kinds write conversations themselves
+    return resolve_chat_template(renderer.get_tokenizer(), None, None, model_config=model) is not None
 
 
 def refused(error: VLLMClientError | ValueError, request: Generation) -> InvalidArgument:

@@ -377,7 +377,9 @@ class Model(message.Message):
     state: ModelState.ValueType
     """Whether it can answer now."""
     state_message: builtins.str
-    """Why it cannot answer, or how far its loading is; empty when it is ready."""
+    """Why it cannot answer, or how far its loading is. When it is ready: what a person should know of its answers, mostly
+    nothing.
+    """
     def __init__(
         self,
         *,
