@@ -15,8 +15,14 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.health import Health
+from genaifactory_gateway.http_chat import HttpChat
 from genaifactory_gateway.http_door import HttpDoor
+from genaifactory_gateway.http_embeddings import HttpEmbeddings
+from genaifactory_gateway.http_feedback import HttpFeedback
+from genaifactory_gateway.http_models import HttpModels
+from genaifactory_gateway.http_probes import HttpProbes
 from genaifactory_gateway.http_server import HttpServer
+from genaifactory_gateway.http_usage import HttpUsage
 from genaifactory_gateway.limits import MemoryLimiter
 from genaifactory_gateway.servicer import GatewayServicer
 from genaifactory_gateway.settings import Settings, Upstreams
@@ -50,7 +56,15 @@ def create_app(
     )
     upstream = Upstream(to, record_timeout_seconds=settings.upstreams.record_timeout_seconds)
     health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
-    door = HttpDoor(admission, upstream, health, settings.http, telemetry)
+    resources = [
+        HttpChat(admission, upstream).handlers(),
+        HttpEmbeddings(admission, upstream).handlers(),
+        HttpModels(admission).handlers(),
+        HttpFeedback(admission, upstream).handlers(),
+        HttpUsage(admission, upstream).handlers(),
+        HttpProbes(health).handlers(),
+    ]
+    door = HttpDoor(resources, settings.http, telemetry)
     server = HttpServer(settings.http)
 
     def register(grpc_server: grpc.aio.Server) -> None:

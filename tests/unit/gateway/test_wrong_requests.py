@@ -460,15 +460,6 @@ DOORS = [
         path=FEEDBACK,
         key=CHATTER,
     ),
-    Wrong("an unknown path", _chat(), "no such path", status=404, code="not_found", path="/v1/completions"),
-    Wrong(
-        "a path with a slash too many",
-        _chat(),
-        "no such path",
-        status=404,
-        code="not_found",
-        path="/v1/chat/completions/",
-    ),
     Wrong("the wrong method", _chat(), "takes GET only", status=405, path="/v1/models"),
     Wrong("a body that is too large", _chat(user="u" * (5 << 20)), "4194304 bytes", status=413, code="too_large"),
 ]

@@ -1,0 +1,41 @@
+"""/healthz, /readyz and /metrics: for Kubernetes and Prometheus, without a key."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+import prometheus_client
+
+from genaifactory_gateway.health import Health
+from genaifactory_gateway.http_exchange import Exchange
+from genaifactory_gateway.http_paths import Handlers
+
+
+class HttpProbes:
+    """Whether the gateway runs, whether it can answer, and its metrics."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def handlers(self) -> Handlers:
+        """By path and method."""
+        return {
+            "/healthz": {"GET": self._alive},
+            "/readyz": {"GET": self._ready},
+            "/metrics": {"GET": self._metrics},
+        }
+
+    async def _alive(self, exchange: Exchange) -> None:
+        await exchange.respond(b'{"status":"alive"}')
+
+    async def _ready(self, exchange: Exchange) -> None:
+        states = await self._health.look()
+        status = "ready" if self._health.ready else "not ready"
+        body = orjson.dumps({"status": status, "upstreams": states})
+        await exchange.respond(body, 200 if self._health.ready else 503)
+
+    async def _metrics(self, exchange: Exchange) -> None:
+        text = await asyncio.to_thread(prometheus_client.generate_latest)
+        kind = prometheus_client.CONTENT_TYPE_LATEST.encode()
+        await exchange.respond(text, headers=[(b"content-type", kind)])
