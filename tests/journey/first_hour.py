@@ -1,0 +1,215 @@
+"""Plays a newcomer's first hour: types what README and docs show, in their order, and checks what comes back.
+
+Run by `make test-journey` in a bare container with Python and make (`python -m tests.journey`); with the standard library
+alone, since nothing else is there yet. By hand, in a fresh clone: python3 -m tests.journey.first_hour
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.journey import shown
+from tests.journey.shown import Shown
+from tests.journey.terminal import Running, typed
+
+ROOT = Path(__file__).parents[2]
+
+# What this journey does not type, and what does. A command that is neither here nor in PLAYED fails the journey.
+ELSEWHERE = (
+    (r"make (vllm-(cpu|gpu)|run MODEL=.*|test-vllm|bench-vllm)", "5 GB of vLLM: tests/vllm"),
+    (r"make test-gpu", "needs a GPU"),
+    (r"make (test|test-soak|test-clients|test-journey)", ".ci/run"),
+    (r"make bench", "minutes of load: run by hand, its figures are in docs and notes"),
+    (r"make (images|cluster-up|deploy)\b.*|skaffold .*|POD=.*", "needs a cluster: tests/cluster"),
+    (r"(kubectl|helm) .*", "needs a cluster: tests/cluster"),
+    (r".*config check /tmp/factory\.yaml", "needs a cluster: tests/cluster"),
+)
+
+REFUSALS = ("I do not know", "Tôi không biết")
+# What a right answer holds. Questions that stand in none of these still have to be answered with a source.
+FACTS = {
+    "How many days of annual leave do I have?": "16 days",
+    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?": "16 ngày",
+    "What must I do when I lose my hardware key?": "security desk",
+}
+OWN_DOCUMENT = "# Leave\n\nEverybody has 42 days of annual leave per year at Bamboo Systems.\n"
+
+
+class Newcomer:
+    """Types, reads and checks."""
+
+    def __init__(self) -> None:
+        self.platform: Running | None = None
+
+    def make_run(self, step: Shown) -> None:
+        """Starts the platform and plays what its banner shows."""
+        self._start(step.text)
+        self.banner()
+
+    def make_run_with_documents(self, step: Shown) -> None:
+        """Documents of one's own answer, the sample does not; then back to the sample."""
+        self._stop()
+        folder = ROOT / "path" / "to" / "folder"
+        folder.mkdir(parents=True)
+        (folder / "leave.md").write_text(OWN_DOCUMENT)
+        self._start(step.text)
+        answer = self.ask('.venv/bin/genaifactory ask "How many days of annual leave do I have?"', "42 days")
+        assert "16" not in answer, f"the sample still answers:\n{answer}"
+        self.refused("Pin của cảm biến Lúa 3 dùng được bao lâu?")
+        self._stop()
+        self._start("make run")
+
+    def ask_shown(self, step: Shown) -> None:
+        """A question is answered right, with its source."""
+        question = re.search(r'"([^"]+)"', step.text)
+        assert question, step
+        self.ask(step.text, FACTS.get(question[1], ""))
+
+    def ask(self, command: str, fact: str) -> str:
+        """Types a question; the answer. Raises AssertionError unless it holds the fact and names a source."""
+        answer = self.command(command)
+        assert not answer.startswith(REFUSALS), f"{command}\n{answer}"
+        assert fact in answer, f"'{fact}' is missing:\n{command}\n{answer}"
+        assert "Sources" in answer, f"no source:\n{command}\n{answer}"
+        return answer
+
+    def refused(self, question: str) -> None:
+        """What no document holds is not made up."""
+        answer = self.command(f'.venv/bin/genaifactory ask "{question}"')
+        assert answer.startswith(REFUSALS), f"{question}\n{answer}"
+
+    def plain(self, step: Shown) -> None:
+        """A command that ends well and prints something."""
+        self.command(step.text)
+
+    def config_schema(self, step: Shown) -> None:
+        """Writes a file."""
+        typed_code, output = typed(step.text, ROOT)
+        assert typed_code == 0, output
+        assert '"tenants"' in (ROOT / step.text.rpartition(">")[2].strip()).read_text()
+
+    def export(self, step: Shown) -> None:
+        """Every question of this hour is in the file."""
+        self.command(step.text)
+        exported = (ROOT / step.text.rpartition(" ")[2]).read_text()
+        assert "annual leave" in exported
+        assert "nghỉ phép" in exported
+
+    def snippet(self, step: Shown) -> None:
+        """A Python snippet with the official client, in an environment of the reader's own."""
+        if not (ROOT / "mine").is_dir():
+            self.command(f"{sys.executable} -m venv mine && mine/bin/pip install --quiet openai")
+        (ROOT / "snippet.py").write_text(step.text)
+        answer = self.command("mine/bin/python snippet.py")
+        assert not answer.startswith(REFUSALS), f"{step}\n{answer}"
+
+    def banner(self) -> None:
+        """Everything that the banner shows, typed as it stands."""
+        assert self.platform is not None
+        banner = self.platform.output.partition("Ready")[2]
+        questions = re.findall(r'^  (\S+genaifactory ask ".*")\r?$', banner, re.MULTILINE)
+        assert len(questions) >= 3, banner
+        for question in questions:
+            text = question.partition('"')[2].rstrip('"')
+            self.ask(question, FACTS.get(text, ""))
+        curl = re.search(r"^  (curl -N .*\\\n.*)$", banner, re.MULTILINE)
+        assert curl, banner
+        assert "data: [DONE]" in self.command(curl[1])
+        python = banner.partition("with the openai package\n")[2].partition("\n\n")[0]
+        self.snippet(Shown("banner", 0, "python", re.sub(r"^  ", "", python, flags=re.MULTILINE)))
+
+    def mistakes(self) -> None:
+        """What goes wrong in a first hour ends with one line that says what to do, and no traceback."""
+        for command, says in (
+            ("make run", "Another process runs a platform"),
+            ("make run DOCS=nowhere PORT=9100 GRPC_PORT=9101", "nowhere does not exist"),
+            (".venv/bin/genaifactory ask 'Anything?' --route nope", "nope"),
+            (".venv/bin/genaifactory ingest nowhere", "nowhere does not exist"),
+            (".venv/bin/genaifactory ask 'Anything?' --state nowhere", "No platform runs on"),
+        ):
+            code, output = typed(command, ROOT)
+            assert code != 0, f"{command}\n{output}"
+            assert says in output, f"{command}\n{output}"
+            assert "Traceback" not in output, f"{command}\n{output}"
+
+    def command(self, command: str) -> str:
+        """Types a command that must end well; what it prints."""
+        code, output = typed(command, ROOT)
+        assert code == 0, f"{command} ended with {code}:\n{output}"
+        assert "Traceback" not in output, f"{command}\n{output}"
+        assert output.strip() or ">" in command or "install" in command, f"{command} printed nothing"
+        return output
+
+    def _start(self, command: str) -> None:
+        self.platform = Running(command, ROOT)
+        self.platform.wait_for("Ctrl-C stops it.", timeout_seconds=120)
+
+    def _stop(self) -> None:
+        assert self.platform is not None
+        code = self.platform.interrupt()
+        assert code == 0, f"Ctrl-C ended it with {code}:\n{self.platform.output}"
+        assert "Traceback" not in self.platform.output, self.platform.output
+
+    def close(self) -> None:
+        """Leaves nothing running."""
+        if self.platform is not None:
+            self.platform.close()
+
+
+Play = Callable[[Newcomer, Shown], None]
+PLAYED: tuple[tuple[str, Play], ...] = (
+    (r"make run", Newcomer.make_run),
+    (r"make run DOCS=.*", Newcomer.make_run_with_documents),
+    (r'\.venv/bin/genaifactory ask ".*"', Newcomer.ask_shown),
+    (r"\.venv/bin/genaifactory config schema > .*", Newcomer.config_schema),
+    (r"\.venv/bin/genaifactory export -o .*", Newcomer.export),
+    (r"\.venv/bin/genaifactory .*", Newcomer.plain),
+    (r"from openai import OpenAI", Newcomer.snippet),
+)
+
+
+def main() -> int:
+    """Plays the hour; 0 when everything came as shown, 1 with a list of what did not."""
+    started = time.monotonic()
+    newcomer = Newcomer()
+    failures: list[str] = []
+    try:
+        for page in shown.pages(ROOT):
+            for step in shown.read(page, ROOT):
+                failures += _play(newcomer, step, started)
+        try:
+            newcomer.mistakes()
+        except AssertionError as failure:
+            failures.append(f"a mistake is not answered clearly: {failure}")
+    finally:
+        newcomer.close()
+    print(f"\nThe first hour took {time.monotonic() - started:.0f} s; {len(failures)} of its steps failed.")
+    for failure in failures:
+        print(f"\nFAILED {failure}")
+    return 1 if failures else 0
+
+
+def _play(newcomer: Newcomer, step: Shown, started: float) -> list[str]:
+    first_line = step.text.splitlines()[0]
+    for pattern, why in ELSEWHERE:
+        if re.fullmatch(pattern, first_line):
+            print(f"[{time.monotonic() - started:5.0f} s] {step}   not typed here: {why}", flush=True)
+            return []
+    for pattern, play in PLAYED:
+        if re.fullmatch(pattern, first_line):
+            print(f"[{time.monotonic() - started:5.0f} s] {step}", flush=True)
+            try:
+                play(newcomer, step)
+            except AssertionError as failure:
+                print(f"FAILED {failure}", flush=True)
+                return [f"{step}\n{failure}"]
+            return []
+    return [f"{step}\nNothing types it: add it to PLAYED or ELSEWHERE in tests/journey/first_hour.py."]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
