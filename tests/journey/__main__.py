@@ -21,8 +21,8 @@ apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --qui
 useradd --create-home newcomer
 cp -r /clone /home/newcomer/genaifactory && chown -R newcomer /home/newcomer
 cd /home/newcomer/genaifactory
-exec setpriv --reuid newcomer --regid newcomer --clear-groups env -i HOME=/home/newcomer LANG=C.UTF-8 \
-  PATH=/usr/local/bin:/usr/bin:/bin python3 -u -m tests.journey.first_hour
+exec setpriv --reuid newcomer --regid newcomer --clear-groups env HOME=/home/newcomer USER=newcomer \
+  python3 -u -m tests.journey.first_hour
 """
 
 

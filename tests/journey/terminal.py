@@ -65,6 +65,7 @@ class Running:
 
     def interrupt(self, *, timeout_seconds: float = 30.0) -> int:
         """Presses Ctrl-C; the exit code."""
+        assert self._process.poll() is None, f"it runs no more:\n{self.output}"
         os.killpg(self._process.pid, signal.SIGINT)
         return self._process.wait(timeout_seconds)
 
