@@ -52,16 +52,18 @@ class Newcomer:
 
     def make_run_with_documents(self, step: Shown) -> None:
         """Documents of one's own answer, the sample does not; then back to the sample."""
-        self._stop()
         folder = ROOT / "path" / "to" / "folder"
         folder.mkdir(parents=True)
         (folder / "leave.md").write_text(OWN_DOCUMENT)
-        self._start(step.text)
-        answer = self.ask('.venv/bin/genaifactory ask "How many days of annual leave do I have?"', "42 days")
-        assert "16" not in answer, f"the sample still answers:\n{answer}"
-        self.refused("Pin của cảm biến Lúa 3 dùng được bao lâu?")
         self._stop()
-        self._start("make run")
+        self._start(step.text)
+        try:
+            answer = self.ask('.venv/bin/genaifactory ask "How many days of annual leave do I have?"', "42 days")
+            assert "16" not in answer, f"the sample still answers:\n{answer}"
+            self.refused("Pin của cảm biến Lúa 3 dùng được bao lâu?")
+        finally:
+            self._stop()
+            self._start("make run")
 
     def ask_shown(self, step: Shown) -> None:
         """A question is answered right, with its source."""

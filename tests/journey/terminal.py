@@ -16,18 +16,26 @@ _COMMAND_TIMEOUT_SECONDS = 120.0
 
 
 def typed(command: str, folder: Path, *, timeout_seconds: float = _COMMAND_TIMEOUT_SECONDS) -> tuple[int, str]:
-    """Types a command and waits for its end; the exit code, and stdout and stderr together."""
-    done = subprocess.run(
+    """Types a command and waits for its end; the exit code, and stdout and stderr together.
+
+    Raises AssertionError when it does not end in time.
+    """
+    process = subprocess.Popen(
         ["bash", "-c", command],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=timeout_seconds,
-        check=False,
+        start_new_session=True,
     )
-    return done.returncode, done.stdout
+    try:
+        output, _ = process.communicate(timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        raise AssertionError(f"{command} did not end in {timeout_seconds} s:\n{output}") from None
+    return process.returncode, output
 
 
 class Running:
