@@ -48,10 +48,10 @@ def _works(engine: str) -> bool:
 def _buildah(clone: Path) -> int:
     made = subprocess.run(["buildah", "from", IMAGE], capture_output=True, text=True, check=True).stdout.strip()
     try:
-        # Without a network of its own, since it has to reach package registries, nor processes of its own: these end with it.
+        # It has this machine's network, to reach package registries; its processes are its own and end with it.
+        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         run = ["buildah", "run", "--isolation", "chroot", "--network", "host", "--volume", f"{clone}:/clone:ro", made]
-        alone = ["unshare", "--pid", "--fork", "--kill-child"]
-        return subprocess.run([*run, "--", *alone, "bash", "-c", PLAY], check=False).returncode
+        return subprocess.run([*alone, *run, "--", "bash", "-c", PLAY], check=False).returncode
     finally:
         subprocess.run(["buildah", "rm", made], capture_output=True, check=False)
 
