@@ -42,7 +42,10 @@ def main() -> int:
 
 
 def _works(engine: str) -> bool:
-    return bool(shutil.which(engine)) and subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
+    return (
+        bool(shutil.which(engine))
+        and subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
+    )
 
 
 def _buildah(clone: Path) -> int:

@@ -152,8 +152,7 @@ class Newcomer:
 
     def _stop(self) -> None:
         assert self.platform is not None
-        code = self.platform.interrupt()
-        assert code == 0, f"Ctrl-C ended it with {code}:\n{self.platform.output}"
+        self.platform.interrupt()
         assert "Traceback" not in self.platform.output, self.platform.output
 
     def close(self) -> None:

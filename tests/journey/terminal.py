@@ -71,11 +71,11 @@ class Running:
             assert time.monotonic() < deadline, f"'{text}' did not come in {timeout_seconds} s:\n{self.output}"
             time.sleep(0.1)
 
-    def interrupt(self, *, timeout_seconds: float = 30.0) -> int:
-        """Presses Ctrl-C; the exit code."""
+    def interrupt(self, *, timeout_seconds: float = 30.0) -> None:
+        """Presses Ctrl-C and waits for the end."""
         assert self._process.poll() is None, f"it runs no more:\n{self.output}"
         os.killpg(self._process.pid, signal.SIGINT)
-        return self._process.wait(timeout_seconds)
+        self._process.wait(timeout_seconds)
 
     def close(self) -> None:
         """Ends it in any case."""
