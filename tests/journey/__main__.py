@@ -1,4 +1,4 @@
-"""Plays the first hour from a fresh clone in a bare container: Python and make, an account without rights, nothing else.
+"""Plays the first hour from a fresh clone in a bare container: Python, make, and an account without rights.
 
 `make test-journey` calls it. It needs docker, podman or buildah, whichever runs here.
 """
@@ -17,7 +17,9 @@ NEEDED = "make curl"
 # As root: what the README asks for, and an account; then everything else as that account.
 PLAY = f"""
 set -e
-apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends {NEEDED} >/dev/null
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet=2
+apt-get install --quiet=2 --yes --no-install-recommends {NEEDED} >/dev/null
 useradd --create-home newcomer
 cp -r /clone /home/newcomer/genaifactory && chown -R newcomer /home/newcomer
 cd /home/newcomer/genaifactory
@@ -42,10 +44,9 @@ def main() -> int:
 
 
 def _works(engine: str) -> bool:
-    return (
-        bool(shutil.which(engine))
-        and subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
-    )
+    if shutil.which(engine) is None:
+        return False
+    return subprocess.run([engine, "info"], capture_output=True, check=False).returncode == 0
 
 
 def _buildah(clone: Path) -> int:

@@ -1,7 +1,7 @@
 """Plays a newcomer's first hour: types what README and docs show, in their order, and checks what comes back.
 
-Run by `make test-journey` in a bare container with Python and make (`python -m tests.journey`); with the standard library
-alone, since nothing else is there yet. By hand, in a fresh clone: python3 -m tests.journey.first_hour
+`make test-journey` runs it in a bare container with Python and make; with the standard library alone, since nothing
+else is there yet. By hand, in a fresh clone: python3 -m tests.journey.first_hour
 """
 
 from __future__ import annotations

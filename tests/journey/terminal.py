@@ -1,4 +1,4 @@
-"""A person's terminals: one in which a program runs on, and others in which commands are typed. Standard library only."""
+"""A person's terminals: one in which a program runs on, others for commands that end. Standard library only."""
 
 from __future__ import annotations
 
