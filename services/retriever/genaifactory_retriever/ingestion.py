@@ -148,13 +148,9 @@ class Ingestion:
             return _Ready(upload, len(upload.data), error=FactoryError(message, field="data"))
 
     async def _encode(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload, source_hash: str) -> _Ready:
-        chunkings = knowledge_base.chunkings()
-
-        def work() -> Prepared:
-            document = _document(upload, tenant, source_hash, self._limits)
-            return Prepared(document, {chunking: self._encoder.encode(document, chunking) for chunking in chunkings})
-
-        prepared = await self._encoder.on_document_thread(work)
+        document = await self._encoder.on_document_thread(_document, upload, tenant, source_hash, self._limits)
+        encoded = {chunking: await self._encoder.encode(document, chunking) for chunking in knowledge_base.chunkings()}
+        prepared = Prepared(document, encoded)
         # The bytes are not needed any more; what waits for its turn is only text and vectors.
         return _Ready(replace(upload, data=b""), len(upload.data), prepared)
 

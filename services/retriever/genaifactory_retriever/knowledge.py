@@ -215,7 +215,7 @@ class KnowledgeBase:
     ) -> Encoded:
         key = (id(document), chunking)
         if key not in encoded:
-            encoded[key] = await self._encoder.on_document_thread(self._encoder.encode, document, chunking)
+            encoded[key] = await self._encoder.encode(document, chunking)
         return encoded[key]
 
     async def _heirs(
@@ -340,11 +340,7 @@ class KnowledgeBase:
         """Adds documents to a version that is being built, as far as they are still live. Returns the passages."""
         documents = [(r, await self._library.run(self._library.load, r)) for r in revisions]
         encoded = await asyncio.gather(
-            *(
-                self._encoder.on_document_thread(self._encoder.encode, document, chunking_of(index))
-                for _, document in documents
-                if document is not None
-            )
+            *(self._encoder.encode(document, chunking_of(index)) for _, document in documents if document is not None)
         )
         present = [(revision, document) for revision, document in documents if document is not None]
         async with self._writing:

@@ -83,7 +83,7 @@ async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
     while True:
         edition += 1
         batch = [document(number, edition) for number in range(DOCUMENTS)]
-        await base.write([Prepared(one, {c: encoder.encode(one, c) for c in base.chunkings()}) for one in batch])
+        await base.write([Prepared(one, {c: await encoder.encode(one, c) for c in base.chunkings()}) for one in batch])
         print("edition", edition, flush=True)
         if edition % 3 == 0:
             version = [step async for step in base.build(SPEC, f"build-{edition}")][-1].version

@@ -1,0 +1,91 @@
+"""Documents to passages with vectors, on several threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genaifactory_common.minilm import DIMENSIONS, MiniLM
+from genaifactory_retriever.documents import Block, assemble
+from genaifactory_retriever.encoding import Chunking, Encoder
+from genaifactory_retriever.library import StoredDocument
+
+_CHUNKING = Chunking(chunk_tokens=32, overlap_tokens=4)
+
+
+def _stored(text: str, document_id: str = "a") -> StoredDocument:
+    document = assemble([Block("Leave", 1), Block(text)])
+    return StoredDocument(
+        tenant="acme",
+        document_id=document_id,
+        source_hash="s",
+        content_hash="c",
+        title=document.title,
+        uri="a.md",
+        language="",
+        metadata={},
+        allowed_groups=(),
+        text=document.text,
+        sections=document.sections,
+    )
+
+
+def _sentences(count: int) -> str:
+    return " ".join(
+        f"Sentence {i} says that the allowance of team {i} is {i * 7} days in a year." for i in range(count)
+    )
+
+
+async def test_passages_of_a_long_document_get_the_vectors_that_each_text_has_alone(
+    encoder: Encoder, model: MiniLM
+) -> None:
+    encoded = await encoder.encode(_stored(_sentences(40)), _CHUNKING)
+    assert len(encoded.passages) >= 20
+    for passage in encoded.passages:
+        alone = model.embed([f"Leave\n{passage.chunk.text}"])[0]
+        assert passage.dense == alone.tolist()
+    starts = [passage.chunk.start for passage in encoded.passages]
+    assert starts == sorted(starts)
+
+
+async def test_every_thread_works_on_one_long_document(model: MiniLM) -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    class Meeting:
+        """The model, in which the first two calls end only when two threads are inside."""
+
+        met = 0
+
+        def token_offsets(self, text: str) -> list[tuple[int, int]]:
+            return model.token_offsets(text)
+
+        def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            if self.met < 2:
+                together.wait()
+                self.met += 1
+            return np.zeros((len(texts), DIMENSIONS), np.float32)
+
+    encoder = Encoder(cast(Any, Meeting()), document_threads=2, query_threads=1)
+    try:
+        encoded = await encoder.encode(_stored(_sentences(40)), _CHUNKING)
+    finally:
+        encoder.close()
+    assert len(encoded.passages) >= 20  # with one thread the barrier would have broken
+
+
+async def test_a_short_document_does_not_wait_for_a_long_one_of_another_upload(encoder: Encoder) -> None:
+    done: list[str] = []
+
+    async def encode(document: StoredDocument) -> None:
+        await encoder.encode(document, _CHUNKING)
+        done.append(document.document_id)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(encode(_stored(_sentences(120), "long")))
+        tasks.create_task(encode(_stored(_sentences(2), "short")))
+    assert done == ["short", "long"]
