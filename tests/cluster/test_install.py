@@ -28,7 +28,7 @@ CALLERS = {
     "gateway": (),
     "safety": ("orchestrator",),
     "orchestrator": ("gateway",),
-    "retriever": ("orchestrator", "tools"),
+    "retriever": ("gateway", "orchestrator", "tools"),
     "modelserver": ("orchestrator",),
     "monitor": ("gateway", "orchestrator", "tools"),
 }

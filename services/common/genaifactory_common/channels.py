@@ -37,6 +37,8 @@ _IDEMPOTENT = (
     ("genaifactory.retriever.v1.RetrieverService", "Search"),
     ("genaifactory.retriever.v1.RetrieverService", "ListIndexes"),
     ("genaifactory.retriever.v1.RetrieverService", "DeleteDocuments"),
+    ("genaifactory.retriever.v1.RetrieverService", "ListDocuments"),
+    ("genaifactory.retriever.v1.RetrieverService", "GetDocument"),
     ("genaifactory.modelserver.v1.ModelService", "Generate"),
     ("genaifactory.modelserver.v1.ModelService", "Embed"),
     ("genaifactory.modelserver.v1.ModelService", "ListModels"),

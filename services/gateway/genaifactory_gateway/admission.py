@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from genaifactory_common import identity, specs
+from genaifactory_common import identity, known, specs
 from genaifactory_common.errors import InvalidArgument, NotFound, Overloaded, PermissionDenied, Reason, Unauthenticated
 from genaifactory_gateway.limits import MemoryLimiter, Reservation, State
 
@@ -95,6 +95,10 @@ class Entry:
         else:
             self.route(name)
         return next(offer for offer in self.offers() if offer.name == name)
+
+    def knowledge_base(self, name: str) -> specs.KnowledgeBase:
+        """The one that the request names; no name: the tenant's only one. Raises NotFound, InvalidArgument."""
+        return known.knowledge_base(self._factory, self.holder.tenant.name, name)
 
     async def reserve(self, tokens: int = 0) -> None:
         """Takes a request and `tokens` from the tenant's limits, and makes the caller the identity of the running task.

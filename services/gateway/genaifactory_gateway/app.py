@@ -14,8 +14,10 @@ from genaifactory_common import channels, identity, specs
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.health import Health
 from genaifactory_gateway.http_chat import HttpChat
+from genaifactory_gateway.http_documents import HttpDocuments
 from genaifactory_gateway.http_door import HttpDoor
 from genaifactory_gateway.http_embeddings import HttpEmbeddings
 from genaifactory_gateway.http_feedback import HttpFeedback
@@ -56,19 +58,22 @@ def create_app(
     )
     upstream = Upstream(to, record_timeout_seconds=settings.upstreams.record_timeout_seconds)
     health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
+    documents = Documents(to.retriever, timeout_seconds=settings.upstreams.documents_timeout_seconds)
     resources = [
         HttpChat(admission, upstream).handlers(),
         HttpEmbeddings(admission, upstream).handlers(),
         HttpModels(admission).handlers(),
         HttpFeedback(admission, upstream).handlers(),
         HttpUsage(admission, upstream).handlers(),
+        HttpDocuments(admission, documents).handlers(),
         HttpProbes(health).handlers(),
     ]
     door = HttpDoor(resources, settings.http, telemetry)
     server = HttpServer(settings.http)
 
     def register(grpc_server: grpc.aio.Server) -> None:
-        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(admission, upstream), grpc_server)
+        servicer = GatewayServicer(admission, upstream, documents)
+        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, grpc_server)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -99,4 +104,5 @@ def connect(upstreams: Upstreams) -> Channels:
     return Channels(
         orchestrator=channels.connect(upstreams.orchestrator, upstreams.tls, patience_seconds=patience),
         monitor=channels.connect(upstreams.monitor, upstreams.tls, patience_seconds=patience),
+        retriever=channels.connect(upstreams.retriever, upstreams.tls, patience_seconds=patience),
     )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.parse
-
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from genaifactory_common.errors import InvalidArgument, Reason
-from genaifactory_gateway import openai_responses
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_gateway import http_query, openai_responses
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.http_exchange import Exchange
 from genaifactory_gateway.http_paths import Handlers
@@ -49,15 +47,7 @@ class HttpUsage:
 
 
 def _period(query: bytes) -> tuple[Timestamp | None, Timestamp | None]:
-    given = dict.fromkeys(("start_time", "end_time"), "")
-    for name, value in urllib.parse.parse_qsl(query.decode("latin-1"), keep_blank_values=True):
-        if name not in given:
-            raise InvalidArgument(
-                f"Unknown parameter '{name[:100]}'; known: start_time, end_time.",
-                field=name[:100],
-                reason=Reason.UNKNOWN_FIELD,
-            )
-        given[name] = value
+    given = http_query.parameters(query, ("start_time", "end_time"))
     return _moment("start_time", given["start_time"]), _moment("end_time", given["end_time"])
 
 

@@ -16,6 +16,7 @@ from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import rules
 from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.upstream import Feedback, Upstream
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,9 +31,10 @@ _RATINGS = {
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     """Answers gRPC clients."""
 
-    def __init__(self, admission: Admission, to: Upstream) -> None:
+    def __init__(self, admission: Admission, to: Upstream, documents: Documents) -> None:
         self._admission = admission
         self._upstream = to
+        self._documents = documents
 
     async def Chat(
         self, request: gateway_pb2.ChatRequest, context: _Context
@@ -84,6 +86,27 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             end = request.end_time if request.HasField("end_time") else None
             rows = await self._upstream.usage(entry, start, end)
             return gateway_pb2.GetUsageResponse(rows=[_usage_row(row) for row in rows])
+
+    async def ListDocuments(
+        self, request: gateway_pb2.ListDocumentsRequest, context: _Context
+    ) -> gateway_pb2.ListDocumentsResponse:
+        """Lists the tenant's documents."""
+        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+            return await self._documents.list(entry, request)
+
+    async def GetDocument(
+        self, request: gateway_pb2.GetDocumentRequest, context: _Context
+    ) -> gateway_pb2.GetDocumentResponse:
+        """Shows a document."""
+        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+            return await self._documents.get(entry, request)
+
+    async def DeleteDocuments(
+        self, request: gateway_pb2.DeleteDocumentsRequest, context: _Context
+    ) -> gateway_pb2.DeleteDocumentsResponse:
+        """Removes documents."""
+        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+            return await self._documents.delete(entry, request)
 
 
 def _request_id() -> str:

@@ -51,12 +51,16 @@ class Upstreams(settings.Settings):
 
     orchestrator: str = "dns:///orchestrator:50051"
     monitor: str = "dns:///monitor:50051"
+    retriever: str = Field(default="dns:///retriever:50051", description="For documents; questions go by orchestrator.")
     tls: Tls | None = Field(default=None, description="What to show them; None only for unix sockets.")
     patience_seconds: float = Field(
         default=30.0, ge=0, description="How long requests wait for one that restarts; 0: they fail at once."
     )
     health_timeout_seconds: float = Field(default=1.0, gt=0, description="For one look at their health.")
     record_timeout_seconds: float = Field(default=10.0, gt=0, description="For one call to monitor that is there.")
+    documents_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="For one call to a retriever that is there."
+    )
 
 
 class Settings(settings.Common):

@@ -28,6 +28,7 @@ class Channels:
 
     orchestrator: grpc.aio.Channel
     monitor: grpc.aio.Channel
+    retriever: grpc.aio.Channel
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Feedback:
 
 
 class Upstream:
-    """The stubs of both services."""
+    """The stubs of the orchestrator and of monitor."""
 
     def __init__(self, to: Channels, *, record_timeout_seconds: float) -> None:
         self._orchestrator = orchestrator_pb2_grpc.OrchestratorServiceStub(to.orchestrator)

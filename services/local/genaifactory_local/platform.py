@@ -146,7 +146,7 @@ async def running(
         gateway_app = gateway.create_app(
             of_gateway,
             source,
-            gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor),
+            gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever),
             await telemetry("gateway"),
         )
         grpc_address = await stack.enter_async_context(runtime.running(gateway_app, of_gateway.server))

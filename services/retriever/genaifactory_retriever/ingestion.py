@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -18,7 +19,7 @@ from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.documents import clean
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, Written
-from genaifactory_retriever.library import StoredDocument
+from genaifactory_retriever.library import Origin, StoredDocument
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Header:
     language: str
     metadata: Mapping[str, str]
     allowed_groups: tuple[str, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ def _source_hash(upload: Upload) -> str:
             header.language,
             sorted(header.metadata.items()),
             sorted(header.allowed_groups),
+            *([header.source] if header.source else []),  # documents of before it was kept stay unchanged without it
         ]
     )
     return hashlib.sha256(said.encode() + b"\0" + upload.data).hexdigest()
@@ -254,4 +257,5 @@ def _document(upload: Upload, tenant: str, source_hash: str, limits: parsing.Lim
         allowed_groups=groups,
         text=parsed.text,
         sections=parsed.sections,
+        origin=Origin(media_type, len(upload.data), time.time(), header.source),
     )

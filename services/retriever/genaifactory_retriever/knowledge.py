@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from genaifactory_common import specs
 from genaifactory_common.errors import Conflict, FactoryError, NotFound
+from genaifactory_retriever import catalogue
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.library import OPEN_STATES, Contents, Index, Known, Library, Put, State, StoredDocument
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
@@ -116,9 +117,14 @@ class KnowledgeBase:
         """
         return await _to_the_end(self._write(batch))
 
-    async def delete(self, tenant: str, document_ids: Iterable[str]) -> int:
-        """Removes documents from every version; returns how many were there."""
-        return await _to_the_end(self._delete(tenant, tuple(dict.fromkeys(document_ids))))
+    async def delete(
+        self, tenant: str, document_ids: Iterable[str], groups: tuple[str, ...] | None = None
+    ) -> frozenset[str]:
+        """Removes documents from every version; returns the ids of those that were there.
+
+        groups: of the caller, who must be able to see them; None: it sees every document of the tenant.
+        """
+        return await _to_the_end(self._delete(tenant, tuple(dict.fromkeys(document_ids)), groups))
 
     async def is_unchanged(self, tenant: str, document_id: str, source_hash: str) -> Written | None:
         """The outcome for a document whose source is stored already; None when it is not."""
@@ -155,11 +161,11 @@ class KnowledgeBase:
             )
             return written
 
-    async def _delete(self, tenant: str, document_ids: Sequence[str]) -> int:
+    async def _delete(self, tenant: str, document_ids: Sequence[str], groups: tuple[str, ...] | None) -> frozenset[str]:
         async with self._writing:
-            removed = [(tenant, i) for i in document_ids if await self._known(tenant, i) is not None]
-            await self._apply([], removed, {})
-            return len(removed)
+            removed = await self._library.run(catalogue.visible, self._library, self.name, tenant, groups, document_ids)
+            await self._apply([], [(tenant, document_id) for document_id in removed], {})
+            return frozenset(removed)
 
     async def _known(self, tenant: str, document_id: str) -> Known | None:
         return await self._library.run(self._library.known, self.name, tenant, document_id)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, TypeVarTuple
 
+from genaifactory_retriever import schema
 from genaifactory_retriever.documents import Document, Section
 
 Arguments = TypeVarTuple("Arguments")
@@ -29,41 +30,18 @@ State = Literal["building", "ready", "active", "previous", "failed", "dropped"]
 OPEN_STATES: tuple[State, ...] = ("building", "ready", "active", "previous")
 """Of index versions that hold vectors and take every write."""
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE documents (
-  knowledge_base TEXT NOT NULL, tenant TEXT NOT NULL, document_id TEXT NOT NULL,
-  revision INTEGER NOT NULL UNIQUE, indexed INTEGER NOT NULL,
-  source_hash TEXT NOT NULL, content_hash TEXT NOT NULL,
-  title TEXT NOT NULL, uri TEXT NOT NULL, language TEXT NOT NULL, metadata TEXT NOT NULL, allowed_groups TEXT NOT NULL,
-  text TEXT NOT NULL, sections TEXT NOT NULL,
-  PRIMARY KEY (knowledge_base, tenant, document_id)
-) WITHOUT ROWID;
-CREATE INDEX documents_by_content ON documents (knowledge_base, tenant, content_hash, indexed);
-CREATE TABLE revisions (
-  revision INTEGER PRIMARY KEY AUTOINCREMENT, knowledge_base TEXT NOT NULL, state TEXT NOT NULL
-);
-CREATE INDEX revisions_by_state ON revisions (knowledge_base, state);
-CREATE TABLE indexes (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, knowledge_base TEXT NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL,
-  chunk_tokens INTEGER NOT NULL, overlap_tokens INTEGER NOT NULL, embedding_model TEXT NOT NULL,
-  create_time REAL NOT NULL, idempotency_key TEXT NOT NULL,
-  UNIQUE (knowledge_base, version)
-);
-CREATE TABLE contents (
-  index_id INTEGER NOT NULL, revision INTEGER NOT NULL, tenant TEXT NOT NULL,
-  passages INTEGER NOT NULL, term_ids BLOB NOT NULL, term_passages BLOB NOT NULL,
-  PRIMARY KEY (index_id, revision)
-) WITHOUT ROWID;
-CREATE TABLE terms (
-  index_id INTEGER NOT NULL, tenant TEXT NOT NULL, term INTEGER NOT NULL, passages INTEGER NOT NULL,
-  PRIMARY KEY (index_id, tenant, term)
-) WITHOUT ROWID;
-CREATE TABLE totals (
-  index_id INTEGER NOT NULL, tenant TEXT NOT NULL, documents INTEGER NOT NULL, passages INTEGER NOT NULL,
-  PRIMARY KEY (index_id, tenant)
-) WITHOUT ROWID;
-"""
+
+@dataclass(frozen=True)
+class Origin:
+    """What a document was made of, and when; empty for one that was stored before this was kept."""
+
+    media_type: str = ""
+    size_bytes: int = 0
+    """Of the file."""
+    store_time: float = 0.0
+    """Seconds since the epoch."""
+    source: str = ""
+    """Where it was read from, as whoever stored it said."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +62,7 @@ class StoredDocument:
     allowed_groups: tuple[str, ...]
     text: str
     sections: tuple[Section, ...]
+    origin: Origin = Origin()
 
     @property
     def document(self) -> Document:
@@ -152,11 +131,7 @@ class Library:
         self._writer = self._connect()
         # FULL: a commit is on disk when it returns, so a power cut cannot undo what was answered.
         self._writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-        if version > _SCHEMA_VERSION:
-            raise RuntimeError(f"{path} was written by a newer version of the platform (schema {version}).")
-        if version == 0:
-            self._writer.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+        schema.prepare(self._writer, path)
 
     async def run(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Runs blocking work on the library's one thread, in the order of the calls."""
@@ -174,7 +149,7 @@ class Library:
 
     def known(self, knowledge_base: str, tenant: str, document_id: str) -> Known | None:
         """The stored document of this id."""
-        row = self._read(
+        row = self.read(
             "SELECT document_id, revision, indexed, source_hash, content_hash FROM documents"
             " WHERE knowledge_base = ? AND tenant = ? AND document_id = ?",
             (knowledge_base, tenant, document_id),
@@ -183,7 +158,7 @@ class Library:
 
     def same_content(self, knowledge_base: str, tenant: str, content_hash: str) -> list[Known]:
         """Stored documents of this content, the indexed one first, then by id."""
-        rows = self._read(
+        rows = self.read(
             "SELECT document_id, revision, indexed, source_hash, content_hash FROM documents"
             " WHERE knowledge_base = ? AND tenant = ? AND content_hash = ? ORDER BY indexed DESC, document_id",
             (knowledge_base, tenant, content_hash),
@@ -192,13 +167,16 @@ class Library:
 
     def load(self, revision: int) -> StoredDocument | None:
         """The live document of this revision."""
-        row = self._read(
+        row = self.read(
             "SELECT tenant, document_id, source_hash, content_hash, title, uri, language, metadata, allowed_groups,"
             " text, sections FROM documents WHERE revision = ?",
             (revision,),
         ).fetchone()
         if row is None:
             return None
+        origin = self.read(
+            "SELECT media_type, size_bytes, store_time, source FROM origins WHERE revision = ?", (revision,)
+        ).fetchone()
         tenant, document_id, source_hash, content_hash, title, uri, language, metadata, groups, text, found = row
         return StoredDocument(
             tenant=tenant,
@@ -212,11 +190,12 @@ class Library:
             allowed_groups=tuple(json.loads(groups)),
             text=text,
             sections=tuple(Section(tuple(headings), start, end) for headings, start, end in json.loads(found)),
+            origin=Origin(*origin) if origin else Origin(),
         )
 
     def indexed_revisions(self, knowledge_base: str) -> list[int]:
         """Live revisions that have passages, oldest first."""
-        rows = self._read(
+        rows = self.read(
             "SELECT revision FROM documents WHERE knowledge_base = ? AND indexed ORDER BY revision", (knowledge_base,)
         )
         return [revision for (revision,) in rows]
@@ -249,6 +228,7 @@ class Library:
                 ).fetchone()
                 if row:
                     dead.append(row[0])
+                    connection.execute("DELETE FROM origins WHERE revision = ?", row)
                     _forget(connection, row[0])
             for put in puts:
                 _insert(connection, knowledge_base, put)
@@ -260,7 +240,7 @@ class Library:
 
     def unfinished(self, knowledge_base: str) -> list[int]:
         """Revisions whose points are to be deleted: writing or dead."""
-        rows = self._read(
+        rows = self.read(
             "SELECT revision FROM revisions WHERE knowledge_base = ? AND state != 'live' ORDER BY revision",
             (knowledge_base,),
         )
@@ -277,11 +257,11 @@ class Library:
 
     def knowledge_bases(self) -> list[str]:
         """Names of the knowledge bases that have an index."""
-        return [name for (name,) in self._read("SELECT DISTINCT knowledge_base FROM indexes ORDER BY 1", ())]
+        return [name for (name,) in self.read("SELECT DISTINCT knowledge_base FROM indexes ORDER BY 1", ())]
 
     def indexes(self, knowledge_base: str) -> list[Index]:
         """All index versions that were ever made, newest first."""
-        rows = self._read(
+        rows = self.read(
             "SELECT id, knowledge_base, version, state, chunk_tokens, overlap_tokens, embedding_model, create_time,"
             " idempotency_key FROM indexes WHERE knowledge_base = ? ORDER BY id DESC",
             (knowledge_base,),
@@ -328,14 +308,14 @@ class Library:
 
     def totals(self, index_id: int, tenant: str) -> tuple[int, int]:
         """Documents and passages of the tenant in an index version."""
-        row = self._read(
+        row = self.read(
             "SELECT documents, passages FROM totals WHERE index_id = ? AND tenant = ?", (index_id, tenant)
         ).fetchone()
         return (row[0], row[1]) if row else (0, 0)
 
     def all_passages(self, index_id: int) -> int:
         """Passages of every tenant in an index version."""
-        (passages,) = self._read(
+        (passages,) = self.read(
             "SELECT coalesce(sum(passages), 0) FROM totals WHERE index_id = ?", (index_id,)
         ).fetchone()
         return int(passages)
@@ -343,7 +323,7 @@ class Library:
     def passages_with(self, index_id: int, tenant: str, term_ids: Sequence[int]) -> dict[int, int]:
         """Term id -> passages of the tenant that hold it; ids that stand nowhere are left out."""
         marks = ",".join("?" * len(term_ids))
-        rows = self._read(
+        rows = self.read(
             f"SELECT term, passages FROM terms WHERE index_id = ? AND tenant = ? AND term IN ({marks})",  # noqa: S608
             (index_id, tenant, *term_ids),
         )
@@ -357,7 +337,8 @@ class Library:
             self._connections.append(connection)
         return connection
 
-    def _read(self, statement: str, parameters: Sequence[object]) -> sqlite3.Cursor:
+    def read(self, statement: str, parameters: Sequence[object]) -> sqlite3.Cursor:
+        """Rows of a statement that changes nothing, on a connection of the calling thread."""
         connection = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
@@ -399,6 +380,11 @@ def _insert(connection: sqlite3.Connection, knowledge_base: str, put: Put) -> No
             document.text,
             json.dumps([(section.headings, section.start, section.end) for section in document.sections]),
         ),
+    )
+    origin = document.origin
+    connection.execute(
+        "INSERT INTO origins VALUES (?, ?, ?, ?, ?)",
+        (put.revision, origin.media_type, origin.size_bytes, origin.store_time, origin.source),
     )
 
 

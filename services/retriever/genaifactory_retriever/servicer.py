@@ -8,9 +8,9 @@ from typing import Any
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import identity, specs
+from genaifactory_common import identity, known, specs
 from genaifactory_common.errors import InvalidArgument, NotFound
-from genaifactory_retriever import upload
+from genaifactory_retriever import catalogue, upload
 from genaifactory_retriever.documents import clean
 from genaifactory_retriever.fusion import Mode
 from genaifactory_retriever.ingestion import Ingestion, Result
@@ -24,6 +24,8 @@ MAX_QUERY_CHARACTERS = 8192
 MAX_LIMIT = 100
 MAX_DELETED = 1000
 MAX_KEY_CHARACTERS = 128
+MAX_PAGE, DEFAULT_PAGE = 1000, 100
+MAX_TEXT_CHARACTERS, DEFAULT_TEXT_CHARACTERS = 1_000_000, 20_000
 
 _MODES = {
     retriever_pb2.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
@@ -59,7 +61,7 @@ class Parts:
 
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
-    """The service. Reading needs the permission 'chat', everything else 'ingest'."""
+    """The service. Searching needs the permission 'chat', everything else 'ingest'."""
 
     def __init__(self, settings: Settings, source: specs.Source, parts: Callable[[], Parts]) -> None:
         """parts: raises Unavailable while the state is not open."""
@@ -148,8 +150,68 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgument(f"document_ids must hold 1 to {MAX_DELETED} ids.", field="document_ids")
         for i, document_id in enumerate(request.document_ids):
             upload.check_document_id(f"document_ids[{i}]", document_id)
-        deleted = await knowledge_base.delete(caller.tenant, request.document_ids)
-        return retriever_pb2.DeleteDocumentsResponse(deleted=deleted)
+        deleted = await knowledge_base.delete(caller.tenant, request.document_ids, _groups(caller))
+        missing = [each for each in dict.fromkeys(request.document_ids) if each not in deleted]
+        return retriever_pb2.DeleteDocumentsResponse(deleted=len(deleted), missing_ids=missing)
+
+    async def ListDocuments(
+        self, request: retriever_pb2.ListDocumentsRequest, context: Any
+    ) -> retriever_pb2.ListDocumentsResponse:
+        caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        for field in ("prefix", "source", "page_token"):
+            upload.check_text(field, getattr(request, field), upload.MAX_SOURCE_CHARACTERS)
+        if request.page_size > MAX_PAGE:
+            raise InvalidArgument(f"page_size must be 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}.", field="page_size")
+        library = self._parts().library
+        page = await library.run(
+            lambda: catalogue.page(
+                library,
+                knowledge_base.name,
+                caller.tenant,
+                _groups(caller),
+                index_id=knowledge_base.snapshots.current.active.id,
+                wanted=catalogue.Filter(request.prefix, request.source),
+                after=request.page_token,
+                limit=request.page_size or DEFAULT_PAGE,
+            )
+        )
+        return retriever_pb2.ListDocumentsResponse(
+            documents=map(_document, page.documents),
+            next_page_token="" if page.is_last else page.documents[-1].document_id,
+            total=page.total,
+        )
+
+    async def GetDocument(
+        self, request: retriever_pb2.GetDocumentRequest, context: Any
+    ) -> retriever_pb2.GetDocumentResponse:
+        caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        upload.check_document_id("document_id", request.document_id)
+        if request.max_characters > MAX_TEXT_CHARACTERS:
+            raise InvalidArgument(
+                f"max_characters must be 1 to {MAX_TEXT_CHARACTERS}, or 0 for {DEFAULT_TEXT_CHARACTERS}.",
+                field="max_characters",
+            )
+        library = self._parts().library
+        shown = await library.run(
+            lambda: catalogue.show(
+                library,
+                knowledge_base.name,
+                caller.tenant,
+                _groups(caller),
+                index_id=knowledge_base.snapshots.current.active.id,
+                document_id=request.document_id,
+                start=request.start_offset,
+                max_characters=request.max_characters or DEFAULT_TEXT_CHARACTERS,
+            )
+        )
+        if shown is None:
+            raise NotFound(
+                f"The knowledge base '{knowledge_base.name}' has no document '{request.document_id}'.",
+                field="document_id",
+            )
+        return retriever_pb2.GetDocumentResponse(
+            document=_document(shown.facts), sections=map(_section, shown.pieces), next_offset=shown.next_offset
+        )
 
     async def _caller(self, permission: str, name: str) -> tuple[identity.Caller, KnowledgeBase, specs.KnowledgeBase]:
         """Who calls, and the knowledge base if they may use it. Raises PermissionDenied and NotFound."""
@@ -157,10 +219,15 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         caller.require(permission)
         if not name:
             raise InvalidArgument("knowledge_base must name one of factory.yaml's.", field="knowledge_base")
-        spec = self._source.current.knowledge_base(name, caller.tenant)
-        if spec is None:
-            raise NotFound(f"There is no knowledge base '{name[:100]}'.", field="knowledge_base")
+        factory = self._source.current
+        known.tenant(factory, caller.tenant)
+        spec = known.knowledge_base(factory, caller.tenant, name)
         return caller, await self._parts().knowledge_base(spec), spec
+
+
+def _groups(caller: identity.Caller) -> tuple[str, ...] | None:
+    """Whose documents the caller may see beside those of everybody; None: all of the tenant's."""
+    return None if "operate" in caller.permissions else caller.groups
 
 
 def _query(request: retriever_pb2.SearchRequest, default_limit: int) -> Query:
@@ -208,6 +275,33 @@ def _passage(passage: Passage, score: float) -> types_pb2.Passage:
         score=score,
         language=passage.language,
         metadata=passage.metadata,
+    )
+
+
+def _document(facts: catalogue.Facts) -> types_pb2.Document:
+    message = types_pb2.Document(
+        document_id=facts.document_id,
+        uri=facts.uri,
+        title=facts.title,
+        language=facts.language,
+        media_type=facts.origin.media_type,
+        size_bytes=facts.origin.size_bytes,
+        passages=facts.passages,
+        allowed_groups=facts.allowed_groups,
+        metadata=facts.metadata,
+        source=facts.origin.source,
+    )
+    if facts.origin.store_time:
+        message.store_time.FromNanoseconds(int(facts.origin.store_time * 1e9))
+    return message
+
+
+def _section(piece: catalogue.Piece) -> types_pb2.DocumentSection:
+    return types_pb2.DocumentSection(
+        headings=piece.headings,
+        text=piece.text,
+        start_offset=piece.start,
+        end_offset=piece.start + len(piece.text),
     )
 
 

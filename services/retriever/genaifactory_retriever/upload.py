@@ -14,6 +14,7 @@ from genaifactory_retriever.ingestion import Header, Upload
 MAX_ID_CHARACTERS = 512
 MAX_URI_CHARACTERS = 2048
 MAX_TITLE_CHARACTERS = 1000
+MAX_SOURCE_CHARACTERS = 1024
 MAX_METADATA = 32
 MAX_METADATA_CHARACTERS = 256
 MAX_GROUPS = 64
@@ -123,6 +124,7 @@ def _header(message: retriever_pb2.DocumentHeader, max_bytes: int) -> tuple[Head
         language=language(message.language) if _LANGUAGE.match(message.language) else "",
         metadata=dict(message.metadata),
         allowed_groups=tuple(message.allowed_groups),
+        source=message.source,
     )
     try:
         _check(message, max_bytes)
@@ -133,10 +135,11 @@ def _header(message: retriever_pb2.DocumentHeader, max_bytes: int) -> tuple[Head
 
 def _check(message: retriever_pb2.DocumentHeader, max_bytes: int) -> None:
     check_document_id("document_id", message.document_id)
-    _check_text("uri", message.uri, MAX_URI_CHARACTERS)
+    check_text("uri", message.uri, MAX_URI_CHARACTERS)
     _check_uri("uri", message.uri)
-    _check_text("title", message.title, MAX_TITLE_CHARACTERS)
-    _check_text("media_type", message.media_type, MAX_TITLE_CHARACTERS)
+    check_text("source", message.source, MAX_SOURCE_CHARACTERS)
+    check_text("title", message.title, MAX_TITLE_CHARACTERS)
+    check_text("media_type", message.media_type, MAX_TITLE_CHARACTERS)
     check_language("language", message.language)
     check_metadata("metadata", message.metadata)
     if len(message.allowed_groups) > MAX_GROUPS:
@@ -144,7 +147,7 @@ def _check(message: retriever_pb2.DocumentHeader, max_bytes: int) -> None:
     for i, group in enumerate(message.allowed_groups):
         if not group:
             raise InvalidArgument("A group must have a name.", field=f"allowed_groups[{i}]")
-        _check_text(f"allowed_groups[{i}]", group, MAX_GROUP_CHARACTERS)
+        check_text(f"allowed_groups[{i}]", group, MAX_GROUP_CHARACTERS)
     if message.size_bytes == 0:
         raise InvalidArgument("The document is empty; size_bytes must be at least 1.", field="size_bytes")
     if message.size_bytes > max_bytes:
@@ -157,7 +160,7 @@ def check_document_id(field: str, value: str) -> None:
     """Raises InvalidArgument."""
     if not value:
         raise InvalidArgument(f"{field} must name the document within the knowledge base.", field=field)
-    _check_text(field, value, MAX_ID_CHARACTERS)
+    check_text(field, value, MAX_ID_CHARACTERS)
 
 
 def check_language(field: str, value: str) -> None:
@@ -178,8 +181,8 @@ def check_metadata(field: str, metadata: Mapping[str, str]) -> None:
     for key, value in metadata.items():
         if not key:
             raise InvalidArgument(f"A key of {field} must not be empty.", field=field)
-        _check_text(f"{field}[{key[:50]}]", key, MAX_METADATA_CHARACTERS)
-        _check_text(f"{field}[{key[:50]}]", value, MAX_METADATA_CHARACTERS)
+        check_text(f"{field}[{key[:50]}]", key, MAX_METADATA_CHARACTERS)
+        check_text(f"{field}[{key[:50]}]", value, MAX_METADATA_CHARACTERS)
 
 
 def _check_uri(field: str, value: str) -> None:
@@ -191,7 +194,8 @@ def _check_uri(field: str, value: str) -> None:
     )
 
 
-def _check_text(field: str, value: str, max_characters: int) -> None:
+def check_text(field: str, value: str, max_characters: int) -> None:
+    """Raises InvalidArgument for a text that is too long or holds control characters."""
     if len(value) > max_characters:
         raise InvalidArgument(f"{field} has {len(value)} characters; at most {max_characters} are taken.", field=field)
     if _CONTROL.search(value):

@@ -22,12 +22,13 @@ from genaifactory_common import settings as common_settings
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing.feedback import FakeFeedbackStore
 from genaifactory_common.testing.orchestrator import FakeOrchestrator
+from genaifactory_common.testing.retriever import FakeRetriever
 from genaifactory_gateway.app import Channels, create_app
 from genaifactory_gateway.limits import MemoryLimiter
 from genaifactory_gateway.settings import Http, Settings
 
 USER, COLLEAGUE, BETA = "sk-acme-user", "sk-acme-colleague", "sk-beta-user"
-CHATTER, VIEWER = "sk-acme-chatter", "sk-acme-viewer"
+CHATTER, VIEWER, EDITOR = "sk-acme-chatter", "sk-acme-viewer", "sk-acme-editor"
 
 FACTORY = f"""
 tenants:
@@ -38,6 +39,7 @@ tenants:
       - {{id: colleague, sha256: {specs.hash_key(COLLEAGUE)}, role: user}}
       - {{id: chatter, sha256: {specs.hash_key(CHATTER)}, role: chatter}}
       - {{id: viewer, sha256: {specs.hash_key(VIEWER)}, role: viewer}}
+      - {{id: editor, sha256: {specs.hash_key(EDITOR)}, role: editor, groups: [staff]}}
   - name: beta
     limits: {{requests_per_minute: 3, tokens_per_minute: 3000}}
     keys: [{{id: beta, sha256: {specs.hash_key(BETA)}, role: user}}]
@@ -45,6 +47,7 @@ roles:
   - {{name: user, permissions: [chat, embed, models, feedback, usage]}}
   - {{name: chatter, permissions: [chat, embed, models], routes: [chat]}}
   - {{name: viewer, permissions: [models]}}
+  - {{name: editor, permissions: [ingest]}}
 models:
   - {{name: extractive, backend: {{type: modelserver, model: extractive}}}}
   - {{name: minilm, kind: embedding, description: Small., backend: {{type: modelserver, model: minilm}}}}
@@ -81,6 +84,7 @@ class Gateway:
 
     orchestrator: FakeOrchestrator
     monitor: FakeFeedbackStore
+    retriever: FakeRetriever
     source: specs.Source
     clock: Clock
     http: httpx.AsyncClient
@@ -101,6 +105,9 @@ class Gateway:
 
     async def get(self, path: str, *, key: str | None = USER) -> httpx.Response:
         return await self.http.get(path, headers={} if key is None else {"authorization": f"Bearer {key}"})
+
+    async def delete(self, path: str, *, key: str | None = USER) -> httpx.Response:
+        return await self.http.delete(path, headers={} if key is None else {"authorization": f"Bearer {key}"})
 
     async def chat(self, key: str | None = USER, **fields: Any) -> httpx.Response:
         """A chat completion, with a question unless `messages` are given."""
@@ -132,25 +139,30 @@ async def _started(
         server=common_settings.Server(drain_seconds=drain_seconds),
         max_concurrent_requests=max_concurrent_requests,
     )
-    orchestrator, clock = FakeOrchestrator(), Clock()
+    orchestrator, retriever, clock = FakeOrchestrator(), FakeRetriever(), Clock()
     monitor = FakeFeedbackStore()  # type: ignore[abstract]  # what the gateway does not call is unimplemented
     source = specs.Source(specs.parse(FACTORY))
     async with (
         testing.served(orchestrator.app(testing.VERIFIER)) as to_orchestrator,
         testing.served(monitor.app(testing.VERIFIER)) as to_monitor,
+        testing.served(retriever.app(testing.VERIFIER)) as to_retriever,
         channels.connect("unix:/nonexistent/orchestrator.sock") as to_nobody,
     ):
         app = create_app(
             settings,
             source,
-            Channels(orchestrator=to_nobody if orchestrator_down else to_orchestrator, monitor=to_monitor),
+            Channels(
+                orchestrator=to_nobody if orchestrator_down else to_orchestrator,
+                monitor=to_monitor,
+                retriever=to_retriever,
+            ),
             telemetry or Telemetry("gateway"),
             limiter=MemoryLimiter(clock),
         )
         async with testing.served(app, drain_seconds=drain_seconds) as channel:
             address = app.http_address()
             async with httpx.AsyncClient(base_url=f"http://{address}", verify=False, timeout=20) as client:
-                yield Gateway(orchestrator, monitor, source, clock, client, channel, address)
+                yield Gateway(orchestrator, monitor, retriever, source, clock, client, channel, address)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -17,7 +17,7 @@ async def test_a_gateway_that_was_ready_stays_so_while_the_orchestrator_restarts
     app = FakeOrchestrator().app(testing.VERIFIER)
     async with AsyncExitStack() as running, channels.connect(address) as channel:
         await running.enter_async_context(runtime.running(app, settings.Server(address=address, drain_seconds=0.1)))
-        health = Health(Channels(orchestrator=channel, monitor=channel), timeout_seconds=1)
+        health = Health(Channels(orchestrator=channel, monitor=channel, retriever=channel), timeout_seconds=1)
         assert not health.ready
         assert (await health.look())["orchestrator"] == "serving"
         assert health.ready
@@ -33,6 +33,6 @@ async def test_a_look_at_a_neighbour_that_is_away_does_not_wait_for_it() -> None
         channels.connect("dns:///127.0.0.1:1", patience_seconds=60) as orchestrator,
         channels.connect("unix:/nonexistent/m", patience_seconds=60) as monitor,
     ):
-        health = Health(Channels(orchestrator=orchestrator, monitor=monitor), timeout_seconds=1)
+        health = Health(Channels(orchestrator=orchestrator, monitor=monitor, retriever=monitor), timeout_seconds=1)
         assert await health.look() == {"orchestrator": "unreachable", "monitor": "unreachable"}
         assert not health.ready

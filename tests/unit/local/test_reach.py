@@ -125,7 +125,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         at_monitor = await serve(monitor.create_app(of_monitor, Telemetry("monitor")), "monitor", "gateway", "tools")
         of_retriever = RetrieverSettings(data_dir=tmp_path / "retriever", context_public_key=key)
         at_retriever = await serve(
-            retriever.create_app(of_retriever, source, Telemetry("retriever")), "retriever", "tools"
+            retriever.create_app(of_retriever, source, Telemetry("retriever")), "retriever", "gateway", "tools"
         )
         orchestrator = FakeOrchestrator()
         orchestrator.script = [route(), delta("Sixteen days."), done()]
@@ -133,8 +133,11 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         to_monitor = await stack.enter_async_context(
             channels.connect(at_monitor, _issue(authority, tmp_path, "gateway"))
         )
+        to_retriever = await stack.enter_async_context(
+            channels.connect(at_retriever, _issue(authority, tmp_path, "gateway"))
+        )
         of_gateway = GatewaySettings(http=Http(address="127.0.0.1:0"), context_private_key=SecretStr(private_key))
-        to = gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor)
+        to = gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever)
         gateway_app = gateway.create_app(of_gateway, source, to, Telemetry("gateway"))
         at_gateway = await serve(gateway_app, "gateway")
         yield Cluster(

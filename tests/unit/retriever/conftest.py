@@ -62,6 +62,7 @@ class Doc:
     language: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Client:
                 metadata=document.metadata,
                 allowed_groups=document.groups,
                 size_bytes=len(data),
+                source=document.source,
             )
             messages.append(retriever_pb2.IngestRequest(document=header))
             if data:

@@ -499,3 +499,193 @@ class UsageRow(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["cost_micros", b"cost_micros", "currency", b"currency", "day", b"day", "errors", b"errors", "key_id", b"key_id", "model", b"model", "requests", b"requests", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDocumentsRequest(message.Message):
+    """Which documents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    PREFIX_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml; empty: the only one that the tenant may use."""
+    prefix: builtins.str
+    """Only documents whose id begins with this; empty: all."""
+    source: builtins.str
+    """Only documents of exactly this source; empty: all."""
+    page_size: builtins.int
+    """Most documents in the response, 1 to 1000; 0: 100."""
+    page_token: builtins.str
+    """`next_page_token` of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        prefix: builtins.str = ...,
+        source: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["knowledge_base", b"knowledge_base", "page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDocumentsResponse(message.Message):
+    """A page of documents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page; empty: this page is the last."""
+    total: builtins.int
+    """Documents that the request matches on all pages."""
+    knowledge_base: builtins.str
+    """The knowledge base that they are in."""
+    @builtins.property
+    def documents(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Document]:
+        """Sorted by document_id, by Unicode code points."""
+
+    def __init__(
+        self,
+        *,
+        documents: abc.Iterable[types_pb2.Document] | None = ...,
+        next_page_token: builtins.str = ...,
+        total: builtins.int = ...,
+        knowledge_base: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["documents", b"documents", "knowledge_base", b"knowledge_base", "next_page_token", b"next_page_token", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDocumentRequest(message.Message):
+    """Which document, and which piece of its text."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: builtins.int
+    START_OFFSET_FIELD_NUMBER: builtins.int
+    MAX_CHARACTERS_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml; empty: the only one that the tenant may use."""
+    document_id: builtins.str
+    """The document."""
+    start_offset: builtins.int
+    """Where to begin in the document's text, in Unicode code points."""
+    max_characters: builtins.int
+    """Most characters of text in the response, in Unicode code points, 1 to 1,000,000; 0: 20,000."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        document_id: builtins.str = ...,
+        start_offset: builtins.int = ...,
+        max_characters: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["document_id", b"document_id", "knowledge_base", b"knowledge_base", "max_characters", b"max_characters", "start_offset", b"start_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDocumentResponse(message.Message):
+    """A document, and a piece of its text."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    SECTIONS_FIELD_NUMBER: builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: builtins.int
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    next_offset: builtins.int
+    """Where the rest begins: start_offset of the next call; 0: there is none."""
+    knowledge_base: builtins.str
+    """The knowledge base that it is in."""
+    @builtins.property
+    def document(self) -> types_pb2.Document:
+        """What is known about it."""
+
+    @builtins.property
+    def sections(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.DocumentSection]:
+        """The text from start_offset on, by sections, in reading order; the first and last may be cut."""
+
+    def __init__(
+        self,
+        *,
+        document: types_pb2.Document | None = ...,
+        sections: abc.Iterable[types_pb2.DocumentSection] | None = ...,
+        next_offset: builtins.int = ...,
+        knowledge_base: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["document", b"document", "knowledge_base", b"knowledge_base", "next_offset", b"next_offset", "sections", b"sections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteDocumentsRequest(message.Message):
+    """What to remove."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml; empty: the only one that the tenant may use."""
+    @builtins.property
+    def document_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """1 to 1000 documents."""
+
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        document_ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["document_ids", b"document_ids", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteDocumentsResponse(message.Message):
+    """What was removed."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: builtins.int
+    MISSING_IDS_FIELD_NUMBER: builtins.int
+    deleted: builtins.int
+    """Documents that were there."""
+    @builtins.property
+    def missing_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of the request that name no document."""
+
+    def __init__(
+        self,
+        *,
+        deleted: builtins.int = ...,
+        missing_ids: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["deleted", b"deleted", "missing_ids", b"missing_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

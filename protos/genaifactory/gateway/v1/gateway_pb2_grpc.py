@@ -61,6 +61,21 @@ class GatewayServiceStub:
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetUsageRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetUsageResponse.FromString,
                 _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/ListDocuments',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetDocument = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/GetDocument',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDocumentRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDocumentResponse.FromString,
+                _registered_method=True)
+        self.DeleteDocuments = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/DeleteDocuments',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -105,6 +120,28 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDocuments(self, request, context):
+        """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents with
+        groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; names those that there are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDocument(self, request, context):
+        """Returns what is known about a document, and its text by sections. NOT_FOUND: no such knowledge base or document.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteDocuments(self, request, context):
+        """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -132,6 +169,21 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetUsage,
                     request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetUsageRequest.FromString,
                     response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetUsageResponse.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'GetDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDocument,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDocumentRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDocumentResponse.SerializeToString,
+            ),
+            'DeleteDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteDocuments,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +323,87 @@ class GatewayService:
             '/genaifactory.gateway.v1.GatewayService/GetUsage',
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetUsageRequest.SerializeToString,
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/ListDocuments',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListDocumentsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/GetDocument',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDocumentRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/DeleteDocuments',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

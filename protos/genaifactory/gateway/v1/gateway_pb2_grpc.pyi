@@ -48,6 +48,14 @@ class GatewayServiceStub:
     """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later."""
     GetUsage: grpc.UnaryUnaryMultiCallable[gateway_pb2.GetUsageRequest, gateway_pb2.GetUsageResponse]
     """Usage and cost of the caller's tenant."""
+    ListDocuments: grpc.UnaryUnaryMultiCallable[gateway_pb2.ListDocumentsRequest, gateway_pb2.ListDocumentsResponse]
+    """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents with
+    groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; names those that there are.
+    """
+    GetDocument: grpc.UnaryUnaryMultiCallable[gateway_pb2.GetDocumentRequest, gateway_pb2.GetDocumentResponse]
+    """Returns what is known about a document, and its text by sections. NOT_FOUND: no such knowledge base or document."""
+    DeleteDocuments: grpc.UnaryUnaryMultiCallable[gateway_pb2.DeleteDocumentsRequest, gateway_pb2.DeleteDocumentsResponse]
+    """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there."""
 
 @typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
@@ -69,6 +77,14 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later."""
     GetUsage: aio.UnaryUnaryMultiCallable[gateway_pb2.GetUsageRequest, gateway_pb2.GetUsageResponse]  # type: ignore[assignment]
     """Usage and cost of the caller's tenant."""
+    ListDocuments: aio.UnaryUnaryMultiCallable[gateway_pb2.ListDocumentsRequest, gateway_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents with
+    groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; names those that there are.
+    """
+    GetDocument: aio.UnaryUnaryMultiCallable[gateway_pb2.GetDocumentRequest, gateway_pb2.GetDocumentResponse]  # type: ignore[assignment]
+    """Returns what is known about a document, and its text by sections. NOT_FOUND: no such knowledge base or document."""
+    DeleteDocuments: aio.UnaryUnaryMultiCallable[gateway_pb2.DeleteDocumentsRequest, gateway_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
+    """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there."""
 
 class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     """Answers clients. Every call needs `authorization: Bearer <API key>` in its metadata.
@@ -117,5 +133,31 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[gateway_pb2.GetUsageResponse, abc.Awaitable[gateway_pb2.GetUsageResponse]]:
         """Usage and cost of the caller's tenant."""
+
+    @abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: gateway_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.ListDocumentsResponse, abc.Awaitable[gateway_pb2.ListDocumentsResponse]]:
+        """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents with
+        groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; names those that there are.
+        """
+
+    @abc_1.abstractmethod
+    def GetDocument(
+        self,
+        request: gateway_pb2.GetDocumentRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.GetDocumentResponse, abc.Awaitable[gateway_pb2.GetDocumentResponse]]:
+        """Returns what is known about a document, and its text by sections. NOT_FOUND: no such knowledge base or document."""
+
+    @abc_1.abstractmethod
+    def DeleteDocuments(
+        self,
+        request: gateway_pb2.DeleteDocumentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.DeleteDocumentsResponse, abc.Awaitable[gateway_pb2.DeleteDocumentsResponse]]:
+        """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

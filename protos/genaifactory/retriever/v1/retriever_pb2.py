@@ -26,7 +26,7 @@ from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)genaifactory/retriever/v1/retriever.proto\x12\x19genaifactory.retriever.v1\x1a!genaifactory/types/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x02\n\rSearchRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x33\n\x04mode\x18\x04 \x01(\x0e\x32%.genaifactory.retriever.v1.SearchMode\x12\x44\n\x06\x66ilter\x18\x05 \x03(\x0b\x32\x34.genaifactory.retriever.v1.SearchRequest.FilterEntry\x12\x10\n\x08language\x18\x06 \x01(\t\x12\x15\n\rindex_version\x18\x07 \x01(\t\x1a-\n\x0b\x46ilterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x0eSearchResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x15\n\rterm_coverage\x18\x03 \x01(\x02\"\x9d\x01\n\rIngestRequest\x12\x35\n\x04open\x18\x01 \x01(\x0b\x32%.genaifactory.retriever.v1.IngestOpenH\x00\x12=\n\x08\x64ocument\x18\x02 \x01(\x0b\x32).genaifactory.retriever.v1.DocumentHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"$\n\nIngestOpen\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\"\x8f\x02\n\x0e\x44ocumentHeader\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12I\n\x08metadata\x18\x06 \x03(\x0b\x32\x37.genaifactory.retriever.v1.DocumentHeader.MetadataEntry\x12\x16\n\x0e\x61llowed_groups\x18\x07 \x03(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x04\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\x0eIngestResponse\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x39\n\x07outcome\x18\x02 \x01(\x0e\x32(.genaifactory.retriever.v1.IngestOutcome\x12\x10\n\x08passages\x18\x03 \x01(\r\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x05 \x01(\t\x12\x15\n\rindex_version\x18\x06 \x01(\t\",\n\x12ListIndexesRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\"H\n\x13ListIndexesResponse\x12\x31\n\x07indexes\x18\x01 \x03(\x0b\x32 .genaifactory.retriever.v1.Index\"\xbd\x01\n\x05Index\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.genaifactory.retriever.v1.IndexState\x12\x11\n\tdocuments\x18\x03 \x01(\x04\x12\x10\n\x08passages\x18\x04 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x65mbedding_model\x18\x06 \x01(\t\"D\n\x11\x42uildIndexRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x90\x01\n\x12\x42uildIndexResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\x15\n\rpassages_done\x18\x02 \x01(\x04\x12\x16\n\x0epassages_total\x18\x03 \x01(\x04\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.genaifactory.retriever.v1.IndexState\"A\n\x10SwapIndexRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x15\n\rindex_version\x18\x02 \x01(\t\"E\n\x11SwapIndexResponse\x12\x16\n\x0e\x61\x63tive_version\x18\x01 \x01(\t\x12\x18\n\x10previous_version\x18\x02 \x01(\t\"F\n\x16\x44\x65leteDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"*\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x17\n\x13SEARCH_MODE_LEXICAL\x10\x02\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x03*\xbf\x01\n\rIngestOutcome\x12\x1e\n\x1aINGEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14INGEST_OUTCOME_ADDED\x10\x01\x12\x1b\n\x17INGEST_OUTCOME_REPLACED\x10\x02\x12\x1c\n\x18INGEST_OUTCOME_UNCHANGED\x10\x03\x12\x1c\n\x18INGEST_OUTCOME_DUPLICATE\x10\x04\x12\x1b\n\x17INGEST_OUTCOME_REJECTED\x10\x05*\xa4\x01\n\nIndexState\x12\x1b\n\x17INDEX_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14INDEX_STATE_BUILDING\x10\x01\x12\x15\n\x11INDEX_STATE_READY\x10\x02\x12\x16\n\x12INDEX_STATE_ACTIVE\x10\x03\x12\x18\n\x14INDEX_STATE_PREVIOUS\x10\x04\x12\x16\n\x12INDEX_STATE_FAILED\x10\x05\x32\x91\x05\n\x10RetrieverService\x12]\n\x06Search\x12(.genaifactory.retriever.v1.SearchRequest\x1a).genaifactory.retriever.v1.SearchResponse\x12\x61\n\x06Ingest\x12(.genaifactory.retriever.v1.IngestRequest\x1a).genaifactory.retriever.v1.IngestResponse(\x01\x30\x01\x12l\n\x0bListIndexes\x12-.genaifactory.retriever.v1.ListIndexesRequest\x1a..genaifactory.retriever.v1.ListIndexesResponse\x12k\n\nBuildIndex\x12,.genaifactory.retriever.v1.BuildIndexRequest\x1a-.genaifactory.retriever.v1.BuildIndexResponse0\x01\x12\x66\n\tSwapIndex\x12+.genaifactory.retriever.v1.SwapIndexRequest\x1a,.genaifactory.retriever.v1.SwapIndexResponse\x12x\n\x0f\x44\x65leteDocuments\x12\x31.genaifactory.retriever.v1.DeleteDocumentsRequest\x1a\x32.genaifactory.retriever.v1.DeleteDocumentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)genaifactory/retriever/v1/retriever.proto\x12\x19genaifactory.retriever.v1\x1a!genaifactory/types/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x02\n\rSearchRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\r\x12\x33\n\x04mode\x18\x04 \x01(\x0e\x32%.genaifactory.retriever.v1.SearchMode\x12\x44\n\x06\x66ilter\x18\x05 \x03(\x0b\x32\x34.genaifactory.retriever.v1.SearchRequest.FilterEntry\x12\x10\n\x08language\x18\x06 \x01(\t\x12\x15\n\rindex_version\x18\x07 \x01(\t\x1a-\n\x0b\x46ilterEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"p\n\x0eSearchResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x15\n\rindex_version\x18\x02 \x01(\t\x12\x15\n\rterm_coverage\x18\x03 \x01(\x02\"\x9d\x01\n\rIngestRequest\x12\x35\n\x04open\x18\x01 \x01(\x0b\x32%.genaifactory.retriever.v1.IngestOpenH\x00\x12=\n\x08\x64ocument\x18\x02 \x01(\x0b\x32).genaifactory.retriever.v1.DocumentHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04part\"$\n\nIngestOpen\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\"\x9f\x02\n\x0e\x44ocumentHeader\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12I\n\x08metadata\x18\x06 \x03(\x0b\x32\x37.genaifactory.retriever.v1.DocumentHeader.MetadataEntry\x12\x16\n\x0e\x61llowed_groups\x18\x07 \x03(\t\x12\x12\n\nsize_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06source\x18\t \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb6\x01\n\x0eIngestResponse\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x39\n\x07outcome\x18\x02 \x01(\x0e\x32(.genaifactory.retriever.v1.IngestOutcome\x12\x10\n\x08passages\x18\x03 \x01(\r\x12\x15\n\rerror_message\x18\x04 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x05 \x01(\t\x12\x15\n\rindex_version\x18\x06 \x01(\t\",\n\x12ListIndexesRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\"H\n\x13ListIndexesResponse\x12\x31\n\x07indexes\x18\x01 \x03(\x0b\x32 .genaifactory.retriever.v1.Index\"\xbd\x01\n\x05Index\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.genaifactory.retriever.v1.IndexState\x12\x11\n\tdocuments\x18\x03 \x01(\x04\x12\x10\n\x08passages\x18\x04 \x01(\x04\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x65mbedding_model\x18\x06 \x01(\t\"D\n\x11\x42uildIndexRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x90\x01\n\x12\x42uildIndexResponse\x12\x15\n\rindex_version\x18\x01 \x01(\t\x12\x15\n\rpassages_done\x18\x02 \x01(\x04\x12\x16\n\x0epassages_total\x18\x03 \x01(\x04\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.genaifactory.retriever.v1.IndexState\"A\n\x10SwapIndexRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x15\n\rindex_version\x18\x02 \x01(\t\"E\n\x11SwapIndexResponse\x12\x16\n\x0e\x61\x63tive_version\x18\x01 \x01(\t\x12\x18\n\x10previous_version\x18\x02 \x01(\t\"F\n\x16\x44\x65leteDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"?\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"u\n\x14ListDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"s\n\x15ListDocumentsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"o\n\x12GetDocumentRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\r\x12\x16\n\x0emax_characters\x18\x04 \x01(\r\"\x97\x01\n\x13GetDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x38\n\x08sections\x18\x02 \x03(\x0b\x32&.genaifactory.types.v1.DocumentSection\x12\x13\n\x0bnext_offset\x18\x03 \x01(\r*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x17\n\x13SEARCH_MODE_LEXICAL\x10\x02\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x03*\xbf\x01\n\rIngestOutcome\x12\x1e\n\x1aINGEST_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14INGEST_OUTCOME_ADDED\x10\x01\x12\x1b\n\x17INGEST_OUTCOME_REPLACED\x10\x02\x12\x1c\n\x18INGEST_OUTCOME_UNCHANGED\x10\x03\x12\x1c\n\x18INGEST_OUTCOME_DUPLICATE\x10\x04\x12\x1b\n\x17INGEST_OUTCOME_REJECTED\x10\x05*\xa4\x01\n\nIndexState\x12\x1b\n\x17INDEX_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14INDEX_STATE_BUILDING\x10\x01\x12\x15\n\x11INDEX_STATE_READY\x10\x02\x12\x16\n\x12INDEX_STATE_ACTIVE\x10\x03\x12\x18\n\x14INDEX_STATE_PREVIOUS\x10\x04\x12\x16\n\x12INDEX_STATE_FAILED\x10\x05\x32\xf3\x06\n\x10RetrieverService\x12]\n\x06Search\x12(.genaifactory.retriever.v1.SearchRequest\x1a).genaifactory.retriever.v1.SearchResponse\x12\x61\n\x06Ingest\x12(.genaifactory.retriever.v1.IngestRequest\x1a).genaifactory.retriever.v1.IngestResponse(\x01\x30\x01\x12l\n\x0bListIndexes\x12-.genaifactory.retriever.v1.ListIndexesRequest\x1a..genaifactory.retriever.v1.ListIndexesResponse\x12k\n\nBuildIndex\x12,.genaifactory.retriever.v1.BuildIndexRequest\x1a-.genaifactory.retriever.v1.BuildIndexResponse0\x01\x12\x66\n\tSwapIndex\x12+.genaifactory.retriever.v1.SwapIndexRequest\x1a,.genaifactory.retriever.v1.SwapIndexResponse\x12x\n\x0f\x44\x65leteDocuments\x12\x31.genaifactory.retriever.v1.DeleteDocumentsRequest\x1a\x32.genaifactory.retriever.v1.DeleteDocumentsResponse\x12r\n\rListDocuments\x12/.genaifactory.retriever.v1.ListDocumentsRequest\x1a\x30.genaifactory.retriever.v1.ListDocumentsResponse\x12l\n\x0bGetDocument\x12-.genaifactory.retriever.v1.GetDocumentRequest\x1a..genaifactory.retriever.v1.GetDocumentResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +37,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHREQUEST_FILTERENTRY']._serialized_options = b'8\001'
   _globals['_DOCUMENTHEADER_METADATAENTRY']._loaded_options = None
   _globals['_DOCUMENTHEADER_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_SEARCHMODE']._serialized_start=1977
-  _globals['_SEARCHMODE']._serialized_end=2090
-  _globals['_INGESTOUTCOME']._serialized_start=2093
-  _globals['_INGESTOUTCOME']._serialized_end=2284
-  _globals['_INDEXSTATE']._serialized_start=2287
-  _globals['_INDEXSTATE']._serialized_end=2451
+  _globals['_SEARCHMODE']._serialized_start=2517
+  _globals['_SEARCHMODE']._serialized_end=2630
+  _globals['_INGESTOUTCOME']._serialized_start=2633
+  _globals['_INGESTOUTCOME']._serialized_end=2824
+  _globals['_INDEXSTATE']._serialized_start=2827
+  _globals['_INDEXSTATE']._serialized_end=2991
   _globals['_SEARCHREQUEST']._serialized_start=141
   _globals['_SEARCHREQUEST']._serialized_end=421
   _globals['_SEARCHREQUEST_FILTERENTRY']._serialized_start=376
@@ -54,29 +54,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INGESTOPEN']._serialized_start=697
   _globals['_INGESTOPEN']._serialized_end=733
   _globals['_DOCUMENTHEADER']._serialized_start=736
-  _globals['_DOCUMENTHEADER']._serialized_end=1007
-  _globals['_DOCUMENTHEADER_METADATAENTRY']._serialized_start=960
-  _globals['_DOCUMENTHEADER_METADATAENTRY']._serialized_end=1007
-  _globals['_INGESTRESPONSE']._serialized_start=1010
-  _globals['_INGESTRESPONSE']._serialized_end=1192
-  _globals['_LISTINDEXESREQUEST']._serialized_start=1194
-  _globals['_LISTINDEXESREQUEST']._serialized_end=1238
-  _globals['_LISTINDEXESRESPONSE']._serialized_start=1240
-  _globals['_LISTINDEXESRESPONSE']._serialized_end=1312
-  _globals['_INDEX']._serialized_start=1315
-  _globals['_INDEX']._serialized_end=1504
-  _globals['_BUILDINDEXREQUEST']._serialized_start=1506
-  _globals['_BUILDINDEXREQUEST']._serialized_end=1574
-  _globals['_BUILDINDEXRESPONSE']._serialized_start=1577
-  _globals['_BUILDINDEXRESPONSE']._serialized_end=1721
-  _globals['_SWAPINDEXREQUEST']._serialized_start=1723
-  _globals['_SWAPINDEXREQUEST']._serialized_end=1788
-  _globals['_SWAPINDEXRESPONSE']._serialized_start=1790
-  _globals['_SWAPINDEXRESPONSE']._serialized_end=1859
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=1861
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=1931
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=1933
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=1975
-  _globals['_RETRIEVERSERVICE']._serialized_start=2454
-  _globals['_RETRIEVERSERVICE']._serialized_end=3111
+  _globals['_DOCUMENTHEADER']._serialized_end=1023
+  _globals['_DOCUMENTHEADER_METADATAENTRY']._serialized_start=976
+  _globals['_DOCUMENTHEADER_METADATAENTRY']._serialized_end=1023
+  _globals['_INGESTRESPONSE']._serialized_start=1026
+  _globals['_INGESTRESPONSE']._serialized_end=1208
+  _globals['_LISTINDEXESREQUEST']._serialized_start=1210
+  _globals['_LISTINDEXESREQUEST']._serialized_end=1254
+  _globals['_LISTINDEXESRESPONSE']._serialized_start=1256
+  _globals['_LISTINDEXESRESPONSE']._serialized_end=1328
+  _globals['_INDEX']._serialized_start=1331
+  _globals['_INDEX']._serialized_end=1520
+  _globals['_BUILDINDEXREQUEST']._serialized_start=1522
+  _globals['_BUILDINDEXREQUEST']._serialized_end=1590
+  _globals['_BUILDINDEXRESPONSE']._serialized_start=1593
+  _globals['_BUILDINDEXRESPONSE']._serialized_end=1737
+  _globals['_SWAPINDEXREQUEST']._serialized_start=1739
+  _globals['_SWAPINDEXREQUEST']._serialized_end=1804
+  _globals['_SWAPINDEXRESPONSE']._serialized_start=1806
+  _globals['_SWAPINDEXRESPONSE']._serialized_end=1875
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=1877
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=1947
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=1949
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=2012
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=2014
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=2131
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=2133
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2248
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=2250
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=2361
+  _globals['_GETDOCUMENTRESPONSE']._serialized_start=2364
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=2515
+  _globals['_RETRIEVERSERVICE']._serialized_start=2994
+  _globals['_RETRIEVERSERVICE']._serialized_end=3877
 # @@protoc_insertion_point(module_scope)

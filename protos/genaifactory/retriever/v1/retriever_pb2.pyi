@@ -302,6 +302,7 @@ class DocumentHeader(message.Message):
     METADATA_FIELD_NUMBER: builtins.int
     ALLOWED_GROUPS_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     document_id: builtins.str
     """Identifies the document within the knowledge base; the same id replaces it. At most 512 characters."""
     uri: builtins.str
@@ -316,6 +317,8 @@ class DocumentHeader(message.Message):
     """Language (BCP 47); empty: detected."""
     size_bytes: builtins.int
     """Size of the data that follows, in bytes; ends the document."""
+    source: builtins.str
+    """Where it is read from, for people and for ListDocuments: the path of a folder or file, or a name. At most 1024 characters."""
     @builtins.property
     def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
         """Metadata to filter by; at most 32 entries."""
@@ -335,10 +338,11 @@ class DocumentHeader(message.Message):
         metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
         allowed_groups: abc.Iterable[builtins.str] | None = ...,
         size_bytes: builtins.int = ...,
+        source: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_groups", b"allowed_groups", "document_id", b"document_id", "language", b"language", "media_type", b"media_type", "metadata", b"metadata", "size_bytes", b"size_bytes", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_groups", b"allowed_groups", "document_id", b"document_id", "language", b"language", "media_type", b"media_type", "metadata", b"metadata", "size_bytes", b"size_bytes", "source", b"source", "title", b"title", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -603,15 +607,151 @@ class DeleteDocumentsResponse(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     DELETED_FIELD_NUMBER: builtins.int
+    MISSING_IDS_FIELD_NUMBER: builtins.int
     deleted: builtins.int
     """Documents that were there."""
+    @builtins.property
+    def missing_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Ids of the request that name no document that the caller may see."""
+
     def __init__(
         self,
         *,
         deleted: builtins.int = ...,
+        missing_ids: abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["deleted", b"deleted", "missing_ids", b"missing_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDocumentsRequest(message.Message):
+    """Which documents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    PREFIX_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml."""
+    prefix: builtins.str
+    """Only documents whose id begins with this; empty: all."""
+    source: builtins.str
+    """Only documents of exactly this source; empty: all."""
+    page_size: builtins.int
+    """Most documents in the response, 1 to 1000; 0: 100."""
+    page_token: builtins.str
+    """Documents whose id sorts after this; empty: from the first. `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        prefix: builtins.str = ...,
+        source: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["knowledge_base", b"knowledge_base", "page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListDocumentsResponse(message.Message):
+    """A page of documents."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """For the next page: the id of the last document here; empty: this page is the last."""
+    total: builtins.int
+    """Documents that the request matches on all pages."""
+    @builtins.property
+    def documents(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Document]:
+        """Sorted by document_id, by Unicode code points."""
+
+    def __init__(
+        self,
+        *,
+        documents: abc.Iterable[types_pb2.Document] | None = ...,
+        next_page_token: builtins.str = ...,
+        total: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["documents", b"documents", "next_page_token", b"next_page_token", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDocumentRequest(message.Message):
+    """Which document, and which piece of its text."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    DOCUMENT_ID_FIELD_NUMBER: builtins.int
+    START_OFFSET_FIELD_NUMBER: builtins.int
+    MAX_CHARACTERS_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml."""
+    document_id: builtins.str
+    """The document."""
+    start_offset: builtins.int
+    """Where to begin in the cleaned text, in Unicode code points."""
+    max_characters: builtins.int
+    """Most characters of text in the response, in Unicode code points, 1 to 1,000,000; 0: 20,000."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        document_id: builtins.str = ...,
+        start_offset: builtins.int = ...,
+        max_characters: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["document_id", b"document_id", "knowledge_base", b"knowledge_base", "max_characters", b"max_characters", "start_offset", b"start_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDocumentResponse(message.Message):
+    """A document, and a piece of its text."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    SECTIONS_FIELD_NUMBER: builtins.int
+    NEXT_OFFSET_FIELD_NUMBER: builtins.int
+    next_offset: builtins.int
+    """Where the rest begins: start_offset of the next call; 0: there is none."""
+    @builtins.property
+    def document(self) -> types_pb2.Document:
+        """What is known about it."""
+
+    @builtins.property
+    def sections(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.DocumentSection]:
+        """The text from start_offset on, by sections, in reading order; the first and last may be cut."""
+
+    def __init__(
+        self,
+        *,
+        document: types_pb2.Document | None = ...,
+        sections: abc.Iterable[types_pb2.DocumentSection] | None = ...,
+        next_offset: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["document", b"document"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["document", b"document", "next_offset", b"next_offset", "sections", b"sections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -66,6 +66,16 @@ class RetrieverServiceStub:
                 request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DeleteDocumentsRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DeleteDocumentsResponse.FromString,
                 _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/genaifactory.retriever.v1.RetrieverService/ListDocuments',
+                request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.GetDocument = channel.unary_unary(
+                '/genaifactory.retriever.v1.RetrieverService/GetDocument',
+                request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServiceServicer:
@@ -114,7 +124,24 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocuments(self, request, context):
-        """Removes documents from every index version. Unknown ids are no error.
+        """Removes documents that the caller may see from every index version. Unknown ids are no error; the response names them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDocuments(self, request, context):
+        """Lists stored documents that the caller may see, by document_id. Needs the permission 'ingest'; which documents have
+        groups that the caller lacks only a caller with the permission 'operate' sees, here and in the two calls beside this.
+        NOT_FOUND: no such knowledge base. INVALID_ARGUMENT: names the field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDocument(self, request, context):
+        """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
+        NOT_FOUND: no such knowledge base or document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +179,16 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.DeleteDocuments,
                     request_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DeleteDocumentsRequest.FromString,
                     response_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DeleteDocumentsResponse.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'GetDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDocument,
+                    request_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentRequest.FromString,
+                    response_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -318,6 +355,60 @@ class RetrieverService:
             '/genaifactory.retriever.v1.RetrieverService/DeleteDocuments',
             genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DeleteDocumentsRequest.SerializeToString,
             genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DeleteDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.retriever.v1.RetrieverService/ListDocuments',
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsRequest.SerializeToString,
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.retriever.v1.RetrieverService/GetDocument',
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentRequest.SerializeToString,
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,7 +54,16 @@ class RetrieverServiceStub:
     NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
     """
     DeleteDocuments: grpc.UnaryUnaryMultiCallable[retriever_pb2.DeleteDocumentsRequest, retriever_pb2.DeleteDocumentsResponse]
-    """Removes documents from every index version. Unknown ids are no error."""
+    """Removes documents that the caller may see from every index version. Unknown ids are no error; the response names them."""
+    ListDocuments: grpc.UnaryUnaryMultiCallable[retriever_pb2.ListDocumentsRequest, retriever_pb2.ListDocumentsResponse]
+    """Lists stored documents that the caller may see, by document_id. Needs the permission 'ingest'; which documents have
+    groups that the caller lacks only a caller with the permission 'operate' sees, here and in the two calls beside this.
+    NOT_FOUND: no such knowledge base. INVALID_ARGUMENT: names the field.
+    """
+    GetDocument: grpc.UnaryUnaryMultiCallable[retriever_pb2.GetDocumentRequest, retriever_pb2.GetDocumentResponse]
+    """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
+    NOT_FOUND: no such knowledge base or document.
+    """
 
 @typing.type_check_only
 class RetrieverServiceAsyncStub(RetrieverServiceStub):
@@ -82,7 +91,16 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
     """
     DeleteDocuments: aio.UnaryUnaryMultiCallable[retriever_pb2.DeleteDocumentsRequest, retriever_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
-    """Removes documents from every index version. Unknown ids are no error."""
+    """Removes documents that the caller may see from every index version. Unknown ids are no error; the response names them."""
+    ListDocuments: aio.UnaryUnaryMultiCallable[retriever_pb2.ListDocumentsRequest, retriever_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """Lists stored documents that the caller may see, by document_id. Needs the permission 'ingest'; which documents have
+    groups that the caller lacks only a caller with the permission 'operate' sees, here and in the two calls beside this.
+    NOT_FOUND: no such knowledge base. INVALID_ARGUMENT: names the field.
+    """
+    GetDocument: aio.UnaryUnaryMultiCallable[retriever_pb2.GetDocumentRequest, retriever_pb2.GetDocumentResponse]  # type: ignore[assignment]
+    """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
+    NOT_FOUND: no such knowledge base or document.
+    """
 
 class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
     """Keeps knowledge bases: ingests documents, builds index versions, searches. The caller's tenant and groups, from the
@@ -143,6 +161,27 @@ class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
         request: retriever_pb2.DeleteDocumentsRequest,
         context: _ServicerContext,
     ) -> typing.Union[retriever_pb2.DeleteDocumentsResponse, abc.Awaitable[retriever_pb2.DeleteDocumentsResponse]]:
-        """Removes documents from every index version. Unknown ids are no error."""
+        """Removes documents that the caller may see from every index version. Unknown ids are no error; the response names them."""
+
+    @abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: retriever_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[retriever_pb2.ListDocumentsResponse, abc.Awaitable[retriever_pb2.ListDocumentsResponse]]:
+        """Lists stored documents that the caller may see, by document_id. Needs the permission 'ingest'; which documents have
+        groups that the caller lacks only a caller with the permission 'operate' sees, here and in the two calls beside this.
+        NOT_FOUND: no such knowledge base. INVALID_ARGUMENT: names the field.
+        """
+
+    @abc_1.abstractmethod
+    def GetDocument(
+        self,
+        request: retriever_pb2.GetDocumentRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[retriever_pb2.GetDocumentResponse, abc.Awaitable[retriever_pb2.GetDocumentResponse]]:
+        """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
+        NOT_FOUND: no such knowledge base or document.
+        """
 
 def add_RetrieverServiceServicer_to_server(servicer: RetrieverServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!genaifactory/types/v1/types.proto\x12\x15genaifactory.types.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x9e\x01\n\x07Message\x12)\n\x04role\x18\x01 \x01(\x0e\x32\x1b.genaifactory.types.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x33\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"K\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\"f\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\xaf\x01\n\nToolChoice\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.genaifactory.types.v1.ToolChoice.Mode\x12\x0c\n\x04name\x18\x02 \x01(\t\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NONE\x10\x01\x12\r\n\tMODE_AUTO\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x12\x0e\n\nMODE_NAMED\x10\x04\"\xb9\x01\n\x0cOutputFormat\x12.\n\x0bjson_schema\x18\x01 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x30\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x1e.genaifactory.types.v1.ChoicesH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x42\x0c\n\nconstraint\"\x19\n\x07\x43hoices\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xea\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x06\x88\x01\x01\x12\x0e\n\x01n\x18\t \x01(\rH\x07\x88\x01\x01\x12\x10\n\x08logprobs\x18\n \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0b \x01(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x04\n\x02_n\"\\\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\x04\"`\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x30\n\x03top\x18\x03 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\"\xaa\x02\n\x07Passage\x12\x12\n\npassage_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x10\n\x08headings\x18\x06 \x03(\t\x12\x14\n\x0cstart_offset\x18\x07 \x01(\r\x12\x12\n\nend_offset\x18\x08 \x01(\r\x12\r\n\x05score\x18\t \x01(\x02\x12\x10\n\x08language\x18\n \x01(\t\x12>\n\x08metadata\x18\x0b \x03(\x0b\x32,.genaifactory.types.v1.Passage.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x97\x01\n\x07\x46inding\x12\x13\n\x0b\x65ntity_type\x18\x01 \x01(\t\x12\x14\n\x0cstart_offset\x18\x02 \x01(\r\x12\x12\n\nend_offset\x18\x03 \x01(\r\x12\r\n\x05score\x18\x04 \x01(\x02\x12-\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x1d.genaifactory.types.v1.Action\x12\x0f\n\x07scanner\x18\x06 \x01(\t\"\xdd\x01\n\x07Verdict\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1d.genaifactory.types.v1.Action\x12\x30\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1e.genaifactory.types.v1.Finding\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x10\n\x08scanners\x18\x04 \x03(\t\x12\x1a\n\x12scanned_characters\x18\x05 \x01(\x04\x12\x33\n\tdirection\x18\x06 \x01(\x0e\x32 .genaifactory.types.v1.Direction\"\x89\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\npassage_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x14\n\x0cstart_offset\x18\x06 \x01(\r\x12\x12\n\nend_offset\x18\x07 \x01(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04*U\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_MASK\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03*Q\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44IRECTION_INPUT\x10\x01\x12\x14\n\x10\x44IRECTION_OUTPUT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!genaifactory/types/v1/types.proto\x12\x15genaifactory.types.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x07Message\x12)\n\x04role\x18\x01 \x01(\x0e\x32\x1b.genaifactory.types.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x33\n\ntool_calls\x18\x04 \x03(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x14\n\x0ctool_call_id\x18\x05 \x01(\t\"K\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\r\"f\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\xaf\x01\n\nToolChoice\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.genaifactory.types.v1.ToolChoice.Mode\x12\x0c\n\x04name\x18\x02 \x01(\t\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_NONE\x10\x01\x12\r\n\tMODE_AUTO\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x12\x0e\n\nMODE_NAMED\x10\x04\"\xb9\x01\n\x0cOutputFormat\x12.\n\x0bjson_schema\x18\x01 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x15\n\x0bjson_object\x18\x02 \x01(\x08H\x00\x12\x0f\n\x05regex\x18\x03 \x01(\tH\x00\x12\x30\n\x06\x63hoice\x18\x04 \x01(\x0b\x32\x1e.genaifactory.types.v1.ChoicesH\x00\x12\x11\n\x07grammar\x18\x05 \x01(\tH\x00\x42\x0c\n\nconstraint\"\x19\n\x07\x43hoices\x12\x0e\n\x06values\x18\x01 \x03(\t\"\xea\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x06\x88\x01\x01\x12\x0e\n\x01n\x18\t \x01(\rH\x07\x88\x01\x01\x12\x10\n\x08logprobs\x18\n \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\x0b \x01(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\r\n\x0b_max_tokensB\x07\n\x05_seedB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x04\n\x02_n\"\\\n\nTokenUsage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x04\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\x04\"`\n\x0cTokenLogprob\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x30\n\x03top\x18\x03 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\"\xaa\x02\n\x07Passage\x12\x12\n\npassage_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x10\n\x08headings\x18\x06 \x03(\t\x12\x14\n\x0cstart_offset\x18\x07 \x01(\r\x12\x12\n\nend_offset\x18\x08 \x01(\r\x12\r\n\x05score\x18\t \x01(\x02\x12\x10\n\x08language\x18\n \x01(\t\x12>\n\x08metadata\x18\x0b \x03(\x0b\x32,.genaifactory.types.v1.Passage.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd1\x02\n\x08\x44ocument\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0b\n\x03uri\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08language\x18\x04 \x01(\t\x12\x12\n\nmedia_type\x18\x05 \x01(\t\x12\x12\n\nsize_bytes\x18\x06 \x01(\x04\x12\x10\n\x08passages\x18\x07 \x01(\r\x12.\n\nstore_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x61llowed_groups\x18\t \x03(\t\x12?\n\x08metadata\x18\n \x03(\x0b\x32-.genaifactory.types.v1.Document.MetadataEntry\x12\x0e\n\x06source\x18\x0b \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x0f\x44ocumentSection\x12\x10\n\x08headings\x18\x01 \x03(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\r\x12\x12\n\nend_offset\x18\x04 \x01(\r\"\x97\x01\n\x07\x46inding\x12\x13\n\x0b\x65ntity_type\x18\x01 \x01(\t\x12\x14\n\x0cstart_offset\x18\x02 \x01(\r\x12\x12\n\nend_offset\x18\x03 \x01(\r\x12\r\n\x05score\x18\x04 \x01(\x02\x12-\n\x06\x61\x63tion\x18\x05 \x01(\x0e\x32\x1d.genaifactory.types.v1.Action\x12\x0f\n\x07scanner\x18\x06 \x01(\t\"\xdd\x01\n\x07Verdict\x12-\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1d.genaifactory.types.v1.Action\x12\x30\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x1e.genaifactory.types.v1.Finding\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x10\n\x08scanners\x18\x04 \x03(\t\x12\x1a\n\x12scanned_characters\x18\x05 \x01(\x04\x12\x33\n\tdirection\x18\x06 \x01(\x0e\x32 .genaifactory.types.v1.Direction\"\x89\x01\n\x08\x43itation\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x12\n\npassage_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x0b\n\x03uri\x18\x05 \x01(\t\x12\x14\n\x0cstart_offset\x18\x06 \x01(\r\x12\x12\n\nend_offset\x18\x07 \x01(\r*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04*U\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x0f\n\x0b\x41\x43TION_MASK\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03*Q\n\tDirection\x12\x19\n\x15\x44IRECTION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x44IRECTION_INPUT\x10\x01\x12\x14\n\x10\x44IRECTION_OUTPUT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,42 +35,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PASSAGE_METADATAENTRY']._loaded_options = None
   _globals['_PASSAGE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2201
-  _globals['_ROLE']._serialized_end=2296
-  _globals['_FINISHREASON']._serialized_start=2299
-  _globals['_FINISHREASON']._serialized_end=2458
-  _globals['_ACTION']._serialized_start=2460
-  _globals['_ACTION']._serialized_end=2545
-  _globals['_DIRECTION']._serialized_start=2547
-  _globals['_DIRECTION']._serialized_end=2628
-  _globals['_MESSAGE']._serialized_start=91
-  _globals['_MESSAGE']._serialized_end=249
-  _globals['_TOOLCALL']._serialized_start=251
-  _globals['_TOOLCALL']._serialized_end=326
-  _globals['_TOOL']._serialized_start=328
-  _globals['_TOOL']._serialized_end=430
-  _globals['_TOOLCHOICE']._serialized_start=433
-  _globals['_TOOLCHOICE']._serialized_end=608
-  _globals['_TOOLCHOICE_MODE']._serialized_start=515
-  _globals['_TOOLCHOICE_MODE']._serialized_end=608
-  _globals['_OUTPUTFORMAT']._serialized_start=611
-  _globals['_OUTPUTFORMAT']._serialized_end=796
-  _globals['_CHOICES']._serialized_start=798
-  _globals['_CHOICES']._serialized_end=823
-  _globals['_SAMPLING']._serialized_start=826
-  _globals['_SAMPLING']._serialized_end=1188
-  _globals['_TOKENUSAGE']._serialized_start=1190
-  _globals['_TOKENUSAGE']._serialized_end=1282
-  _globals['_TOKENLOGPROB']._serialized_start=1284
-  _globals['_TOKENLOGPROB']._serialized_end=1380
-  _globals['_PASSAGE']._serialized_start=1383
-  _globals['_PASSAGE']._serialized_end=1681
-  _globals['_PASSAGE_METADATAENTRY']._serialized_start=1634
-  _globals['_PASSAGE_METADATAENTRY']._serialized_end=1681
-  _globals['_FINDING']._serialized_start=1684
-  _globals['_FINDING']._serialized_end=1835
-  _globals['_VERDICT']._serialized_start=1838
-  _globals['_VERDICT']._serialized_end=2059
-  _globals['_CITATION']._serialized_start=2062
-  _globals['_CITATION']._serialized_end=2199
+  _globals['_DOCUMENT_METADATAENTRY']._loaded_options = None
+  _globals['_DOCUMENT_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_ROLE']._serialized_start=2667
+  _globals['_ROLE']._serialized_end=2762
+  _globals['_FINISHREASON']._serialized_start=2765
+  _globals['_FINISHREASON']._serialized_end=2924
+  _globals['_ACTION']._serialized_start=2926
+  _globals['_ACTION']._serialized_end=3011
+  _globals['_DIRECTION']._serialized_start=3013
+  _globals['_DIRECTION']._serialized_end=3094
+  _globals['_MESSAGE']._serialized_start=124
+  _globals['_MESSAGE']._serialized_end=282
+  _globals['_TOOLCALL']._serialized_start=284
+  _globals['_TOOLCALL']._serialized_end=359
+  _globals['_TOOL']._serialized_start=361
+  _globals['_TOOL']._serialized_end=463
+  _globals['_TOOLCHOICE']._serialized_start=466
+  _globals['_TOOLCHOICE']._serialized_end=641
+  _globals['_TOOLCHOICE_MODE']._serialized_start=548
+  _globals['_TOOLCHOICE_MODE']._serialized_end=641
+  _globals['_OUTPUTFORMAT']._serialized_start=644
+  _globals['_OUTPUTFORMAT']._serialized_end=829
+  _globals['_CHOICES']._serialized_start=831
+  _globals['_CHOICES']._serialized_end=856
+  _globals['_SAMPLING']._serialized_start=859
+  _globals['_SAMPLING']._serialized_end=1221
+  _globals['_TOKENUSAGE']._serialized_start=1223
+  _globals['_TOKENUSAGE']._serialized_end=1315
+  _globals['_TOKENLOGPROB']._serialized_start=1317
+  _globals['_TOKENLOGPROB']._serialized_end=1413
+  _globals['_PASSAGE']._serialized_start=1416
+  _globals['_PASSAGE']._serialized_end=1714
+  _globals['_PASSAGE_METADATAENTRY']._serialized_start=1667
+  _globals['_PASSAGE_METADATAENTRY']._serialized_end=1714
+  _globals['_DOCUMENT']._serialized_start=1717
+  _globals['_DOCUMENT']._serialized_end=2054
+  _globals['_DOCUMENT_METADATAENTRY']._serialized_start=1667
+  _globals['_DOCUMENT_METADATAENTRY']._serialized_end=1714
+  _globals['_DOCUMENTSECTION']._serialized_start=2056
+  _globals['_DOCUMENTSECTION']._serialized_end=2147
+  _globals['_FINDING']._serialized_start=2150
+  _globals['_FINDING']._serialized_end=2301
+  _globals['_VERDICT']._serialized_start=2304
+  _globals['_VERDICT']._serialized_end=2525
+  _globals['_CITATION']._serialized_start=2528
+  _globals['_CITATION']._serialized_end=2665
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as abc
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
 from google.protobuf import struct_pb2 as struct_pb2
+from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import containers as containers
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 import builtins as builtins
@@ -587,6 +588,126 @@ class Passage(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["document_id", b"document_id", "end_offset", b"end_offset", "headings", b"headings", "language", b"language", "metadata", b"metadata", "passage_id", b"passage_id", "score", b"score", "start_offset", b"start_offset", "text", b"text", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Document(message.Message):
+    """What is known about a stored document, without its text."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class MetadataEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DOCUMENT_ID_FIELD_NUMBER: builtins.int
+    URI_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    LANGUAGE_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    PASSAGES_FIELD_NUMBER: builtins.int
+    STORE_TIME_FIELD_NUMBER: builtins.int
+    ALLOWED_GROUPS_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    document_id: builtins.str
+    """Identifies the document within its knowledge base."""
+    uri: builtins.str
+    """Where it came from, as answers cite it: a URL or a relative path."""
+    title: builtins.str
+    """Title; never empty."""
+    language: builtins.str
+    """Language (BCP 47) as given with the document; empty: each passage's own is detected."""
+    media_type: builtins.str
+    """Media type that it was parsed as; empty for documents that were stored before this was kept."""
+    size_bytes: builtins.int
+    """Size of the file, in bytes; 0 for documents that were stored before this was kept."""
+    passages: builtins.int
+    """Passages in the index that serves; 0 for a document whose content another one has, which provides them."""
+    source: builtins.str
+    """Where whoever stored it read it from: the path of a folder or file, or a name; empty: not said."""
+    @builtins.property
+    def store_time(self) -> timestamp_pb2.Timestamp:
+        """When this version of it was stored; unset for documents that were stored before this was kept."""
+
+    @builtins.property
+    def allowed_groups(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Groups that may see it; empty: everybody of the tenant."""
+
+    @builtins.property
+    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """Metadata to filter by."""
+
+    def __init__(
+        self,
+        *,
+        document_id: builtins.str = ...,
+        uri: builtins.str = ...,
+        title: builtins.str = ...,
+        language: builtins.str = ...,
+        media_type: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        passages: builtins.int = ...,
+        store_time: timestamp_pb2.Timestamp | None = ...,
+        allowed_groups: abc.Iterable[builtins.str] | None = ...,
+        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["store_time", b"store_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_groups", b"allowed_groups", "document_id", b"document_id", "language", b"language", "media_type", b"media_type", "metadata", b"metadata", "passages", b"passages", "size_bytes", b"size_bytes", "source", b"source", "store_time", b"store_time", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DocumentSection(message.Message):
+    """Text of a document under one heading."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    HEADINGS_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    START_OFFSET_FIELD_NUMBER: builtins.int
+    END_OFFSET_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """The cleaned text."""
+    start_offset: builtins.int
+    """First character in the document's cleaned text, counted in Unicode code points."""
+    end_offset: builtins.int
+    """One past the last character, counted in Unicode code points."""
+    @builtins.property
+    def headings(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Headings above the text, outermost first; empty before the first heading."""
+
+    def __init__(
+        self,
+        *,
+        headings: abc.Iterable[builtins.str] | None = ...,
+        text: builtins.str = ...,
+        start_offset: builtins.int = ...,
+        end_offset: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["end_offset", b"end_offset", "headings", b"headings", "start_offset", b"start_offset", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

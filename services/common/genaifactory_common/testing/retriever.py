@@ -1,4 +1,4 @@
-"""A scripted retriever: finds the passages that a test gives it.
+"""A scripted retriever: finds the passages that a test gives it, and has the documents that it is given.
 
 fake = FakeRetriever([passage("Nghỉ phép năm là 14 ngày.")])
 async with served(fake.app(VERIFIER)) as channel: ...
@@ -14,7 +14,7 @@ from typing import Any
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import identity
-from genaifactory_common.errors import FactoryError
+from genaifactory_common.errors import FactoryError, NotFound
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 
@@ -27,17 +27,20 @@ def passage(text: str, *, number: int = 1, title: str = "Handbook") -> types_pb2
 
 
 class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
-    """Answers every search with the same passages."""
+    """Answers every search with the same passages; holds `documents`, whoever asks."""
 
     def __init__(self, passages: Iterable[types_pb2.Passage] = ()) -> None:
         self.passages = list(passages)
         self.index_version = "v1"
         self.term_coverage = 1.0
         self.error: FactoryError | None = None
-        """Raised by every search."""
+        """Raised by every call."""
         self.hold: asyncio.Event | None = None
         """Searches wait for it."""
         self.searches: list[retriever_pb2.SearchRequest] = []
+        self.documents: dict[str, types_pb2.Document] = {}
+        self.requests: list[Any] = []
+        """What was asked about documents."""
         self.callers: list[identity.Caller] = []
 
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
@@ -52,6 +55,47 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         return retriever_pb2.SearchResponse(
             passages=passages, index_version=self.index_version, term_coverage=self.term_coverage if passages else 0.0
         )
+
+    async def ListDocuments(
+        self, request: retriever_pb2.ListDocumentsRequest, context: Any
+    ) -> retriever_pb2.ListDocumentsResponse:
+        """The documents of the prefix, by id."""
+        self._asked(request)
+        matching = sorted(each for each in self.documents if each.startswith(request.prefix))
+        page = [each for each in matching if each > request.page_token][: request.page_size or None]
+        return retriever_pb2.ListDocumentsResponse(
+            documents=[self.documents[each] for each in page],
+            next_page_token=page[-1] if page and page[-1] != matching[-1] else "",
+            total=len(matching),
+        )
+
+    async def GetDocument(
+        self, request: retriever_pb2.GetDocumentRequest, context: Any
+    ) -> retriever_pb2.GetDocumentResponse:
+        """The document, whose text is its id."""
+        self._asked(request)
+        if request.document_id not in self.documents:
+            raise NotFound(f"There is no document '{request.document_id}'.", field="document_id")
+        section = types_pb2.DocumentSection(
+            headings=["Top"], text=request.document_id, end_offset=len(request.document_id)
+        )
+        return retriever_pb2.GetDocumentResponse(document=self.documents[request.document_id], sections=[section])
+
+    async def DeleteDocuments(
+        self, request: retriever_pb2.DeleteDocumentsRequest, context: Any
+    ) -> retriever_pb2.DeleteDocumentsResponse:
+        """Removes those that are there."""
+        self._asked(request)
+        missing = [each for each in request.document_ids if self.documents.pop(each, None) is None]
+        return retriever_pb2.DeleteDocumentsResponse(
+            deleted=len(request.document_ids) - len(missing), missing_ids=missing
+        )
+
+    def _asked(self, request: Any) -> None:
+        self.requests.append(request)
+        self.callers.append(identity.current())
+        if self.error is not None:
+            raise self.error
 
     def app(self, verifier: identity.Verifier) -> ServiceApp:
         """For `served`."""

@@ -1,0 +1,35 @@
+"""The parameters in the query of a URL: names that a path does not know are refused."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Sequence
+
+from genaifactory_common.errors import InvalidArgument, Reason
+
+_SHOWN = 100
+_MOST_DIGITS = 10
+
+
+def parameters(query: bytes, known: Sequence[str]) -> dict[str, str]:
+    """The value of each known name, empty where the query does not give it. Raises InvalidArgument."""
+    given = dict.fromkeys(known, "")
+    for name, value in urllib.parse.parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in given:
+            raise InvalidArgument(
+                f"Unknown parameter '{name[:_SHOWN]}'; known: {', '.join(known)}.",
+                field=name[:_SHOWN],
+                reason=Reason.UNKNOWN_FIELD,
+            )
+        given[name] = value
+    return given
+
+
+def whole_number(name: str, text: str, *, most: int) -> int:
+    """A parameter from 1 to `most`, 0 where it is not given. Raises InvalidArgument."""
+    if not text:
+        return 0
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
+    if not 1 <= number <= most:
+        raise InvalidArgument(f"'{name}' must be a whole number from 1 to {most}.", field=name)
+    return number
