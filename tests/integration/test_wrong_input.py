@@ -218,7 +218,7 @@ HTTP: dict[str, Row] = {
     "a form": (http(b"model=chat", content_type="application/x-www-form-urlencoded"), BAD, None, "application/json"),
     "no body": (http(b""), BAD, None, "one JSON object"),
     "a body of 5 MiB": (asks("x" * (5 << 20)), "413 too_large", None, "4194304 bytes"),
-    "a misspelt field": (asks(temprature=1), "400 unknown_field", "temprature", "did you mean 'temperature'?"),
+    "a misspelt field of feedback": (judges(corection="7"), "400 unknown_field", "corection", "mean 'correction'?"),
     "a temperature that is too high": (asks(temperature=3), BAD, "temperature", "less than or equal to 2"),
     "an empty question": (asks(" \n"), BAD, "messages[0].content", "must not be empty"),
     "a picture": (asks([IMAGE]), BAD, "messages[0].content[0]", "takes text only"),

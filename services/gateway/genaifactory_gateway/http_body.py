@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
-from genaifactory_gateway import openai_requests
+from genaifactory_gateway import openai_fields, openai_requests
 from genaifactory_gateway.http_exchange import Exchange
 
 _Body = TypeVar("_Body", bound=openai_requests.Body)
@@ -15,11 +15,13 @@ _LARGE_BODY_BYTES = 64 << 10
 
 
 async def read(exchange: Exchange, model: type[_Body]) -> _Body:
-    """The body as `model`; errors from behind the gateway name its fields from then on. Raises FactoryError."""
+    """The body as `model`; the answer names its fields without effect, and errors from behind the gateway
+    name its fields as they were sent. Raises FactoryError."""
     data = await exchange.body()
+    strict = exchange.strict
     if len(data) > _LARGE_BODY_BYTES:
-        body = await asyncio.to_thread(openai_requests.read, model, data)
+        body, exchange.ignored = await asyncio.to_thread(openai_fields.read, model, data, strict=strict)
     else:
-        body = openai_requests.read(model, data)
+        body, exchange.ignored = openai_fields.read(model, data, strict=strict)
     exchange.named = lambda field: openai_requests.named_as_sent(field, body)
     return body

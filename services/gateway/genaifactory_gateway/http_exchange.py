@@ -6,12 +6,13 @@ import asyncio
 import math
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from genaifactory_common import errors
 from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, InvalidArgument, TooLarge
+from genaifactory_gateway import openai_fields
 from genaifactory_gateway.admission import Entry
 from genaifactory_gateway.http_server import ABORT
 from genaifactory_gateway.openai_responses import error_body, error_event
@@ -27,6 +28,8 @@ _STREAM: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would gather the stream
 ]
+_STRICT = b"x-genaifactory-strict"
+_IGNORED = b"x-genaifactory-ignored"
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -47,6 +50,8 @@ class Exchange:
         self.tenant = self.key_id = ""
         self.named: Callable[[str | None], str | None] = lambda field: field
         """How the client calls the field that an error names; the services behind us know their contracts' names."""
+        self.ignored: Sequence[str] = ()
+        """Paths of the body's fields that have no effect."""
         self.hung_up = False
         self._receive = receive
         self._send = send
@@ -66,6 +71,14 @@ class Exchange:
         """The request id that the client chose for itself, if it is sane; empty when there is none."""
         value = self.headers.get(b"x-request-id") or self.headers.get(b"x-client-request-id") or b""
         return value.decode() if _CLIENT_ID.fullmatch(value) else ""
+
+    @property
+    def strict(self) -> bool:
+        """Whether the client wants fields without effect refused. Raises InvalidArgument."""
+        value = self.headers.get(_STRICT, b"false").strip().lower()
+        if value not in (b"true", b"false"):
+            raise InvalidArgument(f"The header {_STRICT.decode()} must be true or false.")
+        return value == b"true"
 
     def entered(self, entry: Entry) -> None:
         """Notes who is let in: for the log, and for the limits in the headers of the answer."""
@@ -174,6 +187,8 @@ class Exchange:
         own = [(b"x-request-id", self.request_id.encode())]
         if client_id := self.client_id:
             own.append((b"x-client-request-id", client_id.encode()))
+        if self.ignored:
+            own.append((_IGNORED, openai_fields.header(self.ignored)))
         if self._entry is not None:
             for name, state in zip((b"requests", b"tokens"), self._entry.limits(), strict=True):
                 own += [

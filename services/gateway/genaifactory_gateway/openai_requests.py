@@ -1,23 +1,20 @@
 """The bodies of OpenAI's API that the gateway takes, and how they become the platform's messages.
 
-The models say what OpenAI's own API says: an unknown field, a wrong type or a value out of range is refused by name.
-What the platform cannot honour is refused too; only what changes no answer is taken and left aside.
+A wrong type or a value out of range is refused by name, as by OpenAI's own API. What becomes of a field that stands in
+none of these models is decided in openai_fields.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common.errors import InvalidArgument, Reason
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import jsonbody, rules
-
-_Body = TypeVar("_Body", bound="Body")
 
 _ROLES = {
     "system": types_pb2.ROLE_SYSTEM,
@@ -34,9 +31,12 @@ _CHOICE_MODES = {
 
 
 class Body(BaseModel):
-    """Base of every part of a body: strict types, no unknown fields."""
+    """Base of every part of a body: strict types; an unknown field is an error, so that somebody decides about it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    lenient: ClassVar[bool] = True
+    """Whether unknown fields are left aside, as clients of OpenAI's API expect."""
 
 
 def _branch(**branches: type) -> Discriminator:
@@ -173,7 +173,7 @@ class StreamOptions(Body):
     """What a stream carries besides the answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None  # without effect: there is no padding that hides lengths
 
 
 class ChatCompletion(Body):
@@ -214,12 +214,7 @@ class ChatCompletion(Body):
     structured_outputs: StructuredOutputs | None = None
     conversation_id: str | None = Field(default=None, pattern=rules.CONVERSATION_ID)
     user: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
-    # Taken and left aside: none of them changes an answer here.
     safety_identifier: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
-    prompt_cache_key: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
-    service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
-    parallel_tool_calls: Literal[True] | None = None
     modalities: list[Literal["text"]] | None = Field(default=None, min_length=1)
 
 
@@ -242,7 +237,9 @@ class Embeddings(Body):
 
 
 class Feedback(Body):
-    """The body of POST /v1/feedback."""
+    """The body of POST /v1/feedback. What it says is kept, so a misspelt field must not be lost."""
+
+    lenient: ClassVar[bool] = False
 
     request_id: str = Field(pattern=rules.REQUEST_ID)
     rating: Literal["up", "down"] | None = None
@@ -252,61 +249,19 @@ class Feedback(Body):
     idempotency_key: str = Field(default="", max_length=rules.MAX_USER_CHARACTERS)
 
 
-# Fields of OpenAI's API that would change the answer and that the platform cannot honour, and what to do instead.
-_REFUSED = {
-    "functions": "send 'tools'",
-    "function_call": "send 'tool_choice'",
-    "logit_bias": "leave it out",
-    "metadata": "leave it out; nothing here keeps it",
-    "audio": "leave it out; answers are text",
-    "prediction": "leave it out",
-    "reasoning_effort": "leave it out; the route in factory.yaml chooses the model",
-    "verbosity": "leave it out",
-    "web_search_options": "leave it out; name a rag route as 'model'",
-    "moderation": "leave it out; the guardrail policy of the route applies",
-    "prompt_cache_options": "leave it out",
-    "prompt_cache_retention": "leave it out",
+PARTS: dict[str, tuple[type[Body], ...]] = {
+    "messages": (Message,),
+    "content": (TextPart, RefusalPart),
+    "tool_calls": (ToolCall,),
+    "tools": (Tool,),
+    "function": (FunctionSpec, FunctionCall),
+    "tool_choice": (NamedChoice,),
+    "response_format": (ResponseFormat,),
+    "json_schema": (JsonSchema,),
+    "structured_outputs": (StructuredOutputs,),
+    "stream_options": (StreamOptions,),
 }
-_KNOWN_FIELDS = sorted(
-    {
-        field.alias or name
-        for model in (ChatCompletion, Embeddings, Feedback, Message, TextPart, ToolCall, FunctionSpec, ResponseFormat)
-        for name, field in model.model_fields.items()
-    }
-)
-
-
-def read(model: type[_Body], body: bytes) -> _Body:
-    """The body as `model`. Raises InvalidArgument with the path of the first bad field."""
-    value = jsonbody.parse(body)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise _invalid(error) from None
-
-
-def _invalid(error: ValidationError) -> InvalidArgument:
-    problem = error.errors(include_url=False, include_input=False)[0]
-    path = ""
-    for part in problem["loc"]:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not part.startswith("~"):
-            path += f".{part}" if path else part
-    # A field's name is the client's own text: show a sane length of it.
-    path = path[:200]
-    name = path.rpartition(".")[2]
-    match problem["type"]:
-        case "extra_forbidden" if path in _REFUSED:
-            return InvalidArgument(f"'{path}' is not supported: {_REFUSED[path]}.", field=path)
-        case "extra_forbidden":
-            near = difflib.get_close_matches(name, _KNOWN_FIELDS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "leave it out."
-            return InvalidArgument(f"Unknown field '{path}'; {hint}", field=path, reason=Reason.UNKNOWN_FIELD)
-        case "missing":
-            return InvalidArgument(f"'{path}' is missing; it is required.", field=path)
-        case _:
-            return InvalidArgument(f"'{path}': {problem['msg']}.", field=path)
+"""What the objects inside a body are, by the field that holds them."""
 
 
 def named_as_sent(field: str | None, body: Body) -> str | None:

@@ -32,7 +32,8 @@ async def test_an_answer_that_breaks_off_counts_as_an_error_though_its_status_wa
 async def test_errors_are_told_apart_by_reason_where_one_status_stands_for_several(gateway: Any) -> None:
     before = [value(HTTP_ERRORS, CHAT, reason) for reason in ("INVALID_ARGUMENT", "UNKNOWN_FIELD")]
     await gateway.chat(temperature=99)
-    await gateway.chat(colour="blue")
+    body = {"model": "chat", "messages": [{"role": "user", "content": "?"}], "colour": "blue"}
+    await gateway.post("/v1/chat/completions", body, headers={"x-genaifactory-strict": "true"})
     after = [value(HTTP_ERRORS, CHAT, reason) for reason in ("INVALID_ARGUMENT", "UNKNOWN_FIELD")]
     assert after == [before[0] + 1, before[1] + 1]
 
