@@ -155,7 +155,7 @@ class Route(Spec):
     knowledge_base: Name | None = Field(default=None, description="Where a rag route looks.")
     passages: int = Field(default=5, ge=1, le=50, description="Passages given to the model.")
     min_term_coverage: float = Field(
-        default=0.5,
+        default=0.55,
         ge=0,
         le=1,
         description="Below this share of the question's terms found, a rag route refuses.",

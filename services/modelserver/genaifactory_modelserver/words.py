@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 
 import Stemmer
 
+from genaifactory_common.english import FUNCTION_WORDS, QUESTION_PHRASES, irregular_forms
+
 Language = Literal["vi", "en"]
 
 # Letters with combining marks belong together even where the text is not NFC.
@@ -29,7 +31,12 @@ class Form(NamedTuple):
     folded: str
     """Without any marks: "dia" for "đĩa"."""
     stem: str
-    """Stem, were it English; equal to `folded` where marks show that it is not."""
+    """Stem, were it English ("lose" for "losing" and "lost"); equal to `folded` where marks show that it is not."""
+
+
+@lru_cache(maxsize=1)
+def _irregular() -> dict[str, tuple[str, ...]]:
+    return irregular_forms(_stemmer.stemWord)
 
 
 @lru_cache(maxsize=65_536)
@@ -37,7 +44,8 @@ def form(word: str) -> Form:
     """The forms of a word as it stands in a text."""
     lowered = word.lower()
     if lowered.isascii():
-        return Form(lowered, lowered, _stemmer.stemWord(lowered))
+        stem = _stemmer.stemWord(lowered)
+        return Form(lowered, lowered, _irregular().get(stem, (stem,))[0])
     letters, marks = [], []
     for character in unicodedata.normalize("NFD", lowered):
         if character == "đ":
@@ -64,7 +72,7 @@ def language(text: str) -> Language | None:
         if lowered.isascii():
             # Written without marks, only words that are none in English tell.
             vietnamese += lowered in _TELLING_FOLDED
-            english += lowered in _ENGLISH
+            english += lowered in FUNCTION_WORDS
         else:
             vietnamese += _VIETNAMESE_LETTERS.search(unicodedata.normalize("NFC", lowered)) is not None
     if vietnamese == english:
@@ -77,7 +85,7 @@ def content(text: str, spoken: Language | None) -> list[tuple[str, bool]]:
     found: list[tuple[str, bool]] = []
     adjacent = False
     text = unicodedata.normalize("NFC", text)
-    stop_words = _ENGLISH if spoken != "vi" else _VIETNAMESE_FOLDED if text.isascii() else _VIETNAMESE
+    stop_words = FUNCTION_WORDS if spoken != "vi" else _VIETNAMESE_FOLDED if text.isascii() else _VIETNAMESE
     text = _PHRASES["vi" if spoken == "vi" else "en"].sub(" , ", text)
     for token in _WORD_OR_MARK.findall(text):
         if _WORD_START.match(token) and not _is_stop_word(token, stop_words):
@@ -139,23 +147,12 @@ _VIETNAMESE_FOLDED = frozenset(
     """.split()  # noqa: SIM905
 )
 
-_ENGLISH = frozenset(
-    """
-    a about after all also am an and any are as at be been before being both but by can cannot could did do does doing
-    done each for from get give given gets got had has have having he her hers him his how i if in into is it its itself
-    just know let like made make many may me might mine more most much must my need needs no not of on one or our ours
-    out over please shall she should so some such than that the their theirs them then there these they this those to
-    too under until up us very want was we were what whats when where whether which while who whom whose why will with
-    would you your yours tell explain describe show find help say says s t re ve ll d m don doesn didn isn aren
-    """.split()  # noqa: SIM905
-)
-
 _ABBREVIATION_TOO = frozenset({"ai", "am", "he", "it", "me", "or", "us", "re", "no", "so", "in", "do", "co", "va"})
 
 # Vietnamese words without marks that are words of no other language that we meet.
 _TELLING_FOLDED = (_VIETNAMESE_FOLDED | {"viec", "nguoi", "lam", "cach", "thoi"}) - (
     {"ai", "bi", "bao", "bang", "co", "da", "dang", "de", "rang", "tai", "va", "hay", "ma", "se", "tu", "nay"}
-    | _ENGLISH
+    | FUNCTION_WORDS
 )
 
 _PHRASES = {
@@ -167,23 +164,25 @@ _PHRASES = {
         r"|thi sao|la gi|hay khong|xin hoi|xin chao|cho (toi|minh|em) (hoi|biet)|vui long)(?!\w)",
         re.IGNORECASE,
     ),
-    "en": re.compile(
-        r"(?<!\w)(how (long|far|often|old|soon|big|large|fast)|what (kind|sort|type)s? of|what time|(could|can) you"
-        r"|according to the (documents?|text|context)|in the (documents?|text|context))(?!\w)",
-        re.IGNORECASE,
-    ),
+    "en": QUESTION_PHRASES,
 }
 
+# "When is", "until when?", but not the "when" of a condition: "when I lose it".
+_WHEN = (
+    r"when(?=[^\w\s]*$|\s+(am|is|are|was|were|do|does|did|can|could|may|must|shall|should|will|would|has|have|had"
+    r"|to)\b)"
+)
 _NUMBER_QUESTION = re.compile(
-    r"(?<!\w)(how (many|much|long|far|often|old|soon|big|large|fast)|when|what (time|date|year|size|number)|bao nhiêu"
-    r"|bao lâu|bao giờ|bao xa|khi nào|lúc nào|mấy|tối thiểu|tối đa|bao nhieu|bao lau|bao gio|khi nao|luc nao|may gio"
-    r"|minimum|maximum)(?!\w)",
+    rf"(?<!\w)(how (many|much|long|far|often|old|soon|big|large|fast)|{_WHEN}"
+    r"|what (time|date|year|size|number)|bao nhiêu|bao lâu|bao giờ|bao xa|khi nào|lúc nào|mấy|tối thiểu|tối đa"
+    r"|bao nhieu|bao lau|bao gio|khi nao|luc nao|may gio|minimum|maximum)(?!\w)",
     re.IGNORECASE,
 )
 
 _STEPS_QUESTION = re.compile(
-    r"(?<!\w)(how (do|does|can|could|should|would|to)|steps|procedure|làm thế nào|làm sao|như thế nào|thế nào|cách"
-    r"|các bước|quy trình|thủ tục|lam the nao|lam sao|nhu the nao|cac buoc|quy trinh|thu tuc)(?!\w)",
+    r"(?<!\w)(how (do|does|can|could|must|should|would|to)|what (can|do|must|shall|should) (i|we|you|one) do|steps"
+    r"|procedure|làm thế nào|làm sao|như thế nào|thế nào|(phải|cần|nên) làm gì|cách|các bước|quy trình|thủ tục"
+    r"|lam the nao|lam sao|nhu the nao|(phai|can|nen) lam gi|cac buoc|quy trinh|thu tuc)(?!\w)",
     re.IGNORECASE,
 )
 

@@ -17,6 +17,8 @@ from zlib import crc32
 
 import Stemmer
 
+from genaifactory_common.english import FUNCTION_WORDS, irregular_forms
+
 _WORD = re.compile(r"[^\W_]+")
 _MARKS = re.compile("[\u0300-\u036f]")
 _LONGEST_WORD = 64
@@ -28,16 +30,14 @@ _TONE_STYLES = {
 }
 _stemmers = threading.local()
 
-# Words that ask or join but name nothing. Vietnamese ones are listed with diacritics and matched without, too.
-_STOP_WORDS = """
-a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my no not of
-on or our shall should so such than that the their them then there these they this those to was we were what when where
-which who whom whose why will with would you your please tell explain describe about
+# Words that ask or join but name nothing. They are listed with diacritics and matched without, too.
+_VIETNAMESE_STOP_WORDS = """
 ai anh bao bị bởi các cách cái cần cho chị chưa có còn của cũng do đã đang đâu đây để đến đi được em gì giải thích hãy
 hay hiện hoặc hỏi khi không là làm lại lên mà mình mô tả mỗi một muốn nào này nên nếu ngay nhé như nhưng những nhiêu ở
 phải qua ra rằng rất sao sẽ sau tại tất cả thế thì theo tôi tới trên trong từ và vào vẫn vậy về vì việc với xin
 """
-_STOP = frozenset(_STOP_WORDS.split())
+# "máy" and "vé" as they are typed without diacritics name something.
+_STOP = (FUNCTION_WORDS - {"may", "ve"}).union(_VIETNAMESE_STOP_WORDS.split())
 # Syllables that are English words without their diacritics; as such they may name something.
 _ALSO_ENGLISH = frozenset(
     {"ban", "can", "dang", "do", "hang", "hay", "may", "me", "my", "no", "sang", "so", "ta", "tin", "to"}
@@ -90,6 +90,11 @@ def folded_id(word: Word) -> int:
     return _id(f"f:{word.folded}")
 
 
+def other_form_ids(word: Word) -> tuple[int, ...]:
+    """The ids of an English word's irregular forms, which its stem does not match: of "lost" for "lose"."""
+    return tuple(_id(f"f:{stem}") for stem in _irregular().get(word.folded, ()) if stem != word.folded)
+
+
 def exact_id(word: Word) -> int:
     """The id of the word as written."""
     return _id(f"x:{word.exact}")
@@ -121,6 +126,11 @@ def _stem(word: str) -> str:
     if stemmer is None:
         stemmer = _stemmers.english = Stemmer.Stemmer("english")
     return str(stemmer.stemWord(word))
+
+
+@lru_cache(maxsize=1)
+def _irregular() -> dict[str, tuple[str, ...]]:
+    return irregular_forms(_stem)
 
 
 @lru_cache(maxsize=262_144)

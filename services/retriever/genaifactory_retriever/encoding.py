@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 from genaifactory_common import minilm
+from genaifactory_common.english import QUESTION_PHRASES
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever import analysis, chunking, language, lexical, vectors
@@ -87,6 +88,7 @@ class EncodedQuery:
     """A query as both methods take it, before the index's statistics."""
 
     words: tuple[Word, ...]
+    """Without phrases that only ask."""
     weights: dict[int, float]
     dense: list[float] | None
     language: str
@@ -174,9 +176,10 @@ class Encoder:
         return self._encoded_query(text, dense)
 
     def _encode_query(self, text: str, dense: bool) -> EncodedQuery:
-        words = tuple(analysis.words(text))
+        weights = lexical.query_weights(analysis.words(text))
         vector = self._model.embed([text])[0].tolist() if dense else None
-        return EncodedQuery(words, lexical.query_weights(words), vector, language.detect(text))
+        asked = tuple(analysis.words(QUESTION_PHRASES.sub(" , ", text)))
+        return EncodedQuery(asked, weights, vector, language.detect(text))
 
     def close(self) -> None:
         """Lets the threads end."""

@@ -60,7 +60,8 @@ def query_weights(words: Sequence[Word]) -> dict[int, float]:
             weights[analysis.exact_id(word)] += _EXACT_WEIGHT * factor
             weights[analysis.folded_id(word)] += _FOLDED_WEIGHT * factor
         else:
-            weights[analysis.folded_id(word)] += factor
+            for term in (analysis.folded_id(word), *analysis.other_form_ids(word)):
+                weights[term] += factor
     for pair, factor in zip(analysis.pair_ids(list(words)), map(min, factors, factors[1:]), strict=True):
         weights[pair] += _PAIR_WEIGHT * factor
     heaviest = sorted(weights.items(), key=lambda item: (-item[1], item[0]))
@@ -96,9 +97,10 @@ def coverage(query: Sequence[Word], texts: Sequence[str], frequencies: Mapping[i
     wanted: dict[int, tuple[float, Callable[[frozenset[int]], float]]] = {}
     for word in informative:
         folded, exact = analysis.folded_id(word), analysis.exact_id(word)
+        forms = (folded, *analysis.other_form_ids(word))
         wanted[exact if word.marked else folded] = (
-            idf(frequencies.get(folded, 0), passages),
-            _held(exact, folded) if word.marked else _held(folded),
+            idf(sum(frequencies.get(form, 0) for form in forms), passages),
+            _held(exact, weaker=folded) if word.marked else _held(*forms),
         )
     if any(word.marked for word in informative):
         for pair in _informative_pairs(query):
@@ -112,9 +114,11 @@ def _terms(text: str) -> frozenset[int]:
     return frozenset(analysis.terms(analysis.words(text)))
 
 
-def _held(term: int, weaker: int | None = None) -> Callable[[frozenset[int]], float]:
+def _held(*same: int, weaker: int | None = None) -> Callable[[frozenset[int]], float]:
+    """What a text's terms hold of a word: all of it with one of the terms that are the `same`."""
+
     def share(terms: frozenset[int]) -> float:
-        if term in terms:
+        if not terms.isdisjoint(same):
             return 1.0
         return _FOLDED_COVERAGE if weaker in terms else 0.0
 
