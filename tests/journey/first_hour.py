@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.journey import shown
+from tests.journey.facts import FACTS
 from tests.journey.shown import Shown
 from tests.journey.terminal import Running, typed
 
@@ -30,12 +31,6 @@ ELSEWHERE = (
 )
 
 REFUSALS = ("I do not know", "Tôi không biết")
-# What a right answer holds. Questions that stand in none of these still have to be answered with a source.
-FACTS = {
-    "How many days of annual leave do I have?": "16 days",
-    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?": "16 ngày",
-    "What must I do when I lose my hardware key?": "security desk",
-}
 OWN_DOCUMENT = "# Leave\n\nEverybody has 42 days of annual leave per year at Bamboo Systems.\n"
 
 
@@ -69,7 +64,7 @@ class Newcomer:
         """A question is answered right, with its source."""
         question = re.search(r'"([^"]+)"', step.text)
         assert question, step
-        self.ask(step.text, FACTS.get(question[1], ""))
+        self.ask(step.text, _fact(question[1]))
 
     def ask(self, command: str, fact: str) -> str:
         """Types a question; the answer. Raises AssertionError unless it holds the fact and names a source."""
@@ -117,7 +112,7 @@ class Newcomer:
         assert len(questions) >= 3, banner
         for question in questions:
             text = question.partition('"')[2].rstrip('"')
-            self.ask(question, FACTS.get(text, ""))
+            self.ask(question, _fact(text))
         curl = re.search(r"^  (curl -N .*\\\n.*)$", banner, re.MULTILINE)
         assert curl, banner
         assert "data: [DONE]" in self.command(curl[1])
@@ -159,6 +154,11 @@ class Newcomer:
         """Leaves nothing running."""
         if self.platform is not None:
             self.platform.close()
+
+
+def _fact(question: str) -> str:
+    """Words of a right answer; empty for a question without an entry, which must still be answered with a source."""
+    return FACTS[question].words if question in FACTS else ""
 
 
 Play = Callable[[Newcomer, Shown], None]

@@ -65,3 +65,27 @@ def _commands(block: list[tuple[int, str]]) -> list[tuple[int, str]]:
         if text:
             commands.append((at, text))
     return commands
+
+
+# A question stands in quotes, or as the content of a message; "ask" takes one without a question mark, too.
+_QUESTION = re.compile(r'["“](\w[^"”\n{}<>$]*\s[^"”\n{}<>$]*\?)["”]|(?<!\w)ask\s+(?:-\S+\s+)*["“]([^"”\n{}$]+)["”]')
+
+
+def question_files(root: Path) -> list[Path]:
+    """Where a reader finds questions to ask: README, docs, charts, help of the command line, and the samples."""
+    local = root / "services" / "local" / "genaifactory_local"
+    return [
+        *pages(root),
+        *sorted((root / "charts").rglob("*.md")),
+        *sorted((root / "charts").rglob("*.txt")),
+        *sorted((root / "charts").rglob("*.yaml")),
+        *sorted(local.rglob("*.yaml")),
+        *sorted((local / "commands").glob("*.py")),
+        *sorted((local / "sample").rglob("*")),
+        local / "documents.py",
+    ]
+
+
+def questions(text: str) -> list[str]:
+    """The questions that a text shows, in its order, each once."""
+    return list(dict.fromkeys(found[1] or found[2] for found in _QUESTION.finditer(text)))

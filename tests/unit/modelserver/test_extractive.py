@@ -118,6 +118,45 @@ async def test_it_says_in_english_that_it_does_not_know(extractive: Extract, eng
     assert answer.startswith(UNKNOWN_EN)
 
 
+LOST_KEY = "A lost hardware key is reported to the IT desk within one hour."
+SECURITY = Document(
+    f"Passwords have at least 14 characters. {LOST_KEY}\n\n"
+    "Anybody who suspects an incident calls the IT desk at once. Days that are not taken are lost.",
+    title="IT security",
+    language="en",
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        (
+            "What must I do when I lose my hardware key?",
+            "A lost hardware key is reported to the IT desk within one hour.",
+        ),
+        (
+            "If I should lose the hardware key, what happens?",
+            "A lost hardware key is reported to the IT desk within one hour.",
+        ),
+        ("What must I do when I suspect an incident?", "Anybody who suspects an incident calls the IT desk at once."),
+        ("What happens to days that I do not take?", "Days that are not taken are lost."),
+    ],
+)
+async def test_a_question_with_a_condition_is_answered_with_the_sentence_on_that_condition(
+    extractive: Extract, question: str, sentence: str
+) -> None:
+    answer, _ = await extractive(question, documents=(SECURITY,))
+    assert quotes(answer) == [(sentence, 1)]
+
+
+@pytest.mark.parametrize(
+    "question", ["What must I do when I lose my passport?", "What must I do when my car breaks down?"]
+)
+async def test_a_condition_that_no_document_speaks_of_is_not_known(extractive: Extract, question: str) -> None:
+    answer, _ = await extractive(question, documents=(SECURITY,))
+    assert answer.startswith(UNKNOWN_EN)
+
+
 ANNUAL_LEAVE = Document(
     "Every employee has 16 days of paid annual leave. Requests for leave go to the manager.\n\n"
     "The warehouse opens at 7. Forklift drivers renew their licence at the depot.",

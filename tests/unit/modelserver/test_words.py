@@ -77,3 +77,35 @@ def test_marks_that_differ_are_another_syllable_where_both_sides_are_written_wit
 
 def test_an_endless_question_has_a_bounded_number_of_terms() -> None:
     assert len(Question(["before?", " ".join(f"w{i}" for i in range(9_000))]).terms) <= 48
+
+
+@pytest.mark.parametrize(
+    ("question", "is_asked"),
+    [
+        ("When is the office closed?", True),
+        ("The office closes when?", True),
+        ("Khi nào tôi được hoàn tiền?", True),
+        ("What must I do when I lose my key?", False),
+        ("When I travel abroad, who pays?", False),
+        ("Who pays when the laptop breaks?", False),
+    ],
+)
+def test_a_when_that_begins_a_condition_asks_for_no_time(question: str, is_asked: bool) -> None:
+    assert words.asks_for_number(question) is is_asked
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What must I do when I am sick?", "what do we do if it rains", "Tôi phải làm gì khi bị ốm?", "phai lam gi khi om"],
+)
+def test_what_to_do_asks_for_steps(question: str) -> None:
+    assert words.asks_for_steps(question)
+
+
+@pytest.mark.parametrize("forms", [("lose", "losing", "lost"), ("take", "taken", "took"), ("child", "children")])
+def test_irregular_forms_are_one_word(forms: tuple[str, ...]) -> None:
+    assert len({words.form(form).stem for form in forms}) == 1
+
+
+def test_the_noun_leave_is_not_the_past_of_a_verb() -> None:
+    assert words.form("leave").stem != words.form("left").stem

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from genaifactory_common import english
 from genaifactory_retriever import analysis, lexical
 
 
@@ -112,3 +113,36 @@ def test_coverage_is_the_share_of_informative_terms_that_the_best_passage_holds(
 def test_a_query_without_informative_words_gives_no_ground_to_doubt() -> None:
     assert CORPUS.coverage("what is it?") == 1.0
     assert Corpus().coverage("what is it?") == 0.0
+
+
+HANDBOOK = Corpus(
+    "A lost hardware key is reported to the IT desk within one hour.",
+    "Days that are not taken by then are lost; they are not paid out.",
+    "Mothers have six months of maternity leave.",
+    "Vé máy bay được đặt trước ít nhất 10 ngày.",
+)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What must I do when I lose my hardware key?",
+        "What happens to the days that I do not take?",
+        "Which days must I get to take?",
+        "How long is the maternity leave?",
+    ],
+)
+def test_words_that_only_oblige_or_ask_are_not_missed_in_a_passage(question: str) -> None:
+    asked = analysis.words(english.QUESTION_PHRASES.sub(" ", question))
+    assert lexical.coverage(asked, HANDBOOK.texts, HANDBOOK.frequencies, 4) == 1.0
+
+
+def test_an_irregular_form_finds_the_passages_of_the_others() -> None:
+    lost, taken, *_ = HANDBOOK.scores("losing keys")
+    assert min(lost, taken) > 0
+    assert HANDBOOK.scores("take")[1] > 0
+
+
+def test_a_vietnamese_word_without_marks_counts_though_it_looks_like_a_function_word() -> None:
+    assert HANDBOOK.coverage("ve may") == 1.0
+    assert HANDBOOK.coverage("ve may rua") < 0.9

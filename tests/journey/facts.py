@@ -1,0 +1,29 @@
+"""What a right answer to each question that we show holds: the one table for the first hour and for the tests.
+
+`make run` must answer every question that README, docs, banner, charts, help and samples show. Whoever shows another
+adds a line here: the document that says it, and words of the fact as the answer must have them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What an answer must hold."""
+
+    document: str
+    """Id of the document that it must cite."""
+    words: str
+
+
+FACTS = {
+    "How many days of annual leave do I have?": Fact("sample/leave.md", "16 days"),
+    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?": Fact("sample/nghi-phep.md", "16 ngày"),
+    "What must I do when I lose my hardware key?": Fact(
+        "sample/it-security.md", "A lost hardware key is reported to the IT desk within one hour."
+    ),
+    "Pin của cảm biến Lúa 3 dùng được bao lâu?": Fact("sample/san-pham.md", "bốn năm"),
+    "How long is the warranty of a gateway?": Fact("sample/products.md", "gateways of 24 months"),
+}
