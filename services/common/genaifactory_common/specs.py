@@ -97,7 +97,8 @@ class OpenAIBackend(Spec):
     dialect: Literal["compatible", "openai", "vllm"] = Field(
         default="compatible",
         description="What it understands beyond the common parameters: 'openai' (OpenAI's own API) names the output "
-        "limit max_completion_tokens; 'vllm' continues unfinished answers exactly and takes regex, choice and grammar.",
+        "limit max_completion_tokens; 'vllm' continues unfinished answers exactly and takes regex, choice, grammar, "
+        "top_k, min_p, repetition_penalty and chat_template_kwargs.",
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import sampling
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import jsonbody, rules
 
@@ -176,6 +177,13 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None  # without effect: there is no padding that hides lengths
 
 
+def _ranged(name: str) -> Any:
+    allowed = sampling.RANGES[name]
+    if allowed.above:
+        return Field(default=None, gt=allowed.least, le=allowed.most)
+    return Field(default=None, ge=allowed.least, le=allowed.most)
+
+
 class ChatCompletion(Body):
     """The body of POST /v1/chat/completions."""
 
@@ -183,25 +191,28 @@ class ChatCompletion(Body):
     messages: list[Message] = Field(min_length=1, max_length=rules.MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1, le=rules.MAX_OUTPUT_TOKENS)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=rules.MAX_OUTPUT_TOKENS)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1, le=2**31 - 1)
-    n: int | None = Field(default=None, ge=1, le=rules.MAX_N)
+    max_tokens: int | None = _ranged("max_tokens")
+    max_completion_tokens: int | None = _ranged("max_tokens")
+    temperature: float | None = _ranged("temperature")
+    top_p: float | None = _ranged("top_p")
+    top_k: int | None = _ranged("top_k")
+    min_p: float | None = _ranged("min_p")
+    n: int | None = _ranged("n")
     stop: (
         Annotated[
             Annotated[str, Field(min_length=1), Tag("~text")]
-            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=rules.MAX_STOPS), Tag("~list")],
+            | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=sampling.MAX_STOPS), Tag("~list")],
             _branch(text=str, list=list),
         ]
         | None
     ) = None
     seed: int | None = Field(default=None, ge=-(2**63), le=2**63 - 1)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = _ranged("frequency_penalty")
+    presence_penalty: float | None = _ranged("presence_penalty")
+    repetition_penalty: float | None = _ranged("repetition_penalty")
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=rules.MAX_TOP_LOGPROBS)
+    top_logprobs: int | None = Field(default=None, ge=0, le=sampling.MAX_TOP_LOGPROBS)
+    chat_template_kwargs: dict[str, Any] | None = None
     tools: list[Tool] | None = Field(default=None, max_length=rules.MAX_TOOLS)
     tool_choice: (
         Annotated[
@@ -294,6 +305,7 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
         user=body.user or body.safety_identifier or "",
         answer_only=True,  # which route, which passages, which verdict: for the record, not for clients
     )
+    sampling.check(request.sampling, prefix="")
     rules.check_messages(request.messages)
     rules.check_tools(request.tools, request.tool_choice)
     return request
@@ -306,7 +318,6 @@ def _check_together(body: ChatCompletion) -> None:
         raise InvalidArgument(
             "'max_tokens' and 'max_completion_tokens' differ; send one of them.", field="max_completion_tokens"
         )
-    rules.check_top_logprobs(bool(body.logprobs), body.top_logprobs or 0)
     form = body.response_format
     if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
         raise InvalidArgument(
@@ -345,6 +356,7 @@ def _message(message: Message) -> types_pb2.Message:
 
 
 def _sampling(body: ChatCompletion) -> types_pb2.Sampling:
+    kwargs = body.chat_template_kwargs
     # None leaves an optional field unset.
     return types_pb2.Sampling(
         temperature=body.temperature,
@@ -358,6 +370,9 @@ def _sampling(body: ChatCompletion) -> types_pb2.Sampling:
         n=body.n,
         logprobs=bool(body.logprobs),
         top_logprobs=body.top_logprobs or 0,
+        min_p=body.min_p,
+        repetition_penalty=body.repetition_penalty,
+        chat_template_kwargs=jsonbody.struct(kwargs, "chat_template_kwargs") if kwargs else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What both doors ask of a request beyond its form: the rules of a conversation, of tools and of sampling."""
+"""What both doors ask of a request beyond its form: the rules of a conversation and of tools."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import sampling
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway.jsonbody import check_text
 
@@ -15,10 +16,6 @@ MAX_MESSAGES = 2048
 MAX_PARTS = 1024
 MAX_TEXTS = 2048
 MAX_TOOLS = 128
-MAX_STOPS = 4
-MAX_N = 16
-MAX_TOP_LOGPROBS = 20
-MAX_OUTPUT_TOKENS = 1_000_000
 MAX_NAME_CHARACTERS = 128
 MAX_USER_CHARACTERS = 256
 MAX_CORRECTION_CHARACTERS = 100_000
@@ -85,7 +82,7 @@ def check_chat(request: gateway_pb2.ChatRequest) -> None:
         check_text(message.content, f"messages[{index}].content")
     check_messages(request.messages)
     check_tools(request.tools, request.tool_choice)
-    _check_sampling(request.sampling)
+    sampling.check(request.sampling)
 
 
 def check_texts(texts: Iterable[str], field: str) -> None:
@@ -98,35 +95,6 @@ def check_texts(texts: Iterable[str], field: str) -> None:
     if index < 0:
         raise InvalidArgument(f"'{field}' must hold at least one text.", field=field)
     _at_most(field, index + 1, MAX_TEXTS)
-
-
-def _check_sampling(sampling: types_pb2.Sampling) -> None:
-    for name, low, high in (
-        ("temperature", 0.0, 2.0),
-        ("frequency_penalty", -2.0, 2.0),
-        ("presence_penalty", -2.0, 2.0),
-        ("top_k", 1, 2**31 - 1),
-        ("max_tokens", 1, MAX_OUTPUT_TOKENS),
-        ("n", 1, MAX_N),
-    ):
-        if sampling.HasField(name) and not low <= getattr(sampling, name) <= high:  # type: ignore[arg-type]  # literals
-            raise InvalidArgument(f"'sampling.{name}' must be {low} to {high}.", field=f"sampling.{name}")
-    if sampling.HasField("top_p") and not 0 < sampling.top_p <= 1:
-        raise InvalidArgument("'sampling.top_p' must be above 0 and at most 1.", field="sampling.top_p")
-    _at_most("sampling.stop", len(sampling.stop), MAX_STOPS)
-    for index, stop in enumerate(sampling.stop):
-        if not stop:
-            raise InvalidArgument("A stop text must not be empty.", field=f"sampling.stop[{index}]")
-    check_top_logprobs(sampling.logprobs, sampling.top_logprobs, "sampling.")
-
-
-def check_top_logprobs(logprobs: bool, top_logprobs: int, prefix: str = "") -> None:
-    """Raises InvalidArgument unless top_logprobs is in range and asked for together with logprobs."""
-    field = f"{prefix}top_logprobs"
-    if top_logprobs > MAX_TOP_LOGPROBS:
-        raise InvalidArgument(f"'{field}' must be 0 to {MAX_TOP_LOGPROBS}.", field=field)
-    if top_logprobs and not logprobs:
-        raise InvalidArgument(f"'{field}' needs '{prefix}logprobs' to be true.", field=field)
 
 
 def estimated_tokens(texts: Iterable[str]) -> int:

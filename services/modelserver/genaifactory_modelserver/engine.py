@@ -123,6 +123,8 @@ class Sampling:
     seed: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     n: int = 1
     logprobs: bool = False
     top_logprobs: int = 0
@@ -139,6 +141,8 @@ class Generation:
     continue_final_message: bool = False
     """The last message is the beginning of the answer."""
     documents: tuple[Document, ...] = ()
+    chat_template_kwargs: Mapping[str, str | bool | float] = field(default_factory=dict)
+    """Variables of the chat template, for an engine that has one."""
     sampling: Sampling = field(default_factory=Sampling)
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import engine_specs
+from genaifactory_common import engine_specs, sampling
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_modelserver.engine import (
     Document,
@@ -32,8 +32,6 @@ from genaifactory_modelserver.engine import (
 MAX_MESSAGES = 10_000
 MAX_DOCUMENTS = 256
 MAX_TOOLS = 128
-MAX_STOPS = 4
-MAX_STOP_CHARACTERS = 1_000
 MAX_CHOICES = 10_000
 MAX_PATTERN_CHARACTERS = 100_000
 MAX_EMBEDDED_TEXTS = 2_048
@@ -66,6 +64,7 @@ def generation(request: modelserver_pb2.GenerateRequest, *, tenant: str) -> Gene
             f"The priority {request.priority} is unknown; take INTERACTIVE or BATCH.", field="priority"
         )
     _at_most("documents", len(request.documents), MAX_DOCUMENTS, "passages")
+    sampling.check(request.sampling)
     tools = _tools(request)
     return Generation(
         model=request.model,
@@ -73,6 +72,7 @@ def generation(request: modelserver_pb2.GenerateRequest, *, tenant: str) -> Gene
         prompt=request.prompt if source == "prompt" else None,
         continue_final_message=request.conversation.continue_final_message,
         documents=tuple(_document(passage) for passage in request.documents),
+        chat_template_kwargs=sampling.template_kwargs(request.sampling),
         sampling=_sampling(request.sampling),
         tools=tools,
         tool_choice=_tool_choice(request.tool_choice, tools),
@@ -176,47 +176,23 @@ def _document(passage: types_pb2.Passage) -> Document:
     )
 
 
-def _sampling(sampling: types_pb2.Sampling) -> Sampling:
-    has = sampling.HasField
-    found = Sampling(
-        temperature=sampling.temperature if has("temperature") else None,
-        top_p=sampling.top_p if has("top_p") else None,
-        top_k=sampling.top_k if has("top_k") else None,
-        max_tokens=sampling.max_tokens if has("max_tokens") else None,
-        stop=tuple(sampling.stop),
-        seed=sampling.seed if has("seed") else None,
-        frequency_penalty=sampling.frequency_penalty if has("frequency_penalty") else None,
-        presence_penalty=sampling.presence_penalty if has("presence_penalty") else None,
-        n=sampling.n if has("n") else 1,
-        logprobs=sampling.logprobs,
-        top_logprobs=sampling.top_logprobs,
+def _sampling(wanted: types_pb2.Sampling) -> Sampling:
+    has = wanted.HasField
+    return Sampling(
+        temperature=wanted.temperature if has("temperature") else None,
+        top_p=wanted.top_p if has("top_p") else None,
+        top_k=wanted.top_k if has("top_k") else None,
+        max_tokens=wanted.max_tokens if has("max_tokens") else None,
+        stop=tuple(wanted.stop),
+        seed=wanted.seed if has("seed") else None,
+        frequency_penalty=wanted.frequency_penalty if has("frequency_penalty") else None,
+        presence_penalty=wanted.presence_penalty if has("presence_penalty") else None,
+        min_p=wanted.min_p if has("min_p") else None,
+        repetition_penalty=wanted.repetition_penalty if has("repetition_penalty") else None,
+        n=wanted.n if has("n") else 1,
+        logprobs=wanted.logprobs,
+        top_logprobs=wanted.top_logprobs,
     )
-    _in_range("temperature", found.temperature, 0, 2)
-    _in_range("frequency_penalty", found.frequency_penalty, -2, 2)
-    _in_range("presence_penalty", found.presence_penalty, -2, 2)
-    _in_range("n", found.n, 1, 16)
-    _in_range("top_logprobs", found.top_logprobs, 0, 20)
-    # Not written as `top_p <= 0`: a NaN would pass.
-    if found.top_p is not None and not 0 < found.top_p <= 1:
-        raise InvalidArgument(f"top_p is {found.top_p:g}; it must be above 0 and at most 1.", field="sampling.top_p")
-    for name, value in (("top_k", found.top_k), ("max_tokens", found.max_tokens)):
-        if value is not None and value < 1:
-            raise InvalidArgument(f"{name} is {value}; it must be at least 1.", field=f"sampling.{name}")
-    if found.top_logprobs and not found.logprobs:
-        raise InvalidArgument("top_logprobs needs logprobs.", field="sampling.top_logprobs")
-    _at_most("sampling.stop", len(found.stop), MAX_STOPS, "stop texts")
-    for i, text in enumerate(found.stop):
-        if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
-            raise InvalidArgument(
-                f"A stop text has 1 to {MAX_STOP_CHARACTERS} characters, this one {len(text)}.",
-                field=f"sampling.stop[{i}]",
-            )
-    return found
-
-
-def _in_range(name: str, value: float | None, least: int, most: int) -> None:
-    if value is not None and not least <= value <= most:
-        raise InvalidArgument(f"{name} is {value:g}; it must be {least} to {most}.", field=f"sampling.{name}")
 
 
 def _tools(request: modelserver_pb2.GenerateRequest) -> tuple[Tool, ...]:

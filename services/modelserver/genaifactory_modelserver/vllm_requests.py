@@ -147,6 +147,7 @@ class Preparing:
 
     def _chat_params(self, request: Generation) -> ChatParams:
         kwargs: dict[str, Any] = {
+            **request.chat_template_kwargs,
             "add_generation_prompt": not request.continue_final_message,
             "continue_final_message": request.continue_final_message,
             "tokenize": False,
@@ -185,9 +186,11 @@ class Preparing:
         wanted = request.sampling
         chosen = {
             name: value
-            for name in ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty")
+            for name in (
+                "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty",
+            )
             if (value := getattr(wanted, name)) is not None
-        }
+        }  # fmt: skip
         room = self._model.max_model_len - prompt_tokens
         asked = wanted.max_tokens if wanted.max_tokens is not None else self._max_tokens
         structured = _structured(request.output_format)

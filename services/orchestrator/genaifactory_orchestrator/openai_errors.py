@@ -28,7 +28,7 @@ _FIELDS = {
         name: f"sampling.{name}"
         for name in (
             "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "n", "logprobs", "top_logprobs",
-            "frequency_penalty", "presence_penalty",
+            "frequency_penalty", "presence_penalty", "min_p", "repetition_penalty", "chat_template_kwargs",
         )
     },
     "max_completion_tokens": "sampling.max_tokens",

@@ -149,7 +149,7 @@ def _sampling(backend: specs.OpenAIBackend, sampling: types_pb2.Sampling) -> dic
     body: dict[str, Any] = {}
     for name in ("temperature", "top_p", "frequency_penalty", "presence_penalty"):
         if sampling.HasField(name):
-            body[name] = float(f"{getattr(sampling, name):.7g}")  # 0.7, and not its 32-bit neighbour
+            body[name] = _short(getattr(sampling, name))
     if sampling.HasField("max_tokens"):
         body["max_completion_tokens" if backend.dialect == "openai" else "max_tokens"] = sampling.max_tokens
     if sampling.HasField("seed"):
@@ -161,11 +161,22 @@ def _sampling(backend: specs.OpenAIBackend, sampling: types_pb2.Sampling) -> dic
     if sampling.logprobs:
         body["logprobs"] = True
         body["top_logprobs"] = sampling.top_logprobs
-    if sampling.HasField("top_k"):
+    for name in ("top_k", "min_p", "repetition_penalty", "chat_template_kwargs"):
+        if not sampling.HasField(name):  # type: ignore[arg-type]  # a name of the message
+            continue
         if backend.dialect != "vllm":
-            raise _unsupported("top_k", "sampling.top_k")
-        body["top_k"] = sampling.top_k
+            raise _unsupported(name, f"sampling.{name}")
+        value = getattr(sampling, name)
+        if isinstance(value, struct_pb2.Struct):
+            body[name] = _plain(value)
+        else:
+            body[name] = _short(value) if isinstance(value, float) else value
     return body
+
+
+def _short(value: float) -> float:
+    """0.7, and not its 32-bit neighbour."""
+    return float(f"{value:.7g}")
 
 
 def _tool(tool: types_pb2.Tool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from google.protobuf import struct_pb2
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import sampling
 from genaifactory_common.errors import InvalidArgument, TooLarge
 
 _MAX_MESSAGES = 1000
@@ -52,11 +53,13 @@ class Question:
         return {field: text for field, text in ids.items() if text}
 
     def settings(self) -> dict[str, str]:
-        """The texts beside the messages that reach the model, by their field: tools, stops and the output's form."""
+        """The texts beside the messages that reach the model, by their field: tools, stops, variables of
+        the chat template and the output's form."""
         texts = {
             f"tools[{i}]": _lines(tool.description, *_strings(tool.parameters)) for i, tool in enumerate(self.tools)
         }
         texts["sampling.stop"] = _lines(*self.sampling.stop)
+        texts["sampling.chat_template_kwargs"] = _lines(*_strings(self.sampling.chat_template_kwargs))
         if form := self.output_format:
             texts["output_format"] = _lines(*_strings(form.json_schema), form.regex, *form.choice.values, form.grammar)
         return {field: text for field, text in texts.items() if text}
@@ -72,7 +75,7 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
     if len(request.user) > 256:
         raise TooLarge("user must have at most 256 characters.", field="user")
     _check_messages(request.messages)
-    _check_sampling(request.sampling)
+    sampling.check(request.sampling)
     _check_tools(request)
     return Question(
         request_id=request.request_id,
@@ -140,33 +143,6 @@ def _check_messages(messages: Sequence[types_pb2.Message]) -> None:
         )
     if sum(len(message.content) for message in messages) > _MAX_CHARACTERS:
         raise TooLarge(f"messages must have at most {_MAX_CHARACTERS} characters together.", field="messages")
-
-
-# Field, lowest and highest value; the lowest of top_p is not reached.
-_RANGES = (
-    ("temperature", 0.0, 2.0),
-    ("top_p", 0.0, 1.0),
-    ("top_k", 1, 1_000_000),
-    ("max_tokens", 1, 10_000_000),
-    ("frequency_penalty", -2.0, 2.0),
-    ("presence_penalty", -2.0, 2.0),
-    ("n", 1, 16),
-)
-
-
-def _check_sampling(sampling: types_pb2.Sampling) -> None:
-    for name, low, high in _RANGES:
-        value = getattr(sampling, name)
-        if sampling.HasField(name) and not low <= value <= high:  # type: ignore[arg-type]  # a name of the message
-            raise InvalidArgument(f"{name} must be {low} to {high}.", field=f"sampling.{name}")
-    if sampling.HasField("top_p") and sampling.top_p == 0:
-        raise InvalidArgument("top_p must be above 0.", field="sampling.top_p")
-    if len(sampling.stop) > 4 or not all(sampling.stop):
-        raise InvalidArgument("stop must be at most 4 texts, none empty.", field="sampling.stop")
-    if sampling.top_logprobs > 20:
-        raise InvalidArgument("top_logprobs must be 0 to 20.", field="sampling.top_logprobs")
-    if sampling.top_logprobs and not sampling.logprobs:
-        raise InvalidArgument("top_logprobs needs logprobs.", field="sampling.top_logprobs")
 
 
 def _check_tools(request: orchestrator_pb2.AnswerRequest) -> None:

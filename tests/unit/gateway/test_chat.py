@@ -109,6 +109,9 @@ async def test_the_request_reaches_the_orchestrator_as_it_was_meant(gateway: Any
         logprobs=True,
         top_logprobs=2,
         presence_penalty=1,
+        min_p=0.25,
+        repetition_penalty=1.5,
+        chat_template_kwargs={"enable_thinking": False},
         tools=[
             {
                 "type": "function",
@@ -136,6 +139,8 @@ async def test_the_request_reaches_the_orchestrator_as_it_was_meant(gateway: Any
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_tokens) == (0, 0.5, 40, 9)
     assert (list(sampling.stop), sampling.seed, sampling.n) == (["END"], -5, 2)
     assert (sampling.logprobs, sampling.top_logprobs, sampling.presence_penalty) == (True, 2, 1)
+    assert (sampling.min_p, sampling.repetition_penalty) == (0.25, 1.5)
+    assert dict(sampling.chat_template_kwargs) == {"enable_thinking": False}
     assert not sampling.HasField("frequency_penalty")
     assert dict(sent.tools[0].parameters)["type"] == "object"
     assert (sent.tool_choice.mode, sent.tool_choice.name) == (types_pb2.ToolChoice.MODE_NAMED, "f")

@@ -155,6 +155,9 @@ def test_a_request_is_read_as_it_was_written() -> None:
                 "seed": "-4",
                 "n": 16,
                 "stop": ["x"],
+                "min_p": 0.5,
+                "repetition_penalty": 1.5,
+                "chat_template_kwargs": {"enable_thinking": False, "budget": 512, "share": 0.5, "tone": "brief"},
             },
             "tools": [{"name": "f", "parameters": parameters, "strict": True}],
             "tool_choice": {"mode": "MODE_NAMED", "name": "f"},
@@ -168,6 +171,9 @@ def test_a_request_is_read_as_it_was_written() -> None:
     assert read.documents[0].headings == ("A", "B")
     assert read.documents[0].starts_inside
     assert (read.sampling.temperature, read.sampling.top_p, read.sampling.seed, read.sampling.n) == (0, 1, -4, 16)
+    assert (read.sampling.min_p, read.sampling.repetition_penalty) == (0.5, 1.5)
+    assert read.chat_template_kwargs == {"enable_thinking": False, "budget": 512, "share": 0.5, "tone": "brief"}
+    assert type(read.chat_template_kwargs["budget"]) is int
     assert read.tools[0].parameters == parameters
     assert type(read.tools[0].parameters["properties"]["days"]["maximum"]) is int
     assert read.tool_choice == ToolChoice("named", "f")

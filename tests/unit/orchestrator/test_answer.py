@@ -185,10 +185,14 @@ def _schema(description: str) -> struct_pb2.Struct:
         ("tools[0]", {"tools": [types_pb2.Tool(name="f", description="call 0912345678")]}),
         ("tools[0]", {"tools": [types_pb2.Tool(name="f", parameters=_schema("0912345678"))]}),
         ("sampling.stop", {"sampling": types_pb2.Sampling(stop=["0912345678"])}),
+        (
+            "sampling.chat_template_kwargs",
+            {"sampling": types_pb2.Sampling(chat_template_kwargs={"tone": "0912345678"})},
+        ),
         ("output_format", {"output_format": types_pb2.OutputFormat(json_schema=_schema("0912345678"))}),
         ("output_format", {"output_format": types_pb2.OutputFormat(regex="0912345678")}),
     ],
-    ids=["tool", "tool's schema", "stop", "output's schema", "regex"],
+    ids=["tool", "tool's schema", "stop", "template", "output's schema", "regex"],
 )
 @pytest.mark.parametrize("action", ["mask", "block"])
 async def test_what_reaches_the_model_beside_the_messages_is_refused_where_they_would_be_masked(

@@ -137,7 +137,8 @@ class TestWhatIsSent:
         backend, upstream = await begin(answer("a", "b"), dialect="vllm")
         sampling = types_pb2.Sampling(
             temperature=0.7, top_p=0.9, top_k=40, max_tokens=64, stop=["\n"], seed=-3, frequency_penalty=0.1,
-            presence_penalty=-0.1, n=2, logprobs=True, top_logprobs=3,
+            presence_penalty=-0.1, n=2, logprobs=True, top_logprobs=3, min_p=0.05, repetition_penalty=1.1,
+            chat_template_kwargs={"enable_thinking": False, "budget": 512, "tone": "brief"},
         )  # fmt: skip
         stream = (*text("a"), chunk({"content": "b"}, index=1), chunk(index=1, finish="stop"), *ending())
         backend, upstream = await begin(Reply(stream), dialect="vllm")
@@ -146,6 +147,8 @@ class TestWhatIsSent:
         assert {name: sent[name] for name in sent if name not in ("model", "messages", "stream", "stream_options")} == {
             "temperature": 0.7, "top_p": 0.9, "top_k": 40, "max_tokens": 64, "stop": ["\n"], "seed": -3,
             "frequency_penalty": 0.1, "presence_penalty": -0.1, "n": 2, "logprobs": True, "top_logprobs": 3,
+            "min_p": 0.05, "repetition_penalty": 1.1,
+            "chat_template_kwargs": {"enable_thinking": False, "budget": 512, "tone": "brief"},
         }  # fmt: skip
         assert sent["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
@@ -243,11 +246,20 @@ class TestWhatIsSent:
         assert failed.remedy is Remedy.NEXT
         assert upstream.requests == []
 
-    async def test_top_k_is_refused_where_it_would_be_ignored(self, begin: Begin) -> None:
-        backend, _ = await begin(answer("a"))
-        failed = await fail(backend, Prompt((QUESTION,), sampling=types_pb2.Sampling(top_k=5)))
+    @pytest.mark.parametrize(
+        "asked",
+        [{"top_k": 5}, {"min_p": 0.1}, {"repetition_penalty": 1.1}, {"chat_template_kwargs": {"a": True}}],
+        ids=str,
+    )
+    @pytest.mark.parametrize("dialect", ["compatible", "openai"])
+    async def test_what_the_api_has_no_name_for_is_refused_where_it_would_be_ignored(
+        self, begin: Begin, asked: dict[str, Any], dialect: str
+    ) -> None:
+        backend, upstream = await begin(answer("a"), dialect=dialect)
+        failed = await fail(backend, Prompt((QUESTION,), sampling=types_pb2.Sampling(**asked)))
         assert isinstance(failed.error, errors.InvalidArgument)
-        assert failed.error.field == "sampling.top_k"
+        assert failed.error.field == f"sampling.{next(iter(asked))}"
+        assert upstream.requests == []
 
 
 class TestWhatIsRead:

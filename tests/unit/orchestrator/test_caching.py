@@ -91,6 +91,11 @@ def changed_factory(old: str, new: str) -> Callable[[Any], dict[str, Any]]:
         pytest.param(changed(messages=[user("Hi"), user("How many days of leave?")]), id="another conversation"),
         pytest.param(changed(sampling=types_pb2.Sampling(max_tokens=5)), id="another token limit"),
         pytest.param(changed(sampling=types_pb2.Sampling(temperature=0.7)), id="sampling that varies"),
+        pytest.param(changed(sampling=types_pb2.Sampling(min_p=0.1)), id="another min_p"),
+        pytest.param(changed(sampling=types_pb2.Sampling(repetition_penalty=1.1)), id="another repetition penalty"),
+        pytest.param(
+            changed(sampling=types_pb2.Sampling(chat_template_kwargs={"a": 1})), id="another template variable"
+        ),
         pytest.param(changed(sampling=types_pb2.Sampling(n=2)), id="several choices"),
         pytest.param(changed(sampling=types_pb2.Sampling(logprobs=True)), id="logprobs"),
         pytest.param(changed(tools=[types_pb2.Tool(name="f")]), id="tools"),
