@@ -148,12 +148,17 @@ async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(platform_p
             await asyncio.sleep(0.1)
 
 
-async def test_on_its_first_run_it_lets_nobody_in_before_the_documents_are_read(tmp_path: Path) -> None:
+async def test_it_answers_from_what_is_read_so_far_and_says_while_reading_goes_on(tmp_path: Path) -> None:
     folder, handbook = tmp_path / "state", tmp_path / "handbook"
-    _write_many(handbook, 60)
+    _write_many(handbook, 400)
     (handbook / "zebra.md").write_text("# Zebra\n\nThe zebra of the office is called Anneliese.\n")  # read last
 
-    async def first_answer() -> str:
+    async def ask(client: openai.AsyncOpenAI) -> tuple[str, Any]:
+        question: Any = {"role": "user", "content": "What is the zebra of the office called?"}
+        answer = await client.chat.completions.create(model="rag", messages=[question])
+        return answer.choices[0].message.content or "", (answer.model_extra or {}).get("reading")
+
+    async def asked_from_the_start() -> tuple[str, Any]:
         while True:
             try:
                 held, endpoints = await asyncio.to_thread(state.find_running, folder)
@@ -162,14 +167,23 @@ async def test_on_its_first_run_it_lets_nobody_in_before_the_documents_are_read(
                 await asyncio.sleep(0.01)
         key = await asyncio.to_thread(state.development_key, held)
         async with openai.AsyncOpenAI(base_url=f"{endpoints.http_url}/v1", api_key=key) as client:
-            question: Any = {"role": "user", "content": "What is the zebra of the office called?"}
-            answer = await client.chat.completions.create(model="rag", messages=[question])
-        return answer.choices[0].message.content or ""
+            return await ask(client)
 
-    asking = asyncio.create_task(first_answer())
+    asking = asyncio.create_task(asked_from_the_start())
     async with testing.started(folder, str(handbook)) as process:
-        assert "Anneliese" in await asking
-        assert "answers from what it knows" not in process.output
+        text, reading = await asking
+        assert "The documents are still being read" in text
+        assert reading["documents_total"] == 401
+        assert reading["documents_done"] < 401
+        before, _, after = process.output.partition("401 new")
+        assert "answers already, from what is read so far" in before
+        assert "Ready" in after
+        platform = process.platform
+        async with openai.AsyncOpenAI(base_url=platform.openai_url, api_key=platform.key) as client:
+            text, reading = await ask(client)
+        assert "Anneliese" in text
+        assert "still being read" not in text
+        assert reading is None
 
 
 async def test_a_stop_while_it_reads_its_first_documents_ends_it_in_good_order(tmp_path: Path) -> None:
@@ -214,7 +228,6 @@ async def test_a_document_that_is_gone_from_its_folder_is_forgotten_by_the_next_
     (handbook / "old.md").unlink()
     (handbook / "moved.md").rename(handbook / "parking.md")
     async with testing.started(folder, str(handbook)) as process:
-        assert "answers from what it knows" in process.output
         assert "Documents: 1 new, 2 removed, 1 unchanged" in process.output
         for question, answer, source in (
             ("When is the fountain lit in violet?", None, None),

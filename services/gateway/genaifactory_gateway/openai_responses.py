@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -15,6 +16,8 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors
 from genaifactory_common.errors import FactoryError
 from genaifactory_gateway.admission import Offer
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 DONE = b"data: [DONE]\n\n"
 
@@ -69,6 +72,18 @@ def _logprobs(tokens: Iterable[types_pb2.TokenLogprob]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
+def _reading(done: orchestrator_pb2.AnswerDone) -> dict[str, Any]:
+    """Our own field, which is there only while documents are being read."""
+    if not done.HasField("reading"):
+        return {}
+    return {
+        "reading": {
+            "documents_done": done.reading.documents_done,
+            "documents_total": done.reading.documents_total,
+        }
+    }
+
+
 class Completion:
     """Gathers the events of an answer into one chat.completion."""
 
@@ -110,6 +125,7 @@ class Completion:
                 "choices": [self._choice(index, done) for index in range(len(self._texts))],
                 "usage": usage(done.usage),
             }
+            | _reading(done)
         )
 
     def _choice(self, index: int, done: orchestrator_pb2.AnswerDone) -> dict[str, Any]:
@@ -176,17 +192,24 @@ class Chunks:
         for index in range(self._choices):
             annotations = _annotations(done.citations) if index == 0 else []
             delta = {"annotations": annotations} if annotations else {}
-            parts.append(self._chunk(index, delta, None, _finish_reason(done, index)))
+            parts.append(self._chunk(index, delta, None, _finish_reason(done, index), _reading(done)))
         if self._include_usage:
             parts.append(self._head + b'],"usage":' + orjson.dumps(usage(done.usage)) + b"}\n\n")
         parts.append(DONE)
         return b"".join(parts)
 
     def _chunk(
-        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, finish_reason: str | None
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: dict[str, Any] | None,
+        finish_reason: str | None,
+        more: Mapping[str, Any] = _NOTHING,
     ) -> bytes:
+        """more: further fields of the chunk."""
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._head + orjson.dumps(choice) + self._tail
+        fields = b"," + orjson.dumps(dict(more))[1:-1] if more else b""
+        return self._head + orjson.dumps(choice) + b"]" + fields + self._tail[1:]
 
 
 def error_body(error: FactoryError) -> bytes:

@@ -153,6 +153,7 @@ def _chat_response(event: orchestrator_pb2.AnswerResponse, request_id: str) -> g
             citations=done.citations,
             model=done.model,
             cached=done.cached,
+            reading=done.reading if done.HasField("reading") else None,
         ),
     )
 

@@ -46,6 +46,8 @@ class Answer:
     """As OpenAI's url_citation: number, title, url, document_id, passage_id, start_index, end_index."""
     finish_reason: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+    reading: dict[str, int] = field(default_factory=dict)
+    """How far documents were read, while they were: documents_done, documents_total."""
 
     def sources(self) -> dict[int, dict[str, Any]]:
         """The cited passages by their number, each once."""
@@ -98,6 +100,7 @@ def _pieces(response: httpx.Response, answer: Answer) -> Iterator[str]:
         if "error" in chunk:
             raise _from_body(chunk)
         answer.usage = chunk.get("usage") or answer.usage
+        answer.reading = chunk.get("reading") or answer.reading
         for choice in chunk.get("choices", ()):
             delta = choice.get("delta", {})
             answer.finish_reason = choice.get("finish_reason") or answer.finish_reason

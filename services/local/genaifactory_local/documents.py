@@ -139,11 +139,19 @@ async def ingest(
     summary = Summary()
     stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
     header = retriever_pb2.DocumentHeader(allowed_groups=list(groups), metadata=dict(metadata or {}))
-    for batch in _batches(documents, _DOCUMENTS_PER_CALL):
+    waiting = list(documents)
+    total = len(waiting)
+    for number, batch in enumerate(_batches(waiting, _DOCUMENTS_PER_CALL), start=1):
         sign_in()
+        opened = retriever_pb2.IngestOpen(
+            knowledge_base=knowledge_base,
+            documents_total=total,
+            documents_before=summary.done,
+            continues=number * _DOCUMENTS_PER_CALL < total,
+        )
         try:
             async with Duplex(stub.Ingest, timeout_seconds=_CALL_TIMEOUT_SECONDS) as call, asyncio.TaskGroup() as tasks:
-                sending = tasks.create_task(_send(call, knowledge_base, batch, header, summary))
+                sending = tasks.create_task(_send(call, opened, batch, header, summary, on_progress))
                 async for response in call:
                     _count(summary, response)
                     on_progress(summary)
@@ -168,14 +176,6 @@ async def remove(
     return deleted
 
 
-async def count(channel: grpc.aio.Channel, knowledge_base: str) -> int:
-    """Documents of the current caller's tenant in the index that serves. Raises FactoryError."""
-    stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
-    request = retriever_pb2.ListIndexesRequest(knowledge_base=knowledge_base)
-    response = await channels.unary(stub.ListIndexes, request, timeout_seconds=_CALL_TIMEOUT_SECONDS)
-    return sum(index.documents for index in response.indexes if index.state == retriever_pb2.INDEX_STATE_ACTIVE)
-
-
 def _endings() -> str:
     return ", ".join(sorted(formats.BY_ENDING))
 
@@ -197,14 +197,16 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 async def _send(
     call: Duplex,
-    knowledge_base: str,
+    opened: retriever_pb2.IngestOpen,
     batch: list[Document],
     header: retriever_pb2.DocumentHeader,
     summary: Summary,
+    on_progress: Callable[[Summary], None],
 ) -> None:
     request = retriever_pb2.IngestRequest
-    await call.send(request(open=retriever_pb2.IngestOpen(knowledge_base=knowledge_base)))
+    await call.send(request(open=opened))
     await call.accepted()
+    on_progress(summary)  # from here on the retriever's searches report how far the upload is
     for document in batch:
         data = await asyncio.to_thread(_read, document.path)
         if isinstance(data, str):

@@ -31,29 +31,22 @@ class Reading:
     found: documents.Found
     console: Console
 
-    async def is_first(self, retriever: str) -> bool:
-        """Whether the knowledge base holds nothing of the tenant yet; False if it cannot be asked: `read` says why."""
-        self._sign_in()
-        async with channels.connect(retriever) as channel:
-            try:
-                return await documents.count(channel, self.knowledge_base) == 0
-            except FactoryError:
-                return False
-
-    async def read(self, retriever: str) -> None:
+    async def read(self, retriever: str, begun: asyncio.Event) -> None:
         """Brings the knowledge base to what the folders hold, and says on the console what became of it.
 
-        retriever: its gRPC address.
+        retriever: its gRPC address. begun: set when answers say that reading goes on, or when it has ended.
         """
         try:
-            summary = await self._read(retriever)
+            summary = await self._read(retriever, begun)
         except (FactoryError, OSError) as error:  # OSError: the state folder takes no more
             why = error.message if isinstance(error, FactoryError) else f"{error.filename}: {error.strerror}"
             self.console.print(f"[red]The documents were not ingested:[/red] {escape(why)}", soft_wrap=True)
         else:
             progress.print_summary(self.console, summary, self.found.skipped)
+        finally:
+            begun.set()
 
-    async def _read(self, retriever: str) -> documents.Summary:
+    async def _read(self, retriever: str, begun: asyncio.Event) -> documents.Summary:
         known = await asyncio.to_thread(taken, self.state, self.tenant, self.knowledge_base)
         here = {document.document_id for document in self.found.documents}
         folders = tuple(f"{folder}/" for folder in self.found.folders)
@@ -66,8 +59,13 @@ class Reading:
                 record, self.state, self.tenant, self.knowledge_base, known.difference(gone).union(here)
             )
             with progress.bar(self.console, len(self.found.documents)) as report:
+
+                def on_progress(summary: documents.Summary) -> None:
+                    begun.set()
+                    report(summary)
+
                 summary = await documents.ingest(
-                    channel, self._sign_in, self.knowledge_base, self.found.documents, on_progress=report
+                    channel, self._sign_in, self.knowledge_base, self.found.documents, on_progress=on_progress
                 )
         summary.removed = removed
         return summary

@@ -10,10 +10,8 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import uvloop
 from rich.console import Console
@@ -101,11 +99,13 @@ def _told(error: Exception, options: Options, log: Path) -> FactoryError:
 
 async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, console: Console, started: float) -> None:
     stop = asyncio.Event()
+    begun = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
             os._exit(130)
         stop.set()
+        begun.set()
         console.print("Stopping; Ctrl-C again ends it at once.")
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -117,53 +117,41 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
         telemetry=telemetry,
     )
     wanted = _reading(plan, console)
-    retriever = state.service_address(sockets, "retriever")
-    first = False
+    background: list[asyncio.Task[None]] = []
 
-    async def read_first() -> None:
-        """Where nothing is known yet, every question would be answered with "I do not know"."""
-        nonlocal first
-        if wanted is not None and await wanted.is_first(retriever):
-            first = True
-            await wanted.read(retriever)
+    async with asyncio.TaskGroup() as tasks:
 
-    async def welcome(endpoints: Endpoints) -> None:
-        if wanted is not None and not first:
-            console.print(
-                f"{endpoints.http_url} answers from what it knows, while the documents are looked through.",
-                soft_wrap=True,
-                highlight=False,
-            )
-            await wanted.read(retriever)
-        _print_ready(plan, endpoints, console, time.monotonic() - started)
+        async def begin_reading() -> None:
+            """Before the first question can come: what an answer lacks may stand in what is not read yet."""
+            if wanted is not None:
+                retriever = state.service_address(sockets, "retriever")
+                background.append(tasks.create_task(wanted.read(retriever, begun), name="read"))
+                await begun.wait()
 
-    async with platform.running(
-        plan.state,
-        sockets,
-        plan.source,
-        plan.signer,
-        options,
-        before_gateway=lambda: _unless_stopped(stop, read_first()),
-        report=lambda message: console.print(escape(message), soft_wrap=True, highlight=False),
-    ) as endpoints:
-        with state.announced(plan.state, endpoints):
-            async with asyncio.TaskGroup() as tasks:
-                background = (
+        async def welcome(reading: list[asyncio.Task[None]], endpoints: Endpoints) -> None:
+            if not all(task.done() for task in reading):
+                _print_answering(plan, endpoints, console)
+                await asyncio.wait(reading)
+            _print_ready(plan, endpoints, console, time.monotonic() - started)
+
+        async with platform.running(
+            plan.state,
+            sockets,
+            plan.source,
+            plan.signer,
+            options,
+            before_gateway=begin_reading,
+            report=lambda message: console.print(escape(message), soft_wrap=True, highlight=False),
+        ) as endpoints:
+            with state.announced(plan.state, endpoints):
+                background += [
                     tasks.create_task(plan.source.watch(), name="watch-factory-yaml"),
-                    tasks.create_task(welcome(endpoints), name="ingest"),
-                )
+                    tasks.create_task(welcome(background[:], endpoints), name="welcome"),
+                ]
                 await stop.wait()
                 for task in background:
                     task.cancel()
-
-
-async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Does the work, or as much of it as is done when `stop` is set."""
-    async with asyncio.TaskGroup() as tasks:
-        both = (tasks.create_task(work, name="ingest"), tasks.create_task(stop.wait(), name="stop"))
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        for task in both:
-            task.cancel()
+                await asyncio.wait(background)
 
 
 def _reading(plan: _Plan, console: Console) -> Reading | None:
@@ -247,17 +235,34 @@ def _variable(option: str) -> str:
     return option.removeprefix("--").replace("-", "_").upper()
 
 
+def _print_answering(plan: _Plan, endpoints: Endpoints, console: Console) -> None:
+    """One line, so that nobody waits for the end of the reading to ask."""
+    console.print(
+        f"{endpoints.http_url} answers already, from what is read so far: {escape(_ask(plan, _questions(plan)[0]))}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _questions(plan: _Plan) -> tuple[str, ...]:
+    return (_OWN_QUESTION,) if plan.options.paths else documents.SAMPLE_QUESTIONS
+
+
+def _ask(plan: _Plan, question: str) -> str:
+    """What to type to ask it."""
+    folder = (
+        "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"
+    )
+    return f'{typed.command()} ask{folder} "{question}"'
+
+
 def _print_ready(plan: _Plan, endpoints: Endpoints, console: Console, seconds: float) -> None:
     """The lines that a person copies from must not be wrapped."""
     factory = plan.source.current
     route = next((r.name for r in factory.routes if r.task == "rag"), factory.routes[0].name)
-    questions = (_OWN_QUESTION,) if plan.options.paths else documents.SAMPLE_QUESTIONS
+    questions = _questions(plan)
     body = f'{{"model": "{route}", "stream": true, "messages": [{{"role": "user", "content": "{questions[0]}"}}]}}'
-    folder = (
-        "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"
-    )
-    command = typed.command()
-    asks = "\n".join(f'  {command} ask{folder} "{question}"' for question in questions)
+    asks = "\n".join(f"  {_ask(plan, question)}" for question in questions)
     console.print(
         f"""
 [bold green]Ready[/bold green] after {seconds:.1f} s; six services answer.

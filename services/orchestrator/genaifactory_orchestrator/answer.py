@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from prometheus_client import Counter, Histogram
@@ -130,6 +130,11 @@ class Answerer:
         else:
             done = await self._write(question, caller, plan, history, record, emit)
             self._remember(question, plan, prepared, record, done)
+        if found.reading is not None:
+            done = replace(done, reading=found.reading)
+            if done.refused:
+                for delta in record.add(refusal.while_reading(_asked(record.messages), found.reading)):
+                    await emit(delta)
         for verdict in (*record.input_verdicts, *record.output_verdicts):
             await emit(verdict)
         return history, done

@@ -33,6 +33,8 @@ class Done:
     cost: Cost = field(default_factory=Cost)
     cached: bool = False
     refused: bool = False
+    reading: types_pb2.Reading | None = None
+    """Set when documents were still being read."""
 
 
 Event = RouteChosen | Found | Delta | ToolCallDelta | types_pb2.Verdict | Done

@@ -14,7 +14,7 @@ from genaifactory_common import telemetry
 from genaifactory_common.errors import Cancelled, ContentBlocked, FactoryError, Internal
 from genaifactory_common.identity import Caller
 from genaifactory_orchestrator.attempts import Attempt
-from genaifactory_orchestrator.backends import Usage
+from genaifactory_orchestrator.backends import Delta, Usage
 from genaifactory_orchestrator.events import Done
 from genaifactory_orchestrator.guard import InputBlocked
 from genaifactory_orchestrator.output import Choice
@@ -56,6 +56,13 @@ class Record:
         """Text leaves; the first time is the time to first token."""
         if self.first_text_seconds is None:
             self.first_text_seconds = time.perf_counter() - self.started
+
+    def add(self, text: str) -> list[Delta]:
+        """Adds words of the platform's own to the end of each answer; the events that say them."""
+        if self.choices:
+            return [choice.release(text) for choice in self.choices]
+        self.said += text
+        return [Delta(text, number) for number in range(self.wanted)]
 
     @property
     def usage(self) -> Usage:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from genaifactory.types.v1 import types_pb2
 from genaifactory_common import specs
 
 # The words of the platform's own extractive model when it finds nothing, so that its refusals are known as such.
 _BUILT_IN = {
     "en": "I don't know: the given documents do not answer this question.",
     "vi": "Tôi không biết: các tài liệu được cung cấp không có câu trả lời cho câu hỏi này.",
+}
+# Follows a refusal; not part of what is kept in the cache.
+_WHILE_READING = {
+    "en": " The documents are still being read ({done} of {total}); ask again when they are.",
+    "vi": " Các tài liệu vẫn đang được đọc ({done}/{total}); hãy hỏi lại khi đọc xong.",
 }
 # Letters and tones of Vietnamese that no loan word of English carries.
 _VIETNAMESE_ONLY = re.compile("[ăđơư]|\u0309|\u0323")
@@ -40,6 +46,11 @@ def text(question: str, prompt: specs.Prompt | None) -> str:
     spoken = language(question)
     own = prompt.refusal if prompt else {}
     return own.get(spoken) or _BUILT_IN[spoken]
+
+
+def while_reading(question: str, reading: types_pb2.Reading) -> str:
+    """What to add to a refusal while documents are being read, in the question's language."""
+    return _WHILE_READING[language(question)].format(done=reading.documents_done, total=reading.documents_total)
 
 
 def is_refusal(answer: str, prompt: specs.Prompt | None) -> bool:

@@ -33,6 +33,8 @@ class Found:
     """Best first; the marks of the answer count from 1 in this order."""
     index_version: str = ""
     term_coverage: float = 0.0
+    reading: types_pb2.Reading | None = None
+    """How far an upload into the knowledge base is; None when none goes on."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -77,4 +79,5 @@ class Retrieval:
             knowledge_base=route.knowledge_base or "", query=text, limit=route.passages
         )
         response = await channels.unary(self._stub.Search, request, timeout_seconds=self._timeout_seconds)
-        return Found(tuple(response.passages), response.index_version, response.term_coverage)
+        reading = response.reading if response.HasField("reading") else None
+        return Found(tuple(response.passages), response.index_version, response.term_coverage, reading)

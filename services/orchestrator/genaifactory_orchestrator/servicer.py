@@ -114,4 +114,6 @@ def _response(event: Event) -> orchestrator_pb2.AnswerResponse:
             response.done.refused = event.refused
             response.done.cost_micros = event.cost.rounded_micros
             response.done.currency = event.cost.currency
+            if event.reading is not None:
+                response.done.reading.CopyFrom(event.reading)
     return response

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.search import Found, Query, Searcher
 from genaifactory_retriever.settings import Settings
+from genaifactory_retriever.uploading import Reading, Uploads
 from genaifactory_retriever.vectors import Passage
 
 MAX_QUERY_CHARACTERS = 8192
@@ -68,19 +70,35 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._settings = settings
         self._source = source
         self._parts = parts
+        self._uploads = Uploads()
 
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
         caller, knowledge_base, _ = await self._caller("chat", request.knowledge_base)
         query = _query(request, self._settings.search.default_limit)
-        return _search_response(await self._parts().searcher.search(knowledge_base, query, caller))
+        # Before the search: what it does not find yet is told of even if it is stored a moment later.
+        reading = self._uploads.reading((knowledge_base.name, caller.tenant))
+        return _search_response(await self._parts().searcher.search(knowledge_base, query, caller), reading)
 
     async def Ingest(
         self, request_iterator: AsyncIterator[retriever_pb2.IngestRequest], context: Any
     ) -> AsyncIterator[retriever_pb2.IngestResponse]:
         requests = aiter(request_iterator)
-        caller, knowledge_base, _ = await self._caller("ingest", await upload.first_message(requests))
-        # The caller is let in: clients may wait for this before they send documents.
-        await context.send_initial_metadata(())
+        name, announced = await upload.first_message(requests)
+        caller, knowledge_base, _ = await self._caller("ingest", name)
+        with self._uploads.call((knowledge_base.name, caller.tenant), announced) as call:
+            # The caller is let in: clients may wait for this before they send documents.
+            await context.send_initial_metadata(())
+            async with aclosing(self._ingest(requests, knowledge_base, caller)) as results:
+                async for result in results:
+                    call.done += 1
+                    yield _ingest_response(result, knowledge_base.snapshots.current.active.version)
+
+    def _ingest(
+        self,
+        requests: AsyncIterator[retriever_pb2.IngestRequest],
+        knowledge_base: KnowledgeBase,
+        caller: identity.Caller,
+    ) -> AsyncGenerator[Result, None]:
         ingestion = self._parts().ingestion
         documents = upload.uploads(
             requests,
@@ -88,12 +106,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             max_bytes=self._settings.documents.max_bytes,
             data_timeout_seconds=self._settings.ingestion.data_timeout_seconds,
         )
-        results = ingestion.ingest(knowledge_base, caller.tenant, documents)
-        try:
-            async for result in results:
-                yield _ingest_response(result, knowledge_base.snapshots.current.active.version)
-        finally:
-            await results.aclose()
+        return ingestion.ingest(knowledge_base, caller.tenant, documents)
 
     async def ListIndexes(
         self, request: retriever_pb2.ListIndexesRequest, context: Any
@@ -254,11 +267,12 @@ def _query(request: retriever_pb2.SearchRequest, default_limit: int) -> Query:
     )
 
 
-def _search_response(found: Found) -> retriever_pb2.SearchResponse:
+def _search_response(found: Found, reading: Reading | None) -> retriever_pb2.SearchResponse:
     return retriever_pb2.SearchResponse(
         passages=[_passage(passage, score) for passage, score in found.passages],
         index_version=found.index_version,
         term_coverage=found.term_coverage,
+        reading=types_pb2.Reading(documents_done=reading.done, documents_total=reading.total) if reading else None,
     )
 
 

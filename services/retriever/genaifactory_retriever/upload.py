@@ -10,6 +10,7 @@ from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_common.errors import DeadlineExceeded, InvalidArgument, TooLarge
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.ingestion import Header, Upload
+from genaifactory_retriever.uploading import Announced
 
 MAX_ID_CHARACTERS = 512
 MAX_URI_CHARACTERS = 2048
@@ -29,11 +30,18 @@ _WEB_ADDRESS = re.compile(r"https?://[^\s/\\?#]", re.IGNORECASE)
 _OTHER_HOST = re.compile(r"\s*[/\\]{2}")
 
 
-async def first_message(requests: AsyncIterator[retriever_pb2.IngestRequest]) -> str:
-    """The knowledge base that the call's first message opens. Raises InvalidArgument."""
+async def first_message(requests: AsyncIterator[retriever_pb2.IngestRequest]) -> tuple[str, Announced]:
+    """The knowledge base that the call's first message opens, and the upload's size. Raises InvalidArgument."""
     async for request in requests:
         if request.WhichOneof("part") == "open":
-            return request.open.knowledge_base
+            opened = request.open
+            if opened.documents_before > opened.documents_total:
+                raise InvalidArgument(
+                    f"documents_before is {opened.documents_before}; it counts documents of this upload, of which "
+                    f"documents_total says {opened.documents_total}.",
+                    field="open.documents_before",
+                )
+            return opened.knowledge_base, Announced(opened.documents_total, opened.documents_before, opened.continues)
         break
     raise InvalidArgument("The first message must be `open`, which names the knowledge base.", field="open")
 

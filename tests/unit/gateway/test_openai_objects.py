@@ -39,6 +39,23 @@ async def test_citations_are_annotations(gateway: Any, client: openai.AsyncOpenA
     await client.chat.completions.create(model="chat", messages=follow_up)
 
 
+async def test_documents_that_are_still_read_are_a_field_of_the_completion_and_of_a_stream_s_last_chunk(
+    gateway: Any, client: openai.AsyncOpenAI
+) -> None:
+    done = script.done()
+    done.done.reading.documents_done, done.done.reading.documents_total = 84, 168
+    gateway.orchestrator.script = [script.delta("a"), done]
+    whole = await client.chat.completions.create(model="chat", messages=QUESTION)
+    assert whole.model_extra == {"reading": {"documents_done": 84, "documents_total": 168}}
+    stream = await client.chat.completions.create(
+        model="chat", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    ends = [chunk for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert [chunk.model_extra for chunk in ends] == [whole.model_extra]
+    assert chunks[-1].usage is not None
+
+
 async def test_the_clients_own_stream_helper_joins_tool_calls(gateway: Any, client: openai.AsyncOpenAI) -> None:
     gateway.orchestrator.script = [
         script.tool_call(call_id="c1", name="search", arguments='{"q":'),

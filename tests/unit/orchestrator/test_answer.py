@@ -128,6 +128,44 @@ async def test_a_question_without_passages_is_refused_for_every_choice(world: An
     assert answer.done.finish_reasons == [STOP, STOP]
 
 
+@pytest.mark.parametrize(
+    ("question", "refusal"),
+    [
+        (
+            "How is the weather?",
+            "I cannot say. The documents are still being read (84 of 168); ask again when they are.",
+        ),
+        ("Thời tiết thế nào?", "Tôi không rõ. Các tài liệu vẫn đang được đọc (84/168); hãy hỏi lại khi đọc xong."),
+    ],
+)
+async def test_a_refusal_while_documents_are_read_says_how_far_they_are(
+    world: Any, question: str, refusal: str
+) -> None:
+    world.retriever.term_coverage = 0.1
+    world.retriever.reading = types_pb2.Reading(documents_done=84, documents_total=168)
+    request = world.request(question, sampling=types_pb2.Sampling(n=2))
+    answer = await world.send(request)
+    assert answer.text(0) == answer.text(1) == refusal
+    assert answer.done.reading == world.retriever.reading
+    assert (await world.recorded(request.request_id)).output == refusal
+    world.retriever.reading = None
+    answer = await world.ask(question)
+    assert answer.text() == refusal.partition(".")[0] + "."
+    assert not answer.done.HasField("reading")
+
+
+async def test_an_answer_while_documents_are_read_says_so_beside_its_text(world: Any) -> None:
+    world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=2)
+    answer = await world.ask()
+    assert answer.text() == "You have 14 days [1]."
+    assert answer.done.reading.documents_total == 2
+
+
+async def test_a_chat_answer_says_nothing_of_documents_that_are_read(world: Any) -> None:
+    world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=2)
+    assert not (await world.ask(route="chat")).done.HasField("reading")
+
+
 async def test_a_model_that_says_the_prompt_s_refusal_has_refused(world: Any) -> None:
     world.modelserver.script = ["I cannot ", "say."]
     assert (await world.ask()).done.refused

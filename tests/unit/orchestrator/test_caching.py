@@ -46,6 +46,20 @@ async def test_the_same_question_is_answered_from_the_cache_with_the_same_events
     assert record.model == "small"
 
 
+async def test_what_a_refusal_says_of_documents_that_are_read_does_not_stay_in_the_cache(world: Any) -> None:
+    world.modelserver.script = ["I cannot say."]
+    world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=3)
+    first = await world.ask()
+    world.retriever.reading = types_pb2.Reading(documents_done=2, documents_total=3)
+    second = await world.ask()
+    world.retriever.reading = None
+    third = await world.ask()
+    assert (first.done.cached, second.done.cached, third.done.cached) == (False, True, True)
+    assert "(1 of 3)" in first.text()
+    assert "(2 of 3)" in second.text()
+    assert third.text() == "I cannot say."
+
+
 def other_tenant(world: Any) -> dict[str, Any]:
     act_as(replace(CALLER, tenant="other"))
     return {}

@@ -27,55 +27,55 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%genaifactory/gateway/v1/gateway.proto\x12\x17genaifactory.gateway.v1\x1a!genaifactory/types/v1/types.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x31\n\x08sampling\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x04 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x05 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x06 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x17\n\x0f\x63onversation_id\x18\x07 \x01(\t\x12\x0c\n\x04user\x18\x08 \x01(\t\"\xeb\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\tH\x00\x12\x34\n\ttool_call\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.ToolCallH\x00\x12\x31\n\x04\x64one\x18\x04 \x01(\x0b\x32!.genaifactory.gateway.v1.ChatDoneH\x00\x12\x0e\n\x06\x63hoice\x18\x05 \x01(\r\x12\x35\n\x08logprobs\x18\x06 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprobB\x06\n\x04part\"\xcc\x01\n\x08\x43hatDone\x12;\n\x0e\x66inish_reasons\x18\x01 \x03(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x32\n\tcitations\x18\x03 \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"y\n\rEmbedResponse\x12\x36\n\nembeddings\x18\x01 \x03(\x0b\x32\".genaifactory.gateway.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.genaifactory.gateway.v1.Model\"8\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xc9\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x06rating\x18\x02 \x01(\x0e\x32\x1f.genaifactory.gateway.v1.Rating\x12\x12\n\ncorrection\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12-\n\x0cground_truth\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"D\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x15\n\rrequest_known\x18\x02 \x01(\x08\"o\n\x0fGetUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10GetUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.genaifactory.gateway.v1.UsageRow\"\xb1\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08requests\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\"u\n\x14ListDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x8b\x01\n\x15ListDocumentsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"o\n\x12GetDocumentRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\r\x12\x16\n\x0emax_characters\x18\x04 \x01(\r\"\xaf\x01\n\x13GetDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x38\n\x08sections\x18\x02 \x03(\x0b\x32&.genaifactory.types.v1.DocumentSection\x12\x13\n\x0bnext_offset\x18\x03 \x01(\r\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"F\n\x16\x44\x65leteDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"?\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t*@\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\r\n\tRATING_UP\x10\x01\x12\x0f\n\x0bRATING_DOWN\x10\x02\x32\xca\x06\n\x0eGatewayService\x12U\n\x04\x43hat\x12$.genaifactory.gateway.v1.ChatRequest\x1a%.genaifactory.gateway.v1.ChatResponse0\x01\x12V\n\x05\x45mbed\x12%.genaifactory.gateway.v1.EmbedRequest\x1a&.genaifactory.gateway.v1.EmbedResponse\x12\x65\n\nListModels\x12*.genaifactory.gateway.v1.ListModelsRequest\x1a+.genaifactory.gateway.v1.ListModelsResponse\x12q\n\x0eSubmitFeedback\x12..genaifactory.gateway.v1.SubmitFeedbackRequest\x1a/.genaifactory.gateway.v1.SubmitFeedbackResponse\x12_\n\x08GetUsage\x12(.genaifactory.gateway.v1.GetUsageRequest\x1a).genaifactory.gateway.v1.GetUsageResponse\x12n\n\rListDocuments\x12-.genaifactory.gateway.v1.ListDocumentsRequest\x1a..genaifactory.gateway.v1.ListDocumentsResponse\x12h\n\x0bGetDocument\x12+.genaifactory.gateway.v1.GetDocumentRequest\x1a,.genaifactory.gateway.v1.GetDocumentResponse\x12t\n\x0f\x44\x65leteDocuments\x12/.genaifactory.gateway.v1.DeleteDocumentsRequest\x1a\x30.genaifactory.gateway.v1.DeleteDocumentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%genaifactory/gateway/v1/gateway.proto\x12\x17genaifactory.gateway.v1\x1a!genaifactory/types/v1/types.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x31\n\x08sampling\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x04 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x05 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x06 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x17\n\x0f\x63onversation_id\x18\x07 \x01(\t\x12\x0c\n\x04user\x18\x08 \x01(\t\"\xeb\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\tH\x00\x12\x34\n\ttool_call\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.ToolCallH\x00\x12\x31\n\x04\x64one\x18\x04 \x01(\x0b\x32!.genaifactory.gateway.v1.ChatDoneH\x00\x12\x0e\n\x06\x63hoice\x18\x05 \x01(\r\x12\x35\n\x08logprobs\x18\x06 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprobB\x06\n\x04part\"\xfd\x01\n\x08\x43hatDone\x12;\n\x0e\x66inish_reasons\x18\x01 \x03(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x32\n\tcitations\x18\x03 \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12/\n\x07reading\x18\x06 \x01(\x0b\x32\x1e.genaifactory.types.v1.Reading\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"y\n\rEmbedResponse\x12\x36\n\nembeddings\x18\x01 \x03(\x0b\x32\".genaifactory.gateway.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.genaifactory.gateway.v1.Model\"8\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xc9\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x06rating\x18\x02 \x01(\x0e\x32\x1f.genaifactory.gateway.v1.Rating\x12\x12\n\ncorrection\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12-\n\x0cground_truth\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"D\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x15\n\rrequest_known\x18\x02 \x01(\x08\"o\n\x0fGetUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10GetUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.genaifactory.gateway.v1.UsageRow\"\xb1\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08requests\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\"u\n\x14ListDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x8b\x01\n\x15ListDocumentsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"o\n\x12GetDocumentRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\r\x12\x16\n\x0emax_characters\x18\x04 \x01(\r\"\xaf\x01\n\x13GetDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x38\n\x08sections\x18\x02 \x03(\x0b\x32&.genaifactory.types.v1.DocumentSection\x12\x13\n\x0bnext_offset\x18\x03 \x01(\r\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"F\n\x16\x44\x65leteDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"?\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t*@\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\r\n\tRATING_UP\x10\x01\x12\x0f\n\x0bRATING_DOWN\x10\x02\x32\xca\x06\n\x0eGatewayService\x12U\n\x04\x43hat\x12$.genaifactory.gateway.v1.ChatRequest\x1a%.genaifactory.gateway.v1.ChatResponse0\x01\x12V\n\x05\x45mbed\x12%.genaifactory.gateway.v1.EmbedRequest\x1a&.genaifactory.gateway.v1.EmbedResponse\x12\x65\n\nListModels\x12*.genaifactory.gateway.v1.ListModelsRequest\x1a+.genaifactory.gateway.v1.ListModelsResponse\x12q\n\x0eSubmitFeedback\x12..genaifactory.gateway.v1.SubmitFeedbackRequest\x1a/.genaifactory.gateway.v1.SubmitFeedbackResponse\x12_\n\x08GetUsage\x12(.genaifactory.gateway.v1.GetUsageRequest\x1a).genaifactory.gateway.v1.GetUsageResponse\x12n\n\rListDocuments\x12-.genaifactory.gateway.v1.ListDocumentsRequest\x1a..genaifactory.gateway.v1.ListDocumentsResponse\x12h\n\x0bGetDocument\x12+.genaifactory.gateway.v1.GetDocumentRequest\x1a,.genaifactory.gateway.v1.GetDocumentResponse\x12t\n\x0f\x44\x65leteDocuments\x12/.genaifactory.gateway.v1.DeleteDocumentsRequest\x1a\x30.genaifactory.gateway.v1.DeleteDocumentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genaifactory.gateway.v1.gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RATING']._serialized_start=2612
-  _globals['_RATING']._serialized_end=2676
+  _globals['_RATING']._serialized_start=2661
+  _globals['_RATING']._serialized_end=2725
   _globals['_CHATREQUEST']._serialized_start=165
   _globals['_CHATREQUEST']._serialized_end=493
   _globals['_CHATRESPONSE']._serialized_start=496
   _globals['_CHATRESPONSE']._serialized_end=731
   _globals['_CHATDONE']._serialized_start=734
-  _globals['_CHATDONE']._serialized_end=938
-  _globals['_EMBEDREQUEST']._serialized_start=940
-  _globals['_EMBEDREQUEST']._serialized_end=984
-  _globals['_EMBEDRESPONSE']._serialized_start=986
-  _globals['_EMBEDRESPONSE']._serialized_end=1107
-  _globals['_EMBEDDING']._serialized_start=1109
-  _globals['_EMBEDDING']._serialized_end=1136
-  _globals['_LISTMODELSREQUEST']._serialized_start=1138
-  _globals['_LISTMODELSREQUEST']._serialized_end=1157
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1159
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1227
-  _globals['_MODEL']._serialized_start=1229
-  _globals['_MODEL']._serialized_end=1285
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=1288
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=1489
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=1491
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=1559
-  _globals['_GETUSAGEREQUEST']._serialized_start=1561
-  _globals['_GETUSAGEREQUEST']._serialized_end=1672
-  _globals['_GETUSAGERESPONSE']._serialized_start=1674
-  _globals['_GETUSAGERESPONSE']._serialized_end=1741
-  _globals['_USAGEROW']._serialized_start=1744
-  _globals['_USAGEROW']._serialized_end=1921
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1923
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=2040
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=2043
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2182
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=2184
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=2295
-  _globals['_GETDOCUMENTRESPONSE']._serialized_start=2298
-  _globals['_GETDOCUMENTRESPONSE']._serialized_end=2473
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=2475
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=2545
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=2547
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=2610
-  _globals['_GATEWAYSERVICE']._serialized_start=2679
-  _globals['_GATEWAYSERVICE']._serialized_end=3521
+  _globals['_CHATDONE']._serialized_end=987
+  _globals['_EMBEDREQUEST']._serialized_start=989
+  _globals['_EMBEDREQUEST']._serialized_end=1033
+  _globals['_EMBEDRESPONSE']._serialized_start=1035
+  _globals['_EMBEDRESPONSE']._serialized_end=1156
+  _globals['_EMBEDDING']._serialized_start=1158
+  _globals['_EMBEDDING']._serialized_end=1185
+  _globals['_LISTMODELSREQUEST']._serialized_start=1187
+  _globals['_LISTMODELSREQUEST']._serialized_end=1206
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1208
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1276
+  _globals['_MODEL']._serialized_start=1278
+  _globals['_MODEL']._serialized_end=1334
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=1337
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=1538
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=1540
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=1608
+  _globals['_GETUSAGEREQUEST']._serialized_start=1610
+  _globals['_GETUSAGEREQUEST']._serialized_end=1721
+  _globals['_GETUSAGERESPONSE']._serialized_start=1723
+  _globals['_GETUSAGERESPONSE']._serialized_end=1790
+  _globals['_USAGEROW']._serialized_start=1793
+  _globals['_USAGEROW']._serialized_end=1970
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1972
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=2089
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=2092
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2231
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=2233
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=2344
+  _globals['_GETDOCUMENTRESPONSE']._serialized_start=2347
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=2522
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=2524
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=2594
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=2596
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=2659
+  _globals['_GATEWAYSERVICE']._serialized_start=2728
+  _globals['_GATEWAYSERVICE']._serialized_end=3570
 # @@protoc_insertion_point(module_scope)

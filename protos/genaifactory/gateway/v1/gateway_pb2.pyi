@@ -162,6 +162,7 @@ class ChatDone(message.Message):
     CITATIONS_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     CACHED_FIELD_NUMBER: builtins.int
+    READING_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model that answered (after fallbacks)."""
     cached: builtins.bool
@@ -178,6 +179,10 @@ class ChatDone(message.Message):
     def citations(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Citation]:
         """The marks in the answer and what they rest on."""
 
+    @builtins.property
+    def reading(self) -> types_pb2.Reading:
+        """Set when documents were still being read while this was answered: later answers may rest on more."""
+
     def __init__(
         self,
         *,
@@ -186,10 +191,11 @@ class ChatDone(message.Message):
         citations: abc.Iterable[types_pb2.Citation] | None = ...,
         model: builtins.str = ...,
         cached: builtins.bool = ...,
+        reading: types_pb2.Reading | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cached", b"cached", "citations", b"citations", "finish_reasons", b"finish_reasons", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cached", b"cached", "citations", b"citations", "finish_reasons", b"finish_reasons", "model", b"model", "reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

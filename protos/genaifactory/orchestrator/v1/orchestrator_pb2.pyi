@@ -263,6 +263,7 @@ class AnswerDone(message.Message):
     REFUSED_FIELD_NUMBER: builtins.int
     COST_MICROS_FIELD_NUMBER: builtins.int
     CURRENCY_FIELD_NUMBER: builtins.int
+    READING_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model that finished the answer (after fallbacks)."""
     cached: builtins.bool
@@ -285,6 +286,10 @@ class AnswerDone(message.Message):
     def citations(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Citation]:
         """Citations that name retrieved passages."""
 
+    @builtins.property
+    def reading(self) -> types_pb2.Reading:
+        """Set when documents were still being read while this was answered: later answers may rest on more."""
+
     def __init__(
         self,
         *,
@@ -296,10 +301,11 @@ class AnswerDone(message.Message):
         refused: builtins.bool = ...,
         cost_micros: builtins.int = ...,
         currency: builtins.str = ...,
+        reading: types_pb2.Reading | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cached", b"cached", "citations", b"citations", "cost_micros", b"cost_micros", "currency", b"currency", "finish_reasons", b"finish_reasons", "model", b"model", "refused", b"refused", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cached", b"cached", "citations", b"citations", "cost_micros", b"cost_micros", "currency", b"currency", "finish_reasons", b"finish_reasons", "model", b"model", "reading", b"reading", "refused", b"refused", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

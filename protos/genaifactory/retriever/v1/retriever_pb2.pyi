@@ -193,6 +193,7 @@ class SearchResponse(message.Message):
     PASSAGES_FIELD_NUMBER: builtins.int
     INDEX_VERSION_FIELD_NUMBER: builtins.int
     TERM_COVERAGE_FIELD_NUMBER: builtins.int
+    READING_FIELD_NUMBER: builtins.int
     index_version: builtins.str
     """The version that answered."""
     term_coverage: builtins.float
@@ -201,16 +202,23 @@ class SearchResponse(message.Message):
     def passages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Passage]:
         """The passages; all from one index version."""
 
+    @builtins.property
+    def reading(self) -> types_pb2.Reading:
+        """Set while an upload of the caller's tenant into the knowledge base that announced its size goes on: what is read
+        so far is searched, the rest is not found yet.
+        """
+
     def __init__(
         self,
         *,
         passages: abc.Iterable[types_pb2.Passage] | None = ...,
         index_version: builtins.str = ...,
         term_coverage: builtins.float = ...,
+        reading: types_pb2.Reading | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["reading", b"reading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["index_version", b"index_version", "passages", b"passages", "term_coverage", b"term_coverage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["index_version", b"index_version", "passages", b"passages", "reading", b"reading", "term_coverage", b"term_coverage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -255,16 +263,30 @@ class IngestOpen(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    DOCUMENTS_TOTAL_FIELD_NUMBER: builtins.int
+    DOCUMENTS_BEFORE_FIELD_NUMBER: builtins.int
+    CONTINUES_FIELD_NUMBER: builtins.int
     knowledge_base: builtins.str
     """Name of the knowledge base in factory.yaml."""
+    documents_total: builtins.int
+    """Documents of the whole upload, of which this call may be a part; searches report how far it is until they are all
+    done. 0: not known, and searches report nothing.
+    """
+    documents_before: builtins.int
+    """Of these, how many were done before this call; at most documents_total."""
+    continues: builtins.bool
+    """Whether another call of the upload follows this one at once."""
     def __init__(
         self,
         *,
         knowledge_base: builtins.str = ...,
+        documents_total: builtins.int = ...,
+        documents_before: builtins.int = ...,
+        continues: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["knowledge_base", b"knowledge_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["continues", b"continues", "documents_before", b"documents_before", "documents_total", b"documents_total", "knowledge_base", b"knowledge_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

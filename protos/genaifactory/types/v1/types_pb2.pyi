@@ -734,6 +734,30 @@ class DocumentSection(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Reading(message.Message):
+    """How far documents are read that are being uploaded."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOCUMENTS_DONE_FIELD_NUMBER: builtins.int
+    DOCUMENTS_TOTAL_FIELD_NUMBER: builtins.int
+    documents_done: builtins.int
+    """Documents that are read and found by searches, or were rejected."""
+    documents_total: builtins.int
+    """Documents of the whole upload; more than documents_done."""
+    def __init__(
+        self,
+        *,
+        documents_done: builtins.int = ...,
+        documents_total: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["documents_done", b"documents_done", "documents_total", b"documents_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Finding(message.Message):
     """Something that a scanner found in a text. It never carries the text itself."""
 

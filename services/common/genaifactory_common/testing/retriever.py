@@ -33,6 +33,8 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         self.passages = list(passages)
         self.index_version = "v1"
         self.term_coverage = 1.0
+        self.reading: types_pb2.Reading | None = None
+        """How far an upload is; None: none goes on."""
         self.error: FactoryError | None = None
         """Raised by every call."""
         self.hold: asyncio.Event | None = None
@@ -53,7 +55,10 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
             raise self.error
         passages = self.passages[: request.limit or None]
         return retriever_pb2.SearchResponse(
-            passages=passages, index_version=self.index_version, term_coverage=self.term_coverage if passages else 0.0
+            passages=passages,
+            index_version=self.index_version,
+            term_coverage=self.term_coverage if passages else 0.0,
+            reading=self.reading,
         )
 
     async def ListDocuments(

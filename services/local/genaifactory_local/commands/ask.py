@@ -47,6 +47,7 @@ def ask(
                 "citations": answer.citations,
                 "usage": answer.usage,
             }
+            | ({"reading": answer.reading} if answer.reading else {})
         )
         return
     print()
@@ -55,6 +56,9 @@ def ask(
         print("\nSources")
     for number, source in sources:
         print(f"  [{number}] {source['title']} ({source['url']})")
+    if answer.reading and sources:  # a refusal says it in its own text
+        done, total = answer.reading["documents_done"], answer.reading["documents_total"]
+        print(f"\nThe documents are still being read ({done} of {total}); a later answer may know more.")
 
 
 def smoke_test(
