@@ -58,6 +58,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     UPSTREAM_FAILED = "UPSTREAM_FAILED"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     CANCELLED = "CANCELLED"
     UNIMPLEMENTED = "UNIMPLEMENTED"
     INTERNAL = "INTERNAL"
@@ -222,6 +223,7 @@ TABLE: dict[Reason, Mapping] = {
     Reason.UNAVAILABLE: Mapping(Unavailable, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
     Reason.UPSTREAM_FAILED: Mapping(UpstreamFailed, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
     Reason.DEADLINE_EXCEEDED: Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"),
+    Reason.REQUEST_TIMEOUT: Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 408, "timeout_error"),
     Reason.CANCELLED: Mapping(Cancelled, grpc.StatusCode.CANCELLED, 499, "cancelled_error"),
     Reason.UNIMPLEMENTED: Mapping(Unimplemented, grpc.StatusCode.UNIMPLEMENTED, 501, "invalid_request_error"),
     Reason.INTERNAL: Mapping(Internal, grpc.StatusCode.INTERNAL, 500, "internal_error"),

@@ -15,7 +15,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from genaifactory_common import channels, errors, identity, telemetry
+from genaifactory_common import channels, errors, garbage, identity, telemetry
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.telemetry import Telemetry
 
@@ -70,13 +70,14 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         """Wraps the handler, except of health, which anybody may ask, and of reflection, which any caller may."""
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(_HEALTH):
-            return handler  # type: ignore[no-any-return]
+        if handler is None:
+            return None
+        if method.startswith(_HEALTH):
+            return garbage.refusing(handler, method)
+        deserializer = garbage.tolerant(handler.request_deserializer)
         if method.startswith(_REFLECTION):
-            if not self._callers:
-                return handler  # type: ignore[no-any-return]
             return grpc.stream_stream_rpc_method_handler(
-                self._reflection(handler.stream_stream), handler.request_deserializer, handler.response_serializer
+                self._reflection(method, handler.stream_stream), deserializer, handler.response_serializer
             )
         if handler.response_streaming:
             wrapped_stream = self._stream(method, handler.unary_stream or handler.stream_stream)
@@ -85,19 +86,19 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return factory(wrapped_stream, handler.request_deserializer, handler.response_serializer)
+            return factory(wrapped_stream, deserializer, handler.response_serializer)
         wrapped = self._unary(method, handler.unary_unary or handler.stream_unary)
         factory = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-        return factory(wrapped, handler.request_deserializer, handler.response_serializer)
+        return factory(wrapped, deserializer, handler.response_serializer)
 
     def _unary(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             observed = _Observed(self._telemetry, method, context)
             try:
                 async with self._bounded(self._begin(method, context)):
-                    return await behaviour(request, context)
+                    return await behaviour(garbage.checked(request, method), context)
             except BaseException as error:
                 await observed.fail(self._ended(error), context)
             finally:
@@ -111,7 +112,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             messages: AsyncIterator[Any] | None = None
             try:
                 async with self._bounded(self._begin(method, context)):
-                    messages = behaviour(request, context)
+                    messages = behaviour(garbage.checked(request, method), context)
                     async for message in messages:
                         yield message
                 await _drain(request)
@@ -126,14 +127,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _reflection(self, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def _reflection(
+        self, method: str, behaviour: Callable[..., AsyncIterator[Any]]
+    ) -> Callable[..., AsyncIterator[Any]]:
         async def call(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                self._require_known_peer(context)
+                if self._callers:
+                    self._require_known_peer(context)
+                async for message in behaviour(garbage.checked(requests, method), context):
+                    yield message
             except FactoryError as error:
                 await context.abort_with_status(errors.to_status(error))
-            async for message in behaviour(requests, context):
-                yield message
 
         return call
 

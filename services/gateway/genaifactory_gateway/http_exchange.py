@@ -114,7 +114,8 @@ class Exchange:
                         return b"".join(pieces)
         except TimeoutError:
             raise DeadlineExceeded(
-                f"The body did not arrive within {self._settings.body_timeout_seconds:g} s of the headers."
+                f"The body did not arrive within {self._settings.body_timeout_seconds:g} s of the headers.",
+                reason=errors.Reason.REQUEST_TIMEOUT,
             ) from None
 
     @asynccontextmanager
@@ -161,6 +162,8 @@ class Exchange:
         own: Headers = []
         if error.reason is errors.Reason.UNAUTHENTICATED:
             own.append((b"www-authenticate", b"Bearer"))
+        if error.reason is errors.Reason.REQUEST_TIMEOUT:
+            own.append((b"connection", b"close"))  # the rest of the body may come when it is too late
         if error.retry_after_seconds is not None:
             own.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_seconds))))
         elif error.reason is errors.Reason.RATE_LIMITED:

@@ -11,6 +11,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -24,6 +25,8 @@ ABORT = "genaifactory.abort"
 
 # What a refused request may still send before its connection is dropped: enough for a client to come to the answer.
 _MAX_DISCARDED_BYTES = 64 << 20
+# ": " and the line's end.
+_HEADER_FRAME_BYTES = 4
 # Requests sent before the answer to the first; uvicorn itself would queue as many as arrive.
 _MAX_PIPELINED = 32
 
@@ -161,6 +164,8 @@ class _Connection(HttpToolsProtocol):
         self._loose_bytes = 0  # that belong to no request being served
         self._in_body = False
         self._headers_came = False
+        self._header_bytes = 0
+        self._refused = ""  # why a request was refused before the application saw it
         self._cycles: deque[RequestResponseCycle] = deque()
         self._patience: asyncio.TimerHandle | None = None
         # Not all clients that came with a start are to come back in one moment.
@@ -184,9 +189,21 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._header_bytes = 0
         self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # ours, and no dict
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + _HEADER_FRAME_BYTES)
+
     def on_headers_complete(self) -> None:
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts != 1 and self.parser.get_http_version() != "1.0":
+            self._refuse(f"The request must have one header Host; it has {hosts}.")
         self._in_body = self._headers_came = True
         super().on_headers_complete()
         if self.config.last_answers.is_set() or self.loop.time() > self._old_at:
@@ -214,12 +231,10 @@ class _Connection(HttpToolsProtocol):
         # Headers on their way, or the rest of a body whose request is answered: uvicorn takes them for ever.
         self._loose_bytes += len(data)
         if self._loose_bytes > (_MAX_DISCARDED_BYTES if in_body else self.config.http_settings.max_header_bytes):
-            if in_body or served:
+            if in_body:
                 self.transport.abort()
             else:
-                self.send_400_response(
-                    f"The headers may take at most {self.config.http_settings.max_header_bytes} bytes."
-                )
+                self.send_400_response(self._too_many_header_bytes())
         elif self._patience is None and not served:
             self._wait_for_headers()
 
@@ -229,11 +244,28 @@ class _Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, in the platform's one shape."""
-        body = error_body(InvalidArgument(msg))
+        """Answers what is no HTTP, in the platform's one shape; amid another answer, drops the connection."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        body = error_body(InvalidArgument(self._refused or msg))
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
+
+    def _count(self, size: int) -> None:
+        # In the parser's callbacks, since a request that arrives in one piece is never seen to grow.
+        self._header_bytes += size
+        if self._header_bytes > self.config.http_settings.max_header_bytes:
+            self._refuse(self._too_many_header_bytes())
+
+    def _too_many_header_bytes(self) -> str:
+        return f"The request line and the headers may take at most {self.config.http_settings.max_header_bytes} bytes."
+
+    def _refuse(self, why: str) -> NoReturn:
+        """Ends the parsing of a request, from one of the parser's callbacks; uvicorn calls `send_400_response` then."""
+        self._refused = why
+        raise ValueError(why)
 
     def _wait_for_headers(self) -> None:
         self._patience = self.loop.call_later(self.config.http_settings.header_timeout_seconds, self.transport.abort)

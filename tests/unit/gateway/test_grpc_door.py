@@ -172,3 +172,28 @@ async def test_feedback_and_usage_go_to_monitor_in_the_callers_name(gateway: Any
     assert {caller.tenant for caller in gateway.monitor.callers} == {"acme"}
     bad = gateway_pb2.SubmitFeedbackRequest(request_id="x", rating=gateway_pb2.RATING_UP)
     assert (await _error(stub.SubmitFeedback(bad, metadata=_with(USER)))).field == "request_id"
+
+
+_METHODS = [
+    *(f"/{service.full_name}/{method.name}" for service in gateway_pb2.DESCRIPTOR.services_by_name.values()
+      for method in service.methods),
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("garbage", [b"\xff", b"\x0a\x7fabc", b"GET / HTTP/1.1\r\n\r\n"], ids=repr)
+@pytest.mark.parametrize("method", _METHODS)
+async def test_bytes_that_are_no_message_are_an_invalid_argument(gateway: Any, method: str, garbage: bytes) -> None:
+    if "Reflection" in method:
+        call = gateway.channel.stream_stream(method)(iter([garbage]), timeout=10)
+    else:
+        call = gateway.channel.unary_stream(method)(garbage, metadata=_with(USER), timeout=10)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call.read()
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    error = errors.from_rpc(failed.value)
+    assert error.reason is Reason.INVALID_ARGUMENT
+    assert error.message.startswith(f"The request of {method.lstrip('/')} is no protobuf message")
+    assert "DecodeError" not in error.message
