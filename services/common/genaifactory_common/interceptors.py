@@ -171,7 +171,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             token = _first(context, identity.METADATA_KEY)
             if token is None:
                 raise errors.Unauthenticated("The call carries no caller context; only the gateway's calls do.")
-            identity.set_current(self._verifier.verify(token), token)
+            caller = self._verifier.verify(token)
+            identity.set_current(caller, token)
+            telemetry.describe({"genaifactory.tenant": caller.tenant, "genaifactory.request_id": caller.request_id})
         return float(seconds)
 
     def _require_known_peer(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -191,18 +193,16 @@ class _Observed:
         self._method = method.lstrip("/")
         self._started = time.perf_counter()
         self._code = "OK"
-        self._span: Span = trace.INVALID_SPAN
         telemetry.RPC_RUNNING.labels(self._service).inc()
-        if service_telemetry.enabled:
-            rpc_service, _, rpc_method = self._method.rpartition("/")
-            self._span = service_telemetry.tracer.start_span(
-                self._method,
-                context=telemetry.extract(context.invocation_metadata() or ()),
-                kind=SpanKind.SERVER,
-                attributes={"rpc.system": "grpc", "rpc.service": rpc_service, "rpc.method": rpc_method},
-            )
-            # grpc.aio serves each call in a task of its own, so the context needs no undoing.
-            otel_context.attach(trace.set_span_in_context(self._span))
+        rpc_service, _, rpc_method = self._method.rpartition("/")
+        self._span: Span = service_telemetry.tracer.start_span(
+            self._method,
+            context=telemetry.extract(context.invocation_metadata() or ()),
+            kind=SpanKind.SERVER,
+            attributes={"rpc.system": "grpc", "rpc.service": rpc_service, "rpc.method": rpc_method},
+        )
+        # grpc.aio serves each call in a task of its own, so the context needs no undoing.
+        otel_context.attach(trace.set_span_in_context(self._span))
 
     async def fail(self, error: BaseException, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Translates an exception into the call's status. Always raises."""

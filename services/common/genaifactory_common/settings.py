@@ -121,7 +121,11 @@ class Telemetry(Settings):
     """Traces and logs."""
 
     otlp_endpoint: str | None = Field(
-        default=None, description="OTLP/gRPC collector, http://HOST:PORT; None: no traces."
+        default=None, description="OTLP/gRPC collector, http://HOST:PORT; None: no spans leave."
+    )
+    spans_file: Path | None = Field(
+        default=None,
+        description="Without a collector: SQLite file of the spans of recent requests, bounded.",
     )
     sample_ratio: float = Field(default=1.0, ge=0, le=1, description="Share of traces begun here that are kept.")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")

@@ -15,16 +15,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Gauge, Histogram
 
 from genaifactory_common import settings as common_settings
+from genaifactory_common import span_store
 from genaifactory_common.errors import FactoryError
 
 # Seconds; from a cache hit to a long answer.
@@ -41,12 +50,31 @@ RPC_DURATION = Histogram(
 )
 RPC_RUNNING = Gauge("genaifactory_rpc_running", "gRPC calls being served.", ["service"])
 
+# How long finished spans wait for others: OpenTelemetry's default for a collector, less where a person will look soon.
+_EXPORT_MILLIS = 5000
+_STORE_MILLIS = 500
+
 _propagator = TraceContextTextMapPropagator()
 _encode_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
+class _Identifying(trace.NoOpTracer):
+    """Records nothing; what begins here gets a trace id all the same, which logs, records and calls carry on."""
+
+    def __init__(self) -> None:
+        self._ids = RandomIdGenerator()
+
+    def start_span(self, name: str, context: Context | None = None, *_: Any, **__: Any) -> Span:
+        """The parent itself, or where there is none an id for a new trace, marked as not recorded."""
+        parent = super().start_span(name, context)
+        if parent.get_span_context().is_valid:
+            return parent
+        ids = self._ids
+        return NonRecordingSpan(SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False))
+
+
 class Telemetry:
-    """One service's tracer. Without an exporter spans cost nothing."""
+    """One service's tracer. Trace ids are always there; spans go to a collector, else to a file, else nowhere."""
 
     def __init__(
         self,
@@ -62,16 +90,24 @@ class Telemetry:
             exporter = OTLPSpanExporter(
                 endpoint=settings.otlp_endpoint, insecure=settings.otlp_endpoint.startswith("http://"), timeout=5
             )
+        sampler: Sampler = ParentBasedTraceIdRatio(settings.sample_ratio)
+        delay_millis = _EXPORT_MILLIS
+        if exporter is None and settings.spans_file is not None:
+            exporter = span_store.Exporter(settings.spans_file)
+            sampler = _of_requests(service, settings.sample_ratio)
+            delay_millis = _STORE_MILLIS
         self._provider: TracerProvider | None = None
         if exporter is None:
-            self.tracer: trace.Tracer = trace.NoOpTracer()
+            self.tracer: trace.Tracer = _Identifying()
             return
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": f"genaifactory-{service}", "service.namespace": "genaifactory"}),
-            sampler=ParentBasedTraceIdRatio(settings.sample_ratio),
+            sampler=sampler,
             shutdown_on_exit=False,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=4096))
+        self._provider.add_span_processor(
+            BatchSpanProcessor(exporter, max_queue_size=4096, schedule_delay_millis=delay_millis)
+        )
         self.tracer = self._provider.get_tracer("genaifactory")
 
     @property
@@ -120,6 +156,24 @@ class Telemetry:
             self._provider.shutdown()
 
 
+def _of_requests(service: str, ratio: float) -> Sampler:
+    """What the spans' file keeps: what the gateway begins, also below a client's own trace that is not recorded.
+
+    Deliveries of records and what the command line reads would only drive answers out of the file.
+    """
+    if service != "gateway":
+        return ParentBased(ALWAYS_OFF)
+    own = TraceIdRatioBased(ratio)
+    return ParentBased(own, remote_parent_sampled=own, remote_parent_not_sampled=own)
+
+
+def describe(attributes: dict[str, Any]) -> None:
+    """Adds attributes to the current span, if it is recorded. None of them may hold what was asked or answered."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.set_attributes(attributes)
+
+
 def mark_failed(span: Span, error: BaseException) -> None:
     """Records why a span failed, without the message of an error that is not ours: it may hold secrets."""
     kind = error.reason.value if isinstance(error, FactoryError) else type(error).__name__
@@ -140,7 +194,7 @@ def extract(metadata: Any) -> Any:
 
 
 def current_trace_id() -> str:
-    """32 hex digits; empty when not traced."""
+    """32 hex digits; empty outside a request."""
     context = trace.get_current_span().get_span_context()
     return f"{context.trace_id:032x}" if context.is_valid else ""
 

@@ -45,11 +45,11 @@ def observed(exchange: Exchange, route: str, service_telemetry: Telemetry) -> It
     method = exchange.method if exchange.method in _METHODS else "OTHER"
     HTTP_RUNNING.inc()
     try:
-        if service_telemetry.enabled and route not in _QUIET:
+        if route in _QUIET:
+            yield
+        else:
             with _root_span(exchange, f"{method} {route}", route, service_telemetry):
                 yield
-        else:
-            yield
     finally:
         seconds = time.perf_counter() - started
         status = 499 if exchange.hung_up else exchange.status

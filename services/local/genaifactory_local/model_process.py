@@ -62,6 +62,8 @@ async def running(
         "GENAIFACTORY_CONTEXT_PUBLIC_KEY": base64.b64encode(signer.public_key).decode(),
         "GENAIFACTORY_TELEMETRY__LOG_LEVEL": telemetry.log_level,
     }
+    if telemetry.spans_file is not None:
+        environment["GENAIFACTORY_TELEMETRY__SPANS_FILE"] = str(telemetry.spans_file)
     process = await asyncio.to_thread(_start, python, environment, log)
     try:
         async with channels.connect(address) as channel:

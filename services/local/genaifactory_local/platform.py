@@ -72,10 +72,13 @@ async def running(
     Raises OSError when a port is taken, FactoryError when a store
     cannot be opened.
     """
+    tracing = options.telemetry
+    if tracing.otlp_endpoint is None:
+        tracing = tracing.model_copy(update={"spans_file": tracing.spans_file or state.spans_file})
     async with AsyncExitStack() as stack:
 
         async def telemetry(name: str) -> Telemetry:
-            service_telemetry = await asyncio.to_thread(Telemetry, name, options.telemetry)
+            service_telemetry = await asyncio.to_thread(Telemetry, name, tracing)
             stack.push_async_callback(asyncio.to_thread, service_telemetry.close)
             return service_telemetry
 
@@ -86,7 +89,7 @@ async def running(
         def where(name: str) -> dict[str, Any]:
             return {
                 "server": settings.Server(address=service_address(sockets, name), drain_seconds=options.drain_seconds),
-                "telemetry": options.telemetry,
+                "telemetry": tracing,
                 "context_public_key": signer.public_key,
             }
 
@@ -104,7 +107,7 @@ async def running(
                     sockets,
                     source,
                     signer,
-                    telemetry=options.telemetry,
+                    telemetry=tracing,
                     drain_seconds=options.drain_seconds,
                     report=report,
                 )
@@ -139,7 +142,7 @@ async def running(
             await before_gateway()
         of_gateway = GatewaySettings(
             server=settings.Server(address=f"{options.host}:{options.grpc_port}", drain_seconds=options.drain_seconds),
-            telemetry=options.telemetry,
+            telemetry=tracing,
             http=Http(address=f"{options.host}:{options.http_port}"),
             context_private_key=SecretStr(base64.b64encode(signer.private_key).decode()),
         )
@@ -156,4 +159,5 @@ async def running(
             grpc_address=grpc_address,
             sockets=str(sockets),
             tenant=source.current.tenants[0].name,
+            collector=tracing.otlp_endpoint or "",
         )

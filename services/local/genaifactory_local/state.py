@@ -65,6 +65,11 @@ class State:
         """Which documents `genaifactory run` took, to know those that are gone."""
         return self.folder / "documents.json"
 
+    @property
+    def spans_file(self) -> Path:
+        """The spans of recent requests, where no collector is set."""
+        return self.folder / "data" / "traces" / "spans.sqlite"
+
     def data(self, service: str) -> Path:
         """The folder that one service owns."""
         return self.folder / "data" / service
@@ -81,6 +86,8 @@ class Endpoints:
     """Folder of the services' unix sockets."""
     tenant: str
     """Tenant of the development key."""
+    collector: str = ""
+    """Where its spans go; empty: to State.spans_file."""
 
     def socket(self, service: str) -> str:
         """gRPC address of one service."""

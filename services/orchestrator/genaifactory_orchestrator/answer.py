@@ -14,7 +14,7 @@ from prometheus_client import Counter, Histogram
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels, identity
+from genaifactory_common import channels, identity, telemetry
 from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable, UpstreamFailed
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import LATENCY_BUCKETS, Telemetry
@@ -202,14 +202,20 @@ class Answerer:
         if not key:
             return None
         with self._telemetry.span("look up cache"):
-            return await self._cache.look_up(key, max_age_seconds=plan.route.cache.max_age_seconds)
+            entry = await self._cache.look_up(key, max_age_seconds=plan.route.cache.max_age_seconds)
+            telemetry.describe({"genaifactory.cache.hit": entry is not None})
+            return entry
 
     async def _search(self, history: History, messages: Sequence[types_pb2.Message], plan: Plan) -> Found:
         query = retrieval.query(history.messages, messages) if plan.retrieves else ""
         if not query:
             return NOTHING
         with self._telemetry.span("retrieve"):
-            return await self._retriever.search(plan.route, query)
+            found = await self._retriever.search(plan.route, query)
+            telemetry.describe(
+                {"genaifactory.passages": len(found.passages), "genaifactory.index_version": found.index_version}
+            )
+            return found
 
     async def _replay(self, entry: cache.Entry, found: Found, record: Record, emit: Emit) -> Done:
         """Says again what was said before. It was scanned then, under the same policy."""

@@ -9,7 +9,7 @@ from typing import Self
 
 from prometheus_client import Counter, Histogram
 
-from genaifactory_common import channels
+from genaifactory_common import channels, telemetry
 from genaifactory_common.errors import FactoryError, Reason
 from genaifactory_common.telemetry import LATENCY_BUCKETS
 from genaifactory_safety.verdicts import Direction, Verdict
@@ -62,7 +62,15 @@ class Scanning:
         NOT_SCANNED.labels(self._direction, reason.value).inc()
 
     def ended(self, verdict: Verdict) -> None:
-        """Counts the outcome."""
+        """Counts the outcome, and notes it on the call's span."""
+        telemetry.describe(
+            {
+                "genaifactory.guardrail.policy": self._policy,
+                "genaifactory.guardrail.direction": self._direction.lower(),
+                "genaifactory.guardrail.action": verdict.action.name.lower(),
+                "genaifactory.guardrail.findings": tuple(sorted({finding.entity for finding in verdict.findings})),
+            }
+        )
         SECONDS.labels(self._direction).observe(self._seconds)
         SCANNED.labels(self._direction).inc(verdict.scanned_characters)
         VERDICTS.labels(self._policy, self._direction, verdict.action.name).inc()

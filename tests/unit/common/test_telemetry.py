@@ -104,11 +104,21 @@ def test_a_garbled_trace_context_begins_a_new_trace(garbage: str) -> None:
     traced.close()
 
 
-def test_without_an_exporter_nothing_is_traced() -> None:
-    silent = Telemetry("t")
-    with silent.span("work"):
-        assert telemetry.current_trace_id() == ""
-        assert telemetry.inject() == []
+def test_without_an_exporter_there_are_ids_but_no_spans() -> None:
+    silent, next_service = Telemetry("t"), Telemetry("u")
+    with silent.span("work") as span:
+        trace_id = telemetry.current_trace_id()
+        assert not span.is_recording()
+        carried = telemetry.inject()
+        with silent.span("a part of it"):
+            assert telemetry.current_trace_id() == trace_id
+    assert len(trace_id) == 32
+    assert dict(carried)["traceparent"].endswith("-00")  # so that nobody looks for it in a collector
+    with next_service.tracer.start_as_current_span("called", telemetry.extract(carried)):
+        assert telemetry.current_trace_id() == trace_id
+    with silent.span("other work"):
+        assert telemetry.current_trace_id() not in ("", trace_id)
+    assert telemetry.current_trace_id() == ""
     assert not silent.enabled
     silent.close()
 

@@ -1,0 +1,200 @@
+"""The spans of one request as a tree: which service did what, when, for how long, and with what outcome."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from genaifactory_common import span_store
+from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common.span_store import Span
+
+LAST = "last"
+"""Stands for the request that came last."""
+
+# The record is stored a moment after the answer, and services write spans twice a second.
+_SETTLE_SECONDS = 3.0
+_LOOK_SECONDS = 0.25
+_ID = re.compile(r"(?:req|chatcmpl)-([0-9a-f]{32})")
+_NARROW_COLUMNS = 90
+_BAR_CELLS = 24
+
+_SHOWN = {
+    "gen_ai.request.model": "",
+    "gen_ai.usage.input_tokens": "tokens in",
+    "gen_ai.usage.output_tokens": "tokens out",
+    "gen_ai.response.time_to_first_chunk": "first token after",
+    "gen_ai.response.finish_reasons": "finished by",
+    "genaifactory.passages": "passages",
+    "genaifactory.index_version": "index",
+    "genaifactory.cache.hit": "cached",
+    "genaifactory.guardrail.direction": "",
+    "genaifactory.guardrail.action": "",
+    "genaifactory.guardrail.findings": "found",
+    "genaifactory.guardrail.policy": "policy",
+    "http.response.status_code": "HTTP",
+    "error.type": "",
+}
+"""What is shown of a span's attributes, in this order, and under which name."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A span and what was done within it."""
+
+    span: Span
+    children: Sequence[Node]
+
+
+def request_id(text: str) -> str:
+    """The id of a request, as `x-request-id` or an answer's `id` gives it. Raises InvalidArgument."""
+    match = _ID.fullmatch(text.strip())
+    if match is None:
+        raise InvalidArgument(
+            f"'{text}' is no request. Give the x-request-id of a response (req-...), the id of an answer "
+            f"(chatcmpl-...), or: {LAST}.",
+            field="REQUEST",
+        )
+    return f"req-{match[1]}"
+
+
+def read(file: Path, request: str) -> list[Span]:
+    """The spans of a request id, or of the last request; empty when none are kept.
+
+    Waits a moment for the last of them. Raises InvalidArgument for what is no id, Unavailable when the file is bad.
+    """
+    wanted = None if request == LAST else request_id(request)
+    until = time.monotonic() + _SETTLE_SECONDS
+    spans = _read(file, wanted)
+    while not _complete(spans) and time.monotonic() < until:
+        time.sleep(_LOOK_SECONDS)
+        spans = _read(file, wanted)
+    return spans
+
+
+def roots(spans: Sequence[Span]) -> list[Node]:
+    """The spans as trees, in the order of time; more than one where spans between are missing."""
+    here = {span.span_id for span in spans}
+    below: dict[str, list[Span]] = {}
+    for span in spans:
+        below.setdefault(span.parent_id if span.parent_id in here else "", []).append(span)
+
+    def node(span: Span) -> Node:
+        return Node(span, tuple(node(child) for child in below.get(span.span_id, ())))
+
+    return [node(span) for span in below.get("", ())]
+
+
+def details(span: Span) -> str:
+    """What is worth knowing of a span, without anything that was asked or answered."""
+    return ", ".join(
+        f"{name} {_value(key, span.attributes[key])}".strip()
+        for key, name in _SHOWN.items()
+        if span.attributes.get(key) not in (None, "", [])
+    )
+
+
+def table(spans: Sequence[Span], width: int) -> Table:
+    """The tree, with a bar for each span's time; without bars where the terminal is narrow."""
+    narrow = width < _NARROW_COLUMNS
+    start = min(span.start_ns for span in spans)
+    total = max(1, max(span.end_ns for span in spans) - start)
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    shown.add_column("Service and operation", no_wrap=True, overflow="ellipsis")
+    shown.add_column("From", justify="right", no_wrap=True)
+    shown.add_column("Took", justify="right", no_wrap=True)
+    if not narrow:
+        shown.add_column("", no_wrap=True, width=_BAR_CELLS)
+        shown.add_column("", overflow="fold")
+
+    def add(node: Node, first: str, rest: str) -> None:
+        span = node.span
+        style = "red" if span.failed else ""
+        name = Text(first, "dim").append(f"{span.service} ", f"bold {style}".strip()).append(_short(span.name), style)
+        cells: list[Text] = [name, Text(_milliseconds(span.start_ns - start)), Text(_milliseconds(_taken(span)))]
+        if not narrow:
+            cells += [_bar(span, start, total), Text(details(span), style or "dim")]
+        shown.add_row(*cells)
+        for i, child in enumerate(node.children):
+            last = i == len(node.children) - 1
+            add(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+
+    for root in roots(spans):
+        add(root, "", "")
+    return shown
+
+
+def plain(spans: Sequence[Span]) -> list[Mapping[str, Any]]:
+    """The spans for programs, as trees."""
+
+    def value(node: Node) -> Mapping[str, Any]:
+        span = node.span
+        return {
+            "service": span.service,
+            "name": span.name,
+            "trace_id": span.trace_id,
+            "span_id": span.span_id,
+            "start_us": span.start_ns // 1000,
+            "duration_us": _taken(span) // 1000,
+            "failed": span.failed,
+            "attributes": {key: span.attributes[key] for key in _SHOWN if key in span.attributes},
+            "children": [value(child) for child in node.children],
+        }
+
+    return [value(root) for root in roots(spans)]
+
+
+def _read(file: Path, wanted: str | None) -> list[Span]:
+    try:
+        with span_store.reading(file) as reader:
+            if reader is None:
+                return []
+            found = wanted or reader.last_request()
+            return reader.of_request(found) if found else []
+    except sqlite3.Error as error:
+        raise Unavailable(f"{file} cannot be read ({error}). Delete it; the next request makes it anew.") from None
+
+
+def _complete(spans: Sequence[Span]) -> bool:
+    """Whether the span of the gateway is here, which ends last, and that of the record, if there is to be one."""
+    services = {span.service for span in spans}
+    return "gateway" in services and ("orchestrator" not in services or "monitor" in services)
+
+
+def _taken(span: Span) -> int:
+    return max(0, span.end_ns - span.start_ns)
+
+
+def _milliseconds(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1e6:,.1f} ms"
+
+
+def _bar(span: Span, start: int, total: int) -> Text:
+    first = min(_BAR_CELLS - 1, max(0, (span.start_ns - start) * _BAR_CELLS // total))
+    cells = max(1, round(_taken(span) * _BAR_CELLS / total))
+    cells = min(cells, _BAR_CELLS - first)
+    bar = Text(" " * first + "━" * cells, "red" if span.failed else "cyan")
+    bar.append(" " * (_BAR_CELLS - cell_len(bar.plain)))
+    return bar
+
+
+def _short(name: str) -> str:
+    """Without the package of an RPC, which is as long as it says little."""
+    return name.rpartition("/")[2] if name.startswith("genaifactory.") else name
+
+
+def _value(key: str, value: Any) -> str:
+    if key.endswith("time_to_first_chunk"):
+        return _milliseconds(int(float(value) * 1e9))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,198 @@
+"""Spans kept in a file: found again by request, bounded for each tenant, private, and never in anybody's way."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from pathlib import Path
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer, set_span_in_context
+
+from genaifactory_common import settings, span_store, telemetry
+from genaifactory_common.span_store import Bounds, Exporter, Span
+from genaifactory_common.telemetry import Telemetry
+
+
+class Service:
+    """A service that writes its spans to the file as each ends."""
+
+    def __init__(self, file: Path, name: str = "gateway", bounds: Bounds = span_store.DEFAULT_BOUNDS) -> None:
+        self.exporter = Exporter(file, bounds)
+        self._provider = TracerProvider(resource=Resource.create({"service.name": f"genaifactory-{name}"}))
+        self._provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer: Tracer = self._provider.get_tracer("t")
+
+    def request(self, request_id: str, tenant: str = "acme", *, children: int = 0, trace_id: int | None = None) -> None:
+        """One request with so many steps; trace_id: of the client's own trace."""
+        own = SpanContext(trace_id or 0, 1, is_remote=True, trace_flags=TraceFlags(1))
+        attributes = {"genaifactory.request_id": request_id, "genaifactory.tenant": tenant}
+        root = self.tracer.start_span("POST", set_span_in_context(NonRecordingSpan(own)), attributes=attributes)
+        for number in range(children):
+            self.tracer.start_span(f"step {number}", set_span_in_context(root)).end()
+        root.end()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "traces" / "spans.sqlite"
+
+
+def found(file: Path, request_id: str) -> list[Span]:
+    with span_store.reading(file) as reader:
+        assert reader is not None
+        return reader.of_request(request_id)
+
+
+def test_the_spans_of_a_request_are_found_without_others_of_the_same_trace(file: Path) -> None:
+    service = Service(file)
+    service.request("req-1", children=2, trace_id=7)
+    service.request("req-2", children=1, trace_id=7)
+    assert [span.name for span in found(file, "req-1")] == ["POST", "step 0", "step 1"]
+    assert [span.name for span in found(file, "req-2")] == ["POST", "step 0"]
+    assert found(file, "req-3") == []
+    assert found(file, "") == []
+
+
+def test_spans_of_several_services_are_one_trace(file: Path) -> None:
+    gateway, orchestrator = Service(file), Service(file, "orchestrator")
+    root = gateway.tracer.start_span("Chat")
+    parent = set_span_in_context(root)
+    orchestrator.tracer.start_span("Answer", parent, attributes={"genaifactory.request_id": "req-1"}).end()
+    root.end()
+    assert [(span.service, span.name) for span in found(file, "req-1")] == [
+        ("gateway", "Chat"),
+        ("orchestrator", "Answer"),
+    ]
+    with span_store.reading(file) as reader:
+        assert reader is not None
+        assert reader.last_request() == "req-1"
+
+
+def test_what_is_kept_is_found_after_a_restart(file: Path) -> None:
+    service = Service(file)
+    service.request("req-1")
+    service.exporter.shutdown()
+    Service(file).request("req-2")
+    assert len(found(file, "req-1")) == 1
+
+
+def test_a_tenant_drives_out_only_what_is_its_own(file: Path) -> None:
+    service = Service(file, bounds=Bounds(traces_per_tenant=10))
+    service.request("req-quiet", "quiet")
+    for number in range(1200):
+        service.request(f"req-{number}", "loud")
+    assert found(file, "req-quiet")
+    assert found(file, "req-1199")
+    assert not found(file, "req-0")
+
+
+def test_the_tenant_that_holds_most_bytes_gives_way(file: Path) -> None:
+    service = Service(file, bounds=Bounds(bytes=40_000))
+    service.request("req-quiet", "quiet")
+    for number in range(600):
+        service.request(f"req-{number}", "loud")
+    assert found(file, "req-quiet")
+    assert not found(file, "req-0")
+
+
+def test_old_traces_go(file: Path) -> None:
+    Service(file).request("req-old")
+    Service(file, bounds=Bounds(age_seconds=0)).request("req-new")
+    assert not found(file, "req-old")
+
+
+def test_a_client_that_does_everything_in_one_trace_keeps_its_newest_spans(file: Path) -> None:
+    service = Service(file, bounds=Bounds(spans_per_trace=20))
+    for number in range(1000):
+        service.request(f"req-{number}", trace_id=7)
+    assert not found(file, "req-0")
+    assert found(file, "req-999")
+
+
+def test_long_attributes_are_cut(file: Path) -> None:
+    service = Service(file)
+    attributes = {"genaifactory.request_id": "req-1", "url.path": "/" + "x" * 10_000}
+    service.tracer.start_span("GET", attributes=attributes).end()
+    (span,) = found(file, "req-1")
+    assert len(span.attributes["url.path"]) == 256
+
+
+def test_the_file_is_its_owners_alone(file: Path) -> None:
+    Service(file).request("req-1")
+    for path in (file, *file.parent.glob("spans.sqlite-*")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("garbage", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_file_is_replaced_and_no_other_service_replaces_it_again(file: Path, garbage: bytes) -> None:
+    file.parent.mkdir()
+    file.write_bytes(garbage)
+    services = [Service(file), Service(file, "orchestrator")]
+    for number in range(3):
+        for name, service in enumerate(services):
+            service.request(f"req-{number}-{name}")
+    assert found(file, "req-2-0")
+    assert found(file, "req-2-1")
+
+
+def test_a_file_that_is_removed_is_made_again(file: Path) -> None:
+    service = Service(file)
+    service.request("req-1")
+    for path in file.parent.iterdir():
+        path.unlink()
+    service.request("req-2")
+    assert found(file, "req-2")
+
+
+def test_a_place_that_cannot_be_written_drops_spans_with_one_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    exporter = Exporter(tmp_path / "file" / "spans.sqlite")
+    spans: list[ReadableSpan] = [ReadableSpan("x", SpanContext(1, 1, is_remote=False))]
+    with caplog.at_level(logging.WARNING):
+        assert [exporter.export(spans) for _ in range(3)] == [SpanExportResult.FAILURE] * 3
+    assert len(caplog.records) == 1
+
+
+def test_nothing_is_read_where_there_is_no_file(tmp_path: Path) -> None:
+    with span_store.reading(tmp_path / "none.sqlite") as reader:
+        assert reader is None
+
+
+def _telemetry(service: str, file: Path) -> Telemetry:
+    return Telemetry(service, settings.Telemetry(spans_file=file))
+
+
+def test_a_trace_is_kept_when_the_gateway_begins_it_and_not_what_runs_beside_requests(file: Path) -> None:
+    gateway, monitor = _telemetry("gateway", file), _telemetry("monitor", file)
+    with gateway.span("POST", attributes={"genaifactory.request_id": "req-1"}):
+        carried = telemetry.inject()
+    context = telemetry.extract(carried)
+    monitor.tracer.start_span("record", context, attributes={"genaifactory.request_id": "req-1"}).end()
+    monitor.tracer.start_span("sweep", attributes={"genaifactory.request_id": "req-2"}).end()
+    gateway.close()
+    monitor.close()
+    assert [span.service for span in found(file, "req-1")] == ["gateway", "monitor"]
+    assert found(file, "req-2") == []
+
+
+def test_a_clients_trace_that_is_not_recorded_elsewhere_is_kept_here(file: Path) -> None:
+    gateway = _telemetry("gateway", file)
+    unsampled = telemetry.extract([("traceparent", f"00-{'a' * 32}-{'b' * 16}-00")])
+    gateway.tracer.start_span("POST", unsampled, attributes={"genaifactory.request_id": "req-1"}).end()
+    gateway.close()
+    (span,) = found(file, "req-1")
+    assert span.trace_id == "a" * 32
+
+
+def test_nothing_is_kept_where_a_collector_is_set(file: Path) -> None:
+    both = settings.Telemetry(spans_file=file, otlp_endpoint="http://127.0.0.1:1")
+    with Telemetry("gateway", both).span("POST"):
+        pass
+    assert not file.exists()
