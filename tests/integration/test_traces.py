@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from genaifactory_common import settings
-from genaifactory_local import testing
+from genaifactory_local import testing, traces
 from genaifactory_local.platform import Options
+from genaifactory_local.testing import Platform
+from genaifactory_local.traces import Node
 
 QUESTION = "How many days of annual leave does an employee have?"
 
@@ -85,3 +88,43 @@ async def test_one_trace_shows_a_questions_way_through_all_six_services(tmp_path
     written = b"".join(span.SerializeToString() for _, span in collector.spans)
     assert b"annual leave" not in written
     assert platform.key.encode() not in written
+
+
+async def _asked(platform: Platform, question: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return await client.post(
+            f"{platform.openai_url}/chat/completions",
+            json={"model": "rag", "messages": [{"role": "user", "content": question}]},
+            headers={"Authorization": f"Bearer {platform.key}"},
+            timeout=30,
+        )
+
+
+def _services(nodes: list[Node]) -> set[str]:
+    return {node.span.service for node in nodes}.union(*(_services(list(node.children)) for node in nodes))
+
+
+async def test_without_a_collector_the_way_of_an_answer_is_kept_and_nothing_that_was_said(platform: Platform) -> None:
+    response = await _asked(platform, QUESTION)
+    last = await asyncio.to_thread(traces.read, platform.state.spans_file, traces.LAST)
+    by_header = await asyncio.to_thread(traces.read, platform.state.spans_file, response.headers["x-request-id"])
+    by_answer = await asyncio.to_thread(traces.read, platform.state.spans_file, response.json()["id"])
+    assert last == by_header == by_answer
+    (root,) = traces.roots(last)
+    assert root.span.name == "POST /v1/chat/completions"
+    assert _services([root]) == {"gateway", "orchestrator", "safety", "retriever", "modelserver", "monitor"}
+    shown = "\n".join(traces.details(span) for span in last)
+    assert "extractive, tokens in" in shown
+    assert "passages 5" in shown
+    assert "input, allow, policy default" in shown
+    for path in platform.state.spans_file.parent.iterdir():
+        kept = path.read_bytes()
+        assert b"annual leave" not in kept
+        assert platform.key.encode() not in kept
+
+
+async def test_a_request_that_is_refused_at_the_door_has_its_trace(platform: Platform) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        response = await client.get(f"{platform.openai_url}/models", headers={"Authorization": "Bearer no-key"})
+    spans = await asyncio.to_thread(traces.read, platform.state.spans_file, response.headers["x-request-id"])
+    assert [(span.service, traces.details(span)) for span in spans] == [("gateway", "HTTP 401")]

@@ -36,7 +36,8 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _LONGEST_PAUSE_SECONDS = 5.0
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""How values stand in columns of JSON."""
 
 
 def _postgresql_url(value: SecretStr) -> SecretStr:
@@ -222,7 +223,7 @@ class Database:
             max_overflow=0,
             pool_timeout=self._store.busy_timeout_seconds,
             connect_args={"timeout": self._store.busy_timeout_seconds},
-            json_serializer=_json,
+            json_serializer=encode_json,
         )
 
         def connected(connection: Any, _: Any) -> None:
@@ -256,7 +257,7 @@ class Database:
                 "command_timeout": self._store.statement_timeout_seconds,
                 "server_settings": {"application_name": f"genaifactory-{self._layout.service}"},
             },
-            json_serializer=_json,
+            json_serializer=encode_json,
         )
 
     def _make_private_file(self) -> None:

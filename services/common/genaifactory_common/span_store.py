@@ -203,8 +203,9 @@ def reading(path: Path) -> Iterator[Reader | None]:
 
 
 def _found(row: Any) -> Span:
-    *values, failed, request_id, attributes = row
-    return Span(*values, failed=bool(failed), request_id=request_id, attributes=json.loads(attributes))
+    trace_id, span_id, parent_id, service, name, start_ns, end_ns, failed, request_id, attributes = row
+    known = json.loads(attributes)
+    return Span(trace_id, span_id, parent_id, service, name, start_ns, end_ns, bool(failed), request_id, known)
 
 
 def _below(spans: Sequence[Span], span_id: str) -> list[Span]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import grpc.aio
@@ -13,10 +13,12 @@ from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, settings
 from genaifactory_common.errors import InvalidArgument, from_rpc
-from genaifactory_local.reach import PATIENCE_SECONDS
+from genaifactory_local.reach import PATIENCE_SECONDS, Platform
 
 _USAGE_TIMEOUT_SECONDS = 60.0
 _EXPORT_TIMEOUT_SECONDS = 3600.0
+_QUERY_TIMEOUT_SECONDS = 30.0
+_PAGE = 200
 
 _AGE = re.compile(r"(\d{1,5})([mhdw])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -42,7 +44,7 @@ async def usage(
     grpc_address: str, key: str, since: datetime | None, tls: settings.Tls | None = None
 ) -> list[gateway_pb2.UsageRow]:
     """Usage of the key's tenant by day, key and model, through the gateway. Raises FactoryError."""
-    request = gateway_pb2.GetUsageRequest(start_time=_timestamp(since))
+    request = gateway_pb2.GetUsageRequest(start_time=timestamp(since))
     async with channels.connect(grpc_address, tls) as channel:
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)
         try:
@@ -59,7 +61,7 @@ async def export(
 ) -> AsyncIterator[monitor_pb2.ExportInteractionsResponse]:
     """Interactions with their feedback as JSON lines, from monitor, for the current caller. Raises FactoryError."""
     request = monitor_pb2.ExportInteractionsRequest(
-        filter=monitor_pb2.InteractionFilter(start_time=_timestamp(since), end_time=_timestamp(until), route=route)
+        filter=monitor_pb2.InteractionFilter(start_time=timestamp(since), end_time=timestamp(until), route=route)
     )
     async with channels.connect(address, tls, patience_seconds=PATIENCE_SECONDS) as channel:
         stub = monitor_pb2_grpc.MonitorServiceStub(channel)
@@ -69,9 +71,33 @@ async def export(
             yield response
 
 
-def _timestamp(value: datetime | None) -> Timestamp | None:
+async def interactions(
+    platform: Platform, filter_: monitor_pb2.InteractionFilter, *, most: int | None = None
+) -> AsyncGenerator[monitor_pb2.Interaction, None]:
+    """The current caller's records, newest first and without any text, up to `most`. Raises FactoryError."""
+    request = monitor_pb2.QueryInteractionsRequest(
+        filter=filter_, page_size=min(most or _PAGE, _PAGE), without_text=True
+    )
+    left = most
+    async with channels.connect(
+        platform.address("monitor"), platform.tls, patience_seconds=PATIENCE_SECONDS
+    ) as channel:
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+        while True:
+            page = await channels.unary(stub.QueryInteractions, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+            for item in page.interactions[:left]:
+                yield item
+            if left is not None:
+                left -= len(page.interactions)
+            if not page.next_page_token or (left is not None and left <= 0):
+                return
+            request.page_token = page.next_page_token
+
+
+def timestamp(value: datetime | None) -> Timestamp | None:
+    """A moment as messages carry it."""
     if value is None:
         return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(value)
-    return timestamp
+    moment_ = Timestamp()
+    moment_.FromDatetime(value)
+    return moment_

@@ -40,6 +40,10 @@ class Platform(Protocol):
     def tls(self) -> settings.Tls | None:
         """What to show servers and whom of them to trust; None where only this machine's user can reach them."""
 
+    @property
+    def collector(self) -> str:
+        """Where its spans go, in words; empty: into the state folder."""
+
     def address(self, service: Service) -> str:
         """gRPC address of an inner service."""
 
@@ -66,6 +70,7 @@ class OnThisMachine:
         self._state, self._endpoints = state.find_running(folder)
         self.http_url = self._endpoints.http_url
         self.grpc_address = self._endpoints.grpc_address
+        self.collector = self._endpoints.collector
 
     def address(self, service: Service) -> str:
         """Its unix socket."""
@@ -112,6 +117,7 @@ class OnACluster:
         self.http_url = where.http_url
         self.grpc_address = where.grpc_address
         self.tls = where.tls
+        self.collector = "the collector that the chart's global.otlpEndpoint names, if it names one"
         self._where = where
         self._own = own
 

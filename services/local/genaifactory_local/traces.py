@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from genaifactory_common import span_store
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_common.span_store import Span
+from genaifactory_gateway import rules
 
 LAST = "last"
 """Stands for the request that came last."""
@@ -24,9 +25,9 @@ LAST = "last"
 # The record is stored a moment after the answer, and services write spans twice a second.
 _SETTLE_SECONDS = 3.0
 _LOOK_SECONDS = 0.25
-_ID = re.compile(r"(?:req|chatcmpl)-([0-9a-f]{32})")
-_NARROW_COLUMNS = 90
+_NARROW_COLUMNS = 110
 _BAR_CELLS = 24
+_LEAST_CELLS = 8
 
 _SHOWN = {
     "gen_ai.request.model": "",
@@ -57,14 +58,13 @@ class Node:
 
 def request_id(text: str) -> str:
     """The id of a request, as `x-request-id` or an answer's `id` gives it. Raises InvalidArgument."""
-    match = _ID.fullmatch(text.strip())
-    if match is None:
+    if not re.fullmatch(rules.REQUEST_ID, text):
         raise InvalidArgument(
             f"'{text}' is no request. Give the x-request-id of a response (req-...), the id of an answer "
             f"(chatcmpl-...), or: {LAST}.",
             field="REQUEST",
         )
-    return f"req-{match[1]}"
+    return f"req-{text.partition('-')[2]}"
 
 
 def read(file: Path, request: str) -> list[Span]:
@@ -104,14 +104,15 @@ def details(span: Span) -> str:
 
 
 def table(spans: Sequence[Span], width: int) -> Table:
-    """The tree, with a bar for each span's time; without bars where the terminal is narrow."""
+    """The tree, with a bar for each span's time, on the scale of the first's; a narrow terminal has no bars."""
     narrow = width < _NARROW_COLUMNS
-    start = min(span.start_ns for span in spans)
-    total = max(1, max(span.end_ns for span in spans) - start)
+    start, scale = spans[0].start_ns, max(1, _taken(spans[0]))
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    shown.add_column("Service and operation", no_wrap=True, overflow="ellipsis")
-    shown.add_column("From", justify="right", no_wrap=True)
-    shown.add_column("Took", justify="right", no_wrap=True)
+    times = max(len(_milliseconds(max(span.end_ns for span in spans) - start)), len("Took"))
+    names = max(_LEAST_CELLS, width - 2 * (times + 1) - 1)
+    shown.add_column("Service and operation", no_wrap=True, overflow="ellipsis", max_width=names if narrow else None)
+    shown.add_column("From", justify="right", no_wrap=True, min_width=times)
+    shown.add_column("Took", justify="right", no_wrap=True, min_width=times)
     if not narrow:
         shown.add_column("", no_wrap=True, width=_BAR_CELLS)
         shown.add_column("", overflow="fold")
@@ -120,10 +121,13 @@ def table(spans: Sequence[Span], width: int) -> Table:
         span = node.span
         style = "red" if span.failed else ""
         name = Text(first, "dim").append(f"{span.service} ", f"bold {style}".strip()).append(_short(span.name), style)
-        cells: list[Text] = [name, Text(_milliseconds(span.start_ns - start)), Text(_milliseconds(_taken(span)))]
-        if not narrow:
-            cells += [_bar(span, start, total), Text(details(span), style or "dim")]
-        shown.add_row(*cells)
+        noted = Text(details(span), style or "dim")
+        if narrow:
+            branch = rest + ("│  " if node.children else "   ")
+            lines = textwrap.wrap(noted.plain, max(_LEAST_CELLS, names - len(branch)))
+            name = Text("\n").join([name, *(Text(branch, "dim").append(line, noted.style) for line in lines)])
+        cells = [name, Text(_milliseconds(span.start_ns - start)), Text(_milliseconds(_taken(span)))]
+        shown.add_row(*cells, *(() if narrow else (_bar(span, start, scale), noted)))
         for i, child in enumerate(node.children):
             last = i == len(node.children) - 1
             add(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
@@ -178,13 +182,11 @@ def _milliseconds(nanoseconds: int) -> str:
     return f"{nanoseconds / 1e6:,.1f} ms"
 
 
-def _bar(span: Span, start: int, total: int) -> Text:
-    first = min(_BAR_CELLS - 1, max(0, (span.start_ns - start) * _BAR_CELLS // total))
-    cells = max(1, round(_taken(span) * _BAR_CELLS / total))
-    cells = min(cells, _BAR_CELLS - first)
-    bar = Text(" " * first + "━" * cells, "red" if span.failed else "cyan")
-    bar.append(" " * (_BAR_CELLS - cell_len(bar.plain)))
-    return bar
+def _bar(span: Span, start: int, scale: int) -> Text:
+    """What came after the answer, its record, ends at the right edge."""
+    first = min(_BAR_CELLS - 1, max(0, (span.start_ns - start) * _BAR_CELLS // scale))
+    cells = min(_BAR_CELLS - first, max(1, round(_taken(span) * _BAR_CELLS / scale)))
+    return Text(" " * first + "━" * cells, "red" if span.failed else "cyan")
 
 
 def _short(name: str) -> str:

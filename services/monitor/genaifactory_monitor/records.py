@@ -11,6 +11,7 @@ Json = Mapping[str, Any]
 
 OutcomeName = Literal["answered", "blocked", "failed", "cancelled"]
 RatingName = Literal["", "up", "down"]
+GuardrailName = Literal["mask", "block"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Filter:
     model: str = ""
     request_ids: tuple[str, ...] = ()
     outcome: OutcomeName | None = None
+    guardrail_action: GuardrailName | None = None
+    """At least so strong."""
+    key_id: str = ""
+    ended_since_us: int | None = None
+    """Inclusive."""
 
 
 class UsageKey(NamedTuple):

@@ -90,6 +90,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             limit=request.page_size or _DEFAULT_PAGE,
             max_bytes=_PAGE_BYTES,
             newest_first=True,
+            without_text=request.without_text,
         )
         return monitor_pb2.QueryInteractionsResponse(
             interactions=[wire.interaction_message(item) for item in found.interactions],

@@ -11,11 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from genaifactory_common.database import insert, uninterrupted
+from genaifactory_common.database import encode_json, insert, uninterrupted
 from genaifactory_common.errors import Conflict
 from genaifactory_monitor import usage
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.records import Feedback, Filter, Interaction, Position
+from genaifactory_monitor.records import Feedback, Filter, GuardrailName, Interaction, Position
 from genaifactory_monitor.schema import feedback as feedback_table
 from genaifactory_monitor.schema import interactions
 
@@ -24,6 +24,9 @@ MAX_FEEDBACK_PER_INTERACTION = 100
 _ROWS_PER_STATEMENT = 100
 # Rows fetched at a time: what a page may hold beyond its bytes.
 _FETCH = 10
+_NO_TEXT: dict[str, Any] = {"input": (), "output": "", "citations": ()}
+# No answer takes longer: specs.Route.timeout_seconds ends at an hour. It bounds what is looked through by its end.
+_LONGEST_ANSWER_US = 3_700_000_000
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,16 @@ async def page(
     limit: int,
     max_bytes: int,
     newest_first: bool,
+    without_text: bool = False,
 ) -> Page:
     """Up to `limit` interactions beyond `after`, and no more than `max_bytes` of them, but at least one.
 
-    Raises Unavailable.
+    without_text: what was asked and answered is not read. Raises Unavailable.
     """
     order = sa.tuple_(interactions.c.start_time_us, interactions.c.request_id)
-    statement = sa.select(interactions).where(*_conditions(filter_)).limit(limit + 1)
+    left_out = _NO_TEXT if without_text else {}
+    columns = [column for column in interactions.c if column.name not in left_out]
+    statement = sa.select(*columns).where(*_conditions(filter_)).limit(limit + 1)
     if newest_first:
         statement = statement.order_by(interactions.c.start_time_us.desc(), interactions.c.request_id.desc())
     else:
@@ -116,7 +122,7 @@ async def page(
                 if found and (len(found) == limit or size > max_bytes):
                     last = found[-1]
                     return Page(found, Position(last.start_time_us, last.request_id))
-                found.append(Interaction(**row))
+                found.append(Interaction(**row, **left_out))
         finally:
             await rows.close()
     return Page(found, None)
@@ -167,7 +173,24 @@ def _conditions(filter_: Filter) -> list[sa.ColumnElement[bool]]:
         conditions.append(columns.request_id.in_(filter_.request_ids))
     if filter_.outcome is not None:
         conditions.append(columns.outcome == filter_.outcome)
+    if filter_.guardrail_action is not None:
+        conditions.append(_guarded(filter_.guardrail_action))
+    if filter_.key_id:
+        conditions.append(columns.key_id == filter_.key_id)
+    if filter_.ended_since_us is not None:
+        conditions.append(columns.start_time_us >= filter_.ended_since_us - _LONGEST_ANSWER_US)
+        conditions.append(columns.start_time_us + columns.duration_us >= filter_.ended_since_us)
     return conditions
+
+
+def _guarded(action: GuardrailName) -> sa.ColumnElement[bool]:
+    """A guardrail acted at least so. No string inside the JSON can hold the pair: its quotes would be escaped."""
+    verdicts = sa.cast(interactions.c.verdicts, sa.Text)
+    actions = ("block",) if action == "block" else ("mask", "block")
+    return sa.or_(
+        interactions.c.outcome == "blocked",
+        *(verdicts.contains(encode_json({"action": name})[1:-1], autoescape=True) for name in actions),
+    )
 
 
 async def _require_same(connection: AsyncConnection, given: Feedback) -> None:

@@ -11,7 +11,16 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_monitor.plain import enum_name, enum_number, from_plain, to_plain, without_nul
-from genaifactory_monitor.records import Feedback, Filter, Interaction, OutcomeName, RatingName, Usage, UsageKey
+from genaifactory_monitor.records import (
+    Feedback,
+    Filter,
+    GuardrailName,
+    Interaction,
+    OutcomeName,
+    RatingName,
+    Usage,
+    UsageKey,
+)
 
 MAX_INTERACTIONS = 500
 MAX_REQUEST_IDS = 500
@@ -157,6 +166,7 @@ def interaction_filter(message: monitor_pb2.InteractionFilter, *, tenant: str) -
     outcome: OutcomeName | None = None
     if message.outcome != monitor_pb2.OUTCOME_UNSPECIFIED:
         outcome = _outcome(message.outcome, "filter.outcome")
+    ended_us = _moment(message.ended_since, "filter.ended_since") if message.HasField("ended_since") else None
     return Filter(
         tenant=tenant,
         start_time_us=start_us,
@@ -165,7 +175,19 @@ def interaction_filter(message: monitor_pb2.InteractionFilter, *, tenant: str) -
         model=_text(message.model, "filter.model", _MAX_NAME),
         request_ids=tuple(_required(value, f"filter.request_ids[{i}]") for i, value in enumerate(message.request_ids)),
         outcome=outcome,
+        guardrail_action=_guardrail_action(message.guardrail_action, "filter.guardrail_action"),
+        key_id=_text(message.key_id, "filter.key_id", _MAX_NAME),
+        ended_since_us=ended_us,
     )
+
+
+def _guardrail_action(value: int, path: str) -> GuardrailName | None:
+    if value == types_pb2.ACTION_UNSPECIFIED:
+        return None
+    name = enum_name(types_pb2.Action.DESCRIPTOR, value)
+    if name not in get_args(GuardrailName):
+        raise InvalidArgument(f"{path} must be ACTION_MASK or ACTION_BLOCK, not {value}.", field=path)
+    return cast(GuardrailName, name)
 
 
 def usage_period(message: monitor_pb2.GetUsageRequest, *, now_us: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
 from genaifactory_common.errors import InvalidArgument, PermissionDenied
 from genaifactory_monitor import paging
@@ -72,6 +73,14 @@ async def test_a_page_of_long_answers_ends_before_it_is_too_big_for_a_message(mo
     assert ids(first)[-1] > ids(rest)[0]
 
 
+# Were it not escaped in the JSON of a record, it would look like a verdict.
+_PRETENDER = '", "action": "block", "'
+
+
+def verdict(action: types_pb2.Action.ValueType, policy: str = "strict") -> types_pb2.Verdict:
+    return types_pb2.Verdict(action=action, policy=policy, scanners=["pii"], direction=types_pb2.DIRECTION_INPUT)
+
+
 FILTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "nothing": ({}, ["d", "c", "b", "a"]),
     "from a moment, inclusive": ({"start_time": moment(1)}, ["d", "c", "b"]),
@@ -81,6 +90,11 @@ FILTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a model": ({"model": "big"}, ["c"]),
     "requests": ({"request_ids": ["a", "d", "unknown"]}, ["d", "a"]),
     "an outcome": ({"outcome": monitor_pb2.OUTCOME_FAILED}, ["d"]),
+    "a key": ({"key_id": "bob"}, ["c"]),
+    "those that ended since a moment": ({"ended_since": moment(2.5)}, ["d", "c", "a"]),
+    "those that ended since a moment, inclusive": ({"ended_since": moment(10)}, ["a"]),
+    "masked or blocked": ({"guardrail_action": types_pb2.ACTION_MASK}, ["c", "b", "a"]),
+    "blocked": ({"guardrail_action": types_pb2.ACTION_BLOCK}, ["c", "a"]),
     "all at once": ({"route": "talk", "model": "big"}, []),
     "the own tenant by name": ({"tenant": "acme"}, ["d", "c", "b", "a"]),
 }
@@ -90,10 +104,14 @@ FILTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
 async def test_a_filter_finds_what_it_names(case: str, monitor: Monitor) -> None:
     testing.act_as()
     await monitor.record(
-        make_interaction("a", at=0),
-        make_interaction("b", at=1, route="talk"),
-        make_interaction("c", at=2, model="big"),
-        make_interaction("d", at=3, outcome=monitor_pb2.OUTCOME_FAILED),
+        make_interaction("a", at=0, duration_us=10_000_000, verdicts=[verdict(types_pb2.ACTION_BLOCK)]),
+        make_interaction("b", at=1, route="talk", verdicts=[verdict(types_pb2.ACTION_MASK)]),
+        make_interaction(
+            "c", at=2, model="big", key_id="bob", outcome=monitor_pb2.OUTCOME_BLOCKED, duration_us=1_000_000
+        ),
+        make_interaction(
+            "d", at=3, outcome=monitor_pb2.OUTCOME_FAILED, verdicts=[verdict(types_pb2.ACTION_ALLOW, _PRETENDER)]
+        ),
         make_interaction("z", at=1, tenant="rival"),
     )
     fields, expected = FILTERS[case]
@@ -113,6 +131,11 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "2000 to 9998",
     ),
     "an unknown outcome": ({"filter": {"outcome": 17}}, "filter.outcome", "OUTCOME_ANSWERED"),
+    "an action that is none": (
+        {"filter": {"guardrail_action": types_pb2.ACTION_ALLOW}},
+        "filter.guardrail_action",
+        "ACTION_MASK or ACTION_BLOCK",
+    ),
     "an empty id": ({"filter": {"request_ids": ["a", ""]}}, "filter.request_ids[1]", "it is empty"),
     "too many ids": ({"filter": {"request_ids": ["a"] * 501}}, "filter.request_ids", "at most 500"),
     "a long route": ({"filter": {"route": "r" * 300}}, "filter.route", "at most 256"),
@@ -129,6 +152,18 @@ async def test_a_wrong_question_is_refused_by_its_field(case: str, sqlite_monito
     with pytest.raises(InvalidArgument, match=message) as refused:
         await sqlite_monitor.query(**fields)
     assert refused.value.field == field
+
+
+async def test_a_list_may_leave_out_what_was_asked_and_answered(monitor: Monitor) -> None:
+    testing.act_as()
+    await monitor.record(make_interaction("a", citations=[types_pb2.Citation(number=1, title="A title")]))
+    (whole,) = (await monitor.query()).interactions
+    (listed,) = (await monitor.query(without_text=True)).interactions
+    assert whole.input
+    assert whole.output
+    for name in ("input", "output", "citations"):
+        whole.ClearField(name)
+    assert listed == whole
 
 
 async def test_a_token_of_another_filter_is_refused(sqlite_monitor: Monitor) -> None:

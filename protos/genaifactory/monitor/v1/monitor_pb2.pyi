@@ -405,6 +405,9 @@ class InteractionFilter(message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     REQUEST_IDS_FIELD_NUMBER: builtins.int
     OUTCOME_FIELD_NUMBER: builtins.int
+    GUARDRAIL_ACTION_FIELD_NUMBER: builtins.int
+    KEY_ID_FIELD_NUMBER: builtins.int
+    ENDED_SINCE_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """Only this tenant; empty: the caller's."""
     route: builtins.str
@@ -413,6 +416,10 @@ class InteractionFilter(message.Message):
     """Only this model."""
     outcome: Outcome.ValueType
     """Only this outcome."""
+    guardrail_action: types_pb2.Action.ValueType
+    """Only those on which a guardrail acted at least so: ACTION_MASK (it masked or blocked) or ACTION_BLOCK."""
+    key_id: builtins.str
+    """Only this API key (its id, not the key)."""
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
         """First moment, inclusive; unset: no bound."""
@@ -425,6 +432,12 @@ class InteractionFilter(message.Message):
     def request_ids(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
         """Only these requests."""
 
+    @builtins.property
+    def ended_since(self) -> timestamp_pb2.Timestamp:
+        """First moment at which they ended, inclusive; unset: no bound. A record comes a moment after its answer's end, so
+        a reader that follows new ones asks from a little before the last that it has seen.
+        """
+
     def __init__(
         self,
         *,
@@ -435,10 +448,13 @@ class InteractionFilter(message.Message):
         model: builtins.str = ...,
         request_ids: abc.Iterable[builtins.str] | None = ...,
         outcome: Outcome.ValueType = ...,
+        guardrail_action: types_pb2.Action.ValueType = ...,
+        key_id: builtins.str = ...,
+        ended_since: timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "ended_since", b"ended_since", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "model", b"model", "outcome", b"outcome", "request_ids", b"request_ids", "route", b"route", "start_time", b"start_time", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "ended_since", b"ended_since", "guardrail_action", b"guardrail_action", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "request_ids", b"request_ids", "route", b"route", "start_time", b"start_time", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,10 +467,13 @@ class QueryInteractionsRequest(message.Message):
     FILTER_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    WITHOUT_TEXT_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """1 to 500; 0 means 50."""
     page_token: builtins.str
     """From the page before."""
+    without_text: builtins.bool
+    """Leave out what was asked and answered (input, output and citations): for lists."""
     @builtins.property
     def filter(self) -> InteractionFilter:
         """Which."""
@@ -465,10 +484,11 @@ class QueryInteractionsRequest(message.Message):
         filter: InteractionFilter | None = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        without_text: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "without_text", b"without_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import NotFound, Unavailable
+from genaifactory_common.span_store import Span
 from genaifactory_local import ledger, reach, state, traces
 from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json
 
@@ -29,14 +34,49 @@ def trace(
 
     Example: `genaifactory trace last`
     """
-    spans = traces.read(state.State(state_folder.absolute()).spans_file, request)
+    platform = _running(state_folder)
+    if platform is not None and platform.collector:
+        _print_where(platform, request, tenant)
+        return
+    file = state.State(state_folder.absolute()).spans_file
+    spans = traces.read(file, request)
     if not spans:
-        raise NotFound(_elsewhere(request, tenant, state_folder))
+        raise NotFound(
+            f"No spans of '{request}' are in {file}: it is unknown, or older than what is kept. Ask something, then "
+            f"give: {traces.LAST}."
+        )
     if as_json:
         print_json(traces.plain(spans))
         return
     console = Console()
-    root = spans[0]
-    wanted = next((span.request_id for span in spans if span.request_id), "")
-    console.print(f"[bold]{escape(wanted)}[/bold]  trace {root.trace_id}", soft_wrap=True, highlight=False)
+    console.print(_heading(spans), soft_wrap=True, highlight=False)
     console.print(traces.table(spans, console.width))
+
+
+def _running(state_folder: Path) -> reach.Platform | None:
+    """None: the platform is down, and what it has kept is in its state folder."""
+    try:
+        return reach.find(state_folder)
+    except Unavailable:
+        return None
+
+
+def _print_where(platform: reach.Platform, request: str, tenant: str | None) -> None:
+    sign_in = platform.signing_in(platform.tenant(tenant))
+    wanted = () if request == traces.LAST else (traces.request_id(request),)
+
+    async def look() -> monitor_pb2.Interaction | None:
+        sign_in()
+        filter_ = monitor_pb2.InteractionFilter(request_ids=wanted)
+        async with aclosing(ledger.interactions(platform, filter_, most=1)) as found:
+            return await anext(found, None)
+
+    record = asyncio.run(look())
+    if record is None:
+        raise NotFound(f"{request} is not on record: it is unknown, too old, or was refused before it was answered.")
+    print(f"{record.request_id} has the trace id {record.trace_id}; its spans are with {platform.collector}.")
+
+
+def _heading(spans: Sequence[Span]) -> str:
+    request = next((span.request_id for span in spans if span.request_id), "")
+    return f"[bold]{escape(request)}[/bold]  trace {spans[0].trace_id}"
