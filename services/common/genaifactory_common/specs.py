@@ -31,6 +31,12 @@ logger = logging.getLogger(__name__)
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 """Lower-case letters, digits, '.', '_' and '-', at most 63 characters."""
 
+Origin = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\*|https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?)$"),
+]
+"""'*', or a scheme, a host in lower case and a port where it is not the scheme's own: what browsers send as Origin."""
+
 Permission = Literal["chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate"]
 
 
@@ -232,6 +238,17 @@ class Policy(Spec):
     banned_terms: tuple[str, ...] = Field(default=(), description="Texts that block, whatever their case.")
 
 
+class Cors(Spec):
+    """Which web pages of other origins may call the HTTP API from a browser, each with an API key of its own."""
+
+    allowed_origins: tuple[Origin, ...] = Field(
+        default=(), description="Like 'https://app.example.com', without a path; '*' is any. Empty: none."
+    )
+    max_age_seconds: int = Field(
+        default=600, ge=0, le=86_400, description="How long a browser may remember what it was allowed."
+    )
+
+
 class Factory(Spec):
     """The whole document."""
 
@@ -243,6 +260,7 @@ class Factory(Spec):
     prompts: tuple[Prompt, ...] = ()
     knowledge_bases: tuple[KnowledgeBase, ...] = ()
     policies: tuple[Policy, ...] = Field(min_length=1)
+    cors: Cors = Cors()
     engines: tuple[AnyEngine, ...] = Field(
         default=(Extractive(), MiniLM()),
         min_length=1,

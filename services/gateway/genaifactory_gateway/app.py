@@ -68,7 +68,7 @@ def create_app(
         HttpDocuments(admission, documents).handlers(),
         HttpProbes(health).handlers(),
     ]
-    door = HttpDoor(resources, settings.http, telemetry)
+    door = HttpDoor(resources, lambda: admission.factory.cors, settings.http, telemetry)
     server = HttpServer(settings.http)
 
     def register(grpc_server: grpc.aio.Server) -> None:

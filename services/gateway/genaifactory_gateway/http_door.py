@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
+from genaifactory_common import specs
 from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, Unavailable
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_gateway import openai_responses
+from genaifactory_gateway import http_cors, openai_responses
 from genaifactory_gateway.http_exchange import Exchange, Receive, Send
 from genaifactory_gateway.http_paths import Handler, Handlers, Paths
 from genaifactory_gateway.observation import observed
@@ -27,14 +28,23 @@ logger = logging.getLogger(__name__)
 class HttpDoor:
     """Answers HTTP requests."""
 
-    def __init__(self, resources: Iterable[Handlers], settings: Http, service_telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        resources: Iterable[Handlers],
+        cors: Callable[[], specs.Cors],
+        settings: Http,
+        service_telemetry: Telemetry,
+    ) -> None:
+        """cors: returns the configuration in force."""
         self._paths = Paths(*resources)
+        self._cors = cors
         self._settings = settings
         self._telemetry = service_telemetry
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request."""
         exchange = Exchange(scope, receive, send, self._settings)
+        exchange.cors = http_cors.headers(self._cors(), exchange)
         route, handlers = self._paths.find(exchange.path)
         with observed(exchange, route, self._telemetry):
             try:
@@ -50,6 +60,9 @@ class HttpDoor:
     async def _answer(self, exchange: Exchange, handlers: Mapping[str, Handler] | None) -> None:
         if handlers is None:
             raise self._paths.missing(exchange.path)
+        if http_cors.is_preflight(exchange):
+            await http_cors.preflight(self._cors(), exchange, handlers)
+            return
         handler = handlers.get(exchange.method)
         if handler is None:
             allowed = ", ".join(sorted(handlers))

@@ -50,6 +50,8 @@ class Exchange:
         self.tenant = self.key_id = ""
         self.named: Callable[[str | None], str | None] = lambda field: field
         """How the client calls the field that an error names; the services behind us know their contracts' names."""
+        self.cors: Headers = []
+        """What the answer says to the browser of a page of another origin."""
         self.ignored: Sequence[str] = ()
         """Paths of the body's fields that have no effect."""
         self.hung_up = False
@@ -144,10 +146,12 @@ class Exchange:
 
     async def respond(self, body: bytes, status: int = 200, *, headers: Headers | None = None) -> None:
         """Sends the whole answer, JSON unless `headers` name another type."""
-        all_headers = headers or []
-        if not any(name == b"content-type" for name, _ in all_headers):
-            all_headers = [_JSON, *all_headers]
-        await self._start(status, [*all_headers, (b"content-length", b"%d" % len(body))])
+        all_headers = [*(headers or [])]
+        if status != 204:  # which has no body, and so no headers about it
+            if not any(name == b"content-type" for name, _ in all_headers):
+                all_headers.append(_JSON)
+            all_headers.append((b"content-length", b"%d" % len(body)))
+        await self._start(status, all_headers)
         await self.write(body, last=True)
 
     async def fail(self, error: FactoryError) -> None:
@@ -187,7 +191,7 @@ class Exchange:
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.status = status
-        own = [(b"x-request-id", self.request_id.encode())]
+        own = [(b"x-request-id", self.request_id.encode()), *self.cors]
         if client_id := self.client_id:
             own.append((b"x-client-request-id", client_id.encode()))
         if self.ignored:

@@ -132,6 +132,7 @@ async def _started(
     telemetry: Telemetry | None = None,
     drain_seconds: float = 1.0,
     orchestrator_down: bool = False,
+    factory: str = FACTORY,
 ) -> AsyncIterator[Gateway]:
     settings = Settings(
         context_private_key=SecretStr(base64.b64encode(testing.SIGNER.private_key).decode()),
@@ -141,7 +142,7 @@ async def _started(
     )
     orchestrator, retriever, clock = FakeOrchestrator(), FakeRetriever(), Clock()
     monitor = FakeFeedbackStore()  # type: ignore[abstract]  # what the gateway does not call is unimplemented
-    source = specs.Source(specs.parse(FACTORY))
+    source = specs.Source(specs.parse(factory))
     async with (
         testing.served(orchestrator.app(testing.VERIFIER)) as to_orchestrator,
         testing.served(monitor.app(testing.VERIFIER)) as to_monitor,
