@@ -392,8 +392,9 @@ GRPC: dict[str, Row] = {
     "gateway: more text than a call takes":
         (rpc("gateway.Embed", gateway_pb2.EmbedRequest(model="minilm", texts=["ab " * 10_000] * 70)),
          LARGE, "texts", "2000000"),
-    "gateway: usage by a key that may not see it":
-        (rpc("gateway.GetUsage", gateway_pb2.GetUsageRequest(), who=NARROW), DENIED, None, "'usage'"),
+    "gateway: feedback by a key that may not give it":
+        (rpc("gateway.SubmitFeedback", gateway_pb2.SubmitFeedbackRequest(request_id="req-" + "0" * 32), who=NARROW),
+         DENIED, None, "'feedback'"),
     "gateway: feedback that says nothing":
         (rpc("gateway.SubmitFeedback", gateway_pb2.SubmitFeedbackRequest(request_id="req-" + "0" * 32)),
          INVALID, "rating", "must hold a rating"),

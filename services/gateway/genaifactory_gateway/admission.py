@@ -168,14 +168,15 @@ class Admission:
 
     @asynccontextmanager
     async def admit(
-        self, authorization: str | None, permission: specs.Permission, request_id: str
+        self, authorization: str | None, permission: specs.Permission | None, request_id: str
     ) -> AsyncIterator[Entry]:
         """Lets a request in that shows a good key whose role has the permission, while there is room.
 
-        authorization: the header or metadata value, "Bearer KEY". Raises Unauthenticated, PermissionDenied, Overloaded.
+        authorization: the header or metadata value, "Bearer KEY". permission: None where every key may.
+        Raises Unauthenticated, PermissionDenied, Overloaded.
         """
         holder = self._authenticate(authorization)
-        if permission not in holder.role.permissions:
+        if permission is not None and permission not in holder.role.permissions:
             raise PermissionDenied(f"The role '{holder.role.name}' has no permission '{permission}'.")
         if self._inside >= self._max_concurrent_requests:
             raise Overloaded("The gateway serves as many requests as it can; try again.", retry_after_seconds=1.0)

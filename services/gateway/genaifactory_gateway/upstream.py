@@ -124,7 +124,10 @@ class Upstream:
         return request.feedback_id, response.interaction_known
 
     async def usage(self, entry: Entry, start: Timestamp | None, end: Timestamp | None) -> list[monitor_pb2.UsageRow]:
-        """Usage of the caller's tenant, by key, model and day. Raises FactoryError."""
+        """Usage of the caller's tenant, or of its key where it may not see others', by key, model and day.
+
+        Raises FactoryError.
+        """
         if start is not None and end is not None and start.ToNanoseconds() >= end.ToNanoseconds():
             raise InvalidArgument("'end_time' must be after 'start_time'.", field="end_time")
         await entry.reserve()

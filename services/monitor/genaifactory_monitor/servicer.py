@@ -98,16 +98,19 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         )
 
     async def GetUsage(self, request: monitor_pb2.GetUsageRequest, context: Any) -> monitor_pb2.GetUsageResponse:
-        """Permission 'usage'."""
-        identity.current().require("usage")
+        """A caller without the permission 'usage' gets what its own key used."""
+        caller = identity.current()
+        own_key = None if "usage" in caller.permissions else caller.key_id
+        if own_key is not None and request.tenant not in ("", caller.tenant):
+            caller.require("usage")
         tenant: str | None = None
         if request.tenant == "*":
-            identity.current().require("operate")
+            caller.require("operate")
         else:
             tenant = _allowed_tenant(request.tenant, "tenant")
         now_us = _now_us()
         start_us, end_us = wire.usage_period(request, now_us=now_us)
-        rows = await usage.between(self._database, tenant, start_us, end_us, now_us=now_us)
+        rows = await usage.between(self._database, tenant, start_us, end_us, key_id=own_key, now_us=now_us)
         return monitor_pb2.GetUsageResponse(rows=[wire.usage_row(key, sums) for key, sums in rows])
 
     async def ExportInteractions(

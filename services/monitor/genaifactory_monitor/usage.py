@@ -46,9 +46,11 @@ async def add(connection: AsyncConnection, database: Database, stored: Iterable[
 
 @uninterrupted
 async def between(
-    database: Database, tenant: str | None, start_us: int, end_us: int, *, now_us: int
+    database: Database, tenant: str | None, start_us: int, end_us: int, *, key_id: str | None = None, now_us: int
 ) -> list[tuple[UsageKey, Usage]]:
-    """The sums from `start_us` up to `end_us`, sorted by key; of all tenants when `tenant` is None.
+    """The sums from `start_us` up to `end_us`, sorted by key.
+
+    tenant: None for all of them. key_id: of one API key; None for all keys.
 
     Raises TooLarge beyond MAX_ROWS rows, Unavailable.
     """
@@ -58,14 +60,14 @@ async def between(
     sums: dict[UsageKey, Usage] = defaultdict(Usage)
     async with database.reading() as connection:
         if first < last:
-            for key, value in await _rows(connection, _whole_days(tenant, first, last)):
+            for key, value in await _rows(connection, _whole_days(tenant, key_id, first, last)):
                 sums[key] += value
             parts = [(start_us, first), (last, end_us)]
         else:
             parts = [(start_us, end_us)]
         for part_start, part_end in parts:
             if part_start < part_end:
-                for key, value in await _rows(connection, _part(tenant, part_start, part_end)):
+                for key, value in await _rows(connection, _part(tenant, key_id, part_start, part_end)):
                     sums[key] += value
     return sorted(sums.items(), key=lambda item: item[0])
 
@@ -88,13 +90,13 @@ def _ceiling(moment_us: int) -> int:
     return -(-moment_us // _DAY_US) * _DAY_US
 
 
-def _whole_days(tenant: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
+def _whole_days(tenant: str | None, key_id: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
     columns = [table.c[name] for name in (*UsageKey._fields, *_SUMS)]
     statement = sa.select(*columns).where(table.c.day >= day_of(start_us), table.c.day < day_of(end_us))
-    return statement if tenant is None else statement.where(table.c.tenant == tenant)
+    return _of(statement, table, tenant, key_id)
 
 
-def _part(tenant: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
+def _part(tenant: str | None, key_id: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
     columns = interactions.c
     number = columns.start_time_us // _DAY_US
     keys = (number, columns.tenant, columns.key_id, columns.model, columns.currency)
@@ -108,7 +110,13 @@ def _part(tenant: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
         .where(columns.start_time_us >= start_us, columns.start_time_us < end_us)
         .group_by(*keys)
     )
-    return statement if tenant is None else statement.where(columns.tenant == tenant)
+    return _of(statement, interactions, tenant, key_id)
+
+
+def _of(statement: sa.Select[Any], rows: sa.Table, tenant: str | None, key_id: str | None) -> sa.Select[Any]:
+    if tenant is not None:
+        statement = statement.where(rows.c.tenant == tenant)
+    return statement if key_id is None else statement.where(rows.c.key_id == key_id)
 
 
 async def _rows(connection: AsyncConnection, statement: sa.Select[Any]) -> list[tuple[UsageKey, Usage]]:

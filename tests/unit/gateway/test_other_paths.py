@@ -116,6 +116,14 @@ async def test_usage_is_the_tenants_rows_of_the_period(gateway: Any) -> None:
     assert (request.tenant, request.HasField("end_time")) == ("", False)
 
 
+async def test_a_key_without_the_permission_may_ask_for_usage_in_its_own_name(gateway: Any) -> None:
+    response = await gateway.get("/v1/usage", key="sk-acme-viewer")
+    assert (response.status_code, response.json()["data"]) == (200, [])
+    (caller,) = gateway.monitor.callers  # who decides what that is
+    assert (caller.key_id, caller.permissions) == ("viewer", ("models",))
+    assert (await gateway.get("/v1/usage", key="sk-wrong")).status_code == 401
+
+
 async def test_ready_means_that_the_orchestrator_serves(start: Any) -> None:
     async with start() as gateway:
         response = await gateway.http.get("/readyz")

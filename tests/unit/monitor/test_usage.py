@@ -128,10 +128,30 @@ async def test_every_tenants_usage_is_for_operators_alone(monitor: Monitor) -> N
     assert [row.tenant for row in await monitor.usage(tenant="rival", **period)] == ["rival"]
 
 
-async def test_usage_needs_its_permission(sqlite_monitor: Monitor) -> None:
-    testing.act_as(replace(testing.CALLER, permissions=("chat", "export", "operate")))
-    with pytest.raises(PermissionDenied, match="'usage'"):
-        await sqlite_monitor.usage()
+async def test_without_the_permission_a_key_sees_what_it_used_itself(monitor: Monitor) -> None:
+    half_days = (-HALF, 0, HALF)  # days in part and whole ones
+    await monitor.record(
+        *(make_interaction(f"own{at}", at=at, key_id="bob") for at in half_days),
+        *(make_interaction(f"colleague{at}", at=at) for at in half_days),
+        make_interaction("other tenant", tenant="rival", key_id="bob"),
+    )
+    period: dict[str, Any] = {"start_time": moment(-HALF), "end_time": moment(2 * DAY)}
+    bob = replace(testing.CALLER, key_id="bob", permissions=("chat",))
+    testing.act_as(bob)
+    rows = await monitor.usage(**period)
+    assert {(row.tenant, row.key_id) for row in rows} == {("acme", "bob")}
+    assert sum(row.requests for row in rows) == 3
+
+    testing.act_as(replace(bob, permissions=("chat", "operate")))
+    for tenant in ("*", "rival"):
+        with pytest.raises(PermissionDenied, match="'usage'"):
+            await monitor.usage(tenant=tenant, **period)
+
+    testing.act_as(replace(bob, key_id="carol"))
+    assert await monitor.usage(**period) == []
+
+    testing.act_as(replace(bob, permissions=("usage",)))
+    assert {row.key_id for row in await monitor.usage(**period)} == {"alice", "bob"}
 
 
 async def test_usage_up_to_the_end_of_the_calendar_is_all_usage(monitor: Monitor) -> None:

@@ -114,7 +114,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Usage and cost of the caller's tenant.
+        """Usage and cost of the caller's tenant; without the permission 'usage', of the caller's own key alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

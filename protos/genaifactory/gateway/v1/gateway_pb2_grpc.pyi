@@ -47,7 +47,7 @@ class GatewayServiceStub:
     SubmitFeedback: grpc.UnaryUnaryMultiCallable[gateway_pb2.SubmitFeedbackRequest, gateway_pb2.SubmitFeedbackResponse]
     """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later."""
     GetUsage: grpc.UnaryUnaryMultiCallable[gateway_pb2.GetUsageRequest, gateway_pb2.GetUsageResponse]
-    """Usage and cost of the caller's tenant."""
+    """Usage and cost of the caller's tenant; without the permission 'usage', of the caller's own key alone."""
     ListDocuments: grpc.UnaryUnaryMultiCallable[gateway_pb2.ListDocumentsRequest, gateway_pb2.ListDocumentsResponse]
     """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents with
     groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; names those that there are.
@@ -76,7 +76,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     SubmitFeedback: aio.UnaryUnaryMultiCallable[gateway_pb2.SubmitFeedbackRequest, gateway_pb2.SubmitFeedbackResponse]  # type: ignore[assignment]
     """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later."""
     GetUsage: aio.UnaryUnaryMultiCallable[gateway_pb2.GetUsageRequest, gateway_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """Usage and cost of the caller's tenant."""
+    """Usage and cost of the caller's tenant; without the permission 'usage', of the caller's own key alone."""
     ListDocuments: aio.UnaryUnaryMultiCallable[gateway_pb2.ListDocumentsRequest, gateway_pb2.ListDocumentsResponse]  # type: ignore[assignment]
     """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents with
     groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; names those that there are.
@@ -132,7 +132,7 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         request: gateway_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> typing.Union[gateway_pb2.GetUsageResponse, abc.Awaitable[gateway_pb2.GetUsageResponse]]:
-        """Usage and cost of the caller's tenant."""
+        """Usage and cost of the caller's tenant; without the permission 'usage', of the caller's own key alone."""
 
     @abc_1.abstractmethod
     def ListDocuments(

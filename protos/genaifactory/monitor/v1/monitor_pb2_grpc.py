@@ -89,7 +89,7 @@ class MonitorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Adds up usage and cost.
+        """Adds up usage and cost. A caller without the permission 'usage' gets its own key's rows alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

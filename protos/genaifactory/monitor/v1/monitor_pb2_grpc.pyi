@@ -42,7 +42,7 @@ class MonitorServiceStub:
     QueryInteractions: grpc.UnaryUnaryMultiCallable[monitor_pb2.QueryInteractionsRequest, monitor_pb2.QueryInteractionsResponse]
     """Lists interactions, newest first, by pages."""
     GetUsage: grpc.UnaryUnaryMultiCallable[monitor_pb2.GetUsageRequest, monitor_pb2.GetUsageResponse]
-    """Adds up usage and cost."""
+    """Adds up usage and cost. A caller without the permission 'usage' gets its own key's rows alone."""
     ExportInteractions: grpc.UnaryStreamMultiCallable[monitor_pb2.ExportInteractionsRequest, monitor_pb2.ExportInteractionsResponse]
     """Streams interactions with their feedback as JSON, oldest first, for replay and data sets."""
 
@@ -60,7 +60,7 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     QueryInteractions: aio.UnaryUnaryMultiCallable[monitor_pb2.QueryInteractionsRequest, monitor_pb2.QueryInteractionsResponse]  # type: ignore[assignment]
     """Lists interactions, newest first, by pages."""
     GetUsage: aio.UnaryUnaryMultiCallable[monitor_pb2.GetUsageRequest, monitor_pb2.GetUsageResponse]  # type: ignore[assignment]
-    """Adds up usage and cost."""
+    """Adds up usage and cost. A caller without the permission 'usage' gets its own key's rows alone."""
     ExportInteractions: aio.UnaryStreamMultiCallable[monitor_pb2.ExportInteractionsRequest, monitor_pb2.ExportInteractionsResponse]  # type: ignore[assignment]
     """Streams interactions with their feedback as JSON, oldest first, for replay and data sets."""
 
@@ -99,7 +99,7 @@ class MonitorServiceServicer(metaclass=abc_1.ABCMeta):
         request: monitor_pb2.GetUsageRequest,
         context: _ServicerContext,
     ) -> typing.Union[monitor_pb2.GetUsageResponse, abc.Awaitable[monitor_pb2.GetUsageResponse]]:
-        """Adds up usage and cost."""
+        """Adds up usage and cost. A caller without the permission 'usage' gets its own key's rows alone."""
 
     @abc_1.abstractmethod
     def ExportInteractions(
