@@ -12,7 +12,8 @@ FactoryError
 ├── RateLimited          a limit of the caller is used up; `retry_after_seconds`
 ├── Overloaded           the service is full; `retry_after_seconds`
 ├── Unavailable          the service cannot answer now
-│   └── UpstreamFailed   a model backend cannot
+│   ├── UpstreamFailed   a model backend cannot
+│   └── OutOfSpace       its disk is full; `retry_after_seconds`
 ├── DeadlineExceeded     it took longer than allowed
 ├── Cancelled            the caller went away
 ├── Unimplemented        this deployment cannot do it
@@ -57,6 +58,7 @@ class Reason(StrEnum):
     OVERLOADED = "OVERLOADED"
     UNAVAILABLE = "UNAVAILABLE"
     UPSTREAM_FAILED = "UPSTREAM_FAILED"
+    OUT_OF_SPACE = "OUT_OF_SPACE"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     REQUEST_TIMEOUT = "REQUEST_TIMEOUT"
     CANCELLED = "CANCELLED"
@@ -175,6 +177,16 @@ class UpstreamFailed(Unavailable):
     reason = Reason.UPSTREAM_FAILED
 
 
+class OutOfSpace(Unavailable):
+    """What the call would have stored finds no room on the service's disk; nothing of it was accepted.
+
+    503 and not 507, which is WebDAV's: clients and proxies know that 503 with Retry-After is worth another try, and
+    another replica has a disk of its own.
+    """
+
+    reason = Reason.OUT_OF_SPACE
+
+
 class DeadlineExceeded(FactoryError):
     """It took longer than allowed."""
 
@@ -222,6 +234,7 @@ TABLE: dict[Reason, Mapping] = {
     Reason.OVERLOADED: Mapping(Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "overloaded_error"),
     Reason.UNAVAILABLE: Mapping(Unavailable, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
     Reason.UPSTREAM_FAILED: Mapping(UpstreamFailed, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
+    Reason.OUT_OF_SPACE: Mapping(OutOfSpace, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
     Reason.DEADLINE_EXCEEDED: Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"),
     Reason.REQUEST_TIMEOUT: Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 408, "timeout_error"),
     Reason.CANCELLED: Mapping(Cancelled, grpc.StatusCode.CANCELLED, 499, "cancelled_error"),

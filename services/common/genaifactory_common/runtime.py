@@ -24,6 +24,7 @@ from genaifactory_common import identity, settings, specs, tls
 from genaifactory_common.channels import MAX_MESSAGE_BYTES
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_common.interceptors import ServerInterceptor
+from genaifactory_common.space import Room, Space
 from genaifactory_common.telemetry import Telemetry, configure_logging
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,10 @@ AnySettings = TypeVar("AnySettings", bound=settings.Common)
 
 LIVENESS = "liveness"
 """The health service that says whether the process still makes sense; "" says whether it can answer."""
+SPACE_LOW = "space.low"
+"""The health service that does not serve while the service's disk is nearly full, or full."""
+SPACE_FULL = "space.full"
+"""The health service that does not serve while the service's disk is so full that nothing new is accepted."""
 
 _READINESS_INTERVAL_SECONDS = 1.0
 # What clients may take to hear that a server leaves, on a node whose CPUs are busy with what takes its place.
@@ -64,6 +69,8 @@ class ServiceApp:
     """The factory.yaml that it follows; `main` watches it for changes."""
     peer_methods: frozenset[str] = frozenset()
     """Full names ("/package.Service/Method") of methods that services call in their own name, without a caller."""
+    space: Space | None = None
+    """Room for its data; looked at while it runs, and shown as the services "space.low" and "space.full"."""
     drain: Callable[[], Awaitable[object]] | None = None
     """Drains a door of the service's own (the gateway's HTTP) while the gRPC server drains."""
 
@@ -104,7 +111,7 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
         if app.serves_while_opening:
             await server.start()
         try:
-            async with app.lifespan():
+            async with _space_watched(app.space), app.lifespan():
                 if not app.serves_while_opening:
                     await server.start()
                 opened.set()
@@ -138,6 +145,10 @@ async def _probed(reporter: health.aio.HealthServicer, server_settings: settings
         yield
     finally:
         await server.stop(None)
+
+
+def _space_watched(space: Space | None) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext() if space is None else space.watched()
 
 
 @asynccontextmanager
@@ -207,6 +218,9 @@ async def _report(app: ServiceApp, reporter: health.aio.HealthServicer, *, opene
     for name in ("", *app.service_names):
         await reporter.set(name, ready)
     await reporter.set(LIVENESS, alive)
+    room = Room.ENOUGH if app.space is None else app.space.room
+    await reporter.set(SPACE_LOW, _status(room < Room.LOW))
+    await reporter.set(SPACE_FULL, _status(room < Room.FULL))
 
 
 def _status(good: bool) -> int:

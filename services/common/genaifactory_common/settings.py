@@ -117,6 +117,26 @@ class Server(Settings):
     )
 
 
+class Space(Settings):
+    """Room on the volume of data_dir."""
+
+    low_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        description="Less free than this is reported (metrics, /readyz, log). At most a quarter of the volume.",
+    )
+    full_bytes: int = Field(
+        default=32 << 20,
+        ge=0,
+        description="With less free than this nothing new is accepted. At most an eighth of the volume.",
+    )
+    spare_bytes: int = Field(
+        default=4 << 20,
+        ge=0,
+        description="Kept in a file, for what was accepted before the volume was full, and for deletions.",
+    )
+
+
 class Telemetry(Settings):
     """Traces and logs."""
 

@@ -31,9 +31,9 @@ class HttpProbes:
 
     async def _ready(self, exchange: Exchange) -> None:
         states = await self._health.look()
-        status = "ready" if self._health.ready else "not ready"
-        body = orjson.dumps({"status": status, "upstreams": states})
-        await exchange.respond(body, 200 if self._health.ready else 503)
+        can_answer = self._health.can_answer
+        body = orjson.dumps({"status": "ready" if can_answer else "not ready", "upstreams": states})
+        await exchange.respond(body, 200 if can_answer else 503)
 
     async def _metrics(self, exchange: Exchange) -> None:
         text = await asyncio.to_thread(prometheus_client.generate_latest)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
@@ -24,7 +26,7 @@ _TALKATIVE = ("alembic", "presidio-analyzer", "uvicorn.error")
 def to_file(path: Path, console: Console, level: str) -> Iterator[None]:
     """Logs to `path` and warnings to `console` inside the block. Raises OSError when the file cannot be written."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
+    file = _File(path, console)
     # The line is made where it is logged, since it carries that task's trace id, and written by another thread.
     lines = QueueHandler(queue.Queue(_QUEUED_LINES))
     lines.setFormatter(JsonFormatter())
@@ -37,8 +39,37 @@ def to_file(path: Path, console: Console, level: str) -> Iterator[None]:
         yield
     finally:
         listener.stop()
-        file.close()
+        with contextlib.suppress(OSError):  # the last lines find no room on the disk
+            file.close()
         logging.basicConfig(level=level, handlers=[logging.NullHandler()], force=True)
+
+
+class _File(RotatingFileHandler):
+    """Lines for which there is no room on the disk are left out: the platform goes on without its log."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        super().__init__(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
+        self._console = console
+        self._left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        left_out = self._left_out
+        super().emit(record)
+        if left_out and self._left_out == left_out:
+            self._left_out = 0
+            self._say(f"{self.baseFilename} is written again; {left_out} lines were left out")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        if self._left_out == 0:
+            self._say(f"{self.baseFilename} cannot be written ({error.strerror}); the platform goes on without it")
+        self._left_out += 1
+
+    def _say(self, message: str) -> None:
+        self._console.print(f"[yellow]warning: {escape(message)}[/yellow]", soft_wrap=True, highlight=False)
 
 
 class _Warnings(logging.Handler):

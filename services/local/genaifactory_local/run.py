@@ -17,7 +17,7 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory_common import settings, specs
+from genaifactory_common import settings, space, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
 from genaifactory_local import configuration, documents, environment, local_model, logs, platform, state, typed
@@ -26,6 +26,9 @@ from genaifactory_local.state import Endpoints, State
 
 logger = logging.getLogger(__name__)
 
+# What a first start writes before it answers: the embedding model's graph (57 MiB), an empty index (28 MiB), the sample
+# and logs; and room to work in. A later start needs room to open its stores.
+_FIRST_BYTES, _AGAIN_BYTES = 160 << 20, 16 << 20
 _OWN_QUESTION = "Your question about the documents"
 
 
@@ -69,6 +72,7 @@ def run(options: Options, console: Console) -> None:
     telemetry = environment.load(settings.Common).telemetry
     model = local_model.engine(options.model, local_model.python()) if options.model else None
     with state.owner_only(), state.held(options.state_folder) as held:
+        space.require_free(held.folder, _AGAIN_BYTES if held.data("retriever").exists() else _FIRST_BYTES)
         key = state.development_key(held)
         source = configuration.Source(configuration.choose(held, options.config), key, model)
         plan = _Plan(options, held, key, state.signer(held), source, found, _knowledge_base(options, source.current))

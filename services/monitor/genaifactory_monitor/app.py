@@ -11,6 +11,7 @@ import grpc.aio
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor import retention, store
 from genaifactory_monitor.database import Database
@@ -24,7 +25,9 @@ _PING_INTERVAL_SECONDS = 5.0
 def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
     """The monitor, ready to run. Raises InvalidArgument for settings that cannot work."""
     database = Database(settings)
-    servicer = MonitorServicer(database, settings, telemetry)
+    # PostgreSQL has disks of its own, of which its administrator hears.
+    space = None if database.postgresql else Space("monitor", settings.data_dir, settings.space)
+    servicer = MonitorServicer(database, settings, space, telemetry)
     health = _Health()
 
     def register(server: grpc.aio.Server) -> None:
@@ -55,6 +58,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
         ready=lambda: health.reachable,
         serves_while_opening=True,  # health says so while PostgreSQL is away; a process that ended would come back late
         verifier=settings.verifier(),
+        space=space,
         # A record outlives its request in the sender's queue, and with it any signed context; it names its tenant.
         peer_methods=frozenset({f"/{_SERVICE}/RecordInteractions"}),
     )

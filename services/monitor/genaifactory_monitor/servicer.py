@@ -10,6 +10,7 @@ from typing import Any
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import identity
 from genaifactory_common.errors import InvalidArgument, PermissionDenied
+from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor import export, metrics, paging, store, usage, wire
 from genaifactory_monitor.database import Database
@@ -27,7 +28,9 @@ _RECORDS_PER_TURN = 50
 class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
     """The service over one database."""
 
-    def __init__(self, database: Database, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(self, database: Database, settings: Settings, space: Space | None, telemetry: Telemetry) -> None:
+        """space: for the database, where it is on a disk of this service."""
+        self._space = space
         self._database = database
         self._telemetry = telemetry
         self._settings = settings
@@ -37,6 +40,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         self, request: monitor_pb2.RecordInteractionsRequest, context: Any
     ) -> monitor_pb2.RecordInteractionsResponse:
         """Called by services in their own name: each record says whose it is."""
+        self._require_space()
         count = len(request.interactions)
         if not 1 <= count <= wire.MAX_INTERACTIONS:
             raise InvalidArgument(
@@ -65,6 +69,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         """Permission 'feedback'; for the caller's own tenant."""
         caller = identity.current()
         caller.require("feedback")
+        self._require_space()
         given = wire.feedback(
             request, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=_now_us()
         )
@@ -72,6 +77,11 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         if new:
             metrics.FEEDBACK.labels(given.rating or "none", "known" if known else "unknown").inc()
         return monitor_pb2.RecordFeedbackResponse(interaction_known=known)
+
+    def _require_space(self) -> None:
+        """Raises OutOfSpace."""
+        if self._space is not None:
+            self._space.require()
 
     async def QueryInteractions(
         self, request: monitor_pb2.QueryInteractionsRequest, context: Any

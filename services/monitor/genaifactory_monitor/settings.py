@@ -26,6 +26,7 @@ class Settings(common.Common):
         default=None,
         description="postgresql://USER:PASSWORD@HOST:PORT/DATABASE[?ssl=verify-full]; None: SQLite.",
     )
+    space: common.Space = common.Space()
     store: Store = Store()
     retention: Retention = Retention()
     max_record_bytes: int = Field(

@@ -15,6 +15,7 @@ from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from genaifactory_common import channels, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_orchestrator import prompts
 from genaifactory_orchestrator.answer import Answerer
@@ -47,12 +48,14 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
     if problems := prompts.problems(source.current):
         raise InvalidArgument("; ".join(problems), field=problems[0].partition(":")[0])
     models = ModelClient(source, channels.modelserver, telemetry)
+    space = Space("orchestrator", settings.data_dir, settings.space)
     outbox = Outbox(
         settings.data_dir / "outbox.db",
         settings.outbox,
+        space,
         _sender(channels.monitor, timeout_seconds=settings.timeouts.record_seconds),
     )
-    answers = Cache(settings.data_dir / "cache.db", settings.cache)
+    answers = Cache(settings.data_dir / "cache.db", settings.cache, space)
     conversations = Conversations(settings)
     answerer = Answerer(
         Plans(source),
@@ -86,6 +89,7 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
         lifespan=lifespan,
         verifier=settings.verifier(),
         factory=source,
+        space=space,
     )
 
 

@@ -20,6 +20,7 @@ from prometheus_client import Counter, Gauge
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import Unavailable
+from genaifactory_common.space import Room, Space
 from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.database import Database
 
@@ -116,7 +117,8 @@ def _bytes(message: types_pb2.Sampling | types_pb2.OutputFormat | types_pb2.Mess
 class Cache:
     """Both tiers. New entries and hits reach the disk by `upkeep`, so an answer never waits for it."""
 
-    def __init__(self, path: Path, bounds: settings.Cache) -> None:
+    def __init__(self, path: Path, bounds: settings.Cache, space: Space) -> None:
+        self._space = space
         self._path = path
         self._bounds = bounds
         self._database = Database(path, _MIGRATIONS, synchronous="NORMAL")
@@ -179,6 +181,8 @@ class Cache:
     async def upkeep(self) -> None:
         """Writes new entries and hits to disk, and removes what is too old or too much."""
         entries, self._unwritten = list(self._unwritten.values()), {}
+        if self._space.room is not Room.ENOUGH:
+            entries = []  # the room that is left is for records
         hits, self._hits = list(self._hits.items()), {}
         keep, now = self._bounds.disk_entries, time.time()
         try:

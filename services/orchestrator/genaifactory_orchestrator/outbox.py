@@ -27,7 +27,8 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Gauge
 
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, Overloaded, Unavailable
+from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
+from genaifactory_common.space import Space
 from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.database import Database
 
@@ -90,8 +91,9 @@ class Place:
 class Outbox:
     """The queue. `open` before the first `reserve`; `close` gives what is left `flush_seconds` to leave."""
 
-    def __init__(self, path: Path, bounds: settings.Outbox, send: Send) -> None:
+    def __init__(self, path: Path, bounds: settings.Outbox, space: Space, send: Send) -> None:
         self._bounds = bounds
+        self._space = space
         self._send = send
         self._database = Database(path, _MIGRATIONS, synchronous="FULL")
         self._reserved = 0
@@ -135,7 +137,8 @@ class Outbox:
         return self._records
 
     def reserve(self) -> Place:
-        """Room for one record. Raises Overloaded when the queue is full."""
+        """Room for one record. Raises Overloaded when the queue is full, OutOfSpace when its disk is."""
+        self._space.require()
         taken = self._records + len(self._accepted) + self._reserved
         if taken >= self._bounds.max_records or self._bytes >= self._bounds.max_bytes:
             REFUSED.inc()
@@ -165,7 +168,7 @@ class Outbox:
         group, self._accepted = self._accepted, []
         self._has_accepted.clear()
         rows = [(request_id, data) for request_id, data, _ in group]
-        work = asyncio.ensure_future(self._database.run(lambda connection: _insert(connection, rows)))
+        work = asyncio.ensure_future(self._write(rows))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -176,6 +179,20 @@ class Outbox:
             self._settle(group, error)
         else:
             self._settle(group, None)
+
+    async def _write(self, rows: list[tuple[str, bytes]]) -> None:
+        """Raises sqlite3.Error. Of records whose requests were accepted while there was room, room is kept for."""
+
+        def insert(connection: sqlite3.Connection) -> None:
+            _insert(connection, rows)
+
+        try:
+            await self._database.run(insert)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            await asyncio.to_thread(self._space.release_spare)
+            await self._database.run(insert)
 
     def _settle(self, group: list[tuple[str, bytes, asyncio.Future[None]]], error: BaseException | None) -> None:
         if error is None:
@@ -188,7 +205,7 @@ class Outbox:
             if error is None:
                 stored.set_result(None)
             else:
-                stored.set_exception(Unavailable("The answer cannot be recorded, so it is not given."))
+                stored.set_exception(_unrecorded(error, self._space))
 
     def _count(self, records: int, size: int) -> None:
         self._records += records
@@ -278,6 +295,16 @@ class Outbox:
         keep = self._bounds.max_poison_records
         await self._database.run(lambda connection: _set_aside(connection, number, reason, keep))
         self._count(-1, -len(data))
+
+
+def _unrecorded(error: BaseException, space: Space) -> Unavailable:
+    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        full = space.error()
+        return OutOfSpace(
+            f"The answer cannot be recorded, so it is withdrawn. {full.message}",
+            retry_after_seconds=full.retry_after_seconds,
+        )
+    return Unavailable("The answer cannot be recorded, so it is withdrawn; the log of the orchestrator says why.")
 
 
 def _retrieved(future: asyncio.Future[None]) -> None:

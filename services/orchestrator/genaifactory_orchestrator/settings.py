@@ -85,6 +85,7 @@ class Settings(settings.Common):
         default=None,
         description="Conversations: postgresql://USER:PASSWORD@HOST:PORT/DATABASE[?ssl=verify-full]; None: SQLite.",
     )
+    space: settings.Space = settings.Space()
     store: Store = Store()
     upstreams: Upstreams = Upstreams()
     timeouts: Timeouts = Timeouts()

@@ -15,6 +15,7 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import specs
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.runtime import ServiceApp
+from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever import parsing
 from genaifactory_retriever.budget import ByteBudget
@@ -33,6 +34,7 @@ NAME = "retriever"
 def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -> ServiceApp:
     """The retriever. It opens its state in `lifespan`; one process at a time may hold settings.data_dir."""
     opened: list[Parts] = []
+    space = Space(NAME, settings.data_dir, settings.space)
 
     def parts() -> Parts:
         if not opened:
@@ -44,7 +46,7 @@ def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with _open(settings, source, telemetry) as state:
+        async with _open(settings, source, space, telemetry) as state:
             opened.append(state)
             try:
                 yield
@@ -60,11 +62,12 @@ def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -
         ready=lambda: bool(opened),
         verifier=settings.verifier(),
         factory=source,
+        space=space,
     )
 
 
 @asynccontextmanager
-async def _open(settings: Settings, source: specs.Source, telemetry: Telemetry) -> AsyncIterator[Parts]:
+async def _open(settings: Settings, source: specs.Source, space: Space, telemetry: Telemetry) -> AsyncIterator[Parts]:
     lock = await asyncio.to_thread(_lock, settings.data_dir)
     try:
         library = await asyncio.to_thread(Library, settings.data_dir / "library.sqlite")
@@ -87,8 +90,10 @@ async def _open(settings: Settings, source: specs.Source, telemetry: Telemetry) 
                     _limits(settings),
                     # A document within its own bound must fit, or it would wait for ever.
                     ByteBudget(max(settings.ingestion.bytes_in_flight, settings.documents.max_bytes)),
+                    space,
                     documents_in_flight=settings.ingestion.documents_in_flight,
                 ),
+                space,
                 knowledge.get,
             )
         finally:

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from prometheus_client import Counter
 
 from genaifactory_common.errors import FactoryError
+from genaifactory_common.space import Space
 from genaifactory_retriever import parsing
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.documents import clean
@@ -83,9 +84,10 @@ class Ingestion:
     """Takes uploads into knowledge bases."""
 
     def __init__(
-        self, encoder: Encoder, limits: parsing.Limits, budget: ByteBudget, *, documents_in_flight: int
+        self, encoder: Encoder, limits: parsing.Limits, budget: ByteBudget, space: Space, *, documents_in_flight: int
     ) -> None:
         self.budget = budget
+        self._space = space
         self._encoder = encoder
         self._limits = limits
         self._documents_in_flight = documents_in_flight
@@ -95,8 +97,10 @@ class Ingestion:
     ) -> AsyncGenerator[Result, None]:
         """A result for each upload, in their order; a bad document does not stop the others.
 
-        Raises what `uploads` raises, after the results of what came before, and Unavailable when the store fails.
+        Raises what `uploads` raises, after the results of what came before, OutOfSpace when the disk is full, and
+        Unavailable when the store fails.
         """
+        self._space.require()
         ordered = _Ordered(self._documents_in_flight)
         preparing: set[asyncio.Task[_Ready]] = set()
         held = 0  # bytes of the budget
@@ -111,7 +115,7 @@ class Ingestion:
                     task.add_done_callback(preparing.discard)
                     await ordered.put(task)
             finally:
-                await ordered.put(None)
+                ordered.end()
 
         reader = asyncio.create_task(read())
         try:
@@ -159,6 +163,10 @@ class Ingestion:
     async def _write(self, knowledge_base: KnowledgeBase, tenant: str, batch: list[_Ready]) -> list[Result]:
         """Writes a batch in which no document stands twice."""
         batch = [await self._confirmed(knowledge_base, tenant, ready) for ready in batch]
+        growth = sum(ready.prepared.growth_bytes for ready in batch if ready.prepared is not None)
+        if growth:
+            await asyncio.to_thread(self._space.look)
+            self._space.require(growth)
         written = iter(await knowledge_base.write([ready.prepared for ready in batch if ready.prepared is not None]))
         return [_result(ready, next(written) if ready.prepared is not None else None) for ready in batch]
 
@@ -176,13 +184,19 @@ class _Ordered:
     """Uploads in the order in which they came, as they get ready."""
 
     def __init__(self, size: int) -> None:
-        self._queue: asyncio.Queue[asyncio.Task[_Ready] | None] = asyncio.Queue(size)
+        self._room = asyncio.Semaphore(size)
+        self._queue: asyncio.Queue[asyncio.Task[_Ready] | None] = asyncio.Queue()
         self._next: asyncio.Task[_Ready] | None = None
         self.ended = False
 
-    async def put(self, task: asyncio.Task[_Ready] | None) -> None:
-        """Adds one; None: that was the last. Waits while there are too many."""
-        await self._queue.put(task)
+    async def put(self, task: asyncio.Task[_Ready]) -> None:
+        """Adds one. Waits while there are too many."""
+        await self._room.acquire()
+        self._queue.put_nowait(task)
+
+    def end(self) -> None:
+        """That was the last. Never waits: a write that failed has left nobody who would make room."""
+        self._queue.put_nowait(None)
 
     async def batch(self) -> list[_Ready]:
         """The next upload, and those right after it that are ready too, no document twice. Empty at the end."""
@@ -192,6 +206,7 @@ class _Ordered:
             if self._next is None and (not batch or not self._queue.empty()):
                 self._next = await self._queue.get()
                 self.ended = self._next is None
+                self._room.release()
             if self._next is None or (batch and not self._next.done()):
                 break
             ready = await self._next

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from genaifactory_common import specs
-from genaifactory_common.errors import Conflict, FactoryError, NotFound
+from genaifactory_common.errors import Conflict, FactoryError, NotFound, Unavailable
 from genaifactory_retriever import catalogue
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.library import OPEN_STATES, Contents, Index, Known, Library, Put, State, StoredDocument
@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
+_PASSAGE_BYTES = 8192
+"""Of one on disk, with its vectors, payload and log."""
 _BUILD_BATCH = 16
 """Documents of a build between two commits."""
 _PROBES = 8
@@ -49,6 +51,12 @@ class Prepared:
 
     document: StoredDocument
     encoded: Mapping[Chunking, Encoded]
+
+    @property
+    def growth_bytes(self) -> int:
+        """About how much disk it takes, in the library and as vectors."""
+        passages = sum(len(encoded.passages) for encoded in self.encoded.values())
+        return 4 * len(self.document.text) + passages * _PASSAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -197,7 +205,9 @@ class KnowledgeBase:
         indexes = self.snapshots.current.indexes
         revisions = await self._library.run(self._library.reserve, self.name, len(puts))
         try:
-            await self.snapshots.publish(replace(self.snapshots.current, hidden=frozenset(revisions)))
+            # What an earlier write left, and no sweep could delete, stays hidden.
+            hidden = self.snapshots.current.hidden.union(revisions)
+            await self.snapshots.publish(replace(self.snapshots.current, hidden=hidden))
             contents: dict[int, dict[int, Contents]] = {revision: {} for revision in revisions}
             for index in indexes:
                 points: list[Point] = []
@@ -214,7 +224,10 @@ class KnowledgeBase:
             await self._library.run(self._library.commit, self.name, ready, removed)
         finally:
             # On failure what was reserved is swept away; on success what it replaced is.
-            await self._sweep()
+            try:
+                await self._sweep()
+            except Unavailable as error:  # it is hidden, and the next write sweeps: this one's outcome stands
+                logger.warning("passages of %s that serve no more stay on disk for now: %s", self.name, error.message)
 
     async def _passages_of(
         self, document: StoredDocument, chunking: Chunking, encoded: dict[tuple[int, Chunking], Encoded]
@@ -437,5 +450,10 @@ async def _new_index(spec: specs.KnowledgeBase, library: Library, vectors: Vecto
         idempotency_key=idempotency_key,
     )
     index = await library.run(library.add_index, index)
-    await vectors.create(index_name(index))
+    try:
+        await vectors.create(index_name(index))
+    except BaseException:
+        failed: dict[int, State] = {index.id: "failed"}  # or its key would stand for a build that nobody does
+        await library.run(library.set_states, failed)
+        raise
     return index

@@ -350,10 +350,11 @@ class Library:
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield self._writer
+            self._writer.execute("COMMIT")
         except BaseException:
-            self._writer.execute("ROLLBACK")
+            if self._writer.in_transaction:  # a full disk may have ended it
+                self._writer.execute("ROLLBACK")
             raise
-        self._writer.execute("COMMIT")
 
 
 def _known(row: tuple[str, int, int, str, str]) -> Known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import identity, known, specs
 from genaifactory_common.errors import InvalidArgument, NotFound
+from genaifactory_common.space import Space
 from genaifactory_retriever import catalogue, upload
 from genaifactory_retriever.documents import clean
 from genaifactory_retriever.fusion import Mode
@@ -58,6 +60,7 @@ class Parts:
     library: Library
     searcher: Searcher
     ingestion: Ingestion
+    space: Space
     knowledge_base: Callable[[specs.KnowledgeBase], Awaitable[KnowledgeBase]]
     """Opens one on first use."""
 
@@ -136,6 +139,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgument(
                 f"idempotency_key has at most {MAX_KEY_CHARACTERS} characters.", field="idempotency_key"
             )
+        self._parts().space.require()
         progress = knowledge_base.build(spec, request.idempotency_key)
         try:
             async for step in progress:
@@ -163,6 +167,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgument(f"document_ids must hold 1 to {MAX_DELETED} ids.", field="document_ids")
         for i, document_id in enumerate(request.document_ids):
             upload.check_document_id(f"document_ids[{i}]", document_id)
+        # Also on a full disk, since it makes room for other documents.
+        await asyncio.to_thread(self._parts().space.make_way)
         deleted = await knowledge_base.delete(caller.tenant, request.document_ids, _groups(caller))
         missing = [each for each in dict.fromkeys(request.document_ids) if each not in deleted]
         return retriever_pb2.DeleteDocumentsResponse(deleted=len(deleted), missing_ids=missing)

@@ -62,6 +62,7 @@ class Settings(common.Common):
     model_cache_dir: Path | None = Field(
         default=None, description="Where MiniLM's graph is kept (58 MB); None: data_dir/models. Services may share it."
     )
+    space: common.Space = common.Space()
     documents: Documents = Documents()
     ingestion: Ingestion = Ingestion()
     search: Search = Search()

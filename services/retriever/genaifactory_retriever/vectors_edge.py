@@ -13,7 +13,8 @@ from typing import Any, TypeVar, TypeVarTuple
 import qdrant_edge as qdrant
 
 from genaifactory_common.errors import Unavailable
-from genaifactory_retriever import vectors
+from genaifactory_common.space import require_free
+from genaifactory_retriever import mapped, vectors
 from genaifactory_retriever.vectors import Candidate, Passage, Point, Sparse, Where
 
 Arguments = TypeVarTuple("Arguments")
@@ -21,6 +22,13 @@ Result = TypeVar("Result")
 
 # Edge holds the interpreter's lock while it works: small batches keep the event loop's pauses to a few milliseconds.
 _UPSERT_BATCH = 64
+OPENING_BYTES = 8 << 20
+"""What must be free to open an index, which may have to write again what its log holds."""
+_CREATING_BYTES = 32 << 20
+"""What must be free to create one: it takes 20 MiB, most of them for files that grow later."""
+# An upper bound of what one file grows by for a point and for each term and character of it, in bytes.
+_POINT_BYTES, _TERM_BYTES, _CHARACTER_BYTES = 6144, 16, 8
+_DELETION_BYTES = 64 << 10
 # Of a folder that is being deleted; no index's name begins with a dot.
 _DROPPED = ".dropped-"
 # Exact below this many points; above, HNSW would need an optimizer run, which holds the lock for seconds.
@@ -53,14 +61,16 @@ class EdgeVectors:
             return
         shard = self._shard(index)
         for begin in range(0, len(points), _UPSERT_BATCH):
-            batch = [_to_edge(point) for point in points[begin : begin + _UPSERT_BATCH]]
-            await self._write(shard.update, qdrant.UpdateOperation.upsert_points(batch))
+            batch = points[begin : begin + _UPSERT_BATCH]
+            operation = qdrant.UpdateOperation.upsert_points([_to_edge(point) for point in batch])
+            await self._write(self._update, index, shard, operation, sum(map(_growth, batch)))
         await self._write(shard.flush)
 
     async def delete(self, index: str, revisions: Iterable[int]) -> None:
         shard = self._shard(index)
         theirs = qdrant.FieldCondition(vectors.REVISION, match=qdrant.MatchAny(sorted(revisions)))
-        await self._write(shard.update, qdrant.UpdateOperation.delete_points_by_filter(qdrant.Filter(must=[theirs])))
+        operation = qdrant.UpdateOperation.delete_points_by_filter(qdrant.Filter(must=[theirs]))
+        await self._write(self._update, index, shard, operation, _DELETION_BYTES)
         await self._write(shard.flush)
 
     async def search(
@@ -88,7 +98,12 @@ class EdgeVectors:
         self._searchers.shutdown(wait=False)
         self._writer.shutdown(wait=False)
 
+    def _update(self, index: str, shard: qdrant.EdgeShard, operation: qdrant.UpdateOperation, each_bytes: int) -> None:
+        mapped.make_room(self._folder / index, each_bytes)
+        shard.update(operation)
+
     def _create(self, index: str) -> None:
+        require_free(self._folder, _CREATING_BYTES)
         self._drop(index)
         folder = self._folder / index
         folder.mkdir(parents=True)
@@ -106,6 +121,7 @@ class EdgeVectors:
 
     def _open(self, index: str) -> None:
         if index not in self._shards:
+            require_free(self._folder, OPENING_BYTES)
             self._shards[index] = qdrant.EdgeShard.load(str(self._folder / index))
 
     def _drop(self, index: str) -> None:
@@ -229,6 +245,14 @@ def _to_edge(point: Point) -> qdrant.Point:
         },
         vectors.to_payload(point.passage),
     )
+
+
+def _growth(point: Point) -> int:
+    passage = point.passage
+    characters = sum(map(len, (passage.text, passage.title, passage.uri, passage.document_id, *passage.headings)))
+    characters += sum(len(key) + len(value) for key, value in passage.metadata.items())
+    characters += sum(map(len, passage.allowed_groups))
+    return _POINT_BYTES + _TERM_BYTES * len(point.lexical.indices) + _CHARACTER_BYTES * characters
 
 
 def _from_edge(record: qdrant.Record) -> Point:

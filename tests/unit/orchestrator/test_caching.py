@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import settings as common_settings
 from genaifactory_common import specs
 from genaifactory_common.errors import Unavailable
+from genaifactory_common.space import Space
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_common.testing.retriever import passage
 from genaifactory_orchestrator import cache, settings
@@ -183,7 +185,7 @@ def entry(key: str, *, output: str = "x", created_at: float | None = None, max_a
 
 
 async def opened(path: Path, **bounds: Any) -> Cache:
-    answers = Cache(path / "cache.db", settings.Cache(**bounds))
+    answers = Cache(path / "cache.db", settings.Cache(**bounds), Space("orchestrator", path, common_settings.Space()))
     await answers.open()
     return answers
 

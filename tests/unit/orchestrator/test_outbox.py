@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, Overloaded, Unavailable
+from genaifactory_common import settings as common_settings
+from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
+from genaifactory_common.space import Space, Volume
 from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.outbox import Outbox
 
@@ -45,7 +47,8 @@ class Monitor:
 
 async def opened(path: Path, monitor: Monitor, **bounds: Any) -> Outbox:
     fields = {"gather_seconds": 0, "flush_seconds": 60, "max_backoff_seconds": 0.01, **bounds}
-    outbox = Outbox(path / "outbox.db", settings.Outbox(**fields), monitor.send)
+    space = Space("orchestrator", path, common_settings.Space())
+    outbox = Outbox(path / "outbox.db", settings.Outbox(**fields), space, monitor.send)
     await outbox.open()
     return outbox
 
@@ -190,11 +193,41 @@ async def test_a_disk_that_fails_is_an_error_of_the_request(tmp_path: Path) -> N
     await outbox.close()
 
 
+async def test_a_record_that_finds_no_room_says_so_and_the_next_is_kept_when_there_is_some(tmp_path: Path) -> None:
+    monitor = Monitor()
+    outbox = await opened(tmp_path, monitor)
+
+    def pages(most: int) -> Callable[[sqlite3.Connection], object]:
+        return lambda connection: connection.execute(f"PRAGMA max_page_count = {most}")
+
+    await outbox._database.run(pages(1))  # SQLite takes what the file has now, and from then on is full
+    with pytest.raises(OutOfSpace, match=r"cannot be recorded, so it is withdrawn\. The disk that holds .* is full"):
+        await put_long(outbox, "lost")
+    await outbox._database.run(pages(1 << 30))
+    await put_long(outbox, "kept")
+    await outbox.close()
+    assert monitor.ids == ["kept"]
+
+
+async def put_long(outbox: Outbox, name: str) -> None:
+    with outbox.reserve() as place:
+        await place.put(monitor_pb2.Interaction(request_id=name, output="x" * 100_000))
+
+
+async def test_an_answer_is_refused_before_it_begins_when_its_record_would_find_no_room(tmp_path: Path) -> None:
+    space = Space("orchestrator", tmp_path, common_settings.Space(), read=lambda _: Volume(free=1 << 20, size=1 << 40))
+    outbox = Outbox(tmp_path / "outbox.db", settings.Outbox(), space, Monitor().send)
+    await asyncio.to_thread(space.look)
+    with pytest.raises(OutOfSpace, match=r"1\.0 MiB are free, 40\.0 MiB are needed"):
+        outbox.reserve()
+
+
 _WRITER = """
     import asyncio, sys
     from pathlib import Path
     from genaifactory.monitor.v1 import monitor_pb2
     from genaifactory_common.errors import Unavailable
+    from genaifactory_common.space import Space
     from genaifactory_orchestrator import settings
     from genaifactory_orchestrator.outbox import Outbox
 
@@ -209,7 +242,9 @@ _WRITER = """
         print("done", name, flush=True)
 
     async def main():
-        outbox = Outbox(Path(sys.argv[1]) / "outbox.db", settings.Outbox(gather_seconds=0), send)
+        folder = Path(sys.argv[1])
+        space = Space("orchestrator", folder, settings.settings.Space())
+        outbox = Outbox(folder / "outbox.db", settings.Outbox(gather_seconds=0), space, send)
         await outbox.open()
         for round in range(10**6):
             await asyncio.gather(*(put(outbox, f"{sys.argv[2]}-{round}-{i}") for i in range(16)))

@@ -1,0 +1,68 @@
+"""Blocks for files that are written through memory maps.
+
+A file that is mapped has its full length from the beginning, as a hole. When a write reaches a page of the hole and the
+disk has no block for it, there is no error to return: the kernel ends the process (SIGBUS). So blocks are taken before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from genaifactory_common.space import out_of_space, read_volume
+
+# What the writer may add beside the maps: new files, the log of ids, directories.
+_BESIDE_BYTES = 2 << 20
+
+
+def make_room(folder: Path, each_bytes: int) -> None:
+    """Takes blocks for the next `each_bytes` that are written to each file below the folder. Blocks.
+
+    Files are written from their beginning on, so what is written next is where the first hole is. Raises OutOfSpace;
+    nothing was written then.
+    """
+    needed = each_bytes + _BESIDE_BYTES
+    if (free := read_volume(folder).free) < needed:
+        raise out_of_space(folder, free, needed)
+    try:
+        for path in [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]:
+            _fill(path, each_bytes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise out_of_space(folder, read_volume(folder).free, needed) from None
+
+
+def _fill(path: str, wanted: int) -> None:
+    found = os.stat(path)
+    if found.st_blocks * 512 >= found.st_size:
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        position = 0
+        while wanted > 0 and position < found.st_size:
+            start = os.lseek(descriptor, position, os.SEEK_HOLE)
+            # Blocks that were taken before and are not written yet: some file systems call them a hole, some do not.
+            wanted -= _zeros_before(descriptor, start, wanted)
+            size = max(0, min(_end_of_hole(descriptor, start, found.st_size) - start, wanted))
+            if size == 0:
+                return
+            os.posix_fallocate(descriptor, start, size)
+            wanted, position = wanted - size, start + size
+    finally:
+        os.close(descriptor)
+
+
+def _zeros_before(descriptor: int, end: int, at_most: int) -> int:
+    data = os.pread(descriptor, min(end, at_most), end - min(end, at_most))
+    return len(data) - len(data.rstrip(b"\0"))
+
+
+def _end_of_hole(descriptor: int, start: int, size: int) -> int:
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return size  # nothing but hole from here on

@@ -1,0 +1,124 @@
+"""A store that fails in the middle of an upload, and blocks for files that are written through maps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from genaifactory_common import settings, specs
+from genaifactory_common.errors import OutOfSpace, Unavailable
+from genaifactory_common.space import Space, Volume
+from genaifactory_retriever import mapped
+from genaifactory_retriever.budget import ByteBudget
+from genaifactory_retriever.encoding import Encoder
+from genaifactory_retriever.ingestion import Header, Ingestion, Upload
+from genaifactory_retriever.knowledge import KnowledgeBase
+from genaifactory_retriever.library import Library
+from genaifactory_retriever.vectors_edge import EdgeVectors
+from tests.unit.retriever.conftest import LIMITS
+
+DOCUMENTS = 20
+MIB = 1 << 20
+
+
+async def uploads(budget: ByteBudget) -> AsyncIterator[Upload]:
+    for number in range(DOCUMENTS):
+        data = f"# Note {number}\n\nThe secret word of this note is zq{number}.\n".encode()
+        await budget.take(len(data))
+        yield Upload(Header(f"{number}.md", f"{number}.md", "", "", "", {}, ()), data)
+
+
+def pages(library: Library, most: int) -> Callable[[], object]:
+    return lambda: library._writer.execute(f"PRAGMA max_page_count = {most}")
+
+
+@pytest.fixture
+async def parts(tmp_path: Path, encoder: Encoder) -> AsyncIterator[tuple[Library, KnowledgeBase]]:
+    library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
+    vectors = await asyncio.to_thread(EdgeVectors, tmp_path / "vectors", search_threads=1)
+    yield library, await KnowledgeBase.open(specs.KnowledgeBase(name="docs"), library, vectors, encoder)
+    await vectors.close()
+    await asyncio.to_thread(library.close)
+
+
+def ingestion(encoder: Encoder, budget: ByteBudget, space: Space) -> Ingestion:
+    return Ingestion(encoder, LIMITS, budget, space, documents_in_flight=2)
+
+
+async def test_an_upload_ends_when_the_store_fails_and_may_be_sent_again_when_it_works(
+    tmp_path: Path, encoder: Encoder, parts: tuple[Library, KnowledgeBase]
+) -> None:
+    library, knowledge_base = parts
+    budget = ByteBudget(MIB)
+    taking = ingestion(encoder, budget, Space("retriever", tmp_path, settings.Space(full_bytes=0)))
+    await library.run(pages(library, 1))  # SQLite takes what the file has now, and from then on is full
+    async with asyncio.timeout(30):  # many more documents wait than may be in flight
+        with pytest.raises((Unavailable, sqlite3.OperationalError), match=r"full|no room"):
+            _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
+    await budget.take(MIB)  # all that was taken is given back
+    budget.give_back(MIB)
+    await library.run(pages(library, 1 << 30))
+    results = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
+    # Some had found room in the pages that the file has; none is there twice.
+    assert {result.outcome for result in results} <= {"added", "unchanged"}
+    assert len(await library.run(library.indexed_revisions, "docs")) == DOCUMENTS
+
+
+async def test_an_upload_is_refused_as_a_whole_while_the_disk_is_full(
+    tmp_path: Path, encoder: Encoder, parts: tuple[Library, KnowledgeBase]
+) -> None:
+    _, knowledge_base = parts
+    space = Space("retriever", tmp_path, settings.Space(), read=lambda _: Volume(free=MIB, size=1 << 40))
+    await asyncio.to_thread(space.look)
+    budget = ByteBudget(MIB)
+    with pytest.raises(OutOfSpace, match="Make room on it"):
+        await anext(ingestion(encoder, budget, space).ingest(knowledge_base, "acme", uploads(budget)))
+
+
+def with_hole(path: Path, *, written: int, size: int) -> Path:
+    with path.open("wb") as file:
+        file.write(b"x" * written)
+        file.truncate(size)
+    return path
+
+
+def blocks(path: Path) -> int:
+    return os.stat(path).st_blocks * 512
+
+
+def test_blocks_are_taken_for_what_is_written_next_and_not_again_before_it_is(tmp_path: Path) -> None:
+    file = with_hole(tmp_path / "page_0.dat", written=100_000, size=8 * MIB)
+    mapped.make_room(tmp_path, MIB)
+    taken = blocks(file)
+    assert 100_000 + MIB <= taken <= 100_000 + MIB + 3 * 4096
+    for _ in range(3):
+        mapped.make_room(tmp_path, MIB)
+    assert blocks(file) == taken
+    with file.open("r+b") as opened:
+        opened.seek(100_000)
+        opened.write(b"y" * MIB)
+    mapped.make_room(tmp_path, MIB)
+    assert blocks(file) >= 100_000 + 2 * MIB
+    assert file.read_bytes()[:100_001] == b"x" * 100_000 + b"y"
+    assert file.stat().st_size == 8 * MIB
+
+
+def test_no_more_blocks_are_taken_than_a_file_is_long(tmp_path: Path) -> None:
+    small = with_hole(tmp_path / "flags.dat", written=0, size=10_000)
+    whole = with_hole(tmp_path / "whole.dat", written=10_000, size=10_000)
+    mapped.make_room(tmp_path, MIB)
+    assert 10_000 <= blocks(small) <= 3 * 4096
+    assert (small.stat().st_size, whole.stat().st_size) == (10_000, 10_000)
+
+
+def test_without_room_nothing_is_written(tmp_path: Path) -> None:
+    file = with_hole(tmp_path / "page_0.dat", written=0, size=MIB)
+    before = blocks(file)
+    with pytest.raises(OutOfSpace, match="are needed"):
+        mapped.make_room(tmp_path, 1 << 60)
+    assert blocks(file) == before
