@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import aclosing
 
-from genaifactory_gateway import openai_requests, openai_responses
+from genaifactory_gateway import openai_requests, openai_responses, opened
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.http_body import read
 from genaifactory_gateway.http_exchange import Exchange
@@ -32,16 +32,18 @@ class HttpChat:
             body = await read(exchange, openai_requests.ChatCompletion)
             route = entry.route(body.model)
             request = openai_requests.answer_request(body, exchange.request_id)
+            request.fresh = opened.asks_anew(exchange.headers.get(b"cache-control", b""))
             answer = self._upstream.answer(entry, route, request)
             async with exchange.while_connected(), aclosing(answer) as events:
                 created, choices = int(time.time()), body.n or 1
                 if not body.stream:
                     completion = openai_responses.Completion(exchange.request_id, created, body.model, choices)
                     async for event in events:
+                        completion.add(event)
+                        if event.HasField("opened"):
+                            exchange.notes = opened.headers(event.opened)
                         if event.HasField("done"):
                             await exchange.respond(completion.body(event.done))
-                        else:
-                            completion.add(event)
                     return
                 include_usage = bool(body.stream_options and body.stream_options.include_usage)
                 chunks = openai_responses.Chunks(
@@ -52,7 +54,8 @@ class HttpChat:
                 async for event in events:
                     piece = chunks.closing(event.done) if event.HasField("done") else chunks.event(event)
                     if not started:
-                        piece = chunks.opening() + piece
+                        piece = chunks.opening(event.opened) + piece
+                        exchange.notes = opened.headers(event.opened)
                         await exchange.start_stream()
                         started = True
                     await exchange.write(piece, last=event.HasField("done"))

@@ -54,6 +54,8 @@ class Exchange:
         """What the answer says to the browser of a page of another origin."""
         self.ignored: Sequence[str] = ()
         """Paths of the body's fields that have no effect."""
+        self.notes: Headers = []
+        """About the answer; sent with its status."""
         self.hung_up = False
         self._receive = receive
         self._send = send
@@ -203,6 +205,7 @@ class Exchange:
                     (b"x-ratelimit-remaining-" + name, b"%d" % state.remaining),
                     (b"x-ratelimit-reset-" + name, _duration(state.reset_seconds)),
                 ]
+        own += self.notes
         await self._send_in_time({"type": "http.response.start", "status": status, "headers": [*own, *headers]})
 
     async def _send_in_time(self, message: MutableMapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors
 from genaifactory_common.errors import FactoryError
+from genaifactory_gateway import opened
 from genaifactory_gateway.admission import Offer
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -101,6 +102,8 @@ class Completion:
 
     def add(self, event: orchestrator_pb2.AnswerResponse) -> None:
         """Takes the next event."""
+        if event.HasField("opened"):
+            self._head |= opened.fields(event.opened)
         match event.WhichOneof("event"):
             case "delta":
                 self._texts[event.delta.choice].append(event.delta.text)
@@ -164,10 +167,10 @@ class Chunks:
         self._include_usage = include_usage
         self._choices = choices
 
-    def opening(self) -> bytes:
-        """The first chunk of every choice: the role."""
+    def opening(self, known: orchestrator_pb2.AnswerOpened) -> bytes:
+        """The first chunk of every choice: the role, and beside it what is known of the answer."""
         delta = {"role": "assistant", "content": "", "refusal": None}
-        return b"".join(self._chunk(index, delta, None, None) for index in range(self._choices))
+        return b"".join(self._chunk(index, delta, None, None, opened.fields(known)) for index in range(self._choices))
 
     def event(self, event: orchestrator_pb2.AnswerResponse) -> bytes:
         """The chunk of one event; empty for one that clients do not see."""

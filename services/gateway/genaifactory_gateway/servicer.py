@@ -46,8 +46,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             route = entry.route(request.model)
             answer = self._upstream.answer(entry, route, _answer_request(request, request_id))
             async with aclosing(answer) as events:
+                known = orchestrator_pb2.AnswerOpened()
                 async for event in events:
-                    yield _chat_response(event, request_id)
+                    if event.HasField("opened"):
+                        known = event.opened
+                    yield _chat_response(event, request_id, known)
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: _Context) -> gateway_pb2.EmbedResponse:
         """Embeds texts."""
@@ -131,11 +134,14 @@ def _answer_request(request: gateway_pb2.ChatRequest, request_id: str) -> orches
         output_format=request.output_format if request.HasField("output_format") else None,
         conversation_id=request.conversation_id,
         user=request.user,
+        fresh=request.fresh,
         answer_only=True,  # which route, which passages, which verdict: for the record, not for clients
     )
 
 
-def _chat_response(event: orchestrator_pb2.AnswerResponse, request_id: str) -> gateway_pb2.ChatResponse:
+def _chat_response(
+    event: orchestrator_pb2.AnswerResponse, request_id: str, known: orchestrator_pb2.AnswerOpened
+) -> gateway_pb2.ChatResponse:
     if event.HasField("delta"):
         delta = event.delta
         return gateway_pb2.ChatResponse(
@@ -154,6 +160,8 @@ def _chat_response(event: orchestrator_pb2.AnswerResponse, request_id: str) -> g
             model=done.model,
             cached=done.cached,
             reading=done.reading if done.HasField("reading") else None,
+            masked=known.masked,
+            cache=known.cache,
         ),
     )
 

@@ -32,6 +32,8 @@ class Question:
     key: str
     route: str = "rag"
     conversation_id: str | None = None
+    fresh: bool = False
+    """Not from the cache."""
     idle_timeout_seconds: float = 120.0
     """How long nothing may come."""
 
@@ -48,6 +50,10 @@ class Answer:
     usage: dict[str, Any] = field(default_factory=dict)
     reading: dict[str, int] = field(default_factory=dict)
     """How far documents were read, while they were: documents_done, documents_total."""
+    cache: str = ""
+    """hit, miss or bypass; empty when the platform says nothing."""
+    masked: dict[str, int] = field(default_factory=dict)
+    """What a guardrail masked in the question: entity types, with how often."""
 
     def sources(self) -> dict[int, dict[str, Any]]:
         """The cited passages by their number, each once."""
@@ -73,7 +79,8 @@ def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
                 "POST",
                 f"{question.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
                 json=body,
-                headers={"Authorization": f"Bearer {question.key}"},
+                headers={"Authorization": f"Bearer {question.key}"}
+                | ({"Cache-Control": "no-cache"} if question.fresh else {}),
             ) as response,
         ):
             if response.status_code != httpx.codes.OK:
@@ -101,6 +108,8 @@ def _pieces(response: httpx.Response, answer: Answer) -> Iterator[str]:
             raise _from_body(chunk)
         answer.usage = chunk.get("usage") or answer.usage
         answer.reading = chunk.get("reading") or answer.reading
+        answer.cache = chunk.get("cache", answer.cache)
+        answer.masked |= {each["entity_type"]: each["count"] for each in chunk.get("masked", ())}
         for choice in chunk.get("choices", ()):
             delta = choice.get("delta", {})
             answer.finish_reason = choice.get("finish_reason") or answer.finish_reason

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from genaifactory_common.masking import question_without_masks
 from genaifactory_modelserver import words
 from genaifactory_modelserver.words import Form, Language
 
@@ -57,7 +58,8 @@ class Question:
     """The last thing that the user asked, with what was asked before as weak context."""
 
     def __init__(self, turns: Sequence[str]) -> None:
-        """turns: what the user said, oldest first."""
+        """turns: what the user said, oldest first; masks of guardrails in it are not read."""
+        turns = [question_without_masks(turn) for turn in turns[-3:]]
         text = turns[-1][-_MAX_QUESTION_CHARACTERS:] if turns else ""
         earlier = [turn[-_MAX_QUESTION_CHARACTERS:] for turn in turns[-3:-1]]
         spoken = words.language(text)

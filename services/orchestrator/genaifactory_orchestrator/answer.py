@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 
 from prometheus_client import Counter, Histogram
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels, identity, telemetry
+from genaifactory_common import channels, identity
 from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable, UpstreamFailed
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import LATENCY_BUCKETS, Telemetry
-from genaifactory_orchestrator import cache, citations, conversations, refusal, retrieval
+from genaifactory_orchestrator import cache, citations, conversations, preparation, refusal
 from genaifactory_orchestrator.backends import Delta, Prompt, ToolCallDelta
 from genaifactory_orchestrator.cache import Cache
 from genaifactory_orchestrator.concurrency import task_group
@@ -26,13 +25,14 @@ from genaifactory_orchestrator.conversations import Conversations, History
 from genaifactory_orchestrator.draft import Finished
 from genaifactory_orchestrator.events import Done, Emit, RouteChosen
 from genaifactory_orchestrator.generation import ModelClient
-from genaifactory_orchestrator.guard import Checked, Guard
+from genaifactory_orchestrator.guard import Guard
 from genaifactory_orchestrator.outbox import Outbox
 from genaifactory_orchestrator.output import Choice
 from genaifactory_orchestrator.plans import Plan, Plans
+from genaifactory_orchestrator.preparation import Preparation, Prepared
 from genaifactory_orchestrator.question import Question
 from genaifactory_orchestrator.records import Record
-from genaifactory_orchestrator.retrieval import NOTHING, Found, Retrieval
+from genaifactory_orchestrator.retrieval import Found, Retrieval
 
 logger = logging.getLogger(__name__)
 
@@ -51,17 +51,6 @@ _STOP = types_pb2.FINISH_REASON_STOP
 _NEW = History(0, ())
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What is known before a model is asked."""
-
-    checked: Checked
-    found: Found
-    entry: cache.Entry | None
-    key: str
-    """Of the cache; empty when the answer must not come from it."""
-
-
 class Answerer:
     """Answers questions."""
 
@@ -78,7 +67,7 @@ class Answerer:
     ) -> None:
         self._plans = plans
         self._guard = guard
-        self._retriever = retriever
+        self._preparation = Preparation(guard, retriever, answers, telemetry)
         self._models = models
         self._cache = answers
         self._conversations = stored
@@ -118,8 +107,9 @@ class Answerer:
     ) -> tuple[History, Done]:
         await self._check_ids(question, plan, record)
         history = await self._history(question, caller, plan)
-        prepared = await self._prepare(question, caller, plan, history, record)
+        prepared = await self._preparation.prepare(question, caller, plan, history, record)
         found, entry = prepared.found, prepared.entry
+        await emit(prepared.opened())
         await emit(RouteChosen(plan.route.name, plan.route.models[0], plan.prompt_version))
         if plan.retrieves:
             await emit(found)
@@ -164,58 +154,6 @@ class Answerer:
             logger.error("the answer %s is not in its conversation: %s", record.request_id, error.message)
             return error
         return None
-
-    async def _prepare(
-        self, question: Question, caller: Caller, plan: Plan, history: History, record: Record
-    ) -> Prepared:
-        """Three things at once: input check, cache look-up, retrieval.
-
-        Look-up and retrieval begin with the text as it came. If the check masks some of it, they are done again with
-        what it let in, and what they found before is forgotten. A block wins over whatever else went wrong.
-        """
-        key = _cache_key(question, caller, plan, history, question.messages)
-        async with task_group() as tasks:
-            checking = tasks.create_task(self._check(question, plan))
-            looking = tasks.create_task(self._look_up(key, plan))
-            searching = tasks.create_task(_settled(self._search(history, question.messages, plan)))
-        checked, entry, found = checking.result(), looking.result(), searching.result()
-        record.messages = checked.messages
-        record.input_verdicts += checked.verdicts
-        if checked.masked:
-            key = _cache_key(question, caller, plan, history, checked.messages)
-            entry = await self._look_up(key, plan)
-            found = await _settled(self._search(history, checked.messages, plan))
-        if isinstance(found, FactoryError):
-            raise found
-        record.found = found
-        if entry is not None and entry.knowledge != _knowledge(plan, found):
-            entry = None
-        if key:
-            self._cache.count(entry)
-        return Prepared(checked, found, entry, key)
-
-    async def _check(self, question: Question, plan: Plan) -> Checked:
-        with self._telemetry.span("check input"):
-            return await self._guard.check_input(question.messages, plan.policy, question.settings())
-
-    async def _look_up(self, key: str, plan: Plan) -> cache.Entry | None:
-        if not key:
-            return None
-        with self._telemetry.span("look up cache"):
-            entry = await self._cache.look_up(key, max_age_seconds=plan.route.cache.max_age_seconds)
-            telemetry.describe({"genaifactory.cache.hit": entry is not None})
-            return entry
-
-    async def _search(self, history: History, messages: Sequence[types_pb2.Message], plan: Plan) -> Found:
-        query = retrieval.query(history.messages, messages) if plan.retrieves else ""
-        if not query:
-            return NOTHING
-        with self._telemetry.span("retrieve"):
-            found = await self._retriever.search(plan.route, query)
-            telemetry.describe(
-                {"genaifactory.passages": len(found.passages), "genaifactory.index_version": found.index_version}
-            )
-            return found
 
     async def _replay(self, entry: cache.Entry, found: Found, record: Record, emit: Emit) -> Done:
         """Says again what was said before. It was scanned then, under the same policy."""
@@ -305,7 +243,7 @@ class Answerer:
                 output=choice.text,
                 model=done.model,
                 prompt_version=plan.prompt_version,
-                knowledge=_knowledge(plan, prepared.found),
+                knowledge=preparation.knowledge(plan, prepared.found),
                 refused=done.refused,
                 verdict=choice.stream.verdict.SerializeToString(),
                 created_at=now,
@@ -334,13 +272,6 @@ async def _say(text: str, verdicts: tuple[types_pb2.Verdict, ...], record: Recor
         await emit(Delta(text, number))
 
 
-async def _settled(searching: Awaitable[Found]) -> Found | FactoryError:
-    try:
-        return await searching
-    except FactoryError as error:
-        return error
-
-
 def _of(choices: list[Choice], number: int) -> Choice:
     if number >= len(choices):
         raise UpstreamFailed("The model wrote more choices than it was asked for.")
@@ -358,29 +289,6 @@ def _new_record(question: Question, caller: Caller, plan: Plan) -> Record:
     )
 
 
-def _cache_key(
-    question: Question, caller: Caller, plan: Plan, history: History, messages: Sequence[types_pb2.Message]
-) -> str:
-    """Empty when the answer must not come from the cache: it is switched off, or the client wants variety or tools."""
-    sampling = question.sampling
-    repeatable = sampling.temperature == 0 and question.choices == 1 and not sampling.logprobs
-    if not plan.route.cache.enabled or not repeatable or question.tools:
-        return ""
-    today = _today() if plan.template is not None and plan.template.uses_today else ""
-    return cache.key(
-        tenant=caller.tenant,
-        groups=caller.groups,
-        plan=f"{plan.digest}:{today}",
-        sampling=sampling,
-        output_format=question.output_format or types_pb2.OutputFormat(),
-        messages=(*history.messages, *messages),
-    )
-
-
-def _knowledge(plan: Plan, found: Found) -> str:
-    return found.fingerprint if plan.retrieves else ""
-
-
 def _prompt(question: Question, caller: Caller, plan: Plan, history: History, record: Record) -> Prompt:
     """What the model gets: the route's prompt before the client's system messages, then the conversation."""
     asked, found = _asked(record.messages), record.found
@@ -391,7 +299,7 @@ def _prompt(question: Question, caller: Caller, plan: Plan, history: History, re
             question=asked,
             passages=found.passages,
             tenant=caller.tenant,
-            today=_today(),
+            today=preparation.today(),
             refusal=refusal.text(asked, plan.prompt),
         )
         whole = "\n\n".join((text, *(message.content for message in system)))
@@ -425,10 +333,6 @@ def _turn(record: Record, done: Done) -> list[types_pb2.Message]:
         answer.content = first.text
         answer.tool_calls.extend(call for _, call in sorted(first.tool_calls.items()))
     return [*(message for message in record.messages if message.role != types_pb2.ROLE_SYSTEM), answer]
-
-
-def _today() -> str:
-    return datetime.now(UTC).date().isoformat()
 
 
 def _too_late(plan: Plan) -> FactoryError:

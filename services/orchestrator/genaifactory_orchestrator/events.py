@@ -1,14 +1,23 @@
-"""What an answer consists of, in this order: route, passages, text and tool calls, verdicts, done."""
+"""What an answer consists of, in this order: opened, route, passages, text and tool calls, verdicts, done."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_orchestrator.backends import Delta, ToolCallDelta, Usage
 from genaifactory_orchestrator.pricing import Cost
 from genaifactory_orchestrator.retrieval import Found
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known before the first token."""
+
+    masked: Mapping[str, int]
+    """Entity types that the input guardrail masked in the messages, with how often."""
+    cache: types_pb2.CacheUse.ValueType
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Done:
     """Set when documents were still being read."""
 
 
-Event = RouteChosen | Found | Delta | ToolCallDelta | types_pb2.Verdict | Done
+Event = Opened | RouteChosen | Found | Delta | ToolCallDelta | types_pb2.Verdict | Done
 
 Emit = Callable[[Event], Awaitable[None]]
 """Hands an event to the client; waits while the client is behind."""

@@ -36,6 +36,8 @@ class Question:
     output_format: types_pb2.OutputFormat | None = None
     conversation_id: str = ""
     user: str = ""
+    fresh: bool = False
+    """Not to be answered from the cache."""
 
     @property
     def choices(self) -> int:
@@ -87,6 +89,7 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
         output_format=request.output_format if request.HasField("output_format") else None,
         conversation_id=request.conversation_id,
         user=request.user,
+        fresh=request.fresh,
     )
 
 

@@ -13,6 +13,7 @@ import grpc.aio
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, specs
+from genaifactory_common.masking import question_without_masks
 
 _MAX_QUERY_CHARACTERS = 8192
 _MAX_EARLIER_CHARACTERS = 400
@@ -54,9 +55,14 @@ NOTHING = Found()
 def query(history: Sequence[types_pb2.Message], messages: Sequence[types_pb2.Message]) -> str:
     """What to search for: the question; for a follow-up, the question before it as well.
 
-    A question is a follow-up when it is short or points back ("and for managers?", "còn nhân viên thử việc?").
+    A question is a follow-up when it is short or points back ("and for managers?", "còn nhân viên thử việc?"). What
+    a guardrail masked is left out; a question of nothing else is empty.
     """
-    asked = [message.content.strip() for message in (*history, *messages) if message.role == types_pb2.ROLE_USER]
+    asked = [
+        question_without_masks(message.content).strip()
+        for message in (*history, *messages)
+        if message.role == types_pb2.ROLE_USER
+    ]
     if not asked:
         return ""
     question = asked[-1]

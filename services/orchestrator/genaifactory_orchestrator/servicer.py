@@ -15,7 +15,7 @@ from genaifactory_orchestrator.answer import Answerer
 from genaifactory_orchestrator.backends import Delta, ToolCallDelta
 from genaifactory_orchestrator.conversations import Conversations, Key
 from genaifactory_orchestrator.embedding import Embedder
-from genaifactory_orchestrator.events import Done, Event, RouteChosen
+from genaifactory_orchestrator.events import Done, Event, Opened, RouteChosen
 from genaifactory_orchestrator.retrieval import Found
 
 # Events that wait for a slow client; then the guardrail, and then the model, wait too.
@@ -56,8 +56,16 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
         answering = asyncio.create_task(run(), name=f"answer-{asked.request_id}")
         try:
+            opened: Opened | None = None
             while (event := await events.get()) is not None:
-                yield _response(event)
+                if isinstance(event, Opened):
+                    opened = event
+                    continue
+                response = _response(event)
+                if opened is not None:  # it travels with the first event: a message of its own costs every service
+                    _add_opened(response, opened)
+                    opened = None
+                yield response
             await answering
         finally:
             answering.cancel()
@@ -117,3 +125,9 @@ def _response(event: Event) -> orchestrator_pb2.AnswerResponse:
             if event.reading is not None:
                 response.done.reading.CopyFrom(event.reading)
     return response
+
+
+def _add_opened(response: orchestrator_pb2.AnswerResponse, opened: Opened) -> None:
+    response.opened.cache = opened.cache
+    for entity_type, count in sorted(opened.masked.items()):
+        response.opened.masked.add(entity_type=entity_type, count=count)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from genaifactory_common.errors import Unavailable
+from genaifactory_common.masking import mask
 from genaifactory_safety.banned import BANNED_TERM, BannedTerms
 from genaifactory_safety.labels import AFTER_CHARACTERS, BEFORE_CHARACTERS, Standing, fold
 from genaifactory_safety.normalise import UNSPACED, Normalised, normalise
@@ -261,7 +262,7 @@ class StreamScanner:
         self._release(finding.start, finding.start, final=True)
         if self.blocked:
             return
-        self._output.append(f"<{finding.entity}>")
+        self._output.append(mask(finding.entity))
         if finding.action is Action.BLOCK:
             self._output.pop()
             self._findings.append(finding)
@@ -316,7 +317,7 @@ class StreamScanner:
                 self._pending.clear()
                 return
             if finding.action is Action.MASK:
-                self._output.append(f"<{finding.entity}>")
+                self._output.append(mask(finding.entity))
                 self._released = finding.end
         self._pending = [finding for group in groups[closed:] for finding in group]
         self._let_out(min(clear, *(finding.start for finding in self._pending)) if self._pending else clear)

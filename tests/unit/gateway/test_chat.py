@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import ContentBlocked, UpstreamFailed
 from genaifactory_common.testing import orchestrator as script
@@ -246,3 +248,39 @@ async def test_several_choices_and_log_probabilities_stay_apart(gateway: Any) ->
     chunks = _events((await gateway.chat(n=2, stream=True)).text)[:-1]
     assert [chunk["choices"][0]["index"] for chunk in chunks] == [0, 1, 1, 0, 0, 1]
     assert chunks[2]["choices"][0]["logprobs"]["content"][0]["token"] == "có"
+
+
+async def test_what_was_masked_and_whether_it_was_cached_go_out_with_the_status(gateway: Any) -> None:
+    first = script.opened(script.delta("Xin chào."), masked={"EMAIL_ADDRESS": 2, "VN_CCCD": 1})
+    gateway.orchestrator.script = [first, script.done()]
+    whole, stream = await gateway.chat(), await gateway.chat(stream=True)
+    for response in (whole, stream):
+        assert response.headers["x-genaifactory-masked"] == "EMAIL_ADDRESS=2, VN_CCCD=1"
+        assert response.headers["x-genaifactory-cache"] == "miss"
+    said = {
+        "cache": "miss",
+        "masked": [{"entity_type": "EMAIL_ADDRESS", "count": 2}, {"entity_type": "VN_CCCD", "count": 1}],
+    }
+    opening, *others, _ = _events(stream.text)
+    assert whole.json() | said == whole.json()
+    assert opening | said == opening
+    assert not any(chunk.keys() & said.keys() for chunk in others)
+
+
+async def test_an_answer_of_its_end_alone_has_its_headers_too(gateway: Any) -> None:
+    gateway.orchestrator.script = [script.opened(script.done(), cache=types_pb2.CACHE_USE_BYPASS)]
+    whole, stream = await gateway.chat(), await gateway.chat(stream=True)
+    assert whole.headers["x-genaifactory-cache"] == stream.headers["x-genaifactory-cache"] == "bypass"
+    assert whole.json()["cache"] == "bypass"
+    assert "masked" not in whole.json()
+    assert "x-genaifactory-masked" not in whole.headers
+
+
+@pytest.mark.parametrize(
+    ("cache_control", "fresh"),
+    [("no-cache", True), ("max-age=0, No-Cache", True), ("max-age=0", False), ("", False), ("x-no-cache", False)],
+)
+async def test_a_client_asks_anew_with_cache_control(gateway: Any, cache_control: str, fresh: bool) -> None:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
+    await gateway.post("/v1/chat/completions", body, headers={"Cache-Control": cache_control})
+    assert gateway.orchestrator.requests[0].fresh is fresh

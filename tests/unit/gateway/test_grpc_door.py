@@ -60,6 +60,15 @@ async def test_an_answer_is_streamed_with_its_request_id_and_its_end(gateway: An
     assert gateway.orchestrator.callers[0].tenant == "acme"
 
 
+async def test_the_end_says_what_was_masked_and_cached_and_a_client_may_ask_anew(gateway: Any) -> None:
+    first = script.opened(script.delta("Xin chào."), masked={"VN_CCCD": 1}, cache=types_pb2.CACHE_USE_BYPASS)
+    gateway.orchestrator.script = [first, script.done()]
+    *_, end = [part async for part in _chat(gateway, fresh=True)]
+    assert [(each.entity_type, each.count) for each in end.done.masked] == [("VN_CCCD", 1)]
+    assert end.done.cache == types_pb2.CACHE_USE_BYPASS
+    assert gateway.orchestrator.requests[0].fresh
+
+
 @pytest.mark.parametrize(
     ("key", "fields", "reason", "field"),
     [

@@ -95,3 +95,16 @@ async def test_closing_the_clients_stream_cancels_the_work(gateway: Any, client:
     await stream.close()
     async with asyncio.timeout(10):
         await gateway.orchestrator.cancelled.wait()
+
+
+async def test_the_official_client_parses_what_was_masked(gateway: Any, client: openai.AsyncOpenAI) -> None:
+    gateway.orchestrator.script = lambda _: [script.opened(script.delta("a"), masked={"VN_CCCD": 1}), script.done()]
+    whole = await client.chat.completions.create(model="chat", messages=QUESTION)
+    stream = await client.chat.completions.create(model="chat", messages=QUESTION, stream=True)
+    chunks = [chunk async for chunk in stream]
+    for part in (whole, chunks[0]):
+        extra = part.model_extra
+        assert extra is not None
+        assert extra == {"cache": "miss", "masked": [{"entity_type": "VN_CCCD", "count": 1}]}
+    raw = await client.chat.completions.with_raw_response.create(model="chat", messages=QUESTION)
+    assert raw.headers["x-genaifactory-masked"] == "VN_CCCD=1"

@@ -196,6 +196,29 @@ async def test_a_masked_question_is_used_masked_everywhere(world: Any) -> None:
     assert record.input[0].content == "Whose number is <PHONE>?"
 
 
+async def test_masks_are_searched_for_by_nobody_and_the_client_learns_of_them_first(world: Any) -> None:
+    world.safety.mask = {"0912345678": "<VN_PHONE>", "an@example.com": "<EMAIL_ADDRESS>"}
+    answer = await world.ask("I am an@example.com, phone 0912345678. How many days of leave?")
+    assert world.retriever.searches[-1].query == "How many days of leave?"
+    assert [(each.entity_type, each.count) for each in answer.events[0].opened.masked] == [("FAKE_MASKED", 2)]
+    assert not any(event.HasField("opened") for event in answer.events[1:])
+
+
+async def test_a_question_of_nothing_but_a_mask_is_refused_and_not_searched_for(world: Any) -> None:
+    world.safety.mask = {"0912345678": "<VN_PHONE>"}
+    searched = len(world.retriever.searches)
+    answer = await world.ask("0912345678")
+    assert answer.done.refused
+    assert [search.query for search in world.retriever.searches[searched:]] == ["0912345678"]
+
+
+@pytest.mark.parametrize("answer_only", [False, True])
+async def test_what_is_known_before_the_answer_comes_with_its_first_event(world: Any, answer_only: bool) -> None:
+    answer = await world.ask(answer_only=answer_only)
+    assert answer.events[0].opened.cache == types_pb2.CACHE_USE_MISS
+    assert not answer.events[0].opened.masked
+
+
 async def test_every_text_of_a_client_is_checked(world: Any) -> None:
     call = types_pb2.ToolCall(id="c1", name="f", arguments_json='{"a": "secret"}')
     messages = [

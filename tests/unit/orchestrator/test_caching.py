@@ -22,6 +22,7 @@ from genaifactory_common.testing.retriever import passage
 from genaifactory_orchestrator import cache, settings
 from genaifactory_orchestrator.cache import Cache, Entry
 
+CREATIVE = {"sampling": types_pb2.Sampling(temperature=0.7)}
 GREEDY = types_pb2.Sampling(temperature=0)
 
 
@@ -60,6 +61,27 @@ async def test_what_a_refusal_says_of_documents_that_are_read_does_not_stay_in_t
     assert "(1 of 3)" in first.text()
     assert "(2 of 3)" in second.text()
     assert third.text() == "I cannot say."
+
+
+async def test_a_client_learns_whether_its_answer_comes_from_the_cache(world: Any) -> None:
+    uses = [(await world.ask(**fields)).events[0].opened.cache for fields in ({}, {}, {"fresh": True}, CREATIVE)]
+    assert uses == [
+        types_pb2.CACHE_USE_MISS,
+        types_pb2.CACHE_USE_HIT,
+        types_pb2.CACHE_USE_BYPASS,
+        types_pb2.CACHE_USE_BYPASS,
+    ]
+
+
+async def test_a_fresh_answer_is_written_anew_and_takes_the_place_of_the_cached_one(world: Any) -> None:
+    await world.ask()
+    world.modelserver.script = ["You have ", "20 days [1]."]
+    fresh = await world.ask(fresh=True)
+    assert not fresh.done.cached
+    assert fresh.text() == "You have 20 days [1]."
+    again = await world.ask()
+    assert again.done.cached
+    assert again.text() == "You have 20 days [1]."
 
 
 def other_tenant(world: Any) -> dict[str, Any]:

@@ -59,12 +59,15 @@ class ChatRequest(message.Message):
     OUTPUT_FORMAT_FIELD_NUMBER: builtins.int
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
+    FRESH_FIELD_NUMBER: builtins.int
     model: builtins.str
     """A name from ListModels: a route ("rag", "chat")."""
     conversation_id: builtins.str
     """Continue this stored conversation (1 to 128 of A-Z a-z 0-9 . _ -); empty: nothing is stored."""
     user: builtins.str
     """The client's own end user, for the record; may be empty."""
+    fresh: builtins.bool
+    """Answer anew, whatever the cache holds; the new answer takes the place of the cached one."""
     @builtins.property
     def messages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Message]:
         """The conversation, oldest first; the last message is the question."""
@@ -96,10 +99,11 @@ class ChatRequest(message.Message):
         output_format: types_pb2.OutputFormat | None = ...,
         conversation_id: builtins.str = ...,
         user: builtins.str = ...,
+        fresh: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["output_format", b"output_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "fresh", b"fresh", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,10 +167,14 @@ class ChatDone(message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     CACHED_FIELD_NUMBER: builtins.int
     READING_FIELD_NUMBER: builtins.int
+    MASKED_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model that answered (after fallbacks)."""
     cached: builtins.bool
     """The answer came from the cache."""
+    cache: types_pb2.CacheUse.ValueType
+    """What the cache of answers did."""
     @builtins.property
     def finish_reasons(self) -> containers.RepeatedScalarFieldContainer[types_pb2.FinishReason.ValueType]:
         """Why it ended, a reason for each choice."""
@@ -183,6 +191,10 @@ class ChatDone(message.Message):
     def reading(self) -> types_pb2.Reading:
         """Set when documents were still being read while this was answered: later answers may rest on more."""
 
+    @builtins.property
+    def masked(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.MaskedEntity]:
+        """What the input guardrail masked in the messages, by entity type; the model saw the masks only."""
+
     def __init__(
         self,
         *,
@@ -192,10 +204,12 @@ class ChatDone(message.Message):
         model: builtins.str = ...,
         cached: builtins.bool = ...,
         reading: types_pb2.Reading | None = ...,
+        masked: abc.Iterable[types_pb2.MaskedEntity] | None = ...,
+        cache: types_pb2.CacheUse.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cached", b"cached", "citations", b"citations", "finish_reasons", b"finish_reasons", "model", b"model", "reading", b"reading", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cache", b"cache", "cached", b"cached", "citations", b"citations", "finish_reasons", b"finish_reasons", "masked", b"masked", "model", b"model", "reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

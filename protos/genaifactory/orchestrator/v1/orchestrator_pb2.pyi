@@ -35,6 +35,7 @@ class AnswerRequest(message.Message):
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
     ANSWER_ONLY_FIELD_NUMBER: builtins.int
+    FRESH_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies the request in every record; set by the gateway."""
     route: builtins.str
@@ -45,6 +46,8 @@ class AnswerRequest(message.Message):
     """The client's own end user, for the record."""
     answer_only: builtins.bool
     """Leave out the events that tell about the answer: route, passages and verdicts. Deltas, tool calls and done stay."""
+    fresh: builtins.bool
+    """Answer anew, whatever the cache holds; the new answer takes the place of the cached one."""
     @builtins.property
     def messages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Message]:
         """The conversation, oldest first; the last message is the question."""
@@ -78,10 +81,11 @@ class AnswerRequest(message.Message):
         conversation_id: builtins.str = ...,
         user: builtins.str = ...,
         answer_only: builtins.bool = ...,
+        fresh: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["output_format", b"output_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["answer_only", b"answer_only", "conversation_id", b"conversation_id", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answer_only", b"answer_only", "conversation_id", b"conversation_id", "fresh", b"fresh", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,6 +101,7 @@ class AnswerResponse(message.Message):
     TOOL_CALL_FIELD_NUMBER: builtins.int
     VERDICT_FIELD_NUMBER: builtins.int
     DONE_FIELD_NUMBER: builtins.int
+    OPENED_FIELD_NUMBER: builtins.int
     @builtins.property
     def route(self) -> RouteChosen:
         """How the request is served."""
@@ -121,6 +126,10 @@ class AnswerResponse(message.Message):
     def done(self) -> AnswerDone:
         """The end; the last event."""
 
+    @builtins.property
+    def opened(self) -> AnswerOpened:
+        """What is known before the first event; set on the first one only, also with `answer_only`."""
+
     def __init__(
         self,
         *,
@@ -130,14 +139,41 @@ class AnswerResponse(message.Message):
         tool_call: ToolCallDelta | None = ...,
         verdict: types_pb2.Verdict | None = ...,
         done: AnswerDone | None = ...,
+        opened: AnswerOpened | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "passages", b"passages", "route", b"route", "tool_call", b"tool_call", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "opened", b"opened", "passages", b"passages", "route", b"route", "tool_call", b"tool_call", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "passages", b"passages", "route", b"route", "tool_call", b"tool_call", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["delta", b"delta", "done", b"done", "event", b"event", "opened", b"opened", "passages", b"passages", "route", b"route", "tool_call", b"tool_call", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_event: _TypeAlias = typing.Literal["route", "passages", "delta", "tool_call", "verdict", "done"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+@typing.final
+class AnswerOpened(message.Message):
+    """What is known of an answer before its first token."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MASKED_FIELD_NUMBER: builtins.int
+    CACHE_FIELD_NUMBER: builtins.int
+    cache: types_pb2.CacheUse.ValueType
+    """Whether the answer comes from the cache."""
+    @builtins.property
+    def masked(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.MaskedEntity]:
+        """What the input guardrail masked in the messages, by entity type; the model sees the masks only."""
+
+    def __init__(
+        self,
+        *,
+        masked: abc.Iterable[types_pb2.MaskedEntity] | None = ...,
+        cache: types_pb2.CacheUse.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cache", b"cache", "masked", b"masked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
 class RouteChosen(message.Message):

@@ -133,6 +133,33 @@ DIRECTION_INPUT: Direction.ValueType  # 1
 DIRECTION_OUTPUT: Direction.ValueType  # 2
 """From the model to the client."""
 
+class _CacheUse:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheUseEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_CacheUse.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    CACHE_USE_UNSPECIFIED: _CacheUse.ValueType  # 0
+    """Not set."""
+    CACHE_USE_HIT: _CacheUse.ValueType  # 1
+    """The answer was given before."""
+    CACHE_USE_MISS: _CacheUse.ValueType  # 2
+    """No stored answer fits; this one is stored if it may be given again."""
+    CACHE_USE_BYPASS: _CacheUse.ValueType  # 3
+    """Not looked up: the cache is off for the route, the client asked anew, or it wants variety, tools or logprobs."""
+
+class CacheUse(_CacheUse, metaclass=_CacheUseEnumTypeWrapper):
+    """What the cache of answers did for a request."""
+
+CACHE_USE_UNSPECIFIED: CacheUse.ValueType  # 0
+"""Not set."""
+CACHE_USE_HIT: CacheUse.ValueType  # 1
+"""The answer was given before."""
+CACHE_USE_MISS: CacheUse.ValueType  # 2
+"""No stored answer fits; this one is stored if it may be given again."""
+CACHE_USE_BYPASS: CacheUse.ValueType  # 3
+"""Not looked up: the cache is off for the route, the client asked anew, or it wants variety, tools or logprobs."""
+
 @typing.final
 class Message(message.Message):
     """One message of a conversation."""
@@ -882,5 +909,29 @@ class Citation(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["document_id", b"document_id", "end_offset", b"end_offset", "number", b"number", "passage_id", b"passage_id", "start_offset", b"start_offset", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class MaskedEntity(message.Message):
+    """What a guardrail masked in a request. It never carries the text itself."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENTITY_TYPE_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    entity_type: builtins.str
+    """What it is ("EMAIL_ADDRESS")."""
+    count: builtins.int
+    """How often it was found."""
+    def __init__(
+        self,
+        *,
+        entity_type: builtins.str = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "entity_type", b"entity_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

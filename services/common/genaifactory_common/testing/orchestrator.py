@@ -8,7 +8,7 @@ async with served(fake.app(VERIFIER)) as channel: ...
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,6 +29,19 @@ Script = Sequence[Step]
 def route(name: str = "chat", model: str = "extractive") -> orchestrator_pb2.AnswerResponse:
     """The first event of an answer."""
     return orchestrator_pb2.AnswerResponse(route=orchestrator_pb2.RouteChosen(route=name, model=model))
+
+
+def opened(
+    event: orchestrator_pb2.AnswerResponse,
+    *,
+    masked: Mapping[str, int] | None = None,
+    cache: types_pb2.CacheUse.ValueType = types_pb2.CACHE_USE_MISS,
+) -> orchestrator_pb2.AnswerResponse:
+    """The event as the first one of an answer, with what is known before it."""
+    event.opened.cache = cache
+    for entity_type, count in (masked or {}).items():
+        event.opened.masked.add(entity_type=entity_type, count=count)
+    return event
 
 
 def delta(

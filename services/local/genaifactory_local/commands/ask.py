@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -17,6 +19,7 @@ def ask(
     conversation: Annotated[
         str | None, typer.Option(help="Continue this conversation; choose any name to start one.")
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Answer anew, not from the cache.")] = False,
     url: Annotated[
         str | None, typer.Option(help="Where the platform answers. Without it: the platform on --state.")
     ] = None,
@@ -33,7 +36,7 @@ def ask(
         url, key = platform.http_url, key or platform.key()
     elif key is None:
         raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
-    asked = asking.Question(question, url, key, route, conversation)
+    asked = asking.Question(question, url, key, route, conversation, fresh)
     with asking.asked(asked) as (answer, pieces):
         for piece in pieces:
             if not as_json:
@@ -46,11 +49,15 @@ def ask(
                 "finish_reason": answer.finish_reason,
                 "citations": answer.citations,
                 "usage": answer.usage,
+                "cache": answer.cache,
+                "masked": answer.masked,
             }
             | ({"reading": answer.reading} if answer.reading else {})
         )
         return
     print()
+    if answer.masked:
+        print(f"A guardrail masked in your question: {_counted(answer.masked)}. No model saw it.", file=sys.stderr)
     sources = sorted(answer.sources().items())
     if sources:
         print("\nSources")
@@ -59,6 +66,10 @@ def ask(
     if answer.reading and sources:  # a refusal says it in its own text
         done, total = answer.reading["documents_done"], answer.reading["documents_total"]
         print(f"\nThe documents are still being read ({done} of {total}); a later answer may know more.")
+
+
+def _counted(masked: Mapping[str, int]) -> str:
+    return ", ".join(entity if count == 1 else f"{count} of {entity}" for entity, count in masked.items())
 
 
 def smoke_test(

@@ -1,0 +1,84 @@
+"""What a newcomer types after the questions that we show: his own address in a question, the same question again."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from genaifactory_local.testing import Platform
+
+
+class Asker:
+    """Asks as a person does: through HTTP, and with `genaifactory ask`."""
+
+    def __init__(self, platform: Platform, client: httpx.AsyncClient) -> None:
+        self._platform = platform
+        self._client = client
+
+    async def post(self, question: str, **headers: str) -> httpx.Response:
+        body = {"model": "rag", "messages": [{"role": "user", "content": question}]}
+        response = await self._client.post("/chat/completions", json=body, headers=headers)
+        response.raise_for_status()
+        return response
+
+    async def message(self, question: str) -> tuple[str, set[str]]:
+        """The answer and the documents that it cites."""
+        message: dict[str, Any] = (await self.post(question)).json()["choices"][0]["message"]
+        return message["content"], {note["url_citation"]["document_id"] for note in message["annotations"]}
+
+    async def ask(self, question: str, *options: str) -> tuple[str, str]:
+        """What the command prints on stdout and stderr."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "genaifactory_local", "ask", question, *options),
+            *("--url", self._platform.endpoints.http_url, "--key", self._platform.key),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, errors = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 0, errors
+        return out.decode(), errors.decode()
+
+
+@pytest.fixture
+async def asker(platform: Platform) -> AsyncIterator[Asker]:
+    headers = {"Authorization": f"Bearer {platform.key}"}
+    async with httpx.AsyncClient(base_url=platform.openai_url, headers=headers, timeout=30) as client:
+        yield Asker(platform, client)
+
+
+async def test_an_address_in_a_question_is_masked_and_spoils_no_answer(asker: Asker) -> None:
+    response = await asker.post("My mail is anna@example.com, how many days of annual leave do I have?")
+    completion = response.json()
+    assert "16 days" in completion["choices"][0]["message"]["content"]
+    assert response.headers["x-genaifactory-masked"] == "EMAIL_ADDRESS=1"
+    assert completion["masked"] == [{"entity_type": "EMAIL_ADDRESS", "count": 1}]
+    assert "anna" not in response.text
+    assert "anna" not in str(response.headers)
+    answer, _ = await asker.message("Email của tôi là anna@example.com, mỗi năm tôi có bao nhiêu ngày nghỉ phép?")
+    assert "16 ngày" in answer
+    answer, cited = await asker.message("My mail is anna@example.com, who won the world cup?")
+    assert not cited, answer
+    out, errors = await asker.ask("I am anna@example.com. How long is the warranty of a gateway?")
+    assert "24 months" in out
+    assert errors == "A guardrail masked in your question: EMAIL_ADDRESS. No model saw it.\n"
+
+
+async def test_the_same_question_is_cached_until_it_is_asked_anew(asker: Asker) -> None:
+    question = "How long is the warranty of a gateway?"
+    responses = [
+        await asker.post(question),
+        await asker.post(question),
+        await asker.post(question, **{"Cache-Control": "no-cache"}),
+    ]
+    assert [each.headers["x-genaifactory-cache"] for each in responses] == ["miss", "hit", "bypass"]
+    assert [each.json()["cache"] for each in responses] == ["miss", "hit", "bypass"]
+    assert len({each.json()["choices"][0]["message"]["content"] for each in responses}) == 1
+    for options, use in (((), "hit"), (("--fresh",), "bypass")):
+        out, errors = await asker.ask(question, "--json", *options)
+        assert f'"cache": "{use}"' in out
+        assert not errors
