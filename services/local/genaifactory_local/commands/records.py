@@ -16,19 +16,25 @@ from rich.table import Table
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import ledger, reach, state
+from genaifactory_local import plot as bars
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, TenantOption, print_json
 
 
 def usage(
     since: Annotated[str, typer.Option(help="From when: an age like 24h or 7d, or a date like 2026-11-21.")] = "30d",
+    plot: Annotated[bool, typer.Option("--plot", help="Draw a bar for each day instead.")] = False,
+    of: Annotated[bars.Measure, typer.Option(help="What --plot draws.")] = "requests",
+    by: Annotated[bars.Group, typer.Option(help="By what --plot divides its bars.")] = "model",
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Show requests, tokens and cost by day, key and model.
 
-    Example: `genaifactory usage --since 7d`
+    Example: `genaifactory usage --since 7d --plot`
     """
+    if plot and as_json:
+        raise InvalidArgument("--plot draws and --json prints for programs; give one of them.", field="--plot")
     start = ledger.moment(since, datetime.now(UTC), "--since")
     platform = reach.find(state_folder)
     rows = asyncio.run(ledger.usage(platform.grpc_address, key or platform.key(), start, platform.tls))
@@ -54,14 +60,23 @@ def usage(
     if not rows:
         print("No requests in this time.")
         return
+    console = Console()
+    if plot:
+        for line in bars.lines(rows, of, by, console.width):
+            console.print(line, no_wrap=True, crop=False, highlight=False)
+        return
     table = Table("Day", "Key", "Model", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("Requests", "Failed", "Tokens in", "Out", "Cost"):
         table.add_column(heading, justify="right")
     for row in rows:
         counts = (row.requests, row.errors, row.usage.prompt_tokens, row.usage.completion_tokens)
         cost = f"{row.cost_micros / 1e6:,.4f} {row.currency}"
-        table.add_row(row.day, escape(row.key_id), escape(row.model or "-"), *(f"{n:,}" for n in counts), cost)
-    Console().print(table)
+        table.add_row(
+            row.day, escape(row.key_id), escape(row.model or bars.NO_MODEL), *(f"{n:,}" for n in counts), cost
+        )
+    console.print(table)
+    if any(not row.model for row in rows):
+        console.print(f"[dim]{bars.NO_MODEL}: refused, blocked or failed before a model was asked.[/dim]")
 
 
 def export(

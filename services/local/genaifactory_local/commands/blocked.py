@@ -1,0 +1,112 @@
+"""`genaifactory blocked`: what guardrails blocked or masked."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_local import guarded, ledger, reach, state
+from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json
+from genaifactory_local.guarded import Enforced
+
+_STYLES = {"blocked": "red", "masked": "yellow"}
+
+
+def blocked(
+    since: Annotated[str, typer.Option(help="From when: an age like 24h or 7d, or a date like 2026-11-21.")] = "7d",
+    summary: Annotated[bool, typer.Option("--summary", help="Count by rule instead.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most requests to look at, the newest.")] = 1000,
+    tenant: TenantOption = None,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Show what guardrails blocked or masked, and by which rule; never the text itself.
+
+    Example: `genaifactory blocked --since 24h --summary`
+    """
+    start = ledger.moment(since, datetime.now(UTC), "--since")
+    platform = reach.find(state_folder)
+    sign_in = platform.signing_in(platform.tenant(tenant))
+    wanted = monitor_pb2.InteractionFilter(start_time=ledger.timestamp(start), guardrail_action=types_pb2.ACTION_MASK)
+
+    async def read() -> list[monitor_pb2.Interaction]:
+        sign_in()
+        return [item async for item in ledger.interactions(platform, wanted, most=limit + 1)]
+
+    found = [(record, guarded.enforced(record)) for record in asyncio.run(read())]
+    records = found[:limit]
+    if as_json:
+        print_json(_summary(records) if summary else [_plain(*each) for each in records])
+    elif not records:
+        print(f"Nothing was blocked or masked since {start.astimezone():%Y-%m-%d %H:%M}.")
+    else:
+        Console().print(_summary_table(records) if summary else _table(records))
+    if len(found) > limit:
+        Console(stderr=True).print(f"Only the newest {limit} requests are shown; --limit shows more.")
+
+
+_Records = list[tuple[monitor_pb2.Interaction, list[Enforced]]]
+
+
+def _table(records: _Records) -> Table:
+    table = _columns("Time", "Request", "Key", "Route", "Action", "Way", "Rule", "Policy")
+    for record, items in records:
+        time = record.start_time.ToDatetime(UTC).astimezone().strftime("%m-%d %H:%M:%S")
+        for item in items:
+            rule = item.rule
+            entity = f"{rule.entity} x{item.findings}" if item.findings > 1 else rule.entity
+            table.add_row(
+                time,
+                record.request_id,
+                escape(record.key_id),
+                escape(record.route),
+                f"[{_STYLES[rule.action]}]{rule.action}[/]",
+                rule.direction,
+                escape(entity),
+                escape(rule.policy),
+            )
+    return table
+
+
+def _summary_table(records: _Records) -> Table:
+    table = _columns("Rule", "Policy", "Way", "Action")
+    for heading in ("Requests", "Findings"):
+        table.add_column(heading, justify="right")
+    for rule, requests, findings in guarded.summary(items for _, items in records):
+        action = f"[{_STYLES[rule.action]}]{rule.action}[/]"
+        table.add_row(
+            escape(rule.entity), escape(rule.policy), rule.direction, action, f"{requests:,}", f"{findings:,}"
+        )
+    return table
+
+
+def _columns(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _plain(record: monitor_pb2.Interaction, items: list[Enforced]) -> dict[str, Any]:
+    return {
+        "time": record.start_time.ToDatetime(UTC).isoformat(),
+        "request_id": record.request_id,
+        "key": record.key_id,
+        "route": record.route,
+        "enforced": [item.rule._asdict() | {"findings": item.findings} for item in items],
+    }
+
+
+def _summary(records: _Records) -> list[dict[str, Any]]:
+    return [
+        rule._asdict() | {"requests": requests, "findings": findings}
+        for rule, requests, findings in guarded.summary(items for _, items in records)
+    ]
