@@ -17,6 +17,7 @@ from genaifactory_local import guarded, ledger, reach, state
 from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json
 from genaifactory_local.guarded import Enforced
 
+_NARROW_COLUMNS = 116
 _STYLES = {"blocked": "red", "masked": "yellow"}
 
 
@@ -48,7 +49,8 @@ def blocked(
     elif not records:
         print(f"Nothing was blocked or masked since {start.astimezone():%Y-%m-%d %H:%M}.")
     else:
-        Console().print(_summary_table(records) if summary else _table(records))
+        console = Console()
+        console.print(_summary_table(records) if summary else _table(records, console.width))
     if len(found) > limit:
         Console(stderr=True).print(f"Only the newest {limit} requests are shown; --limit shows more.")
 
@@ -56,24 +58,33 @@ def blocked(
 _Records = list[tuple[monitor_pb2.Interaction, list[Enforced]]]
 
 
-def _table(records: _Records) -> Table:
+def _table(records: _Records, width: int) -> Table:
+    """A line for each rule on a request; in a narrow terminal two for each request."""
+    if width < _NARROW_COLUMNS:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for record, items in records:
+            table.add_row(f"{_time(record)}  {record.request_id}  {escape(f'{record.route}  {record.key_id}')}")
+            table.add_row(f"  [{_STYLES[items[0].rule.action]}]{escape(guarded.in_words(items))}[/]" if items else "")
+        return table
     table = _columns("Time", "Request", "Key", "Route", "Action", "Way", "Rule", "Policy")
     for record, items in records:
-        time = record.start_time.ToDatetime(UTC).astimezone().strftime("%m-%d %H:%M:%S")
         for item in items:
             rule = item.rule
-            entity = f"{rule.entity} x{item.findings}" if item.findings > 1 else rule.entity
             table.add_row(
-                time,
+                _time(record),
                 record.request_id,
                 escape(record.key_id),
                 escape(record.route),
                 f"[{_STYLES[rule.action]}]{rule.action}[/]",
                 rule.direction,
-                escape(entity),
+                escape(f"{rule.entity} x{item.findings}" if item.findings > 1 else rule.entity),
                 escape(rule.policy),
             )
     return table
+
+
+def _time(record: monitor_pb2.Interaction) -> str:
+    return f"{record.start_time.ToDatetime(UTC).astimezone():%m-%d %H:%M:%S}"
 
 
 def _summary_table(records: _Records) -> Table:
