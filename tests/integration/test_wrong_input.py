@@ -248,7 +248,7 @@ HTTP: dict[str, Row] = {
         (asks(model="misnamed"), FAILED, None, "model server does not serve"),
     "an empty text to embed": (embeds(["a", ""]), BAD, "input[1]", "must not be empty"),
     "no text to embed": (embeds([]), BAD, "input", "at least one"),
-    "tokens to embed": (embeds([1, 2]), BAD, "input[0]", "valid string"),
+    "tokens to embed": (embeds([101, 7592, 2088, 102]), BAD, "input", "cl100k_base"),
     "more texts than a call takes": (embeds(["a"] * 2049), BAD, "input", "at most 2048"),
     "more text than a call takes": (embeds(["ab " * 10_000] * 70), "413 too_large", "input", "2000000"),
     "another size of vectors": (embeds("a", dimensions=256), BAD, "dimensions", "384"),

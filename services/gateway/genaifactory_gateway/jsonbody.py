@@ -16,8 +16,8 @@ MAX_VALUES = 100_000
 """Members of all objects and arrays together: what a request needs by far, and what is checked in an instant."""
 
 
-def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Raises InvalidArgument."""
+def parse(body: bytes, *, max_values: int = MAX_VALUES) -> dict[str, Any]:
+    """The JSON object in `body`. max_values: members of all objects and arrays together. Raises InvalidArgument."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -33,7 +33,7 @@ def parse(body: bytes) -> dict[str, Any]:
         raise InvalidArgument("The body must be JSON with numbers of sensible size.") from None
     if not isinstance(value, dict):
         raise InvalidArgument('The body must be one JSON object, like {"model": …}.')
-    _Check(look_at_text="\\u" in text).walk(value, "", 1)
+    _Check(max_values, look_at_text="\\u" in text).walk(value, "", 1)
     return value
 
 
@@ -85,7 +85,8 @@ def _constant(name: str) -> Any:
 class _Check:
     """Bounds depth and number of values; and refuses characters that are no text, which only an escape can bring in."""
 
-    def __init__(self, *, look_at_text: bool) -> None:
+    def __init__(self, max_values: int, *, look_at_text: bool) -> None:
+        self._max_values = max_values
         self._look_at_text = look_at_text
         self._values = 0
 
@@ -93,8 +94,8 @@ class _Check:
         if depth > MAX_DEPTH:
             raise _too_deep(path)
         self._values += len(value)
-        if self._values > MAX_VALUES:
-            raise InvalidArgument(f"The body may hold at most {MAX_VALUES} values.")
+        if self._values > self._max_values:
+            raise InvalidArgument(f"The body may hold at most {self._max_values} values.")
         keyed = isinstance(value, dict)
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(item, (dict, list)):

@@ -68,7 +68,7 @@ def read(model: type[_Body], body: bytes, *, strict: bool) -> tuple[_Body, Seque
     strict: refuse those fields. A model whose `lenient` is False always does. Raises InvalidArgument with the path of
     the first bad field.
     """
-    value = jsonbody.parse(body)
+    value = jsonbody.parse(body, max_values=model.max_values)
     try:
         return model.model_validate(value), ()
     except ValidationError as error:

@@ -15,7 +15,7 @@ from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import sampling
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_gateway import jsonbody, rules
+from genaifactory_gateway import jsonbody, rules, token_ids
 
 _ROLES = {
     "system": types_pb2.ROLE_SYSTEM,
@@ -38,6 +38,8 @@ class Body(BaseModel):
 
     lenient: ClassVar[bool] = True
     """Whether unknown fields are left aside, as clients of OpenAI's API expect."""
+    max_values: ClassVar[int] = jsonbody.MAX_VALUES
+    """Members of all its objects and arrays together."""
 
 
 def _branch(**branches: type) -> Discriminator:
@@ -229,22 +231,52 @@ class ChatCompletion(Body):
     modalities: list[Literal["text"]] | None = Field(default=None, min_length=1)
 
 
+def _kind_of_input(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "~text"
+    if not isinstance(value, list):
+        return None
+    kind = type(value[0]) if value else str
+    return {int: "~ids", list: "~lists"}.get(kind, "~texts")
+
+
+_by_kind = Discriminator(
+    _kind_of_input, custom_error_type="union_type", custom_error_message="Input should be a string or an array"
+)
+
+
 class Embeddings(Body):
     """The body of POST /v1/embeddings."""
 
+    max_values: ClassVar[int] = 1_000_000  # token ids, of which clients send 300,000 at once
+
     model: str = Field(min_length=1, max_length=rules.MAX_NAME_CHARACTERS)
     input: Annotated[
-        Annotated[str, Tag("~text")] | Annotated[list[str], Field(max_length=rules.MAX_TEXTS), Tag("~list")],
-        _branch(text=str, list=list),
+        Annotated[str, Tag("~text")]
+        | Annotated[list[str], Field(max_length=rules.MAX_TEXTS), Tag("~texts")]
+        | Annotated[list[int], Tag("~ids")]
+        | Annotated[list[list[int]], Field(max_length=rules.MAX_TEXTS), Tag("~lists")],
+        _by_kind,
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
     user: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
 
-    @property
     def texts(self) -> list[str]:
-        """The input as a list."""
-        return [self.input] if isinstance(self.input, str) else self.input
+        """The input as a list of texts; of token ids, what they stand for. Raises InvalidArgument."""
+        given: Any = self.input  # of one kind, as the discriminator saw to it
+        if isinstance(given, str):
+            return [given]
+        if not self.has_token_ids:
+            return list(given)
+        if isinstance(given[0], int):
+            return token_ids.texts([given], ["input"])
+        return token_ids.texts(given, [f"input[{i}]" for i in range(len(given))])
+
+    @property
+    def has_token_ids(self) -> bool:
+        """Whether the input is token ids and no text."""
+        return bool(self.input) and not isinstance(self.input[0], str)
 
 
 class Feedback(Body):

@@ -423,7 +423,6 @@ DOORS = [
     Wrong(
         "an empty text to embed", {"model": "minilm", "input": ["a", ""]}, "must not be empty", "input[1]", path=EMBED
     ),
-    Wrong("tokens to embed", {"model": "minilm", "input": [1, 2]}, "valid string", "input[0]", path=EMBED),
     Wrong("too many texts to embed", {"model": "minilm", "input": ["a"] * 2049}, "at most 2048", "input", path=EMBED),
     Wrong(
         "an unknown encoding",
