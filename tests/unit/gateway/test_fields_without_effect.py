@@ -116,7 +116,8 @@ async def test_a_bias_of_tokens_is_an_error_since_it_would_change_the_answer(las
     [
         ({"temprature": 1}, "temprature", "did you mean 'temperature'?"),
         ({"max_token": 1}, "max_token", "did you mean 'max_tokens'?"),
-        ({"min_q": 1}, "min_q", "leave it out."),
+        ({"min_q": 1}, "min_q", "did you mean 'min_p'?"),
+        ({"typical_p": 1}, "typical_p", "leave it out."),
         ({"inputs": "a"}, "inputs", "leave it out."),
         ({"messages": [QUESTION | {"contents": "a"}]}, "messages[0].contents", "did you mean 'content'?"),
         ({"tools": [{"type": "function", "function": {"name": "f", "params": {}}}]}, "tools[0].function.params", ""),
