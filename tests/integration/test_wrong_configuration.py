@@ -92,7 +92,7 @@ DOCUMENTS: dict[str, tuple[Edit | bytes, str, str]] = {
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "no file to check": (["config", "check", "nowhere.yaml"], "cannot be read: No such file"),
     "no such documents": (["run", "nowhere"], "nowhere does not exist"),
-    "a picture for a document": (["run", "photo.jpg"], "documents end in .docx, .htm"),
+    "a picture for a document": (["run", "photo.jpg"], "documents end in .bash, .c, "),
     "a port that is none": (["run", "--port", "70000"], "--port (PORT) must be from 0 (any free one) to 65535"),
     "a port in use": (["run", "--port", "{port}"], "is in use by another program. Choose another: --port "),
     "a gRPC port in use": (

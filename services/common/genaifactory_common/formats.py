@@ -10,6 +10,20 @@ from types import MappingProxyType
 
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+PPTX = "application/vnd.openxmlformats-officedocument.presentationml.presentation"
+EPUB = "application/epub+zip"
+CSV = "text/csv"
+TSV = "text/tab-separated-values"
+EML = "message/rfc822"
+RST = "text/x-rst"
+
+_SOURCE_ENDINGS = """
+bash c cc cfg cpp cs cxx dart go graphql h hpp hs ini java js jsx kt lua mjs php pl proto ps1 py pyi r rb rs scala sh
+swift tf ts tsx
+"""
+SOURCE = frozenset(("text/x-source", "application/json", "application/sql", "application/toml", "application/yaml"))
+"""Source code and configuration, read as it is."""
 
 BY_ENDING: Mapping[str, str] = MappingProxyType(
     {
@@ -22,6 +36,21 @@ BY_ENDING: Mapping[str, str] = MappingProxyType(
         ".xhtml": "text/html",
         ".pdf": PDF,
         ".docx": DOCX,
+        ".xlsx": XLSX,
+        ".xlsm": XLSX,
+        ".pptx": PPTX,
+        ".pptm": PPTX,
+        ".epub": EPUB,
+        ".csv": CSV,
+        ".tsv": TSV,
+        ".eml": EML,
+        ".rst": RST,
+        ".json": "application/json",
+        ".sql": "application/sql",
+        ".toml": "application/toml",
+        ".yaml": "application/yaml",
+        ".yml": "application/yaml",
+        **{f".{ending}": "text/x-source" for ending in _SOURCE_ENDINGS.split()},
     }
 )
 """Ending of a file's name, in lower case and with its dot -> media type."""

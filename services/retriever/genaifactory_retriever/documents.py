@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from genaifactory_common.errors import TooLarge
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,23 @@ def clean(text: str, *, verbatim: bool = False) -> str:
     return _SPACES.sub(" ", text).strip()
 
 
-def assemble(blocks: list[Block], title: str = "") -> Document:
-    """Joins blocks into a document. title: as the file's own metadata has it; empty: its first top heading."""
+def bounded(blocks: Iterable[Block], max_characters: int) -> list[Block]:
+    """All blocks; raises TooLarge as soon as they hold more than `max_characters`."""
+    taken: list[Block] = []
+    characters = 0
+    for block in blocks:
+        characters += len(block.text)
+        if characters > max_characters:
+            raise TooLarge(f"The document holds more than {max_characters} characters of text. Split it.", field="data")
+        taken.append(block)
+    return taken
+
+
+def assemble(blocks: list[Block], title: str = "", *, heading_is_title: bool = True) -> Document:
+    """Joins blocks into a document.
+
+    title: as the file's own metadata has it; empty: its first heading, unless that only names a part of it.
+    """
     pieces: list[str] = []
     sections: list[Section] = []
     headings: list[tuple[int, str]] = []
@@ -91,4 +109,6 @@ def assemble(blocks: list[Block], title: str = "") -> Document:
         pieces.append(text)
         position += len(text)
     close(position)
-    return Document((clean(title) or first_heading)[:_MAX_TITLE_CHARACTERS], "".join(pieces), tuple(sections))
+    if heading_is_title:
+        title = clean(title) or first_heading
+    return Document(clean(title)[:_MAX_TITLE_CHARACTERS], "".join(pieces), tuple(sections))

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from prometheus_client import Counter
 
+from genaifactory_common import formats
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.space import Space
 from genaifactory_retriever import parsing
@@ -244,11 +245,17 @@ def _source_hash(upload: Upload) -> str:
     return hashlib.sha256(said.encode() + b"\0" + upload.data).hexdigest()
 
 
+def _name(uri: str, media_type: str) -> str:
+    """The file's; of source code with its ending, which says the language."""
+    path = PurePosixPath(uri)
+    return path.name if media_type in formats.SOURCE else path.stem
+
+
 def _document(upload: Upload, tenant: str, source_hash: str, limits: parsing.Limits) -> StoredDocument:
     header = upload.header
     media_type = parsing.media_type_of(header.media_type, header.uri)
     parsed = parsing.parse(upload.data, media_type, limits)
-    title = clean(header.title) or parsed.title or PurePosixPath(header.uri).stem or header.document_id
+    title = clean(header.title) or parsed.title or _name(header.uri, media_type) or header.document_id
     groups = tuple(sorted(set(header.allowed_groups)))
     content = json.dumps(
         [

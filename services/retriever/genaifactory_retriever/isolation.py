@@ -6,18 +6,22 @@ Run as a module it is that process: the file comes in on stdin, blocks go out on
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_retriever.documents import Block
+from genaifactory_retriever.documents import Block, bounded
 
 if TYPE_CHECKING:
     from genaifactory_retriever.parsing import Limits
 
-Kind = Literal["pdf", "docx", "html", "markdown"]
+Kind = Literal["pdf", "docx", "xlsx", "pptx", "epub", "csv", "tsv", "eml", "rst", "html", "markdown"]
+"""Each is parsed by the module of its name; text is UTF-8 by then."""
+
 _BROKEN = "The document cannot be read as {kind}; it is damaged or of another type. Check the file and its media_type."
 
 
@@ -73,21 +77,22 @@ def _main() -> None:
 
 
 def _parsed(data: bytes, kind: Kind, arguments: dict[str, Any]) -> tuple[str, list[Block]]:
-    if kind == "pdf":
-        from genaifactory_retriever import parse_pdf
+    title, blocks = _parser(kind, arguments)(data)
+    return title, bounded(blocks, arguments["text_characters"])
 
-        return parse_pdf.parse(data, arguments["pages"], arguments["text_characters"])
-    if kind == "docx":
-        from genaifactory_retriever import parse_docx
 
-        return parse_docx.parse(data, arguments["unpacked_bytes"], arguments["text_characters"])
-    if kind == "html":
-        from genaifactory_retriever import parse_html
-
-        return parse_html.parse(data.decode())
-    from genaifactory_retriever import parse_markdown
-
-    return parse_markdown.parse(data.decode())
+def _parser(kind: Kind, arguments: dict[str, Any]) -> Callable[[bytes], tuple[str, Iterable[Block]]]:
+    """What parses this kind, with its bounds; only that module is imported."""
+    module = importlib.import_module(f"genaifactory_retriever.parse_{'csv' if kind == 'tsv' else kind}")
+    if kind in ("html", "markdown", "rst"):
+        return lambda data: module.parse(data.decode())
+    bounds: dict[Kind, tuple[Any, ...]] = {
+        "pdf": (arguments["pages"], arguments["text_characters"]),
+        "csv": (None, arguments["text_characters"]),
+        "tsv": ("\t", arguments["text_characters"]),
+        "eml": (),
+    }
+    return lambda data: module.parse(data, *bounds.get(kind, (arguments["unpacked_bytes"],)))
 
 
 if __name__ == "__main__":

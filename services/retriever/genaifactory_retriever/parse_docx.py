@@ -4,50 +4,29 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
+from collections.abc import Iterable, Iterator
 
 import docx
+import docx.document
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 
-from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_retriever import archives
 from genaifactory_retriever.documents import Block
 
-_MAX_PARTS = 10_000
 _HEADING = re.compile(r"^heading ([1-6])$", re.IGNORECASE)
-_OLE_MAGIC = b"\xd0\xcf\x11\xe0"
 
 
-def parse(data: bytes, max_unpacked_bytes: int, max_characters: int) -> tuple[str, list[Block]]:
+def parse(data: bytes, max_unpacked_bytes: int) -> tuple[str, Iterable[Block]]:
     """Title and blocks. Raises InvalidArgument, TooLarge, and whatever python-docx does on damage."""
-    if data.startswith(_OLE_MAGIC):
-        raise InvalidArgument(
-            "The document is encrypted or in Word's old format; save it as .docx without a password.", field="data"
-        )
-    _check_archive(data, max_unpacked_bytes)
-    document = docx.Document(io.BytesIO(data))
-    blocks: list[Block] = []
-    characters = 0
+    with archives.opened(data, "DOCX", max_unpacked_bytes, program="Word"):
+        document = docx.Document(io.BytesIO(data))
+    return document.core_properties.title or "", _blocks(document)
+
+
+def _blocks(document: docx.document.Document) -> Iterator[Block]:
     for item in document.iter_inner_content():
-        for block in _table(item) if isinstance(item, Table) else _paragraph(item):
-            characters += len(block.text)
-            if characters > max_characters:
-                raise TooLarge(
-                    f"The document holds more than {max_characters} characters of text. Split it.", field="data"
-                )
-            blocks.append(block)
-    return document.core_properties.title or "", blocks
-
-
-def _check_archive(data: bytes, max_unpacked_bytes: int) -> None:
-    # The sizes in the directory bind: zipfile reads no more of a part than they say.
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        parts = archive.infolist()
-        if len(parts) > _MAX_PARTS or sum(part.file_size for part in parts) > max_unpacked_bytes:
-            raise TooLarge(
-                f"The DOCX unpacks to more than {max_unpacked_bytes} bytes or {_MAX_PARTS} parts; split it.",
-                field="data",
-            )
+        yield from _table(item) if isinstance(item, Table) else _paragraph(item)
 
 
 def _paragraph(paragraph: Paragraph) -> list[Block]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,16 +10,26 @@ from urllib.parse import unquote, urlsplit
 
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_retriever import isolation, parse_html, parse_markdown
+from genaifactory_retriever import decoding, isolation, parse_html, parse_markdown, parse_source, parse_text
 from genaifactory_retriever.documents import Block, Document, assemble
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_ISOLATED: dict[str, isolation.Kind] = {
+    formats.PDF: "pdf",
+    formats.DOCX: "docx",
+    formats.XLSX: "xlsx",
+    formats.PPTX: "pptx",
+    formats.EPUB: "epub",
+    formats.CSV: "csv",
+    formats.TSV: "tsv",
+    formats.EML: "eml",
+}
+# Sheets, and definitions of source code.
+_HEADINGS_ARE_PARTS = formats.SOURCE | {formats.XLSX}
 _QUICK_CHARACTERS = 1_000_000
 _QUICK_NESTING = 1000
 _TAG = re.compile(r"<(/?)([a-zA-Z]+)")
 # Elements that have no end, or that the next of their kind ends: without end tags they do not nest.
 _SELF_CLOSED = frozenset("area base br col dd dt embed hr img input li link meta p source td th tr wbr".split())  # noqa: SIM905
-_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Limits:
     """Code points of the cleaned text."""
     pages: int
     unpacked_bytes: int
-    """Of a DOCX's parts together."""
+    """Of an Office file's or e-book's parts together."""
     seconds: float
     """Until a parser in a process of its own is stopped."""
     memory_bytes: int
@@ -65,15 +74,8 @@ def parse(data: bytes, media_type: str, limits: Limits) -> Document:
     """
     if not data:
         raise InvalidArgument("The document is empty; it must hold text.", field="data")
-    if media_type in (formats.PDF, formats.DOCX):
-        title, blocks = isolation.parse(data, "pdf" if media_type == formats.PDF else "docx", limits)
-    elif media_type == "text/html":
-        title, blocks = _markup(_decode(data, parse_html.declared_charset(data)), "html", limits)
-    elif media_type == "text/markdown":
-        title, blocks = _markup(_decode(data), "markdown", limits)
-    else:
-        title, blocks = "", [Block(piece) for piece in _BLANK_LINES.split(_decode(data).replace("\r\n", "\n"))]
-    document = assemble(blocks, title)
+    title, blocks = _parsed(data, media_type, limits)
+    document = assemble(blocks, title, heading_is_title=media_type not in _HEADINGS_ARE_PARTS)
     if not document.text:
         raise InvalidArgument("The document holds no readable text; scanned pages need OCR first.", field="data")
     if len(document.text) > limits.text_characters:
@@ -85,20 +87,18 @@ def parse(data: bytes, media_type: str, limits: Limits) -> Document:
     return document
 
 
-def _decode(data: bytes, declared: str | None = None) -> str:
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            declared = encoding
-    try:
-        text = data.decode(declared or "utf-8")
-    except (UnicodeDecodeError, LookupError) as error:
-        where = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
-        raise InvalidArgument(
-            f"The document is not {(declared or 'UTF-8')[:40]} text{where}; save it as UTF-8.", field="data"
-        ) from None
-    if "\x00" in text:
-        raise InvalidArgument("The document holds NUL bytes: it is not text of this type.", field="data")
-    return text
+def _parsed(data: bytes, media_type: str, limits: Limits) -> tuple[str, list[Block]]:
+    if media_type in _ISOLATED:
+        return isolation.parse(data, _ISOLATED[media_type], limits)
+    if media_type == "text/html":
+        return _markup(decoding.decode(data, parse_html.declared_charset(data)), "html", limits)
+    if media_type == "text/markdown":
+        return _markup(decoding.decode(data), "markdown", limits)
+    if media_type == formats.RST:
+        return isolation.parse(decoding.decode(data).encode(), "rst", limits)
+    if media_type in formats.SOURCE:
+        return "", parse_source.parse(decoding.guessed(data))
+    return "", parse_text.parse(decoding.decode(data))
 
 
 def _markup(text: str, kind: Literal["html", "markdown"], limits: Limits) -> tuple[str, list[Block]]:

@@ -16,8 +16,10 @@ class Documents(common.Settings):
     max_bytes: int = Field(default=formats.MAX_DOCUMENT_BYTES, ge=1, description="Of the file.")
     max_text_characters: int = Field(default=2_000_000, ge=1, description="Of the cleaned text.")
     max_pages: int = Field(default=2000, ge=1, description="Of a PDF.")
-    max_unpacked_bytes: int = Field(default=128 * 1024 * 1024, ge=1, description="Of a DOCX's parts together.")
-    parse_timeout_seconds: float = Field(default=60.0, gt=0, description="For reading one PDF or DOCX.")
+    max_unpacked_bytes: int = Field(
+        default=128 * 1024 * 1024, ge=1, description="Of an Office file's or e-book's parts together."
+    )
+    parse_timeout_seconds: float = Field(default=60.0, gt=0, description="For reading one document.")
     parse_memory_bytes: int = Field(
         default=1024 * 1024 * 1024, ge=64 * 1024 * 1024, description="Address space of the process that reads it."
     )

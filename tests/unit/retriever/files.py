@@ -1,11 +1,15 @@
-"""Small PDF and DOCX files, made as they are needed."""
+"""Small PDF, Office and EPUB files, made as they are needed."""
 
 from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import quote
 
 import docx
+import pptx
+import xlsxwriter
 from pypdf import PdfReader, PdfWriter
 
 
@@ -72,3 +76,82 @@ def docx_bomb(unpacked_bytes: int) -> bytes:
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("word/document.xml", b" " * unpacked_bytes)
     return stream.getvalue()
+
+
+def zipped(parts: Mapping[str, str | bytes]) -> bytes:
+    """An archive of these parts."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    return stream.getvalue()
+
+
+def with_part(data: bytes, name: str, change: Callable[[str], str]) -> bytes:
+    """The archive with one part changed."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    return zipped({**parts, name: change(parts[name].decode())})
+
+
+def xlsx(sheets: Mapping[str, Sequence[Sequence[object]]], *, hidden: Sequence[str] = ()) -> bytes:
+    """A workbook, by a writer that shares no code with our reader."""
+    stream = io.BytesIO()
+    with xlsxwriter.Workbook(stream, {"default_date_format": "yyyy-mm-dd"}) as book:
+        percent = book.add_format({"num_format": "0%"})
+        for name, rows in sheets.items():
+            sheet = book.add_worksheet(name)
+            if name in hidden:
+                sheet.hide()
+            for number, row in enumerate(rows):
+                for column, value in enumerate(row):
+                    if isinstance(value, str) and value.startswith("="):
+                        sheet.write_formula(number, column, value, None, 42)
+                    elif isinstance(value, float) and value < 1:
+                        sheet.write_number(number, column, value, percent)
+                    else:
+                        sheet.write(number, column, value)
+    return stream.getvalue()
+
+
+def pptx_file() -> bytes:
+    """Two slides, notes, a table and a hidden slide, by python-pptx."""
+    deck = pptx.Presentation()
+    first = deck.slides.add_slide(deck.slide_layouts[1])
+    first.shapes.title.text = "Nghỉ phép"
+    first.placeholders[1].text = "16 ngày mỗi năm\nBáo trước ba ngày"
+    first.notes_slide.notes_text_frame.text = "Nhắc về ngày lễ."
+    second = deck.slides.add_slide(deck.slide_layouts[5])
+    second.shapes.title.text = "Allowance"
+    cells = second.shapes.add_table(2, 2, 0, 0, 100, 100).table
+    for place, text in enumerate(("City", "Per day", "Huế", "60 EUR")):
+        cells.cell(place // 2, place % 2).text = text
+    hidden = deck.slides.add_slide(deck.slide_layouts[5])
+    hidden.shapes.title.text = "Secret"
+    hidden._element.set("show", "0")
+    stream = io.BytesIO()
+    deck.save(stream)
+    return stream.getvalue()
+
+
+def epub(chapters: Mapping[str, str], *, more: Mapping[str, str | bytes] | None = None) -> bytes:
+    """A book with a table of contents and these chapters, by file name, read in their order."""
+    items = "".join(
+        f'<item id="c{i}" href="text/{quote(name)}" media-type="application/xhtml+xml"/>'
+        for i, name in enumerate(chapters)
+    )
+    spine = "".join(f'<itemref idref="c{i}"/>' for i in range(len(chapters)))
+    return zipped(
+        {
+            "mimetype": "application/epub+zip",
+            "META-INF/container.xml": '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container">'
+            '<rootfiles><rootfile full-path="OEBPS/book.opf"/></rootfiles></container>',
+            "OEBPS/book.opf": '<package xmlns="http://www.idpf.org/2007/opf"><metadata '
+            'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>Sách nhỏ</dc:title></metadata><manifest>'
+            '<item id="nav" href="nav.xhtml" properties="nav" media-type="application/xhtml+xml"/>'
+            f'{items}</manifest><spine><itemref idref="nav"/>{spine}</spine></package>',
+            "OEBPS/nav.xhtml": "<html><body><nav><a>Contents</a></nav></body></html>",
+            **{f"OEBPS/text/{name}": f"<html><body>{body}</body></html>" for name, body in chapters.items()},
+            **(more or {}),
+        }
+    )

@@ -330,8 +330,10 @@ class DocumentHeader(message.Message):
     uri: builtins.str
     """Where it came from: a URL or a relative path; its ending tells the type when media_type is empty."""
     media_type: builtins.str
-    """text/markdown, text/plain, text/html, application/pdf or
-    application/vnd.openxmlformats-officedocument.wordprocessingml.document; empty: by the uri's ending.
+    """Empty: by the uri's ending. One of text/markdown, text/x-rst, text/plain, text/html, text/csv,
+    text/tab-separated-values, message/rfc822, text/x-source, application/json, application/yaml, application/toml,
+    application/sql, application/pdf, application/epub+zip, or application/vnd.openxmlformats-officedocument. followed by
+    wordprocessingml.document, spreadsheetml.sheet or presentationml.presentation.
     """
     title: builtins.str
     """Title; empty: taken from the content."""

@@ -35,8 +35,8 @@ def run(
 ) -> None:
     """Start the platform: all six services in this process, until Ctrl-C.
 
-    Reads Markdown, text, HTML, PDF and Word files from DOCS; without DOCS a small sample handbook. Prints the key and
-    how to ask.
+    Reads Markdown, reStructuredText, text, HTML, PDF, Word, Excel, PowerPoint, CSV, EPUB, mail and source code from
+    DOCS; without DOCS a small sample handbook. Prints the key and how to ask.
 
     Example: `genaifactory run ~/handbook --port 9000`
     """

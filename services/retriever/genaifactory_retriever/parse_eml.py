@@ -1,0 +1,55 @@
+"""Mail to blocks: who wrote to whom and when, the text, and the names of what is attached."""
+
+from __future__ import annotations
+
+import email
+from collections.abc import Iterable, Iterator
+from email import policy
+from email.message import EmailMessage, MIMEPart
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_retriever import decoding, parse_html, parse_text
+from genaifactory_retriever.documents import Block
+
+_SHOWN = ("From", "To", "Cc", "Date")
+_MAX_FORWARDED = 20
+"""Mails within each other."""
+
+
+def parse(data: bytes) -> tuple[str, Iterable[Block]]:
+    """The subject, and blocks. Raises InvalidArgument where there is no mail."""
+    message = email.message_from_bytes(data, policy=policy.default)
+    if not any(name in message for name in (*_SHOWN, "Subject", "Message-ID")):
+        raise InvalidArgument("The document has no header of a mail, such as From or Subject.", field="data")
+    return str(message.get("Subject", "")), _mail(message, 1)
+
+
+def _mail(message: EmailMessage, depth: int) -> Iterator[Block]:
+    yield Block(str(message.get("Subject", "")), min(depth, 6))
+    if people := " | ".join(f"{name}: {message[name]}" for name in _SHOWN if message[name]):
+        yield Block(people)
+    body = message.get_body(("plain", "html"))
+    if body is not None:
+        yield from _text(body)
+    names: list[str] = []
+    for part in message.iter_attachments():
+        if part.get_content_type() == "message/rfc822" and depth < _MAX_FORWARDED:
+            yield from _mail(part.get_content(), depth + 1)
+        else:
+            names.append(part.get_filename() or part.get_content_type())
+    if names:
+        yield Block(f"Attachments: {', '.join(names)}")
+
+
+def _text(part: MIMEPart) -> Iterator[Block]:
+    payload = part.get_payload(decode=True)
+    data = payload if isinstance(payload, bytes) else b""
+    charset = part.get_content_charset()
+    try:
+        text = decoding.decode(data, charset)
+    except InvalidArgument:  # mails are wrong about their charset
+        text = decoding.guessed(data)
+    if part.get_content_type() == "text/html":
+        yield from parse_html.parse(text)[1]
+    else:
+        yield from parse_text.parse(text)

@@ -1,0 +1,57 @@
+"""Rows of a table to blocks that each answer by themselves: every value follows the name of its column."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from genaifactory_retriever.documents import Block
+
+_ROWS_LOOKED_AT = 20
+_MAX_NAME_CHARACTERS = 100
+_BETWEEN = " | "
+
+
+def blocks(rows: Iterable[Sequence[str]]) -> Iterator[Block]:
+    """A block for each row that holds something.
+
+    The names are those of the first row that is as wide as the table and holds words alone; what stands above it
+    (a title, a date) comes as it is. Without such a row, so does everything.
+    """
+    filled = (cells for row in rows if any(cells := [" ".join(cell.split()) for cell in row]))
+    first = list(itertools.islice(filled, _ROWS_LOOKED_AT))
+    at = _header(first)
+    for cells in first[: at or 0]:
+        yield _plain(cells)
+    if at is None:
+        names: list[str] = []
+        body = first
+    else:
+        names, body = first[at], first[at + 1 :]
+    if at is not None and not body:
+        yield _plain(names)
+    for cells in itertools.chain(body, filled):
+        yield _named(names, cells) if names else _plain(cells)
+
+
+def _header(rows: Sequence[Sequence[str]]) -> int | None:
+    """Which row names the columns."""
+    width = max((sum(map(bool, row)) for row in rows), default=0)
+    if width < 2:  # a list, not a table
+        return None
+    at = next(i for i, row in enumerate(rows) if 2 * sum(map(bool, row)) > width)
+    names = [name for name in rows[at] if name]
+    return at if len(set(names)) == len(names) and all(map(_is_name, names)) else None
+
+
+def _is_name(cell: str) -> bool:
+    return any(map(str.isalpha, cell)) and len(cell) <= _MAX_NAME_CHARACTERS
+
+
+def _plain(cells: Sequence[str]) -> Block:
+    return Block(_BETWEEN.join(cell for cell in cells if cell))
+
+
+def _named(names: Sequence[str], cells: Sequence[str]) -> Block:
+    pairs = itertools.zip_longest(names[: len(cells)], cells, fillvalue="")
+    return Block(_BETWEEN.join(f"{name}: {cell}" if name else cell for name, cell in pairs if cell))
