@@ -20,7 +20,7 @@ _BUDGET = 0.001
 _WINDOWS = {"5m": 300, "30m": 1800, "1h": 3600, "2h": 7200, "6h": 21600, "1d": 86400, "3d": 259200}
 # So few may fail without anybody being called, however few are asked.
 _FAILURES = 10
-_OURS = "INTERNAL|UNAVAILABLE|UPSTREAM_FAILED|DEADLINE_EXCEEDED|OVERLOADED"
+_OURS = "INTERNAL|UNAVAILABLE|UPSTREAM_FAILED|OUT_OF_SPACE|DEADLINE_EXCEEDED|OVERLOADED"
 # A bare RESOURCE_EXHAUSTED may be the caller's limit as well as our own overload.
 _OUR_CODES = "INTERNAL|UNAVAILABLE|DEADLINE_EXCEEDED|UNKNOWN"
 
@@ -170,6 +170,24 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "min by (namespace, pod) (genaifactory_certificate_expiry_timestamp_seconds) - time() < 86400",
             "The certificate of {{ $labels.pod }} in {{ $labels.namespace }} has {{ $value | humanizeDuration }} left.",
             "From then on no other service takes its calls.",
+        ),
+        Alert(
+            "DiskNearlyFull",
+            "warning",
+            "min by (namespace, pod, service) (genaifactory_data_free_bytes)\n"
+            "and on (namespace, pod, service) (genaifactory_data_space_low == 1)",
+            "The disk of {{ $labels.service }} in {{ $labels.namespace }} has {{ $value | humanize1024 }}B left.",
+            "When it is full, the service accepts nothing new.",
+            lasting="5m",
+        ),
+        Alert(
+            "DiskFull",
+            "critical",
+            "min by (namespace, pod, service) (genaifactory_data_free_bytes)\n"
+            "and on (namespace, pod, service) (genaifactory_data_space_full == 1)",
+            "The disk of {{ $labels.service }} in {{ $labels.namespace }} is full: {{ $value | humanize1024 }}B left.",
+            "It accepts nothing new; what it accepted before is kept.",
+            lasting="1m",
         ),
     ),
     "answers": (

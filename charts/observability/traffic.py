@@ -138,6 +138,16 @@ BOARD = Board(
                 },
             ),
             Panel(
+                "Free on the disks of data",
+                "bytes",
+                {"{{service}} {{pod}}": f"min by (service, pod) ({chosen('genaifactory_data_free_bytes')})"},
+            ),
+            Panel(
+                "Refused because a disk is full, in 5 min",
+                "short",
+                {"{{service}}": increase("genaifactory_out_of_space_total", "service")},
+            ),
+            Panel(
                 "Until certificates expire",
                 "s",
                 {"{{pod}}": (f"min by (pod) ({chosen('genaifactory_certificate_expiry_timestamp_seconds')}) - time()")},

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from genaifactory_common import settings
 from genaifactory_common.errors import Unavailable
+from genaifactory_common.space import is_full, out_of_space
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,8 @@ class Database:
             if not _is_passing(error):
                 raise
             self._log_once(str(error.orig))
+            if is_full(error.orig):
+                raise out_of_space(self._data_dir) from error
             raise self._unavailable(_why(error)) from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # while connecting
             self._log_once(type(error).__name__)  # its text may hold the password

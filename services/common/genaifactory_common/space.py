@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -209,13 +211,21 @@ def require_free(folder: Path, needed_bytes: int) -> None:
         raise out_of_space(folder, free, needed_bytes)
 
 
-def out_of_space(folder: Path, free: int, needed: int) -> OutOfSpace:
-    """The one error of a disk that is full."""
+def out_of_space(folder: Path, free: int | None = None, needed: int | None = None) -> OutOfSpace:
+    """The one error of a disk that is full. free, needed: bytes, where they are known."""
+    known = [f"{readable(size)} are {what}" for size, what in ((free, "free"), (needed, "needed")) if size is not None]
     return OutOfSpace(
-        f"The disk that holds {folder} is full: {readable(free)} are free, {readable(needed)} are needed. Make room on "
-        "it, or enlarge the volume; the platform then goes on by itself.",
+        f"The disk that holds {folder} is full{': ' if known else ''}{', '.join(known)}. Make room on it, or enlarge "
+        "the volume; the platform then goes on by itself.",
         retry_after_seconds=RETRY_SECONDS,
     )
+
+
+def is_full(error: object) -> bool:
+    """Whether an error of the system or of SQLite means that the disk has no room left."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def readable(size: int) -> str:

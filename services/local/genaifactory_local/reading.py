@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory_common import channels, files
-from genaifactory_common.errors import FactoryError
+from genaifactory_common import channels, files, space
+from genaifactory_common.errors import FactoryError, OutOfSpace
 from genaifactory_common.identity import Signer
 from genaifactory_local import configuration, documents, progress
 from genaifactory_local.state import State
@@ -37,7 +37,7 @@ class Reading:
         retriever: its gRPC address. begun: set when answers say that reading goes on, or when it has ended.
         """
         try:
-            summary = await self._read(retriever, begun)
+            summary = await self._read_when_there_is_room(retriever, begun)
         except (FactoryError, OSError) as error:  # OSError: the state folder takes no more
             why = error.message if isinstance(error, FactoryError) else f"{error.filename}: {error.strerror}"
             self.console.print(f"[red]The documents were not ingested:[/red] {escape(why)}", soft_wrap=True)
@@ -45,6 +45,22 @@ class Reading:
             progress.print_summary(self.console, summary, self.found.skipped)
         finally:
             begun.set()
+
+    async def _read_when_there_is_room(self, retriever: str, begun: asyncio.Event) -> documents.Summary:
+        """As `_read`; a disk that is full is waited for."""
+        waits = False
+        while True:
+            try:
+                return await self._read(retriever, begun)
+            except (OutOfSpace, OSError) as error:
+                if not isinstance(error, OutOfSpace) and not space.is_full(error):
+                    raise
+                full = error if isinstance(error, OutOfSpace) else space.out_of_space(self.state.folder)
+            if not waits:
+                waits = True
+                self.console.print(f"[red]The documents wait to be read:[/red] {escape(full.message)}", soft_wrap=True)
+            begun.set()
+            await asyncio.sleep(space.RETRY_SECONDS)
 
     async def _read(self, retriever: str, begun: asyncio.Event) -> documents.Summary:
         known = await asyncio.to_thread(taken, self.state, self.tenant, self.knowledge_base)

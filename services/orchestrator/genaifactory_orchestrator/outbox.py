@@ -28,7 +28,7 @@ from prometheus_client import Counter, Gauge
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
-from genaifactory_common.space import Space
+from genaifactory_common.space import Space, is_full
 from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.database import Database
 
@@ -189,7 +189,7 @@ class Outbox:
         try:
             await self._database.run(insert)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            if not is_full(error):
                 raise
             await asyncio.to_thread(self._space.release_spare)
             await self._database.run(insert)
@@ -298,7 +298,7 @@ class Outbox:
 
 
 def _unrecorded(error: BaseException, space: Space) -> Unavailable:
-    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+    if is_full(error):
         full = space.error()
         return OutOfSpace(
             f"The answer cannot be recorded, so it is withdrawn. {full.message}",

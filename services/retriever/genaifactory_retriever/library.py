@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, TypeVarTuple
 
+from genaifactory_common.space import is_full, out_of_space
 from genaifactory_retriever import schema
 from genaifactory_retriever.documents import Document, Section
 
@@ -351,9 +352,11 @@ class Library:
         try:
             yield self._writer
             self._writer.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._writer.in_transaction:  # a full disk may have ended it
                 self._writer.execute("ROLLBACK")
+            if is_full(error):
+                raise out_of_space(self._path.parent) from error
             raise
 
 

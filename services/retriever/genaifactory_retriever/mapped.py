@@ -10,7 +10,7 @@ import errno
 import os
 from pathlib import Path
 
-from genaifactory_common.space import out_of_space, read_volume
+from genaifactory_common.space import is_full, out_of_space, read_volume
 
 # What the writer may add beside the maps: new files, the log of ids, directories.
 _BESIDE_BYTES = 2 << 20
@@ -29,7 +29,7 @@ def make_room(folder: Path, each_bytes: int) -> None:
         for path in [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]:
             _fill(path, each_bytes)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         raise out_of_space(folder, read_volume(folder).free, needed) from None
 

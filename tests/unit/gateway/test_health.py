@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 from genaifactory_common import channels, runtime, settings, testing
+from genaifactory_common.space import Space, Volume
 from genaifactory_common.testing.orchestrator import FakeOrchestrator
 from genaifactory_gateway.health import Health
 from genaifactory_gateway.upstream import Channels
@@ -36,3 +40,21 @@ async def test_a_look_at_a_neighbour_that_is_away_does_not_wait_for_it() -> None
         health = Health(Channels(orchestrator=orchestrator, monitor=monitor, retriever=monitor), timeout_seconds=1)
         assert await health.look() == {"orchestrator": "unreachable", "monitor": "unreachable"}
         assert not health.ready
+
+
+@pytest.mark.parametrize(
+    ("free", "state", "can_answer"),
+    [(500 << 20, "serving", True), (100 << 20, "serving, low on space", True), (1 << 20, "out of space", False)],
+)
+async def test_the_disk_of_an_upstream_shows_and_a_full_one_does_not_take_the_gateway_out_of_service(
+    tmp_path: Path, free: int, state: str, can_answer: bool
+) -> None:
+    address = f"unix:{tmp_path}/o"
+    space = Space("orchestrator", tmp_path, settings.Space(), read=lambda _: Volume(free, 1 << 40))
+    app = dataclasses.replace(FakeOrchestrator().app(testing.VERIFIER), space=space)
+    server = settings.Server(address=address, drain_seconds=0.1)
+    async with runtime.running(app, server), channels.connect(address) as channel:
+        health = Health(Channels(orchestrator=channel, monitor=channel, retriever=channel), timeout_seconds=1)
+        assert await health.look() == {"orchestrator": state, "monitor": state}
+        assert health.can_answer is can_answer
+        assert health.ready, "clients shall read why they get no answer"

@@ -1,0 +1,43 @@
+"""The log of a platform on a disk that is full: lines are left out, it is said once, and it goes on."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+
+from genaifactory_local import logs
+
+
+class FullStream(io.StringIO):
+    """What a file is to its writer while the disk is full."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_finds_no_room_says_so_once_and_is_written_again_when_there_is_some(tmp_path: Path) -> None:
+    printed = io.StringIO()
+    path = tmp_path / "log.jsonl"
+    file = logs._File(path, Console(file=printed, width=1000))
+
+    def log(message: str) -> None:
+        file.handle(logging.LogRecord("any", logging.INFO, "", 0, message, None, None))
+
+    log("before")
+    stream, file.stream = file.stream, cast("io.TextIOWrapper", FullStream())
+    for number in range(3):
+        log(f"lost {number}")
+    file.stream = stream
+    log("after")
+    log("later")
+    file.close()
+    assert path.read_text().split() == ["before", "after", "later"]
+    assert printed.getvalue().splitlines() == [
+        f"warning: {path} cannot be written (No space left on device); the platform goes on without it",
+        f"warning: {path} is written again; 3 lines were left out",
+    ]
