@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AnyHttpUrl,
     Field,
@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from genaifactory_common import engine_specs, files
+from genaifactory_common import changes, engine_specs, files, in_force, strict_yaml
 from genaifactory_common.engine_specs import AnyEngine, Extractive, MiniLM, ModelName, Spec
 from genaifactory_common.errors import InvalidArgument
 
@@ -249,6 +249,13 @@ class Cors(Spec):
     )
 
 
+class Retired(Spec):
+    """Names that are used no more. What is stored under them stays, and that nobody reaches it is accepted."""
+
+    tenants: tuple[Name, ...] = ()
+    knowledge_bases: tuple[Name, ...] = ()
+
+
 class Factory(Spec):
     """The whole document."""
 
@@ -261,6 +268,7 @@ class Factory(Spec):
     knowledge_bases: tuple[KnowledgeBase, ...] = ()
     policies: tuple[Policy, ...] = Field(min_length=1)
     cors: Cors = Cors()
+    retired: Retired = Retired()
     engines: tuple[AnyEngine, ...] = Field(
         default=(Extractive(), MiniLM()),
         min_length=1,
@@ -295,6 +303,8 @@ class Factory(Spec):
         for i, route_spec in enumerate(self.routes):
             self._check_route(f"routes[{i}]", route_spec)
         tenants = {t.name for t in self.tenants}
+        _retired("tenants", self.retired.tenants, tenants)
+        _retired("knowledge_bases", self.retired.knowledge_bases, {k.name for k in self.knowledge_bases})
         for i, base in enumerate(self.knowledge_bases):
             for j, name in enumerate(base.tenants):
                 if name != "*":
@@ -350,6 +360,12 @@ def _unique(path: str, names: list[str]) -> None:
         seen.add(name)
 
 
+def _retired(path: str, names: Sequence[str], used: Iterable[str]) -> None:
+    for i, name in enumerate(names):
+        if name in used:
+            raise ValueError(f"retired.{path}[{i}]: '{name}' is in {path}; take it out of one of them")
+
+
 def _known(path: str, name: str, known: Iterable[str], what: str = "name") -> None:
     if name not in known:
         raise ValueError(f"{path}: unknown {what} '{name}'; known: {', '.join(sorted(known)) or 'none'}")
@@ -363,35 +379,12 @@ class InvalidConfiguration(InvalidArgument):
         super().__init__(f"{source}: " + "; ".join(problems), field=problems[0].partition(":")[0])
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key that stands twice; YAML itself would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *base" is resolved by the base class
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
-                )
-            if isinstance(key, str):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def parse(text: str, *, source: str = "factory.yaml") -> Factory:
     """The document in `text`. Raises InvalidConfiguration with the path of every bad field."""
     try:
-        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "document"
-        raise InvalidConfiguration([f"{where}: not YAML: {getattr(error, 'problem', None) or error}"], source) from None
-    except (ValueError, RecursionError) as error:  # a date that is none, a tag that does not fit, endless nesting
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InvalidConfiguration([f"document: not YAML: {why}"], source) from None
+        document = strict_yaml.load(text)
+    except ValueError as error:
+        raise InvalidConfiguration([str(error)], source) from None
     if not isinstance(document, dict):
         raise InvalidConfiguration(
             ["document: must be a mapping with tenants, roles, models, routes and policies"], source
@@ -435,15 +428,24 @@ def _problem(error: Any) -> str:
     return f"{path}: {message}" if path else message
 
 
-def load(path: Path) -> Factory:
-    """The document in a file. Raises InvalidConfiguration."""
+def read(path: Path) -> str:
+    """The text of a file, as its bytes are. Raises InvalidConfiguration."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
     except OSError as error:
         raise InvalidConfiguration([f"document: cannot be read: {error.strerror}"], str(path)) from None
     except UnicodeDecodeError:
         raise InvalidConfiguration(["document: must be UTF-8 text"], str(path)) from None
-    return parse(text, source=str(path))
+
+
+def load(path: Path) -> Factory:
+    """The document in a file. Raises InvalidConfiguration."""
+    return parse(read(path), source=str(path))
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a document's text, hex: what `sha256sum factory.yaml` prints."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def hash_key(key: str) -> str:
@@ -451,35 +453,67 @@ def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Change:
+    """One document after another."""
+
+    before: Factory
+    after: Factory
+    digest: str
+    """Of the text that is in force now; empty when it came from no file."""
+    lines: tuple[str, ...]
+    """What changed, as `changes.between` writes it; empty when nothing did that is configured."""
+
+
 class Source:
     """The document in force: `current`, replaced by `watch` when the file changes and is good."""
 
-    def __init__(self, current: Factory, path: Path | None = None) -> None:
+    def __init__(self, current: Factory, path: Path | None = None, *, digest: str = "") -> None:
+        """digest: of the text that `current` came from."""
         self.current = current
         self.path = path
+        self.digest = digest
         # Taken now, so that a change between the start and `watch` is seen.
         self._seen = files.fingerprint(path) if path is not None else None
         self._listeners: list[Callable[[Factory], None]] = []
+        self._followers: list[Callable[[Change], None]] = []
+        self._reviewers: list[Callable[[Factory, Factory], Awaitable[None]]] = []
 
     @classmethod
     def from_file(cls, path: Path) -> Source:
         """Reads the file. Raises InvalidConfiguration."""
-        return cls(load(path), path)
+        text = read(path)
+        return cls(parse(text, source=str(path)), path, digest=digest(text))
 
     def subscribe(self, listener: Callable[[Factory], None]) -> None:
         """Calls `listener` with each new document. It must not raise; what it derives it derives at once."""
         self._listeners.append(listener)
 
+    def follow(self, follower: Callable[[Change], None]) -> None:
+        """Calls `follower` with what changed, once it is in force. It must not raise."""
+        self._followers.append(follower)
+
+    def review(self, reviewer: Callable[[Factory, Factory], Awaitable[None]]) -> None:
+        """Awaits `reviewer` with the document in force and a changed file's, which it refuses by InvalidArgument."""
+        self._reviewers.append(reviewer)
+
+    def completed(self, factory: Factory) -> Factory:
+        """The document with what a source of its own kind adds. Raises InvalidArgument when it cannot be in force."""
+        return factory
+
     def replace(self, factory: Factory) -> None:
-        """Puts a document in force."""
-        self.current = factory
-        for listener in self._listeners:
-            listener(factory)
+        """Puts a document in force, unless it cannot be: then that is logged."""
+        try:
+            self._put(self.completed(factory), "")
+        except InvalidArgument as error:
+            _refuse(error)
 
     async def watch(self, *, interval_seconds: float = 2.0) -> None:
         """Reloads the file when its content changes, forever. A bad document is logged; the last good one stays."""
         if self.path is None:
             return
+        in_force.report(self.digest)
+        logger.info("factory.yaml is in force", extra={"genai_configuration": self.digest})
         while True:
             await asyncio.sleep(interval_seconds)
             now = await asyncio.to_thread(files.fingerprint, self.path)
@@ -487,9 +521,32 @@ class Source:
                 continue
             self._seen = now
             try:
-                factory = await asyncio.to_thread(load, self.path)
-            except InvalidConfiguration as error:
-                logger.error("factory.yaml is refused, the last good one stays in force: %s", error.message)
-            else:
-                self.replace(factory)
-                logger.info("factory.yaml is reloaded")
+                await self._reload(self.path)
+            except InvalidArgument as error:
+                _refuse(error)
+
+    async def _reload(self, path: Path) -> None:
+        text = await asyncio.to_thread(read, path)
+        factory = self.completed(await asyncio.to_thread(parse, text, source=str(path)))
+        for reviewer in self._reviewers:
+            await reviewer(self.current, factory)
+        self._put(factory, digest(text))
+
+    def _put(self, factory: Factory, digest: str) -> None:
+        change = Change(self.current, factory, digest, tuple(changes.between(self.current, factory)))
+        self.current, self.digest = factory, digest
+        for listener in self._listeners:
+            listener(factory)
+        in_force.report(digest)
+        logger.info(
+            "factory.yaml is reloaded and in force: %s",
+            "; ".join(change.lines) or "nothing that is configured changed",
+            extra={"genai_configuration": digest, "genai_changes": change.lines},
+        )
+        for follower in self._followers:
+            follower(change)
+
+
+def _refuse(error: InvalidArgument) -> None:
+    in_force.refused()
+    logger.error("factory.yaml is refused, the last good one stays in force: %s", error.message)

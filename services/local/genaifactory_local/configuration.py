@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from importlib import resources
 from pathlib import Path
@@ -13,8 +12,6 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.identity import Caller, Signer, set_current
 from genaifactory_local import local_model
 from genaifactory_local.state import State
-
-logger = logging.getLogger(__name__)
 
 DEVELOPMENT_KEY_ID = "local-dev"
 """Id of the development key and name of its role; a factory.yaml's own of that name give way to them."""
@@ -39,31 +36,22 @@ class Source(specs.Source):
         """model: added to every version too. Raises InvalidConfiguration, InvalidArgument."""
         self._sha256 = specs.hash_key(key)
         self._model = model
-        super().__init__(self._completed(load(path)), path)
+        text = specs.read(path)
+        factory = specs.parse(text, source=str(path))
+        super().__init__(self._added(_checked(factory, str(path))), path, digest=specs.digest(text))
 
-    def replace(self, factory: specs.Factory) -> None:
-        """Puts a document in force for all services, with the key; or for none, when one of them cannot follow it."""
-        if found := problems(factory):
-            logger.error("factory.yaml is refused, the last good one stays in force: %s", "; ".join(found))
-            return
-        try:
-            completed = self._completed(factory)
-        except InvalidArgument as error:
-            logger.error("factory.yaml is refused, the last good one stays in force: %s", error.message)
-            return
-        super().replace(completed)
+    def completed(self, factory: specs.Factory) -> specs.Factory:
+        """The document with the key, if every service can follow it."""
+        return self._added(_checked(factory, "factory.yaml" if self.path is None else str(self.path)))
 
-    def _completed(self, factory: specs.Factory) -> specs.Factory:
-        with_key = _with_key(factory, self._sha256)
+    def _added(self, factory: specs.Factory) -> specs.Factory:
+        with_key = with_development_key(factory, self._sha256)
         return local_model.added(with_key, self._model) if self._model is not None else with_key
 
 
 def load(path: Path) -> specs.Factory:
     """The document in a file, if every service can follow it. Raises InvalidConfiguration."""
-    factory = specs.load(path)
-    if found := problems(factory):
-        raise specs.InvalidConfiguration(found, str(path))
-    return factory
+    return _checked(specs.load(path), str(path))
 
 
 def problems(factory: specs.Factory) -> list[str]:
@@ -77,6 +65,24 @@ def problems(factory: specs.Factory) -> list[str]:
     except specs.InvalidConfiguration as error:
         found += error.problems
     return found
+
+
+def with_development_key(factory: specs.Factory, sha256: str) -> specs.Factory:
+    """The document with the development key of this hash, in its first tenant, and the key's role."""
+    key = specs.ApiKey(id=DEVELOPMENT_KEY_ID, sha256=sha256, role=DEVELOPMENT_KEY_ID)
+    role = specs.Role(name=DEVELOPMENT_KEY_ID, permissions=PERMISSIONS)
+    first, *others = (
+        tenant.model_copy(
+            update={"keys": tuple(k for k in tenant.keys if k.id != DEVELOPMENT_KEY_ID and k.sha256 != sha256)}
+        )
+        for tenant in factory.tenants
+    )
+    return factory.model_copy(
+        update={
+            "tenants": (first.model_copy(update={"keys": (*first.keys, key)}), *others),
+            "roles": (*(r for r in factory.roles if r.name != DEVELOPMENT_KEY_ID), role),
+        }
+    )
 
 
 def choose(state: State, given: Path | None) -> Path:
@@ -112,18 +118,7 @@ def sign_in(signer: Signer, tenant: str, principal: str = DEVELOPMENT_KEY_ID) ->
     set_current(caller, signer.sign(caller))
 
 
-def _with_key(factory: specs.Factory, sha256: str) -> specs.Factory:
-    key = specs.ApiKey(id=DEVELOPMENT_KEY_ID, sha256=sha256, role=DEVELOPMENT_KEY_ID)
-    role = specs.Role(name=DEVELOPMENT_KEY_ID, permissions=PERMISSIONS)
-    first, *others = (
-        tenant.model_copy(
-            update={"keys": tuple(k for k in tenant.keys if k.id != DEVELOPMENT_KEY_ID and k.sha256 != sha256)}
-        )
-        for tenant in factory.tenants
-    )
-    return factory.model_copy(
-        update={
-            "tenants": (first.model_copy(update={"keys": (*first.keys, key)}), *others),
-            "roles": (*(r for r in factory.roles if r.name != DEVELOPMENT_KEY_ID), role),
-        }
-    )
+def _checked(factory: specs.Factory, source: str) -> specs.Factory:
+    if found := problems(factory):
+        raise specs.InvalidConfiguration(found, source)
+    return factory

@@ -11,11 +11,11 @@ from typing import Literal, Protocol
 from pydantic import Field, SecretStr
 
 from genaifactory_common import settings, specs
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_common.identity import Signer
 from genaifactory_local import configuration, environment, state
 
-Service = Literal["retriever", "monitor"]
+Service = Literal["retriever", "orchestrator", "monitor"]
 """What the command line calls beside the gateway."""
 
 TOOLS = "tools"
@@ -45,7 +45,7 @@ class Platform(Protocol):
         """Where its spans go, in words; empty: into the state folder."""
 
     def address(self, service: Service) -> str:
-        """gRPC address of an inner service."""
+        """gRPC address of an inner service. Raises Unavailable for one that the command line does not reach."""
 
     def key(self) -> str:
         """An API key. Raises InvalidArgument when there is none."""
@@ -123,6 +123,8 @@ class OnACluster:
 
     def address(self, service: Service) -> str:
         """Its name in the cluster's DNS."""
+        if service == "orchestrator":
+            raise Unavailable("The tools of a cluster do not reach the orchestrator; its log says what is hidden.")
         return self._where.retriever if service == "retriever" else self._where.monitor
 
     def key(self) -> str:

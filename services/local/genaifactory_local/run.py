@@ -10,7 +10,9 @@ import shlex
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -20,7 +22,17 @@ from rich.markup import escape
 from genaifactory_common import settings, space, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, environment, local_model, logs, platform, state, typed
+from genaifactory_local import (
+    configuration,
+    documents,
+    environment,
+    inventory,
+    local_model,
+    logs,
+    platform,
+    state,
+    typed,
+)
 from genaifactory_local.reading import Reading
 from genaifactory_local.state import Endpoints, State
 
@@ -29,6 +41,7 @@ logger = logging.getLogger(__name__)
 # What a first start writes before it answers: the embedding model's graph (57 MiB), an empty index (28 MiB), the sample
 # and logs; and room to work in. A later start needs room to open its stores.
 _FIRST_BYTES, _AGAIN_BYTES = 160 << 20, 16 << 20
+_LINES_OF_A_CHANGE = 20
 _OWN_QUESTION = "Your question about the documents"
 
 
@@ -148,6 +161,7 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
             report=lambda message: console.print(escape(message), soft_wrap=True, highlight=False),
         ) as endpoints:
             with state.announced(plan.state, endpoints):
+                _follow(plan, sockets, endpoints, console)
                 background += [
                     tasks.create_task(plan.source.watch(), name="watch-factory-yaml"),
                     tasks.create_task(welcome(background[:], endpoints), name="welcome"),
@@ -156,6 +170,33 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
                 for task in background:
                     task.cancel()
                 await asyncio.wait(background)
+
+
+def _follow(plan: _Plan, sockets: Path, endpoints: Endpoints, console: Console) -> None:
+    """Looks at every change of factory.yaml before it is in force, and prints it when it is."""
+
+    def sign_in() -> None:
+        configuration.sign_in(plan.signer, plan.source.current.tenants[0].name)
+
+    def follow(change: specs.Change) -> None:
+        if change.after.tenants[0].name != change.before.tenants[0].name:
+            state.announce(plan.state, replace(endpoints, tenant=change.after.tenants[0].name))
+        _print_change(change, console, datetime.now().astimezone())
+
+    look = partial(inventory.take, partial(state.service_address, sockets), sign_in)
+    plan.source.review(inventory.reviewer(look))
+    plan.source.follow(follow)
+
+
+def _print_change(change: specs.Change, console: Console, now: datetime) -> None:
+    if not change.lines:
+        message = "factory.yaml was saved; nothing that is configured changed."
+    else:
+        lines = [f"\n  {line}" for line in change.lines[:_LINES_OF_A_CHANGE]]
+        more = len(change.lines) - len(lines)
+        message = f"factory.yaml changed, in force since {now:%H:%M:%S}:{''.join(lines)}"
+        message += f"\n  and {more} more, which are in the log" if more else ""
+    console.print(escape(message), soft_wrap=True, highlight=False)
 
 
 def _reading(plan: _Plan, console: Console) -> Reading | None:

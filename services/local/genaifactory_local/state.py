@@ -175,11 +175,16 @@ def socket_folder(state: State) -> Iterator[Path]:
 @contextmanager
 def announced(state: State, endpoints: Endpoints) -> Iterator[None]:
     """Lets other processes of this user find the platform inside the block."""
-    files.write(state.endpoints_file, json.dumps(asdict(endpoints)).encode())
+    announce(state, endpoints)
     try:
         yield
     finally:
         state.endpoints_file.unlink(missing_ok=True)
+
+
+def announce(state: State, endpoints: Endpoints) -> None:
+    """Replaces what other processes find, inside the block of `announced`."""
+    files.write(state.endpoints_file, json.dumps(asdict(endpoints)).encode())
 
 
 def find_running(folder: Path) -> tuple[State, Endpoints]:

@@ -12,7 +12,7 @@ import grpc.aio
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from genaifactory_common import channels, specs
+from genaifactory_common import channels, specs, stored
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
@@ -70,12 +70,16 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
     embedder = Embedder(source, models, outbox, timeout_seconds=settings.timeouts.embed_seconds)
     servicer = OrchestratorServicer(answerer, embedder, conversations)
 
+    async def counts() -> list[stored.Stored]:
+        return [stored.Stored(tenant, "conversations", count) for tenant, count in await conversations.counts()]
+
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             for store in (conversations, answers, outbox):
                 await store.open()
                 stack.push_async_callback(store.close)
+            await stack.enter_async_context(stored.reported(source, "conversations", counts))
             await stack.enter_async_context(models)
             await stack.enter_async_context(_repeated(answers.upkeep, settings.cache.upkeep_seconds))
             await stack.enter_async_context(_repeated(conversations.forget_old, settings.conversations.upkeep_seconds))

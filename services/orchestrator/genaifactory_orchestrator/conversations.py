@@ -138,6 +138,14 @@ class Conversations:
         await self._database.truncate_log()
         return existed
 
+    async def counts(self) -> list[tuple[str, int]]:
+        """Tenant and conversations of all that hold any, sorted. Raises Unavailable."""
+        statement = (
+            sa.select(conversations.c.tenant, sa.func.count()).group_by(conversations.c.tenant).order_by("tenant")
+        )
+        async with self._database.reading() as connection:
+            return [(tenant, count) for tenant, count in await connection.execute(statement)]
+
     async def forget_old(self) -> None:
         """Removes messages past their age and conversations that hold none. Raises Unavailable."""
         before = time.time() - self._bounds.max_age_seconds

@@ -92,6 +92,18 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         existed = await self._conversations.erase(Key(caller.tenant, caller.principal, request.conversation_id))
         return orchestrator_pb2.DeleteConversationResponse(existed=existed)
 
+    async def CountConversations(
+        self, request: orchestrator_pb2.CountConversationsRequest, context: Context
+    ) -> orchestrator_pb2.CountConversationsResponse:
+        """Permission 'operate': it is about all tenants."""
+        identity.current().require("operate")
+        return orchestrator_pb2.CountConversationsResponse(
+            counts=[
+                orchestrator_pb2.ConversationCount(tenant=tenant, conversations=count)
+                for tenant, count in await self._conversations.counts()
+            ]
+        )
+
 
 def _response(event: Event) -> orchestrator_pb2.AnswerResponse:
     response = orchestrator_pb2.AnswerResponse()

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import specs
+from genaifactory_common import specs, stored
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
@@ -44,9 +44,17 @@ def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -
     def register(server: grpc.aio.Server) -> None:
         retriever_pb2_grpc.add_RetrieverServiceServicer_to_server(RetrieverServicer(settings, source, parts), server)
 
+    async def counts() -> list[stored.Stored]:
+        library = parts().library
+        found = await library.run(library.counts)
+        return [stored.Stored(tenant, "documents", count, base) for tenant, base, count in found]
+
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with _open(settings, source, space, telemetry) as state:
+        async with (
+            _open(settings, source, space, telemetry) as state,
+            stored.reported(source, "documents", counts),
+        ):
             opened.append(state)
             try:
                 yield

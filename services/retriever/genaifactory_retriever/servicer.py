@@ -66,7 +66,7 @@ class Parts:
 
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
-    """The service. Searching needs the permission 'chat', everything else 'ingest'."""
+    """The service. Searching needs the permission 'chat', counting 'operate', everything else 'ingest'."""
 
     def __init__(self, settings: Settings, source: specs.Source, parts: Callable[[], Parts]) -> None:
         """parts: raises Unavailable while the state is not open."""
@@ -230,6 +230,18 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             )
         return retriever_pb2.GetDocumentResponse(
             document=_document(shown.facts), sections=map(_section, shown.pieces), next_offset=shown.next_offset
+        )
+
+    async def CountDocuments(
+        self, request: retriever_pb2.CountDocumentsRequest, context: Any
+    ) -> retriever_pb2.CountDocumentsResponse:
+        identity.current().require("operate")
+        library = self._parts().library
+        return retriever_pb2.CountDocumentsResponse(
+            counts=[
+                retriever_pb2.DocumentCount(tenant=tenant, knowledge_base=knowledge_base, documents=count)
+                for tenant, knowledge_base, count in await library.run(library.counts)
+            ]
         )
 
     async def _caller(self, permission: str, name: str) -> tuple[identity.Caller, KnowledgeBase, specs.KnowledgeBase]:

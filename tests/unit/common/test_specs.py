@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from genaifactory_common import specs
+from genaifactory_common import in_force, specs
 
 GOOD = """
 tenants:
@@ -349,9 +351,78 @@ async def test_a_changed_file_takes_force_and_a_bad_one_does_not(
     await asyncio.to_thread(path.unlink)
     await until(lambda: "cannot be read" in refusals()[-1])
 
+    assert metric("refused") == 1
+    assert metric("info", digest=hashlib.sha256(GOOD.encode()).hexdigest()) == 1
+
     await write(GOOD.replace("name: talk", "name: chat"))
     await until(lambda: len(heard) == 1)
     assert source.current is heard[0]
     assert source.current.route("chat") is not None
     watching.cancel()
     await asyncio.wait([watching])
+
+
+def metric(name: str, **labels: str) -> float:
+    """A metric of the configuration that this process has in force."""
+    gauge = {"refused": in_force.REFUSED, "info": in_force.INFO, "loaded": in_force.LOADED}[name]
+    return next(each.value for each in next(iter(gauge.collect())).samples if each.labels == labels)
+
+
+async def test_what_changed_is_in_the_log_with_the_files_checksum_and_reaches_those_who_follow(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "factory.yaml"
+    # As an editor on another system writes it: the checksum is of the bytes that are there.
+    await asyncio.to_thread(path.write_bytes, GOOD.replace("\n", "\r\n").encode())
+    source = await asyncio.to_thread(specs.Source.from_file, path)
+    followed: asyncio.Queue[specs.Change] = asyncio.Queue()
+    source.follow(followed.put_nowait)
+    watching = asyncio.create_task(source.watch(interval_seconds=0.005))
+    try:
+        changed = GOOD.replace("name: talk", "name: chat").encode()
+        await asyncio.to_thread(path.write_bytes, changed)
+        async with asyncio.timeout(10):
+            change = await followed.get()
+    finally:
+        watching.cancel()
+    digest = hashlib.sha256(changed).hexdigest()
+    lines = ("routes[talk]: removed", "routes[chat]: added")
+    assert (change.lines, change.digest, source.digest) == (lines, digest, digest)
+    first, last = (record for record in caplog.records if hasattr(record, "genai_configuration"))
+    assert vars(first)["genai_configuration"] == hashlib.sha256(GOOD.replace("\n", "\r\n").encode()).hexdigest()
+    assert (vars(last)["genai_configuration"], vars(last)["genai_changes"]) == (digest, lines)
+    assert "routes[talk]: removed; routes[chat]: added" in last.getMessage()
+    assert (metric("info", digest=digest), metric("refused")) == (1, 0)
+    assert time.time() - 10 < metric("loaded") <= time.time()
+
+
+async def test_a_change_that_a_reviewer_refuses_is_not_put_in_force(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "factory.yaml"
+    await asyncio.to_thread(path.write_text, GOOD)
+    source = await asyncio.to_thread(specs.Source.from_file, path)
+    before, reviewed = source.current, asyncio.Event()
+
+    async def review(in_force: specs.Factory, new: specs.Factory) -> None:
+        assert in_force is before
+        if new.route("chat") is not None:
+            reviewed.set()
+            raise specs.InvalidConfiguration(["routes[talk]: is missed"], "factory.yaml")
+
+    source.review(review)
+    followed: asyncio.Queue[specs.Change] = asyncio.Queue()
+    source.follow(followed.put_nowait)
+    watching = asyncio.create_task(source.watch(interval_seconds=0.005))
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(path.write_text, GOOD.replace("name: talk", "name: chat"))
+            await reviewed.wait()
+            await asyncio.to_thread(path.write_text, GOOD.replace("name: talk", "name: converse"))
+            change = await followed.get()
+    finally:
+        watching.cancel()
+    assert change.before is before
+    assert source.current.route("converse") is not None
+    assert "stays in force: factory.yaml: routes[talk]: is missed" in caplog.text

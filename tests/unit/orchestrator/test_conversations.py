@@ -15,7 +15,7 @@ import pytest
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
-from genaifactory_common.errors import FactoryError
+from genaifactory_common.errors import FactoryError, PermissionDenied
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_orchestrator.conversations import Conversations, Key
 from genaifactory_orchestrator.settings import Settings
@@ -213,3 +213,15 @@ async def test_an_erased_conversation_does_not_come_back_under_its_number(
         assert second.number != first.number
         await store.add_turn(first, [user("of the erased life")])
         assert await texts(store) == []
+
+
+async def test_conversations_are_counted_by_tenant_for_who_may_operate(world: World) -> None:
+    for tenant, name in (("acme", "c1"), ("acme", "c2"), ("globex", "c1")):
+        act_as(replace(CALLER, tenant=tenant))
+        await world.ask("Hello", route="chat", conversation_id=name)
+    request = orchestrator_pb2.CountConversationsRequest()
+    with pytest.raises(PermissionDenied, match="operate"):
+        await channels.unary(world.stub.CountConversations, request, timeout_seconds=5)
+    act_as(replace(CALLER, permissions=("operate",)))
+    counts = (await channels.unary(world.stub.CountConversations, request, timeout_seconds=5)).counts
+    assert [(each.tenant, each.conversations) for each in counts] == [("acme", 2), ("globex", 1)]

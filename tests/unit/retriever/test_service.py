@@ -584,3 +584,35 @@ async def test_a_knowledge_base_added_while_running_can_be_used(client: Client) 
     assert outcomes(await client.ingest([BOOT], knowledge_base="added")) == ["added"]
     assert ids(await client.search("USB", knowledge_base="added")) == ["boot"]
     assert ids(await client.search("USB")) == []
+
+
+async def test_documents_are_counted_by_tenant_and_knowledge_base_also_those_that_nobody_names_any_more(
+    client: Client,
+) -> None:
+    await client.ingest([BOOT, replace(BOOT, id="copy"), RAID])
+    act_as(replace(CALLER, tenant="globex"))
+    await client.ingest([BOOT])
+    await client.ingest([RAID], knowledge_base="private")
+    client.source.replace(
+        specs.parse(FACTORY.replace("name: docs", "name: manuals").replace("name: acme", "name: new"))
+    )
+    request = pb.CountDocumentsRequest()
+    with pytest.raises(PermissionDenied, match="operate"):
+        await channels.unary(client.stub.CountDocuments, request, timeout_seconds=10)
+    act_as(replace(CALLER, tenant="new", permissions=("operate",)))
+    counts = (await channels.unary(client.stub.CountDocuments, request, timeout_seconds=10)).counts
+    assert [(each.tenant, each.knowledge_base, each.documents) for each in counts] == [
+        ("acme", "docs", 3),
+        ("globex", "docs", 1),
+        ("globex", "private", 1),
+    ]
+
+
+async def test_a_document_that_hides_what_is_stored_is_warned_of(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    await client.ingest([BOOT, RAID])
+    client.source.replace(specs.parse(FACTORY.replace("name: acme", "name: new")))
+    async with asyncio.timeout(10):
+        while "nobody reaches 2 documents of tenant 'acme' in knowledge base 'docs'" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

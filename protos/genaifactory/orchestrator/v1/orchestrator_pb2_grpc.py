@@ -50,6 +50,11 @@ class OrchestratorServiceStub:
                 request_serializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteConversationRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteConversationResponse.FromString,
                 _registered_method=True)
+        self.CountConversations = channel.unary_unary(
+                '/genaifactory.orchestrator.v1.OrchestratorService/CountConversations',
+                request_serializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CountConversationsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CountConversationsResponse.FromString,
+                _registered_method=True)
 
 
 class OrchestratorServiceServicer:
@@ -78,6 +83,14 @@ class OrchestratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountConversations(self, request, context):
+        """Counts the stored conversations of every tenant, also of those that factory.yaml does not name.
+        Needs the permission 'operate'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrchestratorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +108,11 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
                     servicer.DeleteConversation,
                     request_deserializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteConversationRequest.FromString,
                     response_serializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteConversationResponse.SerializeToString,
+            ),
+            'CountConversations': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountConversations,
+                    request_deserializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CountConversationsRequest.FromString,
+                    response_serializer=genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CountConversationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +197,33 @@ class OrchestratorService:
             '/genaifactory.orchestrator.v1.OrchestratorService/DeleteConversation',
             genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteConversationRequest.SerializeToString,
             genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.DeleteConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountConversations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.orchestrator.v1.OrchestratorService/CountConversations',
+            genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CountConversationsRequest.SerializeToString,
+            genaifactory_dot_orchestrator_dot_v1_dot_orchestrator__pb2.CountConversationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

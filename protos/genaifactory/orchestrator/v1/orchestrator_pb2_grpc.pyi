@@ -41,6 +41,10 @@ class OrchestratorServiceStub:
     """Embeds texts with an embedding model of factory.yaml."""
     DeleteConversation: grpc.UnaryUnaryMultiCallable[orchestrator_pb2.DeleteConversationRequest, orchestrator_pb2.DeleteConversationResponse]
     """Forgets a stored conversation of the caller. An unknown one is no error."""
+    CountConversations: grpc.UnaryUnaryMultiCallable[orchestrator_pb2.CountConversationsRequest, orchestrator_pb2.CountConversationsResponse]
+    """Counts the stored conversations of every tenant, also of those that factory.yaml does not name.
+    Needs the permission 'operate'.
+    """
 
 @typing.type_check_only
 class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
@@ -55,6 +59,10 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     """Embeds texts with an embedding model of factory.yaml."""
     DeleteConversation: aio.UnaryUnaryMultiCallable[orchestrator_pb2.DeleteConversationRequest, orchestrator_pb2.DeleteConversationResponse]  # type: ignore[assignment]
     """Forgets a stored conversation of the caller. An unknown one is no error."""
+    CountConversations: aio.UnaryUnaryMultiCallable[orchestrator_pb2.CountConversationsRequest, orchestrator_pb2.CountConversationsResponse]  # type: ignore[assignment]
+    """Counts the stored conversations of every tenant, also of those that factory.yaml does not name.
+    Needs the permission 'operate'.
+    """
 
 class OrchestratorServiceServicer(metaclass=abc_1.ABCMeta):
     """Turns a question into an answer: checks, retrieval, model calls, citations. Identity comes from the signed call context."""
@@ -84,5 +92,15 @@ class OrchestratorServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_pb2.DeleteConversationResponse, abc.Awaitable[orchestrator_pb2.DeleteConversationResponse]]:
         """Forgets a stored conversation of the caller. An unknown one is no error."""
+
+    @abc_1.abstractmethod
+    def CountConversations(
+        self,
+        request: orchestrator_pb2.CountConversationsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[orchestrator_pb2.CountConversationsResponse, abc.Awaitable[orchestrator_pb2.CountConversationsResponse]]:
+        """Counts the stored conversations of every tenant, also of those that factory.yaml does not name.
+        Needs the permission 'operate'.
+        """
 
 def add_OrchestratorServiceServicer_to_server(servicer: OrchestratorServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

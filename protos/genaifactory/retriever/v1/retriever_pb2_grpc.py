@@ -76,6 +76,11 @@ class RetrieverServiceStub:
                 request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentResponse.FromString,
                 _registered_method=True)
+        self.CountDocuments = channel.unary_unary(
+                '/genaifactory.retriever.v1.RetrieverService/CountDocuments',
+                request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.CountDocumentsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.CountDocumentsResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServiceServicer:
@@ -147,6 +152,14 @@ class RetrieverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountDocuments(self, request, context):
+        """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name.
+        Needs the permission 'operate'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +202,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.GetDocument,
                     request_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentRequest.FromString,
                     response_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentResponse.SerializeToString,
+            ),
+            'CountDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountDocuments,
+                    request_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.CountDocumentsRequest.FromString,
+                    response_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.CountDocumentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -409,6 +427,33 @@ class RetrieverService:
             '/genaifactory.retriever.v1.RetrieverService/GetDocument',
             genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentRequest.SerializeToString,
             genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.GetDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.retriever.v1.RetrieverService/CountDocuments',
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.CountDocumentsRequest.SerializeToString,
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.CountDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,6 +64,10 @@ class RetrieverServiceStub:
     """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
     NOT_FOUND: no such knowledge base or document.
     """
+    CountDocuments: grpc.UnaryUnaryMultiCallable[retriever_pb2.CountDocumentsRequest, retriever_pb2.CountDocumentsResponse]
+    """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name.
+    Needs the permission 'operate'.
+    """
 
 @typing.type_check_only
 class RetrieverServiceAsyncStub(RetrieverServiceStub):
@@ -100,6 +104,10 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     GetDocument: aio.UnaryUnaryMultiCallable[retriever_pb2.GetDocumentRequest, retriever_pb2.GetDocumentResponse]  # type: ignore[assignment]
     """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
     NOT_FOUND: no such knowledge base or document.
+    """
+    CountDocuments: aio.UnaryUnaryMultiCallable[retriever_pb2.CountDocumentsRequest, retriever_pb2.CountDocumentsResponse]  # type: ignore[assignment]
+    """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name.
+    Needs the permission 'operate'.
     """
 
 class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
@@ -182,6 +190,16 @@ class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[retriever_pb2.GetDocumentResponse, abc.Awaitable[retriever_pb2.GetDocumentResponse]]:
         """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
         NOT_FOUND: no such knowledge base or document.
+        """
+
+    @abc_1.abstractmethod
+    def CountDocuments(
+        self,
+        request: retriever_pb2.CountDocumentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[retriever_pb2.CountDocumentsResponse, abc.Awaitable[retriever_pb2.CountDocumentsResponse]]:
+        """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name.
+        Needs the permission 'operate'.
         """
 
 def add_RetrieverServiceServicer_to_server(servicer: RetrieverServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import secrets
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from genaifactory_common import specs
-from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import configuration
-from genaifactory_local.commands.options import print_json
+from genaifactory_common import specs, stored
+from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_local import configuration, inventory, reach, state
+from genaifactory_local.commands.options import StateOption, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Check and explain factory.yaml, the one configuration file.")
 
@@ -23,8 +25,12 @@ def config_check(
     file: Annotated[Path, typer.Argument(envvar="GENAIFACTORY_FACTORY_FILE", help="The file to check.")] = Path(
         "factory.yaml"
     ),
+    state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Say whether a factory.yaml is right, and if not, the path of every bad field.
+
+    It is also compared with what the running platform stores: where a tenant or knowledge base is gone under whose name
+    there are documents, conversations or records, that is an error too, since nobody would reach them any more.
 
     Example: `genaifactory config check factory.yaml`
     """
@@ -34,7 +40,34 @@ def config_check(
         for problem in error.problems:
             print(f"{file}: {problem}", file=sys.stderr)
         raise typer.Exit(1) from None
+    compared = _compared(factory, state_folder)
+    for each in compared.hidden:
+        print(f"{file}: {each}" if each.renamed else f"{file}: warning: {each}", file=sys.stderr)
+    if any(each.renamed for each in compared.hidden):
+        raise typer.Exit(1)
     print(f"{file} is right: routes {', '.join(route.name for route in factory.routes)}")
+    for why in compared.unknown:
+        print(f"Not compared with what is stored: {why}")
+
+
+@dataclass(frozen=True)
+class _Compared:
+    hidden: tuple[stored.Hidden, ...] = ()
+    unknown: tuple[str, ...] = ()
+    """What the document could not be compared with, each with the reason."""
+
+
+def _compared(factory: specs.Factory, folder: Path) -> _Compared:
+    """The document beside what the platform on the folder, or on the cluster, stores."""
+    try:
+        platform = reach.find(folder)
+    except Unavailable as error:
+        return _Compared(unknown=(error.message,))
+    if isinstance(platform, reach.OnThisMachine):  # `genaifactory run` adds it to every version
+        factory = configuration.with_development_key(factory, specs.hash_key(platform.key()))
+    sign_in = platform.signing_in(factory.tenants[0].name)
+    found = asyncio.run(inventory.take(platform.address, sign_in, platform.tls))
+    return _Compared(stored.hidden(factory, found.stored), found.unknown)
 
 
 @app.command("hash-key")

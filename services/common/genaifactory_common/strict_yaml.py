@@ -1,0 +1,39 @@
+"""YAML without its traps: a key that stands twice is an error, and every error is one line with its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+def load(text: str) -> object:
+    """What `text` holds. Raises ValueError, "PLACE: not YAML: why"."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "document"
+        raise ValueError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except RecursionError:
+        raise ValueError("document: not YAML: nested too deeply") from None
+    except ValueError as error:  # a date that is none, a tag that does not fit
+        raise ValueError(f"document: not YAML: {error}") from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key that stands twice; YAML itself would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *base" is resolved by the base class
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
