@@ -82,3 +82,30 @@ async def test_the_same_question_is_cached_until_it_is_asked_anew(asker: Asker) 
         out, errors = await asker.ask(question, "--json", *options)
         assert f'"cache": "{use}"' in out
         assert not errors
+
+
+async def test_small_talk_gets_a_sentence_in_its_language_about_what_can_be_asked(asker: Asker) -> None:
+    for message, begins, names in (
+        ("hello", "Hello!", '"Leave"'),
+        ("what can I ask?", "Ask whatever", '"IT security"'),
+        ("xin chào", "Xin chào!", '"Nghỉ phép"'),
+        ("thanks", "You are welcome.", ""),
+    ):
+        answer, cited = await asker.message(message)
+        assert answer.startswith(begins)
+        assert names in answer
+        assert not cited
+    answer, _ = await asker.message("hello, how many days of annual leave do I have?")
+    assert "16 days" in answer
+
+
+async def test_an_overview_shows_headings_and_first_sentences_and_cites_them(asker: Asker) -> None:
+    answer, cited = await asker.message("summarise the handbook")
+    assert cited == {f"sample/{name}.md" for name in ("leave", "it-security", "expenses", "products")}
+    assert "Sick leave" in answer
+    answer, cited = await asker.message("summarise leave")
+    assert cited == {"sample/leave.md"}
+    assert "- Annual leave: Every full-time employee has 16 days of paid annual leave a year. [1]" in answer
+    answer, cited = await asker.message("tóm tắt sổ tay")
+    assert cited == {f"sample/{name}.md" for name in ("nghi-phep", "bao-mat", "cong-tac-phi", "san-pham")}
+    assert "Nghỉ ốm" in answer

@@ -377,9 +377,10 @@ _NOTHING_MORE: dict[Language, str] = {
     "vi": "Các tài liệu được cung cấp không cho biết thêm.",
     "en": "The given documents say no more about this.",
 }
+# True whatever the other documents are written in: it speaks of the quotes alone.
 _FOREIGN: dict[Language, str] = {
-    "vi": "Tài liệu không viết bằng tiếng Việt; dưới đây là các đoạn liên quan, trích nguyên văn:\n\n",
-    "en": "The documents are in another language; these are the passages that bear on the question, word for word:\n\n",
+    "vi": "Các đoạn liên quan, trích nguyên văn bằng ngôn ngữ của tài liệu:\n\n",
+    "en": "The passages that bear on the question, word for word in the language of their document:\n\n",
 }
 _NO_DOCUMENTS: dict[Language, str] = {
     "vi": (

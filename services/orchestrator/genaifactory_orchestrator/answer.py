@@ -22,6 +22,7 @@ from genaifactory_orchestrator.backends import Delta, Prompt, ToolCallDelta
 from genaifactory_orchestrator.cache import Cache
 from genaifactory_orchestrator.concurrency import task_group
 from genaifactory_orchestrator.conversations import Conversations, History
+from genaifactory_orchestrator.direct import Reply
 from genaifactory_orchestrator.draft import Finished
 from genaifactory_orchestrator.events import Done, Emit, RouteChosen
 from genaifactory_orchestrator.generation import ModelClient
@@ -115,6 +116,8 @@ class Answerer:
             await emit(found)
         if entry is not None:
             done = await self._replay(entry, found, record, emit)
+        elif prepared.reply is not None:
+            done = await self._say_checked(prepared.reply, plan, record, emit)
         elif plan.retrieves and (not found.passages or found.term_coverage < plan.route.min_term_coverage):
             done = await self._refuse(plan, record, emit)
         else:
@@ -165,6 +168,18 @@ class Answerer:
             citations=tuple(citations.find(entry.output, found.passages)),
             cached=True,
             refused=entry.refused,
+        )
+
+    async def _say_checked(self, reply: Reply, plan: Plan, record: Record, emit: Emit) -> Done:
+        """Says what needs no model, as far as the output guardrail lets it."""
+        with self._telemetry.span("check reply"):
+            verdict, text = await self._guard.check_output(reply.text, plan.policy)
+        if verdict.action == types_pb2.ACTION_BLOCK:
+            record.said_verdicts = (verdict,)
+            return Done(finish_reasons=(types_pb2.FINISH_REASON_CONTENT_FILTER,) * record.wanted)
+        await _say(text, (verdict,), record, emit)
+        return Done(
+            finish_reasons=(_STOP,) * record.wanted, citations=tuple(citations.find(text, reply.found.passages))
         )
 
     async def _refuse(self, plan: Plan, record: Record, emit: Emit) -> Done:

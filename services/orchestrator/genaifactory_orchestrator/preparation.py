@@ -12,10 +12,11 @@ from genaifactory_common import telemetry
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_orchestrator import cache, retrieval
+from genaifactory_orchestrator import cache, direct, retrieval
 from genaifactory_orchestrator.cache import Cache
 from genaifactory_orchestrator.concurrency import task_group
 from genaifactory_orchestrator.conversations import History
+from genaifactory_orchestrator.direct import Reply
 from genaifactory_orchestrator.events import Opened
 from genaifactory_orchestrator.guard import Checked, Guard
 from genaifactory_orchestrator.plans import Plan
@@ -34,6 +35,8 @@ class Prepared:
     key: str
     """Of the cache; empty when the answer may be neither taken from it nor stored in it."""
     cache_use: types_pb2.CacheUse.ValueType
+    reply: Reply | None
+    """What to say without a model."""
 
     def opened(self) -> Opened:
         """What the client may know at once."""
@@ -67,20 +70,21 @@ class Preparation:
         async with task_group() as tasks:
             checking = tasks.create_task(self._check(question, plan))
             looking = tasks.create_task(self._look_up(key, question, plan))
-            searching = tasks.create_task(_settled(self._search(history, question.messages, plan)))
-        checked, entry, found = checking.result(), looking.result(), searching.result()
+            searching = tasks.create_task(_settled(self._search(question, history, question.messages, plan)))
+        checked, entry, searched = checking.result(), looking.result(), searching.result()
         record.messages = checked.messages
         record.input_verdicts += checked.verdicts
         if checked.masked:
             key = _cache_key(question, caller, plan, history, checked.messages)
             entry = await self._look_up(key, question, plan)
-            found = await _settled(self._search(history, checked.messages, plan))
-        if isinstance(found, FactoryError):
-            raise found
+            searched = await _settled(self._search(question, history, checked.messages, plan))
+        if isinstance(searched, FactoryError):
+            raise searched
+        found, reply = searched
         record.found = found
         if entry is not None and entry.knowledge != knowledge(plan, found):
             entry = None
-        return Prepared(checked, found, entry, key, self._counted(key, entry, question))
+        return Prepared(checked, found, entry, key, self._counted(key, entry, question), reply)
 
     def _counted(self, key: str, entry: cache.Entry | None, question: Question) -> types_pb2.CacheUse.ValueType:
         if not key or question.fresh:
@@ -100,16 +104,19 @@ class Preparation:
             telemetry.describe({"genaifactory.cache.hit": entry is not None})
             return entry
 
-    async def _search(self, history: History, messages: Sequence[types_pb2.Message], plan: Plan) -> Found:
+    async def _search(
+        self, question: Question, history: History, messages: Sequence[types_pb2.Message], plan: Plan
+    ) -> tuple[Found, Reply | None]:
         query = retrieval.query(history.messages, messages) if plan.retrieves else ""
         if not query:
-            return NOTHING
+            return NOTHING, None
         with self._telemetry.span("retrieve"):
-            found = await self._retriever.search(plan.route, query)
+            reply = await direct.reply(question, messages, plan.route, self._retriever)
+            found = await self._retriever.search(plan.route, query) if reply is None else reply.found
             telemetry.describe(
                 {"genaifactory.passages": len(found.passages), "genaifactory.index_version": found.index_version}
             )
-            return found
+            return found, reply
 
 
 def knowledge(plan: Plan, found: Found) -> str:
@@ -122,7 +129,9 @@ def today() -> str:
     return datetime.now(UTC).date().isoformat()
 
 
-async def _settled(searching: Awaitable[Found]) -> Found | FactoryError:
+async def _settled(
+    searching: Awaitable[tuple[Found, Reply | None]],
+) -> tuple[Found, Reply | None] | FactoryError:
     try:
         return await searching
     except FactoryError as error:

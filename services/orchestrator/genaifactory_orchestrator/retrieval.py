@@ -50,6 +50,8 @@ class Found:
 
 
 NOTHING = Found()
+SAMPLE_PASSAGES = 100
+"""As many as a search may return."""
 
 
 def query(history: Sequence[types_pb2.Message], messages: Sequence[types_pb2.Message]) -> str:
@@ -81,9 +83,24 @@ class Retrieval:
 
     async def search(self, route: specs.Route, text: str) -> Found:
         """The passages for a query; raises FactoryError."""
-        request = retriever_pb2.SearchRequest(
-            knowledge_base=route.knowledge_base or "", query=text, limit=route.passages
+        return await self._search(
+            retriever_pb2.SearchRequest(knowledge_base=route.knowledge_base or "", query=text, limit=route.passages)
         )
+
+    async def sample(self, route: specs.Route, text: str, *, language: str) -> Found:
+        """Up to SAMPLE_PASSAGES passages, of any kind and in the language; those nearest to the text where there are
+        more. Raises FactoryError."""
+        return await self._search(
+            retriever_pb2.SearchRequest(
+                knowledge_base=route.knowledge_base or "",
+                query=text[:_MAX_QUERY_CHARACTERS],
+                limit=SAMPLE_PASSAGES,
+                mode=retriever_pb2.SEARCH_MODE_DENSE,  # which returns passages without a word of the text, too
+                language=language,
+            )
+        )
+
+    async def _search(self, request: retriever_pb2.SearchRequest) -> Found:
         response = await channels.unary(self._stub.Search, request, timeout_seconds=self._timeout_seconds)
         reading = response.reading if response.HasField("reading") else None
         return Found(tuple(response.passages), response.index_version, response.term_coverage, reading)

@@ -236,12 +236,20 @@ async def test_foreign_documents_are_quoted_after_a_sentence_in_the_questions_la
     extractive: Extract, english: Documents, vietnamese: Documents
 ) -> None:
     answer, _ = await extractive("Cần bao nhiêu RAM để cài trên ARM?", documents=english)
-    assert answer.startswith("Tài liệu không viết bằng tiếng Việt")
+    assert answer.startswith("Các đoạn liên quan, trích nguyên văn bằng ngôn ngữ của tài liệu:")
     assert quotes(answer) == [("On ARM, 256 MB of memory is enough.", 1)]
     vpn = Document("Nhân viên kết nối VPN bằng mã OTP do phòng kỹ thuật cấp.", language="vi")
     answer, _ = await extractive("How do I connect to the VPN?", documents=(*vietnamese, vpn))
-    assert answer.startswith("The documents are in another language")
+    assert answer.startswith("The passages that bear on the question, word for word in the language of their document:")
     assert quotes(answer) == [(vpn.text, 4)]
+
+
+async def test_a_foreign_quote_says_nothing_of_the_language_of_other_documents(
+    extractive: Extract, english: Documents, vietnamese: Documents
+) -> None:
+    answer, _ = await extractive("Cài trên ARM cần những gì?", documents=(*vietnamese, *english))
+    lead_in = answer.partition(":\n\n")[0]
+    assert lead_in == "Các đoạn liên quan, trích nguyên văn bằng ngôn ngữ của tài liệu"
 
 
 async def test_a_foreign_document_that_shares_no_name_is_not_quoted(extractive: Extract, english: Documents) -> None:

@@ -1,0 +1,201 @@
+"""Replies that need no model: what is small talk, what asks for an overview, and what neither may swallow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_orchestrator import overview, small_talk
+from genaifactory_orchestrator.retrieval import Found
+from genaifactory_orchestrator.small_talk import Kind, Talk
+
+
+@pytest.mark.parametrize(
+    ("message", "talk"),
+    [
+        ("hello", Talk(Kind.GREETING, "en")),
+        ("Hi there! 👋", Talk(Kind.GREETING, "en")),
+        ("Good morning, everybody.", Talk(Kind.GREETING, "en")),
+        ("hello, who are you?", Talk(Kind.WHO, "en")),
+        ("Hi! What's your name?", Talk(Kind.WHO, "en")),
+        ("What can I ask you about?", Talk(Kind.WHAT_TO_ASK, "en")),
+        ("thanks a lot, bye", Talk(Kind.THANKS, "en")),
+        ("xin chào", Talk(Kind.GREETING, "vi")),
+        ("Chào bạn nhé!", Talk(Kind.GREETING, "vi")),
+        ("cảm ơn bạn nhiều", Talk(Kind.THANKS, "vi")),
+        ("cam on", Talk(Kind.THANKS, "vi")),
+        ("Bạn là ai?", Talk(Kind.WHO, "vi")),
+        ("Xin chào, tôi có thể hỏi gì?", Talk(Kind.WHAT_TO_ASK, "vi")),
+    ],
+)
+def test_small_talk_is_recognised_with_its_language(message: str, talk: Talk) -> None:
+    assert small_talk.recognised(message) == talk
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "hello, how many days of annual leave do I have?",
+        "Hi, I lost my hardware key",
+        "Thanks, and how long is the warranty?",
+        "help me install software",
+        "What can I ask the IT desk?",
+        "Who are you going to call in an incident?",
+        "xin chào, mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
+        "cảm ơn, còn bảo hành thì sao?",
+        "you",
+        "",
+        "?!",
+        "hello " * 100,
+    ],
+)
+def test_a_question_that_begins_with_small_talk_is_a_question(message: str) -> None:
+    assert small_talk.recognised(message) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "subject"),
+    [
+        ("summarise the handbook", "the handbook"),
+        ("Hello, can you summarize leave for me please?", "leave"),
+        ("Give me an overview of IT security.", "it security"),
+        ("What is in the documents?", "the documents"),
+        ("list the topics", ""),
+        ("Which documents are there?", ""),
+        ("Tóm tắt sổ tay", "so tay"),
+        ("Có những tài liệu nào?", ""),
+        ("Liệt kê các chủ đề", ""),
+        ("How many days of annual leave do I have?", None),
+        ("List the steps to ask for leave", None),
+        ("Which documents do I need for a claim?", None),
+        ("Mật khẩu phải có bao nhiêu ký tự?", None),
+    ],
+)
+def test_an_overview_is_recognised_with_what_it_is_of(message: str, subject: str | None) -> None:
+    assert overview.subject(message) == subject
+
+
+def _passage(document: str, heading: str, text: str, start: int, title: str) -> types_pb2.Passage:
+    headings = [title, heading] if heading else [title]
+    return types_pb2.Passage(
+        passage_id=f"{document}-{start}", document_id=document, title=title, headings=headings, text=text,
+        start_offset=start,
+    )  # fmt: skip
+
+
+SAMPLE = Found(
+    (
+        _passage("hr/leave.md", "Sick leave", "Call your manager before 9:30. Then rest.", 90, "Leave"),
+        _passage("hr/leave.md", "Annual leave", "You have 16 days [1]. Some are lost.", 30, "Leave"),
+        _passage("hr/leave.md", "", "Acme handbook. Written for tests.", 0, "Leave"),
+        _passage("it/keys.md", "Table", "alert | severity | meaning", 9, "Keys"),
+    ),
+    index_version="v7",
+)
+
+
+def test_one_document_is_told_by_its_sections_in_their_order_each_cited() -> None:
+    composed = overview.compose("leave", "en", SAMPLE, complete=True)
+    assert composed is not None
+    text, found = composed
+    assert text.splitlines() == [
+        "Leave",
+        "- Annual leave: You have 16 days . [1]",
+        "- Sick leave: Call your manager before 9:30. [2]",
+    ]
+    assert [passage.passage_id for passage in found.passages] == ["hr/leave.md-30", "hr/leave.md-90"]
+    assert found.index_version == "v7"
+
+
+def test_several_documents_are_told_by_their_headings() -> None:
+    composed = overview.compose("the documents", "en", SAMPLE, complete=True)
+    assert composed is not None
+    text, found = composed
+    assert text.splitlines() == [
+        "What the documents hold:",
+        "- Leave (Annual leave, Sick leave): You have 16 days . [1]",
+        "- Keys (Table) [2]",
+    ]
+    assert [passage.document_id for passage in found.passages] == ["hr/leave.md", "it/keys.md"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "documents"),
+    [
+        ("the handbook", {"hr/leave.md"}),  # its opening calls it so
+        ("the manual", {"hr/leave.md", "it/keys.md"}),  # none is called so: any kind of document will do
+        ("keys md", {"it/keys.md"}),
+        ("", {"hr/leave.md", "it/keys.md"}),
+    ],
+)
+def test_an_overview_is_of_the_documents_that_are_named(subject: str, documents: set[str]) -> None:
+    composed = overview.compose(subject, "en", SAMPLE, complete=True)
+    assert composed is not None
+    assert {passage.document_id for passage in composed[1].passages} == documents
+
+
+@pytest.mark.parametrize("subject", ["football", "the football handbook", "annual reports"])
+def test_what_no_document_is_called_has_no_overview(subject: str) -> None:
+    assert overview.compose(subject, "en", SAMPLE, complete=True) is None
+
+
+async def test_small_talk_is_answered_without_a_model_checked_and_on_record(world: Any) -> None:
+    request = world.request("Hello!")
+    answer = await world.send(request)
+    assert answer.text().startswith("Hello!")
+    assert '"Handbook"' in answer.text()
+    assert not answer.done.refused
+    assert not answer.done.citations
+    assert not world.modelserver.requests
+    assert (types_pb2.DIRECTION_OUTPUT, answer.text()) in world.safety.checked
+    record = await world.recorded(request.request_id)
+    assert record.output == answer.text()
+    assert [verdict.direction for verdict in record.verdicts] == [types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_OUTPUT]
+
+
+async def test_an_overview_cites_the_passages_that_it_shows(world: Any) -> None:
+    request = world.request("What is in the documents?")
+    answer = await world.send(request)
+    assert [citation.document_id for citation in answer.done.citations] == ["d1", "d2"]
+    assert answer.kinds == ["route", "passages", "delta", "verdict", "done"]
+    assert not world.modelserver.requests
+    record = await world.recorded(request.request_id)
+    assert [passage.document_id for passage in record.passages] == ["d1", "d2"]
+
+
+async def test_what_documents_are_called_passes_the_output_guardrail(world: Any) -> None:
+    world.safety.mask = {"Handbook": "<SECRET_NAME>"}
+    assert "Handbook" not in (await world.ask("hello")).text()
+    world.safety.mask, world.safety.block = {}, ("Handbook",)
+    blocked = await world.ask("hello")
+    assert blocked.text() == ""
+    assert list(blocked.done.finish_reasons) == [types_pb2.FINISH_REASON_CONTENT_FILTER]
+
+
+async def test_small_talk_that_a_guardrail_blocks_is_blocked(world: Any) -> None:
+    world.safety.block = ("hello",)
+    error, _ = await world.failure("hello")
+    assert error.field == "messages[0].content"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"route": "chat"},
+        {"tools": [types_pb2.Tool(name="f")]},
+        {"output_format": types_pb2.OutputFormat(json_object=True)},
+        {"question": "Summarise the football results"},
+    ],
+    ids=["no documents", "tools", "a form of output", "no document of that name"],
+)
+async def test_a_model_answers_what_is_not_for_a_reply(world: Any, fields: dict[str, Any]) -> None:
+    await world.ask(**({"question": "hello"} | fields))
+    assert len(world.modelserver.requests) == 1
+
+
+async def test_without_documents_small_talk_says_so_and_names_none(world: Any) -> None:
+    world.retriever.passages = []
+    assert (await world.ask("hello")).text().endswith("There are no documents yet that you may read.")
+    assert (await world.ask("thanks")).text().startswith("You are welcome.")
