@@ -21,6 +21,7 @@ class Fact:
 FACTS = {
     "How many days of annual leave do I have?": Fact("sample/leave.md", "16 days"),
     "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?": Fact("sample/nghi-phep.md", "16 ngày"),
+    "Summarise the handbook.": Fact("sample/leave.md", "Sick leave"),
     "What must I do when I lose my hardware key?": Fact(
         "sample/it-security.md", "A lost hardware key is reported to the IT desk within one hour."
     ),

@@ -14,6 +14,8 @@ MAX_DOCUMENTS = 8
 _MAX_SECTIONS = 12
 _MAX_SENTENCE_CHARACTERS = 240
 _OPENING_CHARACTERS = 200
+# Of a message; a longer one asks more than for an overview, and would take the patterns below long.
+_MAX_CHARACTERS = 300
 
 _THINGS = r"(?:topics|documents|contents|titles|headings|chapters|sections|subjects|files)"
 _VI_THINGS = r"(?:chu de|tai lieu|muc|noi dung|tieu de|van ban)"
@@ -63,6 +65,8 @@ _MORE = {"en": "There are more documents; name one to read about it.", "vi": "CÃ
 
 def subject(message: str) -> str | None:
     """What an overview is wanted of, folded, empty for everything; None when the message asks something else."""
+    if len(message) > _MAX_CHARACTERS:
+        return None
     asked = small_talk.without_greeting(small_talk.folded(message))
     for pattern in _WANTED:
         if found := pattern.fullmatch(asked):

@@ -71,6 +71,7 @@ def test_a_question_that_begins_with_small_talk_is_a_question(message: str) -> N
         ("List the steps to ask for leave", None),
         ("Which documents do I need for a claim?", None),
         ("Mật khẩu phải có bao nhiêu ký tự?", None),
+        ("Summarise " + "please " * 100_000 + "x", None),
     ],
 )
 def test_an_overview_is_recognised_with_what_it_is_of(message: str, subject: str | None) -> None:
