@@ -10,6 +10,8 @@ from genaifactory_retriever.documents import Block
 _ROWS_LOOKED_AT = 20
 _MAX_NAME_CHARACTERS = 100
 _BETWEEN = " | "
+# Not a bar: the first of several rows with bars is taken for the columns' names by who reads a passage.
+_BETWEEN_NAMED = "; "
 
 
 def blocks(rows: Iterable[Sequence[str]]) -> Iterator[Block]:
@@ -54,4 +56,4 @@ def _plain(cells: Sequence[str]) -> Block:
 
 def _named(names: Sequence[str], cells: Sequence[str]) -> Block:
     pairs = itertools.zip_longest(names[: len(cells)], cells, fillvalue="")
-    return Block(_BETWEEN.join(f"{name}: {cell}" if name else cell for name, cell in pairs if cell))
+    return Block(_BETWEEN_NAMED.join(f"{name}: {cell}" if name else cell for name, cell in pairs if cell))

@@ -68,8 +68,8 @@ def test_each_row_of_a_sheet_answers_by_itself_under_the_sheet_s_name() -> None:
     assert texts(blocks) == [
         "# Phụ cấp",
         "Phụ cấp năm 2026",
-        "Thành phố: Huế | Mỗi ngày: 60 | Từ ngày: 2026-01-02 | Thuế: 16% | Tổng: 42",
-        "Thành phố: Đà Nẵng | Từ ngày: 2026-01-02 08:30 | Thuế: TRUE | Tổng: ghi chú",
+        "Thành phố: Huế; Mỗi ngày: 60; Từ ngày: 2026-01-02; Thuế: 16%; Tổng: 42",
+        "Thành phố: Đà Nẵng; Từ ngày: 2026-01-02 08:30; Thuế: TRUE; Tổng: ghi chú",
         "# Empty",
     ]
 
@@ -82,7 +82,7 @@ def test_rows_of_numbers_have_no_names_and_a_row_of_names_alone_is_kept() -> Non
 
 def test_a_value_beyond_the_named_columns_is_kept() -> None:
     assert texts(parse_csv.parse(b"Name,City\nAn,Hue,more\n,Vinh\n", None, 99)[1]) == [
-        "Name: An | City: Hue | more",
+        "Name: An; City: Hue; more",
         "City: Vinh",
     ]
 
@@ -92,8 +92,8 @@ def test_the_separator_of_a_csv_file_is_found(separator: str) -> None:
     rows = [["Tên", "Ghi chú"], ["An", "một; hai, ba"], ["Bình", 'nói "có"\nrồi']]
     data = "\r\n".join(separator.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows).encode()
     assert texts(parse_csv.parse(data, None, 999)[1]) == [
-        "Tên: An | Ghi chú: một; hai, ba",
-        'Tên: Bình | Ghi chú: nói "có" rồi',
+        "Tên: An; Ghi chú: một; hai, ba",
+        'Tên: Bình; Ghi chú: nói "có" rồi',
     ]
 
 
@@ -102,7 +102,7 @@ def test_the_encoding_of_a_csv_file_is_found(encoding: str) -> None:
     text = "Name;City\nRené;São Paulo, così\n" if encoding == "cp1252" else "Tên;Nơi ở\nNguyễn Mạnh Đức;Phố cổ Hà Nội\n"
     data = _cp1258(text) if encoding == "cp1258" else text.encode(encoding)
     names, row = (line.split(";") for line in text.splitlines())
-    assert texts(parse_csv.parse(data, None, 999)[1]) == [f"{names[0]}: {row[0]} | {names[1]}: {row[1]}"]
+    assert texts(parse_csv.parse(data, None, 999)[1]) == [f"{names[0]}: {row[0]}; {names[1]}: {row[1]}"]
 
 
 def _cp1258(text: str) -> bytes:
@@ -133,7 +133,7 @@ def test_slides_are_read_in_order_with_titles_tables_and_notes_and_hidden_ones_a
         "Báo trước ba ngày",
         "Nhắc về ngày lễ.",
         "# Allowance",
-        "City: Huế | Per day: 60 EUR",
+        "City: Huế; Per day: 60 EUR",
     ]
 
 
@@ -321,11 +321,11 @@ def test_other_lines_begin_nothing(line: str) -> None:
 @pytest.mark.parametrize(
     ("data", "media_type", "title", "text"),
     [
-        (files.xlsx({"A": [["Tên", "Tuổi"], ["An", 5]]}), formats.XLSX, "", "Tên: An | Tuổi: 5"),
+        (files.xlsx({"A": [["Tên", "Tuổi"], ["An", 5]]}), formats.XLSX, "", "Tên: An; Tuổi: 5"),
         (files.pptx_file(), formats.PPTX, "Nghỉ phép", "60 EUR"),
         (files.epub({"a.xhtml": "<p>Chương một.</p>"}), formats.EPUB, "Sách nhỏ", "Chương một."),
-        ("Tên,Tuổi\nAn,5\n".encode(), formats.CSV, "", "Tên: An | Tuổi: 5"),
-        ("Tên\tTuổi\nAn\t5\n".encode(), formats.TSV, "", "Tên: An | Tuổi: 5"),
+        ("Tên,Tuổi\nAn,5\n".encode(), formats.CSV, "", "Tên: An; Tuổi: 5"),
+        ("Tên\tTuổi\nAn\t5\n".encode(), formats.TSV, "", "Tên: An; Tuổi: 5"),
         ("Đầu\n===\n\nXin *chào*.\n".encode(), formats.RST, "Đầu", "Xin chào."),
         ("Subject: Hi\n\nXin chào.\n".encode(), formats.EML, "Hi", "Xin chào."),
         ("def f():\n    return 'chào'\n".encode(), "text/x-source", "", "return 'chào'"),
@@ -412,7 +412,7 @@ def test_a_sheet_that_claims_a_billion_rows_is_stopped() -> None:
 def test_a_sheet_that_lies_about_its_size_is_read_as_it_is() -> None:
     book = files.xlsx({"A": [["Name", "City"], ["An", "Hue"]]})
     lying = files.with_part(book, "xl/worksheets/sheet1.xml", lambda xml: xml.replace('"A1:B2"', '"A1:XFD1048576"'))
-    assert texts(parse_xlsx.parse(lying, BOUND)[1]) == ["# A", "Name: An | City: Hue"]
+    assert texts(parse_xlsx.parse(lying, BOUND)[1]) == ["# A", "Name: An; City: Hue"]
 
 
 @pytest.mark.parametrize(
@@ -469,4 +469,4 @@ def test_a_workbook_of_our_reader_s_own_library_is_read_too() -> None:
     book.save(stream)
     title, blocks = parse_xlsx.parse(stream.getvalue(), BOUND)
     assert title == "Sổ"
-    assert texts(blocks)[1:] == ["Tên: An | Tuổi: 5"]
+    assert texts(blocks)[1:] == ["Tên: An; Tuổi: 5"]
