@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any, cast
@@ -89,3 +90,13 @@ async def test_a_short_document_does_not_wait_for_a_long_one_of_another_upload(e
         tasks.create_task(encode(_stored(_sentences(120), "long")))
         tasks.create_task(encode(_stored(_sentences(2), "short")))
     assert done == ["short", "long"]
+
+
+async def test_a_busy_processor_is_a_query_s_before_it_is_a_document_s(encoder: Encoder) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    own = niceness()
+    assert await encoder.on_document_thread(niceness) == min(own + 5, 19)
+    assert await encoder.on_query_thread(niceness) == own
+    assert niceness() == own
