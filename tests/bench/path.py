@@ -27,7 +27,7 @@ import uvloop
 
 from genaifactory_common import channels, specs
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, testing
+from genaifactory_local import configuration, documents, finding, testing
 
 SERVICES = ("monitor", "safety", "modelserver", "retriever", "orchestrator", "gateway")
 UPSTREAMS = {
@@ -102,7 +102,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
     with ExitStack() as stack:
         processes = {name: stack.enter_context(_process(name, folder, common | own[name])) for name in SERVICES}
         await _until_ready(http_port, folder, processes.values())
-        found = documents.find([testing.SAMPLE])
+        found = finding.find([testing.SAMPLE])
         async with channels.connect(sockets["retriever"]) as channel, asyncio.timeout(60):
             await channel.channel_ready()
             await documents.ingest(channel, lambda: configuration.sign_in(signer, "dev"), "documents", found.documents)

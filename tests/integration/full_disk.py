@@ -164,7 +164,7 @@ class Client:
 
     async def _configure(self) -> bool:
         """What the state folder holds of itself is replaced whole or not at all: configuration, keys, lists."""
-        return await self._written(self.platform.state.documents_file, b'{"dev": {}}' + b" " * 8192)
+        return await self._written(self.platform.state.folder / "list.json", b'{"dev": {}}' + b" " * 8192)
 
     async def _written(self, path: Path, data: bytes) -> bool:
         before = await asyncio.to_thread(_read, path)

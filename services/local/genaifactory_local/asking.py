@@ -72,28 +72,43 @@ def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
     if question.conversation_id:
         body["conversation_id"] = question.conversation_id
     timeout = httpx.Timeout(question.idle_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
+    with (
+        reaching(question.url),
+        httpx.Client(timeout=timeout, trust_env=False) as client,
+        client.stream(
+            "POST",
+            f"{question.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
+            json=body,
+            headers={"Authorization": f"Bearer {question.key}"}
+            | ({"Cache-Control": "no-cache"} if question.fresh else {}),
+        ) as response,
+    ):
+        if response.status_code != httpx.codes.OK:
+            response.read()
+            raise refusal(response)
+        answer = Answer(response.headers.get("x-request-id", ""))
+        yield answer, _pieces(response, answer)
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Around a request to a platform: what keeps it from being answered becomes a FactoryError."""
     try:
-        with (
-            httpx.Client(timeout=timeout, trust_env=False) as client,
-            client.stream(
-                "POST",
-                f"{question.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
-                json=body,
-                headers={"Authorization": f"Bearer {question.key}"}
-                | ({"Cache-Control": "no-cache"} if question.fresh else {}),
-            ) as response,
-        ):
-            if response.status_code != httpx.codes.OK:
-                response.read()
-                raise _error(response)
-            answer = Answer(response.headers.get("x-request-id", ""))
-            yield answer, _pieces(response, answer)
+        yield
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
-        raise InvalidArgument(f"'{question.url}' is no http:// or https:// address.", field="--url") from None
+        raise InvalidArgument(f"'{url}' is no http:// or https:// address.", field="--url") from None
     except (httpx.LocalProtocolError, UnicodeEncodeError):
         raise Unauthenticated("The key holds characters that no key has.", field="--key") from None
     except httpx.HTTPError as error:
-        raise Unavailable(f"{question.url} does not answer ({type(error).__name__}).", field="--url") from None
+        raise Unavailable(f"{url} does not answer ({type(error).__name__}).", field="--url") from None
+
+
+def refusal(response: httpx.Response) -> FactoryError:
+    """The error in an answer that is none."""
+    body = _object(response.text)
+    if "error" in body:
+        return _from_body(body)
+    return Unavailable(f"{response.url.host} answers {response.status_code}; is it a GenAI Factory?", field="--url")
 
 
 def _pieces(response: httpx.Response, answer: Answer) -> Iterator[str]:
@@ -118,13 +133,6 @@ def _pieces(response: httpx.Response, answer: Answer) -> Iterator[str]:
                 answer.text += piece
                 yield piece
     raise Unavailable("The answer broke off; ask again.")
-
-
-def _error(response: httpx.Response) -> FactoryError:
-    body = _object(response.text)
-    if "error" in body:
-        return _from_body(body)
-    return Unavailable(f"{response.url.host} answers {response.status_code}; is it a GenAI Factory?", field="--url")
 
 
 def _from_body(body: dict[str, Any]) -> FactoryError:

@@ -1,4 +1,4 @@
-"""The `genaifactory` command line: run, ask, ingest, remove, usage, export, smoke, config."""
+"""The `genaifactory` command line: run, ask, ingest, documents, remove, usage, export, smoke, config."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ app.command()(records.export)
 app.command()(trace.trace)
 app.command()(blocked.blocked)
 app.command("smoke")(ask.smoke_test)
+app.add_typer(documents.app, name="documents")
 app.add_typer(config.app, name="config")
 
 

@@ -1,24 +1,21 @@
-"""Which files of a folder are documents, and what becomes of them in the retriever."""
+"""What becomes of documents in the retriever: they are sent, and removed."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels, formats
+from genaifactory_common import channels
 from genaifactory_common.channels import Duplex
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_local import finding
+from genaifactory_local.finding import Document
 
-SAMPLE = Path(__file__).parent / "sample"
-"""A small bilingual handbook, to have something to ask."""
 SAMPLE_QUESTIONS = (
     "How many days of annual leave do I have?",
     "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
@@ -34,26 +31,6 @@ _CALL_TIMEOUT_SECONDS = 600.0
 _DELETIONS_PER_CALL = 500
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Document:
-    """A file to be ingested."""
-
-    path: Path
-    document_id: str
-    """Folder and relative path, with '/': "handbook/leave.md"."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a walk found."""
-
-    documents: tuple[Document, ...]
-    skipped: int
-    """Hidden files, and files of other types."""
-    folders: frozenset[str] = frozenset()
-    """Names of the folders that were walked; ids of their documents begin with one of them and '/'."""
 
 
 @dataclass(frozen=True)
@@ -81,42 +58,6 @@ class Summary:
     def done(self) -> int:
         """Documents that have an outcome."""
         return self.added + self.replaced + self.unchanged + self.duplicates + len(self.failures)
-
-
-def find(paths: Iterable[Path]) -> Found:
-    """The documents at and below `paths`, sorted and named by their folder.
-
-    Raises InvalidArgument when a path does not exist, cannot be read or is a file that is no document, and when two
-    documents would have one name.
-    """
-    documents: dict[str, Document] = {}
-    folders: set[str] = set()
-    skipped = 0
-
-    def add(file: Path, document_id: str) -> None:
-        other = documents.setdefault(document_id, Document(file, document_id))
-        if other.path != file:
-            raise InvalidArgument(
-                f"{other.path} and {file} would both be named '{document_id}'; give the folder above them instead.",
-                field="path",
-            )
-
-    for path in paths:
-        path = path.absolute()
-        if not path.exists():
-            raise InvalidArgument(f"{path} does not exist.", field="path")
-        if path.is_file():
-            if path.suffix.lower() not in formats.BY_ENDING:
-                raise InvalidArgument(f"{path} is no document; documents end in {_endings()}.", field="path")
-            add(path, path.name)
-            continue
-        folders.add(path.name)
-        for file in _walk(path):
-            if file.name.startswith(".") or file.suffix.lower() not in formats.BY_ENDING or not file.is_file():
-                skipped += 1
-            else:
-                add(file, f"{path.name}/{file.relative_to(path).as_posix()}")
-    return Found(tuple(documents[name] for name in sorted(documents)), skipped, frozenset(folders))
 
 
 async def ingest(
@@ -164,29 +105,16 @@ async def ingest(
 
 async def remove(
     channel: grpc.aio.Channel, sign_in: Callable[[], None], knowledge_base: str, document_ids: Iterable[str]
-) -> int:
-    """Deletes documents from the retriever on `channel`; how many there were. Raises FactoryError."""
+) -> list[str]:
+    """Deletes documents from the retriever on `channel`; those of the ids that name none. Raises FactoryError."""
     stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
-    deleted = 0
+    missing: list[str] = []
     for batch in _batches(document_ids, _DELETIONS_PER_CALL):
         sign_in()
         request = retriever_pb2.DeleteDocumentsRequest(knowledge_base=knowledge_base, document_ids=batch)
         response = await channels.unary(stub.DeleteDocuments, request, timeout_seconds=_CALL_TIMEOUT_SECONDS)
-        deleted += response.deleted
-    return deleted
-
-
-def _endings() -> str:
-    return ", ".join(sorted(formats.BY_ENDING))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise InvalidArgument(f"{error.filename} cannot be read: {error.strerror}.", field="path")
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files))
+        missing += response.missing_ids
+    return missing
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -208,12 +136,15 @@ async def _send(
     await call.accepted()
     on_progress(summary)  # from here on the retriever's searches report how far the upload is
     for document in batch:
-        data = await asyncio.to_thread(_read, document.path)
+        data = await asyncio.to_thread(finding.read, document)
         if isinstance(data, str):
             summary.failures.append(Failure(document.document_id, data))
             continue
         own = retriever_pb2.DocumentHeader(
-            document_id=document.document_id, uri=_uri(document.document_id), size_bytes=len(data)
+            document_id=document.document_id,
+            uri=uri(document.document_id),
+            size_bytes=len(data),
+            source=document.source.name,
         )
         own.MergeFrom(header)
         await call.send(request(document=own))
@@ -222,21 +153,10 @@ async def _send(
     await call.done_sending()
 
 
-def _uri(document_id: str) -> str:
-    """The path as a relative URL, in which a colon in the first part would end a scheme."""
-    return f"./{document_id}" if ":" in document_id.partition("/")[0] else document_id
-
-
-def _read(path: Path) -> bytes | str:
-    """The file's bytes, or why it cannot be taken."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(formats.MAX_DOCUMENT_BYTES + 1)
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    if len(data) > formats.MAX_DOCUMENT_BYTES:
-        return f"is larger than {formats.MAX_DOCUMENT_BYTES >> 20} MiB"
-    return data
+def uri(document_id: str) -> str:
+    """The path as a relative URL: as it is, but for what would begin a query, fragment, escape, scheme or host."""
+    path = document_id.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    return f"./{path}" if ":" in path.partition("/")[0] or path.startswith("\\") else path
 
 
 def _count(summary: Summary, response: Any) -> None:

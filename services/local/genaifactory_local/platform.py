@@ -159,5 +159,6 @@ async def running(
             grpc_address=grpc_address,
             sockets=str(sockets),
             tenant=source.current.tenants[0].name,
+            factory=str(source.path or ""),
             collector=tracing.otlp_endpoint or "",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,8 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from genaifactory_local.documents import Summary
+from genaifactory_local.finding import Skipped
 
 _FAILURES_SHOWN = 20
+_SKIPPED_SHOWN = 3
 _LINE_INTERVAL_SECONDS = 10.0
 
 
@@ -35,8 +37,11 @@ def bar(
         yield lambda summary: progress.update(task, completed=summary.done)
 
 
-def print_summary(console: Console, summary: Summary, skipped: int) -> None:
-    """Says what became of the documents, and why some were refused."""
+def print_summary(console: Console, summary: Summary, skipped: Sequence[Skipped], *, verbose: bool = False) -> None:
+    """Says what became of the documents, why some were refused, and what was skipped.
+
+    verbose: names everything that was skipped, not only the first of each reason.
+    """
     counts = (
         (summary.added, "new"),
         (summary.replaced, "changed"),
@@ -46,14 +51,23 @@ def print_summary(console: Console, summary: Summary, skipped: int) -> None:
         (len(summary.failures), "refused"),
     )
     parts = ", ".join(f"{count} {what}" for count, what in counts if count) or "none"
-    line = f"Documents: {parts}; {summary.passages} passages."
-    if skipped:
-        line += f" Skipped {skipped} hidden or unsupported files."
-    console.print(line, soft_wrap=True, highlight=False)
+    console.print(f"Documents: {parts}; {summary.passages} passages.", soft_wrap=True, highlight=False)
     for failure in summary.failures[:_FAILURES_SHOWN]:
         console.print(f"  [red]refused[/red] {escape(failure.document_id)}: {escape(failure.message)}", soft_wrap=True)
     if len(summary.failures) > _FAILURES_SHOWN:
         console.print(f"  and {len(summary.failures) - _FAILURES_SHOWN} more", highlight=False)
+    _print_skipped(console, skipped, verbose)
+
+
+def _print_skipped(console: Console, skipped: Sequence[Skipped], verbose: bool) -> None:
+    by_reason: dict[str, list[Skipped]] = {}
+    for each in skipped:
+        by_reason.setdefault(each.why, []).append(each)
+    for why, those in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        shown = those if verbose else those[:_SKIPPED_SHOWN]
+        more = f" and {len(those) - len(shown)} more (-v names all)" if len(those) > len(shown) else ""
+        names = ", ".join(each.name for each in shown)
+        console.print(escape(f"  skipped {len(those)}, {why}: {names}{more}"), soft_wrap=True, highlight=False)
 
 
 @contextmanager

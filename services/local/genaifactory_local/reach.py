@@ -53,6 +53,9 @@ class Platform(Protocol):
     def tenant(self, wanted: str | None) -> str:
         """The tenant that is meant: `wanted`, or the only one. Raises InvalidArgument when it is not clear, or none."""
 
+    def factory(self) -> specs.Factory:
+        """The factory.yaml that it follows. Raises InvalidConfiguration."""
+
     def signing_in(self, tenant: str) -> Callable[[], None]:
         """Makes the running task's calls come from the tenant's administrator, for identity.LIFETIME_SECONDS a time.
 
@@ -80,9 +83,13 @@ class OnThisMachine:
         """The development key."""
         return state.development_key(self._state)
 
+    def factory(self) -> specs.Factory:
+        """What the platform follows."""
+        return specs.load(Path(self._endpoints.factory))
+
     def tenant(self, wanted: str | None) -> str:
         """The development key's, unless another is wanted."""
-        return wanted or self._endpoints.tenant
+        return _known_tenant(wanted, self.factory()) if wanted else self._endpoints.tenant
 
     def signing_in(self, tenant: str) -> Callable[[], None]:
         """With the state folder's signing key."""
@@ -133,14 +140,17 @@ class OnACluster:
             raise InvalidArgument("There is no API key: give --key, or set GENAIFACTORY_API_KEY.", field="--key")
         return self._own.api_key.get_secret_value()
 
+    def factory(self) -> specs.Factory:
+        """What the pods are given."""
+        return specs.load(self._own.factory_file)
+
     def tenant(self, wanted: str | None) -> str:
         """One of factory.yaml."""
-        names = [tenant.name for tenant in specs.load(self._own.factory_file).tenants]
+        factory = self.factory()
+        names = [tenant.name for tenant in factory.tenants]
         if wanted is None and len(names) > 1:
             raise InvalidArgument(f"Say for which tenant, with --tenant: {', '.join(names)}.", field="--tenant")
-        if wanted is not None and wanted not in names:
-            raise InvalidArgument(f"There is no tenant '{wanted}'; there are: {', '.join(names)}.", field="--tenant")
-        return wanted or names[0]
+        return _known_tenant(wanted or names[0], factory)
 
     def signing_in(self, tenant: str) -> Callable[[], None]:
         """With the gateway's key, under a name of the command line's own."""
@@ -160,3 +170,10 @@ def find(folder: Path) -> Platform:
     """
     own = environment.load(Settings)
     return OnThisMachine(folder) if own.cluster is None else OnACluster(own.cluster, own)
+
+
+def _known_tenant(name: str, factory: specs.Factory) -> str:
+    names = [tenant.name for tenant in factory.tenants]
+    if name not in names:
+        raise InvalidArgument(f"There is no tenant '{name}'; there are: {', '.join(names)}.", field="--tenant")
+    return name

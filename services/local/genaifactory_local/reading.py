@@ -1,120 +1,119 @@
-"""What `genaifactory run` does with documents: takes those of its folders, drops those that are gone from them."""
+"""What `genaifactory run` does with documents: reads those of its folders, removes those that are gone from them."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory_common import channels, files, space
+from genaifactory_common import channels, space
 from genaifactory_common.errors import FactoryError, OutOfSpace
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, progress
-from genaifactory_local.state import State
+from genaifactory_local import configuration, documents, finding, progress, sources
+from genaifactory_local.printable import printable
 
-logger = logging.getLogger(__name__)
+_OWN = Path(__file__).parents[3] / "docs"
+# Not the README: it shows questions, and a question is what is found best for itself.
+DEFAULT_PATHS = (finding.SAMPLE, *([_OWN] if _OWN.is_dir() else []))
+"""What is read where no DOCS are given: a sample handbook, and in a clone of the project its own documents."""
+DEFAULT_SOURCES = frozenset((finding.SAMPLES, printable(str(_OWN))))
+"""Their names. They leave when DOCS are given."""
+
+_LIST = "`genaifactory documents list` shows them."
 
 
 @dataclass(frozen=True)
 class Reading:
     """The documents of one run, and where they go."""
 
-    state: State
     signer: Signer
     tenant: str
     knowledge_base: str
-    found: documents.Found
+    found: finding.Found
     console: Console
+    chosen: bool
+    """DOCS were given; else these are the samples, which are read only where nothing else is stored."""
+    verbose: bool = False
+    """Every skipped file is named."""
 
-    async def read(self, retriever: str, begun: asyncio.Event) -> None:
+    async def read(self, retriever: str, begun: asyncio.Event) -> bool:
         """Brings the knowledge base to what the folders hold, and says on the console what became of it.
 
-        retriever: its gRPC address. begun: set when answers say that reading goes on, or when it has ended.
+        retriever: its gRPC address. begun: set when answers say that reading goes on, or when it has ended. Returns
+        whether the samples were left out, since there is something else to ask about.
         """
         try:
-            summary = await self._read_when_there_is_room(retriever, begun)
-        except (FactoryError, OSError) as error:  # OSError: the state folder takes no more
-            why = error.message if isinstance(error, FactoryError) else f"{error.filename}: {error.strerror}"
-            self.console.print(f"[red]The documents were not ingested:[/red] {escape(why)}", soft_wrap=True)
+            done = await self._read_when_there_is_room(retriever, begun)
+        except FactoryError as error:
+            self.console.print(f"[red]The documents were not ingested:[/red] {escape(error.message)}", soft_wrap=True)
         else:
-            progress.print_summary(self.console, summary, self.found.skipped)
+            if done is None:
+                self._print(f"No DOCS: answers come from what was read before. {_LIST}")
+                return True
+            progress.print_summary(self.console, done.summary, done.found.skipped, verbose=self.verbose)
+            if done.elsewhere:
+                self._print(f"{done.elsewhere} documents of other sources answer too. {_LIST}")
         finally:
             begun.set()
+        return False
 
-    async def _read_when_there_is_room(self, retriever: str, begun: asyncio.Event) -> documents.Summary:
+    async def _read_when_there_is_room(self, retriever: str, begun: asyncio.Event) -> _Done | None:
         """As `_read`; a disk that is full is waited for."""
         waits = False
         while True:
             try:
                 return await self._read(retriever, begun)
-            except (OutOfSpace, OSError) as error:
-                if not isinstance(error, OutOfSpace) and not space.is_full(error):
-                    raise
-                full = error if isinstance(error, OutOfSpace) else space.out_of_space(self.state.folder)
-            if not waits:
-                waits = True
-                self.console.print(f"[red]The documents wait to be read:[/red] {escape(full.message)}", soft_wrap=True)
+            except OutOfSpace as full:
+                if not waits:
+                    waits = True
+                    why = escape(full.message)
+                    self.console.print(f"[red]The documents wait to be read:[/red] {why}", soft_wrap=True)
             begun.set()
             await asyncio.sleep(space.RETRY_SECONDS)
 
-    async def _read(self, retriever: str, begun: asyncio.Event) -> documents.Summary:
-        known = await asyncio.to_thread(taken, self.state, self.tenant, self.knowledge_base)
-        here = {document.document_id for document in self.found.documents}
-        folders = tuple(f"{folder}/" for folder in self.found.folders)
-        gone = sorted(name for name in known - here if name.startswith(folders))
+    async def _read(self, retriever: str, begun: asyncio.Event) -> _Done | None:
         async with channels.connect(retriever) as channel:
-            # First, or a file under a new name would be known as a duplicate of itself.
-            removed = await documents.remove(channel, self._sign_in, self.knowledge_base, gone)
-            # Before they are sent: a killed run leaves no document that nobody knows of.
-            await asyncio.to_thread(
-                record, self.state, self.tenant, self.knowledge_base, known.difference(gone).union(here)
-            )
-            with progress.bar(self.console, len(self.found.documents)) as report:
+            store = sources.Store(channel, self.knowledge_base, self._sign_in)
+            if not self.chosen and await sources.count_others(store, DEFAULT_SOURCES):
+                return None
+            # What leaves does so first: its names are free then, and a file under a new one is no duplicate of itself.
+            removed = 0
+            if self.chosen:
+                kept = {source.name for source in self.found.sources}
+                removed += await self._remove(store, await sources.of_sources(store, DEFAULT_SOURCES - kept))
+            found = await sources.labelled(store, self.found)
+            removed += await self._remove(store, await sources.gone(store, found))
+            with progress.bar(self.console, len(found.documents)) as report:
 
                 def on_progress(summary: documents.Summary) -> None:
                     begun.set()
                     report(summary)
 
                 summary = await documents.ingest(
-                    channel, self._sign_in, self.knowledge_base, self.found.documents, on_progress=on_progress
+                    channel, self._sign_in, self.knowledge_base, found.documents, on_progress=on_progress
                 )
-        summary.removed = removed
-        return summary
+            summary.removed = removed
+            elsewhere = await sources.count_others(store, frozenset(source.name for source in found.sources))
+        return _Done(found, summary, elsewhere)
+
+    async def _remove(self, store: sources.Store, document_ids: list[str]) -> int:
+        return len(document_ids) - len(await store.remove(document_ids))
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False)
 
     def _sign_in(self) -> None:
         configuration.sign_in(self.signer, self.tenant)
 
 
-def taken(state: State, tenant: str, knowledge_base: str) -> frozenset[str]:
-    """Ids of the documents that runs on this state folder took, of which some may be deleted since."""
-    return frozenset(_all_taken(state).get(tenant, {}).get(knowledge_base, ()))
+@dataclass(frozen=True)
+class _Done:
+    """What a reading came to."""
 
-
-def record(state: State, tenant: str, knowledge_base: str, document_ids: Iterable[str]) -> None:
-    """Replaces what `taken` gives. Raises OSError."""
-    everything = _all_taken(state)
-    everything.setdefault(tenant, {})[knowledge_base] = sorted(document_ids)
-    files.write(state.documents_file, json.dumps(everything, ensure_ascii=False, indent=1).encode())
-
-
-def _all_taken(state: State) -> dict[str, dict[str, list[str]]]:
-    """By tenant and knowledge base."""
-    try:
-        everything = json.loads(state.documents_file.read_text(encoding="utf-8"))
-        return {
-            str(tenant): {str(name): [str(each) for each in ids] for name, ids in bases.items()}
-            for tenant, bases in everything.items()
-        }
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, AttributeError):
-        logger.warning(
-            "%s cannot be understood: documents that were deleted from their folder before this run stay",
-            state.documents_file,
-        )
-        return {}
+    found: finding.Found
+    summary: documents.Summary
+    elsewhere: int
+    """Documents of other sources that are stored."""

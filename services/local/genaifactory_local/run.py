@@ -19,13 +19,14 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory_common import settings, space, specs
+from genaifactory_common import known, settings, space, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
 from genaifactory_local import (
     configuration,
     documents,
     environment,
+    finding,
     inventory,
     local_model,
     logs,
@@ -33,7 +34,7 @@ from genaifactory_local import (
     state,
     typed,
 )
-from genaifactory_local.reading import Reading
+from genaifactory_local.reading import DEFAULT_PATHS, Reading
 from genaifactory_local.state import Endpoints, State
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Options:
     grpc_port: int = 8081
     model: str | None = None
     """A folder, an https:// folder or a hub's ORG/NAME to answer with; None: what factory.yaml says."""
+    verbose: bool = False
+    """Name every file that is skipped."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class _Plan:
     key: str
     signer: Signer
     source: configuration.Source
-    found: documents.Found
+    found: finding.Found
     knowledge_base: str | None
 
 
@@ -134,7 +137,7 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
         telemetry=telemetry,
     )
     wanted = _reading(plan, console)
-    background: list[asyncio.Task[None]] = []
+    readings: list[asyncio.Task[bool]] = []
 
     async with asyncio.TaskGroup() as tasks:
 
@@ -142,14 +145,16 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
             """Before the first question can come: what an answer lacks may stand in what is not read yet."""
             if wanted is not None:
                 retriever = state.service_address(sockets, "retriever")
-                background.append(tasks.create_task(wanted.read(retriever, begun), name="read"))
+                readings.append(tasks.create_task(wanted.read(retriever, begun), name="read"))
                 await begun.wait()
 
-        async def welcome(reading: list[asyncio.Task[None]], endpoints: Endpoints) -> None:
-            if not all(task.done() for task in reading):
-                _print_answering(plan, endpoints, console)
-                await asyncio.wait(reading)
-            _print_ready(plan, endpoints, console, time.monotonic() - started)
+        async def welcome(endpoints: Endpoints) -> None:
+            own = bool(plan.options.paths)
+            if not all(task.done() for task in readings):
+                _print_answering(plan, endpoints, console, _questions(own))
+                await asyncio.wait(readings)
+            own = own or any(task.result() for task in readings)
+            _print_ready(plan, endpoints, console, time.monotonic() - started, _questions(own))
 
         async with platform.running(
             plan.state,
@@ -162,10 +167,11 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
         ) as endpoints:
             with state.announced(plan.state, endpoints):
                 _follow(plan, sockets, endpoints, console)
-                background += [
+                background = (
+                    *readings,
                     tasks.create_task(plan.source.watch(), name="watch-factory-yaml"),
-                    tasks.create_task(welcome(background[:], endpoints), name="welcome"),
-                ]
+                    tasks.create_task(welcome(endpoints), name="welcome"),
+                )
                 await stop.wait()
                 for task in background:
                     task.cancel()
@@ -202,32 +208,31 @@ def _print_change(change: specs.Change, console: Console, now: datetime) -> None
 def _reading(plan: _Plan, console: Console) -> Reading | None:
     if plan.knowledge_base is None:
         return None
-    tenant = plan.source.current.tenants[0].name
-    return Reading(plan.state, plan.signer, tenant, plan.knowledge_base, plan.found, console)
+    return Reading(
+        plan.signer,
+        plan.source.current.tenants[0].name,
+        plan.knowledge_base,
+        plan.found,
+        console,
+        chosen=bool(plan.options.paths),
+        verbose=plan.options.verbose,
+    )
 
 
-def _find_documents(options: Options) -> documents.Found:
-    if options.paths:
-        return documents.find(path.expanduser() for path in options.paths)
-    # Not the README: it shows questions, and a question is what is found best for itself.
-    own = Path(__file__).parents[3] / "docs"
-    return documents.find([documents.SAMPLE, *([own] if own.is_dir() else [])])
+def _find_documents(options: Options) -> finding.Found:
+    return finding.find([path.expanduser() for path in options.paths] or DEFAULT_PATHS)
 
 
 def _knowledge_base(options: Options, factory: specs.Factory) -> str | None:
     tenant = factory.tenants[0].name
-    usable = [base.name for base in factory.knowledge_bases if factory.knowledge_base(base.name, tenant)]
-    if options.knowledge_base is not None and options.knowledge_base not in usable:
-        raise InvalidArgument(
-            f"The tenant '{tenant}' has no knowledge base '{options.knowledge_base}'; "
-            f"it has: {', '.join(usable) or 'none'}.",
-            field="--knowledge-base",
-        )
-    if options.knowledge_base is None and options.paths and not usable:
+    if options.knowledge_base is not None:
+        return known.knowledge_base(factory, tenant, options.knowledge_base, field="--knowledge-base").name
+    usable = known.knowledge_bases(factory, tenant)
+    if options.paths and not usable:
         raise InvalidArgument(
             "There is nowhere to put the documents: factory.yaml has no knowledge base.", field="DOCS"
         )
-    return options.knowledge_base or next(iter(usable), None)
+    return next(iter(usable), None)
 
 
 def _require_ports(options: Options) -> None:
@@ -280,17 +285,18 @@ def _variable(option: str) -> str:
     return option.removeprefix("--").replace("-", "_").upper()
 
 
-def _print_answering(plan: _Plan, endpoints: Endpoints, console: Console) -> None:
+def _print_answering(plan: _Plan, endpoints: Endpoints, console: Console, questions: tuple[str, ...]) -> None:
     """One line, so that nobody waits for the end of the reading to ask."""
     console.print(
-        f"{endpoints.http_url} answers already, from what is read so far: {escape(_ask(plan, _questions(plan)[0]))}",
+        f"{endpoints.http_url} answers already, from what is read so far: {escape(_ask(plan, questions[0]))}",
         soft_wrap=True,
         highlight=False,
     )
 
 
-def _questions(plan: _Plan) -> tuple[str, ...]:
-    return (_OWN_QUESTION,) if plan.options.paths else documents.SAMPLE_QUESTIONS
+def _questions(own: bool) -> tuple[str, ...]:
+    """What to ask of documents of one's own, or of the samples."""
+    return (_OWN_QUESTION,) if own else documents.SAMPLE_QUESTIONS
 
 
 def _ask(plan: _Plan, question: str) -> str:
@@ -301,11 +307,12 @@ def _ask(plan: _Plan, question: str) -> str:
     return f'{typed.command()} ask{folder} "{question}"'
 
 
-def _print_ready(plan: _Plan, endpoints: Endpoints, console: Console, seconds: float) -> None:
+def _print_ready(
+    plan: _Plan, endpoints: Endpoints, console: Console, seconds: float, questions: tuple[str, ...]
+) -> None:
     """The lines that a person copies from must not be wrapped."""
     factory = plan.source.current
     route = next((r.name for r in factory.routes if r.task == "rag"), factory.routes[0].name)
-    questions = _questions(plan)
     body = f'{{"model": "{route}", "stream": true, "messages": [{{"role": "user", "content": "{questions[0]}"}}]}}'
     asks = "\n".join(f"  {_ask(plan, question)}" for question in questions)
     console.print(

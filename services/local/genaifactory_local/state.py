@@ -61,11 +61,6 @@ class State:
         return self.folder / "running.json"
 
     @property
-    def documents_file(self) -> Path:
-        """Which documents `genaifactory run` took, to know those that are gone."""
-        return self.folder / "documents.json"
-
-    @property
     def spans_file(self) -> Path:
         """The spans of recent requests, where no collector is set."""
         return self.folder / "data" / "traces" / "spans.sqlite"
@@ -86,6 +81,8 @@ class Endpoints:
     """Folder of the services' unix sockets."""
     tenant: str
     """Tenant of the development key."""
+    factory: str
+    """The factory.yaml that it follows."""
     collector: str = ""
     """Where its spans go; empty: to State.spans_file."""
 

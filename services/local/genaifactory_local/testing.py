@@ -14,11 +14,11 @@ from pathlib import Path
 
 from genaifactory_common import channels
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, platform, state
+from genaifactory_local import configuration, documents, finding, platform, state
 from genaifactory_local.documents import Summary
 from genaifactory_local.state import Endpoints, State
 
-SAMPLE = documents.SAMPLE
+SAMPLE = finding.SAMPLE
 """The sample handbook."""
 DEFAULT_FACTORY = Path(__file__).parent / "factory.yaml"
 
@@ -43,7 +43,7 @@ class Platform:
 
     async def ingest(self, paths: Iterable[Path], knowledge_base: str = "documents") -> Summary:
         """Ingests files and folders."""
-        found = await asyncio.to_thread(documents.find, list(paths))
+        found = await asyncio.to_thread(finding.find, list(paths))
         async with channels.connect(self.endpoints.socket("retriever")) as channel:
             return await documents.ingest(channel, self.sign_in, knowledge_base, found.documents)
 

@@ -144,7 +144,7 @@ def _header(message: retriever_pb2.DocumentHeader, max_bytes: int) -> tuple[Head
 def _check(message: retriever_pb2.DocumentHeader, max_bytes: int) -> None:
     check_document_id("document_id", message.document_id)
     check_text("uri", message.uri, MAX_URI_CHARACTERS)
-    _check_uri("uri", message.uri)
+    check_uri("uri", message.uri)
     check_text("source", message.source, MAX_SOURCE_CHARACTERS)
     check_text("title", message.title, MAX_TITLE_CHARACTERS)
     check_text("media_type", message.media_type, MAX_TITLE_CHARACTERS)
@@ -193,7 +193,8 @@ def check_metadata(field: str, metadata: Mapping[str, str]) -> None:
         check_text(f"{field}[{key[:50]}]", value, MAX_METADATA_CHARACTERS)
 
 
-def _check_uri(field: str, value: str) -> None:
+def check_uri(field: str, value: str) -> None:
+    """Raises InvalidArgument."""
     if _WEB_ADDRESS.match(value) or not (_SCHEME.match(value) or _OTHER_HOST.match(value)):
         return
     raise InvalidArgument(

@@ -21,7 +21,12 @@ def _mode(path: Path) -> int:
 
 def _endpoints(sockets: Path) -> Endpoints:
     return Endpoints(
-        pid=os.getpid(), http_url="http://127.0.0.1:1", grpc_address="127.0.0.1:2", sockets=str(sockets), tenant="dev"
+        pid=os.getpid(),
+        http_url="http://127.0.0.1:1",
+        grpc_address="127.0.0.1:2",
+        sockets=str(sockets),
+        tenant="dev",
+        factory="",
     )
 
 

@@ -64,9 +64,13 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     async def ListDocuments(
         self, request: retriever_pb2.ListDocumentsRequest, context: Any
     ) -> retriever_pb2.ListDocumentsResponse:
-        """The documents of the prefix, by id."""
+        """The documents of the prefix and source, by id."""
         self._asked(request)
-        matching = sorted(each for each in self.documents if each.startswith(request.prefix))
+        matching = sorted(
+            each
+            for each, document in self.documents.items()
+            if each.startswith(request.prefix) and request.source in ("", document.source)
+        )
         page = [each for each in matching if each > request.page_token][: request.page_size or None]
         return retriever_pb2.ListDocumentsResponse(
             documents=[self.documents[each] for each in page],

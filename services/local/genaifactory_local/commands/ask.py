@@ -10,7 +10,7 @@ import typer
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import asking, documents, reach, smoke, state
-from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
+from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, UrlOption, print_json
 
 
 def ask(
@@ -20,9 +20,7 @@ def ask(
         str | None, typer.Option(help="Continue this conversation; choose any name to start one.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Answer anew, not from the cache.")] = False,
-    url: Annotated[
-        str | None, typer.Option(help="Where the platform answers. Without it: the platform on --state.")
-    ] = None,
+    url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,

@@ -1,19 +1,41 @@
-"""`genaifactory ingest` and `genaifactory remove`: what a running platform has read."""
+"""`genaifactory ingest` and `genaifactory documents`: what a running platform has read."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import grpc.aio
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
-from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import documents, progress, reach, state
-from genaifactory_local.commands.options import JsonOption, KnowledgeBaseOption, StateOption, TenantOption, print_json
+from genaifactory_common.errors import InvalidArgument, NotFound
+from genaifactory_local import catalogue, documents, finding, progress, reach, sources, state
+from genaifactory_local.catalogue import Catalogue
+from genaifactory_local.commands.options import (
+    JsonOption,
+    KeyOption,
+    KnowledgeBaseOption,
+    StateOption,
+    TenantOption,
+    UrlOption,
+    VerboseOption,
+    print_json,
+)
+
+app = typer.Typer(no_args_is_help=True, help="List, show and remove what a running platform has read.")
+
+_SHOWN = 200
+_SHOWN_CHARACTERS = 20_000
+_WIDE = 200
+
+Result = TypeVar("Result")
 
 
 def ingest(
@@ -29,6 +51,7 @@ def ingest(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="To filter by. May be given again.")
     ] = None,
     tenant: TenantOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
@@ -41,66 +64,206 @@ def ingest(
     pairs = dict(_pair(text) for text in metadata or ())
     if not paths and not samples:
         raise InvalidArgument("Give a PATH to read, or --samples.", field="PATH")
-    found = documents.find([path.expanduser() for path in paths or ()] + [documents.SAMPLE] * samples)
+    found = finding.find([path.expanduser() for path in paths or ()] + [finding.SAMPLE] * samples)
     platform = reach.find(state_folder)
     sign_in = platform.signing_in(platform.tenant(tenant))
     console = Console(stderr=as_json)
-    with progress.bar(console, len(found.documents)) as report:
 
-        async def send() -> documents.Summary:
-            async with _connected(platform) as channel:
-                return await documents.ingest(
+    async def send() -> tuple[finding.Found, documents.Summary]:
+        async with _connected(platform) as channel:
+            named = await sources.labelled(sources.Store(channel, knowledge_base, sign_in), found)
+            with progress.bar(console, len(named.documents)) as report:
+                return named, await documents.ingest(
                     channel,
                     sign_in,
                     knowledge_base,
-                    found.documents,
+                    named.documents,
                     groups=group or (),
                     metadata=pairs,
                     on_progress=report,
                 )
 
-        summary = asyncio.run(send())
+    named, summary = asyncio.run(send())
     if as_json:
-        print_json(
-            {
-                "added": summary.added,
-                "replaced": summary.replaced,
-                "unchanged": summary.unchanged,
-                "duplicates": summary.duplicates,
-                "passages": summary.passages,
-                "skipped": found.skipped,
-                "refused": [{"document_id": f.document_id, "message": f.message} for f in summary.failures],
-            }
-        )
+        print_json(_as_json(named, summary))
     else:
-        progress.print_summary(console, summary, found.skipped)
-    if summary.failures:
+        progress.print_summary(console, summary, named.skipped, verbose=verbose)
+    if summary.failures or any(each.reason is finding.Reason.UNREADABLE for each in named.skipped):
         raise typer.Exit(1)
 
 
-def remove(
-    document_ids: Annotated[
-        list[str], typer.Argument(metavar="DOCUMENT_ID...", help="As answers cite them: FOLDER/PATH.")
-    ],
+@app.command("list")
+def list_documents(
+    prefix: Annotated[str, typer.Option(help="Only documents whose id begins with this.")] = "",
+    source: Annotated[str, typer.Option(help="Only documents of this source; `documents sources` names them.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Most documents to print in the table.")] = _SHOWN,
     knowledge_base: KnowledgeBaseOption = "documents",
     tenant: TenantOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """List stored documents, by id. --json lists all.
+
+    Example: `genaifactory documents list --prefix handbook/`
+    """
+
+    async def read(of: Catalogue) -> tuple[list[types_pb2.Document], int]:
+        total = (await of.page(prefix=prefix, source=source, size=1)).total
+        found: list[types_pb2.Document] = []
+        async for document in catalogue.stored(of, prefix=prefix, source=source):
+            found.append(document)
+            if not as_json and len(found) == limit:
+                break
+        return found, total
+
+    found, total = _asked(read, knowledge_base, tenant, url, key, state_folder)
+    if as_json:
+        print_json([_facts(document) for document in found])
+    elif not found:
+        which = "that match" if prefix or source else "yet"
+        print(f"No documents {which} in '{knowledge_base}'. Read some with: genaifactory ingest PATH")
+    else:
+        _print_table(found)
+        if total > len(found):
+            print(f"{len(found)} of {total}; --limit prints more, --prefix and --source choose.")
+
+
+@app.command("sources")
+def list_sources(
+    knowledge_base: KnowledgeBaseOption = "documents",
+    tenant: TenantOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """List the folders and files that documents were read from.
+
+    Example: `genaifactory documents sources`
+    """
+    counts = _asked(catalogue.sources, knowledge_base, tenant, url, key, state_folder)
+    if as_json:
+        print_json([{"source": name, "documents": count} for name, count in counts.items()])
+        return
+    if not counts:
+        print(f"No documents yet in '{knowledge_base}'. Read some with: genaifactory ingest PATH")
+        return
+    table = _table("Source")
+    table.add_column("Documents", justify="right")
+    for name, count in counts.items():
+        table.add_row(escape(name) or "(not kept)", f"{count:,}")
+    _console().print(table)
+
+
+@app.command("show")
+def show_document(
+    document_id: Annotated[str, typer.Argument(metavar="DOCUMENT_ID", help="As answers cite it: FOLDER/PATH.")],
+    characters: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Most characters of its text to print.")
+    ] = _SHOWN_CHARACTERS,
+    knowledge_base: KnowledgeBaseOption = "documents",
+    tenant: TenantOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Show what is stored of one document: what is known about it, and its text as answers see it.
+
+    Example: `genaifactory documents show handbook/leave.md`
+    """
+
+    async def read(of: Catalogue) -> Any:
+        try:
+            return await of.get(document_id, characters)
+        except NotFound as error:
+            if error.field == "knowledge_base":
+                raise
+            raise await catalogue.unknown(of, [document_id]) from None
+
+    shown = _asked(read, knowledge_base, tenant, url, key, state_folder)
+    facts = _facts(shown.document)
+    if as_json:
+        sections = [{"headings": list(each.headings), "text": each.text} for each in shown.sections]
+        print_json(facts | {"sections": sections, "complete": not shown.next_offset})
+        return
+    console = _console()
+    for name, value in facts.items():
+        if value:
+            console.print(f"[bold]{name}[/bold]  {escape(str(value))}", soft_wrap=True, highlight=False)
+    for section in shown.sections:
+        if section.headings:
+            console.print(f"\n[bold]{escape(' > '.join(section.headings))}[/bold]", soft_wrap=True, highlight=False)
+        console.print(f"\n{section.text}", soft_wrap=True, highlight=False, markup=False)
+    if shown.next_offset:
+        console.print(f"\nThe first {characters} characters; --characters prints more.", highlight=False)
+
+
+@app.command("remove")
+def remove(
+    document_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[DOCUMENT_ID]...", help="As answers cite them: FOLDER/PATH.")
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="Everything that was read from here; `documents sources` names them.")
+    ] = "",
+    knowledge_base: KnowledgeBaseOption = "documents",
+    tenant: TenantOption = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Remove documents from a running platform; from then on no answer cites them.
 
     A file that is still in the DOCS of the next `genaifactory run` is read again.
 
-    Example: `genaifactory remove handbook/leave.md`
+    Example: `genaifactory documents remove handbook/leave.md`
     """
+    wanted = list(dict.fromkeys(document_ids or ()))
+    if not wanted and not source:
+        raise InvalidArgument("Give a DOCUMENT_ID to remove, or --source.", field="DOCUMENT_ID")
+
+    async def send(of: Catalogue) -> None:
+        from_source = [each.document_id async for each in catalogue.stored(of, source=source)] if source else []
+        ids = list(dict.fromkeys([*wanted, *from_source]))
+        if not ids:
+            known = ", ".join(filter(None, await catalogue.sources(of))) or "none"
+            raise NotFound(f"No document was read from '{source}'; there are: {known}.", field="--source")
+        missing = await of.remove(ids)
+        removed = len(ids) - len(missing)
+        if removed:
+            print(f"{removed} document{'s' if removed > 1 else ''} removed")
+        if missing:
+            raise await catalogue.unknown(of, missing)
+
+    _asked(send, knowledge_base, tenant, url, key, state_folder)
+
+
+def _asked(
+    work: Callable[[Catalogue], Coroutine[Any, Any, Result]],
+    knowledge_base: str,
+    tenant: str | None,
+    url: str | None,
+    key: str | None,
+    state_folder: Path,
+) -> Result:
+    """What the work returns on the platform that is meant: at --url with --key, else the one that is near."""
+    if url is not None:
+        if key is None:
+            raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
+        if tenant is not None:
+            raise InvalidArgument("With --url the tenant is the key's; leave out --tenant.", field="--tenant")
+        return asyncio.run(work(catalogue.OverHttp(url, key, knowledge_base)))
     platform = reach.find(state_folder)
     sign_in = platform.signing_in(platform.tenant(tenant))
-    wanted = list(dict.fromkeys(document_ids))
 
-    async def send() -> int:
+    async def run() -> Result:
         async with _connected(platform) as channel:
-            return await documents.remove(channel, sign_in, knowledge_base, wanted)
+            return await work(sources.Store(channel, knowledge_base, sign_in))
 
-    print(f"{asyncio.run(send())} of {len(wanted)} documents existed and are removed")
+    return asyncio.run(run())
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -112,3 +275,70 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _connected(platform: reach.Platform) -> grpc.aio.Channel:
     return channels.connect(platform.address("retriever"), platform.tls, patience_seconds=reach.PATIENCE_SECONDS)
+
+
+def _as_json(found: finding.Found, summary: documents.Summary) -> dict[str, Any]:
+    return {
+        "added": summary.added,
+        "replaced": summary.replaced,
+        "unchanged": summary.unchanged,
+        "duplicates": summary.duplicates,
+        "passages": summary.passages,
+        "skipped": [{"name": each.name, "reason": each.why} for each in found.skipped],
+        "refused": [{"document_id": f.document_id, "message": f.message} for f in summary.failures],
+    }
+
+
+def _facts(document: types_pb2.Document) -> dict[str, Any]:
+    return {
+        "id": document.document_id,
+        "title": document.title,
+        "uri": document.uri,
+        "media_type": document.media_type,
+        "language": document.language,
+        "size_bytes": document.size_bytes,
+        "passages": document.passages,
+        "stored": document.store_time.ToJsonString() if document.HasField("store_time") else None,
+        "source": document.source,
+        "groups": list(document.allowed_groups),
+        "metadata": dict(document.metadata),
+    }
+
+
+def _print_table(found: list[types_pb2.Document]) -> None:
+    table = _table("Document", "Title")
+    for heading in ("Size", "Passages"):
+        table.add_column(heading, justify="right")
+    for heading in ("Stored", "Source", "Groups"):
+        table.add_column(heading)
+    for each in found:
+        stored = each.store_time.ToDatetime().strftime("%Y-%m-%d %H:%M") if each.HasField("store_time") else "-"
+        table.add_row(
+            escape(each.document_id),
+            escape(each.title),
+            _size(each.size_bytes),
+            f"{each.passages:,}",
+            stored,
+            escape(each.source) or "-",
+            escape(", ".join(each.allowed_groups)) or "-",
+        )
+    _console().print(table)
+
+
+def _size(size_bytes: int) -> str:
+    if not size_bytes:
+        return "-"
+    return f"{size_bytes} B" if size_bytes < 1024 else f"{size_bytes / 1024:,.0f} KiB"
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    """Wide where it is no terminal: ids must come whole to what reads them."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)

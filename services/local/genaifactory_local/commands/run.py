@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from genaifactory_local import state
-from genaifactory_local.commands.options import StateOption
+from genaifactory_local.commands.options import StateOption, VerboseOption
 
 
 def run(
@@ -31,6 +31,7 @@ def run(
             help="Answer with this model, on vLLM: a folder with its weights, ORG/NAME of a hub, or an https:// folder."
         ),
     ] = None,
+    verbose: VerboseOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Start the platform: all six services in this process, until Ctrl-C.
@@ -52,6 +53,7 @@ def run(
             http_port=port,
             grpc_port=grpc_port,
             model=model,
+            verbose=verbose,
         ),
         Console(),
     )

@@ -1,0 +1,296 @@
+"""Which files of folders are documents, what they are named, and why the others are skipped.
+
+A folder may hold anything: names that are no text, links that lead out or in circles, pipes, devices, what may not be
+read, and what changes while it is looked through. None of it ends the walk; each is a document or has its reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from genaifactory_common import formats
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_local.printable import printable
+
+MAX_ID_CHARACTERS = 512
+_MAX_SOURCE_CHARACTERS = 1024
+# Both as the retriever has it.
+SAMPLE = Path(__file__).parent / "sample"
+"""A small bilingual handbook, to have something to ask."""
+SAMPLES = "samples"
+"""Name of the sample handbook as a source, wherever the package is installed."""
+
+
+class Reason(StrEnum):
+    """Why something in a folder is no document."""
+
+    HIDDEN = "hidden"
+    TYPE = "of a type that is not read"
+    LEAVES = "a link that leads out of the folder"
+    DANGLING = "a link to nothing"
+    CIRCLE = "a link in a circle"
+    AGAIN = "a link to a folder that is read anyway"
+    SPECIAL = "no file: a device, pipe or socket"
+    LONG = f"a path of more than {MAX_ID_CHARACTERS} characters"
+    TWIN = "written like the name of another file"
+    UNREADABLE = "not readable"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or file that was given."""
+
+    path: Path
+    """Absolute, as it was given."""
+    name: str
+    """Stored with its documents, and printed: the path, or SAMPLES."""
+    is_folder: bool
+    root: str
+    """Where the path leads: what is read lies there or below."""
+    label: str
+    """What its documents are named by: one of `labels`."""
+
+    def labelled(self, below: str) -> str:
+        """The id of the document at this path below the source; "" for the source itself."""
+        return f"{self.label}/{below}" if self.is_folder else self.label
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something in a folder that is not read."""
+
+    source: Source
+    below: str
+    """Its path below the source, printable; a folder's ends in '/'."""
+    reason: Reason
+    detail: str = ""
+    """More of the reason: what the system says."""
+
+    @property
+    def name(self) -> str:
+        """As the id of a document would be."""
+        return self.source.labelled(self.below)
+
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        return f"{self.reason} ({self.detail})" if self.detail else str(self.reason)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file to be ingested."""
+
+    path: Path
+    source: Source
+    below: str = ""
+    """The document's path below its source, printable; empty when the source is the file."""
+
+    @property
+    def document_id(self) -> str:
+        """Of the source's label and the path below it, with '/': "handbook/leave.md"."""
+        return self.source.labelled(self.below)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is at and below the paths that were given."""
+
+    documents: tuple[Document, ...]
+    skipped: tuple[Skipped, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+
+def find(paths: Iterable[Path]) -> Found:
+    """The documents at and below `paths`, sorted, and what is skipped below them.
+
+    A path that is itself a link is followed: whoever gives it wants that. Raises InvalidArgument when a path does not
+    exist, may not be read or is no document.
+    """
+    documents: list[Document] = []
+    skipped: list[Skipped] = []
+    sources: dict[Path, Source] = {}
+    for path in paths:
+        path = Path(os.path.abspath(path))  # also without '..', which would be a part of a label
+        if path in sources:
+            continue
+        source = sources[path] = _source(path)
+        if source.is_folder:
+            walk = _Walk(source)
+            walk.run()
+            documents += walk.documents.values()
+            skipped += walk.skipped
+        else:
+            documents.append(Document(path, source))
+    documents.sort(key=lambda each: each.document_id)
+    return Found(tuple(documents), tuple(sorted(skipped, key=lambda each: each.name)), tuple(sources.values()))
+
+
+def labels(path: Path) -> Iterator[str]:
+    """What documents of an absolute path may be named by, shortest first: its name, then with the folders above it."""
+    parts = [printable(part) for part in path.parts if part != path.anchor] or ["root"]
+    for count in range(1, len(parts) + 1):
+        yield "/".join(parts[-count:])
+
+
+def read(document: Document) -> bytes | str:
+    """The file's bytes, or why it cannot be taken. Blocks; never on a pipe or device.
+
+    What was opened is looked at, not what stood there during the walk: it must be a file inside the source.
+    """
+    try:
+        descriptor = os.open(document.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return f"is {Reason.SPECIAL}"
+            if status.st_nlink == 0:
+                return "vanished while it was read"
+            if not _is_inside(os.readlink(f"/proc/self/fd/{descriptor}"), document.source.root):
+                return f"is {Reason.LEAVES}"
+            data = file.read(formats.MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    if not data:
+        return "is empty"
+    if len(data) > formats.MAX_DOCUMENT_BYTES:
+        return f"is larger than {formats.MAX_DOCUMENT_BYTES >> 20} MiB"
+    return data
+
+
+def _source(path: Path) -> Source:
+    name = SAMPLES if path == SAMPLE else _bounded(printable(str(path)))
+    try:
+        mode = path.stat().st_mode
+        root = os.path.realpath(path, strict=True)
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()  # a folder that was named must be readable; those below it need not
+    except FileNotFoundError:
+        raise InvalidArgument(f"{name} does not exist.", field="path") from None
+    except OSError as error:
+        raise InvalidArgument(f"{name} cannot be read: {error.strerror}.", field="path") from None
+    if stat.S_ISDIR(mode):
+        return Source(path, name, is_folder=True, root=root, label=next(labels(path)))
+    if not stat.S_ISREG(mode):
+        raise InvalidArgument(f"{name} is {Reason.SPECIAL}; give a file or a folder.", field="path")
+    if not _is_document(path.name):
+        endings = ", ".join(sorted(formats.BY_ENDING))
+        raise InvalidArgument(f"{name} is no document; documents end in {endings}.", field="path")
+    return Source(path, name, is_folder=False, root=root, label=next(labels(path)))
+
+
+def _bounded(name: str) -> str:
+    return name if len(name) <= _MAX_SOURCE_CHARACTERS else f"…{name[1 - _MAX_SOURCE_CHARACTERS :]}"
+
+
+class _Walk:
+    """One look through a folder: first what is in it, then what its links to folders lead to, each folder once."""
+
+    def __init__(self, source: Source) -> None:
+        self.documents: dict[str, Document] = {}
+        self.skipped: list[Skipped] = []
+        self._source = source
+        self._seen: set[tuple[int, int]] = set()
+        """Device and inode of the folders that were read."""
+
+    def run(self) -> None:
+        """Fills `documents` and `skipped`."""
+        links: list[tuple[str, str]] = []
+        waiting = [(str(self._source.path), "")]
+        while waiting or links:
+            # What a link leads to is read last: what also stands in the folder has its name from there.
+            path, below = waiting.pop() if waiting else links.pop(0)
+            folders = []
+            for entry in self._entries(path, below):
+                name = f"{below}/{entry.name}" if below else entry.name
+                if entry.name.startswith("."):
+                    self._skip(f"{name}/" if _is_folder(entry) else name, Reason.HIDDEN)
+                elif entry.is_symlink():
+                    self._link(entry, name, links)
+                elif _is_folder(entry):
+                    folders.append((entry.path, name))
+                else:
+                    self._file(entry, name)
+            waiting += reversed(folders)
+
+    def _entries(self, path: str, below: str) -> list[os.DirEntry[str]]:
+        """What is in a folder; nothing, and the reason is noted, when it cannot be read or was read before."""
+        try:
+            status = os.stat(path)
+            place = (status.st_dev, status.st_ino)
+            if place in self._seen:
+                self._skip(f"{below}/", Reason.AGAIN)
+                return []
+            self._seen.add(place)
+            with os.scandir(path) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            self._skip(f"{below}/", Reason.UNREADABLE, error.strerror or "")
+            return []
+
+    def _link(self, entry: os.DirEntry[str], name: str, links: list[tuple[str, str]]) -> None:
+        try:
+            target, mode = os.path.realpath(entry.path, strict=True), os.stat(entry.path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            self._skip(name, Reason.DANGLING)
+            return
+        except OSError as error:
+            reason = Reason.CIRCLE if error.errno == errno.ELOOP else Reason.UNREADABLE
+            self._skip(name, reason, error.strerror or "")
+            return
+        if not _is_inside(target, self._source.root):
+            self._skip(name, Reason.LEAVES)
+        elif stat.S_ISDIR(mode):
+            links.append((entry.path, name))
+        else:
+            self._file(entry, name)
+
+    def _file(self, entry: os.DirEntry[str], name: str) -> None:
+        try:
+            is_file = entry.is_file()
+        except OSError as error:
+            self._skip(name, Reason.UNREADABLE, error.strerror or "")
+            return
+        document = Document(Path(entry.path), self._source, printable(name))
+        if not is_file:
+            self._skip(name, Reason.SPECIAL)
+        elif not _is_document(entry.name):
+            self._skip(name, Reason.TYPE)
+        elif len(document.document_id) > MAX_ID_CHARACTERS:
+            self._skip(name, Reason.LONG)
+        else:
+            self._add(document, name)
+
+    def _add(self, document: Document, name: str) -> None:
+        """Of two files whose names are written alike, the one that has the name as it is written is read."""
+        other = self.documents.get(document.below)
+        if other is not None and name != document.below:
+            self._skip(name, Reason.TWIN)
+            return
+        if other is not None:
+            self._skip(other.below, Reason.TWIN)
+        self.documents[document.below] = document
+
+    def _skip(self, name: str, reason: Reason, detail: str = "") -> None:
+        self.skipped.append(Skipped(self._source, printable(name), reason, detail))
+
+
+def _is_document(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in formats.BY_ENDING
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _is_inside(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -1,0 +1,145 @@
+"""Documents as a person handles them: samples that leave, folders with anything in them, list, show and remove."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from typer.testing import CliRunner
+
+from genaifactory_common.errors import FactoryError
+from genaifactory_local import testing
+from genaifactory_local.cli import app
+from genaifactory_local.testing import Process
+
+# The platform is another process: what blocks here blocks nobody.
+pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(loop_scope="module")]
+
+ALLOWANCE = "# Annual leave\n\nEverybody has 31 days of annual leave a year, from the first day on.\n"
+QUESTION = "How many days of annual leave do I have?"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def with_samples(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Process]:
+    """`genaifactory run` with the sample handbook, for all tests of this file."""
+    async with testing.started(tmp_path_factory.mktemp("with-samples") / "state", str(testing.SAMPLE)) as process:
+        yield process
+
+
+async def genaifactory(process: Process, *arguments: str) -> tuple[int, str, str]:
+    """Runs a command against the process's platform, in a thread here; exit code, stdout and what it failed with."""
+    environment = {"GENAIFACTORY_STATE": str(process.platform.state.folder)}
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
+    if isinstance(result.exception, FactoryError):
+        return 1, result.stdout, f"{result.exception.message}\n"
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+async def listed(process: Process, *arguments: str) -> list[dict[str, Any]]:
+    code, out, err = await genaifactory(process, "documents", "list", "--json", *arguments)
+    assert code == 0, err
+    return list(json.loads(out))
+
+
+async def test_samples_leave_when_documents_are_given_and_do_not_come_back_among_them(tmp_path: Path) -> None:
+    """`make run`, later `make run DOCS=mine`, later `make run`: the fictional handbook answers the first time only."""
+    state, mine = tmp_path / "state", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "leave.md").write_text(ALLOWANCE)
+    (mine / "passwd.md").symlink_to("/etc/passwd")
+    (mine / "photo.jpg").touch()
+    (mine / "empty.md").touch()
+    (mine / os.fsdecode(b"bad\xff.md")).write_text("# Căng tin\n\nCăng tin mở cửa lúc mười một giờ rưỡi.\n")
+    async with testing.started(state) as process:
+        assert "16 days" in (await genaifactory(process, "ask", QUESTION))[1]
+        assert {each["source"] for each in await listed(process)} >= {"samples"}
+    async with testing.started(state, str(mine)) as process:
+        assert "2 new" in process.output
+        assert "removed" in process.output
+        assert "refused mine/empty.md: is empty" in process.output
+        assert "skipped 1, a link that leads out of the folder: mine/passwd.md" in process.output
+        assert "skipped 1, of a type that is not read: mine/photo.jpg" in process.output
+        assert "Traceback" not in process.output
+        answer = json.loads((await genaifactory(process, "ask", QUESTION, "--json"))[1])
+        assert "31 days" in answer["answer"]
+        assert {each["document_id"] for each in answer["citations"]} == {"mine/leave.md"}
+        found = await listed(process)
+        assert [(each["id"], each["source"]) for each in found] == [
+            ("mine/bad%FF.md", str(mine)),
+            ("mine/leave.md", str(mine)),
+        ]
+        asked = await genaifactory(process, "ask", "Căng tin mở cửa lúc mấy giờ?", "--json")
+        assert json.loads(asked[1])["citations"][0]["document_id"] == "mine/bad%FF.md"
+    async with testing.started(state) as process:
+        assert "answers come from what was read before" in process.output
+        assert [each["id"] for each in await listed(process)] == ["mine/bad%FF.md", "mine/leave.md"]
+        code, out, _ = await genaifactory(process, "documents", "remove", "--source", str(mine))
+        assert (code, out) == (0, "2 documents removed\n")
+        code, out, _ = await genaifactory(process, "documents", "list")
+        assert (code, out) == (0, "No documents yet in 'documents'. Read some with: genaifactory ingest PATH\n")
+
+
+async def test_two_folders_of_one_name_keep_their_documents_apart(with_samples: Process, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "docs").mkdir(parents=True)
+        (tmp_path / name / "docs" / "a.md").write_text(f"# Pool\n\nThe pool of house {name} is closed.\n")
+        code, _, err = await genaifactory(with_samples, "ingest", str(tmp_path / name / "docs"))
+        assert code == 0, err
+    assert [each["id"] for each in await listed(with_samples, "--source", str(tmp_path / "one" / "docs"))] == [
+        "docs/a.md"
+    ]
+    assert [each["id"] for each in await listed(with_samples, "--source", str(tmp_path / "two" / "docs"))] == [
+        "two/docs/a.md"
+    ]
+
+
+async def test_documents_are_listed_shown_and_removed_here_and_over_http_with_a_key(with_samples: Process) -> None:
+    platform = with_samples.platform
+    over_http = ("--url", platform.endpoints.http_url, "--key", platform.key)
+    for where in ((), over_http):
+        code, out, err = await genaifactory(with_samples, "documents", "list", "--prefix", "sample/l", *where)
+        assert code == 0, err
+        assert "sample/leave.md" in out
+        shown = await genaifactory(with_samples, "documents", "show", "sample/leave.md", *where)
+        assert "16 days" in shown[1]
+        facts = json.loads((await genaifactory(with_samples, "documents", "show", "sample/leave.md", "--json"))[1])
+        assert (facts["media_type"], facts["source"], facts["complete"]) == ("text/markdown", "samples", True)
+        code, out, _ = await genaifactory(with_samples, "documents", "sources", *where)
+        assert out.split()[:2] == ["Source", "Documents"]
+        assert ["samples", str(len(await listed(with_samples, "--source", "samples")))] in [
+            line.split() for line in out.splitlines()
+        ]
+        for command in ("show", "remove"):
+            code, out, err = await genaifactory(with_samples, "documents", command, "leave.md", *where)
+            assert (code, out, err.count("\n")) == (1, "", 1)
+            assert "did you mean 'sample/leave.md'" in err
+    code, out, err = await genaifactory(with_samples, "documents", "remove", "sample/leave.md", "x", *over_http)
+    assert (code, out) == (1, "1 document removed\n")
+    assert "no document 'x'" in err
+    assert "sample/leave.md" not in [each["id"] for each in await listed(with_samples)]
+
+
+async def test_unknown_names_are_errors_that_list_the_known_ones(with_samples: Process, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(ALLOWANCE)
+    for arguments, known in (
+        (("ingest", str(tmp_path / "a.md"), "--tenant", "nope"), "there are: dev"),
+        (("ingest", str(tmp_path / "a.md"), "--knowledge-base", "nope"), "there are: documents"),
+        (("documents", "list", "--tenant", "nope"), "there are: dev"),
+        (("documents", "list", "--knowledge-base", "nope"), "there are: documents"),
+        (("documents", "show", "x", "--knowledge-base", "nope"), "there are: documents"),
+        (("documents", "remove", "x", "--knowledge-base", "nope"), "there are: documents"),
+        (("documents", "remove", "--source", "nope"), "samples."),
+        (("remove", "nope"), "no document 'nope'"),
+        (("export", "--route", "nope"), "there are: "),
+        (("export", "--tenant", "nope"), "there are: dev"),
+    ):
+        code, out, err = await genaifactory(with_samples, *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1), arguments
+        assert known in err, arguments
