@@ -10,7 +10,6 @@ import asyncio
 import functools
 import json
 import logging
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -27,9 +26,10 @@ from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from genaifactory_common import settings
+from genaifactory_common import settings, sqlite_files
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.space import is_full, out_of_space
+from genaifactory_common.sqlite_files import SqliteFile
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +78,8 @@ class Layout:
     """The subject of error messages: "The monitor's database"."""
     file_name: str
     """Of SQLite's file."""
+    loss: str
+    """What is lost without it, as the object of a sentence."""
     migrations: Path
     """Alembic's folder; its scripts have `upgrade(op: Operations)` and `downgrade(op: Operations)`."""
     version_table: str
@@ -97,6 +99,7 @@ class Database:
         """data_dir: holds SQLite's file. url: a `DatabaseUrl`; None: SQLite."""
         self.postgresql = url is not None
         self._layout = layout
+        self._file = SqliteFile(data_dir / layout.file_name, layout.name, layout.loss)
         self._data_dir = data_dir
         self._url = url
         self._store = store
@@ -189,10 +192,13 @@ class Database:
         except sa.exc.DBAPIError as error:
             if not _is_passing(error):
                 raise
-            self._log_once(str(error.orig))
+            if sqlite_files.is_damage(error.orig):
+                self._log_once(self._file.damaged(f"it is damaged ({error.orig})").message)
+            else:
+                self._log_once(str(error.orig))
             if is_full(error.orig):
                 raise out_of_space(self._data_dir) from error
-            raise self._unavailable(_why(error)) from error
+            raise self._unavailable(sqlite_files.why(str(error.orig))) from error
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # while connecting
             self._log_once(type(error).__name__)  # its text may hold the password
             raise self._unavailable("cannot be reached") from error
@@ -213,7 +219,7 @@ class Database:
         if self._url is not None:
             engine = self._postgresql(self._url.get_secret_value())
             return engine, engine
-        self._make_private_file()
+        self._prepare_file()
         writer = self._sqlite(connections=1, begin="BEGIN IMMEDIATE")
         if self._layout.exclusive:
             return writer, writer
@@ -221,7 +227,7 @@ class Database:
 
     def _sqlite(self, *, connections: int, begin: str) -> AsyncEngine:
         engine = create_async_engine(
-            sa.URL.create("sqlite+aiosqlite", database=str(self._data_dir / self._layout.file_name)),
+            sa.URL.create("sqlite+aiosqlite", database=str(self._file.path)),
             pool_size=connections,
             max_overflow=0,
             pool_timeout=self._store.busy_timeout_seconds,
@@ -263,15 +269,12 @@ class Database:
             json_serializer=encode_json,
         )
 
-    def _make_private_file(self) -> None:
-        folder = self._data_dir
+    def _prepare_file(self) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Conversations are private; SQLite gives its other files the mode of this one.
-            os.close(os.open(folder / self._layout.file_name, os.O_CREAT | os.O_RDWR, 0o600))
+            self._file.prepare()
         except OSError as error:
             raise Unavailable(
-                f"The {self._layout.service} cannot write to its folder {folder}: {error.strerror}."
+                f"The {self._layout.service} cannot write to its folder {self._data_dir}: {error.strerror}."
             ) from None
 
 
@@ -338,19 +341,3 @@ def _is_passing(error: sa.exc.DBAPIError) -> bool:
     # 25006 read-only: a server that has just become the standby; 42501 a right that its administrator may still grant.
     state = str(getattr(error.orig, "sqlstate", None) or "")
     return state[:2] in ("08", "28", "3D", "40", "53", "57", "58") or state in ("25006", "42501")
-
-
-def _why(error: sa.exc.DBAPIError) -> str:
-    text = str(error.orig).lower()
-    for sign, why in (
-        ("locked", "is locked by another process"),
-        ("busy", "is locked by another process"),
-        ("full", "has no room left on its disk"),
-        ("no space", "has no room left on its disk"),
-        ("readonly", "is read-only"),
-        ("malformed", "is damaged"),
-        ("not a database", "is damaged"),
-    ):
-        if sign in text:
-            return why
-    return "cannot be used now"

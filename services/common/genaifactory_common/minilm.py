@@ -8,6 +8,9 @@ blocks: call it in a bounded executor.
 from __future__ import annotations
 
 import importlib.util
+import logging
+import threading
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +24,15 @@ from genaifactory_common import files
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+logger = logging.getLogger(__name__)
+
 DIMENSIONS = 384
 """Components of a vector."""
 MAX_TOKENS = 256
 """Tokens that the model reads, [CLS] and [SEP] included; the rest of a longer text does not count."""
 NAME = "minilm"
 
+_LOADING = threading.Lock()
 _LAYERS = 6
 _HEADS = 12
 # Named in the cached file: a change of the weights or of the graph below must change it.
@@ -36,9 +42,14 @@ _GRAPH = "minilm-0.1.0-int8-3.onnx"
 _LARGEST_WEIGHT = 64
 
 
-@lru_cache(maxsize=4)
 def load(cache_dir: Path, *, threads: int = 1) -> MiniLM:
     """The model; services that share a process, and a cache folder, share it. Arguments and errors as MiniLM's."""
+    with _LOADING:  # the second to come waits for the first, and so makes no graph of its own
+        return _loaded(cache_dir, threads)
+
+
+@lru_cache(maxsize=4)
+def _loaded(cache_dir: Path, threads: int) -> MiniLM:
     return MiniLM(cache_dir, threads=threads)
 
 
@@ -52,7 +63,8 @@ class MiniLM:
     def __init__(self, cache_dir: Path, *, threads: int = 1) -> None:
         """cache_dir: where the graph is kept (58 MB), made on first use in about a second, unless an image has it.
 
-        threads: processor threads for one text. Raises RuntimeError when the weights are not installed.
+        threads: processor threads for one text. Raises RuntimeError when the weights are not installed,
+        OSError when the folder cannot be written.
         """
         import onnxruntime
         from tokenizers import Tokenizer
@@ -67,9 +79,7 @@ class MiniLM:
         graph = model_dir / _GRAPH
         if not graph.exists():
             graph = cache_dir / _GRAPH
-        if not graph.exists():
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            files.write(graph, _build_graph(model_dir / "model.safetensors"))
+            _make_sure(graph, model_dir / "model.safetensors")
         self._session: InferenceSession = onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
         )
@@ -102,6 +112,29 @@ def _model_dir() -> Path:
     if spec is None or spec.origin is None:
         raise RuntimeError("MiniLM's weights are not installed; install genaifactory-common[minilm].")
     return Path(spec.origin).parent / "model"
+
+
+def _make_sure(graph: Path, weights: Path) -> None:
+    """Builds the graph unless it is there as it was built: on a damaged one the model fails, or computes nonsense."""
+    checksum = graph.with_suffix(".crc32")
+    try:
+        if checksum.read_text(encoding="ascii", errors="replace") == _crc32(graph):
+            return
+        logger.warning("%s is damaged and is made again", graph)
+    except FileNotFoundError:
+        pass  # the first start, or one after a version that wrote no checksum
+    graph.parent.mkdir(parents=True, exist_ok=True)
+    checksum.unlink(missing_ok=True)
+    files.write(graph, _build_graph(weights))
+    files.write(checksum, _crc32(graph).encode())
+
+
+def _crc32(path: Path) -> str:
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            value = zlib.crc32(piece, value)
+    return f"{value:08x}"
 
 
 def _build_graph(weights: Path) -> bytes:

@@ -111,8 +111,7 @@ def _told(error: Exception, options: Options, log: Path) -> FactoryError:
             _require_ports(options)  # somebody took one while the services started
         except FactoryError as taken:
             return taken
-        where = f"{error.filename}: " if error.filename else ""
-        return Conflict(f"{where}{error.strerror or error}")
+        return state.explained(error, options.state_folder)
     logger.error("the platform ended", exc_info=error)
     return Internal(f"The platform ended by a mistake of its own ({type(error).__name__}); {log} has the details.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import fcntl
 import json
 import os
@@ -17,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from genaifactory_common import files
-from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
+from genaifactory_common.damage import damaged
+from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument, Unavailable
 from genaifactory_common.identity import Signer
 from genaifactory_local import typed
 
@@ -26,6 +28,10 @@ DEFAULT_FOLDER = Path(".genaifactory")
 # The kernel takes 107 bytes for a unix socket's path.
 _LONGEST_SOCKET_PATH = 107
 _LONGEST_SOCKET_NAME = "orchestrator.sock"
+# Something else stands where a file or folder of ours should, or it is another user's.
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.EACCES, errno.EPERM)
+_NOTHING = "nothing: a new one is made"
+_LOSS_OF_KEY = "the key that clients use: a new one is made, to be given to them"
 _KEY_FORM = re.compile(r"gf-[A-Za-z0-9_-]{20,}")
 
 
@@ -119,7 +125,7 @@ def held(folder: Path) -> Iterator[State]:
         lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidArgument(
-            f"The state folder {state.folder} cannot be used: {error.strerror}. Give another with --state.",
+            f"The state folder {state.folder} cannot be used: {_of(error)}. Give another with --state.",
             field="--state",
         ) from None
     try:
@@ -131,27 +137,30 @@ def held(folder: Path) -> Iterator[State]:
                 field="--state",
             ) from None
         # What a killed process left behind says nothing about this one.
-        state.endpoints_file.unlink(missing_ok=True)
+        try:
+            state.endpoints_file.unlink(missing_ok=True)
+        except OSError as error:
+            raise damaged(state.endpoints_file, str(error.strerror), _NOTHING) from None
         yield state
     finally:
         os.close(lock)
 
 
 def development_key(state: State) -> str:
-    """The key in .genaifactory/key, made on first use. Raises InvalidArgument when the file holds something else."""
-    key = _kept(state.key_file, lambda: f"gf-{secrets.token_urlsafe(32)}")
+    """The key in .genaifactory/key, made on first use. Raises Damaged when the file holds something else."""
+    key = _kept(state.key_file, _LOSS_OF_KEY, lambda: f"gf-{secrets.token_urlsafe(32)}")
     if not _KEY_FORM.fullmatch(key):
-        raise InvalidArgument(f"{state.key_file} holds no development key; delete it and a new one is made.")
+        raise damaged(state.key_file, "it holds no key of this platform", _LOSS_OF_KEY)
     return key
 
 
 def signer(state: State) -> Signer:
-    """Signs callers for this folder's platform; its key is made on first use. Raises InvalidArgument."""
-    text = _kept(state.signing_key_file, lambda: base64.b64encode(Signer.generate().private_key).decode())
+    """Signs callers for this folder's platform; its key is made on first use. Raises Damaged."""
+    text = _kept(state.signing_key_file, _NOTHING, lambda: base64.b64encode(Signer.generate().private_key).decode())
     try:
         return Signer(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
-        raise InvalidArgument(f"{state.signing_key_file} holds no key; delete it and a new one is made.") from None
+        raise damaged(state.signing_key_file, "it holds no key to sign with", _NOTHING) from None
 
 
 @contextmanager
@@ -162,6 +171,7 @@ def socket_folder(state: State) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix="genaifactory-"))
     else:
         shutil.rmtree(folder, ignore_errors=True)
+        folder.unlink(missing_ok=True)  # what is no folder
         folder.mkdir(mode=0o700)
     try:
         yield folder
@@ -203,6 +213,24 @@ def find_running(folder: Path) -> tuple[State, Endpoints]:
     raise Unavailable(f"No platform runs on {state.folder}. Start one with: make run   (or: {typed.command()} run)")
 
 
+def explained(error: OSError, folder: Path) -> FactoryError:
+    """What an error means that ended the start of a platform on the state folder."""
+    path = Path(os.fsdecode(error.filename)).absolute() if error.filename else folder
+    if folder.absolute() in path.parents:
+        return _explained(error, path, "what it holds")
+    return Conflict(f"{_of(error)}.")
+
+
+def _explained(error: OSError, path: Path, loss: str) -> FactoryError:
+    if error.errno in _IN_THE_WAY:
+        return damaged(path, str(error.strerror), loss)
+    return InvalidArgument(f"{path} cannot be used: {error.strerror}.", field="--state")
+
+
+def _of(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+
+
 def _is_held(state: State) -> bool:
     lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -214,11 +242,11 @@ def _is_held(state: State) -> bool:
     return False
 
 
-def _kept(path: Path, make: Callable[[], str]) -> str:
+def _kept(path: Path, loss: str, make: Callable[[], str]) -> str:
     try:
         if not path.exists():
             files.write(path, f"{make()}\n".encode())
         path.chmod(0o600)
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
-        raise InvalidArgument(f"{path} cannot be used: {error.strerror}.", field="--state") from None
+        raise _explained(error, path, loss) from None

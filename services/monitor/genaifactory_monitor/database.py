@@ -13,6 +13,7 @@ _LAYOUT = database.Layout(
     service="monitor",
     name="The monitor's database",
     file_name=FILE_NAME,
+    loss="the record of requests so far: usage, costs, feedback, exports",
     migrations=Path(__file__).parent / "migrations",
     version_table="alembic_version",
     migration_lock=0x67656E61,

@@ -19,8 +19,10 @@ from pathlib import Path
 from prometheus_client import Counter, Gauge
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common.errors import Unavailable
+from genaifactory_common import sqlite_files
+from genaifactory_common.damage import Damaged
 from genaifactory_common.space import Room, Space
+from genaifactory_common.sqlite_files import SqliteFile
 from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.database import Database
 
@@ -119,9 +121,13 @@ class Cache:
 
     def __init__(self, path: Path, bounds: settings.Cache, space: Space) -> None:
         self._space = space
-        self._path = path
         self._bounds = bounds
-        self._database = Database(path, _MIGRATIONS, synchronous="NORMAL")
+        self._database = Database(
+            SqliteFile(path, "The cache of answers", "nothing: answers are made again"),
+            _MIGRATIONS,
+            synchronous="NORMAL",
+        )
+        self._damaged = False
         self._memory: OrderedDict[str, Entry] = OrderedDict()
         self._memory_bytes = 0
         self._unwritten: dict[str, Entry] = {}
@@ -131,14 +137,11 @@ class Cache:
         """Opens the file; a damaged one is begun anew. Raises Unavailable."""
         try:
             await self._database.open()
-        except Unavailable as error:
-            cause = error.__cause__
-            code = getattr(cause, "sqlite_errorcode", None)
-            if code not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                raise
-            logger.warning("the cache file is damaged and is begun anew")
-            await self._database.discard()
-            await self._database.open()
+        except Damaged as error:
+            try:
+                await self._begin_anew()
+            except OSError:  # it cannot be removed either
+                raise error from None
 
     async def close(self) -> None:
         """Writes what is new and closes the file."""
@@ -153,8 +156,8 @@ class Cache:
         else:
             try:
                 entry = await self._database.run(lambda connection: _select(connection, key))
-            except sqlite3.Error:
-                logger.exception("the cache on disk cannot be read")
+            except sqlite3.Error as error:
+                self._failed(error)
             if entry is not None:
                 self._remember(entry)
         now = time.time()
@@ -187,8 +190,22 @@ class Cache:
         keep, now = self._bounds.disk_entries, time.time()
         try:
             await self._database.run(lambda connection: _upkeep(connection, entries, hits, keep, now))
-        except sqlite3.Error:
-            logger.exception("the cache on disk cannot be written")
+        except sqlite3.Error as error:
+            self._failed(error)
+        if self._damaged:
+            await self._begin_anew()
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        """A failing disk is a miss. A damaged file is begun anew by `upkeep`, which nothing else runs beside."""
+        if not self._damaged:
+            logger.error("the cache of answers on disk fails: %s", error)
+        self._damaged = self._damaged or sqlite_files.is_damage(error)
+
+    async def _begin_anew(self) -> None:
+        logger.warning("the cache of answers on disk is damaged and is begun anew: answers are made again")
+        await self._database.discard()
+        await self._database.open()
+        self._damaged = False
 
     def _remember(self, entry: Entry) -> None:
         if former := self._memory.pop(entry.key, None):

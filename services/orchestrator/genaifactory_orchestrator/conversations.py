@@ -29,6 +29,7 @@ _LAYOUT = Layout(
     service="orchestrator",
     name="The store of conversations",
     file_name="conversations.db",
+    loss="the stored conversations",
     migrations=Path(__file__).parent / "migrations",
     version_table="orchestrator_alembic_version",
     migration_lock=0x6F726368,

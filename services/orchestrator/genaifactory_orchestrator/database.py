@@ -6,10 +6,11 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal, TypeVar
 
+from genaifactory_common import sqlite_files
 from genaifactory_common.errors import Unavailable
+from genaifactory_common.sqlite_files import SqliteFile
 
 T = TypeVar("T")
 
@@ -17,52 +18,60 @@ T = TypeVar("T")
 class Database:
     """A file that this process alone holds open. `open` before the first `run`, `close` after the last."""
 
-    def __init__(self, path: Path, migrations: tuple[str, ...], *, synchronous: Literal["FULL", "NORMAL"]) -> None:
+    def __init__(
+        self, file: SqliteFile, migrations: tuple[str, ...], *, synchronous: Literal["FULL", "NORMAL"]
+    ) -> None:
         """migrations: scripts in order; the file remembers how many it has seen.
 
         synchronous: FULL survives a power cut, NORMAL only the death of the process.
         """
-        self._path = path
+        self._file = file
         self._migrations = migrations
         self._synchronous = synchronous
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=path.stem)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=file.path.stem)
         self._connection: sqlite3.Connection | None = None
 
     async def open(self) -> None:
-        """Creates or migrates the file. Raises Unavailable when it is held by another process or is damaged."""
+        """Creates or migrates the file. Raises Damaged, and Unavailable when it is held by another process."""
         try:
             self._connection = await self._in_thread(self._opened)
         except (sqlite3.Error, OSError) as error:
+            if sqlite_files.is_damage(error):
+                raise self._file.damaged(f"it is damaged ({error})") from error
             raise Unavailable(
-                f"{self._path} cannot be opened ({error}); it must be writable and used by one process only."
+                f"{self._file.path} cannot be opened ({error}); it must be writable and used by one process only."
             ) from error
+
+    def explained(self, error: sqlite3.Error) -> Unavailable:
+        """What an error that `run` raised means to a client; what to do about it is logged."""
+        return self._file.explained(error)
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` returns, run in one transaction on the file's thread. Raises sqlite3.Error."""
         return await self._in_thread(lambda: self._transaction(work))
 
     async def discard(self) -> None:
-        """Removes a file that could not be opened."""
-        await self._in_thread(self._unlink)
+        """Removes the file. Raises OSError."""
+        await self._disconnect()
+        await self._in_thread(self._file.remove)
 
     async def close(self) -> None:
         """Ends the thread after what was handed to it."""
-        if self._connection is not None:
-            await self._in_thread(self._connection.close)
-            self._connection = None
+        await self._disconnect()
         self._thread.shutdown(wait=False)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._in_thread(connection.close)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _unlink(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
         if connection is None:
-            raise sqlite3.ProgrammingError(f"{self._path} is not open")
+            raise sqlite3.ProgrammingError(f"{self._file.path} is not open")
         connection.execute("BEGIN IMMEDIATE")
         try:
             result = work(connection)
@@ -74,8 +83,8 @@ class Database:
         return result
 
     def _opened(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=1.0, check_same_thread=False)
+        self._file.prepare()
+        connection = sqlite3.connect(self._file.path, isolation_level=None, timeout=1.0, check_same_thread=False)
         try:
             # Exclusive: a second process fails here and not later; and WAL then needs no shared memory.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")

@@ -29,6 +29,7 @@ from prometheus_client import Counter, Gauge
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
 from genaifactory_common.space import Space, is_full
+from genaifactory_common.sqlite_files import SqliteFile
 from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.database import Database
 
@@ -95,7 +96,11 @@ class Outbox:
         self._bounds = bounds
         self._space = space
         self._send = send
-        self._database = Database(path, _MIGRATIONS, synchronous="FULL")
+        self._database = Database(
+            SqliteFile(path, "The queue of records", "records of answers that have not reached the monitor"),
+            _MIGRATIONS,
+            synchronous="FULL",
+        )
         self._reserved = 0
         self._records = 0
         self._bytes = 0
@@ -198,7 +203,8 @@ class Outbox:
         if error is None:
             self._count(len(group), sum(len(data) for _, data, _ in group))
         else:
-            logger.error("%d interactions cannot be written to disk: %s", len(group), error)
+            why = self._database.explained(error).message if isinstance(error, sqlite3.Error) else error
+            logger.error("%d interactions cannot be written to disk: %s", len(group), why)
         for _, _, stored in group:
             if stored.done():
                 continue

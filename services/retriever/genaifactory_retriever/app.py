@@ -13,7 +13,7 @@ import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import specs, stored
-from genaifactory_common.errors import Unavailable
+from genaifactory_common.errors import Conflict, Unavailable
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
@@ -141,7 +141,7 @@ def _lock(data_dir: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise RuntimeError(f"Another process uses {data_dir}; stop it, or set data_dir to another folder.") from None
+        raise Conflict(f"Another process uses {data_dir}; stop it, or set data_dir to another folder.") from None
     return lock
 
 

@@ -98,11 +98,11 @@ def page(
         *_seen_by(groups),
         *(wanted.source, wanted.source),
     )
-    (total,) = library.read(f"SELECT count(*) FROM documents AS d{matching}", parameters).fetchone()  # noqa: S608
+    (total,) = library.first(f"SELECT count(*) FROM documents AS d{matching}", parameters)  # noqa: S608
     rows = library.read(
         f"{_FACTS}{matching} AND d.document_id > ? ORDER BY d.document_id LIMIT ?",
         (index_id, *parameters, after, limit + 1),
-    ).fetchall()
+    )
     return Page(tuple(map(_facts, rows[:limit])), int(total), len(rows) <= limit)
 
 
@@ -118,10 +118,10 @@ def show(
     max_characters: int,
 ) -> Shown | None:
     """One document, with at most `max_characters` of its text from `start` on; None: none that the caller may see."""
-    row = library.read(
+    row = library.first(
         f"{_FACTS} WHERE d.knowledge_base = ? AND d.tenant = ? AND d.document_id = ? AND {_SEEN}",
         (index_id, knowledge_base, tenant, document_id, *_seen_by(groups)),
-    ).fetchone()
+    )
     known = library.known(knowledge_base, tenant, document_id)
     document = library.load(known.revision) if known else None
     if row is None or document is None:
@@ -138,7 +138,7 @@ def visible(
     return [
         document_id
         for document_id in document_ids
-        if library.read(statement, (knowledge_base, tenant, document_id, *_seen_by(groups))).fetchone()
+        if library.first(statement, (knowledge_base, tenant, document_id, *_seen_by(groups)))
     ]
 
 

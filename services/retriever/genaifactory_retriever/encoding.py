@@ -16,7 +16,7 @@ from typing import TypeVar, TypeVarTuple
 
 from genaifactory_common import minilm
 from genaifactory_common.english import QUESTION_PHRASES
-from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_common.errors import InvalidArgument, TooLarge, Unavailable
 from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever import analysis, chunking, language, lexical, vectors
 from genaifactory_retriever.analysis import Word
@@ -128,8 +128,12 @@ class Encoder:
 
     @classmethod
     def load(cls, cache_dir: Path, *, document_threads: int, query_threads: int) -> Encoder:
-        """Loads the model; blocks for a second, or a few on first use."""
-        return cls(minilm.load(cache_dir), document_threads=document_threads, query_threads=query_threads)
+        """Loads the model; blocks for a second, or a few on first use. Raises Unavailable, and OSError of the folder."""
+        try:
+            model = minilm.load(cache_dir)
+        except RuntimeError as error:
+            raise Unavailable(f"The embedding model cannot be loaded: {error}") from error
+        return cls(model, document_threads=document_threads, query_threads=query_threads)
 
     async def on_document_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Runs blocking work on documents there; at most `document_threads` at once."""

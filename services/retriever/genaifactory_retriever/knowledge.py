@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 from genaifactory_common import specs
 from genaifactory_common.errors import Conflict, FactoryError, NotFound, Unavailable
-from genaifactory_retriever import catalogue
+from genaifactory_retriever import catalogue, versions
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.library import OPEN_STATES, Contents, Index, Known, Library, Put, State, StoredDocument
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
-from genaifactory_retriever.vectors import Point, Vectors, Where, point_id
+from genaifactory_retriever.vectors import Point, Vectors
+from genaifactory_retriever.versions import chunking_of, index_name
 
 Result = TypeVar("Result")
 
@@ -30,8 +31,6 @@ _PASSAGE_BYTES = 8192
 """Of one on disk, with its vectors, payload and log."""
 _BUILD_BATCH = 16
 """Documents of a build between two commits."""
-_PROBES = 8
-"""Passages that a new version must find again before it may serve."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,10 @@ class KnowledgeBase:
     async def open(
         cls, spec: specs.KnowledgeBase, library: Library, vectors: Vectors, encoder: Encoder
     ) -> KnowledgeBase:
-        """Opens what is there and finishes what a process that died left behind; makes the first version if none is."""
+        """Opens what is there and finishes what a process that died left behind; makes the first version if none is.
+
+        An index on this process's own disk that is damaged is made again from the stored documents.
+        """
         indexes = await library.run(library.indexes, spec.name)
         # Nobody builds at this moment: what claims to was left by a process that died.
         left: dict[int, State] = {index.id: "failed" for index in indexes if index.state == "building"}
@@ -93,8 +95,15 @@ class KnowledgeBase:
             if index.state not in OPEN_STATES or index.id in left:
                 await vectors.drop(index_name(index))  # also what a process that died had not come to delete
         indexes = [index for index in indexes if index.state in OPEN_STATES and index.id not in left]
+        damaged: dict[int, str] = {}
         for index in indexes:
-            await vectors.open(index_name(index))
+            try:
+                await vectors.open(index_name(index))
+            except Unavailable as error:
+                if not vectors.owned:
+                    raise
+                await vectors.create(index_name(index))
+                damaged[index.id] = error.message
         if not any(index.state == "active" for index in indexes):
             first = await _new_index(spec, library, vectors, "")
             serving: dict[int, State] = {first.id: "active"}
@@ -109,7 +118,7 @@ class KnowledgeBase:
             encoder,
             Snapshots(Snapshot(active, tuple(indexes), frozenset(unfinished))),
         )
-        await self._sweep()
+        await self._mend(damaged)
         return self
 
     # Writing
@@ -266,6 +275,28 @@ class KnowledgeBase:
             await self._library.run(self._library.forget_revisions, garbage)
             await self.snapshots.publish(replace(self.snapshots.current, hidden=frozenset()))
 
+    # Opening
+
+    async def _mend(self, damaged: dict[int, str]) -> None:
+        """Sweeps, and makes again the indexes that cannot be read or lack passages. For `open`, before any search.
+
+        damaged: what is wrong with indexes that were found damaged before, by id.
+        """
+        try:
+            await self._sweep()
+        except Unavailable as error:
+            if not self._vectors.owned:
+                raise
+            damaged = {index.id: error.message for index in self.snapshots.current.indexes} | damaged
+        if not self._vectors.owned:
+            return
+        for index in self.snapshots.current.indexes:
+            problem = damaged.get(index.id) or await versions.problem(index, self._library, self._vectors)
+            if problem is not None:
+                await versions.make_again(index, problem, self._library, self._vectors, self._encoder)
+        if damaged:
+            await self._sweep()
+
     # Index versions
 
     async def build(self, spec: specs.KnowledgeBase, idempotency_key: str) -> AsyncGenerator[Progress, None]:
@@ -298,7 +329,7 @@ class KnowledgeBase:
                     done += await self._copy(index, revisions[begin : begin + _BUILD_BATCH])
                     yield Progress(index.version, done, max(total, done), "building")
                 async with self._writing:
-                    problem = await self._check(index)
+                    problem = await versions.problem(index, self._library, self._vectors)
                     if problem is None:
                         await self._become({index.id: "ready"})
                 if problem is not None:
@@ -372,29 +403,6 @@ class KnowledgeBase:
             await self._library.run(self._library.add_contents, index.id, entries)
         return sum(contents.passages for _, _, contents in entries)
 
-    async def _check(self, index: Index) -> str | None:
-        """What is wrong with a built version, if anything: counts, and passages that must find themselves."""
-        expected = await self._library.run(self._library.all_passages, index.id)
-        found = await self._vectors.count(index_name(index))
-        if found != expected:
-            return f"it holds {found} passages of {expected}"
-        revisions = await self._library.run(self._library.indexed_revisions, self.name)
-        step = max(1, len(revisions) // _PROBES)
-        probes = [point_id(revision, 0) for revision in revisions[::step][:_PROBES]]
-        points = await self._vectors.points(index_name(index), probes)
-        if len(points) != len(probes):
-            return f"{len(probes) - len(points)} of {len(probes)} documents are missing"
-        for point in points:
-            where = Where(point.passage.tenant, point.passage.allowed_groups)
-            candidates = await self._vectors.search(
-                index_name(index), dense=point.dense, lexical=point.lexical, where=where, limit=10
-            )
-            itself = next((c for c in candidates if c.id == point.id), None)
-            best = max((c.dense for c in candidates), default=0.0)
-            if itself is None or itself.dense < best - 1e-3 or itself.lexical <= 0:
-                return f"a passage of document '{point.passage.document_id}' does not find itself"
-        return None
-
     async def _become(self, states: Mapping[int, State]) -> None:
         """Commits new states and shows them. Needs the lock."""
         await self._library.run(self._library.set_states, states)
@@ -425,16 +433,6 @@ async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
 
 class _CheckFailed(FactoryError):
     """A built version is not what it should be."""
-
-
-def chunking_of(index: Index) -> Chunking:
-    """How an index version cuts documents."""
-    return Chunking(index.chunk_tokens, index.overlap_tokens)
-
-
-def index_name(index: Index) -> str:
-    """Its name in the vector store."""
-    return f"{index.knowledge_base}--{index.version}"
 
 
 async def _new_index(spec: specs.KnowledgeBase, library: Library, vectors: Vectors, idempotency_key: str) -> Index:

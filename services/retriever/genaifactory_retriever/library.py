@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, TypeVarTuple
+from typing import Any, Literal, TypeVar, TypeVarTuple
 
-from genaifactory_common.space import is_full, out_of_space
+from genaifactory_common.sqlite_files import SqliteFile
 from genaifactory_retriever import schema
 from genaifactory_retriever.documents import Document, Section
 
@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 State = Literal["building", "ready", "active", "previous", "failed", "dropped"]
 OPEN_STATES: tuple[State, ...] = ("building", "ready", "active", "previous")
 """Of index versions that hold vectors and take every write."""
+
+_LOSS = "the documents that were stored: those of DOCS are read again, others are to be ingested again"
 
 
 @dataclass(frozen=True)
@@ -123,16 +125,24 @@ class Library:
     """The database. Every method but `run` blocks: call writes inside `run`, reads there or on another thread."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises RuntimeError when a newer version of the platform wrote it."""
-        self._path = path
+        """Opens or creates the file. Raises Damaged, OSError, and Unavailable when it is not for this process.
+
+        Blocks, as long as it takes to look through a file of some megabytes.
+        """
+        self._file = SqliteFile(path, "The library of documents", _LOSS)
+        self._file.prepare()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="library")
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._writer = self._connect()
+        with self._explaining():
+            self._writer = self._connect()
+            self._open_schema()
+
+    def _open_schema(self) -> None:
         # FULL: a commit is on disk when it returns, so a power cut cannot undo what was answered.
         self._writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        schema.prepare(self._writer, path)
+        schema.prepare(self._writer, self._file.path)
 
     async def run(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Runs blocking work on the library's one thread, in the order of the calls."""
@@ -150,11 +160,11 @@ class Library:
 
     def known(self, knowledge_base: str, tenant: str, document_id: str) -> Known | None:
         """The stored document of this id."""
-        row = self.read(
+        row = self.first(
             "SELECT document_id, revision, indexed, source_hash, content_hash FROM documents"
             " WHERE knowledge_base = ? AND tenant = ? AND document_id = ?",
             (knowledge_base, tenant, document_id),
-        ).fetchone()
+        )
         return _known(row) if row else None
 
     def same_content(self, knowledge_base: str, tenant: str, content_hash: str) -> list[Known]:
@@ -168,16 +178,16 @@ class Library:
 
     def load(self, revision: int) -> StoredDocument | None:
         """The live document of this revision."""
-        row = self.read(
+        row = self.first(
             "SELECT tenant, document_id, source_hash, content_hash, title, uri, language, metadata, allowed_groups,"
             " text, sections FROM documents WHERE revision = ?",
             (revision,),
-        ).fetchone()
+        )
         if row is None:
             return None
-        origin = self.read(
+        origin = self.first(
             "SELECT media_type, size_bytes, store_time, source FROM origins WHERE revision = ?", (revision,)
-        ).fetchone()
+        )
         tenant, document_id, source_hash, content_hash, title, uri, language, metadata, groups, text, found = row
         return StoredDocument(
             tenant=tenant,
@@ -315,16 +325,12 @@ class Library:
 
     def totals(self, index_id: int, tenant: str) -> tuple[int, int]:
         """Documents and passages of the tenant in an index version."""
-        row = self.read(
-            "SELECT documents, passages FROM totals WHERE index_id = ? AND tenant = ?", (index_id, tenant)
-        ).fetchone()
+        row = self.first("SELECT documents, passages FROM totals WHERE index_id = ? AND tenant = ?", (index_id, tenant))
         return (row[0], row[1]) if row else (0, 0)
 
     def all_passages(self, index_id: int) -> int:
         """Passages of every tenant in an index version."""
-        (passages,) = self.read(
-            "SELECT coalesce(sum(passages), 0) FROM totals WHERE index_id = ?", (index_id,)
-        ).fetchone()
+        (passages,) = self.first("SELECT coalesce(sum(passages), 0) FROM totals WHERE index_id = ?", (index_id,))
         return int(passages)
 
     def passages_with(self, index_id: int, tenant: str, term_ids: Sequence[int]) -> dict[int, int]:
@@ -334,36 +340,50 @@ class Library:
             f"SELECT term, passages FROM terms WHERE index_id = ? AND tenant = ? AND term IN ({marks})",  # noqa: S608
             (index_id, tenant, *term_ids),
         )
-        return dict(rows.fetchall())
+        return dict(rows)
 
     # Connections
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(self._file.path, timeout=30, isolation_level=None, check_same_thread=False)
         with self._lock:
             self._connections.append(connection)
         return connection
 
-    def read(self, statement: str, parameters: Sequence[object]) -> sqlite3.Cursor:
-        """Rows of a statement that changes nothing, on a connection of the calling thread."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-            connection.execute("PRAGMA query_only = ON")
-        return connection.execute(statement, parameters)
+    def read(self, statement: str, parameters: Sequence[object]) -> list[Any]:
+        """Rows of a statement that changes nothing, on a connection of the calling thread. Raises Unavailable."""
+        with self._explaining():
+            connection = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._local.connection = self._connect()
+                connection.execute("PRAGMA query_only = ON")
+            return connection.execute(statement, parameters).fetchall()
+
+    def first(self, statement: str, parameters: Sequence[object]) -> Any:
+        """As `read`: the first row; None if there is none."""
+        return next(iter(self.read(statement, parameters)), None)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._writer.execute("BEGIN IMMEDIATE")
+        with self._explaining():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:  # a full disk may have ended it
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turns the file's failures into Unavailable; a wrong statement is a mistake of ours and passes."""
         try:
-            yield self._writer
-            self._writer.execute("COMMIT")
-        except BaseException as error:
-            if self._writer.in_transaction:  # a full disk may have ended it
-                self._writer.execute("ROLLBACK")
-            if is_full(error):
-                raise out_of_space(self._path.parent) from error
-            raise
+            yield
+        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+            if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
+                raise
+            raise self._file.explained(error) from error
 
 
 def _known(row: tuple[str, int, int, str, str]) -> Known:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from genaifactory_common.errors import Unavailable
+
 _VERSION = 1
 _TABLES = """
 CREATE TABLE documents (
@@ -51,9 +53,12 @@ DELETE FROM origins WHERE revision NOT IN (SELECT revision FROM documents);
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Creates what is missing, all or nothing. Raises RuntimeError when a newer version wrote the file."""
+    """Creates what is missing, all or nothing. Raises Unavailable when a newer version wrote the file."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
-        raise RuntimeError(f"{path} was written by a newer version of the platform (schema {version}).")
+        raise Unavailable(
+            f"{path} was written by a newer version of the platform (schema {version}, this one knows {_VERSION}); run "
+            "that version on it."
+        )
     tables = _TABLES if version == 0 else ""
     connection.executescript(f"BEGIN IMMEDIATE; {tables} {_ORIGINS} PRAGMA user_version = {_VERSION}; COMMIT;")

@@ -11,10 +11,11 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever import fusion, lexical
 from genaifactory_retriever.encoding import EncodedQuery, Encoder
 from genaifactory_retriever.fusion import Mode
-from genaifactory_retriever.knowledge import KnowledgeBase, index_name
+from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Index, Library
 from genaifactory_retriever.snapshots import Snapshot
 from genaifactory_retriever.vectors import Passage, Vectors, Where
+from genaifactory_retriever.versions import index_name
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from genaifactory_common.errors import Unavailable
 from genaifactory_common.minilm import DIMENSIONS
 
 DENSE = "dense"
@@ -97,6 +98,9 @@ class Candidate:
 class Vectors(Protocol):
     """A vector store. Raises Unavailable when it cannot answer. One writer at a time for each index."""
 
+    owned: bool
+    """The process alone holds it, on its own disk: an index that is damaged may be made again from the library."""
+
     async def create(self, index: str) -> None:
         """Makes an empty index; one that exists is emptied."""
 
@@ -160,7 +164,14 @@ def to_payload(passage: Passage) -> dict[str, object]:
 
 
 def from_payload(payload: Mapping[str, Any]) -> Passage:
-    """The passage of a point's payload."""
+    """The passage of a point's payload. Raises Unavailable when the store gives back something else."""
+    try:
+        return _passage(payload)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Unavailable(f"The vector store holds a point that is no passage ({type(error).__name__}).") from error
+
+
+def _passage(payload: Mapping[str, Any]) -> Passage:
     pairs = (entry.partition("\x1f") for entry in payload[METADATA])
     return Passage(
         tenant=str(payload[TENANT]),

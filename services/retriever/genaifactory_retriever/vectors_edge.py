@@ -38,6 +38,8 @@ _EXACT = qdrant.SearchParams(exact=True)
 class EdgeVectors:
     """Implements vectors.Vectors. Writes of one index come one at a time; searches run beside them."""
 
+    owned = True
+
     def __init__(self, folder: Path, *, search_threads: int) -> None:
         """folder: holds the indexes; what a process that died had not come to delete there is deleted. Blocks."""
         self._folder = folder
@@ -161,9 +163,10 @@ class EdgeVectors:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except Exception as error:
-        # Edge raises plain Exceptions with a message; anything narrower is a mistake of ours and passes.
-        if type(error) is not Exception:
+    except BaseException as error:
+        # Edge raises plain Exceptions with a message, and its Rust panics where it trusts a damaged file; anything
+        # narrower is a mistake of ours and passes.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise Unavailable(f"The vector store failed: {error}") from error
 

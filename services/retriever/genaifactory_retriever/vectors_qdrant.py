@@ -22,6 +22,8 @@ _UPSERT_BATCH = 256
 class QdrantVectors:
     """Implements vectors.Vectors. The client's own timeout bounds every call."""
 
+    owned = False
+
     def __init__(self, client: AsyncQdrantClient, *, prefix: str = "genaifactory-") -> None:
         """prefix: of collection names, so that a server may hold other things."""
         self._client = client

@@ -76,7 +76,7 @@ async def test_an_older_version_works_on_what_a_newer_one_has_migrated(
 
 
 async def test_a_database_that_was_never_opened_is_unavailable_and_closes(tmp_path: Path) -> None:
-    layout = Layout("any", "The database", "any.db", tmp_path, version_table="alembic_version", migration_lock=1)
+    layout = Layout("any", "The database", "any.db", "all", tmp_path, version_table="alembic_version", migration_lock=1)
     database = Database(layout, data_dir=tmp_path, url=None, store=Store())
     for use in (database.reading, database.writing):
         with pytest.raises(Unavailable, match=r"The database cannot be reached\."):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from genaifactory_common.damage import Damaged
 from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
 from genaifactory_local import state
 from genaifactory_local.state import Endpoints, State
@@ -58,9 +59,9 @@ def test_a_damaged_key_file_is_refused_by_its_name(tmp_path: Path) -> None:
     with state.held(tmp_path) as held:
         held.key_file.write_text("")
         held.signing_key_file.write_text("not base64!")
-        with pytest.raises(InvalidArgument, match="key holds no development key"):
+        with pytest.raises(Damaged, match="key cannot be used: it holds no key of this platform"):
             state.development_key(held)
-        with pytest.raises(InvalidArgument, match="signing-key holds no key"):
+        with pytest.raises(Damaged, match="signing-key cannot be used: it holds no key to sign with"):
             state.signer(held)
 
 

@@ -15,10 +15,11 @@ from genaifactory_retriever import lexical
 from genaifactory_retriever.analysis import words
 from genaifactory_retriever.documents import Block, assemble
 from genaifactory_retriever.encoding import Encoder
-from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, index_name
+from genaifactory_retriever.knowledge import KnowledgeBase, Prepared
 from genaifactory_retriever.library import Library, StoredDocument
 from genaifactory_retriever.vectors import Where
 from genaifactory_retriever.vectors_edge import EdgeVectors
+from genaifactory_retriever.versions import index_name
 
 DOCUMENTS = 5
 SECTIONS = 4

@@ -569,7 +569,7 @@ async def test_what_was_stored_is_there_after_a_restart(tmp_path: Path, model_di
 
 async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, model_dir: Path) -> None:
     async with retriever(tmp_path / "d", model_dir):
-        with pytest.raises(RuntimeError, match="Another process uses"):
+        with pytest.raises(Conflict, match="Another process uses"):
             async with retriever(tmp_path / "d", model_dir):
                 pass
 

@@ -43,17 +43,22 @@ def run(
     """
     from genaifactory_local import run as platform_run  # loads all six services: only this command needs them
 
-    platform_run.run(
-        platform_run.Options(
-            paths=tuple(paths or ()),
-            state_folder=state_folder,
-            config=config,
-            knowledge_base=knowledge_base,
-            host=host,
-            http_port=port,
-            grpc_port=grpc_port,
-            model=model,
-            verbose=verbose,
-        ),
-        Console(),
-    )
+    try:
+        platform_run.run(
+            platform_run.Options(
+                paths=tuple(paths or ()),
+                state_folder=state_folder,
+                config=config,
+                knowledge_base=knowledge_base,
+                host=host,
+                http_port=port,
+                grpc_port=grpc_port,
+                model=model,
+                verbose=verbose,
+            ),
+            Console(),
+        )
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
+    except OSError as error:
+        raise state.explained(error, state_folder) from None

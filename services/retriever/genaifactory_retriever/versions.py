@@ -1,0 +1,86 @@
+"""One index version: its name and chunking, whether it holds what the library says, and how it is made again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from genaifactory_common.errors import Unavailable
+from genaifactory_retriever.encoding import Chunking, Encoder
+from genaifactory_retriever.library import Index, Library
+from genaifactory_retriever.vectors import Point, Vectors, Where, point_id
+
+logger = logging.getLogger(__name__)
+
+_PROBES = 8
+"""Passages that a version must find again."""
+_BATCH = 16
+"""Documents that are held in memory while a version is made again."""
+
+
+def chunking_of(index: Index) -> Chunking:
+    """How an index version cuts documents."""
+    return Chunking(index.chunk_tokens, index.overlap_tokens)
+
+
+def index_name(index: Index) -> str:
+    """Its name in the vector store."""
+    return f"{index.knowledge_base}--{index.version}"
+
+
+async def problem(index: Index, library: Library, vectors: Vectors) -> str | None:
+    """What is wrong with a version that nobody writes to, if anything: counts, and passages that must be found.
+
+    Raises Unavailable when the library cannot be read.
+    """
+    expected = await library.run(library.all_passages, index.id)
+    revisions = await library.run(library.indexed_revisions, index.knowledge_base)
+    step = max(1, len(revisions) // _PROBES)
+    probes = [point_id(revision, 0) for revision in revisions[::step][:_PROBES]]
+    try:
+        found = await vectors.count(index_name(index))
+        if found != expected:
+            return f"it holds {found} passages of {expected}"
+        points = await vectors.points(index_name(index), probes)
+        if len(points) != len(probes):
+            return f"{len(probes) - len(points)} of {len(probes)} documents are missing"
+        for point in points:
+            if not await _finds_itself(point, index, vectors):
+                return f"a passage of document '{point.passage.document_id}' does not find itself"
+    except Unavailable as error:
+        return error.message
+    return None
+
+
+async def make_again(index: Index, why: str, library: Library, vectors: Vectors, encoder: Encoder) -> None:
+    """Writes a version's points anew from the library, which stays as it is. For a version that nobody uses yet."""
+    revisions = await library.run(library.indexed_revisions, index.knowledge_base)
+    name = index_name(index)
+    logger.warning(
+        "the index '%s' is damaged (%s); it is made again from the %d stored documents", name, why, len(revisions)
+    )
+    await vectors.create(name)
+    for begin in range(0, len(revisions), _BATCH):
+        loaded = [(r, await library.run(library.load, r)) for r in revisions[begin : begin + _BATCH]]
+        present = [(revision, document) for revision, document in loaded if document is not None]
+        passages = await asyncio.gather(*(encoder.encode(document, chunking_of(index)) for _, document in present))
+        for (revision, document), encoded in zip(present, passages, strict=True):
+            await vectors.upsert(name, encoded.points(revision, document))
+    if (left := await problem(index, library, vectors)) is not None:
+        logger.error("the index '%s' was made again, and yet %s", name, left)
+
+
+async def _finds_itself(point: Point, index: Index, vectors: Vectors) -> bool:
+    """Whether a search for a stored passage finds it, or so many of the same text that it is not among the first."""
+    candidates = await vectors.search(
+        index_name(index),
+        dense=point.dense,
+        lexical=point.lexical,
+        where=Where(point.passage.tenant, point.passage.allowed_groups),
+        limit=10,
+    )
+    best = max((candidate.dense for candidate in candidates), default=0.0)
+    itself = next((candidate for candidate in candidates if candidate.id == point.id), None)
+    if itself is None:
+        return best > 1 - 1e-3
+    return itself.dense >= best - 1e-3 and itself.lexical > 0
