@@ -128,7 +128,7 @@ class Encoder:
 
     @classmethod
     def load(cls, cache_dir: Path, *, document_threads: int, query_threads: int) -> Encoder:
-        """Loads the model; blocks for a second, or a few on first use. Raises Unavailable, and OSError of the folder."""
+        """Loads the model; blocks for a second, or a few on first use. Raises Unavailable and OSError."""
         try:
             model = minilm.load(cache_dir)
         except RuntimeError as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from genaifactory_common import specs
-from genaifactory_common.errors import Conflict, FactoryError, NotFound, Unavailable
+from genaifactory_common.errors import Conflict, FactoryError, NotFound, OutOfSpace, Unavailable
 from genaifactory_retriever import catalogue, versions
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.library import OPEN_STATES, Contents, Index, Known, Library, Put, State, StoredDocument
@@ -100,7 +100,7 @@ class KnowledgeBase:
             try:
                 await vectors.open(index_name(index))
             except Unavailable as error:
-                if not vectors.owned:
+                if not vectors.owned or isinstance(error, OutOfSpace):
                     raise
                 await vectors.create(index_name(index))
                 damaged[index.id] = error.message
@@ -285,7 +285,7 @@ class KnowledgeBase:
         try:
             await self._sweep()
         except Unavailable as error:
-            if not self._vectors.owned:
+            if not self._vectors.owned or isinstance(error, OutOfSpace):
                 raise
             damaged = {index.id: error.message for index in self.snapshots.current.indexes} | damaged
         if not self._vectors.owned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ _POINT_BYTES, _TERM_BYTES, _CHARACTER_BYTES = 6144, 16, 8
 _DELETION_BYTES = 64 << 10
 # Of a folder that is being deleted; no index's name begins with a dot.
 _DROPPED = ".dropped-"
+# A payload field that says when the index was opened; no passage has it.
+_MARK = "opened"
 # Exact below this many points; above, HNSW would need an optimizer run, which holds the lock for seconds.
 _EXACT = qdrant.SearchParams(exact=True)
 
@@ -71,9 +74,14 @@ class EdgeVectors:
     async def delete(self, index: str, revisions: Iterable[int]) -> None:
         shard = self._shard(index)
         theirs = qdrant.FieldCondition(vectors.REVISION, match=qdrant.MatchAny(sorted(revisions)))
-        operation = qdrant.UpdateOperation.delete_points_by_filter(qdrant.Filter(must=[theirs]))
+        those = qdrant.Filter(must=[theirs])
+        operation = qdrant.UpdateOperation.delete_points_by_filter(those)
         await self._write(self._update, index, shard, operation, _DELETION_BYTES)
         await self._write(shard.flush)
+        if await self._read(shard.count, qdrant.CountRequest(filter=those, exact=True)):
+            raise Unavailable(
+                f"The index '{index}' is damaged: it does not delete. The next start makes it again."
+            )
 
     async def search(
         self, index: str, *, dense: list[float] | None, lexical: Sparse | None, where: Where, limit: int
@@ -124,14 +132,37 @@ class EdgeVectors:
     def _open(self, index: str) -> None:
         if index not in self._shards:
             require_free(self._folder, OPENING_BYTES)
-            self._shards[index] = qdrant.EdgeShard.load(str(self._folder / index))
+            shard = qdrant.EdgeShard.load(str(self._folder / index))
+            try:
+                self._require_writes(index, shard)
+            except BaseException:
+                shard.close()
+                raise
+            self._shards[index] = shard
+
+    def _require_writes(self, index: str, shard: qdrant.EdgeShard) -> None:
+        """Raises Unavailable when a change of a stored point has no effect.
+
+        A write-ahead log that was lost begins to count anew, and a change that is numbered below the point's last one
+        is passed over without a word: what is deleted would stay.
+        """
+        stored, _ = shard.scroll(qdrant.ScrollRequest(limit=1, with_payload=False, with_vector=False))
+        if not stored:
+            return
+        mark = secrets.token_hex(8)
+        self._update(index, shard, qdrant.UpdateOperation.set_payload([stored[0].id], {_MARK: mark}), _POINT_BYTES)
+        (found,) = shard.retrieve([stored[0].id], with_payload=True, with_vector=False)
+        if (found.payload or {}).get(_MARK) != mark:
+            raise Unavailable("A change of a stored point has no effect.")
 
     def _drop(self, index: str) -> None:
         shard = self._shards.pop(index, None)
         if shard is not None:
             shard.close()
         folder = self._folder / index
-        if folder.exists():
+        if not folder.is_dir():
+            folder.unlink(missing_ok=True)
+        else:
             # Renamed first: a process that dies while it deletes leaves no folder that looks like an index.
             doomed = folder.with_name(_DROPPED + folder.name)
             shutil.rmtree(doomed, ignore_errors=True)
@@ -260,10 +291,9 @@ def _growth(point: Point) -> int:
 
 def _from_edge(record: qdrant.Record) -> Point:
     vector: Any = record.vector
-    sparse = vector[vectors.LEXICAL]
-    return Point(
-        int(record.id),
-        list(vector[vectors.DENSE]),
-        Sparse(list(sparse.indices), list(sparse.values)),
-        vectors.from_payload(record.payload or {}),
-    )
+    passage = vectors.from_payload(record.payload or {})
+    try:
+        dense, sparse = vector[vectors.DENSE], vector[vectors.LEXICAL]
+    except (KeyError, TypeError):
+        raise Unavailable("The vector store holds a passage without its vectors.") from None
+    return Point(int(record.id), list(dense), Sparse(list(sparse.indices), list(sparse.values)), passage)

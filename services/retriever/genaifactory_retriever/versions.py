@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 from genaifactory_common.errors import Unavailable
 from genaifactory_retriever.encoding import Chunking, Encoder
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _PROBES = 8
 """Passages that a version must find again."""
+_ROUNDING = 1e-3
 _BATCH = 16
 """Documents that are held in memory while a version is made again."""
 
@@ -45,6 +47,8 @@ async def problem(index: Index, library: Library, vectors: Vectors) -> str | Non
         if len(points) != len(probes):
             return f"{len(probes) - len(points)} of {len(probes)} documents are missing"
         for point in points:
+            if not 1 - _ROUNDING < math.hypot(*point.dense) < 1 + _ROUNDING:
+                return f"a passage of document '{point.passage.document_id}' has a vector that is none of the model's"
             if not await _finds_itself(point, index, vectors):
                 return f"a passage of document '{point.passage.document_id}' does not find itself"
     except Unavailable as error:
@@ -82,5 +86,5 @@ async def _finds_itself(point: Point, index: Index, vectors: Vectors) -> bool:
     best = max((candidate.dense for candidate in candidates), default=0.0)
     itself = next((candidate for candidate in candidates if candidate.id == point.id), None)
     if itself is None:
-        return best > 1 - 1e-3
-    return itself.dense >= best - 1e-3 and itself.lexical > 0
+        return best > 1 - _ROUNDING
+    return itself.dense >= best - _ROUNDING and itself.lexical > 0

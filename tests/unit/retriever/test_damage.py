@@ -1,0 +1,202 @@
+"""Damaged files of the retriever: an index is made again, the library is named with what it costs and what to type."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genaifactory_common.damage import Damaged
+from genaifactory_common.errors import Unavailable
+from genaifactory_common.testing import act_as
+
+from .conftest import Client, Doc, outcomes, retriever
+
+pytestmark = pytest.mark.allow_blocking
+
+INDEX = "docs--v1"
+DOCUMENTS = [
+    Doc("boot", "To boot the installer, write the image to a USB stick and choose it in the firmware's menu."),
+    Doc("raid", "RAID 6 keeps two blocks of parity and so survives the loss of any two disks."),
+    Doc("swap", "A swap partition of the size of the memory is needed to hibernate the machine."),
+    Doc("copy", "A swap partition of the size of the memory is needed to hibernate the machine."),
+    Doc("hidden", "The safe is opened with the second key of the treasurer.", groups=("finance",)),
+]
+QUESTION = "how many disks may be lost"
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(random.Random(1).randbytes(min(path.stat().st_size, 1 << 18)))
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "x").write_text("of somebody else")
+
+
+def typed(message: str, data: Path) -> bytes | None:
+    """Types the command of a message; returns what then lies aside, None if that is no file."""
+    subprocess.run(["bash", "-euc", message.rpartition(":   ")[2]], check=True)
+    (aside,) = data.glob("damaged-*/library.sqlite")
+    return aside.read_bytes() if aside.is_file() else None
+
+
+Harm = Callable[[Path], None]
+
+
+@pytest.fixture(autouse=True)
+def caller() -> None:
+    act_as()
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> tuple[Path, str]:
+    """A retriever's folder that holds DOCUMENTS, and the answer to QUESTION."""
+    folder = tmp_path_factory.mktemp("stored") / "data"
+
+    async def fill() -> str:
+        act_as()
+        async with retriever(folder, model_dir) as client:
+            await client.ingest(DOCUMENTS)
+            found = await client.search(QUESTION)
+        assert found.passages[0].document_id == "raid"
+        return str(found)
+
+    return folder, asyncio.run(fill())
+
+
+@pytest.fixture
+def data(stored: tuple[Path, str], tmp_path: Path) -> Path:
+    subprocess.run(["cp", "-a", stored[0], tmp_path / "data"], check=True)
+    return tmp_path / "data"
+
+
+# One file of each kind that a shard has, by the end of its path.
+SHARD_FILES = (
+    "edge_config.json",
+    "wal/open-1",
+    "wal/first-index",
+    "segment.json",
+    "version.info",
+    "mutable_id_tracker.mappings",
+    "mutable_id_tracker.versions",
+    "vector_storage-dense/vectors/status.dat",
+    "vector_storage-dense/vectors/chunk_0.mmap",
+    "vector_storage-lexical/store/page_0.dat",
+    "vector_storage-lexical/deleted/status.dat",
+    "payload_storage/page_0.dat",
+    "payload_storage/tracker.dat",
+)
+
+
+@pytest.mark.parametrize("end", SHARD_FILES)
+@pytest.mark.parametrize("harm", [emptied, cut_in_half, noise, gone, a_folder], ids=lambda harm: harm.__name__)
+async def test_a_damaged_index_answers_as_before_after_a_start(
+    end: str, harm: Harm, data: Path, stored: tuple[Path, str], model_dir: Path
+) -> None:
+    (file,) = [path for path in (data / "vectors" / INDEX).rglob("*") if str(path).endswith(end)]
+    harm(file)
+    async with retriever(data, model_dir) as client:
+        assert str(await client.search(QUESTION)) == stored[1]
+        assert outcomes(await client.ingest(DOCUMENTS[:2])) == ["unchanged"] * 2
+        assert await client.delete("raid") == 1
+        assert "RAID" not in str(await client.search(QUESTION))
+
+
+@pytest.mark.parametrize("instead", [None, "a file"])
+async def test_a_lost_index_is_made_again_and_the_log_says_so(
+    instead: str | None, data: Path, stored: tuple[Path, str], model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(data / "vectors" / INDEX)
+    if instead is not None:
+        (data / "vectors" / INDEX).write_text(instead)
+    async with retriever(data, model_dir) as client:
+        assert str(await client.search(QUESTION)) == stored[1]
+    (line,) = [record.getMessage() for record in caplog.records if INDEX in record.getMessage()]
+    assert "is damaged" in line
+    assert "it is made again from the 4 stored documents" in line
+
+
+async def test_a_whole_index_is_not_made_again(data: Path, model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    async with retriever(data, model_dir) as client:
+        same = "The same words stand in more documents than a search looks at."
+        await client.ingest([Doc(f"{n}", f"# {n}\n\n{same}", groups=(f"g{n % 2}",)) for n in range(40)])
+    async with retriever(data, model_dir):
+        pass
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("harm", [emptied, cut_in_half, noise, a_folder], ids=lambda harm: harm.__name__)
+async def test_a_damaged_library_is_refused_until_what_the_message_says_was_typed(
+    harm: Harm, data: Path, model_dir: Path
+) -> None:
+    library = data / "library.sqlite"
+    harm(library)
+    held = library.read_bytes() if library.is_file() else b""
+    with pytest.raises(Damaged) as refused:
+        async with retriever(data, model_dir):
+            pass
+    message = refused.value.message
+    assert message.startswith(f"{library} cannot be used: ")
+    assert "this loses the documents that were stored: those of DOCS are read again" in message
+    assert typed(message, data) in (held, None)
+    async with retriever(data, model_dir) as client:
+        assert list((await client.search(QUESTION)).passages) == []
+        assert outcomes(await client.ingest(DOCUMENTS[:1])) == ["added"]
+        assert (await client.search("USB stick")).passages[0].document_id == "boot"
+
+
+async def test_a_log_that_a_former_library_left_is_not_read_into_a_new_one(data: Path, model_dir: Path) -> None:
+    with sqlite3.connect(data / "library.sqlite") as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("UPDATE documents SET title = 'of the former'")
+        connection.commit()
+        shutil.copy(data / "library.sqlite-wal", data / "kept")
+    connection.close()
+    (data / "library.sqlite").unlink()
+    shutil.move(data / "kept", data / "library.sqlite-wal")
+    async with retriever(data, model_dir) as client:
+        assert list((await client.search(QUESTION)).passages) == []
+        assert outcomes(await client.ingest(DOCUMENTS[:1])) == ["added"]
+
+
+async def test_damage_that_is_found_while_running_is_no_internal_error_and_its_remedy_is_logged(
+    data: Path, model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(client: Client) -> str:
+        with pytest.raises(Unavailable) as failed:
+            await client.ingest([Doc("new", "Something new.")])
+        return failed.value.message
+
+    async with retriever(data, model_dir) as client:
+        with (data / "library.sqlite").open("r+b") as file:
+            file.seek(4096)
+            file.write(random.Random(1).randbytes((data / "library.sqlite").stat().st_size - 4096))
+        assert [await fails(client) for _ in range(2)] == [
+            "The library of documents is damaged; the log of the service says what to do."
+        ] * 2
+    told = {record.getMessage() for record in caplog.records if "To start without it" in record.getMessage()}
+    assert len(told) >= 1
+    assert all(f"{data / 'library.sqlite'} cannot be used: it is damaged" in line for line in told)
