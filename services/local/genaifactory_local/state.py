@@ -32,7 +32,7 @@ _LONGEST_SOCKET_NAME = "orchestrator.sock"
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.EACCES, errno.EPERM)
 _NOTHING = "nothing: a new one is made"
 _LOSS_OF_KEY = "the key that clients use: a new one is made, to be given to them"
-_KEY_FORM = re.compile(r"gf-[A-Za-z0-9_-]{20,}")
+_KEY_FORM = re.compile(r"gf-[A-Za-z0-9_-]{32,}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def held(folder: Path) -> Iterator[State]:
         lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise InvalidArgument(
-            f"The state folder {state.folder} cannot be used: {_of(error)}. Give another with --state.",
+            f"The state folder {state.folder} cannot be used: {_of(error, state.folder)}. Give another with --state.",
             field="--state",
         ) from None
     try:
@@ -227,8 +227,11 @@ def _explained(error: OSError, path: Path, loss: str) -> FactoryError:
     return InvalidArgument(f"{path} cannot be used: {error.strerror}.", field="--state")
 
 
-def _of(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+def _of(error: OSError, known: Path | None = None) -> str:
+    """What went wrong, with the path unless that is known."""
+    if error.filename and Path(os.fsdecode(error.filename)) != known:
+        return f"{error.filename}: {error.strerror}"
+    return str(error.strerror or error)
 
 
 def _is_held(state: State) -> bool:

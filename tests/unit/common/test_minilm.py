@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -93,11 +95,32 @@ def test_services_of_one_process_share_the_model(cache_dir: Path) -> None:
 
 
 def test_the_graph_is_built_once_and_no_half_file_is_left(cache_dir: Path, model: MiniLM) -> None:
-    (graph,) = cache_dir.iterdir()
-    before = graph.stat().st_mtime_ns
+    def found() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in cache_dir.iterdir()}
+
+    before = found()
+    assert sorted(name.rpartition(".")[2] for name in before) == ["crc32", "onnx"]
     MiniLM(cache_dir)
-    assert [path.name for path in cache_dir.iterdir()] == [graph.name]
-    assert graph.stat().st_mtime_ns == before
+    assert found() == before
+
+
+@pytest.mark.parametrize("harm", ["cut in half", "a word of the weights", "a checksum of nonsense"])
+def test_a_damaged_graph_is_made_again(
+    harm: str, model: MiniLM, cache_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(cache_dir, tmp_path / "cache")
+    (graph,) = (tmp_path / "cache").glob("*.onnx")
+    whole = graph.read_bytes()
+    match harm:
+        case "cut in half":
+            os.truncate(graph, len(whole) // 2)
+        case "a word of the weights":
+            graph.write_bytes(whole[: len(whole) // 2] + b"nonsense" + whole[len(whole) // 2 + 8 :])
+        case _:
+            graph.with_suffix(".crc32").write_bytes(b"\xff")
+    assert np.array_equal(MiniLM(tmp_path / "cache").embed(["giờ làm việc"]), model.embed(["giờ làm việc"]))
+    assert graph.read_bytes() == whole
+    assert [record.getMessage() for record in caplog.records] == [f"{graph} is damaged and is made again"]
 
 
 def _reference(model: MiniLM, text: str) -> np.ndarray:

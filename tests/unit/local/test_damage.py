@@ -1,0 +1,105 @@
+"""Files of the state folder that are damaged: one line says which, what is lost without it, and what to type."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genaifactory_common.damage import Damaged
+from genaifactory_local import cli, reading, state
+from genaifactory_local.state import State
+
+
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(random.Random(1).randbytes(64))
+
+
+def a_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    (path / "below").mkdir(parents=True)
+
+
+def a_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("something else")
+
+
+ANY_CONTENT = (emptied, cut_in_half, noise, a_folder)
+# What stands in the state folder, how it is harmed, and what its loss costs.
+HARMS: list[tuple[str, Callable[[Path], None], str]] = [
+    *(("key", harm, "the key that clients use") for harm in ANY_CONTENT),
+    *(("signing-key", harm, "nothing: a new one is made") for harm in ANY_CONTENT),
+    ("running.json", a_folder, "nothing: a new one is made"),
+    ("log", a_file, "what it holds"),
+    ("log/genaifactory.jsonl", a_folder, "what it holds"),
+    ("data/monitor/monitor.sqlite", emptied, "the record of requests so far"),
+    ("data/monitor/monitor.sqlite", noise, "the record of requests so far"),
+    ("data/monitor/monitor.sqlite", a_folder, "the record of requests so far"),
+]
+
+
+@pytest.mark.parametrize(("name", "harm", "loss"), HARMS, ids=lambda each: getattr(each, "__name__", each))
+def test_run_names_the_file_its_loss_and_the_command(
+    name: str,
+    harm: Callable[[Path], None],
+    loss: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with state.held(tmp_path / "state") as held:
+        state.development_key(held)
+        state.signer(held)
+    path = held.folder / name
+    if not path.exists() and harm is not a_file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x" * 100)
+    harm(path)
+    monkeypatch.setattr(
+        sys, "argv", ["genaifactory", "run", "--state", str(held.folder), "--port", "0", "--grpc-port", "0"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"genaifactory: {path} cannot be used: ")
+    assert f"To start without it, move it aside (this loses {loss}" in line
+    subprocess.run(["bash", "-euc", line.rpartition("): ")[2]], check=True)
+    assert not path.exists()
+    assert list(path.parent.glob("*damaged-*"))
+
+
+@pytest.mark.parametrize("harm", [emptied, cut_in_half, noise], ids=lambda harm: harm.__name__)
+def test_what_documents_were_read_is_forgotten_when_its_file_is_damaged(
+    harm: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reading.record(State(tmp_path), "dev", "documents", ["a.md", "b.md"])
+    harm(tmp_path / "documents.json")
+    assert reading.taken(State(tmp_path), "dev", "documents") == frozenset()
+    assert "cannot be understood" in caplog.records[0].getMessage()
+
+
+def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
+    a_folder(tmp_path / "documents.json")
+    with pytest.raises(Damaged, match=r"documents\.json cannot be used: Is a directory"):
+        reading.taken(State(tmp_path), "dev", "documents")
+
+
+def test_a_file_where_the_sockets_go_gives_way(tmp_path: Path) -> None:
+    a_file(tmp_path / "run")
+    with state.socket_folder(State(tmp_path)) as folder:
+        assert folder.is_dir()
