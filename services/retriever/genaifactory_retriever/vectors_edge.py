@@ -79,9 +79,7 @@ class EdgeVectors:
         await self._write(self._update, index, shard, operation, _DELETION_BYTES)
         await self._write(shard.flush)
         if await self._read(shard.count, qdrant.CountRequest(filter=those, exact=True)):
-            raise Unavailable(
-                f"The index '{index}' is damaged: it does not delete. The next start makes it again."
-            )
+            raise Unavailable(f"The index '{index}' is damaged: it does not delete. The next start makes it again.")
 
     async def search(
         self, index: str, *, dense: list[float] | None, lexical: Sparse | None, where: Where, limit: int
