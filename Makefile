@@ -21,7 +21,7 @@ export UV_PYTHON := $(PYTHON)
 BASE ?= $(shell git rev-parse --quiet --verify HEAD~1 2>/dev/null)
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 22
 
 run: .venv/.run  ## start the platform: make run [DOCS=folder] [MODEL=folder or ORG/NAME] [PORT=8080] [GRPC_PORT=8081]
 	@exec .venv/bin/genaifactory run $${DOCS:+"$$DOCS"} $${MODEL:+--model "$$MODEL"} --port "$$PORT" --grpc-port "$$GRPC_PORT"
@@ -202,4 +202,5 @@ clean:  ## forget the environment and caches; the state folder .genaifactory sta
 
 .cache/uv/bin/uv:
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
-	$(PYTHON) -m pip install --quiet --target .cache/uv uv
+	@# An older pip looks past the variables that it does not know.
+	@PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(PYTHON) -m pip install --quiet --target .cache/uv uv
