@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genaifactory_common.damage import Damaged
-from genaifactory_local import cli, reading, state
+from genaifactory_local import cli, state
 from genaifactory_local.state import State
 
 
@@ -81,22 +80,6 @@ def test_run_names_the_file_its_loss_and_the_command(
     subprocess.run(["bash", "-euc", line.rpartition("): ")[2]], check=True)
     assert not path.exists()
     assert list(path.parent.glob("*damaged-*"))
-
-
-@pytest.mark.parametrize("harm", [emptied, cut_in_half, noise], ids=lambda harm: harm.__name__)
-def test_what_documents_were_read_is_forgotten_when_its_file_is_damaged(
-    harm: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    reading.record(State(tmp_path), "dev", "documents", ["a.md", "b.md"])
-    harm(tmp_path / "documents.json")
-    assert reading.taken(State(tmp_path), "dev", "documents") == frozenset()
-    assert "cannot be understood" in caplog.records[0].getMessage()
-
-
-def test_a_folder_in_its_place_is_named(tmp_path: Path) -> None:
-    a_folder(tmp_path / "documents.json")
-    with pytest.raises(Damaged, match=r"documents\.json cannot be used: Is a directory"):
-        reading.taken(State(tmp_path), "dev", "documents")
 
 
 def test_a_file_where_the_sockets_go_gives_way(tmp_path: Path) -> None:
