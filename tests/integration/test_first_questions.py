@@ -109,3 +109,49 @@ async def test_an_overview_shows_headings_and_first_sentences_and_cites_them(ask
     answer, cited = await asker.message("tóm tắt sổ tay")
     assert cited == {f"sample/{name}.md" for name in ("nghi-phep", "bao-mat", "cong-tac-phi", "san-pham")}
     assert "Nghỉ ốm" in answer
+
+
+ANSWERABLE = {
+    "What must I do if I lost my hardware key?": "within one hour",
+    "What must I do when I am sick?": "Call your manager before 9:30",
+    "What should I do when I suspect an incident?": "calls the IT desk at once",
+    "What happens to leave days that I do not take?": "carried over",
+    "Where must passwords be kept?": "password manager",
+    "What must I do with my laptop when I travel?": "stay with their owner",
+    "What happens when the network is down?": "30 days of measurements",
+    "How long does maternity leave last?": "six months",
+    "When must I take the days that I carried over?": "before 31 March",
+    "Tôi phải làm gì khi làm mất khóa phần cứng?": "trong vòng một giờ",
+    "Tôi phải làm gì khi bị ốm?": "trước 9 giờ 30",
+    "Khi nghi ngờ có sự cố thì tôi phải làm gì?": "gọi ngay cho bộ phận IT",
+    "toi phai lam gi khi bi mat khoa phan cung?": "trong vòng một giờ",
+}
+UNANSWERABLE = (
+    "What must I do when I lose my passport?",
+    "What must I do when my car breaks down?",
+    "What must I do when I want a pay rise?",
+    "What do I do when I lose weight?",
+    "What must I do if there is a fire?",
+    "How do I renew my driving licence?",
+    "Who is the CEO of Sao Mai?",
+    "What is the price of the Lua 3?",
+    "Tôi phải làm gì khi mất hộ chiếu?",
+    "Tôi phải làm gì khi xe bị hỏng?",
+    "Khi cháy nhà thì phải làm gì?",
+    "Công ty thành lập năm nào?",
+)
+
+
+async def test_questions_with_conditions_are_answered_where_the_handbook_does_and_refused_elsewhere(
+    asker: Asker,
+) -> None:
+    wrong = []
+    for question, words in ANSWERABLE.items():
+        answer, cited = await asker.message(question)
+        if words not in answer or not cited:
+            wrong.append(f"{question} -> {answer}")
+    for question in UNANSWERABLE:
+        answer, cited = await asker.message(question)
+        if cited:
+            wrong.append(f"{question} -> {answer}")
+    assert not wrong, "\n".join(wrong)
