@@ -182,6 +182,12 @@ async def test_a_number_beside_the_question_does_not_sink_its_answer(
     assert ("Every employee has 16 days of paid annual leave.", 1) in quotes(answer)
 
 
+async def test_what_a_guardrail_masked_in_the_question_does_not_sink_its_answer(extractive: Extract) -> None:
+    question = "My mail is <EMAIL_ADDRESS>, how many days of annual leave do I have?"
+    answer, _ = await extractive(question, documents=(ANNUAL_LEAVE,))
+    assert ("Every employee has 16 days of paid annual leave.", 1) in quotes(answer)
+
+
 async def test_a_number_beside_a_vietnamese_question_does_not_sink_its_answer(
     extractive: Extract, vietnamese: Documents
 ) -> None:
