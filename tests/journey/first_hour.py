@@ -29,6 +29,8 @@ ELSEWHERE = (
     (r"(kubectl|helm) .*", "needs a cluster: tests/cluster"),
     (r".*config check /tmp/factory\.yaml", "needs a cluster: tests/cluster"),
 )
+# Pages whose Python snippets something else runs.
+SNIPPETS_ELSEWHERE = {"docs/clients.md": "tests/clients"}
 
 REFUSALS = ("I do not know", "Tôi không biết")
 OWN_DOCUMENT = "# Leave\n\nEverybody has 42 days of annual leave per year at Bamboo Systems.\n"
@@ -78,6 +80,18 @@ class Newcomer:
         """What no document holds is not made up."""
         answer = self.command(f'.venv/bin/genaifactory ask "{question}"')
         assert answer.startswith(REFUSALS), f"{question}\n{answer}"
+
+    def watch(self, step: Shown) -> None:
+        """A request appears while it is looked at; Ctrl-C ends the page."""
+        page = Running(step.text, ROOT)
+        try:
+            page.wait_for("Ctrl-C", timeout_seconds=60)
+            self.command('.venv/bin/genaifactory ask "How many days of annual leave do I have?" --fresh')
+            page.wait_for("extractive", timeout_seconds=30)
+            page.interrupt()
+        finally:
+            page.close()
+        assert "Traceback" not in page.output, page.output
 
     def plain(self, step: Shown) -> None:
         """A command that ends well and prints something."""
@@ -168,6 +182,7 @@ PLAYED: tuple[tuple[str, Play], ...] = (
     (r'\.venv/bin/genaifactory ask ".*"', Newcomer.ask_shown),
     (r"\.venv/bin/genaifactory config schema > .*", Newcomer.config_schema),
     (r"\.venv/bin/genaifactory export -o .*", Newcomer.export),
+    (r"\.venv/bin/genaifactory watch", Newcomer.watch),
     (r"\.venv/bin/genaifactory .*", Newcomer.plain),
     (r"from openai import OpenAI", Newcomer.snippet),
 )
@@ -196,10 +211,9 @@ def main() -> int:
 
 def _play(newcomer: Newcomer, step: Shown, started: float) -> list[str]:
     first_line = step.text.splitlines()[0]
-    for pattern, why in ELSEWHERE:
-        if re.fullmatch(pattern, first_line):
-            print(f"[{time.monotonic() - started:5.0f} s] {step}   not typed here: {why}", flush=True)
-            return []
+    if why := _elsewhere(step, first_line):
+        print(f"[{time.monotonic() - started:5.0f} s] {step}   not typed here: {why}", flush=True)
+        return []
     for pattern, play in PLAYED:
         if re.fullmatch(pattern, first_line):
             print(f"[{time.monotonic() - started:5.0f} s] {step}", flush=True)
@@ -210,6 +224,13 @@ def _play(newcomer: Newcomer, step: Shown, started: float) -> list[str]:
                 return [f"{step}\n{failure}"]
             return []
     return [f"{step}\nNothing types it: add it to PLAYED or ELSEWHERE in tests/journey/first_hour.py."]
+
+
+def _elsewhere(step: Shown, first_line: str) -> str | None:
+    """What types it, if this journey does not."""
+    if step.language == "python":
+        return SNIPPETS_ELSEWHERE.get(step.file)
+    return next((why for pattern, why in ELSEWHERE if re.fullmatch(pattern, first_line)), None)
 
 
 if __name__ == "__main__":
