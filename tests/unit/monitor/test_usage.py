@@ -141,6 +141,8 @@ async def test_without_the_permission_a_key_sees_what_it_used_itself(monitor: Mo
     rows = await monitor.usage(**period)
     assert {(row.tenant, row.key_id) for row in rows} == {("acme", "bob")}
     assert sum(row.requests for row in rows) == 3
+    rows = await monitor.usage(start_time=moment(-1), end_time=moment(1))  # a part of a day
+    assert [(row.tenant, row.key_id, row.requests) for row in rows] == [("acme", "bob", 1)]
 
     testing.act_as(replace(bob, permissions=("chat", "operate")))
     for tenant in ("*", "rival"):
