@@ -213,10 +213,12 @@ def require_free(folder: Path, needed_bytes: int) -> None:
 
 def out_of_space(folder: Path, free: int | None = None, needed: int | None = None) -> OutOfSpace:
     """The one error of a disk that is full. free, needed: bytes, where they are known."""
-    known = [f"{readable(size)} are {what}" for size, what in ((free, "free"), (needed, "needed")) if size is not None]
+    state = "is full"
+    if free is not None and needed is not None:
+        state = f"has too little room: {readable(free)} are free, {readable(needed)} are needed"
     return OutOfSpace(
-        f"The disk that holds {folder} is full{': ' if known else ''}{', '.join(known)}. Make room on it, or enlarge "
-        "the volume; the platform then goes on by itself.",
+        f"The disk that holds {folder} {state}. Make room on it, or enlarge the volume; the platform then goes on by "
+        "itself.",
         retry_after_seconds=RETRY_SECONDS,
     )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 from pathlib import Path
 
+from genaifactory_common import space
 from genaifactory_common.errors import FactoryError, InvalidArgument, Unavailable
 
 MODE = 0o666
@@ -13,19 +12,14 @@ MODE = 0o666
 
 
 def check_room(folder: Path, needed_bytes: int) -> None:
-    """Raises Unavailable when the file system of `folder` has not so many bytes free; blocks."""
-    free = shutil.disk_usage(folder).free
-    if needed_bytes > free:
-        raise Unavailable(
-            f"{needed_bytes} more bytes have to be downloaded, and {free} are free in {folder}: make room, or set "
-            "data_dir to a larger disk."
-        )
+    """Raises OutOfSpace when the file system of `folder` has not so many bytes free for a download; blocks."""
+    space.require_free(folder, needed_bytes)
 
 
 def explained(error: OSError, *, field: str) -> FactoryError:
     """What the caller is told of an error of the disk."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Unavailable("The disk is full: make room, or set data_dir to a larger one. What is there is kept.")
+    if space.is_full(error):
+        return space.out_of_space(Path(error.filename).parent if error.filename else Path("data_dir"))
     if isinstance(error, PermissionError):
         return InvalidArgument(f"'{error.filename}' may not be read or written by this server.", field=field)
     if isinstance(error, FileNotFoundError | NotADirectoryError):

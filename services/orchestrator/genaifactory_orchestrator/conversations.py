@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.database import Database, Layout, insert, uninterrupted
-from genaifactory_common.errors import Unavailable
+from genaifactory_common.errors import OutOfSpace, Unavailable
 from genaifactory_orchestrator.conversations_schema import conversations, messages
 from genaifactory_orchestrator.settings import Settings
 
@@ -125,6 +125,8 @@ class Conversations:
         while True:
             try:
                 await self._add(history.number, rows, now, again)
+            except OutOfSpace:
+                raise  # a disk is not emptied within the seconds that a client waits
             except Unavailable:
                 if time.monotonic() + pause_seconds > end:
                     raise

@@ -50,8 +50,8 @@ def test_a_disk_that_is_nearly_full_is_reported_and_one_that_is_full_takes_nothi
         watched.require()
     assert refused.value.retry_after_seconds == space.RETRY_SECONDS
     assert re.fullmatch(
-        rf"The disk that holds {re.escape(str(tmp_path))} is full: 19\.0 MiB are free, 25\.0 MiB are needed\. "
-        "Make room on it, or enlarge the volume; the platform then goes on by itself.",
+        rf"The disk that holds {re.escape(str(tmp_path))} has too little room: 19\.0 MiB are free, 25\.0 MiB are "
+        r"needed\. Make room on it, or enlarge the volume; the platform then goes on by itself.",
         refused.value.message,
     )
 

@@ -201,9 +201,29 @@ async def test_a_record_that_finds_no_room_says_so_and_the_next_is_kept_when_the
         return lambda connection: connection.execute(f"PRAGMA max_page_count = {most}")
 
     await outbox._database.run(pages(1))  # SQLite takes what the file has now, and from then on is full
-    with pytest.raises(OutOfSpace, match=r"cannot be recorded, so it is withdrawn\. The disk that holds .* is full"):
+    with pytest.raises(OutOfSpace, match=r"cannot be recorded, so it is withdrawn\. The disk that holds .* room"):
         await put_long(outbox, "lost")
     await outbox._database.run(pages(1 << 30))
+    await put_long(outbox, "kept")
+    await outbox.close()
+    assert monitor.ids == ["kept"]
+
+
+async def test_a_record_that_finds_no_room_is_kept_in_the_room_that_is_kept_for_it(tmp_path: Path) -> None:
+    class Kept(Space):
+        def release_spare(self) -> None:
+            assert outbox._database._connection is not None
+            outbox._database._connection.execute(f"PRAGMA max_page_count = {1 << 30}")
+
+    monitor = Monitor()
+    outbox = Outbox(
+        tmp_path / "outbox.db",
+        settings.Outbox(),
+        Kept("orchestrator", tmp_path, common_settings.Space()),
+        monitor.send,
+    )
+    await outbox.open()
+    await outbox._database.run(lambda connection: connection.execute("PRAGMA max_page_count = 1"))
     await put_long(outbox, "kept")
     await outbox.close()
     assert monitor.ids == ["kept"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Header, Ingestion, Upload
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
+from genaifactory_retriever.vectors import Point
 from genaifactory_retriever.vectors_edge import EdgeVectors
 from tests.unit.retriever.conftest import LIMITS
 
@@ -78,6 +79,46 @@ async def test_an_upload_is_refused_as_a_whole_while_the_disk_is_full(
     budget = ByteBudget(MIB)
     with pytest.raises(OutOfSpace, match="Make room on it"):
         await anext(ingestion(encoder, budget, space).ingest(knowledge_base, "acme", uploads(budget)))
+
+
+class Undeleting(EdgeVectors):
+    """A store that finds no room to delete, and notes what searches may not see while it writes."""
+
+    knowledge_base: KnowledgeBase
+    hidden: frozenset[int] = frozenset()
+
+    async def upsert(self, index: str, points: Sequence[Point]) -> None:
+        self.hidden = self.knowledge_base.snapshots.current.hidden
+        await super().upsert(index, points)
+
+    async def delete(self, index: str, revisions: Iterable[int]) -> None:
+        raise OutOfSpace("full")
+
+
+async def test_what_cannot_be_deleted_stays_hidden_and_costs_no_later_write(tmp_path: Path, encoder: Encoder) -> None:
+    library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
+    vectors = await asyncio.to_thread(Undeleting, tmp_path / "vectors", search_threads=1)
+    knowledge_base = await KnowledgeBase.open(specs.KnowledgeBase(name="docs"), library, vectors, encoder)
+    vectors.knowledge_base = knowledge_base
+    budget = ByteBudget(MIB)
+    taking = ingestion(encoder, budget, Space("retriever", tmp_path, settings.Space(full_bytes=0)))
+
+    async def sent(document_id: str, text: str) -> str:
+        async def upload() -> AsyncIterator[Upload]:
+            await budget.take(len(text))
+            yield Upload(Header(document_id, document_id, "", "", "", {}, ()), text.encode())
+
+        (result,) = [result async for result in taking.ingest(knowledge_base, "acme", upload())]
+        return result.outcome
+
+    assert await sent("a.md", "The first version.") == "added"
+    (old,) = await library.run(library.indexed_revisions, "docs")
+    assert await sent("a.md", "The second version.") == "replaced", "it is stored, whatever became of the old one"
+    assert await sent("b.md", "Another document.") == "added"
+    assert old in vectors.hidden, "while another document is written too"
+    assert old in knowledge_base.snapshots.current.hidden
+    await vectors.close()
+    await asyncio.to_thread(library.close)
 
 
 def with_hole(path: Path, *, written: int, size: int) -> Path:
