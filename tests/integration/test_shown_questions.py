@@ -54,6 +54,8 @@ def _mistakes(question: str, fact: Fact, message: dict[str, object]) -> list[str
     mistakes = []
     if fact.words not in str(message["content"]):
         mistakes.append(f"{question!r}: the answer must hold {fact.words!r}; it is: {message['content']}")
+    if question in str(message["content"]):
+        mistakes.append(f"{question!r}: the answer repeats the question out of an example: {message['content']}")
     if fact.document not in cited:
         mistakes.append(f"{question!r}: the answer must cite {fact.document}; it cites {sorted(cited) or 'nothing'}")
     return mistakes

@@ -169,6 +169,8 @@ class Reader:
             passage.context = unit.context
             passage.above = _better(passage.titles, self._question.match(unit.context, marked=passage.marked))
         match = self._question.match(unit.text, marked=passage.marked)
+        if match is not None and self._question.is_repeated_in(unit.text):
+            return
         self._units += 1
         if match is not None:
             for term, quality in match.quality.items():

@@ -14,6 +14,8 @@ from genaifactory_modelserver.words import Form, Language
 # The end of a very long message is where its question stands.
 _MAX_QUESTION_CHARACTERS = 2_000
 _MAX_TERMS = 48
+# A shorter question may well be part of a sentence that answers it ("annual leave").
+_WORDS_OF_A_REPETITION = 4
 _CONTEXT_WEIGHT = 0.35
 _GENERIC_WEIGHT = 0.4
 
@@ -72,11 +74,16 @@ class Question:
         context = [pair for turn in earlier for pair in words.content(turn, self.spoken)] if leans else []
         asides = frozenset(_ASIDE.findall(text)).difference(words.words(_ASIDE.sub(" ", text)))
         self.terms, self._pairs = _terms(own, context, self.spoken, asides)
+        self._said = _spoken_words(text)
         self._marked = not unicodedata.normalize("NFC", text).isascii()
         self._by_exact = {term.form.exact: i for i, term in reversed(list(enumerate(self.terms)))}
         self._by_folded = {term.form.folded: i for i, term in reversed(list(enumerate(self.terms)))}
         self._by_stem = {term.form.stem: i for i, term in reversed(list(enumerate(self.terms)))}
         self._known: dict[tuple[str, bool], tuple[int, float] | None] = {}
+
+    def is_repeated_in(self, text: str) -> bool:
+        """Whether a text holds the question word for word, as a page of examples does: that answers nothing."""
+        return self._said.count(" ") >= _WORDS_OF_A_REPETITION and self._said in _spoken_words(text)
 
     def match(self, text: str, *, marked: bool) -> Match | None:
         """How the text's words match; None when none does. marked: the document is written with marks."""
@@ -116,6 +123,10 @@ class Question:
         if (term := self._by_folded.get(form.folded)) is not None:
             return term, other_marks
         return None
+
+
+def _spoken_words(text: str) -> str:
+    return " ".join(words.words(unicodedata.normalize("NFC", text).lower()))
 
 
 def _terms(

@@ -182,6 +182,15 @@ async def test_a_number_beside_the_question_does_not_sink_its_answer(
     assert ("Every employee has 16 days of paid annual leave.", 1) in quotes(answer)
 
 
+async def test_an_example_that_shows_the_question_is_not_quoted_as_its_answer(extractive: Extract) -> None:
+    question = "How many days of annual leave do I have?"
+    example = Document(f'model = ChatOpenAI(model="rag")\nquestion = "{question}"\nprint(model.invoke(question))')
+    answer, _ = await extractive(question, documents=(example, ANNUAL_LEAVE))
+    assert quotes(answer) == [("Every employee has 16 days of paid annual leave.", 2)]
+    answer, _ = await extractive(question, documents=(example,))
+    assert answer.startswith(UNKNOWN_EN)
+
+
 async def test_what_a_guardrail_masked_in_the_question_does_not_sink_its_answer(extractive: Extract) -> None:
     question = "My mail is <EMAIL_ADDRESS>, how many days of annual leave do I have?"
     answer, _ = await extractive(question, documents=(ANNUAL_LEAVE,))
