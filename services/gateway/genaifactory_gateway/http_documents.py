@@ -54,6 +54,7 @@ class HttpDocuments:
     async def _get(self, exchange: Exchange) -> None:
         async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
             exchange.entered(entry)
+            exchange.named = _named
             given = http_query.parameters(exchange.query, ("knowledge_base", "start_offset", "max_characters"))
             request = gateway_pb2.GetDocumentRequest(
                 knowledge_base=given["knowledge_base"],
@@ -80,6 +81,7 @@ class HttpDocuments:
     async def _delete(self, exchange: Exchange) -> None:
         async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
             exchange.entered(entry)
+            exchange.named = _named
             given = http_query.parameters(exchange.query, ("knowledge_base",))
             document_id = exchange.path.removeprefix(_ONE)
             request = gateway_pb2.DeleteDocumentsRequest(
@@ -87,6 +89,11 @@ class HttpDocuments:
             )
             await self._documents.delete(entry, request)
             await exchange.respond(orjson.dumps({"object": "document.deleted", "id": document_id, "deleted": True}))
+
+
+def _named(field: str | None) -> str | None:
+    """What the contracts call by other names stands in the path."""
+    return "id" if field in ("document_id", "document_ids") else field
 
 
 def _object(document: types_pb2.Document) -> dict[str, Any]:

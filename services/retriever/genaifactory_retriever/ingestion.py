@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from prometheus_client import Counter
 
@@ -247,7 +248,7 @@ def _source_hash(upload: Upload) -> str:
 
 def _name(uri: str, media_type: str) -> str:
     """The file's; of source code with its ending, which says the language."""
-    path = PurePosixPath(uri)
+    path = PurePosixPath(unquote(urlsplit(uri).path))
     return path.name if media_type in formats.SOURCE else path.stem
 
 

@@ -90,7 +90,7 @@ async def test_a_document_of_any_name_is_shown_and_removed_by_its_encoded_path(g
     assert name not in gateway.retriever.documents
     for again in (await gateway.delete(path, key=EDITOR), await gateway.get(path, key=EDITOR)):
         assert again.status_code == 404
-        assert again.json()["error"]["code"] == "not_found"
+        assert (again.json()["error"]["code"], again.json()["error"]["param"]) == ("not_found", "id")
         assert name in again.json()["error"]["message"]
 
 

@@ -59,6 +59,11 @@ async def test_a_listed_document_says_what_it_was_made_of_and_when(client: Clien
     assert before - 1 < document.store_time.ToNanoseconds() / 1e9 < time.time() + 1
 
 
+async def test_a_document_without_a_title_is_named_by_its_path_as_it_was_before_it_was_a_url(client: Client) -> None:
+    await client.ingest([Doc("a#b?", "Some text.", "docs/a%23b%3F 100%25.txt")])
+    assert (await shown(client, "a#b?")).document.title == "a#b? 100%"
+
+
 async def test_pages_follow_each_other_without_gap_or_repetition(client: Client) -> None:
     names = [f"{folder}/Đ{number}" for folder in ("a", "b") for number in range(5)]
     await client.ingest([Doc(name, f"Text of {name}.") for name in names])
