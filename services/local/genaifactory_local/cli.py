@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from genaifactory_common.errors import FactoryError
-from genaifactory_local.commands import ask, blocked, config, documents, records, run, trace
+from genaifactory_local.commands import ask, blocked, config, documents, records, run, trace, watch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +25,7 @@ app.command()(documents.ingest)
 app.command()(documents.remove)
 app.command()(records.usage)
 app.command()(records.export)
+app.command()(watch.watch)
 app.command()(trace.trace)
 app.command()(blocked.blocked)
 app.command("smoke")(ask.smoke_test)

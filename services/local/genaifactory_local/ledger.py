@@ -71,27 +71,25 @@ async def export(
             yield response
 
 
+def connected(platform: Platform, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
+    """A channel to the platform's monitor, which waits so long for a monitor that restarts."""
+    return channels.connect(platform.address("monitor"), platform.tls, patience_seconds=patience_seconds)
+
+
 async def interactions(
-    platform: Platform, filter_: monitor_pb2.InteractionFilter, *, most: int | None = None
+    channel: grpc.aio.Channel, filter_: monitor_pb2.InteractionFilter, *, most: int
 ) -> AsyncGenerator[monitor_pb2.Interaction, None]:
     """The current caller's records, newest first and without any text, up to `most`. Raises FactoryError."""
-    request = monitor_pb2.QueryInteractionsRequest(
-        filter=filter_, page_size=min(most or _PAGE, _PAGE), without_text=True
-    )
-    left = most
-    async with channels.connect(
-        platform.address("monitor"), platform.tls, patience_seconds=PATIENCE_SECONDS
-    ) as channel:
-        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
-        while True:
-            page = await channels.unary(stub.QueryInteractions, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
-            for item in page.interactions[:left]:
-                yield item
-            if left is not None:
-                left -= len(page.interactions)
-            if not page.next_page_token or (left is not None and left <= 0):
-                return
-            request.page_token = page.next_page_token
+    request = monitor_pb2.QueryInteractionsRequest(filter=filter_, page_size=min(most, _PAGE), without_text=True)
+    stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+    while True:
+        page = await channels.unary(stub.QueryInteractions, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+        for item in page.interactions[:most]:
+            yield item
+        most -= len(page.interactions)
+        if not page.next_page_token or most <= 0:
+            return
+        request.page_token = page.next_page_token
 
 
 def timestamp(value: datetime | None) -> Timestamp | None:

@@ -40,7 +40,8 @@ def blocked(
 
     async def read() -> list[monitor_pb2.Interaction]:
         sign_in()
-        return [item async for item in ledger.interactions(platform, wanted, most=limit + 1)]
+        async with ledger.connected(platform) as channel:
+            return [item async for item in ledger.interactions(channel, wanted, most=limit + 1)]
 
     found = [(record, guarded.enforced(record)) for record in asyncio.run(read())]
     records = found[:limit]

@@ -68,7 +68,10 @@ def _print_where(platform: reach.Platform, request: str, tenant: str | None) -> 
     async def look() -> monitor_pb2.Interaction | None:
         sign_in()
         filter_ = monitor_pb2.InteractionFilter(request_ids=wanted)
-        async with aclosing(ledger.interactions(platform, filter_, most=1)) as found:
+        async with (
+            ledger.connected(platform) as channel,
+            aclosing(ledger.interactions(channel, filter_, most=1)) as found,
+        ):
             return await anext(found, None)
 
     record = asyncio.run(look())
