@@ -1,4 +1,4 @@
-"""The `genaifactory` command line: run, ask, ingest, documents, remove, usage, export, smoke, config."""
+"""The `genaifactory` command line: run, ask, documents, usage, export, watch, blocked, trace, smoke, config."""
 
 from __future__ import annotations
 
