@@ -17,6 +17,8 @@ from genaifactory_local.testing import Process
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking]
 
 SECRET = "AKIAIOSFODNN7EXAMPLE"  # the example of its maker's documentation
+# A command needs three seconds of processor, and a busy machine has little to spare.
+_LONGEST_SECONDS = 120
 
 
 async def _started(process: Process, *arguments: str) -> asyncio.subprocess.Process:
@@ -33,7 +35,7 @@ async def _started(process: Process, *arguments: str) -> asyncio.subprocess.Proc
 
 async def _printed(process: Process, *arguments: str) -> str:
     command = await _started(process, *arguments)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_LONGEST_SECONDS):
         out, err = await command.communicate()
     assert (command.returncode, err) == (0, b"")
     return out.decode()
@@ -50,53 +52,40 @@ async def _ask(process: Process, question: str) -> httpx.Response:
 
 async def _line(watch: asyncio.subprocess.Process) -> str:
     assert watch.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(_LONGEST_SECONDS):
         return (await watch.stdout.readline()).decode()
 
 
 async def test_a_person_watches_requests_come_and_looks_into_one(platform_process: Process) -> None:
-    watch = await _started(platform_process, "watch")
+    watch = await _started(platform_process, "watch", "--json")
     answered = await _ask(platform_process, "How many days of annual leave do I have?")
-    line = await _line(watch)
-    assert f"answered  {answered.headers['x-request-id']}  rag" in line
+    record = json.loads(await _line(watch))
+    assert (record["outcome"], record["request_id"]) == ("answered", answered.headers["x-request-id"])
     refused = await _ask(platform_process, f"Is {SECRET} my key?")
     assert refused.status_code == 422
     line = await _line(watch)
-    assert "blocked in: SECRET_AWS_ACCESS_KEY" in line
+    assert json.loads(line)["enforced"][0]["entity"] == "SECRET_AWS_ACCESS_KEY"
     watch.send_signal(signal.SIGINT)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(_LONGEST_SECONDS):
         rest, err = await watch.communicate()
     assert (watch.returncode, rest, err) == (0, b"", b"")
 
-    blocked, summary, usage, bars, tree, record = await asyncio.gather(
-        _printed(platform_process, "blocked"),
-        _printed(platform_process, "blocked", "--summary", "--json"),
-        _printed(platform_process, "usage"),
-        _printed(platform_process, "usage", "--plot", "--of", "tokens"),
-        _printed(platform_process, "trace", answered.json()["id"]),
-        _printed(platform_process, "export"),
-    )
+    blocked = await _printed(platform_process, "blocked")
     assert refused.headers["x-request-id"] in blocked
     assert answered.headers["x-request-id"] not in blocked
-    assert json.loads(summary)[0]["entity"] == "SECRET_AWS_ACCESS_KEY"
-    assert "(no model)" in usage
-    assert "█ extractive" in bars
+    bars = await _printed(platform_process, "usage", "--plot")
+    assert "█ (no model)  1" in bars
+    assert "▓ extractive  1" in bars
+    tree = await _printed(platform_process, "trace", answered.json()["id"])
+    assert f"trace {record['trace_id']}" in tree
     assert "└─ orchestrator Answer" in tree
-    trace_id = json.loads(record.splitlines()[0])["trace_id"]
-    assert f"trace {trace_id}" in tree
-    assert SECRET not in line + blocked + summary + usage + bars + tree
+    assert SECRET not in line + blocked + bars + tree
 
-
-async def test_watch_ends_when_nobody_reads_it_any_more(platform_process: Process) -> None:
-    command = f"{sys.executable} -m genaifactory_local watch --json | head -n 1"
-    head = await asyncio.create_subprocess_exec(
-        "bash",
-        "-c",
-        command,
-        env={**os.environ, "GENAIFACTORY_STATE": str(platform_process.platform.state.folder)},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    await _ask(platform_process, "How many days of annual leave do I have?")
-    async with asyncio.timeout(60):
-        out, _ = await head.communicate()
-    assert json.loads(out)["outcome"] == "answered"
+    # It ends when nobody reads any more, also when no request comes.
+    piped = await _started(platform_process, "watch", "--json")
+    first = json.loads(await _line(piped))
+    assert first["request_id"] == record["request_id"]
+    transport = piped._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # asyncio has no other way
+    transport.close()
+    async with asyncio.timeout(_LONGEST_SECONDS):
+        assert await piped.wait() == 1
