@@ -110,16 +110,6 @@ class Newcomer:
         assert "annual leave" in exported
         assert "nghỉ phép" in exported
 
-    def watch(self, step: Shown) -> None:
-        """A page until Ctrl-C; the requests of this hour are on it."""
-        page = Running(step.text, ROOT)
-        try:
-            page.wait_for("answered", timeout_seconds=60)
-            page.interrupt()
-        finally:
-            page.close()
-        assert "Traceback" not in page.output, page.output
-
     def snippet(self, step: Shown) -> None:
         """A Python snippet with the official client, in an environment of the reader's own."""
         if not (ROOT / "mine").is_dir():

@@ -25,6 +25,7 @@ _SPARK_CELLS = 30
 _SECONDS = 60
 _WIDE_COLUMNS = 110
 _LONGEST_NAME = 40
+_HINT_COLUMNS = 70
 _STYLES = {
     "answered": "green",
     "cached": "cyan",
@@ -128,6 +129,8 @@ class Page:
         if self.trouble:
             return Text("○ ", "bold yellow").append(self.trouble, "yellow")
         now = f"{self._clock().astimezone():%H:%M:%S}"
+        if width >= _HINT_COLUMNS:
+            now = f"Ctrl-C ends it   {now}"
         line = Text("● ", "bold green").append("GenAI Factory  ", "bold").append(self._title, "dim")
         line.append(" " * max(2, width - len(line.plain) - len(now))).append(now, "dim")
         return line
