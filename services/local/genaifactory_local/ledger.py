@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import grpc.aio
@@ -12,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, settings
-from genaifactory_common.errors import InvalidArgument, from_rpc
+from genaifactory_common.errors import InvalidArgument, NotFound, from_rpc
 from genaifactory_local.reach import PATIENCE_SECONDS, Platform
 
 _USAGE_TIMEOUT_SECONDS = 60.0
@@ -90,6 +91,22 @@ async def interactions(
         if not page.next_page_token or most <= 0:
             return
         request.page_token = page.next_page_token
+
+
+async def require_route(platform: Platform, sign_in: Callable[[], None], route: str) -> None:
+    """Raises NotFound unless factory.yaml has the route, or had it when something on record was answered."""
+    names = [each.name for each in platform.factory().routes]
+    if route in names:
+        return
+    sign_in()
+    wanted = monitor_pb2.InteractionFilter(route=route)
+    async with connected(platform) as channel, aclosing(interactions(channel, wanted, most=1)) as recorded:
+        async for _ in recorded:
+            return
+    raise NotFound(
+        f"There is no route '{route}', and nothing on record was answered by one; there are: {', '.join(names)}.",
+        field="--route",
+    )
 
 
 def timestamp(value: datetime | None) -> Timestamp | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
-from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -15,9 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import files
-from genaifactory_common.errors import InvalidArgument, NotFound
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import ledger, reach, state
 from genaifactory_local import plot as bars
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, TenantOption, print_json
@@ -103,7 +100,7 @@ def export(
     platform = reach.find(state_folder)
     sign_in = platform.signing_in(platform.tenant(tenant))
     if route:
-        asyncio.run(_require_route(platform, sign_in, route))
+        asyncio.run(ledger.require_route(platform, sign_in, route))
 
     async def write(file: BinaryIO) -> int:
         sign_in()
@@ -129,18 +126,3 @@ def export(
             field="--output",
         ) from None
     print(f"{count} interactions in {output}", file=sys.stderr)  # not into what may be the output itself
-
-
-async def _require_route(platform: reach.Platform, sign_in: Callable[[], None], route: str) -> None:
-    """Raises NotFound unless factory.yaml has the route, or had it when something on record was answered."""
-    names = [each.name for each in platform.factory().routes]
-    if route in names:
-        return
-    sign_in()
-    async with aclosing(ledger.interactions(platform, monitor_pb2.InteractionFilter(route=route), most=1)) as recorded:
-        async for _ in recorded:
-            return
-    raise NotFound(
-        f"There is no route '{route}', and nothing on record was answered by one; there are: {', '.join(names)}.",
-        field="--route",
-    )

@@ -46,6 +46,8 @@ def watch(
     start = ledger.moment(since, datetime.now(UTC), "--since")
     platform = reach.find(state_folder)  # once, so that a mistake ends the command instead of being tried again
     whose = platform.tenant(tenant)
+    if route:
+        asyncio.run(ledger.require_route(platform, platform.signing_in(whose), route))
     logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong is shown, on the page or once
     follow = following.following(lambda: reach.find(state_folder), whose, start, route=route, key_id=key)
     console = Console()
