@@ -50,14 +50,14 @@ def ingestion(encoder: Encoder, budget: ByteBudget, space: Space) -> Ingestion:
     return Ingestion(encoder, LIMITS, budget, space, documents_in_flight=2)
 
 
-async def test_an_upload_ends_when_the_store_fails_and_may_be_sent_again_when_it_works(
+async def test_an_upload_that_the_library_had_no_room_for_may_be_sent_again(
     tmp_path: Path, encoder: Encoder, parts: tuple[Library, KnowledgeBase]
 ) -> None:
     library, knowledge_base = parts
     budget = ByteBudget(MIB)
     taking = ingestion(encoder, budget, Space("retriever", tmp_path, settings.Space(full_bytes=0)))
     await library.run(pages(library, 1))  # SQLite takes what the file has now, and from then on is full
-    async with asyncio.timeout(30):  # many more documents wait than may be in flight
+    async with asyncio.timeout(30):
         with pytest.raises(OutOfSpace, match=r"The disk that holds .* is full"):
             _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
     await budget.take(MIB)  # all that was taken is given back
@@ -78,6 +78,31 @@ async def test_an_upload_is_refused_as_a_whole_while_the_disk_is_full(
     budget = ByteBudget(MIB)
     with pytest.raises(OutOfSpace, match="Make room on it"):
         await anext(ingestion(encoder, budget, space).ingest(knowledge_base, "acme", uploads(budget)))
+
+
+class Full(EdgeVectors):
+    """A store that has no room at all."""
+
+    async def upsert(self, index: str, points: Sequence[Point]) -> None:
+        for _ in range(1000):  # meanwhile the upload goes on, until there is no place for another document
+            await asyncio.sleep(0)
+        raise OutOfSpace("full")
+
+
+async def test_an_upload_ends_when_a_write_fails_while_more_documents_wait_than_may_be_in_flight(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
+    vectors = await asyncio.to_thread(Full, tmp_path / "vectors", search_threads=1)
+    knowledge_base = await KnowledgeBase.open(specs.KnowledgeBase(name="docs"), library, vectors, encoder)
+    budget = ByteBudget(MIB)
+    taking = ingestion(encoder, budget, Space("retriever", tmp_path, settings.Space(full_bytes=0)))
+    async with asyncio.timeout(20):
+        with pytest.raises(OutOfSpace):
+            _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
+    await budget.take(MIB)  # all that was taken is given back
+    await vectors.close()
+    await asyncio.to_thread(library.close)
 
 
 class Undeleting(EdgeVectors):
