@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_gateway.observation import HTTP_HANGUPS
 from genaifactory_gateway.openai_responses import Chunks
@@ -300,7 +301,9 @@ async def test_connections_beyond_the_bound_are_closed(start: Any) -> None:
 @given(st.lists(st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"])), max_size=20), st.booleans())
 def test_a_streams_text_is_the_same_however_it_was_cut(pieces: list[str], include_usage: bool) -> None:
     chunks = Chunks("req-" + "0" * 32, 1, 'a "model"', 1, include_usage=include_usage)
-    data = chunks.opening() + b"".join(chunks.event(script.delta(piece)) for piece in pieces)
+    data = chunks.opening(orchestrator_pb2.AnswerOpened()) + b"".join(
+        chunks.event(script.delta(piece)) for piece in pieces
+    )
     data += chunks.closing(script.done().done)
     assert data.endswith(b"\n\n")
     events = data[:-2].split(b"\n\n")
