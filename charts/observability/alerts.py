@@ -224,6 +224,24 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             lasting="10m",
         ),
     ),
+    "configuration": (
+        Alert(
+            "ConfigurationRefused",
+            "warning",
+            "sum by (namespace) (genaifactory_configuration_refused) > 0",
+            "{{ $value }} pods in {{ $labels.namespace }} refuse the factory.yaml that they have.",
+            "The last good one stays in force; a pod that restarts does not start.",
+            lasting="5m",
+        ),
+        Alert(
+            "ConfigurationHides",
+            "warning",
+            "max by (namespace, kind) (genaifactory_configuration_hidden) > 0",
+            "{{ $value }} {{ $labels.kind }} in {{ $labels.namespace }} are stored where nobody reaches them.",
+            "factory.yaml does not name their tenant or knowledge base any more.",
+            lasting="5m",
+        ),
+    ),
     "record": (
         Alert(
             "OutboxFills",
