@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from genaifactory_common import specs
-from genaifactory_safety.policies import Policies, catalogue
+from genaifactory_common.masking import mask, question_without_masks
+from genaifactory_safety.policies import Policies, catalogue, groups
 from genaifactory_safety.verdicts import Action, Direction
 
 from .conftest import compiled, factory, scan
@@ -86,3 +87,9 @@ def test_a_new_document_is_in_force_at_once_and_a_bad_one_never() -> None:
     assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == "<EMAIL_ADDRESS> AKIAIOSFODNN7EXAMPLE"
     source.replace(factory("[{name: default, rules: [{entities: [PIL]}]}]"))
     assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == "<EMAIL_ADDRESS> AKIAIOSFODNN7EXAMPLE"
+
+
+def test_the_mask_of_every_entity_is_known_as_one_and_not_searched_for() -> None:
+    entities = {entity for members in groups(catalogue()).values() for entity in members}
+    assert len(entities) > 20
+    assert {entity for entity in entities if question_without_masks(mask(entity))} == set()
