@@ -23,6 +23,8 @@ _MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 _TEMPLATE = """{{- bos_token -}}
 {%- if tools %}system: You may call: {% for tool in tools %}{{ tool.function | tojson }} {% endfor %}
 {% endif -%}
+{%- if tone %}tone: {{ tone }}
+{% endif -%}
 {%- if documents %}documents:
 {% for document in documents %}[{{ loop.index }}] {{ document.title }}: {{ document.text }}
 {% endfor %}{% endif -%}

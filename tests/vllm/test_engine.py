@@ -132,6 +132,17 @@ async def test_documents_reach_a_template_that_takes_them(server: ModelServer) -
     assert grounded.usage.prompt_tokens > without.usage.prompt_tokens + 10
 
 
+async def test_variables_reach_a_template_that_takes_them(server: ModelServer, rendered: Any) -> None:
+    """rendered: the template as transformers applies it."""
+    variables = {"tone": "brief", "unknown": 1}
+    async with connected(server) as client:
+        talked = await client.ask(chat(QUESTION, sampling={"chat_template_kwargs": variables}))
+        raw = await client.ask(prompt(rendered([{"role": "user", "content": QUESTION}], tone="brief")))
+        plain = await client.ask(chat(QUESTION))
+    assert talked.text == raw.text
+    assert talked.usage.prompt_tokens > plain.usage.prompt_tokens
+
+
 async def test_an_answer_that_was_begun_is_continued_from_its_end(server: ModelServer) -> None:
     async with connected(server) as client:
         whole = await client.ask(chat(QUESTION, max_tokens=30))
@@ -169,6 +180,19 @@ async def test_a_seed_makes_sampling_repeatable(server: ModelServer) -> None:
     async with connected(server) as client:
         first, second, other = [await client.ask(sampled(seed)) for seed in (11, 11, 12)]
     assert first.text == second.text != other.text
+
+
+async def test_min_p_and_the_repetition_penalty_choose_among_tokens(server: ModelServer) -> None:
+    def sampled(**sampling: float) -> modelserver_pb2.GenerateRequest:
+        return prompt("The office", max_tokens=40, sampling={"seed": 11, **sampling})
+
+    async with connected(server) as client:
+        greedy = await client.ask(sampled(temperature=0.0))
+        free = await client.ask(sampled(temperature=1.5))
+        narrowed = await client.ask(sampled(temperature=1.5, min_p=1.0))  # the best candidate alone
+        unlike = await client.ask(sampled(temperature=0.0, repetition_penalty=5.0))
+    assert narrowed.text == greedy.text != free.text
+    assert unlike.text != greedy.text
 
 
 async def test_a_seed_holds_when_a_prompt_is_computed_in_parts_beside_others(server: ModelServer) -> None:
