@@ -48,7 +48,7 @@ class Newcomer:
         self.banner()
 
     def make_run_with_documents(self, step: Shown) -> None:
-        """Documents of one's own answer, the sample does not; then back to the sample."""
+        """Documents of one's own answer, the sample does not; then back to the sample, as the README says."""
         folder = ROOT / "path" / "to" / "folder"
         folder.mkdir(parents=True)
         (folder / "leave.md").write_text(OWN_DOCUMENT)
@@ -61,6 +61,8 @@ class Newcomer:
         finally:
             self._stop()
             self._start("make run")
+            self.command(".venv/bin/genaifactory ingest --samples")
+            self.command(".venv/bin/genaifactory documents remove folder/leave.md")
 
     def ask_shown(self, step: Shown) -> None:
         """A question is answered right, with its source."""
