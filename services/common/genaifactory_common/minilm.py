@@ -30,6 +30,9 @@ DIMENSIONS = 384
 """Components of a vector."""
 MAX_TOKENS = 256
 """Tokens that the model reads, [CLS] and [SEP] included; the rest of a longer text does not count."""
+# Cut before the tokenizer, which reads all of a text at once and holds the interpreter's lock as long. No 256 tokens of
+# a language are as long; a word beyond 100 letters is one token.
+_MOST_CHARACTERS = 32_768
 NAME = "minilm"
 
 _LOADING = threading.Lock()
@@ -94,13 +97,13 @@ class MiniLM:
         """Vectors of unit length, shape (len(texts), DIMENSIONS), in the order of the texts."""
         vectors = np.empty((len(texts), DIMENSIONS), np.float32)
         for row, text in enumerate(texts):
-            ids = np.array([self._truncated.encode(text).ids], np.int64)
+            ids = np.array([self._truncated.encode(text[:_MOST_CHARACTERS]).ids], np.int64)
             vectors[row] = self._session.run(None, {"ids": ids})[0]
         return vectors
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of the whole text, without [CLS] and [SEP]."""
-        return len(self._whole.encode(text, add_special_tokens=False).ids)
+    def tokens_read(self, text: str) -> int:
+        """Tokens that `embed` reads of the text, [CLS] and [SEP] included; at most MAX_TOKENS."""
+        return len(self._truncated.encode(text[:_MOST_CHARACTERS]).ids)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Start and end of each token in code points of the text, in order."""

@@ -21,6 +21,8 @@ from genaifactory_gateway.openai_requests import Body
 _Body = TypeVar("_Body", bound=Body)
 
 _MAX_NAMED = 20
+# A body with more has been made to cost: each is looked at by itself.
+_MAX_UNKNOWN = 5_000
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 
 # Fields that would change the answer and that the platform cannot honour, and what to do instead.
@@ -72,6 +74,10 @@ def read(model: type[_Body], body: bytes, *, strict: bool) -> tuple[_Body, Seque
     try:
         return model.model_validate(value), ()
     except ValidationError as error:
+        if error.error_count() > _MAX_UNKNOWN:
+            raise InvalidArgument(
+                f"The body has {error.error_count()} fields that are unknown or wrong; send at most {_MAX_UNKNOWN}."
+            ) from None
         problems = error.errors(include_url=False, include_input=False)
     ignored: set[str] = set()
     for problem in problems:
@@ -80,7 +86,7 @@ def read(model: type[_Body], body: bytes, *, strict: bool) -> tuple[_Body, Seque
         owner, name = _owner(value, problem["loc"])
         if (sent := owner.pop(name)) is None or sent in _NO_OP.get(name, ()):
             continue
-        path = _path(problem["loc"])
+        path = _path_of_unknown(problem["loc"])
         if strict or not model.lenient or path in _REFUSED:
             raise _invalid(model, problem)
         ignored.add(re.sub(r"\[\d+\]", "[]", path))
@@ -116,8 +122,14 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return path[:200]  # a field's name is the client's own text: show a sane length of it
 
 
+def _path_of_unknown(loc: tuple[int | str, ...]) -> str:
+    """As `_path`; but the last part is the client's own name, which may begin with `~`."""
+    return f"{_path(loc[:-1])}.{loc[-1]}".removeprefix(".")[:200]
+
+
 def _invalid(model: type[Body], problem: Mapping[str, Any]) -> InvalidArgument:
-    path = _path(problem["loc"])
+    unknown = problem["type"] == "extra_forbidden"
+    path = _path_of_unknown(problem["loc"]) if unknown else _path(problem["loc"])
     match problem["type"]:
         case "extra_forbidden" if path in _REFUSED:
             return InvalidArgument(f"'{path}' is not supported: {_REFUSED[path]}.", field=path)

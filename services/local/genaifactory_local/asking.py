@@ -63,6 +63,12 @@ class Answer:
 @contextmanager
 def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
     """Sends the question; yields the answer to be and the pieces of its text as they come. Raises FactoryError."""
+    for option, text in (
+        ("QUESTION", question.text),
+        ("--route", question.route),
+        ("--conversation", question.conversation_id or ""),
+    ):
+        _require_text(option, text)
     body: dict[str, Any] = {
         "model": question.route,
         "messages": [{"role": "user", "content": question.text}],
@@ -88,6 +94,16 @@ def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
             raise refusal(response)
         answer = Answer(response.headers.get("x-request-id", ""))
         yield answer, _pieces(response, answer)
+
+
+def _require_text(option: str, text: str) -> None:
+    """Bytes of a command line that are no text come as halves of surrogate pairs, which no request can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(
+            f"{option} must be text in UTF-8; it holds a byte that is not. Set the terminal to UTF-8.", field=option
+        ) from None
 
 
 @contextmanager

@@ -94,12 +94,16 @@ def choose(state: State, given: Path | None) -> Path:
         if not given.is_file():
             raise InvalidArgument(f"{given} does not exist.", field="--config")
         return given.absolute()
+    file = without_choice(state)
+    if not file.exists():
+        files.write(file, (resources.files("genaifactory_local") / "factory.yaml").read_bytes())
+    return file
+
+
+def without_choice(state: State) -> Path:
+    """The file that is followed when none is given: ./factory.yaml where there is one, else the state folder's."""
     own = Path("factory.yaml")
-    if own.exists():
-        return own.absolute()
-    if not state.factory_file.exists():
-        files.write(state.factory_file, (resources.files("genaifactory_local") / "factory.yaml").read_bytes())
-    return state.factory_file
+    return own.absolute() if own.exists() else state.factory_file
 
 
 def sign_in(signer: Signer, tenant: str, principal: str = DEVELOPMENT_KEY_ID) -> None:

@@ -17,8 +17,6 @@ from genaifactory_modelserver.engine import Embeddings, Model
 
 # Texts computed before others get their turn and a cancelled request is noticed; about a tenth of a second.
 _TEXTS_A_TURN = 8
-# MiniLM's own marks around a text, [CLS] and [SEP].
-_MARKS = 2
 
 
 class MiniLMEngine:
@@ -83,5 +81,4 @@ class MiniLMEngine:
 
 
 def _compute(model: MiniLM, texts: Sequence[str]) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.float32]], int]:
-    tokens = sum(min(model.count_tokens(text) + _MARKS, MAX_TOKENS) for text in texts)
-    return model.embed(texts), tokens
+    return model.embed(texts), sum(map(model.tokens_read, texts))

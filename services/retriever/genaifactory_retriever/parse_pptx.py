@@ -76,7 +76,8 @@ def _shape(shape: etree._Element) -> Iterator[Block]:
         rows = ([" ".join(_paragraphs(cell)) for cell in row.iter(f"{_A}tc")] for row in table.iter(f"{_A}tr"))
         yield from tables.blocks(rows)
     if shape.tag == f"{_P}sp":
-        yield from (Block(text) for text in _paragraphs(shape))
+        # As items of a list, which they are: a short line alone would be read as a heading and never quoted.
+        yield from (Block(f"- {text}") for text in _paragraphs(shape))
 
 
 def _placeholder(shape: etree._Element) -> str:

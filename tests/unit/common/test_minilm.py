@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,9 +63,25 @@ def test_text_beyond_the_limit_does_not_count(model: MiniLM) -> None:
     assert np.array_equal(first, second)
 
 
-def test_tokens_are_counted_beyond_the_limit(model: MiniLM) -> None:
-    assert model.count_tokens("disk " * 300) == 300
-    assert model.count_tokens("") == 0
+def test_the_tokens_that_are_read_are_counted(model: MiniLM) -> None:
+    assert [model.tokens_read(text) for text in ("", "disk", "disk " * 300)] == [2, 3, 256]
+
+
+def test_what_no_token_is_read_of_costs_nothing(model: MiniLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer holds the interpreter's lock: a text of megabytes would stall every other request."""
+    seen: list[int] = []
+    whole = model._truncated
+
+    class Watched:
+        def encode(self, text: str) -> Any:
+            seen.append(len(text))
+            return whole.encode(text)
+
+    monkeypatch.setattr(model, "_truncated", Watched())
+    long = "disk " * 300_000
+    assert np.array_equal(model.embed([long]), model.embed(["disk " * 300]))
+    assert model.tokens_read(long) == 256
+    assert max(seen) <= 32_768
 
 
 def test_token_offsets_are_code_points_of_the_text(model: MiniLM) -> None:

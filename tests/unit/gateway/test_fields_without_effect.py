@@ -167,3 +167,18 @@ async def test_thousands_of_names_are_counted_and_not_listed(lasting_gateway: An
 
 async def test_a_header_is_bounded_whatever_the_names() -> None:
     assert len(openai_fields.header(["x" * 100] + [f"{i}" * 50 for i in range(1000)])) < 2500
+
+
+async def test_a_name_that_begins_like_a_tag_of_ours_is_named_whole(lasting_gateway: Any) -> None:
+    response = await _chat(lasting_gateway, messages=[QUESTION | {"~text": 1}])
+    assert response.headers[IGNORED] == "?"
+    strict = await _chat(lasting_gateway, headers=STRICT, messages=[QUESTION | {"~text": 1}])
+    assert strict.json()["error"]["param"] == "messages[0].~text"
+
+
+async def test_a_body_of_nothing_but_unknown_fields_is_refused_before_each_is_looked_at(lasting_gateway: Any) -> None:
+    few = await _chat(lasting_gateway, **{f"x{i}": 1 for i in range(200)})
+    assert few.status_code == 200
+    many = await _chat(lasting_gateway, **{f"x{i}": 1 for i in range(20_000)})
+    assert many.status_code == 400
+    assert "20000 fields" in many.json()["error"]["message"]

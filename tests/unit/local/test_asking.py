@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from genaifactory_common.errors import FactoryError, NotFound, Reason, Unavailable
+from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, Reason, Unavailable
 from genaifactory_local import asking
 from tests.unit.local.scripted_http import chunk, scripted
 
@@ -41,6 +41,12 @@ def test_pieces_citations_and_usage_are_gathered() -> None:
     assert answer.sources() == {1: citation}
     assert (answer.finish_reason, answer.usage, answer.request_id) == ("stop", {"completion_tokens": 3}, "req-1")
     assert bodies[0]["conversation_id"] == "talk-1"
+
+
+def test_bytes_that_are_no_text_are_the_question_s_fault_and_not_the_key_s() -> None:
+    question = asking.Question(b"caf\xe9".decode(errors="surrogateescape"), "http://127.0.0.1:1", "gf-key")
+    with pytest.raises(InvalidArgument, match="QUESTION must be text in UTF-8"), asking.asked(question):
+        pass
 
 
 def test_an_answer_that_breaks_off_is_no_whole_answer() -> None:

@@ -166,6 +166,21 @@ def test_config_check_reads_the_file_that_the_services_follow(
     assert out.startswith(f"{DEFAULT} is right")
 
 
+def test_config_check_without_a_file_reads_the_one_that_the_platform_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENAIFACTORY_FACTORY_FILE", raising=False)
+    code, _, err = _genaifactory(["config", "check"], monkeypatch, capsys)
+    assert code == 1
+    assert "There is no factory.yaml here" in err
+    (tmp_path / ".genaifactory").mkdir()
+    (tmp_path / ".genaifactory" / "factory.yaml").write_bytes(DEFAULT.read_bytes())
+    code, out, _ = _genaifactory(["config", "check"], monkeypatch, capsys)
+    assert code == 0
+    assert ".genaifactory/factory.yaml is right" in out
+
+
 def test_a_run_with_a_bad_factory_yaml_ends_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,8 +129,8 @@ def test_what_is_no_text_is_not_guessed() -> None:
 def test_slides_are_read_in_order_with_titles_tables_and_notes_and_hidden_ones_are_not() -> None:
     assert texts(parse_pptx.parse(files.pptx_file(), BOUND)[1]) == [
         "# Nghỉ phép",
-        "16 ngày mỗi năm",
-        "Báo trước ba ngày",
+        "- 16 ngày mỗi năm",
+        "- Báo trước ba ngày",
         "Nhắc về ngày lễ.",
         "# Allowance",
         "City: Huế; Per day: 60 EUR",

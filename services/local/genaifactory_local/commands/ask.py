@@ -60,7 +60,7 @@ def ask(
     if sources:
         print("\nSources")
     for number, source in sources:
-        print(f"  [{number}] {source['title']} ({source['url']})")
+        print(f"  [{number}] {source['title']} ({source['document_id']})")
     if answer.reading and sources:  # a refusal says it in its own text
         done, total = answer.reading["documents_done"], answer.reading["documents_total"]
         print(f"\nThe documents are still being read ({done} of {total}); a later answer may know more.")

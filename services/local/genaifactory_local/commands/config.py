@@ -22,9 +22,14 @@ app = typer.Typer(no_args_is_help=True, help="Check and explain factory.yaml, th
 
 @app.command("check")
 def config_check(
-    file: Annotated[Path, typer.Argument(envvar="GENAIFACTORY_FACTORY_FILE", help="The file to check.")] = Path(
-        "factory.yaml"
-    ),
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            envvar="GENAIFACTORY_FACTORY_FILE",
+            help="The file to check. Without it: ./factory.yaml, or that of the platform on --state.",
+            show_default=False,
+        ),
+    ] = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Say whether a factory.yaml is right, and if not, the path of every bad field.
@@ -34,6 +39,10 @@ def config_check(
 
     Example: `genaifactory config check factory.yaml`
     """
+    if file is None:
+        file = configuration.without_choice(state.State(state_folder.absolute()))
+        if not file.exists():
+            raise InvalidArgument("There is no factory.yaml here and none of a platform: name the FILE.", field="FILE")
     try:
         factory = configuration.load(file)
     except specs.InvalidConfiguration as error:
