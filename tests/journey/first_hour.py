@@ -7,6 +7,7 @@ else is there yet. By hand, in a fresh clone: python3 -m tests.journey.first_hou
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -192,6 +193,8 @@ PLAYED: tuple[tuple[str, Play], ...] = (
 
 def main() -> int:
     """Plays the hour; 0 when everything came as shown, 1 with a list of what did not."""
+    # Started in a shell's background it would be ignored, here and in what is started from here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     newcomer = Newcomer()
     failures: list[str] = []

@@ -72,10 +72,13 @@ class Running:
             time.sleep(0.1)
 
     def interrupt(self, *, timeout_seconds: float = 30.0) -> None:
-        """Presses Ctrl-C and waits for the end."""
+        """Presses Ctrl-C and waits for the end. Raises AssertionError when it goes on."""
         assert self._process.poll() is None, f"it runs no more:\n{self.output}"
         os.killpg(self._process.pid, signal.SIGINT)
-        self._process.wait(timeout_seconds)
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it runs on {timeout_seconds} s after Ctrl-C:\n{self.output}") from None
 
     def close(self) -> None:
         """Ends it in any case."""
