@@ -107,7 +107,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "no such factory.yaml": (["run", "--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
     "a factory.yaml that is no text": (["run", "--config", "photo.jpg"], "must be UTF-8 text"),
     "a factory.yaml that does not fit": (["run", "--config", "wrong.yaml"], "routes: must be a list"),
-    "knowledge that is not there": (["run", "--knowledge-base", "wiki"], "it has: documents"),
+    "knowledge that is not there": (["run", "--knowledge-base", "wiki"], "there are: documents"),
     "a question that nobody hears": (["ask", "hello"], "Start one with: make run"),
     "an address without a key": (["ask", "hello", "--url", "http://127.0.0.1:{port}"], "GENAIFACTORY_API_KEY"),
     "metadata without a value": (["ingest", ".", "--metadata", "year"], "write NAME=VALUE"),
