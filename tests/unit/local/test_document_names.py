@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -262,7 +263,10 @@ def test_a_folder_deeper_than_a_path_may_be_long_ends_nothing(tmp_path: Path) ->
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_bytes(TEXT)
     deep(os.fsencode(tmp_path / "docs"))
-    found = finding.find([tmp_path / "docs"])
+    try:
+        found = finding.find([tmp_path / "docs"])
+    finally:  # pytest, which recurses, could not remove it
+        subprocess.run(["rm", "-rf", tmp_path / "docs" / "d"], check=True)
     assert [document.document_id for document in found.documents] == ["docs/a.md"]
     (skipped,) = found.skipped
     assert (skipped.reason, skipped.detail) == (Reason.UNREADABLE, "File name too long")
