@@ -59,13 +59,22 @@ def sqlite_settings(tmp_path: Path) -> Settings:
     return settings_for(tmp_path, None)
 
 
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """An open database. It is closed also when the test fails: left open, it would fail a later test as well."""
+    database = Database(settings)
+    await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
     """An open database."""
-    opened = Database(settings)
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with opened(settings) as database:
+        yield database
 
 
 @dataclass(frozen=True)

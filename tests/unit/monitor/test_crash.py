@@ -21,7 +21,7 @@ from genaifactory_monitor import store, usage
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Filter, Position
 from genaifactory_monitor.settings import Settings
-from tests.unit.monitor.conftest import NOON, make_interaction
+from tests.unit.monitor.conftest import NOON, make_interaction, opened
 
 ROUNDS = 4
 
@@ -90,11 +90,9 @@ async def test_nothing_acknowledged_is_lost_or_doubled_when_the_process_is_kille
             await asyncio.to_thread(process.wait)
         assert len(acknowledged) >= before + 30
 
-    database = Database(settings)
-    await database.open()
-    found = await stored_ids(database)
-    rows = await usage.between(database, "acme", NOON * 10**6, (NOON + 60) * 10**6, now_us=NOON * 10**6)
-    await database.close()
+    async with opened(settings) as database:
+        found = await stored_ids(database)
+        rows = await usage.between(database, "acme", NOON * 10**6, (NOON + 60) * 10**6, now_us=NOON * 10**6)
     assert acknowledged <= set(found)
     assert len(found) == len(set(found))
     assert sum(sums.requests for _, sums in rows) == len(found)

@@ -37,7 +37,7 @@ from genaifactory_monitor.database import FILE_NAME, Database
 from genaifactory_monitor.records import Filter, Interaction
 from genaifactory_monitor.schema import metadata
 from genaifactory_monitor.settings import Settings
-from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment, serving, settings_for
+from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment, opened, serving, settings_for
 
 OPEN = """
 import asyncio, sys
@@ -81,11 +81,9 @@ async def test_the_migrations_build_the_schema_that_the_code_uses(database: Data
 
 async def test_opening_a_database_again_keeps_what_it_holds(settings: Settings) -> None:
     for expected in (0, 1, 1):
-        database = Database(settings)
-        await database.open()
-        assert await count(database) == expected
-        await store.record(database, [recorded("a")])
-        await database.close()
+        async with opened(settings) as database:
+            assert await count(database) == expected
+            await store.record(database, [recorded("a")])
 
 
 @pytest.mark.slow
@@ -109,56 +107,50 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(settings: Set
 
 
 async def test_conversations_on_disk_are_for_the_monitors_account_alone(sqlite_settings: Settings) -> None:
-    database = Database(sqlite_settings)
-    await database.open()
-    await store.record(database, [recorded("a")])
-    files = await asyncio.to_thread(lambda: list(sqlite_settings.data_dir.iterdir()))
-    modes = await asyncio.to_thread(lambda: {path.name: stat.S_IMODE(path.stat().st_mode) for path in files})
-    await database.close()
+    async with opened(sqlite_settings) as database:
+        await store.record(database, [recorded("a")])
+        files = await asyncio.to_thread(lambda: list(sqlite_settings.data_dir.iterdir()))
+        modes = await asyncio.to_thread(lambda: {path.name: stat.S_IMODE(path.stat().st_mode) for path in files})
     assert FILE_NAME in modes
     assert set(modes.values()) == {0o600}
 
 
 async def test_a_database_locked_by_another_process_is_unavailable_and_then_works(tmp_path: Path) -> None:
-    database = Database(settings_for(tmp_path, None, store=StoreSettings(busy_timeout_seconds=0.05)))
-    await database.open()
-    other = await asyncio.to_thread(
-        sqlite3.connect, tmp_path / "monitor" / FILE_NAME, isolation_level=None, check_same_thread=False
-    )
-    await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
+    async with opened(settings_for(tmp_path, None, store=StoreSettings(busy_timeout_seconds=0.05))) as database:
+        other = await asyncio.to_thread(
+            sqlite3.connect, tmp_path / "monitor" / FILE_NAME, isolation_level=None, check_same_thread=False
+        )
+        await asyncio.to_thread(other.execute, "BEGIN EXCLUSIVE")
 
-    with pytest.raises(Unavailable, match="locked by another process") as refused:
-        await store.record(database, [recorded("a")])
-    assert refused.value.retry_after_seconds == 1.0
+        with pytest.raises(Unavailable, match="locked by another process") as refused:
+            await store.record(database, [recorded("a")])
+        assert refused.value.retry_after_seconds == 1.0
 
-    await asyncio.to_thread(other.execute, "ROLLBACK")
-    await asyncio.to_thread(other.close)
-    assert len(await store.record(database, [recorded("a")])) == 1
-    await database.close()
+        await asyncio.to_thread(other.execute, "ROLLBACK")
+        await asyncio.to_thread(other.close)
+        assert len(await store.record(database, [recorded("a")])) == 1
 
 
 async def test_a_full_disk_is_unavailable_and_what_was_acknowledged_stays(sqlite_settings: Settings) -> None:
-    database = Database(sqlite_settings)
-    await database.open()
-    async with database.writing() as connection:  # SQLite fails as it does when the disk has no page left
-        await connection.exec_driver_sql("PRAGMA max_page_count = 60")
-    acknowledged = 0
+    async with opened(sqlite_settings) as database:
+        async with database.writing() as connection:  # SQLite fails as it does when the disk has no page left
+            await connection.exec_driver_sql("PRAGMA max_page_count = 60")
+        acknowledged = 0
 
-    async def fill() -> None:
-        nonlocal acknowledged
-        while acknowledged < 60:
-            await store.record(database, [recorded(f"r{acknowledged:04}", output="x" * 10_000)])
-            acknowledged += 1
+        async def fill() -> None:
+            nonlocal acknowledged
+            while acknowledged < 60:
+                await store.record(database, [recorded(f"r{acknowledged:04}", output="x" * 10_000)])
+                acknowledged += 1
 
-    with pytest.raises(Unavailable, match=r"The disk that holds .* is full\. Make room on it"):
-        await fill()
-    assert acknowledged > 0
-    assert await count(database) == acknowledged
-    async with database.writing() as connection:
-        await connection.exec_driver_sql("PRAGMA max_page_count = 100000")
-    await store.record(database, [recorded("after")])
-    assert await count(database) == acknowledged + 1
-    await database.close()
+        with pytest.raises(Unavailable, match=r"The disk that holds .* is full\. Make room on it"):
+            await fill()
+        assert acknowledged > 0
+        assert await count(database) == acknowledged
+        async with database.writing() as connection:
+            await connection.exec_driver_sql("PRAGMA max_page_count = 100000")
+        await store.record(database, [recorded("after")])
+        assert await count(database) == acknowledged + 1
 
 
 async def test_a_damaged_file_is_unavailable(tmp_path: Path) -> None:
@@ -195,31 +187,27 @@ async def test_postgresql_that_cannot_be_reached_is_unavailable_and_shows_no_pas
 async def test_the_monitor_works_again_after_postgresql_was_away(
     postgres_settings: Settings, postgres: PostgresServer
 ) -> None:
-    database = Database(postgres_settings)
-    await database.open()
-    await store.record(database, [recorded("before")])
-    await asyncio.to_thread(postgres.stop)
-    try:
-        with pytest.raises(Unavailable):
-            await store.record(database, [recorded("lost")])
-        with pytest.raises(Unavailable):
-            await store.ping(database)
-    finally:
-        await asyncio.to_thread(postgres.start)
-    assert len(await store.record(database, [recorded("after")])) == 1
-    assert await count(database) == 2
-    await database.close()
+    async with opened(postgres_settings) as database:
+        await store.record(database, [recorded("before")])
+        await asyncio.to_thread(postgres.stop)
+        try:
+            with pytest.raises(Unavailable):
+                await store.record(database, [recorded("lost")])
+            with pytest.raises(Unavailable):
+                await store.ping(database)
+        finally:
+            await asyncio.to_thread(postgres.start)
+        assert len(await store.record(database, [recorded("after")])) == 1
+        assert await count(database) == 2
 
 
 async def test_when_every_connection_is_busy_the_answer_is_unavailable(tmp_path: Path) -> None:
     tight = StoreSettings(connections=1, busy_timeout_seconds=0.05)
-    database = Database(settings_for(tmp_path, None, store=tight))
-    await database.open()
-    async with database.writing():
-        with pytest.raises(Unavailable, match="connections are busy"):
-            await store.record(database, [recorded("a")])
-    assert len(await store.record(database, [recorded("a")])) == 1
-    await database.close()
+    async with opened(settings_for(tmp_path, None, store=tight)) as database:
+        async with database.writing():
+            with pytest.raises(Unavailable, match="connections are busy"):
+                await store.record(database, [recorded("a")])
+        assert len(await store.record(database, [recorded("a")])) == 1
 
 
 async def test_cancelled_calls_cost_no_connection_and_leave_no_half_of_a_batch(

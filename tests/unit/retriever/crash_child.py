@@ -1,7 +1,7 @@
 """A process that writes, builds and swaps until it is killed; its arguments: data folder, model folder, N.
 
-At its start it checks that what the process before it left is whole, and at least edition N. It says "edition N" on
-stdout after each write that was answered.
+At its start it checks that what the process before it left is whole, and at least edition N. On stdout it says
+"begins write" and "begins build" before it does so, and "edition N" after each write that was answered.
 """
 
 from __future__ import annotations
@@ -84,9 +84,11 @@ async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
     while True:
         edition += 1
         batch = [document(number, edition) for number in range(DOCUMENTS)]
+        print("begins write", flush=True)
         await base.write([Prepared(one, {c: await encoder.encode(one, c) for c in base.chunkings()}) for one in batch])
         print("edition", edition, flush=True)
         if edition % 3 == 0:
+            print("begins build", flush=True)
             version = [step async for step in base.build(SPEC, f"build-{edition}")][-1].version
             await base.swap(version)
 

@@ -6,7 +6,9 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,15 +18,40 @@ ROOT = Path(__file__).resolve().parents[3]
 ROUNDS = 10
 
 
+class Progress:
+    """What the child says, line by line, and how long its steps last on this machine at this time."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        """Of the last whole step of each kind, "write" and "build"."""
+
+    def until_begins(self, aim: str, lines: IO[str], *, later: int) -> list[str]:
+        """Reads until a step of the kind begins that is the first, or so many later, whose length is known."""
+        said = []
+        step, begun = "", 0.0
+        while line := lines.readline():
+            said.append(line)
+            now = time.monotonic()
+            if step:
+                self.seconds[step] = now - begun
+            step, begun = line.removeprefix("begins ").strip() if line.startswith("begins ") else "", now
+            if step == aim and aim in self.seconds:
+                if not later:
+                    break
+                later -= 1
+        return said
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_process_killed_at_random_moments_leaves_whole_documents(
     tmp_path: Path, model_dir: Path, model: MiniLM
 ) -> None:
     chance = random.Random(3)
+    progress = Progress()
     answered = 0
-    killed_while_writing = 0
-    for _ in range(ROUNDS):
+    cut: Counter[str] = Counter()
+    for turn in range(ROUNDS):
         command = [
             sys.executable,
             "-m",
@@ -40,9 +67,17 @@ def test_a_process_killed_at_random_moments_leaves_whole_documents(
             if not first.startswith("ready"):
                 child.kill()
                 pytest.fail(f"what the last kill left does not open: {child.stderr.read()[-2000:]}")
-            time.sleep(chance.uniform(0, 0.8))  # the moment is the test's input
+            aim = ("write", "build")[turn % 2]
+            said = progress.until_begins(aim, child.stdout, later=chance.randrange(2))
+            # The moment is the test's input: anywhere in the step, however fast the machine is.
+            time.sleep(chance.uniform(0, progress.seconds.get(aim, 0)))
             child.kill()
-            written = [int(line.split()[1]) for line in child.stdout.read().splitlines() if line.startswith("edition")]
-        answered = max([answered, *written])
-        killed_while_writing += bool(written)
-    assert killed_while_writing >= ROUNDS // 3
+            said += child.stdout.read().splitlines()
+            errors = child.stderr.read()
+        assert child.returncode < 0, f"the process ended by itself: {errors[-2000:]}"
+        answered = max([answered, *(int(line.split()[1]) for line in said if line.startswith("edition"))])
+        if said[-1].startswith("begins"):
+            cut[said[-1].split()[1]] += 1
+    assert cut["write"] > 0
+    assert cut["build"] > 0
+    assert cut.total() >= ROUNDS // 3
