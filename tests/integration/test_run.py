@@ -133,7 +133,7 @@ async def test_usage_and_export_show_what_was_asked(platform_process: Process, t
 async def test_an_unknown_route_and_a_wrong_key_are_one_clear_line(platform_process: Process) -> None:
     code, _, err = await _genaifactory(platform_process, "ask", "hello", "--route", "poetry")
     assert code == 1
-    assert "no such model" in err
+    assert "no model" in err
     assert err.count("\n") == 1
     code, _, err = await _genaifactory(platform_process, "ask", "hello", "--key", "gf-wrong")
     assert code == 1

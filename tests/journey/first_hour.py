@@ -160,7 +160,7 @@ class Newcomer:
 
     def _start(self, command: str) -> None:
         self.platform = Running(command, ROOT)
-        self.platform.wait_for("Ctrl-C stops it.", timeout_seconds=120)
+        self.platform.wait_for("Ctrl-C stops it.", timeout_seconds=300)
 
     def _stop(self) -> None:
         assert self.platform is not None

@@ -23,6 +23,7 @@ from genaifactory_gateway.limits import MemoryLimiter, Reservation, State
 
 # Longer than any key; what is longer is not worth hashing.
 _MAX_KEY_CHARACTERS = 512
+_SHOWN_CHARACTERS = 100
 _PREFIX = 16
 
 
@@ -67,7 +68,7 @@ class Entry:
         if route is None or not self._visible(route):
             if self._embedding_model(name) is not None:
                 raise InvalidArgument(f"'{name}' is an embedding model: use it with embeddings.", field="model")
-            raise _no_such_model()
+            raise self._no_such_model(name)
         self._require_named(name)
         return route
 
@@ -78,7 +79,7 @@ class Entry:
             route = self._factory.route(name)
             if route is not None and self._visible(route):
                 raise InvalidArgument(f"'{name}' answers chats: use it with chat completions.", field="model")
-            raise _no_such_model()
+            raise self._no_such_model(name)
         self._require_named(name)
         return model
 
@@ -95,6 +96,14 @@ class Entry:
         else:
             self.route(name)
         return next(offer for offer in self.offers() if offer.name == name)
+
+    def _no_such_model(self, name: str) -> NotFound:
+        names = ", ".join(offer.name for offer in self.offers()) or "none"
+        return NotFound(
+            f"There is no model '{name[:_SHOWN_CHARACTERS]}', or not for this key, which may use: {names}.",
+            field="model",
+            reason=Reason.MODEL_NOT_FOUND,
+        )
 
     def knowledge_base(self, name: str) -> specs.KnowledgeBase:
         """The one that the request names; no name: the tenant's only one. Raises NotFound, InvalidArgument."""
@@ -214,11 +223,3 @@ class Admission:
                 if hmac.compare_digest(holder.key.sha256, digest):
                     return holder
         raise Unauthenticated("The API key is not known.")
-
-
-def _no_such_model() -> NotFound:
-    return NotFound(
-        "There is no such model, or not for this key; the list of models names those that it may use.",
-        field="model",
-        reason=Reason.MODEL_NOT_FOUND,
-    )

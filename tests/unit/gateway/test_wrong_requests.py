@@ -388,11 +388,11 @@ DOORS = [
         code="permission_denied",
         key=CHATTER,
     ),
-    Wrong("an unknown model", _chat(model="gpt-9"), "no such model", "model", status=404, code="model_not_found"),
+    Wrong("an unknown model", _chat(model="gpt-9"), "no model", "model", status=404, code="model_not_found"),
     Wrong(
         "another tenant's route",
         _chat(model="secret-plan"),
-        "no such model",
+        "no model",
         "model",
         status=404,
         code="model_not_found",
@@ -412,7 +412,7 @@ DOORS = [
     Wrong(
         "an unknown embedding model",
         {"model": "bert", "input": "a"},
-        "no such model",
+        "no model",
         "model",
         status=404,
         code="model_not_found",
