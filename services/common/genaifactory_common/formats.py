@@ -1,4 +1,4 @@
-"""The kinds of document that the platform reads: their media types, the endings of their files, and their largest size.
+"""The kinds of document that the platform reads: their media types, the endings of their files, and their bounds.
 
 The retriever parses them and the command line chooses files by them.
 """
@@ -59,3 +59,7 @@ MEDIA_TYPES = tuple(sorted(set(BY_ENDING.values())))
 
 MAX_DOCUMENT_BYTES = 32 << 20
 """Of one file, unless the retriever's settings say otherwise."""
+MAX_ID_CHARACTERS = 512
+"""Of a document's id."""
+MAX_SOURCE_CHARACTERS = 1024
+"""Of what a document was read from."""

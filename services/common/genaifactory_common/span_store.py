@@ -115,8 +115,7 @@ class Exporter(SpanExporter):
         connection = self._open()
         self._unswept += len(spans)
         with connection:
-            for span in spans:
-                _insert(connection, span)
+            _insert(connection, spans)
             if self._unswept >= _SPANS_BETWEEN_SWEEPS:
                 _sweep(connection, self._bounds, time.time_ns())
                 self._unswept = 0
@@ -246,17 +245,8 @@ def _short(value: Any) -> Any:
     return [_short(item) for item in value[:_MAX_TEXT]] if isinstance(value, (tuple, list)) else value
 
 
-def _insert(connection: sqlite3.Connection, span: Span) -> None:
-    attributes = json.dumps(span.attributes, ensure_ascii=False, default=str)
-    size = len(attributes) + len(span.name) + 200
-    connection.execute(
-        "INSERT INTO traces VALUES (?, ?, ?, ?) ON CONFLICT (trace_id) DO UPDATE SET "
-        "bytes = bytes + excluded.bytes, start_ns = max(start_ns, excluded.start_ns), "
-        "tenant = CASE tenant WHEN '' THEN excluded.tenant ELSE tenant END",
-        (span.trace_id, str(span.attributes.get("genaifactory.tenant", "")), span.start_ns, size),
-    )
-    connection.execute(
-        "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+def _insert(connection: sqlite3.Connection, spans: Sequence[Span]) -> None:
+    rows = [
         (
             span.trace_id,
             span.span_id,
@@ -267,9 +257,25 @@ def _insert(connection: sqlite3.Connection, span: Span) -> None:
             span.end_ns,
             span.failed,
             span.request_id,
-            attributes,
-        ),
+            json.dumps(span.attributes, ensure_ascii=False, default=str),
+        )
+        for span in spans
+    ]
+    traces: dict[str, tuple[str, int, int]] = {}
+    for span, row in zip(spans, rows, strict=True):
+        tenant, start_ns, size = traces.get(span.trace_id, ("", 0, 0))
+        traces[span.trace_id] = (
+            tenant or str(span.attributes.get("genaifactory.tenant", "")),
+            max(start_ns, span.start_ns),
+            size + len(row[-1]) + len(span.name) + 200,
+        )
+    connection.executemany(
+        "INSERT INTO traces VALUES (?, ?, ?, ?) ON CONFLICT (trace_id) DO UPDATE SET "
+        "bytes = bytes + excluded.bytes, start_ns = max(start_ns, excluded.start_ns), "
+        "tenant = CASE tenant WHEN '' THEN excluded.tenant ELSE tenant END",
+        [(trace_id, *facts) for trace_id, facts in traces.items()],
     )
+    connection.executemany("INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _sweep(connection: sqlite3.Connection, bounds: Bounds, now_ns: int) -> None:

@@ -18,9 +18,6 @@ from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local.printable import printable
 
-MAX_ID_CHARACTERS = 512
-_MAX_SOURCE_CHARACTERS = 1024
-# Both as the retriever has it.
 SAMPLE = Path(__file__).parent / "sample"
 """A small bilingual handbook, to have something to ask."""
 SAMPLES = "samples"
@@ -37,7 +34,7 @@ class Reason(StrEnum):
     CIRCLE = "a link in a circle"
     AGAIN = "a link to a folder that is read anyway"
     SPECIAL = "no file: a device, pipe or socket"
-    LONG = f"a path of more than {MAX_ID_CHARACTERS} characters"
+    LONG = f"a path of more than {formats.MAX_ID_CHARACTERS} characters"
     TWIN = "written like the name of another file"
     UNREADABLE = "not readable"
 
@@ -186,7 +183,7 @@ def _source(path: Path) -> Source:
 
 
 def _bounded(name: str) -> str:
-    return name if len(name) <= _MAX_SOURCE_CHARACTERS else f"…{name[1 - _MAX_SOURCE_CHARACTERS :]}"
+    return name if len(name) <= formats.MAX_SOURCE_CHARACTERS else f"…{name[1 - formats.MAX_SOURCE_CHARACTERS :]}"
 
 
 class _Walk:
@@ -262,7 +259,7 @@ class _Walk:
             self._skip(name, Reason.SPECIAL)
         elif not _is_document(entry.name):
             self._skip(name, Reason.TYPE)
-        elif len(document.document_id) > MAX_ID_CHARACTERS:
+        elif len(document.document_id) > formats.MAX_ID_CHARACTERS:
             self._skip(name, Reason.LONG)
         else:
             self._add(document, name)

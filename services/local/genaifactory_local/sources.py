@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels
+from genaifactory_common import channels, formats
 from genaifactory_local import documents, finding
 from genaifactory_local.catalogue import PAGE, stored
 from genaifactory_local.finding import Found, Reason, Skipped, Source
@@ -63,7 +63,7 @@ async def labelled(store: Store, found: Found) -> Found:
         own[source] = replace(source, label=await _label(store, source, {each.label for each in own.values()}))
     there = [replace(document, source=own[document.source]) for document in found.documents]
     skipped = [replace(each, source=own[each.source]) for each in found.skipped]
-    long = [each for each in there if len(each.document_id) > finding.MAX_ID_CHARACTERS]
+    long = [each for each in there if len(each.document_id) > formats.MAX_ID_CHARACTERS]
     skipped += [Skipped(each.source, each.below, Reason.LONG) for each in long]
     there = sorted((each for each in there if each not in long), key=lambda each: each.document_id)
     return Found(tuple(there), tuple(skipped), tuple(own.values()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import identity, known, specs
+from genaifactory_common import formats, identity, known, specs
 from genaifactory_common.errors import InvalidArgument, NotFound
 from genaifactory_common.space import Space
 from genaifactory_retriever import catalogue, upload
@@ -178,7 +178,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> retriever_pb2.ListDocumentsResponse:
         caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
         for field in ("prefix", "source", "page_token"):
-            upload.check_text(field, getattr(request, field), upload.MAX_SOURCE_CHARACTERS)
+            upload.check_text(field, getattr(request, field), formats.MAX_SOURCE_CHARACTERS)
         if request.page_size > MAX_PAGE:
             raise InvalidArgument(f"page_size must be 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}.", field="page_size")
         library = self._parts().library

@@ -7,15 +7,14 @@ import re
 from collections.abc import AsyncIterator, Mapping
 
 from genaifactory.retriever.v1 import retriever_pb2
+from genaifactory_common import formats
 from genaifactory_common.errors import DeadlineExceeded, InvalidArgument, TooLarge
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.ingestion import Header, Upload
 from genaifactory_retriever.uploading import Announced
 
-MAX_ID_CHARACTERS = 512
 MAX_URI_CHARACTERS = 2048
 MAX_TITLE_CHARACTERS = 1000
-MAX_SOURCE_CHARACTERS = 1024
 MAX_METADATA = 32
 MAX_METADATA_CHARACTERS = 256
 MAX_GROUPS = 64
@@ -125,7 +124,7 @@ def _header(message: retriever_pb2.DocumentHeader, max_bytes: int) -> tuple[Head
     """The header, and why the document is refused if it is."""
     # Even a refused document is named in its result, as far as its id can be shown.
     header = Header(
-        document_id=_CONTROL.sub("", message.document_id)[:MAX_ID_CHARACTERS],
+        document_id=_CONTROL.sub("", message.document_id)[: formats.MAX_ID_CHARACTERS],
         uri=message.uri,
         media_type=message.media_type,
         title=message.title,
@@ -145,7 +144,7 @@ def _check(message: retriever_pb2.DocumentHeader, max_bytes: int) -> None:
     check_document_id("document_id", message.document_id)
     check_text("uri", message.uri, MAX_URI_CHARACTERS)
     check_uri("uri", message.uri)
-    check_text("source", message.source, MAX_SOURCE_CHARACTERS)
+    check_text("source", message.source, formats.MAX_SOURCE_CHARACTERS)
     check_text("title", message.title, MAX_TITLE_CHARACTERS)
     check_text("media_type", message.media_type, MAX_TITLE_CHARACTERS)
     check_language("language", message.language)
@@ -168,7 +167,7 @@ def check_document_id(field: str, value: str) -> None:
     """Raises InvalidArgument."""
     if not value:
         raise InvalidArgument(f"{field} must name the document within the knowledge base.", field=field)
-    check_text(field, value, MAX_ID_CHARACTERS)
+    check_text(field, value, formats.MAX_ID_CHARACTERS)
 
 
 def check_language(field: str, value: str) -> None:

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import asking, documents, reach, smoke, state
-from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, UrlOption, print_json
+from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, UrlOption, key_for_url, print_json
 
 
 def ask(
@@ -32,9 +31,7 @@ def ask(
     if url is None:
         platform = reach.find(state_folder)
         url, key = platform.http_url, key or platform.key()
-    elif key is None:
-        raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
-    asked = asking.Question(question, url, key, route, conversation, fresh)
+    asked = asking.Question(question, url, key_for_url(key), route, conversation, fresh)
     with asking.asked(asked) as (answer, pieces):
         for piece in pieces:
             if not as_json:

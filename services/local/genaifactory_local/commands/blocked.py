@@ -14,7 +14,7 @@ from rich.table import Table
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_local import guarded, ledger, reach, state
-from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json
+from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json, table
 from genaifactory_local.guarded import Enforced
 
 _NARROW_COLUMNS = 116
@@ -62,16 +62,16 @@ _Records = list[tuple[monitor_pb2.Interaction, list[Enforced]]]
 def _table(records: _Records, width: int) -> Table:
     """A line for each rule on a request; in a narrow terminal two for each request."""
     if width < _NARROW_COLUMNS:
-        table = Table(box=None, show_header=False, pad_edge=False)
+        shown = Table(box=None, show_header=False, pad_edge=False)
         for record, items in records:
-            table.add_row(f"{_time(record)}  {record.request_id}  {escape(f'{record.route}  {record.key_id}')}")
-            table.add_row(f"  [{_STYLES[items[0].rule.action]}]{escape(guarded.in_words(items))}[/]" if items else "")
-        return table
-    table = _columns("Time", "Request", "Key", "Route", "Action", "Way", "Rule", "Policy")
+            shown.add_row(f"{_time(record)}  {record.request_id}  {escape(f'{record.route}  {record.key_id}')}")
+            shown.add_row(f"  [{_STYLES[items[0].rule.action]}]{escape(guarded.in_words(items))}[/]" if items else "")
+        return shown
+    shown = table("Time", "Request", "Key", "Route", "Action", "Way", "Rule", "Policy")
     for record, items in records:
         for item in items:
             rule = item.rule
-            table.add_row(
+            shown.add_row(
                 _time(record),
                 record.request_id,
                 escape(record.key_id),
@@ -81,7 +81,7 @@ def _table(records: _Records, width: int) -> Table:
                 escape(f"{rule.entity} x{item.findings}" if item.findings > 1 else rule.entity),
                 escape(rule.policy),
             )
-    return table
+    return shown
 
 
 def _time(record: monitor_pb2.Interaction) -> str:
@@ -89,22 +89,15 @@ def _time(record: monitor_pb2.Interaction) -> str:
 
 
 def _summary_table(records: _Records) -> Table:
-    table = _columns("Rule", "Policy", "Way", "Action")
+    shown = table("Rule", "Policy", "Way", "Action")
     for heading in ("Requests", "Findings"):
-        table.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right")
     for rule, requests, findings in guarded.summary(items for _, items in records):
         action = f"[{_STYLES[rule.action]}]{rule.action}[/]"
-        table.add_row(
+        shown.add_row(
             escape(rule.entity), escape(rule.policy), rule.direction, action, f"{requests:,}", f"{findings:,}"
         )
-    return table
-
-
-def _columns(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
+    return shown
 
 
 def _plain(record: monitor_pb2.Interaction, items: list[Enforced]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import grpc.aio
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
@@ -26,7 +25,9 @@ from genaifactory_local.commands.options import (
     TenantOption,
     UrlOption,
     VerboseOption,
+    key_for_url,
     print_json,
+    table,
 )
 
 app = typer.Typer(no_args_is_help=True, help="List, show and remove what a running platform has read.")
@@ -150,11 +151,11 @@ def list_sources(
     if not counts:
         print(f"No documents yet in '{knowledge_base}'. Read some with: genaifactory ingest PATH")
         return
-    table = _table("Source")
-    table.add_column("Documents", justify="right")
+    shown = table("Source")
+    shown.add_column("Documents", justify="right")
     for name, count in counts.items():
-        table.add_row(escape(name) or "(not kept)", f"{count:,}")
-    _console().print(table)
+        shown.add_row(escape(name) or "(not kept)", f"{count:,}")
+    _console().print(shown)
 
 
 @app.command("show")
@@ -251,8 +252,7 @@ def _asked(
 ) -> Result:
     """What the work returns on the platform that is meant: at --url with --key, else the one that is near."""
     if url is not None:
-        if key is None:
-            raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
+        key = key_for_url(key)
         if tenant is not None:
             raise InvalidArgument("With --url the tenant is the key's; leave out --tenant.", field="--tenant")
         return asyncio.run(work(catalogue.OverHttp(url, key, knowledge_base)))
@@ -306,14 +306,14 @@ def _facts(document: types_pb2.Document) -> dict[str, Any]:
 
 
 def _print_table(found: list[types_pb2.Document]) -> None:
-    table = _table("Document", "Title")
+    shown = table("Document", "Title")
     for heading in ("Size", "Passages"):
-        table.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right")
     for heading in ("Stored", "Source", "Groups"):
-        table.add_column(heading)
+        shown.add_column(heading)
     for each in found:
         stored = each.store_time.ToDatetime().strftime("%Y-%m-%d %H:%M") if each.HasField("store_time") else "-"
-        table.add_row(
+        shown.add_row(
             escape(each.document_id),
             escape(each.title),
             _size(each.size_bytes),
@@ -322,20 +322,13 @@ def _print_table(found: list[types_pb2.Document]) -> None:
             escape(each.source) or "-",
             escape(", ".join(each.allowed_groups)) or "-",
         )
-    _console().print(table)
+    _console().print(shown)
 
 
 def _size(size_bytes: int) -> str:
     if not size_bytes:
         return "-"
     return f"{size_bytes} B" if size_bytes < 1024 else f"{size_bytes / 1024:,.0f} KiB"
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
 
 
 def _console() -> Console:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they print JSON."""
+"""Options that several commands share, and how they print tables and JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+
+from genaifactory_common.errors import InvalidArgument
 
 StateOption = Annotated[
     Path, typer.Option("--state", envvar="GENAIFACTORY_STATE", help="Folder that holds the platform's state.")
@@ -22,6 +25,21 @@ KnowledgeBaseOption = Annotated[str, typer.Option(help="Where they are or go: a 
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name every file that is skipped.")]
 UrlOption = Annotated[str | None, typer.Option(help="Where the platform answers. Without it: the platform on --state.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
+
+
+def key_for_url(key: str | None) -> str:
+    """The key to show at --url, whose platform has none here. Raises InvalidArgument when none is given."""
+    if key is None:
+        raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
+    return key
+
+
+def table(*headings: str) -> Table:
+    """A table without lines, whose columns fold what is too long."""
+    empty = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        empty.add_column(heading, overflow="fold")
+    return empty
 
 
 def print_json(value: Any) -> None:
