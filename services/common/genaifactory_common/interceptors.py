@@ -195,9 +195,11 @@ class _Observed:
         self._code = "OK"
         telemetry.RPC_RUNNING.labels(self._service).inc()
         rpc_service, _, rpc_method = self._method.rpartition("/")
+        parent, links = service_telemetry.caller(context.invocation_metadata() or ())
         self._span: Span = service_telemetry.tracer.start_span(
             self._method,
-            context=telemetry.extract(context.invocation_metadata() or ()),
+            context=parent,
+            links=links,
             kind=SpanKind.SERVER,
             attributes={"rpc.system": "grpc", "rpc.service": rpc_service, "rpc.method": rpc_method},
         )

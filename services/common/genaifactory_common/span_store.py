@@ -24,6 +24,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import StatusCode
 
+CALLER_TRACE = "genaifactory.caller.trace_id"
+"""The attribute of a request's first span that names the trace of its client: 32 hex digits."""
+
 logger = logging.getLogger(__name__)
 
 _BUSY_SECONDS = 5.0
@@ -57,7 +60,7 @@ class Bounds:
     traces_per_tenant: int = 2_000
     """Also of requests that no tenant could be found for."""
     spans_per_trace: int = 1_000
-    """A client may run everything it does under one trace id."""
+    """One request may make calls without end."""
     bytes: int = 64 * 1024 * 1024
     """Of all together; the tenant that holds most gives way."""
 
@@ -73,7 +76,7 @@ class Span:
     """32 hex digits."""
     span_id: str
     parent_id: str
-    """Empty: it began the trace, or its parent is a client's."""
+    """Empty: it began the trace."""
     service: str
     name: str
     start_ns: int
@@ -225,6 +228,8 @@ def _below(spans: Sequence[Span], span_id: str) -> list[Span]:
 def _kept(span: ReadableSpan) -> Span:
     context, parent = span.context, span.parent
     attributes = {key: _short(value) for key, value in (span.attributes or {}).items()}
+    if span.links:
+        attributes[CALLER_TRACE] = f"{span.links[0].context.trace_id:032x}"
     return Span(
         trace_id=f"{context.trace_id:032x}" if context else "",
         span_id=f"{context.span_id:016x}" if context else "",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.sampling import (
     Sampler,
     TraceIdRatioBased,
 )
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -92,9 +92,13 @@ class Telemetry:
             )
         sampler: Sampler = ParentBasedTraceIdRatio(settings.sample_ratio)
         delay_millis = _EXPORT_MILLIS
+        self._begins_traces = False
         if exporter is None and settings.spans_file is not None:
             exporter = span_store.Exporter(settings.spans_file)
-            sampler = _of_requests(service, settings.sample_ratio)
+            # The file is the platform's own: a caller that chose the trace could add spans to another tenant's.
+            self._begins_traces = service == "gateway"
+            # Deliveries of records and what the command line reads would only drive answers out of the file.
+            sampler = ParentBased(TraceIdRatioBased(settings.sample_ratio) if self._begins_traces else ALWAYS_OFF)
             delay_millis = _STORE_MILLIS
         self._provider: TracerProvider | None = None
         if exporter is None:
@@ -114,6 +118,18 @@ class Telemetry:
     def enabled(self) -> bool:
         """Whether spans go anywhere."""
         return self._provider is not None
+
+    def caller(self, metadata: Iterable[tuple[str, Any]]) -> tuple[Context, Sequence[Link]]:
+        """Parent and links of the span that serves a call with this metadata (pairs) or these headers.
+
+        The caller's span is the parent, except where the gateway's spans go to a file that tenants share: the trace
+        begins there, with a link to the caller's span.
+        """
+        context = extract(metadata)
+        if not self._begins_traces:
+            return context, ()
+        theirs = trace.get_current_span(context).get_span_context()
+        return Context(), (Link(theirs),) if theirs.is_valid else ()
 
     @contextmanager
     def span(
@@ -156,17 +172,6 @@ class Telemetry:
             self._provider.shutdown()
 
 
-def _of_requests(service: str, ratio: float) -> Sampler:
-    """What the spans' file keeps: what the gateway begins, also below a client's own trace that is not recorded.
-
-    Deliveries of records and what the command line reads would only drive answers out of the file.
-    """
-    if service != "gateway":
-        return ParentBased(ALWAYS_OFF)
-    own = TraceIdRatioBased(ratio)
-    return ParentBased(own, remote_parent_sampled=own, remote_parent_not_sampled=own)
-
-
 def describe(attributes: dict[str, Any]) -> None:
     """Adds attributes to the current span, if it is recorded. None of them may hold what was asked or answered."""
     span = trace.get_current_span()
@@ -188,7 +193,7 @@ def inject() -> list[tuple[str, str]]:
     return list(carrier.items())
 
 
-def extract(metadata: Any) -> Any:
+def extract(metadata: Iterable[tuple[str, Any]]) -> Context:
     """The span context of incoming call metadata (pairs) or headers."""
     return _propagator.extract({key: value for key, value in metadata if key in ("traceparent", "tracestate")})
 

@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_gateway import http_headers
 from genaifactory_gateway.openai_responses import error_body
 from genaifactory_gateway.settings import Http
 
@@ -201,9 +202,8 @@ class _Connection(HttpToolsProtocol):
         self._count(len(name) + len(value) + _HEADER_FRAME_BYTES)
 
     def on_headers_complete(self) -> None:
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts != 1 and self.parser.get_http_version() != "1.0":
-            self._refuse(f"The request must have one header Host; it has {hosts}.")
+        if why := http_headers.fault(self.headers, self.parser.get_http_version()):
+            self._refuse(why)
         self._in_body = self._headers_came = True
         super().on_headers_complete()
         if self.config.last_answers.is_set() or self.loop.time() > self._old_at:

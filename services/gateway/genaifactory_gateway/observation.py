@@ -78,9 +78,11 @@ def _root_span(exchange: Exchange, name: str, route: str, service_telemetry: Tel
         "url.scheme": "http",
         "genaifactory.request_id": exchange.request_id,
     }
+    parent, links = service_telemetry.caller(pairs)
     with service_telemetry.tracer.start_as_current_span(
         name,
-        context=telemetry.extract(pairs),
+        context=parent,
+        links=links,
         kind=SpanKind.SERVER,
         attributes=attributes,
         record_exception=False,

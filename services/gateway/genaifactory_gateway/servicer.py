@@ -117,10 +117,14 @@ def _request_id() -> str:
 
 
 def _authorization(context: _Context) -> str | None:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            return value if isinstance(value, str) else value.decode("latin-1")
-    return None
+    values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    if len(values) > 1:
+        raise InvalidArgument(
+            f"The call must not have more than one authorization in its metadata; it has {len(values)}."
+        )
+    if not values:
+        return None
+    return values[0] if isinstance(values[0], str) else values[0].decode("latin-1")
 
 
 def _answer_request(request: gateway_pb2.ChatRequest, request_id: str) -> orchestrator_pb2.AnswerRequest:

@@ -44,6 +44,7 @@ _SHOWN = {
     "genaifactory.guardrail.policy": "policy",
     "http.response.status_code": "HTTP",
     "error.type": "",
+    span_store.CALLER_TRACE: "client's trace",
 }
 """What is shown of a span's attributes, in this order, and under which name."""
 

@@ -182,13 +182,16 @@ def test_a_trace_is_kept_when_the_gateway_begins_it_and_not_what_runs_beside_req
     assert found(file, "req-2") == []
 
 
-def test_a_clients_trace_that_is_not_recorded_elsewhere_is_kept_here(file: Path) -> None:
+@pytest.mark.parametrize("sampled", ["00", "01"])
+def test_the_gateway_begins_its_own_trace_with_a_link_to_the_clients(file: Path, sampled: str) -> None:
     gateway = _telemetry("gateway", file)
-    unsampled = telemetry.extract([("traceparent", f"00-{'a' * 32}-{'b' * 16}-00")])
-    gateway.tracer.start_span("POST", unsampled, attributes={"genaifactory.request_id": "req-1"}).end()
+    parent, links = gateway.caller([("traceparent", f"00-{'a' * 32}-{'b' * 16}-{sampled}")])
+    gateway.tracer.start_span("POST", parent, links=links, attributes={"genaifactory.request_id": "req-1"}).end()
     gateway.close()
     (span,) = found(file, "req-1")
-    assert span.trace_id == "a" * 32
+    assert span.trace_id != "a" * 32
+    assert span.parent_id == ""
+    assert span.attributes[span_store.CALLER_TRACE] == "a" * 32
 
 
 def test_nothing_is_kept_where_a_collector_is_set(file: Path) -> None:

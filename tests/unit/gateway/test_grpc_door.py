@@ -60,6 +60,14 @@ async def test_an_answer_is_streamed_with_its_request_id_and_its_end(gateway: An
     assert gateway.orchestrator.callers[0].tenant == "acme"
 
 
+async def test_a_call_with_two_keys_is_refused(gateway: Any) -> None:
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    call = stub.ListModels(gateway_pb2.ListModelsRequest(), metadata=(*_with(USER), *_with(BETA)), timeout=10)
+    error = await _error(call)
+    assert error.reason is Reason.INVALID_ARGUMENT
+    assert "more than one authorization" in error.message
+
+
 async def test_the_end_says_what_was_masked_and_cached_and_a_client_may_ask_anew(gateway: Any) -> None:
     first = script.opened(script.delta("Xin chào."), masked={"VN_CCCD": 1}, cache=types_pb2.CACHE_USE_BYPASS)
     gateway.orchestrator.script = [first, script.done()]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
+import sqlite3
 import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import settings, span_store
 from genaifactory_common.errors import ContentBlocked, UpstreamFailed
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import orchestrator as script
@@ -215,3 +222,40 @@ async def test_the_trace_begins_at_the_client_and_goes_on_upstream(
         "http.response.status_code": 200,
         "error.type": "UPSTREAM_FAILED",
     }
+
+
+async def test_a_tenant_that_names_anothers_trace_neither_joins_nor_grows_it(start: Any, tmp_path: Path) -> None:
+    file = tmp_path / "spans.sqlite"
+    async with _kept(start, file) as gateway:
+        victim = await gateway.get("/v1/models")
+    spans = await asyncio.to_thread(_spans, file, victim)
+    forged = f"00-{spans[0].trace_id}-{spans[0].span_id}-01"
+    headers = {"authorization": "Bearer sk-beta-user", "traceparent": forged}
+    async with _kept(start, file) as gateway:
+        attack = await gateway.http.get("/v1/models", headers=headers)
+        stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+        await stub.ListModels(gateway_pb2.ListModelsRequest(), metadata=tuple(headers.items()))
+    assert await asyncio.to_thread(_spans, file, victim) == spans
+    (own,) = await asyncio.to_thread(_spans, file, attack)
+    assert own.trace_id != spans[0].trace_id
+    # The call by gRPC has no tenant in its span.
+    assert await asyncio.to_thread(_tenants_of_traces, file) == ["", "acme", "beta"]
+
+
+@contextlib.asynccontextmanager
+async def _kept(start: Any, file: Path) -> AsyncIterator[Any]:
+    """A gateway whose spans are in the file when it ends."""
+    telemetry = await asyncio.to_thread(Telemetry, "gateway", settings.Telemetry(spans_file=file))
+    async with start(telemetry=telemetry) as gateway:
+        yield gateway
+    await asyncio.to_thread(telemetry.close)
+
+
+def _spans(file: Path, response: httpx.Response) -> list[span_store.Span]:
+    with span_store.reading(file) as reader:
+        return reader.of_request(response.headers["x-request-id"]) if reader is not None else []
+
+
+def _tenants_of_traces(file: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        return [tenant for (tenant,) in db.execute("SELECT tenant FROM traces ORDER BY tenant")]

@@ -39,13 +39,18 @@ def _error(answer: bytes) -> str:
     [
         (b"", "must have one header Host; it has 0"),
         (b"x-host: x\r\n", "must have one header Host; it has 0"),
-        (HOST + b"Host: y\r\n", "must have one header Host; it has 2"),
+        (HOST + b"Host: y\r\n", "must not have more than one header Host; it has 2"),
         (HOST + b"x-more: " + b"x" * 54_000 + b"\r\n", "at most 32768 bytes"),
         (HOST + b"x: y\r\n" * 8_000, "at most 32768 bytes"),
         (HOST + b"no colon\r\n", "Invalid HTTP"),
         (HOST + b"content-length: -1\r\n", "Invalid HTTP"),
         (HOST + b"content-length: 1\r\ncontent-length: 2\r\n", "Invalid HTTP"),
         (HOST + b"content-length: 4\r\ntransfer-encoding: chunked\r\n", "Invalid HTTP"),
+        *(
+            (HOST + b"%s: a\r\n%s: b\r\n" % (name, name.lower()), f"must not have more than one header {name.decode()}")
+            for name in (b"Authorization", b"Origin", b"Content-Type", b"Content-Encoding", b"Traceparent")
+        ),
+        (HOST + b"authorization: a\r\nauthorization: a\r\n", "more than one header Authorization; it has 2"),
         (HOST + b"a\x00b: c\r\n", "Invalid HTTP"),
         (HOST + b"x: a\x00b\r\n", "Invalid HTTP"),
         (HOST + b"x: a\nb\r\n", "Invalid HTTP"),
@@ -59,6 +64,34 @@ async def test_headers_that_are_wrong_are_refused_in_the_one_shape_of_errors(
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"connection: close" in answer
     assert says in _error(answer)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"transfer-encoding: xchunked\r\n",
+        b"transfer-encoding: chunked, identity\r\n",
+        b"transfer-encoding: gzip, chunked\r\n",
+        b"transfer-encoding: identity\r\n",
+        b"transfer-encoding:\r\n",
+        b"transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n",
+        b"transfer-encoding: xchunked\r\ncontent-length: 4\r\n",
+        b"content-length: 4\r\ntransfer-encoding: xchunked\r\n",
+        b"content-length: 4\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: chunked\r\ncontent-length: 4\r\n",
+    ],
+)
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+async def test_a_body_whose_end_could_be_read_in_two_ways_is_refused_with_an_answer(
+    lasting_gateway: Any, method: bytes, framing: bytes
+) -> None:
+    head = method + b" /v1/chat/completions HTTP/1.1\r\n" + HOST + b"content-type: application/json\r\n"
+    smuggled = b"0\r\n\r\nGET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
+    answer = await _answer(lasting_gateway, head + framing + b"\r\n" + smuggled)
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert b"connection: close" in answer
+    assert "Transfer-Encoding" in _error(answer) or "Invalid HTTP" in _error(answer)
 
 
 @pytest.mark.parametrize(
