@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import grpc.aio
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
-from genaifactory_common import engine_specs, specs
+from genaifactory_common import specs
 from genaifactory_common.engine_specs import AnyEngine
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.engine import Engine
-from genaifactory_modelserver.extractive import Extractive
+from genaifactory_modelserver.engine_factory import make_engine
 from genaifactory_modelserver.servicer import ModelServicer
 from genaifactory_modelserver.serving import Serving
 from genaifactory_modelserver.settings import Settings
@@ -51,26 +50,6 @@ def create_app(
         verifier=settings.verifier(),
         factory=source,
     )
-
-
-def make_engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:
-    """The engine of an entry, in this process: the server's own, or a replica's on Ray."""
-    match entry:
-        case engine_specs.Extractive():
-            return Extractive(entry)
-        case engine_specs.MiniLM():
-            from genaifactory_modelserver.embedding import MiniLMEngine
-
-            return MiniLMEngine(entry, settings.data_dir)
-        case engine_specs.Fake():
-            from genaifactory_modelserver.fake import FakeEngine
-
-            script_file = Path(entry.script_file) if entry.script_file is not None else None
-            return FakeEngine(models=entry.models, script_file=script_file)
-        case engine_specs.Vllm():
-            from genaifactory_modelserver import vllm_engine
-
-            return vllm_engine.make(entry, settings, source)
 
 
 def _engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:

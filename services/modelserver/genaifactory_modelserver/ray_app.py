@@ -60,7 +60,7 @@ class Replica:
         if self._source is not None:
             self._source.replace(document)
             return
-        from genaifactory_modelserver.app import make_engine
+        from genaifactory_modelserver.engine_factory import make_engine
 
         self._source = specs.Source(document)
         engine = make_engine(document.engines[self._number], self._settings, self._source)
