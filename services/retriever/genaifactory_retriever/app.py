@@ -17,12 +17,12 @@ from genaifactory_common.errors import Conflict, Unavailable
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_retriever import parsing
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Ingestion
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
+from genaifactory_retriever.parse_limits import Limits
 from genaifactory_retriever.search import Searcher
 from genaifactory_retriever.servicer import Parts, RetrieverServicer
 from genaifactory_retriever.settings import Qdrant, Settings
@@ -170,9 +170,9 @@ def _qdrant(settings: Qdrant) -> Vectors:
     )
 
 
-def _limits(settings: Settings) -> parsing.Limits:
+def _limits(settings: Settings) -> Limits:
     documents = settings.documents
-    return parsing.Limits(
+    return Limits(
         text_characters=documents.max_text_characters,
         pages=documents.max_pages,
         unpacked_bytes=documents.max_unpacked_bytes,

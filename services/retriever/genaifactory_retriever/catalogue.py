@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from genaifactory_retriever.library import Library, Origin, StoredDocument
+from genaifactory_retriever.library import Library
+from genaifactory_retriever.stored import Origin, StoredDocument
 
 _SEEN = (
     "(? IS NULL OR d.allowed_groups = '[]' OR EXISTS (SELECT 1 FROM json_each(d.allowed_groups) AS allowed"

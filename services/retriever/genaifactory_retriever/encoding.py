@@ -20,7 +20,7 @@ from genaifactory_common.errors import InvalidArgument, TooLarge, Unavailable
 from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever import analysis, chunking, language, lexical, vectors
 from genaifactory_retriever.analysis import Word
-from genaifactory_retriever.library import Contents, StoredDocument
+from genaifactory_retriever.stored import Contents, StoredDocument
 from genaifactory_retriever.vectors import Passage, Point, Sparse
 
 Arguments = TypeVarTuple("Arguments")

@@ -22,7 +22,8 @@ from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.documents import clean
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, Written
-from genaifactory_retriever.library import Origin, StoredDocument
+from genaifactory_retriever.parse_limits import Limits
+from genaifactory_retriever.stored import Origin, StoredDocument
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Ingestion:
     """Takes uploads into knowledge bases."""
 
     def __init__(
-        self, encoder: Encoder, limits: parsing.Limits, budget: ByteBudget, space: Space, *, documents_in_flight: int
+        self, encoder: Encoder, limits: Limits, budget: ByteBudget, space: Space, *, documents_in_flight: int
     ) -> None:
         self.budget = budget
         self._space = space
@@ -252,7 +253,7 @@ def _name(uri: str, media_type: str) -> str:
     return path.name if media_type in formats.SOURCE else path.stem
 
 
-def _document(upload: Upload, tenant: str, source_hash: str, limits: parsing.Limits) -> StoredDocument:
+def _document(upload: Upload, tenant: str, source_hash: str, limits: Limits) -> StoredDocument:
     header = upload.header
     media_type = parsing.media_type_of(header.media_type, header.uri)
     parsed = parsing.parse(upload.data, media_type, limits)

@@ -11,13 +11,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever.documents import Block, bounded
-
-if TYPE_CHECKING:
-    from genaifactory_retriever.parsing import Limits
+from genaifactory_retriever.parse_limits import Limits
 
 Kind = Literal["pdf", "docx", "xlsx", "pptx", "epub", "csv", "tsv", "eml", "rst", "html", "markdown"]
 """Each is parsed by the module of its name; text is UTF-8 by then."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -18,12 +17,15 @@ from genaifactory_common import specs
 from genaifactory_common.errors import Conflict, FactoryError, NotFound, OutOfSpace, Unavailable
 from genaifactory_retriever import catalogue, versions
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
-from genaifactory_retriever.library import OPEN_STATES, Contents, Index, Known, Library, Put, State, StoredDocument
+from genaifactory_retriever.library import Library
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
+from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, Put, State, StoredDocument
 from genaifactory_retriever.vectors import Point, Vectors
 from genaifactory_retriever.versions import chunking_of, index_name
 
 Result = TypeVar("Result")
+_Key = tuple[str, str, Chunking]
+"""Tenant, document id and chunking."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +107,7 @@ class KnowledgeBase:
                 await vectors.create(index_name(index))
                 damaged[index.id] = error.message
         if not any(index.state == "active" for index in indexes):
-            first = await _new_index(spec, library, vectors, "")
+            first = await versions.make(spec, library, vectors, "")
             serving: dict[int, State] = {first.id: "active"}
             await library.run(library.set_states, serving)
             indexes = [replace(first, state="active"), *indexes]
@@ -173,9 +175,7 @@ class KnowledgeBase:
                     written.append(Written("added" if before is None else "replaced", self._passages(prepared)))
                 else:
                     written.append(Written("duplicate", 0))
-            await self._apply(
-                puts, [], {(id(p.document), chunking): e for p in batch for chunking, e in p.encoded.items()}
-            )
+            await self._apply(puts, [], {_key(p.document, c): e for p in batch for c, e in p.encoded.items()})
             return written
 
     async def _delete(self, tenant: str, document_ids: Sequence[str], groups: tuple[str, ...] | None) -> frozenset[str]:
@@ -202,11 +202,11 @@ class KnowledgeBase:
         self,
         puts: list[tuple[StoredDocument, bool]],
         removed: list[tuple[str, str]],
-        encoded: dict[tuple[int, Chunking], Encoded],
+        encoded: dict[_Key, Encoded],
     ) -> None:
         """One write from beginning to end. puts: documents, and whether they get passages. Needs the lock.
 
-        encoded: by the identity of a document; what is missing is added.
+        encoded: what is missing is added.
         """
         puts = [*puts, *await self._heirs(puts, removed)]
         if not puts and not removed:
@@ -238,10 +238,8 @@ class KnowledgeBase:
             except Unavailable as error:  # it is hidden, and the next write sweeps: this one's outcome stands
                 logger.warning("passages of %s that serve no more stay on disk for now: %s", self.name, error.message)
 
-    async def _passages_of(
-        self, document: StoredDocument, chunking: Chunking, encoded: dict[tuple[int, Chunking], Encoded]
-    ) -> Encoded:
-        key = (id(document), chunking)
+    async def _passages_of(self, document: StoredDocument, chunking: Chunking, encoded: dict[_Key, Encoded]) -> Encoded:
+        key = _key(document, chunking)
         if key not in encoded:
             encoded[key] = await self._encoder.encode(document, chunking)
         return encoded[key]
@@ -316,7 +314,7 @@ class KnowledgeBase:
             async with self._writing:
                 spare = [index for index in self.snapshots.current.indexes if index.state == "ready"]
                 await self._retire(spare, {index.id: "dropped" for index in spare})
-                index = await _new_index(spec, self._library, self._vectors, idempotency_key)
+                index = await versions.make(spec, self._library, self._vectors, idempotency_key)
                 current = self.snapshots.current
                 revisions = await self._library.run(self._library.indexed_revisions, self.name)
                 total = await self._library.run(self._library.all_passages, current.active.id)
@@ -431,27 +429,9 @@ async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
         raise
 
 
+def _key(document: StoredDocument, chunking: Chunking) -> _Key:
+    return document.tenant, document.document_id, chunking
+
+
 class _CheckFailed(FactoryError):
     """A built version is not what it should be."""
-
-
-async def _new_index(spec: specs.KnowledgeBase, library: Library, vectors: Vectors, idempotency_key: str) -> Index:
-    index = Index(
-        id=0,
-        knowledge_base=spec.name,
-        version="",
-        state="building",
-        chunk_tokens=spec.chunk_tokens,
-        overlap_tokens=spec.chunk_overlap_tokens,
-        embedding_model=spec.embedding_model,
-        create_time=time.time(),
-        idempotency_key=idempotency_key,
-    )
-    index = await library.run(library.add_index, index)
-    try:
-        await vectors.create(index_name(index))
-    except BaseException:
-        failed: dict[int, State] = {index.id: "failed"}  # or its key would stand for a build that nobody does
-        await library.run(library.set_states, failed)
-        raise
-    return index

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
@@ -12,6 +11,7 @@ from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import decoding, isolation, parse_html, parse_markdown, parse_source, parse_text
 from genaifactory_retriever.documents import Block, Document, assemble
+from genaifactory_retriever.parse_limits import Limits
 
 _ISOLATED: dict[str, isolation.Kind] = {
     formats.PDF: "pdf",
@@ -30,21 +30,6 @@ _QUICK_NESTING = 1000
 _TAG = re.compile(r"<(/?)([a-zA-Z]+)")
 # Elements that have no end, or that the next of their kind ends: without end tags they do not nest.
 _SELF_CLOSED = frozenset("area base br col dd dt embed hr img input li link meta p source td th tr wbr".split())  # noqa: SIM905
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one document may cost."""
-
-    text_characters: int
-    """Code points of the cleaned text."""
-    pages: int
-    unpacked_bytes: int
-    """Of an Office file's or e-book's parts together."""
-    seconds: float
-    """Until a parser in a process of its own is stopped."""
-    memory_bytes: int
-    """Address space of that parser."""
 
 
 def media_type_of(media_type: str, uri: str) -> str:

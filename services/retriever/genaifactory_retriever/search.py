@@ -12,8 +12,9 @@ from genaifactory_retriever import fusion, lexical
 from genaifactory_retriever.encoding import EncodedQuery, Encoder
 from genaifactory_retriever.fusion import Mode
 from genaifactory_retriever.knowledge import KnowledgeBase
-from genaifactory_retriever.library import Index, Library
+from genaifactory_retriever.library import Library
 from genaifactory_retriever.snapshots import Snapshot
+from genaifactory_retriever.stored import Index
 from genaifactory_retriever.vectors import Passage, Vectors, Where
 from genaifactory_retriever.versions import index_name
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from genaifactory_retriever.library import Index
+from genaifactory_retriever.stored import Index
 
 
 @dataclass(frozen=True)

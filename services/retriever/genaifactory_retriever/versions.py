@@ -1,14 +1,17 @@
-"""One index version: its name and chunking, whether it holds what the library says, and how it is made again."""
+"""One index version: its name and chunking, how it is made, and whether it holds what the library says."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
+import time
 
+from genaifactory_common import specs
 from genaifactory_common.errors import Unavailable
 from genaifactory_retriever.encoding import Chunking, Encoder
-from genaifactory_retriever.library import Index, Library
+from genaifactory_retriever.library import Library
+from genaifactory_retriever.stored import Index, State
 from genaifactory_retriever.vectors import Point, Vectors, Where, point_id
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,29 @@ def chunking_of(index: Index) -> Chunking:
 def index_name(index: Index) -> str:
     """Its name in the vector store."""
     return f"{index.knowledge_base}--{index.version}"
+
+
+async def make(spec: specs.KnowledgeBase, library: Library, vectors: Vectors, idempotency_key: str) -> Index:
+    """An empty version under the next name, in the state building."""
+    index = Index(
+        id=0,
+        knowledge_base=spec.name,
+        version="",
+        state="building",
+        chunk_tokens=spec.chunk_tokens,
+        overlap_tokens=spec.chunk_overlap_tokens,
+        embedding_model=spec.embedding_model,
+        create_time=time.time(),
+        idempotency_key=idempotency_key,
+    )
+    index = await library.run(library.add_index, index)
+    try:
+        await vectors.create(index_name(index))
+    except BaseException:
+        failed: dict[int, State] = {index.id: "failed"}  # or its key would stand for a build that nobody does
+        await library.run(library.set_states, failed)
+        raise
+    return index
 
 
 async def problem(index: Index, library: Library, vectors: Vectors) -> str | None:

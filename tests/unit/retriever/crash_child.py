@@ -16,7 +16,8 @@ from genaifactory_retriever.analysis import words
 from genaifactory_retriever.documents import Block, assemble
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import KnowledgeBase, Prepared
-from genaifactory_retriever.library import Library, StoredDocument
+from genaifactory_retriever.library import Library
+from genaifactory_retriever.stored import StoredDocument
 from genaifactory_retriever.vectors import Where
 from genaifactory_retriever.vectors_edge import EdgeVectors
 from genaifactory_retriever.versions import index_name

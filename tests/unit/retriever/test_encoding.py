@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from genaifactory_common.minilm import DIMENSIONS, MiniLM
 from genaifactory_retriever.documents import Block, assemble
 from genaifactory_retriever.encoding import Chunking, Encoder
-from genaifactory_retriever.library import StoredDocument
+from genaifactory_retriever.stored import StoredDocument
 
 _CHUNKING = Chunking(chunk_tokens=32, overlap_tokens=4)
 

@@ -1,0 +1,20 @@
+"""What one document may cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of parsing one document."""
+
+    text_characters: int
+    """Code points of the cleaned text."""
+    pages: int
+    unpacked_bytes: int
+    """Of an Office file's or e-book's parts together."""
+    seconds: float
+    """Until a parser in a process of its own is stopped."""
+    memory_bytes: int
+    """Address space of that parser."""
