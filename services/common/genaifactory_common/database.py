@@ -1,13 +1,15 @@
 """A service's database, SQLite or PostgreSQL behind one schema: connections, migrations, and what their failures mean.
 
 SQLite has one connection that writes (in its own thread, so that writers queue instead of colliding) and a few that
-read; PostgreSQL has one pool for both, and there services may share one database. Needs the extra `database`.
+read; PostgreSQL has one pool for both, and there services may share one database. Needs the extra `database`, for
+PostgreSQL `postgresql`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.util
 import json
 import logging
 import sqlite3
@@ -17,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
@@ -48,6 +49,8 @@ def _postgresql_url(value: SecretStr) -> SecretStr:
         raise ValueError("must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
     if url.drivername not in ("postgresql", "postgresql+asyncpg") or not url.database:
         raise ValueError("must look like postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    if importlib.util.find_spec("asyncpg") is None:
+        raise ValueError("needs PostgreSQL's driver, which is not installed; install genaifactory-common[postgresql]")
     return SecretStr(url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False))
 
 
@@ -106,6 +109,7 @@ class Database:
         self._writer: AsyncEngine | None = None
         self._reader: AsyncEngine | None = None
         self._failures: set[str] = set()
+        self._unreachable: tuple[type[Exception], ...] = _connection_errors() if self.postgresql else (OSError,)
 
     async def open(self) -> None:
         """Creates what is missing and migrates. Raises Unavailable when the database cannot be reached."""
@@ -199,7 +203,7 @@ class Database:
             if is_full(error.orig):
                 raise out_of_space(self._data_dir) from error
             raise self._unavailable(sqlite_files.why(str(error.orig))) from error
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # while connecting
+        except self._unreachable as error:  # while connecting
             self._log_once(type(error).__name__)  # its text may hold the password
             raise self._unavailable("cannot be reached") from error
         if self._failures:
@@ -329,6 +333,13 @@ def _upgrade(connection: sa.Connection, scripts: ScriptDirectory, version_table:
         return
     # Not through `alembic.op`: that is one for the whole process, where several databases may be opened at once.
     context.run_migrations(op=Operations(context))
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What PostgreSQL's driver raises while it connects, which SQLAlchemy does not translate."""
+    import asyncpg  # type: ignore[import-untyped]  # it ships no types
+
+    return OSError, asyncpg.PostgresError, asyncpg.InterfaceError
 
 
 def _is_passing(error: sa.exc.DBAPIError) -> bool:

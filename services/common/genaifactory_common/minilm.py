@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genaifactory_common import files
+from genaifactory_common import files, onnx_file
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -142,7 +142,6 @@ def _crc32(path: Path) -> str:
 
 def _build_graph(weights: Path) -> bytes:
     """The ONNX graph: token ids (1, n) -> unit vector (1, DIMENSIONS)."""
-    from onnx import TensorProto, helper
     from safetensors.numpy import load_file
 
     w: dict[str, NDArray[np.float32]] = load_file(weights)
@@ -164,18 +163,15 @@ def _build_graph(weights: Path) -> bytes:
         x = _layer(graph, x, {k.partition(f"layer.{i}.")[2]: v for k, v in w.items() if f"layer.{i}." in k})
     mean = graph.op("ReduceMean", x, graph.constant(np.array([1])), keepdims=0)
     graph.op("LpNormalization", mean, outputs=["embedding"], axis=-1, p=2)
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            NAME,
-            [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "tokens"])],
-            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [1, DIMENSIONS])],
-            graph.constants,
-        ),
-        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)],
+    return onnx_file.model(
+        NAME,
+        nodes=graph.nodes,
+        constants=graph.constants,
+        inputs=[onnx_file.variable("ids", onnx_file.INT64, [1, "tokens"])],
+        outputs=[onnx_file.variable("embedding", onnx_file.FLOAT, [1, DIMENSIONS])],
+        opsets={"": 20, "com.microsoft": 1},
         ir_version=10,
     )
-    return bytes(model.SerializeToString())
 
 
 def _layer(graph: _Graph, x: str, w: dict[str, NDArray[np.float32]]) -> str:
@@ -199,8 +195,8 @@ class _Graph:
     """Nodes and constants of a graph that is being written, with names made as needed."""
 
     def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
+        self.nodes: list[bytes] = []
+        self.constants: list[bytes] = []
         self._count = 0
 
     def names(self, count: int) -> list[str]:
@@ -208,17 +204,15 @@ class _Graph:
         return [f"t{self._count - i}" for i in range(count)]
 
     def constant(self, value: NDArray[Any]) -> str:
-        from onnx import numpy_helper
-
         name = self.names(1)[0]
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants.append(onnx_file.tensor(name, value))
         return name
 
-    def op(self, kind: str, *inputs: str, outputs: list[str] | None = None, domain: str = "", **attributes: Any) -> str:
-        from onnx import helper
-
+    def op(
+        self, kind: str, *inputs: str, outputs: list[str] | None = None, domain: str = "", **attributes: float
+    ) -> str:
         outputs = outputs or self.names(1)
-        self.nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
+        self.nodes.append(onnx_file.node(kind, inputs, outputs, domain=domain, attributes=attributes))
         return outputs[0]
 
     def linear(self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
@@ -226,14 +220,12 @@ class _Graph:
 
         weight: (out, in). One scale for the whole matrix instead would cost a tenth of the cosine.
         """
-        from onnx import TensorProto
-
         scales = np.abs(weight).max(axis=1) / _LARGEST_WEIGHT
         quantised = np.rint(weight / scales[:, None]).astype(np.int8)
         activations, scale, zero_point = self.names(3)
         self.op("DynamicQuantizeLinear", x, outputs=[activations, scale, zero_point])
         product = self.op("MatMulInteger", activations, self.constant(quantised.T), zero_point)
-        product = self.op("Cast", product, to=TensorProto.FLOAT)
+        product = self.op("Cast", product, to=onnx_file.FLOAT)
         product = self.op("Mul", product, self.op("Mul", scale, self.constant(scales.astype(np.float32))))
         return self.op("Add", product, self.constant(bias))
 

@@ -19,7 +19,7 @@ from genaifactory_common.telemetry import JsonFormatter
 _FILE_BYTES = 20 * 1024 * 1024
 _FILES_KEPT = 3
 _QUEUED_LINES = 10_000
-_TALKATIVE = ("alembic", "presidio-analyzer", "uvicorn.error")
+_TALKATIVE = ("alembic", "uvicorn.error")
 
 
 @contextmanager

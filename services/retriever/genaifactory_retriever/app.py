@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import importlib.util
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import specs, stored
-from genaifactory_common.errors import Conflict, Unavailable
+from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
@@ -154,6 +155,11 @@ async def _vectors(settings: Settings) -> Vectors:
 
 
 def _qdrant(settings: Qdrant) -> Vectors:
+    if importlib.util.find_spec("qdrant_client") is None:
+        raise InvalidArgument(
+            "A Qdrant server is set, and its client is not installed; install genaifactory-retriever[cluster].",
+            field="qdrant.url",
+        )
     from qdrant_client import AsyncQdrantClient
 
     from genaifactory_retriever.vectors_qdrant import QdrantVectors

@@ -1,26 +1,40 @@
-"""Personal data that looks the same in every country, and that of the United States; built on Presidio's checks."""
+"""Personal data that looks the same in every country, and that of the United States."""
 
 from __future__ import annotations
 
 import ipaddress
 
-import phonenumbers
-from presidio_analyzer import Pattern
-from presidio_analyzer.predefined_recognizers import (
-    CreditCardRecognizer,
-    IbanRecognizer,
-    IpRecognizer,
-    UsSsnRecognizer,
-)
-
+from genaifactory_safety import checks
 from genaifactory_safety.normalise import UNSPACED
-from genaifactory_safety.recogniser import StrictRecogniser, digits_of, presidio_accepts
+from genaifactory_safety.recogniser import Pattern, StrictRecogniser
 
 # Neither within a longer number nor the decimals of one.
 NUMBER_START = r"(?<![0-9])(?<![0-9][.,])"
 NUMBER_END = r"(?![0-9])"
 _WORD = rf"[^\W{UNSPACED}]"
 _LOCAL = rf"[^\s@\"(),:;<>\[\]\\{UNSPACED}]"
+# The forms of addresses are Presidio 2.2.366's (https://github.com/microsoft/presidio, Microsoft, MIT licence).
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
+_IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}"
+_PREFIX = r"(?:/(?:12[0-8]|1[01]\d|[1-9]?\d))?"
+_HEX = "[0-9A-Fa-f]{1,4}"
+_IPV6_START = r"(?<![\w:])"
+_IPV6 = "|".join(
+    (
+        rf"(?:{_HEX}:){{7}}{_HEX}",
+        rf"(?:{_HEX}:){{1,7}}:",
+        rf":(?::{_HEX}){{1,7}}",
+        *(rf"(?:{_HEX}:){{1,{before}}}(?::{_HEX}){{1,{7 - before}}}" for before in range(6, 0, -1)),
+    )
+)
+_IPV6_FORMS = [
+    ("IPv4-mapped", rf"{_IPV6_START}::(?:ffff(?::0{{1,4}})?:)?{_IPV4}{_PREFIX}\b"),
+    (
+        "IPv4-embedded",
+        rf"{_IPV6_START}(?:(?:{_HEX}:){{1,5}}:(?:{_HEX}:){{0,4}}|(?:{_HEX}:){{6}}){_IPV4}{_PREFIX}\b",
+    ),
+    ("IPv6", rf"{_IPV6_START}(?:{_IPV6})(?:%[0-9a-zA-Z]+)?{_PREFIX}(?![\w:]|\.\d)"),
+]
 _IBAN_FORM = r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?:[ -]?[A-Za-z0-9]{4}){2,7}"
 
 
@@ -42,7 +56,7 @@ def recognisers() -> list[StrictRecogniser]:
                 Pattern("4-6-4", rf"{NUMBER_START}3\d{{3}}[ .-]?\d{{6}}[ .-]?\d{{4,5}}{NUMBER_END}", 1.0),
                 Pattern("spelt", rf"{NUMBER_START}[2-6](?:[ .-]\d){{13,18}}{NUMBER_END}", 1.0),
             ],
-            accept=_is_card,
+            accept=checks.is_card,
             min_digits=14,
         ),
         StrictRecogniser(
@@ -60,13 +74,13 @@ def recognisers() -> list[StrictRecogniser]:
                     1.0,
                 ),
             ],
-            accept=_is_iban,
+            accept=checks.is_iban,
             min_digits=6,
         ),
         *(
             StrictRecogniser(
                 "IP_ADDRESS",
-                [pattern for pattern in IpRecognizer.PATTERNS if pattern.name in names],
+                [Pattern(name, form, 0.6) for name, form in forms],
                 accept=_is_ip,
                 doubtful=True,
                 labels=("ip", "ipv4", "ipv6", "dia chi ip", "ip address"),
@@ -74,15 +88,15 @@ def recognisers() -> list[StrictRecogniser]:
                 literals=literals,
                 hint=hint,
             )
-            for names, min_digits, literals, hint in (
-                (("IPv4",), 4, (), r"\d\.\d+\.\d+\.\d"),
-                (("IPv6", "IPv4_mapped", "IPv4_embedded"), 0, (":",), r":[0-9A-Fa-f]{0,4}:"),
+            for forms, min_digits, literals, hint in (
+                ([("IPv4", rf"\b{_IPV4}(?:/(?:[0-2]?\d|3[0-2]))?\b")], 4, (), r"\d\.\d+\.\d+\.\d"),
+                (_IPV6_FORMS, 0, (":",), r":[0-9A-Fa-f]{0,4}:"),
             )
         ),
         StrictRecogniser(
             "US_SSN",
             [Pattern("ssn", rf"{NUMBER_START}\d{{3}}([- .])\d{{2}}\1\d{{4}}{NUMBER_END}", 0.6)],
-            accept=presidio_accepts(UsSsnRecognizer()),
+            accept=checks.is_us_ssn,
             doubtful=True,
             labels=("ssn", "social security", "social security number"),
             min_digits=9,
@@ -97,7 +111,7 @@ def recognisers() -> list[StrictRecogniser]:
                     "north american", rf"{NUMBER_START}\(?[2-9]\d{{2}}\)?[ .-]\d{{3}}[ .-]\d{{4}}{NUMBER_END}", 0.6
                 ),
             ],
-            accept=_is_phone,
+            accept=checks.is_phone,
             doubtful=True,
             labels=("phone", "telephone", "mobile", "cell", "call", "tel", "fax", "whatsapp", "dien thoai", "sdt"),
             min_digits=8,
@@ -105,35 +119,10 @@ def recognisers() -> list[StrictRecogniser]:
     ]
 
 
-def _is_card(text: str) -> bool:
-    digits = digits_of(text)
-    return 14 <= len(digits) <= 19 and len(set(digits)) > 1 and _luhn(digits)
-
-
-_CARD = CreditCardRecognizer()
-_IBAN = IbanRecognizer()
-_IP = presidio_accepts(IpRecognizer())
-
-
-def _luhn(digits: str) -> bool:
-    return bool(_CARD.validate_result(digits))
-
-
-def _is_iban(text: str) -> bool:
-    return _IBAN.validate_result(text.replace(" ", "").replace("-", "").upper()) is True
-
-
 def _is_ip(text: str) -> bool:
-    if not _IP(text):
+    try:
+        address = ipaddress.ip_interface(text).ip
+    except ValueError:
         return False
-    address = ipaddress.ip_interface(text).ip
     # These name nobody and fill every manual.
     return not (address.is_loopback or address.is_unspecified or address.is_multicast)
-
-
-def _is_phone(text: str) -> bool:
-    try:
-        number = phonenumbers.parse(text, "US")
-    except phonenumbers.NumberParseException:
-        return False
-    return bool(phonenumbers.is_possible_number(number))

@@ -1,6 +1,6 @@
-"""A Presidio recogniser that fails closed and says cheaply when it has nothing to look for.
+"""A recogniser of patterns that fails closed and says cheaply when it has nothing to look for.
 
-Presidio's own PatternRecognizer skips a pattern that runs out of time and so returns a clean result; this one raises.
+A pattern that runs out of time raises: to skip it would return a clean result for a text that was not scanned.
 """
 
 from __future__ import annotations
@@ -8,21 +8,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import regex  # type: ignore[import-untyped]
-from presidio_analyzer import Pattern, PatternRecognizer, RecognizerResult
 
 from genaifactory_safety.labels import Labels
-
-if TYPE_CHECKING:
-    from presidio_analyzer.nlp_engine import NlpArtifacts
 
 REGEX_TIMEOUT_SECONDS = 0.5
 """For one pattern on one window of text; a pattern needs microseconds."""
 LABELLED_SCORE = 0.9
 LISTED_SCORE = 0.55
 OTHER_SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One form in which an entity is written."""
+
+    name: str
+    """Of the form; an error names it."""
+    regex: str
+    score: float
+    """Of a match without a label, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Candidate:
     score: float
 
 
-class StrictRecogniser(PatternRecognizer):
+class StrictRecogniser:
     """Finds one entity type by patterns and a check.
 
     entity: its type. patterns: scores without a label. accept: says whether a match is one; None takes all.
@@ -60,7 +66,6 @@ class StrictRecogniser(PatternRecognizer):
         languages: tuple[str, ...] = ("vi", "en"),
         behind: int = 0,
     ) -> None:
-        super().__init__(supported_entity=entity, patterns=patterns, name=entity, supported_language=languages[0])
         self.entity = entity
         self.languages = languages
         self.labels = Labels(labels) if labels else None
@@ -70,39 +75,16 @@ class StrictRecogniser(PatternRecognizer):
         self.hint = re.compile(hint) if hint else None
         self._accept = accept
         self._behind = behind
-        self._compiled = [(regex.compile(pattern.regex), pattern.score) for pattern in patterns]
+        self._compiled = [(regex.compile(pattern.regex), pattern) for pattern in patterns]
 
     def find(self, text: str, start: int = 0) -> Iterator[Candidate]:
         """Candidates that begin at or after `start`; what stands before is seen. Raises TimeoutError."""
-        for pattern, score in self._compiled:
-            for match in pattern.finditer(text, max(start - self._behind, 0), timeout=REGEX_TIMEOUT_SECONDS):
-                # The entity is the group named so, where a pattern also needs what stands around it.
-                begin, end = match.span("entity") if "entity" in pattern.groupindex else match.span()
-                if begin >= start and (self._accept is None or self._accept(text[begin:end])):
-                    yield Candidate(self, begin, end, score)
-
-    def analyze(
-        self,
-        text: str,
-        entities: list[str],
-        nlp_artifacts: NlpArtifacts | None = None,
-        regex_flags: int | None = None,
-    ) -> list[RecognizerResult]:
-        """Presidio's door to the same patterns, without labels. Raises TimeoutError."""
-        return [
-            RecognizerResult(found.recogniser.entity, found.start, found.end, found.score) for found in self.find(text)
-        ]
-
-
-def digits_of(text: str) -> str:
-    """The digits of a match, without what separates them."""
-    return "".join(c for c in text if c.isdigit())
-
-
-def presidio_accepts(recogniser: Any) -> Callable[[str], bool]:
-    """The check of one of Presidio's own recognisers."""
-
-    def accepts(text: str) -> bool:
-        return recogniser.validate_result(text) is not False and not recogniser.invalidate_result(text)
-
-    return accepts
+        for compiled, pattern in self._compiled:
+            try:
+                for match in compiled.finditer(text, max(start - self._behind, 0), timeout=REGEX_TIMEOUT_SECONDS):
+                    # The entity is the group named so, where a pattern also needs what stands around it.
+                    begin, end = match.span("entity") if "entity" in compiled.groupindex else match.span()
+                    if begin >= start and (self._accept is None or self._accept(text[begin:end])):
+                        yield Candidate(self, begin, end, pattern.score)
+            except TimeoutError:
+                raise TimeoutError(f"{self.entity}: the pattern '{pattern.name}' ran for too long.") from None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-from presidio_analyzer import Pattern
-
 from genaifactory_safety.normalise import UNSPACED
-from genaifactory_safety.recogniser import StrictRecogniser
+from genaifactory_safety.recogniser import Pattern, StrictRecogniser
 
 PRIVATE_KEY = "SECRET_PRIVATE_KEY"
 PEM_HEADER = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,24} ){0,4}PRIVATE KEY(?: BLOCK)?-----")

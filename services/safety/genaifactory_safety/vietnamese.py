@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 
-from presidio_analyzer import Pattern
-
+from genaifactory_safety.checks import digits_of
 from genaifactory_safety.general import NUMBER_END, NUMBER_START
-from genaifactory_safety.recogniser import StrictRecogniser, digits_of
+from genaifactory_safety.recogniser import Pattern, StrictRecogniser
 
 _IDENTITY = (
     "cccd", "can cuoc cong dan", "can cuoc", "so dinh danh", "ma dinh danh", "dinh danh ca nhan", "cmnd", "cmt",

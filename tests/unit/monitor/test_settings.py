@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from pydantic import ValidationError
 
@@ -25,6 +27,14 @@ def test_the_environment_names_a_postgresql_database(monkeypatch: pytest.MonkeyP
 def test_a_wrong_database_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(ValidationError, match="must look like postgresql://USER") as refused:
         Settings(database_url=url)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_postgresql_without_its_driver_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of `make run` is without it."""
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(ValidationError, match=r"install genaifactory-common\[postgresql\]") as refused:
+        Settings(database_url="postgresql://me:s3cret@db/monitor")
     assert "s3cret" not in str(refused.value)
 
 

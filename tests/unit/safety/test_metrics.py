@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from presidio_analyzer import Pattern
 from prometheus_client import Counter, Histogram
 
 from genaifactory.safety.v1 import safety_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import DeadlineExceeded, InvalidArgument, Overloaded, Unavailable
 from genaifactory_safety import metrics
+from genaifactory_safety.recogniser import Pattern
 from genaifactory_safety.settings import Scan
 
 from .conftest import Served

@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from presidio_analyzer import Pattern
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory.types.v1 import types_pb2
@@ -24,7 +23,7 @@ from genaifactory_common.errors import (
     Unavailable,
 )
 from genaifactory_safety.policies import Catalogue
-from genaifactory_safety.recogniser import Candidate, StrictRecogniser
+from genaifactory_safety.recogniser import Candidate, Pattern, StrictRecogniser
 from genaifactory_safety.settings import Scan
 
 from .conftest import Served, factory
@@ -257,7 +256,6 @@ async def test_a_scanner_that_raises_makes_the_text_unusable_and_says_nothing_of
 
 
 async def test_a_pattern_that_runs_away_is_an_error_and_not_a_clean_verdict(served: Served) -> None:
-    """Presidio's own recogniser would skip it and find nothing."""
     runaway = StrictRecogniser("SAMPLE", [Pattern("sample", r"^(?:a|aa|a1?)+$", 1.0)])
     async with served(source=SOURCE, recognisers=only(runaway)) as stub:
         with pytest.raises(Unavailable):
