@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -53,6 +54,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._default_timeout_seconds = default_timeout_seconds
         self._running: set[asyncio.Timeout] = set()
         self._stopping = False
+        self.last_call_at = -math.inf
+        """When the newest call came, on the loop's clock; calls of health and reflection do not count."""
 
     def end_running(self) -> None:
         """Ends every running call with Unavailable: the server stops, and another may answer."""
@@ -158,6 +161,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
     def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> float:
         """Sets deadline and caller for the call's task; returns the seconds it may take."""
+        self.last_call_at = asyncio.get_running_loop().time()
         remaining = context.time_remaining()
         seconds = self._default_timeout_seconds if remaining is None else min(remaining, 7 * 86400.0)
         channels.set_deadline(seconds)

@@ -39,7 +39,8 @@ SPACE_FULL = "space.full"
 """The health service that does not serve while the service's disk is so full that nothing new is accepted."""
 
 _READINESS_INTERVAL_SECONDS = 1.0
-# What clients may take to hear that a server leaves, on a node whose CPUs are busy with what takes its place.
+# What clients may take to hear that a server leaves, on a node whose CPUs are busy with what takes its place. Who still
+# calls has not heard yet, and gets as long again.
 _FAREWELL_SECONDS = 3.0
 _LAST_WORDS_SECONDS = 1.0
 _PROBES = 16
@@ -170,15 +171,24 @@ async def _drain(app: ServiceApp) -> None:
 async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, server_settings: settings.Server) -> None:
     drain_seconds = server_settings.drain_seconds
     if not server_settings.address.startswith("unix:"):
-        # Clients that watch health leave now. A call that reached a server after it was told to stop would be lost.
-        farewell = min(_FAREWELL_SECONDS, drain_seconds / 2)
-        await asyncio.sleep(farewell)
-        drain_seconds -= farewell
+        # Clients that watch health leave now. gRPC cancels a call that reaches a server after it was told to stop.
+        drain_seconds -= await _farewell(interceptor, drain_seconds / 2)
     stopping = asyncio.ensure_future(server.stop(drain_seconds))
     # A call that is cut off by the server's end says nothing; one that is told so before can say that a retry helps.
     await asyncio.wait((stopping,), timeout=drain_seconds - min(_LAST_WORDS_SECONDS, drain_seconds / 2))
     interceptor.end_running()
     await stopping
+
+
+async def _farewell(interceptor: ServerInterceptor, longest: float) -> float:
+    """Waits until no call has come for a while, `longest` seconds at most; returns how long that took."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while (now := loop.time()) < (  # noqa: ASYNC110  # the end moves on with every call
+        until := min(max(interceptor.last_call_at, started) + _FAREWELL_SECONDS, started + longest)
+    ):
+        await asyncio.sleep(until - now)
+    return now - started
 
 
 def _callers(app: ServiceApp, server_settings: settings.Server) -> frozenset[str]:

@@ -12,6 +12,7 @@ from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, identity, testing
 from genaifactory_common.channels import MAX_MESSAGE_BYTES, Duplex
 from genaifactory_common.errors import (
+    Cancelled,
     Conflict,
     DeadlineExceeded,
     FactoryError,
@@ -116,14 +117,17 @@ async def test_a_call_whose_caller_leaves_is_cancelled_at_the_server(scripted: S
         await stopped.wait()
 
 
-async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable(scripted: Scripted) -> None:
+@pytest.mark.parametrize("error", [Unavailable("not yet"), Cancelled("stopping")])
+async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable(
+    scripted: Scripted, error: FactoryError
+) -> None:
     calls = 0
 
     async def third_time(_: Any) -> safety_pb2.CheckTextResponse:
         nonlocal calls
         calls += 1
         if calls < 3:
-            raise Unavailable("not yet")
+            raise error
         return answer("now")
 
     scripted.unary = third_time

@@ -192,6 +192,25 @@ async def test_restarts_under_load_lose_no_call_and_make_none_twice(scripted: Sc
     assert answered == served_calls > 100
 
 
+async def test_a_client_that_hears_late_of_a_stop_loses_no_call(
+    scripted: Scripted, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_FAREWELL_SECONDS", 0.5)
+    server = settings.Server(address=f"127.0.0.1:{free_port}", drain_seconds=10)
+    running = runtime.running(scripted.app(verifier=None), server)
+    # It does not watch health: it hears nothing before gRPC's own goodbye, which takes no more calls.
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port}") as deaf:
+        await running.__aenter__()
+        assert await speak(deaf) == ["x"]
+        stopping = asyncio.create_task(running.__aexit__(None, None, None))
+        for _ in range(8):
+            await asyncio.sleep(0.25)
+            assert await speak(deaf) == ["x"]
+        started = time.monotonic()
+        await stopping
+    assert 0.4 < time.monotonic() - started < 3  # quiet for a while, not all that it has
+
+
 async def test_an_answer_comes_from_whoever_is_there_now(scripted: Scripted, free_port: int) -> None:
     async with patient(free_port, 10) as channel:
         for name in ("first", "second"):
