@@ -33,6 +33,7 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, errors, identity, specs
+from genaifactory_common.testing.images import image, part
 from genaifactory_local import testing
 from genaifactory_local.platform import Options
 from genaifactory_local.testing import Platform
@@ -185,7 +186,6 @@ NO_MODEL = "404 model_not_found"
 FAILED = "503 upstream_failed"
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "look"}}
-IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
 
 
@@ -221,7 +221,9 @@ HTTP: dict[str, Row] = {
     "a misspelt field of feedback": (judges(corection="7"), "400 unknown_field", "corection", "mean 'correction'?"),
     "a temperature that is too high": (asks(temperature=3), BAD, "temperature", "less than or equal to 2"),
     "an empty question": (asks(" \n"), BAD, "messages[0].content", "must not be empty"),
-    "a picture": (asks([IMAGE]), BAD, "messages[0].content[0]", "takes text only"),
+    "an image": (asks([part()]), BAD, "messages[0].content[0].image_url", "'chat' takes no images"),
+    "an image's address":
+        (asks([part(url="https://example.com/a.png")]), BAD, "messages[0].content[0].image_url.url", "fetches no"),
     "a secret in the question": (asks(f"My key is {SECRET}."), BLOCKED, "messages[0].content", "SECRET_AWS_ACCESS_KEY"),
     "a secret in a streamed question":
         (asks(f"My key is {SECRET}.", stream=True), BLOCKED, "messages[0].content", "Remove"),
@@ -327,6 +329,10 @@ def message(content: str = "Xin chào?", role: types_pb2.Role.ValueType = types_
     return types_pb2.Message(role=role, content=content)
 
 
+def shows() -> types_pb2.Message:
+    return types_pb2.Message(role=types_pb2.ROLE_USER, content="What is it?", images=[image()])
+
+
 def chats(who: str | None = None, **fields: Any) -> Send:
     return rpc(
         "gateway.Chat", gateway_pb2.ChatRequest(**({"model": "chat", "messages": [message()]} | fields)), who=who
@@ -405,6 +411,12 @@ GRPC: dict[str, Row] = {
         (chats(conversation_id=SECRET), "FAILED_PRECONDITION CONTENT_BLOCKED", "conversation_id", "Remove"),
     "gateway: a secret for a user":
         (chats(user=SECRET), "FAILED_PRECONDITION CONTENT_BLOCKED", "user", "Remove"),
+    "gateway: an image":
+        (chats(messages=[shows()]), INVALID, "messages[0].images[0]", "'chat' takes no images"),
+    "orchestrator: an image": (answers(messages=[shows()]), INVALID, "messages[0].images[0]", "takes images"),
+    "model server: an image":
+        (generates(prompt=None, conversation=modelserver_pb2.Conversation(messages=[shows()])),
+         INVALID, "messages[0].images[0]", "No model of this server takes images"),
     "orchestrator: no id": (answers(request_id=""), INVALID, "request_id", "1 to 128"),
     "orchestrator: another tenant's knowledge":
         (answers(GLOBEX, route="rag"), UNKNOWN, "model", "rag"),

@@ -11,7 +11,8 @@ _WITH_THE_NEXT_INDEX = "in force with the next index that is built"
 # Texts that name something. Any other text may be long, private or secret: that it changed is all that is said.
 _SHOWN = frozenset(
     {
-        "allowed_origins", "backend", "currency", "dialect", "embedding_model", "entities", "groups", "id", "input",
+        "allowed_origins", "backend", "currency", "dialect", "embedding_model", "entities", "groups", "id", "images",
+        "input",
         "kind", "knowledge_base", "knowledge_bases", "languages", "model", "models", "name", "output", "permissions",
         "policy", "prefix_cache", "prompt", "role", "routes", "strategy", "task", "tenants", "tool_parser", "type",
     }

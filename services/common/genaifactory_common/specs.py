@@ -129,6 +129,10 @@ class Model(Spec):
     name: ModelName
     kind: Literal["chat", "embedding"] = "chat"
     description: str = ""
+    vision: bool = Field(
+        default=False,
+        description="Whether it sees images in messages. Requests with images go to those models of a route that do.",
+    )
     backend: Annotated[ModelServerBackend | OpenAIBackend, Field(discriminator="type")]
     price: Price = Price()
     timeout_seconds: float = Field(default=60.0, gt=0, le=3600, description="For one try, from start to end.")
@@ -138,6 +142,17 @@ class Model(Spec):
     idle_timeout_seconds: float = Field(default=15.0, gt=0, le=3600, description="Between two pieces of a stream.")
     retry: Retry = Retry()
     circuit_breaker: CircuitBreaker = CircuitBreaker()
+
+    @model_validator(mode="after")
+    def _can_see(self) -> Self:
+        if self.vision and self.kind != "chat":
+            raise ValueError("vision: an embedding model gets texts alone; leave it out")
+        if self.vision and self.backend.type == "modelserver":
+            raise ValueError(
+                "vision: the model server's engines take no images; name an OpenAI-compatible API of a model that sees "
+                "(vLLM's own server is one, with dialect: vllm)"
+            )
+        return self
 
 
 class Cache(Spec):
@@ -236,6 +251,9 @@ class Policy(Spec):
     max_input_characters: int = Field(default=100_000, ge=1)
     languages: tuple[Literal["vi", "en"], ...] = Field(default=("vi", "en"), min_length=1)
     banned_terms: tuple[str, ...] = Field(default=(), description="Texts that block, whatever their case.")
+    images: Literal["block", "allow"] = Field(
+        default="block", description="Images in messages, which no scanner looks into; allow: they pass unscanned."
+    )
 
 
 class Cors(Spec):
@@ -335,6 +353,11 @@ class Factory(Spec):
     def model(self, name: str) -> Model | None:
         """The model of this name."""
         return next((m for m in self.models if m.name == name), None)
+
+    def seeing(self, route: Route) -> tuple[str, ...]:
+        """The models of the route that see images, in its order."""
+        found = map(self.model, route.models)
+        return tuple(model.name for model in found if model is not None and model.vision)
 
     def prompt(self, reference: str) -> Prompt | None:
         """The prompt for NAME (newest version) or NAME@VERSION."""

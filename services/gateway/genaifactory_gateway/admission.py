@@ -83,6 +83,18 @@ class Entry:
         self._require_named(name)
         return model
 
+    def require_sight(self, route: specs.Route, field: str) -> None:
+        """Raises InvalidArgument with the field of the first image unless a model of the route sees."""
+        if self._factory.seeing(route):
+            return
+        seeing = [r.name for r in self._factory.routes if self._visible(r) and self._takes_images(r)]
+        named = ", ".join(sorted(name for name in seeing if self._may_name(name)))
+        raise InvalidArgument(
+            f"The model '{route.name}' takes no images; "
+            + (f"of those that this key may use, these do: {named}." if named else "nor does another one of this key."),
+            field=field,
+        )
+
     def offers(self) -> list[Offer]:
         """What the key may name as `model`, sorted by name."""
         found = [Offer(r.name, r.task, r.description) for r in self._factory.routes if self._visible(r)]
@@ -141,6 +153,10 @@ class Entry:
         # A route over another tenant's knowledge is that tenant's own; its name is none of ours.
         base = route.knowledge_base
         return base is None or self._factory.knowledge_base(base, self.holder.tenant.name) is not None
+
+    def _takes_images(self, route: specs.Route) -> bool:
+        policy = self._factory.policy(route.policy)
+        return bool(self._factory.seeing(route)) and policy is not None and policy.images == "allow"
 
     def _may_name(self, name: str) -> bool:
         return "*" in self.holder.role.routes or name in self.holder.role.routes

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from genaifactory_gateway import openai_fields, openai_requests
 from genaifactory_gateway.http_exchange import Exchange
+from genaifactory_gateway.openai_content import Body
 
-_Body = TypeVar("_Body", bound=openai_requests.Body)
+_Body = TypeVar("_Body", bound=Body)
 
 # A body that takes longer to check than a turn of the event loop should last is checked in a thread.
 _LARGE_BODY_BYTES = 64 << 10

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from genaifactory_common.errors import InvalidArgument, Reason
 from genaifactory_gateway import jsonbody, openai_requests
-from genaifactory_gateway.openai_requests import Body
+from genaifactory_gateway.openai_content import Body
 
 _Body = TypeVar("_Body", bound=Body)
 

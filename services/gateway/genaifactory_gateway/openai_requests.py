@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import sampling
+from genaifactory_common import images, sampling
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_gateway import jsonbody, rules, token_ids
+from genaifactory_gateway import jsonbody, openai_content, rules, token_ids
+from genaifactory_gateway.openai_content import Body, Content, ImagePart, ImageUrl, RefusalPart, TextPart, branch
 
 _ROLES = {
     "system": types_pb2.ROLE_SYSTEM,
@@ -29,62 +30,6 @@ _CHOICE_MODES = {
     "auto": types_pb2.ToolChoice.MODE_AUTO,
     "required": types_pb2.ToolChoice.MODE_REQUIRED,
 }
-
-
-class Body(BaseModel):
-    """Base of every part of a body: strict types; an unknown field is an error, so that somebody decides about it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    lenient: ClassVar[bool] = True
-    """Whether unknown fields are left aside, as clients of OpenAI's API expect."""
-    max_values: ClassVar[int] = jsonbody.MAX_VALUES
-    """Members of all its objects and arrays together."""
-
-
-def _branch(**branches: type) -> Discriminator:
-    """Chooses the branch of a union by the JSON type, so that an error names one branch: `~` and its name."""
-
-    def choose(value: Any) -> str | None:
-        return next((f"~{name}" for name, kind in branches.items() if isinstance(value, kind)), None)
-
-    kinds: dict[type, str] = {str: "a string", list: "an array", dict: "an object"}
-    wanted = " or ".join(kinds[kind] for kind in branches.values())
-    return Discriminator(choose, custom_error_type="union_type", custom_error_message=f"Input should be {wanted}")
-
-
-class TextPart(Body):
-    """A piece of text in a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class RefusalPart(Body):
-    """A refusal in an assistant's message."""
-
-    type: Literal["refusal"]
-    refusal: str
-
-
-def _part(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"~{kind}" if kind in ("text", "refusal") else None
-
-
-Part = Annotated[
-    Annotated[TextPart, Tag("~text")] | Annotated[RefusalPart, Tag("~refusal")],
-    Discriminator(
-        _part,
-        custom_error_type="part_type",
-        custom_error_message="Input should be a part {'type': 'text', 'text': …}; this platform takes text only, "
-        "no images, audio or files",
-    ),
-]
-Content = Annotated[
-    Annotated[str, Tag("~text")] | Annotated[list[Part], Field(max_length=rules.MAX_PARTS), Tag("~parts")],
-    _branch(text=str, parts=list),
-]
 
 
 class FunctionCall(Body):
@@ -204,7 +149,7 @@ class ChatCompletion(Body):
         Annotated[
             Annotated[str, Field(min_length=1), Tag("~text")]
             | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=sampling.MAX_STOPS), Tag("~list")],
-            _branch(text=str, list=list),
+            branch(text=str, list=list),
         ]
         | None
     ) = None
@@ -219,7 +164,7 @@ class ChatCompletion(Body):
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("~mode")] | Annotated[NamedChoice, Tag("~named")],
-            _branch(mode=str, named=dict),
+            branch(mode=str, named=dict),
         ]
         | None
     ) = None
@@ -294,7 +239,8 @@ class Feedback(Body):
 
 PARTS: dict[str, tuple[type[Body], ...]] = {
     "messages": (Message,),
-    "content": (TextPart, RefusalPart),
+    "content": (TextPart, RefusalPart, ImagePart),
+    "image_url": (ImageUrl,),
     "tool_calls": (ToolCall,),
     "tools": (Tool,),
     "function": (FunctionSpec, FunctionCall),
@@ -316,6 +262,8 @@ def named_as_sent(field: str | None, body: Body) -> str | None:
     if field == "output_format" or field.startswith("output_format."):
         sent = isinstance(body, ChatCompletion) and body.structured_outputs is not None
         return "structured_outputs" if sent else "response_format"
+    if isinstance(body, ChatCompletion) and (named := re.match(r"messages\[(\d+)\]\.(images\[.+)", field)):
+        return f"messages[{named[1]}]." + openai_content.image_as_sent(body.messages[int(named[1])].content, named[2])
     field = field.removeprefix("sampling.")
     if field == "max_tokens" and isinstance(body, ChatCompletion) and body.max_tokens is None:
         return "max_completion_tokens"
@@ -339,6 +287,7 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
     )
     sampling.check(request.sampling, prefix="")
     rules.check_messages(request.messages)
+    images.check(request.messages, request.conversation_id)
     rules.check_tools(request.tools, request.tool_choice)
     return request
 
@@ -372,12 +321,11 @@ def _check_together(body: ChatCompletion) -> None:
 
 
 def _message(message: Message) -> types_pb2.Message:
-    content = message.content
-    if isinstance(content, list):
-        content = "\n".join(part.text if isinstance(part, TextPart) else part.refusal for part in content)
+    content, shown = openai_content.text_and_images(message.content)
     return types_pb2.Message(
         role=_ROLES[message.role],
         content=content or message.refusal or "",
+        images=shown,
         name=message.name or "",
         tool_calls=[
             types_pb2.ToolCall(id=call.id, name=call.function.name, arguments_json=call.function.arguments, index=i)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import sampling
+from genaifactory_common import images, sampling
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway.jsonbody import check_text
 
@@ -40,7 +40,7 @@ def check_messages(messages: Iterable[types_pb2.Message]) -> None:
             _take_calls(message, field, pending)
         elif last not in (types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER):
             raise InvalidArgument(f"'{field}.role' must be system, user, assistant or tool.", field=f"{field}.role")
-        elif not message.content.strip():
+        elif not message.content.strip() and not message.images:
             raise _empty(field, "")
         _check_belongings(message, field)
     if index < 0:
@@ -81,6 +81,7 @@ def check_chat(request: gateway_pb2.ChatRequest) -> None:
     for index, message in enumerate(request.messages):
         check_text(message.content, f"messages[{index}].content")
     check_messages(request.messages)
+    images.check(request.messages, request.conversation_id)
     check_tools(request.tools, request.tool_choice)
     sampling.check(request.sampling)
 

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from genaifactory_common import channels, specs
+from genaifactory_common import channels, images, specs
 from genaifactory_common.errors import InvalidArgument, UpstreamFailed
 from genaifactory_gateway import rules
 from genaifactory_gateway.admission import Entry
@@ -58,7 +58,10 @@ class Upstream:
 
         The entry pays for what was delivered, also when the client leaves before the end. Raises FactoryError.
         """
+        if (field := images.first(request.messages)) is not None:
+            entry.require_sight(route, field)
         prompt_tokens = rules.estimated_tokens(message.content for message in request.messages)
+        prompt_tokens += images.estimated_tokens(request.messages)
         choices = request.sampling.n or 1
         await entry.reserve(prompt_tokens + choices * (request.sampling.max_tokens or route.max_output_tokens))
         characters = 0

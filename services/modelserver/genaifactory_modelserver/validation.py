@@ -159,6 +159,8 @@ def _message(path: str, message: types_pb2.Message, *, begun: bool) -> Message:
         raise InvalidArgument("Only a tool's messages name a tool call.", field=f"{path}.tool_call_id")
     if role is Role.TOOL and not message.tool_call_id:
         raise InvalidArgument("A tool's message must name the call that it answers.", field=f"{path}.tool_call_id")
+    if message.images:
+        raise InvalidArgument("No model of this server takes images; send text alone.", field=f"{path}.images[0]")
     # A tool may return nothing, an answer may be tool calls alone, and one begun may have no text yet.
     if not message.content and role is not Role.TOOL and not message.tool_calls and not begun:
         raise InvalidArgument("The content is empty.", field=f"{path}.content")

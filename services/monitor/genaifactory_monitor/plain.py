@@ -87,11 +87,17 @@ def _converter(field: FieldDescriptor) -> Callable[[Any], Any]:
         return lambda number: round(number, 6)  # what a 32-bit float holds, without the noise of its conversion
     if field.type == FieldDescriptor.TYPE_STRING:
         return without_nul
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return _left_out  # records hold a digest in their place
     return _itself
 
 
 def _itself(value: Any) -> Any:
     return value
+
+
+def _left_out(value: Any) -> None:
+    return None
 
 
 @cache

@@ -106,12 +106,13 @@ class Answerer:
     async def _path(
         self, question: Question, caller: Caller, plan: Plan, record: Record, emit: Emit
     ) -> tuple[History, Done]:
+        chain = plan.chain(question.messages)
         await self._check_ids(question, plan, record)
         history = await self._history(question, caller, plan)
         prepared = await self._preparation.prepare(question, caller, plan, history, record)
         found, entry = prepared.found, prepared.entry
         await emit(prepared.opened())
-        await emit(RouteChosen(plan.route.name, plan.route.models[0], plan.prompt_version))
+        await emit(RouteChosen(plan.route.name, chain[0], plan.prompt_version))
         if plan.retrieves:
             await emit(found)
         if entry is not None:
@@ -226,7 +227,7 @@ class Answerer:
     async def _feed(self, prompt: Prompt, plan: Plan, choices: list[Choice], record: Record) -> None:
         """From the model to the guardrail. Cancelling it cancels the model."""
         generated = self._models.generate(
-            plan.route.models, prompt, timeout_seconds=plan.route.timeout_seconds, attempts=record.attempts
+            plan.chain(prompt.messages), prompt, timeout_seconds=plan.route.timeout_seconds, attempts=record.attempts
         )
         async with aclosing(generated) as events:
             async for event in events:

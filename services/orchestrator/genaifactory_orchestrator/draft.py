@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import images
 from genaifactory_orchestrator.attempts import Attempt, Try
 from genaifactory_orchestrator.backends import (
     ChoiceFinished,
@@ -186,5 +187,5 @@ class Part:
         prompt = self._draft._prompt
         parts = [self.prefix, *(message.content for message in prompt.messages)]
         parts += [document.text for document in prompt.documents]
-        tokens = estimated_tokens("".join(parts)), estimated_tokens("".join(self._generated))
-        return Usage(*tokens, estimated=True)
+        read = estimated_tokens("".join(parts)) + images.estimated_tokens(prompt.messages)
+        return Usage(read, estimated_tokens("".join(self._generated)), estimated=True)

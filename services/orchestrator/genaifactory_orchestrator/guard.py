@@ -16,7 +16,7 @@ import grpc.aio
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels, specs
+from genaifactory_common import channels, images, specs
 from genaifactory_common.errors import (
     Cancelled,
     ContentBlocked,
@@ -25,6 +25,7 @@ from genaifactory_common.errors import (
     InvalidArgument,
     Unavailable,
 )
+from genaifactory_common.masking import mask
 from genaifactory_orchestrator.concurrency import task_group
 
 INPUT = types_pb2.DIRECTION_INPUT
@@ -78,8 +79,15 @@ class Guard:
         """Checks every text of the messages, and what else reaches the model: `settings`, texts by their field.
 
         A setting is code (a schema, a tool): masked it would mean something else, so it is refused where a message is
-        masked. Raises InputBlocked, InvalidArgument (too long), Unavailable.
+        masked. Images cannot be scanned: they pass where the policy allows them. Raises InputBlocked, ContentBlocked
+        (an image), InvalidArgument (too long), Unavailable.
         """
+        if policy.images != "allow" and (shown := images.first(messages)) is not None:
+            raise ContentBlocked(
+                f"The guardrail policy '{policy.name}' cannot look into images and lets none pass: leave the image "
+                "out, or have whoever runs the platform set the policy's 'images' to allow.",
+                field=shown,
+            )
         texts = [(i, place, text) for i, message in enumerate(messages) for place, text in _texts(message)]
         settings = settings or {}
         at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
@@ -101,7 +109,7 @@ class Guard:
             if refused or response.verdict.action == types_pb2.ACTION_BLOCK:
                 raise InputBlocked(field, response.verdict, verdicts)
         changed = {
-            (i, place): response.text
+            (i, place): response
             for (i, place, text), response in zip(texts, responses, strict=False)  # the settings' come after them
             if response.text != text
         }
@@ -315,13 +323,29 @@ def _worst(lines: Sequence[tuple[str, str]], verdict: types_pb2.Verdict) -> str:
     return next((fields[start] for start in sorted(starts) if start < len(fields)), lines[0][0])
 
 
-def _with_texts(i: int, message: types_pb2.Message, changed: dict[tuple[int, str], str]) -> types_pb2.Message:
+def _with_texts(
+    i: int, message: types_pb2.Message, changed: dict[tuple[int, str], safety_pb2.CheckTextResponse]
+) -> types_pb2.Message:
     result = types_pb2.Message()
     result.CopyFrom(message)
-    result.content = changed.get((i, "content"), message.content)
+    if response := changed.get((i, "content")):
+        result.content = response.text
+        for image in result.images:
+            image.position = min(_moved(image.position, response.verdict), len(response.text))
     for j, call in enumerate(result.tool_calls):
-        call.arguments_json = changed.get((i, f"tool_calls[{j}].arguments_json"), call.arguments_json)
+        if response := changed.get((i, f"tool_calls[{j}].arguments_json")):
+            call.arguments_json = response.text
     return result
+
+
+def _moved(position: int, verdict: types_pb2.Verdict) -> int:
+    """Where a place in a scanned text is in the masked one; one within what is masked comes before the mask."""
+    moved = position
+    for finding in verdict.findings:
+        if finding.action == types_pb2.ACTION_MASK and finding.start_offset < position:
+            moved -= min(finding.end_offset, position) - finding.start_offset
+            moved += len(mask(finding.entity_type)) if finding.end_offset <= position else 0
+    return moved
 
 
 def _require_scanned(verdict: types_pb2.Verdict, policy: specs.Policy, text: str) -> None:

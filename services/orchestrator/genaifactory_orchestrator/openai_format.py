@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import struct_pb2
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import specs
+from genaifactory_common import images, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_orchestrator.backends import ChoiceFinished, Delta, Piece, Prompt, Thinking, ToolCallDelta, Usage
 
@@ -34,6 +34,7 @@ _TOOL_CHOICES = {
     types_pb2.ToolChoice.MODE_AUTO: "auto",
     types_pb2.ToolChoice.MODE_REQUIRED: "required",
 }
+_DETAILS = {types_pb2.Image.DETAIL_LOW: "low", types_pb2.Image.DETAIL_HIGH: "high"}
 _MAX_TOOL_CALLS = 128
 
 GO_ON = (
@@ -132,6 +133,8 @@ def vectors(body: Any, count: int) -> tuple[list[list[float]], Usage | None]:
 
 def _message(message: types_pb2.Message) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": _ROLES[message.role], "content": message.content}
+    if message.images:
+        plain["content"] = [_part(part) for part in images.parts(message)]
     if message.name:
         plain["name"] = message.name
     if message.tool_call_id:
@@ -143,6 +146,15 @@ def _message(message: types_pb2.Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return plain
+
+
+def _part(part: str | types_pb2.Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    shown = {"url": images.data_url(part)}
+    if detail := _DETAILS.get(part.detail):
+        shown["detail"] = detail
+    return {"type": "image_url", "image_url": shown}
 
 
 def _sampling(backend: specs.OpenAIBackend, sampling: types_pb2.Sampling) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from genaifactory_common import specs
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import images, specs
 from genaifactory_common.engine_specs import Spec
 from genaifactory_common.errors import InvalidArgument, NotFound, Reason, Unavailable
 from genaifactory_orchestrator.prompts import Template
@@ -21,6 +23,8 @@ class Plan:
     route: specs.Route
     policy: specs.Policy
     template: Template | None
+    seeing: tuple[str, ...]
+    """The route's models that see images, in its order."""
     digest: str
     """Of all that the answer depends on: route, models, prompt and policy, by their content."""
 
@@ -38,6 +42,15 @@ class Plan:
     def retrieves(self) -> bool:
         """Whether answers rest on passages."""
         return self.route.task == "rag"
+
+    def chain(self, messages: Sequence[types_pb2.Message]) -> tuple[str, ...]:
+        """The models that may answer, in their order: with images, those that see. Raises InvalidArgument for none."""
+        field = images.first(messages)
+        if field is None:
+            return self.route.models
+        if not self.seeing:
+            raise InvalidArgument(f"No model of the route '{self.route.name}' takes images.", field=field)
+        return self.seeing
 
 
 class Plans:
@@ -80,7 +93,7 @@ def _made(factory: specs.Factory, name: str) -> Plan:
         ) from None
     parts: list[Spec] = [route, policy, *filter(None, (prompt, *map(factory.model, route.models)))]
     digest = hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
-    return Plan(route, policy, template, digest)
+    return Plan(route, policy, template, factory.seeing(route), digest)
 
 
 def _unknown(name: str) -> NotFound:

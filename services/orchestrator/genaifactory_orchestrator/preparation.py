@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import telemetry
+from genaifactory_common import images, telemetry
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import Telemetry
@@ -111,7 +111,9 @@ class Preparation:
         if not query:
             return NOTHING, None
         with self._telemetry.span("retrieve"):
-            reply = await direct.reply(question, messages, plan.route, self._retriever)
+            # What can be said without a model does not look at images.
+            shown = images.first(messages) is not None
+            reply = None if shown else await direct.reply(question, messages, plan.route, self._retriever)
             found = await self._retriever.search(plan.route, query) if reply is None else reply.found
             telemetry.describe(
                 {"genaifactory.passages": len(found.passages), "genaifactory.index_version": found.index_version}

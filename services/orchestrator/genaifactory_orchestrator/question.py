@@ -10,7 +10,7 @@ from google.protobuf import struct_pb2
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import sampling
+from genaifactory_common import images, sampling
 from genaifactory_common.errors import InvalidArgument, TooLarge
 
 _MAX_MESSAGES = 1000
@@ -77,6 +77,7 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
     if len(request.user) > 256:
         raise TooLarge("user must have at most 256 characters.", field="user")
     _check_messages(request.messages)
+    images.check(request.messages, request.conversation_id)
     sampling.check(request.sampling)
     _check_tools(request)
     return Question(
@@ -135,7 +136,11 @@ def _check_messages(messages: Sequence[types_pb2.Message]) -> None:
             raise InvalidArgument(
                 f"{at}.tool_call_id must be given in a message of a tool, and in no other.", field=f"{at}.tool_call_id"
             )
-        if not message.content.strip() and message.role in (types_pb2.ROLE_USER, types_pb2.ROLE_SYSTEM):
+        if (
+            not message.content.strip()
+            and not message.images
+            and message.role in (types_pb2.ROLE_USER, types_pb2.ROLE_SYSTEM)
+        ):
             raise InvalidArgument(f"{at}.content must not be empty.", field=f"{at}.content")
         if len(message.name) > 64:
             raise TooLarge(f"{at}.name must have at most 64 characters.", field=f"{at}.name")

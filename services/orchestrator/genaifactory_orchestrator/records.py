@@ -10,7 +10,7 @@ from google.protobuf import timestamp_pb2
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import telemetry
+from genaifactory_common import images, telemetry
 from genaifactory_common.errors import Cancelled, ContentBlocked, FactoryError, Internal
 from genaifactory_common.identity import Caller
 from genaifactory_orchestrator.attempts import Attempt
@@ -139,7 +139,7 @@ class Record:
                 for p in self.found.passages
             ],
             verdicts=[*self.input_verdicts, *self.output_verdicts],
-            input=_bounded(self.messages),
+            input=[images.without_bytes(message) for message in _bounded(self.messages)],
             output=self._output(),
             usage=self.usage.to_proto(),
             cost_micros=cost.rounded_micros,

@@ -159,6 +159,21 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("models.1.timeout_seconds", 1e9),
         "models[1].timeout_seconds: Input should be less than or equal to 3600",
     ),
+    "an embedding model that sees": (
+        put("models.2.vision", True),
+        "models[2]: vision: an embedding model gets texts alone; leave it out",
+    ),
+    "a model of the model server that sees": (
+        put("models.0.vision", True),
+        (
+            "models[0]: vision: the model server's engines take no images; name an OpenAI-compatible API of a model "
+            "that sees (vLLM's own server is one, with dialect: vllm)"
+        ),
+    ),
+    "a policy that masks images": (
+        put("policies.0.images", "mask"),
+        "policies[0].images: Input should be 'block' or 'allow'",
+    ),
     "a route without models": (
         put("routes.0.models", []),
         "routes[0].models: must have at least 1",

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from genaifactory_common.testing.images import part
+
 # One gateway for the whole table: what a wrong request leaves behind would show in the next.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -240,17 +242,53 @@ MESSAGES = [
         "messages[0].content",
     ),
     Wrong(
-        "an image",
-        _messages({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}),
-        "no images",
-        "messages[0].content[0]",
+        "an image of no model that sees",
+        _messages({"role": "user", "content": [{"type": "text", "text": "What?"}, part()]}),
+        "'chat' takes no images; nor does another one of this key",
+        "messages[0].content[1].image_url",
+    ),
+    Wrong(
+        "an image's address",
+        _messages({"role": "user", "content": [part(url="https://example.com/a.png")]}),
+        "fetches no addresses for a client; send the image itself, as a URL 'data:image/png;base64,…'",
+        "messages[0].content[0].image_url.url",
+    ),
+    Wrong(
+        "an image that is a number",
+        _messages({"role": "user", "content": [part(url=5)]}),
+        "a valid string",
+        "messages[0].content[0].image_url.url",
+    ),
+    Wrong(
+        "an image that is another file",
+        _messages({"role": "user", "content": [part(), part(b"%PDF-1.7")]}),
+        "its bytes are none of image/png",
+        "messages[0].content[1].image_url.url",
+    ),
+    Wrong(
+        "an image of the assistant's",
+        _messages(QUESTION, {"role": "assistant", "content": [{"type": "text", "text": "a"}, part()]}, QUESTION),
+        "only in a user's message",
+        "messages[1].content[1].image_url",
+    ),
+    Wrong(
+        "an image's detail that is none",
+        _messages({"role": "user", "content": [part(detail="best")]}),
+        "'auto', 'low' or 'high'",
+        "messages[0].content[0].image_url.detail",
+    ),
+    Wrong(
+        "an image in a stored conversation",
+        _messages({"role": "user", "content": [part()]}) | {"conversation_id": "c"},
+        "keeps no images",
+        "conversation_id",
     ),
     Wrong(
         "sound",
         _messages(
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_audio", "input_audio": {}}]}
         ),
-        "text only",
+        "no audio and no files",
         "messages[0].content[1]",
     ),
     Wrong(

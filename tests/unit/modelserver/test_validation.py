@@ -51,6 +51,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         messages(USER, {"role": "ROLE_ASSISTANT", "tool_calls": [CALL, {"id": "c2"}]}),
         "messages[1].tool_calls[1]",
     ),
+    ("an image", messages(USER, {**USER, "images": [{"media_type": "image/png"}]}), "messages[1].images[0]"),
     ("continue a user's message", messages(USER, continue_final_message=True), "messages[0].role"),
     (
         "continue tool calls",

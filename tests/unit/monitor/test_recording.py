@@ -19,6 +19,13 @@ from genaifactory_monitor.app import create_app
 from genaifactory_monitor.settings import Settings
 from tests.unit.monitor.conftest import Monitor, make_interaction, moment
 
+KEPT = types_pb2.Image(
+    media_type="image/png",
+    digest=types_pb2.ImageDigest(sha256="0f" * 32, size_bytes=2**33),
+    detail=types_pb2.Image.DETAIL_HIGH,
+    position=3,
+)
+
 
 async def test_every_field_of_an_interaction_comes_back_as_it_was_recorded(monitor: Monitor) -> None:
     testing.act_as()
@@ -56,7 +63,7 @@ async def test_every_field_of_an_interaction_comes_back_as_it_was_recorded(monit
         ],
         input=[
             types_pb2.Message(role=types_pb2.ROLE_SYSTEM, content="Trả lời ngắn."),
-            types_pb2.Message(role=types_pb2.ROLE_USER, content="Mã 🇻🇳?\n\t\u0001", name="An"),
+            types_pb2.Message(role=types_pb2.ROLE_USER, content="Mã 🇻🇳?\n\t\u0001", name="An", images=[KEPT]),
             types_pb2.Message(
                 role=types_pb2.ROLE_ASSISTANT,
                 tool_calls=[types_pb2.ToolCall(id="c1", name="look", arguments_json='{"a":1}', index=1)],
@@ -116,6 +123,15 @@ async def test_500_records_are_one_batch_and_501_are_refused(monitor: Monitor) -
 async def test_an_empty_batch_is_refused(monitor: Monitor) -> None:
     with pytest.raises(InvalidArgument, match="1 to 500 records, not 0"):
         await monitor.record()
+
+
+async def test_an_images_bytes_are_no_record(monitor: Monitor) -> None:
+    testing.act_as()
+    shown = types_pb2.Image(media_type="image/png", data=b"\x89PNG")
+    message = types_pb2.Message(role=types_pb2.ROLE_USER, content="What?", images=[shown])
+    await monitor.record(make_interaction("a", input=[message]))
+    (found,) = (await monitor.query()).interactions
+    assert found.input[0].images[0] == types_pb2.Image(media_type="image/png")
 
 
 async def test_text_with_nul_is_kept_with_a_replacement_character(monitor: Monitor) -> None:

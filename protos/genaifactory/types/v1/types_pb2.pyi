@@ -171,6 +171,7 @@ class Message(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     TOOL_CALLS_FIELD_NUMBER: builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: builtins.int
+    IMAGES_FIELD_NUMBER: builtins.int
     role: Role.ValueType
     """Who wrote it."""
     content: builtins.str
@@ -183,6 +184,10 @@ class Message(message.Message):
     def tool_calls(self) -> containers.RepeatedCompositeFieldContainer[ToolCall]:
         """Calls that the assistant asked for; only with ROLE_ASSISTANT."""
 
+    @builtins.property
+    def images(self) -> containers.RepeatedCompositeFieldContainer[Image]:
+        """What a person shows beside the text, in its order; only with ROLE_USER, and only to models that see."""
+
     def __init__(
         self,
         *,
@@ -191,10 +196,98 @@ class Message(message.Message):
         name: builtins.str = ...,
         tool_calls: abc.Iterable[ToolCall] | None = ...,
         tool_call_id: builtins.str = ...,
+        images: abc.Iterable[Image] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["content", b"content", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content", b"content", "images", b"images", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Image(message.Message):
+    """An image in a message. Bounds: genaifactory_common.images."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _Detail:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DetailEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[Image._Detail.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        DETAIL_UNSPECIFIED: Image._Detail.ValueType  # 0
+        """The model decides."""
+        DETAIL_LOW: Image._Detail.ValueType  # 1
+        """At a low resolution, for few tokens."""
+        DETAIL_HIGH: Image._Detail.ValueType  # 2
+        """At a high resolution."""
+
+    class Detail(_Detail, metaclass=_DetailEnumTypeWrapper):
+        """How closely a model looks; those without such a choice leave it aside."""
+
+    DETAIL_UNSPECIFIED: Image.Detail.ValueType  # 0
+    """The model decides."""
+    DETAIL_LOW: Image.Detail.ValueType  # 1
+    """At a low resolution, for few tokens."""
+    DETAIL_HIGH: Image.Detail.ValueType  # 2
+    """At a high resolution."""
+
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    POSITION_FIELD_NUMBER: builtins.int
+    media_type: builtins.str
+    """image/png, image/jpeg, image/webp or image/gif: what the bytes are."""
+    data: builtins.bytes
+    """The file's bytes."""
+    detail: Image.Detail.ValueType
+    """How closely the model looks."""
+    position: builtins.int
+    """Where it stands: after so many Unicode code points of the message's content."""
+    @builtins.property
+    def digest(self) -> ImageDigest:
+        """Stands in records in place of the bytes; refused in requests."""
+
+    def __init__(
+        self,
+        *,
+        media_type: builtins.str = ...,
+        data: builtins.bytes = ...,
+        digest: ImageDigest | None = ...,
+        detail: Image.Detail.ValueType = ...,
+        position: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["content", b"content", "data", b"data", "digest", b"digest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["content", b"content", "data", b"data", "detail", b"detail", "digest", b"digest", "media_type", b"media_type", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = typing.Literal["data", "digest"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+@typing.final
+class ImageDigest(message.Message):
+    """What is kept of an image's bytes."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    sha256: builtins.str
+    """SHA-256 of the bytes, hex."""
+    size_bytes: builtins.int
+    """Their number."""
+    def __init__(
+        self,
+        *,
+        sha256: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,131 @@
+"""Images on the path of an answer: past the guardrail by permission only, to models that see, into no store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import images
+from genaifactory_common.errors import ContentBlocked, InvalidArgument
+from genaifactory_common.testing import openai_upstream
+from genaifactory_common.testing.images import image, png
+from genaifactory_common.testing.openai_upstream import Upstream
+
+FACTORY = """
+tenants: [{name: acme}]
+roles: [{name: developer, permissions: [chat]}]
+models:
+  - {name: blind, backend: {type: modelserver, model: small}, retry: {attempts: 1}}
+  - {name: sees, vision: true, backend: {type: openai, base_url: "URL", model: m}, retry: {attempts: 1}}
+routes:
+  - {name: chat, task: chat, models: [blind, sees], policy: open}
+  - {name: rag, task: rag, models: [blind, sees], prompt: rag, knowledge_base: docs, policy: open}
+  - {name: guarded, task: chat, models: [sees]}
+  - {name: blind, task: chat, models: [blind], policy: open}
+prompts: [{name: rag, version: 1, system: "{{ passages | length }} passages"}]
+knowledge_bases: [{name: docs}]
+policies:
+  - {name: default, rules: [{entities: [PII]}]}
+  - {name: open, rules: [{entities: [PII]}], images: allow}
+"""
+GREEDY = types_pb2.Sampling(temperature=0)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with openai_upstream.serve([openai_upstream.answer("A red ", "square.")]) as serving:
+        yield serving
+
+
+@pytest.fixture
+async def seeing(make_world: Any, upstream: Upstream) -> AsyncIterator[Any]:
+    async with make_world(FACTORY.replace("URL", upstream.base_url)) as world:
+        yield world
+
+
+def shows(content: str = "What is it?", *shown: types_pb2.Image) -> list[types_pb2.Message]:
+    return [types_pb2.Message(role=types_pb2.ROLE_USER, content=content, images=shown or [image()])]
+
+
+async def test_images_go_to_the_first_model_that_sees_and_texts_to_the_first_of_all(
+    seeing: Any, upstream: Upstream
+) -> None:
+    close = image(detail=types_pb2.Image.DETAIL_HIGH)
+    answer = await seeing.ask(route="chat", messages=shows("What is it?", close))
+    assert (answer.text(), answer.done.model, answer.events[0].route.model) == ("A red square.", "sees", "sees")
+    (content,) = [message["content"] for message in upstream.requests[0].body["messages"]]
+    assert content == [
+        {"type": "image_url", "image_url": {"url": images.data_url(image()), "detail": "high"}},
+        {"type": "text", "text": "What is it?"},
+    ]
+    assert (await seeing.ask("What is it?", route="chat")).done.model == "blind"
+
+
+async def test_a_route_without_a_model_that_sees_is_an_error(seeing: Any) -> None:
+    error, record = await seeing.failure(route="blind", messages=shows())
+    assert (type(error), error.field) == (InvalidArgument, "messages[0].images[0]")
+    assert record.outcome == monitor_pb2.OUTCOME_FAILED
+
+
+async def test_a_policy_lets_no_image_pass_unless_it_says_so(seeing: Any, upstream: Upstream) -> None:
+    error, record = await seeing.failure(route="guarded", messages=shows())
+    assert (type(error), error.field) == (ContentBlocked, "messages[0].images[0]")
+    assert "'default' cannot look into images" in error.message
+    assert record.outcome == monitor_pb2.OUTCOME_BLOCKED
+    assert not upstream.requests
+
+
+async def test_the_text_beside_an_image_is_scanned_and_masked_and_keeps_the_image_in_its_place(
+    seeing: Any, upstream: Upstream
+) -> None:
+    seeing.safety.mask = {"0912345678": "<FAKE_MASKED>"}
+    text = "I am 0912345678.\nWho is this?"
+    await seeing.ask(route="chat", messages=shows(text, image(position=16)))
+    (content,) = [message["content"] for message in upstream.requests[0].body["messages"]]
+    assert [part.get("text") for part in content] == ["I am <FAKE_MASKED>.", None, "Who is this?"]
+    assert (types_pb2.DIRECTION_INPUT, text) in seeing.safety.checked
+
+
+async def test_text_that_is_blocked_is_blocked_beside_an_image(seeing: Any, upstream: Upstream) -> None:
+    seeing.safety.block = ("bomb",)
+    error, _ = await seeing.failure(route="chat", messages=shows("a bomb?"))
+    assert isinstance(error, ContentBlocked)
+    assert not upstream.requests
+
+
+async def test_passages_are_looked_for_by_the_text_and_the_image_goes_along(seeing: Any, upstream: Upstream) -> None:
+    answer = await seeing.ask(route="rag", messages=shows("How many days of leave does this form say?"))
+    assert answer.text() == "A red square."
+    assert [search.query for search in seeing.retriever.searches] == ["How many days of leave does this form say?"]
+    system, asked = upstream.requests[0].body["messages"]
+    assert system["content"].startswith("2 passages")
+    assert [part["type"] for part in asked["content"]] == ["image_url", "text"]
+
+
+async def test_an_answer_is_given_again_for_the_same_image_only(seeing: Any, upstream: Upstream) -> None:
+    for data, cached in ((png(), False), (png(), True), (png(colour=b"\x00\x00\xff"), False)):
+        answer = await seeing.ask(route="chat", messages=shows("What?", image(data)), sampling=GREEDY)
+        assert answer.done.cached == cached
+    assert len(upstream.requests) == 2
+
+
+async def test_the_record_keeps_a_digest_and_nowhere_are_the_bytes(seeing: Any) -> None:
+    request = seeing.request(route="chat", messages=shows())
+    await seeing.send(request)
+    record = await seeing.recorded(request.request_id)
+    (kept,) = record.input[0].images
+    assert (kept.media_type, kept.data) == ("image/png", b"")
+    assert kept.digest == types_pb2.ImageDigest(sha256=hashlib.sha256(png()).hexdigest(), size_bytes=len(png()))
+    assert png() not in record.SerializeToString()
+
+
+async def test_a_stored_conversation_takes_no_images(seeing: Any, upstream: Upstream) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        await seeing.ask(route="chat", messages=shows(), conversation_id="c")
+    assert caught.value.field == "conversation_id"
+    assert not upstream.requests
