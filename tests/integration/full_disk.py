@@ -28,9 +28,9 @@ from genaifactory_local import ledger, testing
 from genaifactory_local.testing import Platform, Process
 from genaifactory_retriever.vectors import DENSE_SIZE, Passage, Point, Sparse, Where
 from genaifactory_retriever.vectors_edge import EdgeVectors
+from tests.full import FULL
 
 SIZE_MIB = 256
-FULL = os.environ.get("FULL") == "1"
 KIB, MIB = 1 << 10, 1 << 20
 PAGE = 4 * KIB
 # Free bytes at which the writes of the stores fail in turn: at the first page of a log, in the middle of a group, at

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.full import FULL
+
 # The platform and what fills its disk are other processes.
 pytestmark = pytest.mark.allow_blocking
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--kill-child")
-TIMEOUT_SECONDS = 3600 if os.environ.get("FULL") == "1" else 300
+TIMEOUT_SECONDS = 3600 if FULL else 300
 
 
 def _why_not() -> str:

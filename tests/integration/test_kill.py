@@ -18,6 +18,7 @@ from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform
+from tests.full import FULL
 
 # The platform is another process: what blocks here blocks nobody.
 pytestmark = pytest.mark.allow_blocking
@@ -118,7 +119,10 @@ async def _found(platform: Platform, word: str) -> str:
 
 @pytest.mark.parametrize(
     "kills",
-    [pytest.param(3, marks=pytest.mark.slow), pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+    [
+        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(50 if FULL else 12, marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    ],
 )
 async def test_killed_at_random_moments_nothing_answered_is_missing_or_doubled_and_the_index_opens(
     tmp_path: Path, kills: int

@@ -19,6 +19,7 @@ from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform, Process
+from tests.full import FULL
 
 # The platform is another process: what blocks here blocks nobody.
 pytestmark = pytest.mark.allow_blocking
@@ -142,7 +143,10 @@ async def _recorded(platform: Platform, outcome: monitor_pb2.Outcome.ValueType) 
 
 @pytest.mark.parametrize(
     "seconds",
-    [pytest.param(8, marks=pytest.mark.slow), pytest.param(60, marks=[pytest.mark.soak, pytest.mark.timeout(300)])],
+    [
+        pytest.param(8, marks=pytest.mark.slow),
+        pytest.param(60 if FULL else 30, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
+    ],
 )
 async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memory_behind(
     tmp_path: Path, seconds: float
