@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from genaifactory_common import refusals
 from genaifactory_modelserver import words
 from genaifactory_modelserver.engine import Document
 from genaifactory_modelserver.question import Match, Question
@@ -73,7 +74,7 @@ class Answer:
     @property
     def text(self) -> str:
         """The whole answer."""
-        return self.lead_in + _joined(self.quotes) if self.quotes else _UNKNOWN[self.spoken]
+        return self.lead_in + _joined(self.quotes) if self.quotes else refusals.UNANSWERED[self.spoken]
 
     def after(self, begun: str) -> str:
         """What is still to be said when `begun` has been, by this engine or by any other model."""
@@ -371,10 +372,6 @@ def _most_common(languages: Sequence[Language]) -> Language:
 _DIGIT = re.compile(r"\d")
 _FINISHED = re.compile(r"(?:[.!?…:]|\[\d+\])[\"'”’»)\]*_]*$")
 
-_UNKNOWN: dict[Language, str] = {
-    "vi": "Tôi không biết: các tài liệu được cung cấp không có câu trả lời cho câu hỏi này.",
-    "en": "I don't know: the given documents do not answer this question.",
-}
 _NOTHING_MORE: dict[Language, str] = {
     "vi": "Các tài liệu được cung cấp không cho biết thêm.",
     "en": "The given documents say no more about this.",

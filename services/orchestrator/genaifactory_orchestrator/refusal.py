@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Literal
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import specs
+from genaifactory_common import refusals, specs
 
-# The words of the platform's own extractive model when it finds nothing, so that its refusals are known as such.
-_BUILT_IN = {
-    "en": "I don't know: the given documents do not answer this question.",
-    "vi": "Tôi không biết: các tài liệu được cung cấp không có câu trả lời cho câu hỏi này.",
-}
 # Follows a refusal; not part of what is kept in the cache.
 _WHILE_READING = {
     "en": " The documents are still being read ({done} of {total}); ask again when they are.",
@@ -29,7 +25,7 @@ _VIETNAMESE_WORD = re.compile(
 _WORD = re.compile(r"\w+")
 
 
-def language(text: str) -> str:
+def language(text: str) -> Literal["en", "vi"]:
     """ "vi" or "en"; of a text in neither, the nearer one."""
     composed = unicodedata.normalize("NFC", text.lower())
     words = _WORD.findall(composed)
@@ -45,7 +41,7 @@ def text(question: str, prompt: specs.Prompt | None) -> str:
     """What to say when the passages do not hold the answer."""
     spoken = language(question)
     own = prompt.refusal if prompt else {}
-    return own.get(spoken) or _BUILT_IN[spoken]
+    return own.get(spoken) or refusals.UNANSWERED[spoken]
 
 
 def while_reading(question: str, reading: types_pb2.Reading) -> str:
@@ -57,7 +53,7 @@ def is_refusal(answer: str, prompt: specs.Prompt | None) -> bool:
     """Whether a model's answer is one of the refusals that it was told to use, and nothing more."""
     own = prompt.refusal.values() if prompt else ()
     said = _folded(answer)
-    return any(said == _folded(refusal) for refusal in (*own, *_BUILT_IN.values()))
+    return any(said == _folded(refusal) for refusal in (*own, *refusals.UNANSWERED.values()))
 
 
 def _folded(answer: str) -> str:

@@ -6,35 +6,47 @@ import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from lxml import etree
 
-from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_retriever import bounds
 
-_MAX_PARTS = 10_000
 _OLE_MAGIC = b"\xd0\xcf\x11\xe0"
 _ENCRYPTED_FLAG = 0x1
 
 
-@dataclass(frozen=True)
 class Archive:
-    """An open archive whose parts together stay within their bound."""
+    """An open archive. What is read of it stays within its bounds, also where the archive has a part read again."""
 
-    kind: str
-    zip: zipfile.ZipFile
+    def __init__(self, kind: str, archive: zipfile.ZipFile, max_unpacked_bytes: int, max_tags: int) -> None:
+        self.kind = kind
+        self._zip = archive
+        self._parts = bounds.Count(kind, "parts", bounds.PARTS)
+        self._bytes = bounds.Count(kind, "bytes when unpacked", max_unpacked_bytes)
+        self._tags = bounds.Count(kind, "tags", max_tags)
 
     def has(self, name: str) -> bool:
         """Whether it holds the part."""
-        return name in self.zip.NameToInfo
+        return name in self._zip.NameToInfo
 
     def read(self, name: str) -> bytes:
-        """A part's bytes. Raises InvalidArgument when it is missing."""
+        """A part's bytes. Raises InvalidArgument when it is missing, TooLarge."""
         if not self.has(name):
             raise InvalidArgument(
                 f"The {self.kind} is damaged: it lacks its part '{name[:100]}'; save it again.", field="data"
             )
-        return self.zip.read(name)
+        self._parts.add()
+        self._bytes.add(self._zip.NameToInfo[name].file_size)
+        part = self._zip.read(name)
+        if b"<" in part.lstrip()[:4]:  # behind a mark of its encoding; pictures and fonts hold the byte by chance
+            self._tags.add(part.count(b"<"))
+        return part
+
+    def check(self) -> None:
+        """Reads every part, for a library that then reads them by itself. Raises TooLarge."""
+        for name in self._zip.NameToInfo:
+            self.read(name)
 
     def xml(self, name: str) -> etree._Element:
         """A part's root element; nothing outside the part is read, and its entities stay as they are."""
@@ -43,7 +55,9 @@ class Archive:
 
 
 @contextmanager
-def opened(data: bytes, kind: str, max_unpacked_bytes: int, *, program: str = "") -> Iterator[Archive]:
+def opened(
+    data: bytes, kind: str, max_unpacked_bytes: int, *, program: str = "", max_tags: int = bounds.TAGS
+) -> Iterator[Archive]:
     """Opens the file. Raises InvalidArgument (encrypted), TooLarge, and whatever zipfile does on damage.
 
     kind: for messages, and the ending to save it as. program: of Microsoft's, whose old or
@@ -57,11 +71,9 @@ def opened(data: bytes, kind: str, max_unpacked_bytes: int, *, program: str = ""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = archive.infolist()
         # The sizes in the directory bind: zipfile reads no more of a part than they say.
-        if len(parts) > _MAX_PARTS or sum(part.file_size for part in parts) > max_unpacked_bytes:
-            raise TooLarge(
-                f"The {kind} unpacks to more than {max_unpacked_bytes} bytes or {_MAX_PARTS} parts; split it.",
-                field="data",
-            )
+        bounds.require(len(parts), bounds.PARTS, kind, "parts")
+        unpacked = sum(part.file_size for part in parts)
+        bounds.require(unpacked, max_unpacked_bytes, kind, "bytes when unpacked")
         if any(part.flag_bits & _ENCRYPTED_FLAG for part in parts):
             raise InvalidArgument(f"The {kind} is encrypted; save it without a password.", field="data")
-        yield Archive(kind, archive)
+        yield Archive(kind, archive, max_unpacked_bytes, max_tags)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from genaifactory_common.errors import TooLarge
+from genaifactory_retriever import bounds
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,18 @@ def clean(text: str, *, verbatim: bool = False) -> str:
     return _SPACES.sub(" ", text).strip()
 
 
+def require_text(characters: int, most: int) -> None:
+    """Raises TooLarge when a document holds more than `most` characters."""
+    bounds.require(characters, most, "document", "characters of text")
+
+
 def bounded(blocks: Iterable[Block], max_characters: int) -> list[Block]:
-    """All blocks; raises TooLarge as soon as they hold more than `max_characters`."""
+    """All blocks; raises TooLarge as soon as they and what separates them are more than `max_characters`."""
     taken: list[Block] = []
-    characters = 0
+    characters = -len(_BLOCK_GAP)
     for block in blocks:
-        characters += len(block.text)
-        if characters > max_characters:
-            raise TooLarge(f"The document holds more than {max_characters} characters of text. Split it.", field="data")
+        characters += len(block.text) + len(_BLOCK_GAP)
+        require_text(characters, max_characters)
         taken.append(block)
     return taken
 

@@ -19,7 +19,8 @@ def parse(data: bytes, separator: str | None, max_characters: int) -> tuple[str,
     """No title, and blocks. separator: None: the one that cuts the first rows most evenly. Raises csv.Error."""
     text = decoding.guessed(data)
     csv.field_size_limit(max_characters)
-    return "", tables.blocks(csv.reader(io.StringIO(text, newline=""), delimiter=separator or _separator(text)))
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator or _separator(text))
+    return "", tables.blocks(rows, tables.Size("CSV"))
 
 
 def _separator(text: str) -> str:

@@ -11,7 +11,7 @@ import docx.document
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 
-from genaifactory_retriever import archives
+from genaifactory_retriever import archives, bounds
 from genaifactory_retriever.documents import Block
 
 _HEADING = re.compile(r"^heading ([1-6])$", re.IGNORECASE)
@@ -19,14 +19,23 @@ _HEADING = re.compile(r"^heading ([1-6])$", re.IGNORECASE)
 
 def parse(data: bytes, max_unpacked_bytes: int) -> tuple[str, Iterable[Block]]:
     """Title and blocks. Raises InvalidArgument, TooLarge, and whatever python-docx does on damage."""
-    with archives.opened(data, "DOCX", max_unpacked_bytes, program="Word"):
+    with archives.opened(data, "DOCX", max_unpacked_bytes, program="Word") as archive:
+        archive.check()
         document = docx.Document(io.BytesIO(data))
     return document.core_properties.title or "", _blocks(document)
 
 
 def _blocks(document: docx.document.Document) -> Iterator[Block]:
+    paragraphs = bounds.Count("DOCX", "paragraphs", bounds.WORD_PARAGRAPHS)
+    cells = bounds.Count("DOCX", "table cells", bounds.WORD_CELLS)
     for item in document.iter_inner_content():
-        yield from _table(item) if isinstance(item, Table) else _paragraph(item)
+        if isinstance(item, Table):
+            own = item._tbl.iter_tcs()  # type: ignore[no-untyped-call]  # python-docx has no types for it
+            cells.add(sum(cell.grid_span for cell in own))
+            yield from _table(item)
+        else:
+            paragraphs.add()
+            yield from _paragraph(item)
 
 
 def _paragraph(paragraph: Paragraph) -> list[Block]:

@@ -6,34 +6,49 @@ import email
 from collections.abc import Iterable, Iterator
 from email import policy
 from email.message import EmailMessage, MIMEPart
+from typing import Any
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_retriever import decoding, parse_html, parse_text
+from genaifactory_retriever import bounds, decoding, parse_html, parse_text
 from genaifactory_retriever.documents import Block
 
 _SHOWN = ("From", "To", "Cc", "Date")
-_MAX_FORWARDED = 20
-"""Mails within each other."""
 
 
 def parse(data: bytes) -> tuple[str, Iterable[Block]]:
-    """The subject, and blocks. Raises InvalidArgument where there is no mail."""
-    message = email.message_from_bytes(data, policy=policy.default)
+    """The subject, and blocks. Raises InvalidArgument where there is no mail, TooLarge."""
+    message = email.message_from_bytes(data, policy=_policy())
     if not any(name in message for name in (*_SHOWN, "Subject", "Message-ID")):
         raise InvalidArgument("The document has no header of a mail, such as From or Subject.", field="data")
     return str(message.get("Subject", "")), _mail(message, 1)
 
 
+def _policy() -> policy.EmailPolicy[EmailMessage]:
+    """Python's own, that counts parts, and the headers that are looked at each time that they are."""
+    parts = bounds.Count("EML", "parts", bounds.MAIL_PARTS)
+    characters = bounds.Count("EML", "characters of headers", bounds.MAIL_HEADER_CHARACTERS)
+
+    def part(policy: Any) -> EmailMessage:
+        parts.add()
+        return EmailMessage(policy)
+
+    def header(name: str, value: str) -> Any:
+        characters.add(len(value))
+        return policy.default.header_factory(name, value)
+
+    return policy.EmailPolicy(message_factory=part, header_factory=header)
+
+
 def _mail(message: EmailMessage, depth: int) -> Iterator[Block]:
     yield Block(str(message.get("Subject", "")), min(depth, 6))
-    if people := " | ".join(f"{name}: {message[name]}" for name in _SHOWN if message[name]):
+    if people := " | ".join(f"{name}: {value}" for name in _SHOWN if (value := message[name])):
         yield Block(people)
     body = message.get_body(("plain", "html"))
     if body is not None:
         yield from _text(body)
     names: list[str] = []
     for part in message.iter_attachments():
-        if part.get_content_type() == "message/rfc822" and depth < _MAX_FORWARDED:
+        if part.get_content_type() == "message/rfc822" and depth < bounds.FORWARDED_MAILS:
             yield from _mail(part.get_content(), depth + 1)
         else:
             names.append(part.get_filename() or part.get_content_type())

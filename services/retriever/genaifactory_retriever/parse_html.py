@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from genaifactory_retriever import bounds
 from genaifactory_retriever.documents import Block
 
 _SKIPPED_TAGS = """
@@ -27,6 +28,9 @@ html legend li main ol p pre section summary table tbody td tfoot th thead tr ul
 """
 _BLOCKS = frozenset(_BLOCK_TAGS.split())
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_TAG = re.compile(r"<(/?)([a-zA-Z]+)")
+# Elements that have no end, or that the next of their kind ends: without end tags they do not nest.
+_SELF_CLOSED = frozenset("area base br col dd dt embed hr img input li link meta p source td th tr wbr".split())  # noqa: SIM905
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([a-zA-Z0-9_.:-]{1,40})", re.IGNORECASE)
 
 
@@ -36,8 +40,20 @@ def declared_charset(data: bytes) -> str | None:
     return found.group(1).decode("ascii").lower() if found else None
 
 
+def nesting(markup: str) -> int:
+    """How deep elements may stand inside each other."""
+    depth = deepest = 0
+    for closing, tag in _TAG.findall(markup):
+        if tag.lower() not in _SELF_CLOSED:
+            depth = max(0, depth - 1) if closing else depth + 1
+            deepest = max(deepest, depth)
+    return deepest
+
+
 def parse(html: str) -> tuple[str, list[Block]]:
-    """Title and blocks of a page. Never raises: HTML has no wrong pages."""
+    """Title and blocks of a page. Raises TooLarge, and nothing else: HTML has no wrong pages."""
+    bounds.require(html.count("<"), bounds.TAGS, "HTML", "tags")
+    bounds.require(nesting(html), bounds.NESTING, "HTML", "elements within each other")
     tree = LexborHTMLParser(html)
     title_node = tree.css_first("head > title")
     title = title_node.text(deep=True) if title_node is not None else ""

@@ -6,17 +6,20 @@ import re
 
 from markdown_it import MarkdownIt
 
-from genaifactory_retriever import parse_html
+from genaifactory_retriever import bounds, parse_html
 from genaifactory_retriever.documents import Block
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n")
 _FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
 
 
 def parse(text: str) -> tuple[str, list[Block]]:
-    """Title, from the front matter, and blocks."""
+    """Title, from the front matter, and blocks. Raises TooLarge."""
     title = ""
     text = text.replace("\r\n", "\n")
+    for paragraph in _BLANK_LINES.split(text):
+        bounds.require(paragraph.count("["), bounds.BRACKETS, "Markdown", "brackets in one paragraph")
     if front := _FRONT_MATTER.match(text):
         if named := _FRONT_TITLE.search(front.group(1)):
             title = named.group(1)

@@ -10,7 +10,7 @@ from pypdf import PdfReader
 from pypdf.errors import LimitReachedError
 
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_retriever.documents import Block
+from genaifactory_retriever.documents import Block, require_text
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _SENTENCE_END = (".", "!", "?", ":", ";", "…", "”", '"')
@@ -33,8 +33,7 @@ def parse(data: bytes, max_pages: int, max_characters: int) -> tuple[str, list[B
         for page in reader.pages:
             text = _SURROGATES.sub("", page.extract_text())
             characters += len(text)
-            if characters > max_characters:
-                raise TooLarge(f"The PDF holds more than {max_characters} characters of text. Split it.", field="data")
+            require_text(characters, max_characters)
             blocks.extend(_paragraphs(text))
     except LimitReachedError:
         raise TooLarge("The PDF unpacks to more than is taken; simplify or split it.", field="data") from None

@@ -27,7 +27,9 @@ def parse(data: bytes, max_unpacked_bytes: int) -> tuple[str, Iterable[Block]]:
     """Title and blocks. Raises InvalidArgument, TooLarge, and whatever lxml does on damage."""
     with archives.opened(data, "PPTX", max_unpacked_bytes, program="PowerPoint") as archive:
         title = archive.xml(_CORE).findtext(_DC_TITLE) if archive.has(_CORE) else ""
-        return title or "", [block for number, name in _slides(archive) for block in _slide(archive, number, name)]
+        size = tables.Size("PPTX")
+        slides = [_slide(archive, number, name, size) for number, name in _slides(archive)]
+        return title or "", [block for slide in slides for block in slide]
 
 
 def _slides(archive: Archive) -> Iterator[tuple[int, str]]:
@@ -50,7 +52,7 @@ def _relations(archive: Archive, name: str) -> list[tuple[etree._Element, str]]:
     ]
 
 
-def _slide(archive: Archive, number: int, name: str) -> Iterator[Block]:
+def _slide(archive: Archive, number: int, name: str, size: tables.Size) -> Iterator[Block]:
     root = archive.xml(name)
     if root.get("show") in ("0", "false"):
         return
@@ -59,7 +61,7 @@ def _slide(archive: Archive, number: int, name: str) -> Iterator[Block]:
     yield Block(title or f"Slide {number}", 1)
     for kind, shape in shapes:
         if kind not in (*_TITLES, *_FURNITURE):
-            yield from _shape(shape)
+            yield from _shape(shape, size)
     for relation, target in _relations(archive, name):
         if (relation.get("Type") or "").endswith("/notesSlide"):
             yield from _notes(archive.xml(target))
@@ -71,10 +73,10 @@ def _notes(root: etree._Element) -> Iterator[Block]:
             yield from (Block(text) for text in _paragraphs(shape))
 
 
-def _shape(shape: etree._Element) -> Iterator[Block]:
+def _shape(shape: etree._Element, size: tables.Size) -> Iterator[Block]:
     for table in shape.iter(f"{_A}tbl"):
         rows = ([" ".join(_paragraphs(cell)) for cell in row.iter(f"{_A}tc")] for row in table.iter(f"{_A}tr"))
-        yield from tables.blocks(rows)
+        yield from tables.blocks(rows, size)
     if shape.tag == f"{_P}sp":
         # As items of a list, which they are: a short line alone would be read as a heading and never quoted.
         yield from (Block(f"- {text}") for text in _paragraphs(shape))

@@ -9,7 +9,7 @@ from docutils import core, nodes
 from docutils.parsers.rst import Directive, directives, roles
 from docutils.parsers.rst.languages import en
 
-from genaifactory_retriever import parse_html
+from genaifactory_retriever import bounds, parse_html
 from genaifactory_retriever.documents import Block
 
 _SETTINGS = {
@@ -29,11 +29,13 @@ _SETTINGS = {
 _LISTINGS = ("code", "code-block", "sourcecode")
 _DIRECTIVE = re.compile(r"^\s*\.\.\s+(?:\|[^|\n]+\|\s+)?([\w:+.-]+)::", re.MULTILINE)
 _ROLE = re.compile(r":([A-Za-z][\w:+.-]*):`")
+_MARKERS = re.compile(r"(?:(?:[-+*•‣⁃|]|\(?(?:#|\w{1,8})[.)])\s+)*")  # bullets of reStructuredText
 _TITLED_TARGET = re.compile(r"\A(.+?)\s*<[^<>]*>\Z", re.DOTALL)
 
 
 def parse(text: str) -> tuple[str, list[Block]]:
-    """No title, and blocks. For a process of its own: it registers what the text uses, and may take long."""
+    """No title, and blocks. Raises TooLarge. For a process of its own: it registers what the text uses."""
+    _require_structure(text)
     for name in set(map(str.lower, _DIRECTIVE.findall(text))).difference(en.directives):
         directives.register_directive(name, _Unknown)
     for name in _LISTINGS:
@@ -42,6 +44,27 @@ def parse(text: str) -> tuple[str, list[Block]]:
         roles.register_local_role(name, cast(Any, _say))  # typeshed knows references alone
     parts = core.publish_parts(text, writer="html5", settings_overrides=_SETTINGS)
     return "", parse_html.parse(f"<body>{parts['html_body']}</body>")[1]
+
+
+def _require_structure(text: str) -> None:
+    """Raises TooLarge for what docutils would take long for: a tenth of a millisecond an element, and more within."""
+    elements = bounds.Count("RST", "paragraphs, list items and headings", bounds.RST_ELEMENTS)
+    indents: list[int] = []
+    begins = True
+    for line in text.splitlines():
+        words = line.expandtabs().lstrip()
+        if not words:
+            begins = True
+            continue
+        indent = len(line.expandtabs()) - len(words)
+        while indents and indents[-1] >= indent:
+            indents.pop()
+        indents.append(indent)
+        marked = _MARKERS.match(words)
+        items = 0 if marked is None else len(marked[0].split())
+        bounds.require(len(indents) + items, bounds.RST_NESTING, "RST", "paragraphs and list items within each other")
+        elements.add(items or begins)
+        begins = False
 
 
 class _AnyOption(dict[str, Any]):

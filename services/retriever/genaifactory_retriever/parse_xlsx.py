@@ -8,34 +8,30 @@ from collections.abc import Iterable, Iterator
 
 import openpyxl
 
-from genaifactory_common.errors import TooLarge
-from genaifactory_retriever import archives, tables
+from genaifactory_retriever import archives, bounds, tables
 from genaifactory_retriever.documents import Block
-
-_MAX_ROWS = 1_048_576
-"""Of a sheet, as the format has it."""
 
 
 def parse(data: bytes, max_unpacked_bytes: int) -> tuple[str, Iterable[Block]]:
     """Title and blocks. Raises InvalidArgument, TooLarge, and whatever openpyxl does on damage."""
-    with archives.opened(data, "XLSX", max_unpacked_bytes, program="Excel"):
+    with archives.opened(data, "XLSX", max_unpacked_bytes, program="Excel", max_tags=bounds.SHEET_TAGS) as archive:
+        archive.check()
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
     return book.properties.title or "", _blocks(book)
 
 
 def _blocks(book: openpyxl.Workbook) -> Iterator[Block]:
+    size = tables.Size("XLSX")
     for sheet in book.worksheets:
         if sheet.sheet_state == "visible":
             yield Block(sheet.title, 1)
             # What the sheet says of its own size may be a lie.
             sheet.reset_dimensions()
-            yield from tables.blocks(_rows(sheet.iter_rows()))
+            yield from tables.blocks(_rows(sheet.iter_rows()), size)
 
 
 def _rows(rows: Iterable[Iterable[object]]) -> Iterator[list[str]]:
-    for number, row in enumerate(rows):
-        if number >= _MAX_ROWS:
-            raise TooLarge(f"A sheet of the XLSX has more than {_MAX_ROWS} rows; split it.", field="data")
+    for row in rows:
         yield [_text(getattr(cell, "value", None), getattr(cell, "number_format", "")) for cell in row]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+from genaifactory_retriever import bounds
 from genaifactory_retriever.documents import Block
 
 _ROWS_LOOKED_AT = 20
@@ -14,13 +15,26 @@ _BETWEEN = " | "
 _BETWEEN_NAMED = "; "
 
 
-def blocks(rows: Iterable[Sequence[str]]) -> Iterator[Block]:
-    """A block for each row that holds something.
+class Size:
+    """Counts the rows and cells of all tables of one document. kind: for messages."""
+
+    def __init__(self, kind: str) -> None:
+        self._rows = bounds.Count(kind, "rows", bounds.ROWS)
+        self._cells = bounds.Count(kind, "cells", bounds.CELLS)
+
+    def add(self, row: Sequence[str]) -> None:
+        """Raises TooLarge beyond a bound."""
+        self._rows.add()
+        self._cells.add(len(row))
+
+
+def blocks(rows: Iterable[Sequence[str]], size: Size) -> Iterator[Block]:
+    """A block for each row that holds something. Raises TooLarge.
 
     The names are those of the first row that is as wide as the table and holds words alone; what stands above it
     (a title, a date) comes as it is. Without such a row, so does everything.
     """
-    filled = (cells for row in rows if any(cells := [" ".join(cell.split()) for cell in row]))
+    filled = _filled(rows, size)
     first = list(itertools.islice(filled, _ROWS_LOOKED_AT))
     at = _header(first)
     for cells in first[: at or 0]:
@@ -34,6 +48,13 @@ def blocks(rows: Iterable[Sequence[str]]) -> Iterator[Block]:
         yield _plain(names)
     for cells in itertools.chain(body, filled):
         yield _named(names, cells) if names else _plain(cells)
+
+
+def _filled(rows: Iterable[Sequence[str]], size: Size) -> Iterator[list[str]]:
+    for row in rows:
+        size.add(row)
+        if any(cells := [" ".join(cell.split()) for cell in row]):
+            yield cells
 
 
 def _header(rows: Sequence[Sequence[str]]) -> int | None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from genaifactory_common import specs
+from genaifactory_common import refusals, specs
+from genaifactory_local import configuration
 
 CHARTS = Path(__file__).parents[3] / "charts"
 PROFILES = sorted((CHARTS / "genai-factory" / "profiles").glob("*.yaml"))
@@ -72,3 +73,10 @@ def test_the_factory_yaml_of_a_profile_is_one_that_the_services_take(profile: Pa
             values = merged(values, yaml.safe_load(profile.with_name("gpu.yaml").read_text()))
         values = merged(values, over)
     specs.parse(yaml.safe_dump(values["factory"]))
+
+
+def test_the_refusal_of_the_default_prompts_is_the_one_of_the_platform() -> None:
+    own = yaml.safe_load(Path(configuration.__file__).with_name("factory.yaml").read_text(encoding="utf-8"))
+    charts = yaml.safe_load((CHARTS / "genai-factory" / "values.yaml").read_text(encoding="utf-8"))["factory"]
+    for document in (own, charts):
+        assert [prompt["refusal"] for prompt in document["prompts"]] == [dict(refusals.UNANSWERED)]

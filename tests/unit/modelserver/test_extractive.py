@@ -37,7 +37,7 @@ Extract = Callable[..., Awaitable[tuple[str, Step]]]
 Documents = tuple[Document, ...]
 
 UNKNOWN_VI = "Tôi không biết"
-UNKNOWN_EN = "I don't know"
+UNKNOWN_EN = "I do not know"
 
 
 def quotes(answer: str) -> list[tuple[str, int]]:

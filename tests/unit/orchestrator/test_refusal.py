@@ -32,13 +32,13 @@ def test_a_prompt_s_own_words_go_first_and_every_language_has_some() -> None:
     prompt = specs.Prompt(name="p", version=1, system="x", refusal={"en": "No idea."})
     assert refusal.text("Why?", prompt) == "No idea."
     assert refusal.text("Tại sao?", prompt).startswith("Tôi không biết")
-    assert refusal.text("Why?", None).startswith("I don't know")
+    assert refusal.text("Why?", None).startswith("I do not know")
 
 
 def test_only_an_answer_that_is_nothing_but_a_refusal_is_one() -> None:
     prompt = specs.Prompt(name="p", version=1, system="x", refusal={"en": "I cannot say."})
     assert refusal.is_refusal(" i cannot  say\n", prompt)
-    assert refusal.is_refusal("I don't know: the given documents do not answer this question.", prompt)
+    assert refusal.is_refusal("I do not know. The documents do not answer this question.", prompt)
     assert not refusal.is_refusal("I cannot say. But 14 days [1].", prompt)
     assert not refusal.is_refusal("", prompt)
 

@@ -55,12 +55,6 @@ def test_html_nested_deeper_than_any_stack_is_read() -> None:
     assert parse(b"<div>" * 5000 + b"deep", "text/html").text == "deep"
 
 
-@pytest.mark.parametrize("media_type", ["text/html", "text/markdown"])
-def test_nesting_made_to_take_for_ever_is_stopped(media_type: str) -> None:
-    with pytest.raises(InvalidArgument, match="took longer than 1 s"):
-        parsing.parse(b"<div>" * 500_000 + b"deep", media_type, replace(LIMITS, seconds=1))
-
-
 def test_many_elements_without_end_tags_are_no_nesting() -> None:
     document = parse(b"<ul>" + b"<li>item<p>more<br>" * 3000, "text/html")
     assert document.text.count("item") == 3000
@@ -158,9 +152,9 @@ def test_a_bad_file_gets_an_error_that_says_what_is_wrong(data: bytes, media_typ
 @pytest.mark.parametrize(
     ("data", "media_type", "expected"),
     [
-        (b"a" * 100_001, "text/plain", "at most 100000"),
+        (b"a" * 100_001, "text/plain", "more than 100000 characters"),
         (files.pdf(*["x"] * 21), formats.PDF, "21 pages; at most 20"),
-        (files.docx_bomb(1_000_001), formats.DOCX, "unpacks to more than 1000000 bytes"),
+        (files.docx_bomb(1_000_001), formats.DOCX, "more than 1000000 bytes when unpacked"),
     ],
 )
 def test_a_file_beyond_a_bound_is_too_large(data: bytes, media_type: str, expected: str) -> None:

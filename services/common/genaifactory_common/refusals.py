@@ -1,0 +1,15 @@
+"""The words with which the platform says that the documents do not hold the answer, unless a prompt has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal
+
+UNANSWERED: Mapping[Literal["en", "vi"], str] = MappingProxyType(
+    {
+        "en": "I do not know. The documents do not answer this question.",
+        "vi": "Tôi không biết. Các tài liệu không trả lời được câu hỏi này.",
+    }
+)
+"""By language. The extractive engine says them, and the orchestrator knows them for a refusal."""
