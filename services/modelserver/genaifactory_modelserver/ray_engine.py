@@ -13,40 +13,32 @@ import asyncio
 import hashlib
 import importlib.metadata
 import logging
-import os
 import re
-import signal
-import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-import grpc.aio
-
-from genaifactory_common import channels, errors, specs
+from genaifactory_common import channels, specs
 from genaifactory_common.engine_specs import AnyEngine, Ray, Vllm
 from genaifactory_common.errors import (
     Conflict,
-    DeadlineExceeded,
     FactoryError,
-    Internal,
     InvalidArgument,
     Unavailable,
 )
+from genaifactory_modelserver import ray_cluster, ray_errors
 from genaifactory_modelserver.engine import Embeddings, Generation, Model, Step
+from genaifactory_modelserver.ray_errors import ReplicaLost
 from genaifactory_modelserver.settings import Settings
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
-_DEPLOYMENT = "engine"
 # Of those that a request may be given to, as long as none has answered. More would let a request that kills its engine
 # kill them all.
 _REPLICAS_TRIED = 2
-_CONNECTIONS_TRIED = 3
 _WATCH_SECONDS = 1.0
 _WATCH_TIMEOUT_SECONDS = 10.0
 # Ray's own parts come back within it, when they come back at all.
@@ -56,11 +48,6 @@ _HEALTH_CHECK_TIMEOUT_SECONDS = 30.0
 # Calls of a replica's other methods, for which there is a place when all places for requests are taken.
 _CONTROL_CALLS = 8
 _RETRY_AFTER_SECONDS = 1.0
-_OBJECT_STORE_BYTES = 80 * 2**20  # requests and tokens do not go through it; Ray takes no less
-
-
-class _ReplicaLost(Exception):
-    """The replica that had the request is gone, or none could be found."""
 
 
 def make(entry: AnyEngine, settings: Settings, source: specs.Source) -> RayEngine:
@@ -106,11 +93,11 @@ class RayEngine:
                 field="engines[].ray",
             ) from None
         finally:
-            _take_signals_back()
+            ray_cluster.take_signals_back()
         await self._in_thread(self._deploy)
         self._source.subscribe(self._follow)
         await self._until_running()
-        self._handle = await self._in_thread(_handle, self._application)
+        self._handle = await self._in_thread(ray_cluster.handle, self._application)
         await self._refresh()
         self._watching = asyncio.create_task(self._watch(), name=f"{self._application}-watch")
 
@@ -121,7 +108,7 @@ class RayEngine:
                 task.cancel()
                 await asyncio.wait((task,))
         await self._in_thread(self._leave)
-        _take_signals_back()
+        ray_cluster.take_signals_back()
 
     def ready(self) -> bool:
         """Whether a replica runs."""
@@ -150,7 +137,7 @@ class RayEngine:
                         for step in steps:
                             yield step
                 return
-            except _ReplicaLost as lost:
+            except ReplicaLost as lost:
                 logger.warning("a replica of '%s' was lost: %s", request.model, lost)
                 if began or tried == _REPLICAS_TRIED:
                     raise Unavailable(
@@ -161,16 +148,16 @@ class RayEngine:
     async def embed(self, model: str, texts: Sequence[str]) -> Embeddings:
         """Embeds on a replica; on another one when the first is lost."""
         for _ in range(_REPLICAS_TRIED):
-            with suppress(_ReplicaLost):
+            with suppress(ReplicaLost):
                 embeddings: Embeddings = await self._call("embed", model, list(texts), adapter=self._adapter(model))
                 return embeddings
         raise Unavailable(f"No replica of '{model}' can be reached.", retry_after_seconds=_RETRY_AFTER_SECONDS)
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(_CLUSTER.thread, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(ray_cluster.CLUSTER.thread, work, *arguments)
 
     def _join(self) -> None:
-        _CLUSTER.join(self._settings.ray_address)
+        ray_cluster.CLUSTER.join(self._settings.ray_address)
         self._joined = True
 
     def _leave(self) -> None:
@@ -179,14 +166,14 @@ class RayEngine:
             if self._handle is not None:
                 self._handle.shutdown()
             if self._settings.ray_address is None:
-                _delete(self._application)
-            _CLUSTER.leave()
+                ray_cluster.delete(self._application)
+            ray_cluster.CLUSTER.leave()
 
     def _adapter(self, model: str) -> str:
         return "" if model in self._bases else model
 
     async def _stream(self, request: Generation) -> AsyncGenerator[tuple[Step, ...], None]:
-        """What a replica sends. Raises FactoryError, _ReplicaLost."""
+        """What a replica sends. Raises FactoryError, ReplicaLost."""
         handle = self._handle.options(
             method_name="generate", stream=True, multiplexed_model_id=self._adapter(request.model)
         )
@@ -199,34 +186,34 @@ class RayEngine:
                 except StopAsyncIteration:
                     return
                 except BaseException as error:
-                    raise _translated(error) from None
+                    raise ray_errors.translated(error) from None
                 yield steps
         finally:
             response.cancel()  # of what has ended it is nothing
 
     async def _call(self, method: str, *arguments: Any, adapter: str = "") -> Any:
-        """Calls a method of a replica. Raises FactoryError, _ReplicaLost."""
+        """Calls a method of a replica. Raises FactoryError, ReplicaLost."""
         response = self._handle.options(method_name=method, multiplexed_model_id=adapter).remote(*arguments)
         try:
             async with asyncio.timeout(channels.remaining_seconds()):
                 return await response
         except BaseException as error:
             response.cancel()
-            raise _translated(error) from None
+            raise ray_errors.translated(error) from None
 
     async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
-        """Calls a method of all replicas; those that go away do not count. Raises FactoryError, _ReplicaLost."""
+        """Calls a method of all replicas; those that go away do not count. Raises FactoryError, ReplicaLost."""
         try:
             async with asyncio.timeout(channels.remaining_seconds()):
                 results = await self._handle.broadcast(method, *arguments).results_async(return_exceptions=True)
         except BaseException as error:
-            raise _translated(error) from None
-        failures = [_translated(result) for result in results if isinstance(result, BaseException)]
+            raise ray_errors.translated(error) from None
+        failures = [ray_errors.translated(result) for result in results if isinstance(result, BaseException)]
         for failure in failures:
-            if not isinstance(failure, _ReplicaLost):
+            if not isinstance(failure, ReplicaLost):
                 raise failure
         if len(failures) == len(results):
-            raise _ReplicaLost("no replica runs")
+            raise ReplicaLost("no replica runs")
         return [result for result in results if not isinstance(result, BaseException)]
 
     async def _refresh(self) -> None:
@@ -239,12 +226,12 @@ class RayEngine:
     async def _until_running(self) -> None:
         told = ""
         while True:
-            status, message, running = await self._in_thread(_status, self._application)
+            status, message, running = await self._in_thread(ray_cluster.status, self._application)
             if status == "RUNNING":
                 self._running = running
                 return
             if status == "DEPLOY_FAILED":
-                raise _failure(message)
+                raise ray_errors.failure(message)
             self.activity = message or "Its replicas are being started."
             if message and message != told:
                 told = message
@@ -257,7 +244,7 @@ class RayEngine:
         seen = loop.time()
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
-            looking = asyncio.create_task(self._in_thread(_status, self._application))
+            looking = asyncio.create_task(self._in_thread(ray_cluster.status, self._application))
             await asyncio.wait((looking,), timeout=_WATCH_TIMEOUT_SECONDS)
             if not looking.done():
                 self._running = 0
@@ -269,7 +256,7 @@ class RayEngine:
             _, _, self._running = looking.result()
             seen, self._lost = loop.time(), False
             # Under full load its answer takes its time; what was seen last stays true enough.
-            with suppress(TimeoutError, FactoryError, _ReplicaLost):
+            with suppress(TimeoutError, FactoryError, ReplicaLost):
                 async with asyncio.timeout(_WATCH_TIMEOUT_SECONDS):
                     await self._refresh()
 
@@ -289,7 +276,7 @@ class RayEngine:
 
         from genaifactory_modelserver.ray_app import Replica
 
-        status, _, _ = _status(self._application)
+        status, _, _ = ray_cluster.status(self._application)
         if status == "DEPLOY_FAILED":
             serve.delete(self._application)  # what has failed is not tried again otherwise
         scale = self._ray
@@ -325,7 +312,7 @@ class RayEngine:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metrics_interval_s, which no other option sets for one deployment
             # Without a version of ours every deployment would count as a new one, and replace the replicas.
-            deployment = serve.deployment(Replica, name=_DEPLOYMENT, **options).options(
+            deployment = serve.deployment(Replica, name=ray_cluster.DEPLOYMENT, **options).options(
                 version=_version(self._entry, self._settings), _internal=True
             )
         application = deployment.bind(self._engines, self._engines.index(self._entry), self._settings)
@@ -347,7 +334,7 @@ class RayAdapterEngine(RayEngine):
                     "adapter: let GENAIFACTORY_DATA_DIR be a shared volume, or declare the adapter in factory.yaml.",
                     field="name",
                 )
-        except _ReplicaLost:
+        except ReplicaLost:
             raise Unavailable(
                 f"A replica went away while it loaded the adapter '{name}'.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from None
@@ -359,7 +346,7 @@ class RayAdapterEngine(RayEngine):
         """Asks a replica."""
         try:
             known: bool = await self._call("knows", name)
-        except _ReplicaLost:
+        except ReplicaLost:
             return False
         if known:
             await self._refresh()
@@ -369,107 +356,12 @@ class RayAdapterEngine(RayEngine):
         """Unloads it on every replica."""
         try:
             await self._broadcast("unload_adapter", name)
-        except _ReplicaLost:
+        except ReplicaLost:
             raise Unavailable(
                 f"A replica went away while it unloaded the adapter '{name}'.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from None
         self._changes += 1
         self._models.pop(name, None)
-
-
-class _Cluster:
-    """This process's one connection to Ray, for all its engines."""
-
-    def __init__(self) -> None:
-        # For all of Ray's blocking calls, one after the other: Serve's cannot stand each other, and none may come
-        # after the end.
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray")
-        self._members = 0
-
-    def join(self, address: str | None) -> None:
-        """Connects, or starts a cluster, unless another engine has. Raises ImportError, Unavailable."""
-        if not self._members:
-            _connect(address)
-        self._members += 1
-
-    def leave(self) -> None:
-        """Disconnects when no other engine is left; a cluster that was started here ends."""
-        self._members -= 1
-        if not self._members:
-            import ray
-
-            ray.shutdown()
-
-
-_CLUSTER = _Cluster()
-
-
-def _take_signals_back() -> None:
-    """Puts Python's own handler of SIGTERM back: Ray's native one writes a stack trace, and aborts 3 s later."""
-    if threading.current_thread() is threading.main_thread():
-        handler = signal.getsignal(signal.SIGTERM)
-        if handler is not None:
-            signal.signal(signal.SIGTERM, handler)
-            signal.siginterrupt(signal.SIGTERM, False)
-        signal.alarm(0)  # of a SIGTERM that came before
-
-
-def _connect(address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else whatever calls Ray after the end starts a cluster of its own
-    import ray
-    from ray import serve
-
-    # What Ray logs in this process goes the way of our own log, and only when it is an error.
-    for name in ("ray", "ray.serve"):
-        log = logging.getLogger(name)
-        log.setLevel(logging.ERROR)
-        log.handlers.clear()
-        log.propagate = True
-    local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address is None else {}
-    for left in reversed(range(_CONNECTIONS_TRIED)):
-        try:
-            # Never on the main thread: there it would take SIGTERM for itself.
-            ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **local)
-            break
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise Unavailable(
-                f"The Ray cluster at {address or 'this machine'} cannot be reached: {error}. "
-                "GENAIFACTORY_RAY_ADDRESS must name one that this machine is a node of."
-            ) from None
-        except Exception as error:  # a bare one: a part of a cluster of our own did not come up in Ray's half a minute
-            ray.shutdown()
-            if not left:
-                raise Unavailable(f"Ray did not start on this machine: {error}") from None
-            logger.warning("Ray did not start, and is tried again: %s", error)
-    serve.start(proxy_location="Disabled")
-
-
-def _delete(application: str) -> None:
-    """Takes the replicas away, each once its requests are finished."""
-    from ray import serve
-
-    serve.delete(application)
-
-
-def _handle(application: str) -> Any:
-    """The way to the replicas. Their messages go straight over gRPC, not through Ray's object store."""
-    from ray import serve
-
-    return serve.get_app_handle(application).options(_by_reference=False)
-
-
-def _status(application: str) -> tuple[str, str, int]:
-    """Status of the application ("" when there is none), what is said of it, and how many replicas run."""
-    from ray import serve
-
-    found = serve.status().applications.get(application)
-    if found is None:
-        return "", "", 0
-    deployment = found.deployments.get(_DEPLOYMENT)
-    running = deployment.replica_states.get("RUNNING", 0) if deployment is not None else 0
-    message = deployment.message if deployment is not None and deployment.message else found.message
-    return found.status.value, message, running
 
 
 def _application(entry: AnyEngine) -> str:
@@ -505,37 +397,3 @@ def _version(entry: AnyEngine, settings: Settings) -> str:
         importlib.metadata.version("genaifactory-modelserver"),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _failure(message: str) -> FactoryError:
-    """Why no replica could start: the engine's own error, which Ray Serve passes on as the text of a traceback."""
-    found = re.findall(r"^genaifactory_common\.errors\.(\w+): (.+)$", message, re.MULTILINE)
-    if found:
-        name, said = found[-1]
-        kind: type[FactoryError] = getattr(errors, name)
-        return kind(said)
-    logger.error("no replica could start: %s", message)
-    return Unavailable("No replica could start; the log says why.")
-
-
-def _translated(error: BaseException) -> BaseException:
-    """What to raise for an error that came through Ray."""
-    from ray.exceptions import RayError, RayTaskError
-    from ray.serve.exceptions import RayServeException
-
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, FactoryError):
-        return cause
-    if isinstance(error, TimeoutError):
-        return DeadlineExceeded("The request took longer than allowed.")
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            return error
-        return _ReplicaLost("it has cancelled the request")
-    if isinstance(error, RayTaskError):
-        logger.error("unexpected error in a replica", exc_info=error)
-        return Internal("The engine made a mistake; the replica's log has the details.")
-    if isinstance(error, (RayError, RayServeException, grpc.aio.AioRpcError)):
-        return _ReplicaLost(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    return error
