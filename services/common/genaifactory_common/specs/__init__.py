@@ -1,0 +1,49 @@
+"""The models of factory.yaml: the one document in which a person configures the platform.
+
+Every service reads the part it needs; names are used by this package's: `specs.Route`. `load` refuses a bad document
+with the path of the bad field; `Source` keeps the last good one in force while the file changes.
+"""
+
+from __future__ import annotations
+
+from genaifactory_common.specs.documents import InvalidConfiguration, digest, hash_key, load, parse, read
+from genaifactory_common.specs.factory import Cors, Factory, Origin, Retired
+from genaifactory_common.specs.models import CircuitBreaker, Model, ModelServerBackend, OpenAIBackend, Price, Retry
+from genaifactory_common.specs.names import Name
+from genaifactory_common.specs.policies import Policy, Rule
+from genaifactory_common.specs.routes import Cache, KnowledgeBase, Prompt, Route
+from genaifactory_common.specs.source import Change, Source
+from genaifactory_common.specs.tenants import ApiKey, Limits, Permission, Role, Tenant
+
+__all__ = [
+    "ApiKey",
+    "Cache",
+    "Change",
+    "CircuitBreaker",
+    "Cors",
+    "Factory",
+    "InvalidConfiguration",
+    "KnowledgeBase",
+    "Limits",
+    "Model",
+    "ModelServerBackend",
+    "Name",
+    "OpenAIBackend",
+    "Origin",
+    "Permission",
+    "Policy",
+    "Price",
+    "Prompt",
+    "Retired",
+    "Retry",
+    "Role",
+    "Route",
+    "Rule",
+    "Source",
+    "Tenant",
+    "digest",
+    "hash_key",
+    "load",
+    "parse",
+    "read",
+]

@@ -1,0 +1,95 @@
+"""Text to document: read, parsed, and each problem named by the path of its field."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from genaifactory_common import engine_specs, strict_yaml
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs.factory import Factory
+
+
+class InvalidConfiguration(InvalidArgument):
+    """A document that does not fit; each problem is 'path: what is wrong'."""
+
+    def __init__(self, problems: list[str], source: str) -> None:
+        self.problems = problems
+        super().__init__(f"{source}: " + "; ".join(problems), field=problems[0].partition(":")[0])
+
+
+def parse(text: str, *, source: str = "factory.yaml") -> Factory:
+    """The document in `text`. Raises InvalidConfiguration with the path of every bad field."""
+    try:
+        document = strict_yaml.load(text)
+    except ValueError as error:
+        raise InvalidConfiguration([str(error)], source) from None
+    if not isinstance(document, dict):
+        raise InvalidConfiguration(
+            ["document: must be a mapping with tenants, roles, models, routes and policies"], source
+        )
+    try:
+        return Factory.model_validate(document)
+    except ValidationError as error:
+        raise InvalidConfiguration(_problems(error), source) from None
+
+
+def _problems(error: ValidationError) -> list[str]:
+    found = error.errors(include_url=False, include_input=False)
+    # A list whose items are all wrong also counts as too short; that is no problem of its own.
+    inside = {e["loc"][:n] for e in found for n in range(1, len(e["loc"]))}
+    return [_problem(e) for e in found if e["type"] != "too_short" or e["loc"] not in inside]
+
+
+# pydantic names the branch of a union; it is no field of the document.
+_BRANCHES = ("modelserver", "openai", *engine_specs.TYPES)
+
+
+def _problem(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    path = ""
+    for part in error["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part not in _BRANCHES:
+            path += f".{part}" if path else str(part)
+    if error["type"] == "extra_forbidden":
+        message = "unknown field"
+    elif error["type"] == "missing":
+        message = "is missing"
+    elif error["type"] == "too_short":
+        message = f"must have at least {error['ctx']['min_length']}"
+    elif error["type"] == "tuple_type":
+        message = "must be a list"
+    elif error["type"] in ("model_type", "dict_type"):
+        message = "must be a mapping"
+    # A consistency check names its own path, since the model's location is the document.
+    return f"{path}: {message}" if path else message
+
+
+def read(path: Path) -> str:
+    """The text of a file, as its bytes are. Raises InvalidConfiguration."""
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise InvalidConfiguration([f"document: cannot be read: {error.strerror}"], str(path)) from None
+    except UnicodeDecodeError:
+        raise InvalidConfiguration(["document: must be UTF-8 text"], str(path)) from None
+
+
+def load(path: Path) -> Factory:
+    """The document in a file. Raises InvalidConfiguration."""
+    return parse(read(path), source=str(path))
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a document's text, hex: what `sha256sum factory.yaml` prints."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_key(key: str) -> str:
+    """The `sha256` of an API key for factory.yaml. Keys are random and long, so a fast hash is enough."""
+    return hashlib.sha256(key.encode()).hexdigest()

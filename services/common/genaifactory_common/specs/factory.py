@@ -1,0 +1,159 @@
+"""The whole document, and what must fit between its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from genaifactory_common.engine_specs import AnyEngine, Extractive, MiniLM, Spec
+from genaifactory_common.specs.models import Model
+from genaifactory_common.specs.names import Name
+from genaifactory_common.specs.policies import Policy
+from genaifactory_common.specs.routes import KnowledgeBase, Prompt, Route
+from genaifactory_common.specs.tenants import Role, Tenant
+
+Origin = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\*|https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?)$"),
+]
+"""'*', or a scheme, a host in lower case and a port where it is not the scheme's own: what browsers send as Origin."""
+
+
+class Cors(Spec):
+    """Which web pages of other origins may call the HTTP API from a browser, each with an API key of its own."""
+
+    allowed_origins: tuple[Origin, ...] = Field(
+        default=(), description="Like 'https://app.example.com', without a path; '*' is any. Empty: none."
+    )
+    max_age_seconds: int = Field(
+        default=600, ge=0, le=86_400, description="How long a browser may remember what it was allowed."
+    )
+
+
+class Retired(Spec):
+    """Names that are used no more. What is stored under them stays, and that nobody reaches it is accepted."""
+
+    tenants: tuple[Name, ...] = ()
+    knowledge_bases: tuple[Name, ...] = ()
+
+
+class Factory(Spec):
+    """The whole document."""
+
+    version: Literal[1] = 1
+    tenants: tuple[Tenant, ...] = Field(min_length=1)
+    roles: tuple[Role, ...] = Field(min_length=1)
+    models: tuple[Model, ...] = Field(min_length=1)
+    routes: tuple[Route, ...] = Field(min_length=1)
+    prompts: tuple[Prompt, ...] = ()
+    knowledge_bases: tuple[KnowledgeBase, ...] = ()
+    policies: tuple[Policy, ...] = Field(min_length=1)
+    cors: Cors = Cors()
+    retired: Retired = Retired()
+    engines: tuple[AnyEngine, ...] = Field(
+        default=(Extractive(), MiniLM()),
+        min_length=1,
+        description="What the model server holds. A change needs its restart, but for adapters.serve.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _unique("tenants", [t.name for t in self.tenants])
+        _unique("roles", [r.name for r in self.roles])
+        _unique("models", [m.name for m in self.models])
+        _unique("routes", [r.name for r in self.routes])
+        _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
+        _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
+        _unique("policies", [p.name for p in self.policies])
+        _unique("engines", [name for engine in self.engines for name in engine.names()])
+        keys = [key for tenant in self.tenants for key in tenant.keys]
+        _unique("tenants[].keys[].id", [k.id for k in keys])
+        _unique("tenants[].keys[].sha256", [k.sha256 for k in keys])
+        roles = {r.name for r in self.roles}
+        for i, tenant in enumerate(self.tenants):
+            for j, key in enumerate(tenant.keys):
+                _known(f"tenants[{i}].keys[{j}].role", key.role, roles)
+        embedding = {m.name for m in self.models if m.kind == "embedding"}
+        names = {r.name for r in self.routes} | embedding
+        for i, role in enumerate(self.roles):
+            for j, route in enumerate(role.routes):
+                if route != "*":
+                    _known(f"roles[{i}].routes[{j}]", route, names)
+        for name in sorted({r.name for r in self.routes} & embedding):
+            raise ValueError(f"routes: '{name}' is also an embedding model; clients could not tell them apart")
+        for i, route_spec in enumerate(self.routes):
+            self._check_route(f"routes[{i}]", route_spec)
+        tenants = {t.name for t in self.tenants}
+        _retired("tenants", self.retired.tenants, tenants)
+        _retired("knowledge_bases", self.retired.knowledge_bases, {k.name for k in self.knowledge_bases})
+        for i, base in enumerate(self.knowledge_bases):
+            for j, name in enumerate(base.tenants):
+                if name != "*":
+                    _known(f"knowledge_bases[{i}].tenants[{j}]", name, tenants)
+        return self
+
+    def _check_route(self, path: str, route: Route) -> None:
+        chat_models = {m.name for m in self.models if m.kind == "chat"}
+        for j, model in enumerate(route.models):
+            _known(f"{path}.models[{j}]", model, chat_models, "chat model")
+        currencies = {m.price.currency for m in self.models if m.name in route.models}
+        if len(currencies) > 1:  # an answer may cost tokens of several of them, and is one sum
+            raise ValueError(f"{path}.models: prices in several currencies: {', '.join(sorted(currencies))}")
+        _known(f"{path}.policy", route.policy, {p.name for p in self.policies})
+        if route.knowledge_base is not None:
+            _known(f"{path}.knowledge_base", route.knowledge_base, {k.name for k in self.knowledge_bases})
+        if route.prompt is not None:
+            _known(
+                f"{path}.prompt",
+                route.prompt,
+                {p.name for p in self.prompts} | {f"{p.name}@{p.version}" for p in self.prompts},
+            )
+
+    def route(self, name: str) -> Route | None:
+        """The route of this name."""
+        return next((r for r in self.routes if r.name == name), None)
+
+    def model(self, name: str) -> Model | None:
+        """The model of this name."""
+        return next((m for m in self.models if m.name == name), None)
+
+    def seeing(self, route: Route) -> tuple[str, ...]:
+        """The models of the route that see images, in its order."""
+        found = map(self.model, route.models)
+        return tuple(model.name for model in found if model is not None and model.vision)
+
+    def prompt(self, reference: str) -> Prompt | None:
+        """The prompt for NAME (newest version) or NAME@VERSION."""
+        name, _, version = reference.partition("@")
+        found = [p for p in self.prompts if p.name == name and version in ("", str(p.version))]
+        return max(found, key=lambda p: p.version, default=None)
+
+    def knowledge_base(self, name: str, tenant: str) -> KnowledgeBase | None:
+        """The knowledge base of this name, if the tenant may use it."""
+        found = next((k for k in self.knowledge_bases if k.name == name), None)
+        return found if found and ("*" in found.tenants or tenant in found.tenants) else None
+
+    def policy(self, name: str) -> Policy | None:
+        """The guardrail policy of this name."""
+        return next((p for p in self.policies if p.name == name), None)
+
+
+def _unique(path: str, names: list[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{path}: '{name}' stands twice")
+        seen.add(name)
+
+
+def _retired(path: str, names: Sequence[str], used: Iterable[str]) -> None:
+    for i, name in enumerate(names):
+        if name in used:
+            raise ValueError(f"retired.{path}[{i}]: '{name}' is in {path}; take it out of one of them")
+
+
+def _known(path: str, name: str, known: Iterable[str], what: str = "name") -> None:
+    if name not in known:
+        raise ValueError(f"{path}: unknown {what} '{name}'; known: {', '.join(sorted(known)) or 'none'}")

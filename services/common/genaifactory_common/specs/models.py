@@ -1,0 +1,89 @@
+"""Models: where they answer, what they cost, and how calls of them are tried again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AnyHttpUrl, Field, model_validator
+
+from genaifactory_common.engine_specs import ModelName, Spec
+
+
+class Price(Spec):
+    """What a model costs."""
+
+    input_per_million_tokens: float = Field(default=0.0, ge=0)
+    output_per_million_tokens: float = Field(default=0.0, ge=0)
+    cached_input_per_million_tokens: float | None = Field(default=None, ge=0, description="None: as input.")
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+
+
+class ModelServerBackend(Spec):
+    """A model of the platform's own model server."""
+
+    type: Literal["modelserver"] = "modelserver"
+    model: ModelName = Field(description="Name at the model server.")
+
+
+class OpenAIBackend(Spec):
+    """A model behind any OpenAI-compatible API."""
+
+    type: Literal["openai"]
+    base_url: AnyHttpUrl = Field(description="Up to and with /v1.")
+    model: ModelName = Field(description="Name at that API.")
+    api_key_env: str | None = Field(
+        default=None, pattern=r"^[A-Z][A-Z0-9_]*$", description="Environment variable that holds its key."
+    )
+    dialect: Literal["compatible", "openai", "vllm"] = Field(
+        default="compatible",
+        description="What it understands beyond the common parameters: 'openai' (OpenAI's own API) names the output "
+        "limit max_completion_tokens; 'vllm' continues unfinished answers exactly and takes regex, choice, grammar, "
+        "top_k, min_p, repetition_penalty and chat_template_kwargs.",
+    )
+
+
+class Retry(Spec):
+    """How a failing backend is tried again."""
+
+    attempts: int = Field(default=3, ge=1, le=10, description="Tries of one backend, the first included.")
+    initial_backoff_seconds: float = Field(default=0.2, gt=0, le=60)
+    max_backoff_seconds: float = Field(default=5.0, gt=0, le=300)
+
+
+class CircuitBreaker(Spec):
+    """When a failing backend is left alone."""
+
+    failures: int = Field(default=5, ge=1, description="Failures in a row that open the circuit.")
+    open_seconds: float = Field(default=10.0, gt=0, description="How long it stays open before one trial.")
+
+
+class Model(Spec):
+    """A model that routes can name, and where it runs."""
+
+    name: ModelName
+    kind: Literal["chat", "embedding"] = "chat"
+    description: str = ""
+    vision: bool = Field(
+        default=False,
+        description="Whether it sees images in messages. Requests with images go to those models of a route that do.",
+    )
+    backend: Annotated[ModelServerBackend | OpenAIBackend, Field(discriminator="type")]
+    price: Price = Price()
+    timeout_seconds: float = Field(default=60.0, gt=0, le=3600, description="For one try, from start to end.")
+    first_token_timeout_seconds: float = Field(
+        default=20.0, gt=0, le=3600, description="Until the first token of one try."
+    )
+    idle_timeout_seconds: float = Field(default=15.0, gt=0, le=3600, description="Between two pieces of a stream.")
+    retry: Retry = Retry()
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+
+    @model_validator(mode="after")
+    def _can_see(self) -> Self:
+        if self.vision and self.kind != "chat":
+            raise ValueError("vision: an embedding model gets texts alone; leave it out")
+        if self.vision and self.backend.type == "modelserver":
+            raise ValueError(
+                "vision: the model server's engines take no images; name an OpenAI-compatible API of a model that sees "
+                "(vLLM's own server is one, with dialect: vllm)"
+            )
+        return self

@@ -1,0 +1,10 @@
+"""Names that several parts of factory.yaml share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+"""Lower-case letters, digits, '.', '_' and '-', at most 63 characters."""

@@ -1,0 +1,87 @@
+"""Routes: what a client names as a model, and the prompts and documents that stand behind it."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from genaifactory_common.engine_specs import ModelName, Spec
+from genaifactory_common.specs.names import Name
+
+
+class Cache(Spec):
+    """Whether a route answers the same question from memory."""
+
+    enabled: bool = True
+    max_age_seconds: float = Field(default=3600.0, gt=0)
+
+
+class Route(Spec):
+    """What a client names as `model`: a task with everything it needs."""
+
+    name: ModelName
+    task: Literal["chat", "rag"]
+    description: str = ""
+    models: tuple[ModelName, ...] = Field(min_length=1, description="The model and its fallbacks, in order.")
+    prompt: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9._-]*(@[0-9]+)?$",
+        description="NAME or NAME@VERSION; no version: the newest.",
+    )
+    knowledge_base: Name | None = Field(default=None, description="Where a rag route looks.")
+    passages: int = Field(default=5, ge=1, le=50, description="Passages given to the model.")
+    min_term_coverage: float = Field(
+        default=0.55,
+        ge=0,
+        le=1,
+        description="Below this share of the question's terms found, a rag route refuses.",
+    )
+    policy: Name = Field(default="default", description="Guardrail policy of input and output.")
+    cache: Cache = Cache()
+    history_messages: int = Field(default=20, ge=0, le=1000, description="Messages kept of a stored conversation.")
+    timeout_seconds: float = Field(default=120.0, gt=0, le=3600, description="For the whole answer.")
+    max_output_tokens: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="When the client sets no max_tokens; also what admission reserves.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.task == "rag" and self.knowledge_base is None:
+            raise ValueError("a rag route needs knowledge_base")
+        if self.task == "rag" and self.prompt is None:
+            raise ValueError("a rag route needs prompt")
+        return self
+
+
+class Prompt(Spec):
+    """One version of a prompt template (Jinja, sandboxed). Variables: question, passages, tenant, today, refusal."""
+
+    name: Name
+    version: int = Field(ge=1)
+    system: str = Field(min_length=1, max_length=100_000)
+    refusal: dict[str, str] = Field(
+        default_factory=dict, description="What to say when the passages do not hold the answer, by language."
+    )
+
+
+class KnowledgeBase(Spec):
+    """A set of documents with its own index versions."""
+
+    name: Name
+    description: str = ""
+    tenants: tuple[str, ...] = Field(
+        default=("*",), description="Tenants that may use it; '*' is all. Each sees its own documents."
+    )
+    chunk_tokens: int = Field(default=200, ge=32, le=2000, description="Longest passage, in embedding tokens.")
+    chunk_overlap_tokens: int = Field(default=30, ge=0, le=500)
+    embedding_model: Literal["minilm"] = "minilm"
+
+    @model_validator(mode="after")
+    def _overlap(self) -> Self:
+        if self.chunk_overlap_tokens >= self.chunk_tokens:
+            raise ValueError("chunk_overlap_tokens must be smaller than chunk_tokens")
+        return self

@@ -1,0 +1,115 @@
+"""The document in force, while its file changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from genaifactory_common import changes, files, in_force
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs.documents import digest, parse, read
+from genaifactory_common.specs.factory import Factory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One document after another."""
+
+    before: Factory
+    after: Factory
+    digest: str
+    """Of the text that is in force now; empty when it came from no file."""
+    lines: tuple[str, ...]
+    """What changed, as `changes.between` writes it; empty when nothing did that is configured."""
+
+
+class Source:
+    """The document in force: `current`, replaced by `watch` when the file changes and is good."""
+
+    def __init__(self, current: Factory, path: Path | None = None, *, digest: str = "") -> None:
+        """digest: of the text that `current` came from."""
+        self.current = current
+        self.path = path
+        self.digest = digest
+        # Taken now, so that a change between the start and `watch` is seen.
+        self._seen = files.fingerprint(path) if path is not None else None
+        self._listeners: list[Callable[[Factory], None]] = []
+        self._followers: list[Callable[[Change], None]] = []
+        self._reviewers: list[Callable[[Factory, Factory], Awaitable[None]]] = []
+
+    @classmethod
+    def from_file(cls, path: Path) -> Source:
+        """Reads the file. Raises InvalidConfiguration."""
+        text = read(path)
+        return cls(parse(text, source=str(path)), path, digest=digest(text))
+
+    def subscribe(self, listener: Callable[[Factory], None]) -> None:
+        """Calls `listener` with each new document. It must not raise; what it derives it derives at once."""
+        self._listeners.append(listener)
+
+    def follow(self, follower: Callable[[Change], None]) -> None:
+        """Calls `follower` with what changed, once it is in force. It must not raise."""
+        self._followers.append(follower)
+
+    def review(self, reviewer: Callable[[Factory, Factory], Awaitable[None]]) -> None:
+        """Awaits `reviewer` with the document in force and a changed file's, which it refuses by InvalidArgument."""
+        self._reviewers.append(reviewer)
+
+    def completed(self, factory: Factory) -> Factory:
+        """The document with what a source of its own kind adds. Raises InvalidArgument when it cannot be in force."""
+        return factory
+
+    def replace(self, factory: Factory) -> None:
+        """Puts a document in force, unless it cannot be: then that is logged."""
+        try:
+            self._put(self.completed(factory), "")
+        except InvalidArgument as error:
+            _refuse(error)
+
+    async def watch(self, *, interval_seconds: float = 2.0) -> None:
+        """Reloads the file when its content changes, forever. A bad document is logged; the last good one stays."""
+        if self.path is None:
+            return
+        in_force.report(self.digest)
+        logger.info("factory.yaml is in force", extra={"genai_configuration": self.digest})
+        while True:
+            await asyncio.sleep(interval_seconds)
+            now = await asyncio.to_thread(files.fingerprint, self.path)
+            if now == self._seen:
+                continue
+            self._seen = now
+            try:
+                await self._reload(self.path)
+            except InvalidArgument as error:
+                _refuse(error)
+
+    async def _reload(self, path: Path) -> None:
+        text = await asyncio.to_thread(read, path)
+        factory = self.completed(await asyncio.to_thread(parse, text, source=str(path)))
+        for reviewer in self._reviewers:
+            await reviewer(self.current, factory)
+        self._put(factory, digest(text))
+
+    def _put(self, factory: Factory, digest: str) -> None:
+        change = Change(self.current, factory, digest, tuple(changes.between(self.current, factory)))
+        self.current, self.digest = factory, digest
+        for listener in self._listeners:
+            listener(factory)
+        in_force.report(digest)
+        logger.info(
+            "factory.yaml is reloaded and in force: %s",
+            "; ".join(change.lines) or "nothing that is configured changed",
+            extra={"genai_configuration": digest, "genai_changes": change.lines},
+        )
+        for follower in self._followers:
+            follower(change)
+
+
+def _refuse(error: InvalidArgument) -> None:
+    in_force.refused()
+    logger.error("factory.yaml is refused, the last good one stays in force: %s", error.message)

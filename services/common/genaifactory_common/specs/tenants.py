@@ -1,0 +1,47 @@
+"""Who may call, with which keys, rights and limits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from genaifactory_common.engine_specs import Spec
+from genaifactory_common.specs.names import Name
+
+Permission = Literal["chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate"]
+
+
+class ApiKey(Spec):
+    """A key that a client shows. Only its hash is written down."""
+
+    id: Name = Field(description="Names the key in records; not secret.")
+    sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="SHA-256 of the key, hex. `genaifactory config hash-key` makes it.",
+    )
+    role: Name = Field(description="A role below.")
+    groups: tuple[Name, ...] = Field(default=(), description="Groups for document access.")
+
+
+class Limits(Spec):
+    """What a tenant's keys may use together."""
+
+    requests_per_minute: int = Field(default=600, ge=1)
+    tokens_per_minute: int = Field(default=1_000_000, ge=1)
+
+
+class Tenant(Spec):
+    """A customer or department; data, cache and limits are its own."""
+
+    name: Name
+    keys: tuple[ApiKey, ...] = ()
+    limits: Limits = Limits()
+
+
+class Role(Spec):
+    """What a key may do."""
+
+    name: Name
+    permissions: tuple[Permission, ...]
+    routes: tuple[str, ...] = Field(default=("*",), description="Routes and embedding models it may name; '*' is all.")
