@@ -26,6 +26,6 @@ def make_engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> E
             script_file = Path(entry.script_file) if entry.script_file is not None else None
             return FakeEngine(models=entry.models, script_file=script_file)
         case engine_specs.Vllm():
-            from genaifactory_modelserver import vllm_engine
+            from genaifactory_modelserver import vllm_adapter_engine
 
-            return vllm_engine.make(entry, settings, source)
+            return vllm_adapter_engine.make(entry, settings, source)
