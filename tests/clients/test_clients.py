@@ -84,7 +84,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
         yield Place(folder, process.platform.openai_url)
 
 
-async def _run(client: Client, program: str, place: Place) -> str:
+async def run(client: Client, program: str, place: Place) -> str:
     """What the program prints. Fails when it ends with an error."""
     if client.of_node and NODE is None:
         pytest.skip("Node is not installed")
@@ -126,7 +126,7 @@ async def test_the_page_has_a_program_for_every_client() -> None:
 async def test_a_client_as_it_comes_chats_streams_embeds_and_shows_what_is_not_supported(
     client: Client, place: Place
 ) -> None:
-    output = await _run(client, PROGRAMS[client.heading], place)
+    output = await run(client, PROGRAMS[client.heading], place)
     answer, streamed, size, *_, error = output.strip().splitlines()
     assert "annual leave" in answer
     assert answer.endswith("[1]")
@@ -146,7 +146,7 @@ by_ids = OpenAIEmbeddings(model="minilm", **factory).embed_documents(texts)
 by_text = OpenAIEmbeddings(model="minilm", check_embedding_ctx_length=False, **factory).embed_documents(texts)
 print(max(abs(a - b) for one, other in zip(by_ids, by_text) for a, b in zip(one, other)))
 """
-    assert float(await _run(client, program, place)) < 1e-5
+    assert float(await run(client, program, place)) < 1e-5
 
 
 async def test_a_key_of_the_role_user_sees_its_own_usage_alone(place: Place) -> None:
