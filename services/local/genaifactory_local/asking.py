@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 
 from genaifactory_common.errors import (
     TABLE,
@@ -77,10 +77,10 @@ def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
     }
     if question.conversation_id:
         body["conversation_id"] = question.conversation_id
-    timeout = httpx.Timeout(question.idle_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
+    timeout = httpx2.Timeout(question.idle_timeout_seconds, connect=_CONNECT_TIMEOUT_SECONDS)
     with (
         reaching(question.url),
-        httpx.Client(timeout=timeout, trust_env=False) as client,
+        httpx2.Client(timeout=timeout, trust_env=False) as client,
         client.stream(
             "POST",
             f"{question.url.rstrip('/').removesuffix('/v1')}/v1/chat/completions",
@@ -89,7 +89,7 @@ def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
             | ({"Cache-Control": "no-cache"} if question.fresh else {}),
         ) as response,
     ):
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != httpx2.codes.OK:
             response.read()
             raise refusal(response)
         answer = Answer(response.headers.get("x-request-id", ""))
@@ -111,15 +111,15 @@ def reaching(url: str) -> Iterator[None]:
     """Around a request to a platform: what keeps it from being answered becomes a FactoryError."""
     try:
         yield
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
         raise InvalidArgument(f"'{url}' is no http:// or https:// address.", field="--url") from None
-    except (httpx.LocalProtocolError, UnicodeEncodeError):
+    except (httpx2.LocalProtocolError, UnicodeEncodeError):
         raise Unauthenticated("The key holds characters that no key has.", field="--key") from None
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise Unavailable(f"{url} does not answer ({type(error).__name__}).", field="--url") from None
 
 
-def refusal(response: httpx.Response) -> FactoryError:
+def refusal(response: httpx2.Response) -> FactoryError:
     """The error in an answer that is none."""
     body = _object(response.text)
     if "error" in body:
@@ -127,7 +127,7 @@ def refusal(response: httpx.Response) -> FactoryError:
     return Unavailable(f"{response.url.host} answers {response.status_code}; is it a GenAI Factory?", field="--url")
 
 
-def _pieces(response: httpx.Response, answer: Answer) -> Iterator[str]:
+def _pieces(response: httpx2.Response, answer: Answer) -> Iterator[str]:
     for line in response.iter_lines():
         data = line.removeprefix("data: ")
         if data == line or not data:

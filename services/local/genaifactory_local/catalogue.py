@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import httpx
+import httpx2
 from google.protobuf import json_format
 
 from genaifactory.retriever.v1 import retriever_pb2
@@ -87,14 +87,14 @@ class OverHttp:
     async def _ask(self, method: str, document_id: str, query: Mapping[str, str]) -> dict[str, Any]:
         url = f"{self._url}/{quote(document_id)}" if document_id else self._url
         with asking.reaching(self._url):
-            async with httpx.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
+            async with httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
                 response = await client.request(
                     method,
                     url,
                     params={"knowledge_base": self.knowledge_base, **query},
                     headers={"Authorization": f"Bearer {self._key}"},
                 )
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != httpx2.codes.OK:
             raise asking.refusal(response)
         body = json.loads(response.text) if response.headers.get("content-type") == "application/json" else None
         if not isinstance(body, dict) or "object" not in body:

@@ -10,6 +10,8 @@ import shlex
 import signal
 import socket
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -30,7 +32,6 @@ from genaifactory_local import (
     inventory,
     local_model,
     logs,
-    platform,
     state,
     typed,
 )
@@ -83,7 +84,6 @@ def run(options: Options, console: Console) -> None:
 
     Raises FactoryError for what is wrong with the paths, the configuration, the ports or the state folder.
     """
-    started = time.monotonic()
     found = _find_documents(options)
     telemetry = environment.load(settings.Common).telemetry
     model = local_model.engine(options.model, local_model.python()) if options.model else None
@@ -95,7 +95,14 @@ def run(options: Options, console: Console) -> None:
         _require_ports(options)
         with logs.to_file(held.log_file, console, telemetry.log_level), state.socket_folder(held) as sockets:
             try:
-                uvloop.run(_serve(plan, telemetry, sockets, console, started))
+                console.print("Starting six services ...", highlight=False)
+                from genaifactory_local import platform  # loads them all; a mistake in the options is found without
+
+                addresses = platform.Options(
+                    host=options.host, http_port=options.http_port, grpc_port=options.grpc_port, telemetry=telemetry
+                )
+                start = partial(platform.running, held, sockets, source, plan.signer, addresses)
+                uvloop.run(_serve(plan, start, sockets, console))
             except Exception as error:
                 raise _told(error, options, held.log_file) from error
 
@@ -116,7 +123,10 @@ def _told(error: Exception, options: Options, log: Path) -> FactoryError:
     return Internal(f"The platform ended by a mistake of its own ({type(error).__name__}); {log} has the details.")
 
 
-async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, console: Console, started: float) -> None:
+async def _serve(
+    plan: _Plan, start: Callable[..., AbstractAsyncContextManager[Endpoints]], sockets: Path, console: Console
+) -> None:
+    """start: `platform.running`, with all but what it calls back."""
     stop = asyncio.Event()
     begun = asyncio.Event()
 
@@ -129,12 +139,6 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    options = platform.Options(
-        host=plan.options.host,
-        http_port=plan.options.http_port,
-        grpc_port=plan.options.grpc_port,
-        telemetry=telemetry,
-    )
     wanted = _reading(plan, console)
     readings: list[asyncio.Task[bool]] = []
 
@@ -153,14 +157,9 @@ async def _serve(plan: _Plan, telemetry: settings.Telemetry, sockets: Path, cons
                 _print_answering(plan, endpoints, console, _questions(own))
                 await asyncio.wait(readings)
             own = own or any(task.result() for task in readings)
-            _print_ready(plan, endpoints, console, time.monotonic() - started, _questions(own))
+            _print_ready(plan, endpoints, console, await asyncio.to_thread(_age_seconds), _questions(own))
 
-        async with platform.running(
-            plan.state,
-            sockets,
-            plan.source,
-            plan.signer,
-            options,
+        async with start(
             before_gateway=begin_reading,
             report=lambda message: console.print(escape(message), soft_wrap=True, highlight=False),
         ) as endpoints:
@@ -304,6 +303,12 @@ def _ask(plan: _Plan, question: str) -> str:
         "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"
     )
     return f'{typed.command()} ask{folder} "{question}"'
+
+
+def _age_seconds() -> float:
+    """How long this process runs: imports count, which a clock that we start would leave out (Linux, proc(5))."""
+    started = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
 
 def _print_ready(

@@ -41,7 +41,7 @@ def run(
 
     Example: `genaifactory run ~/handbook --port 9000`
     """
-    from genaifactory_local import run as platform_run  # loads all six services: only this command needs them
+    from genaifactory_local import run as platform_run  # only this command needs it
 
     try:
         platform_run.run(
