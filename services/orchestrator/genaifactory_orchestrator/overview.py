@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ MAX_DOCUMENTS = 8
 _MAX_SECTIONS = 12
 _MAX_SENTENCE_CHARACTERS = 240
 _OPENING_CHARACTERS = 200
+_MAX_OPENING_CHARACTERS = 120
 # Of a message; a longer one asks more than for an overview, and would take the patterns below long.
 _MAX_CHARACTERS = 300
 
@@ -123,15 +125,10 @@ def _holds(opening: types_pb2.Passage, words: list[str]) -> bool:
 
 
 def _sections(document: list[types_pb2.Passage]) -> list[tuple[str, types_pb2.Passage]]:
-    """An entry for each section; where there are any, none for what stands before the first heading."""
+    """An entry for each section, and one for what stands under the document's own title."""
     first = {_heading(passage): passage for passage in reversed(document)}
-    if len(first) > 1:
-        first.pop("", None)
     in_order = sorted(first.items(), key=lambda section: section[1].start_offset)[:_MAX_SECTIONS]
-    return [
-        (": ".join(filter(None, (heading, _first_sentence(passage.text)))) or passage.title, passage)
-        for heading, passage in in_order
-    ]
+    return [(_entry(heading, passage), passage) for heading, passage in in_order]
 
 
 def _summary(document: list[types_pb2.Passage]) -> tuple[str, types_pb2.Passage]:
@@ -140,8 +137,14 @@ def _summary(document: list[types_pb2.Passage]) -> tuple[str, types_pb2.Passage]
     headings = list(filter(None, dict.fromkeys(map(_heading, document))))
     passage = next(filter(_heading, document), document[0])
     listed = f" ({', '.join(headings[:_MAX_SECTIONS])})" if headings else ""
-    sentence = _first_sentence(passage.text)
-    return f"{title}{listed}" + (f": {sentence}" if sentence else ""), passage
+    said = _first_sentence(passage.text) if headings else _entry("", passage)
+    return f"{title}{listed}" + (f": {said}" if said else ""), passage
+
+
+def _entry(heading: str, passage: types_pb2.Passage) -> str:
+    """The heading and the first sentence; of text with neither, its first words: a file's name alone says nothing."""
+    said = ": ".join(filter(None, (heading, _first_sentence(passage.text))))
+    return said or textwrap.shorten(passage.text.lstrip("-*•| "), _MAX_OPENING_CHARACTERS, placeholder=" …")
 
 
 def _heading(passage: types_pb2.Passage) -> str:

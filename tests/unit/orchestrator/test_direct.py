@@ -103,10 +103,11 @@ def test_one_document_is_told_by_its_sections_in_their_order_each_cited() -> Non
     text, found = composed
     assert text.splitlines() == [
         "Leave",
-        "- Annual leave: You have 16 days . [1]",
-        "- Sick leave: Call your manager before 9:30. [2]",
+        "- Acme handbook. [1]",
+        "- Annual leave: You have 16 days . [2]",
+        "- Sick leave: Call your manager before 9:30. [3]",
     ]
-    assert [passage.passage_id for passage in found.passages] == ["hr/leave.md-30", "hr/leave.md-90"]
+    assert [passage.start_offset for passage in found.passages] == [0, 30, 90]
     assert found.index_version == "v7"
 
 
@@ -120,6 +121,22 @@ def test_several_documents_are_told_by_their_headings() -> None:
         "- Keys (Table) [2]",
     ]
     assert [passage.document_id for passage in found.passages] == ["hr/leave.md", "it/keys.md"]
+
+
+def test_text_without_headings_and_sentences_is_told_by_its_first_words() -> None:
+    title = "scan_0042 (final)"
+    text = "- milk\n- eggs\n- " + "and more of this and that " * 20
+    sample = Found((_passage("n.txt", "", text, 0, title), _passage("m.txt", "", "Call Lan.", 0, "m")), "v7")
+    one = overview.compose("scan", "en", sample, complete=True)
+    assert one is not None
+    head, line = one[0].splitlines()
+    assert head == title
+    assert line.startswith("- milk - eggs - and more of this")
+    assert line.endswith(" … [1]")
+    assert len(line) < 140
+    several = overview.compose("", "en", sample, complete=True)
+    assert several is not None
+    assert [line[:24] for line in several[0].splitlines()[1:]] == ["- scan_0042 (final): mil", "- m: Call Lan. [2]"]
 
 
 @pytest.mark.parametrize(
