@@ -20,6 +20,7 @@ _MIN_WORDS = 3
 
 _BULLET = re.compile(r"\s*(?:[-*+•‣▪◦–—]|\(?\d{1,3}[.)]|\(?[a-zđ][.)])\s+")
 _NUMBERED = re.compile(r"\s*\(?\d")
+_NUMBER_WITHIN = re.compile(r"\S\s+\S*\d")
 _EMPHASIS = frozenset("*_")
 _MARKDOWN_HEADING = re.compile(r"\s{0,3}#{1,6}\s")
 _TABLE_RULE = re.compile(r"[\s|:+=-]*")
@@ -87,13 +88,17 @@ def units(text: str, *, starts_inside: bool = False) -> Iterator[Unit]:
     starts_inside: the passage was cut out of a longer text; a beginning in the middle of a sentence is left out.
     """
     cutter = _Cutter(text, starts_inside=starts_inside)
-    for kind, lines in _blocks(text):
+    blocks = list(_blocks(text))
+    for place, (kind, lines) in enumerate(blocks, start=1):
         if kind == "item":
             yield from cutter.item(lines)
             continue
         yield from cutter.end_of_list()
         if kind == "heading":
             cutter.heading = _heading_text(lines[0].text)
+        elif kind == "title":
+            stands_alone = place < len(blocks) and blocks[place][0] in ("heading", "title")
+            yield from cutter.title(lines[0], quoted=stands_alone or _NUMBER_WITHIN.search(lines[0].text) is not None)
         else:
             yield from cutter.paragraph(lines[0].start, lines[-1].end)
     yield from cutter.end_of_list()
@@ -167,6 +172,13 @@ class _Cutter:
         if unit is not None and _quotable(unit):
             yield unit
 
+    def title(self, line: _Line, *, quoted: bool) -> Iterator[Unit]:
+        """quoted: it may be a statement: nothing stands under it, or it gives a number."""
+        unit = _trimmed(self._text, line.start, line.end, Kind.SENTENCE, self.heading, complete=False)
+        self.heading = _heading_text(line.text)
+        if quoted and unit is not None and _quotable(unit):
+            yield unit
+
     def paragraph(self, start: int, end: int) -> Iterator[Unit]:
         context = self.heading
         question = ""
@@ -188,7 +200,7 @@ class _Cutter:
 
 
 def _blocks(text: str) -> Iterator[tuple[str, list[_Line]]]:
-    """Headings, list items and paragraphs, each with its lines."""
+    """Headings, titles, list items and paragraphs, each with its lines."""
     block: list[_Line] = []
     kind = "paragraph"
     for line in _lines(text):
@@ -197,7 +209,7 @@ def _blocks(text: str) -> Iterator[tuple[str, list[_Line]]]:
             block.append(line)
             continue
         if block:
-            yield _shown_as_heading(block, kind), block
+            yield _shown_as_title(block, kind), block
         block, kind = ([], "paragraph") if starts in ("blank", "rule") else ([line], starts)
     if block:
         # Nothing stands under the last line, so it is no title.
@@ -225,9 +237,9 @@ def _starts(line: _Line, block: list[_Line], kind: str) -> str | None:
     return None if goes_on else "paragraph"
 
 
-def _shown_as_heading(block: list[_Line], kind: str) -> str:
+def _shown_as_title(block: list[_Line], kind: str) -> str:
     """A short line without a full stop that stands alone is a title, however it was marked."""
-    return "heading" if kind == "paragraph" and len(block) == 1 and _is_title(block[0].text.strip()) else kind
+    return "title" if kind == "paragraph" and len(block) == 1 and _is_title(block[0].text.strip()) else kind
 
 
 def _is_title(line: str) -> bool:

@@ -50,6 +50,18 @@ def test_headings_are_context_and_never_quoted() -> None:
     ]
 
 
+def test_a_short_line_without_a_full_stop_is_quoted_where_it_is_no_title() -> None:
+    passage = (
+        "Office rules\n\nThe Wi-Fi is called Heron\n\nThe desk opens at 9\n\nAsk Lan for a badge on your first day."
+    )
+    assert [(unit.text, unit.context) for unit in units(passage)] == [
+        ("The Wi-Fi is called Heron", "Office rules"),
+        ("The desk opens at 9", "The Wi-Fi is called Heron"),
+        ("Ask Lan for a badge on your first day.", "The desk opens at 9"),
+    ]
+    assert texts("Call us at any time\n\n# Sick leave\n\nRest at home.") == ["Call us at any time", "Rest at home."]
+
+
 def test_a_question_in_the_text_is_the_context_of_its_answer() -> None:
     found = list(units("## Hỏi đáp\n\nCó được trả góp không?\n\nĐược, qua thẻ tín dụng."))
     assert [(unit.text, unit.context) for unit in found] == [("Được, qua thẻ tín dụng.", "Có được trả góp không?")]
