@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
@@ -135,6 +137,34 @@ async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable
     async with testing.served(scripted.app()) as channel:
         assert (await check(channel)).text == "now"
     assert calls == 3
+
+
+@pytest.mark.parametrize("method", ["orchestrator.v1.OrchestratorService/Answer", "gateway.v1.GatewayService/Chat"])
+async def test_a_call_that_writes_an_answer_is_never_sent_again(tmp_path: Path, method: str) -> None:
+    asked: list[str] = []
+
+    async def away(_: bytes, context: Any) -> AsyncIterator[bytes]:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "later")
+        yield b""
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            asked.append(handler_call_details.method)
+            return grpc.unary_stream_rpc_method_handler(away)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Handlers(),))
+    address = f"unix:{tmp_path / 's.sock'}"
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        async with channels.connect(address) as channel:
+            answer = channels.stream(channel.unary_stream(f"/genaifactory.{method}"), b"", timeout_seconds=5)
+            with pytest.raises(Unavailable):
+                await anext(answer)
+    finally:
+        await server.stop(0)
+    assert asked == [f"/genaifactory.{method}"]
 
 
 async def test_other_errors_are_not_tried_again(scripted: Scripted) -> None:

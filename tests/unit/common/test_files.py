@@ -323,3 +323,23 @@ def test_a_mode_for_others_is_bounded_by_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert mode(tmp_path / "shared") == 0o640
+
+
+def test_a_file_and_then_its_name_are_flushed_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(descriptor: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        steps.append(("fsync", kind))
+        fsync(descriptor)
+
+    def named(old: Path, new: Path) -> None:
+        steps.append(("rename", Path(old).read_text()))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", named)
+    files.write(tmp_path / "kept", b"whole")
+    assert steps == [("fsync", "file"), ("rename", "whole"), ("fsync", "folder")]
+    assert (tmp_path / "kept").read_bytes() == b"whole"

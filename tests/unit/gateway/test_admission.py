@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from genaifactory_common.errors import (
     UpstreamFailed,
 )
 from genaifactory_common.testing import orchestrator as script
+from tests.unit.gateway.conftest import FACTORY, USER, Start
 
 
 async def test_a_key_that_is_taken_out_of_the_document_stops_working_at_once(gateway: Any) -> None:
@@ -139,3 +141,19 @@ async def test_the_client_may_name_its_request_but_not_choose_its_record(gateway
     assert len(ids) == 2
     response = await gateway.http.get("/healthz", headers={"x-request-id": "no \t sane id"})
     assert "x-client-request-id" not in response.headers
+
+
+async def test_a_key_is_compared_as_a_whole_and_in_constant_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[str, str]] = []
+    compare = hmac.compare_digest
+
+    def noted(kept: str, shown: str) -> bool:
+        compared.append((kept, shown))
+        return compare(kept, shown)
+
+    monkeypatch.setattr(hmac, "compare_digest", noted)
+    right = specs.hash_key("sk-other")
+    alike = right[:32] + specs.hash_key("something else")[32:]
+    async with start(factory=FACTORY.replace(specs.hash_key(USER), alike)) as gateway:
+        assert (await gateway.chat("sk-other")).status_code == 401
+    assert (alike, right) in compared

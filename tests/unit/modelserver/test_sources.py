@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from genaifactory_common.errors import FactoryError, InvalidArgument, Unavailable
-from genaifactory_modelserver import checksums, locks, mirror, tensors, threads
+from genaifactory_modelserver import addresses, checksums, locks, mirror, tensors, threads
 from genaifactory_modelserver.progress import Meter, Progress
 from genaifactory_modelserver.sources import fetch_model
 from tests.unit.modelserver import weights
@@ -141,6 +141,14 @@ async def test_an_address_that_is_none_is_refused_without_its_secrets(fetch: Fet
     error = await refusal(fetch(source))
     assert error.field == "source"
     assert "hunter2" not in error.message
+
+
+def test_only_this_machine_is_asked_without_tls() -> None:
+    for host in ("example.org", "10.0.0.1", "127.0.0.1.example.org", "localhost.example.org"):
+        with pytest.raises(InvalidArgument, match="only https"):
+            addresses.mirror(f"http://{host}/m/", field="source")
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        assert addresses.mirror(f"http://{host}:8000/m", field="source") == f"http://{host}:8000/m/"
 
 
 # Sums

@@ -356,3 +356,8 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_dies_under_load(
         (usage,) = await monitor.usage(start_time=moment(-60), end_time=moment(60))
     assert sorted(stored) == sorted(acknowledged)
     assert usage.requests == len(stored)
+
+
+async def test_what_is_acknowledged_is_flushed_to_the_disk(sqlite_settings: Settings) -> None:
+    async with opened(sqlite_settings) as database, database.writing() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2  # FULL

@@ -175,9 +175,10 @@ async def test_a_token_of_another_filter_is_refused(sqlite_monitor: Monitor) -> 
 
 
 async def test_another_tenants_interactions_are_for_operators_alone(monitor: Monitor) -> None:
-    await monitor.record(make_interaction("a", tenant="rival"))
+    await monitor.record(make_interaction("a", tenant="rival"), make_interaction("own"))
 
     testing.act_as()
+    assert ids(await monitor.query()) == ["own"]
     for tenant in ("rival", "*", "no-such"):
         with pytest.raises(PermissionDenied, match="only its own tenant") as refused:
             await monitor.query(filter={"tenant": tenant})

@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from google.protobuf import timestamp_pb2
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
 from genaifactory_common.errors import InvalidArgument, PermissionDenied, TooLarge
-from genaifactory_monitor import retention, store, usage, wire
+from genaifactory_monitor import retention, schema, store, usage, wire
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Interaction, Usage, UsageKey
 from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment
@@ -191,3 +192,14 @@ async def test_a_period_that_cannot_be_is_refused(
     with pytest.raises(InvalidArgument) as refused:
         await sqlite_monitor.usage(**request_)
     assert refused.value.field == field
+
+
+async def test_a_record_that_arrives_again_adds_nothing_to_the_stored_usage(database: Database) -> None:
+    first, second = (recorded(make_interaction(name, cost_micros=7)) for name in ("first", "second"))
+    await store.record(database, [first])
+    await store.record(database, [first])
+    await store.record(database, [first, second, first])
+    async with database.reading() as connection:
+        table = schema.usage
+        rows = await connection.execute(sa.select(table.c.requests, table.c.prompt_tokens, table.c.cost_micros))
+        assert [tuple(row) for row in rows] == [(2, 200, 14)]

@@ -414,6 +414,15 @@ async def test_a_guardrail_that_breaks_in_the_middle_ends_the_answer(world: Any)
     assert ("clean text, and more of it" * 20).startswith(record.output)
 
 
+async def test_an_answer_without_a_verdict_is_none(world: Any) -> None:
+    world.modelserver.script = ["clean text"]
+    world.safety.gives_verdicts = False
+    error, record = await world.failure(route="chat")
+    assert error.reason == Reason.UNAVAILABLE
+    assert "without a verdict" in error.message
+    assert record.error_reason == "UNAVAILABLE"
+
+
 async def test_a_blocked_output_ends_the_answer_with_a_content_filter_and_stops_the_model(world: Any) -> None:
     world.safety.block = ("bomb",)
     world.modelserver.script = ["This is fine. ", "Now the bomb", asyncio.Event(), " and what the model never says"]

@@ -301,3 +301,10 @@ def test_no_record_that_was_acknowledged_is_lost_when_the_process_is_killed(tmp_
     asyncio.run(drain())
     assert len(acknowledged) > 200
     assert acknowledged <= sent | set(monitor.ids)
+
+
+async def test_a_record_is_flushed_to_the_disk_before_its_request_goes_on(tmp_path: Path) -> None:
+    outbox = await opened(tmp_path, Monitor())
+    (mode,) = await outbox._database.run(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
+    assert mode == 2  # FULL: it is of the connection, so another one would not show it
+    await outbox.close()

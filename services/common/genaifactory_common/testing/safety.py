@@ -30,6 +30,8 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
         self.stream_error_after: int | None = None
         """CheckStream fails with `error` or UNAVAILABLE once it has taken this many characters."""
         self.scanners: tuple[str, ...] = ("fake",)
+        self.gives_verdicts = True
+        """False: CheckStream ends well without one."""
         self.verdict_action: types_pb2.Action.ValueType | None = None
         """Instead of what was found."""
         self.hold: asyncio.Event | None = None
@@ -75,7 +77,8 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
             if verdict.action != types_pb2.ACTION_BLOCK and (rest := self._masked(text)[released:]):
                 yield safety_pb2.CheckStreamResponse(released=rest)
             self.checked.append((opening.direction, text))
-            yield safety_pb2.CheckStreamResponse(verdict=verdict)
+            if self.gives_verdicts:
+                yield safety_pb2.CheckStreamResponse(verdict=verdict)
         finally:
             self.streams_running -= 1
 
