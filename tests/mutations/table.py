@@ -120,11 +120,11 @@ MUTATIONS = (
         ("gateway/test_admission.py::test_models_are_those_that_the_key_may_name",),
     ),
     Mutation(
-        "feedback of one tenant takes the place of another one's",
+        "what one person says of an answer takes the place of what another said",
         "services/gateway/genaifactory_gateway/upstream.py",
-        'f"{entry.holder.tenant.name}\\0{entry.holder.principal}',
-        'f"{entry.holder.principal}',
-        ("gateway/test_other_paths.py::test_feedback_of_two_tenants_never_collides",),
+        "\\0{entry.holder.principal}\\0{request_id}",
+        "\\0{request_id}",
+        ("gateway/test_other_paths.py::test_what_two_people_of_one_tenant_say_alike_is_stored_twice",),
     ),
     Mutation(
         "a conversation is found by its name alone, whoever's it is",
