@@ -137,7 +137,7 @@ async def test_a_stream_is_answered_too(world: World) -> None:
     [
         ("chat", part(), 400, "messages[0].content[1].image_url", "these do: see."),
         ("guarded", part(), 422, "messages[0].content[1].image_url", "cannot look into images"),
-        ("see", part(url="http://127.0.0.1:1/a.png"), 400, "messages[0].content[1].image_url.url", "fetches no"),
+        ("see", part(url="https://example.com/a"), 400, "messages[0].content[1].image_url.url", "fetches no"),
     ],
 )
 async def test_an_image_that_may_not_pass_is_an_error_and_reaches_no_model(
@@ -148,6 +148,19 @@ async def test_an_image_that_may_not_pass_is_an_error_and_reaches_no_model(
     error: Any = caught.value.body
     assert (caught.value.status_code, error["param"]) == (status, field)
     assert says in error["message"]
+    assert not world.upstream.requests
+
+
+async def test_no_address_that_a_client_names_is_ever_connected_to(world: World) -> None:
+    reached: list[object] = []
+    trap = await asyncio.start_server(lambda _, writer: (reached.append(writer), writer.close()), "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{trap.sockets[0].getsockname()[1]}/latest/meta-data"
+    async with trap:
+        for url in (address, address.upper(), f"data:{address}", f"data:image/png;base64,{address}"):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await world.ask(text("What is it?"), part(url=url))
+            assert address not in str(caught.value)
+    assert not reached
     assert not world.upstream.requests
 
 

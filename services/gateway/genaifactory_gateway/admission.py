@@ -49,6 +49,8 @@ class Offer:
     task: str
     """"chat", "rag" or "embedding"."""
     description: str
+    vision: bool = False
+    """Whether it takes images in messages: a model of it sees, and its policy lets them pass."""
 
 
 class Entry:
@@ -87,8 +89,7 @@ class Entry:
         """Raises InvalidArgument with the field of the first image unless a model of the route sees."""
         if self._factory.seeing(route):
             return
-        seeing = [r.name for r in self._factory.routes if self._visible(r) and self._takes_images(r)]
-        named = ", ".join(sorted(name for name in seeing if self._may_name(name)))
+        named = ", ".join(offer.name for offer in self.offers() if offer.vision)
         raise InvalidArgument(
             f"The model '{route.name}' takes no images; "
             + (f"of those that this key may use, these do: {named}." if named else "nor does another one of this key."),
@@ -97,7 +98,11 @@ class Entry:
 
     def offers(self) -> list[Offer]:
         """What the key may name as `model`, sorted by name."""
-        found = [Offer(r.name, r.task, r.description) for r in self._factory.routes if self._visible(r)]
+        found = [
+            Offer(r.name, r.task, r.description, self._takes_images(r))
+            for r in self._factory.routes
+            if self._visible(r)
+        ]
         found += [Offer(m.name, "embedding", m.description) for m in self._factory.models if m.kind == "embedding"]
         return sorted((o for o in found if self._may_name(o.name)), key=lambda o: o.name)
 

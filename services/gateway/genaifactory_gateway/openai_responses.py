@@ -245,7 +245,7 @@ def embeddings(
 
 
 def model_object(offer: Offer, created: int) -> dict[str, Any]:
-    """OpenAI's model object, with our `task` and `description`."""
+    """OpenAI's model object, with our `task`, `description` and `vision`."""
     return {
         "id": offer.name,
         "object": "model",
@@ -253,6 +253,7 @@ def model_object(offer: Offer, created: int) -> dict[str, Any]:
         "owned_by": "genaifactory",
         "task": offer.task,
         "description": offer.description,
+        "vision": offer.vision,
     }
 
 

@@ -70,7 +70,10 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         async with self._admission.admit(_authorization(context), "models", _request_id()) as entry:
             await entry.reserve()
             return gateway_pb2.ListModelsResponse(
-                models=[gateway_pb2.Model(name=o.name, task=o.task, description=o.description) for o in entry.offers()]
+                models=[
+                    gateway_pb2.Model(name=o.name, task=o.task, description=o.description, vision=o.vision)
+                    for o in entry.offers()
+                ]
             )
 
     async def SubmitFeedback(

@@ -19,7 +19,7 @@ from pathlib import Path
 from prometheus_client import Counter, Gauge
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import sqlite_files
+from genaifactory_common import images, sqlite_files
 from genaifactory_common.damage import Damaged
 from genaifactory_common.space import Room, Space
 from genaifactory_common.sqlite_files import SqliteFile
@@ -97,7 +97,7 @@ def key(
     parts: list[str | bytes] = [tenant, "\x1f".join(sorted(groups)), plan, _bytes(sampling), _bytes(output_format)]
     for message in messages:
         rest = types_pb2.Message()
-        rest.CopyFrom(message)
+        rest.CopyFrom(images.without_bytes(message))
         rest.content = ""
         parts += [_bytes(rest), normalised(message.content)]
     for part in parts:

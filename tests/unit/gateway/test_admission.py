@@ -55,6 +55,7 @@ async def test_one_model_is_told_or_not_found_or_forbidden(gateway: Any) -> None
         "created": 0,
         "owned_by": "genaifactory",
         "task": "chat",
+        "vision": False,
         "description": "Talks.",
     }
     assert (await gateway.get("/v1/models/minilm")).json()["task"] == "embedding"

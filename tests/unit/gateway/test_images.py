@@ -24,7 +24,7 @@ tenants:
     limits: {{tokens_per_minute: 4000}}
     keys: [{{id: tight, sha256: {specs.hash_key(TIGHT)}, role: user}}]
 roles:
-  - {{name: user, permissions: [chat]}}
+  - {{name: user, permissions: [chat, models]}}
   - {{name: narrow, permissions: [chat], routes: [blind]}}
 models:
   - {{name: blind, backend: {{type: modelserver, model: extractive}}}}
@@ -77,6 +77,16 @@ async def test_a_model_that_does_not_see_is_an_error_that_names_those_that_do(ga
     assert error["message"].startswith("The model 'blind' takes no images; ")
     assert error["message"].endswith("of those that this key may use, these do: also, sees.")
     assert not gateway.orchestrator.requests
+
+
+async def test_the_list_of_models_says_which_take_images(gateway: Any) -> None:
+    listed = (await gateway.get("/v1/models", key=USER)).json()["data"]
+    assert {model["id"]: model["vision"] for model in listed} == {
+        "also": True, "blind": False, "guarded": False, "sees": True,
+    }  # fmt: skip
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    answer = await stub.ListModels(gateway_pb2.ListModelsRequest(), metadata=[("authorization", f"Bearer {USER}")])
+    assert [model.name for model in answer.models if model.vision] == ["also", "sees"]
 
 
 async def test_a_key_is_told_of_its_own_models_only(gateway: Any) -> None:

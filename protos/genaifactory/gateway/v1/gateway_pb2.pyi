@@ -335,22 +335,26 @@ class Model(message.Message):
     NAME_FIELD_NUMBER: builtins.int
     TASK_FIELD_NUMBER: builtins.int
     DESCRIPTION_FIELD_NUMBER: builtins.int
+    VISION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The name."""
     task: builtins.str
     """"chat", "rag" or "embedding"."""
     description: builtins.str
     """What it is for, from factory.yaml."""
+    vision: builtins.bool
+    """Whether it takes images in messages."""
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         task: builtins.str = ...,
         description: builtins.str = ...,
+        vision: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["description", b"description", "name", b"name", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["description", b"description", "name", b"name", "task", b"task", "vision", b"vision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
