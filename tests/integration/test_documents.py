@@ -100,6 +100,23 @@ async def test_two_folders_of_one_name_keep_their_documents_apart(with_samples: 
     ]
 
 
+async def test_files_of_older_windows_are_read_and_named_with_their_encoding(
+    with_samples: Process, tmp_path: Path
+) -> None:
+    french = "La cantine est fermée en août. Les équipes déjeunent à l’étage, près de l’entrée."
+    (tmp_path / "cantine.txt").write_bytes(french.encode("cp1252"))
+    (tmp_path / "russian.txt").write_bytes("Столовая закрыта в августе.".encode("cp1251"))
+    code, out, _ = await genaifactory(with_samples, "ingest", str(tmp_path), "--verbose")
+    assert code == 1
+    assert "1 not in UTF-8, read as windows-1252: " in out
+    assert "cantine.txt" in out
+    assert "russian.txt: The document is not UTF-8 text at byte 0; save it as UTF-8." in " ".join(out.split())
+    (document,) = [each for each in await listed(with_samples) if each["id"].endswith("cantine.txt")]
+    _, shown, _ = await genaifactory(with_samples, "documents", "show", document["id"])
+    assert french in " ".join(shown.split())
+    await genaifactory(with_samples, "documents", "remove", document["id"], "--yes")
+
+
 async def test_documents_are_listed_shown_and_removed_here_and_over_http_with_a_key(with_samples: Process) -> None:
     platform = with_samples.platform
     over_http = ("--url", platform.endpoints.http_url, "--key", platform.key)

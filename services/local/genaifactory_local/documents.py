@@ -6,15 +6,17 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import grpc.aio
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels
+from genaifactory_common import channels, formats
 from genaifactory_common.channels import Duplex
 from genaifactory_local import finding
 from genaifactory_local.finding import Document
+from genaifactory_retriever import decoding
 
 SAMPLE_QUESTIONS = (
     "How many days of annual leave do I have?",
@@ -53,6 +55,8 @@ class Summary:
     """Documents that were stored and are gone from where they came from."""
     passages: int = 0
     failures: list[Failure] = field(default_factory=list)
+    guessed: dict[str, str] = field(default_factory=dict)
+    """Ids of documents of text that declares no encoding and is not UTF-8, with the one that it was read in."""
 
     @property
     def done(self) -> int:
@@ -140,6 +144,8 @@ async def _send(
         if isinstance(data, str):
             summary.failures.append(Failure(document.document_id, data))
             continue
+        if encoding := await asyncio.to_thread(_guessed_encoding, document.document_id, data):
+            summary.guessed[document.document_id] = encoding
         own = retriever_pb2.DocumentHeader(
             document_id=document.document_id,
             uri=uri(document.document_id),
@@ -157,6 +163,11 @@ def uri(document_id: str) -> str:
     """The path as a relative URL: as it is, but for what would begin a query, fragment, escape, scheme or host."""
     path = document_id.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
     return f"./{path}" if ":" in path.partition("/")[0] or path.startswith("\\") else path
+
+
+def _guessed_encoding(document_id: str, data: bytes) -> str:
+    media_type = formats.BY_ENDING.get(PurePosixPath(document_id).suffix.lower(), "")
+    return decoding.guessed_encoding(data, media_type) if media_type else ""
 
 
 def _count(summary: Summary, response: Any) -> None:

@@ -15,7 +15,7 @@ from genaifactory_local.documents import Summary
 from genaifactory_local.finding import Skipped
 
 _FAILURES_SHOWN = 20
-_SKIPPED_SHOWN = 3
+_NAMES_SHOWN = 3
 _LINE_INTERVAL_SECONDS = 10.0
 
 
@@ -40,7 +40,7 @@ def bar(
 def print_summary(console: Console, summary: Summary, skipped: Sequence[Skipped], *, verbose: bool = False) -> None:
     """Says what became of the documents, why some were refused, and what was skipped.
 
-    verbose: names everything that was skipped, not only the first of each reason.
+    verbose: names everything that was skipped or guessed, not only the first of each kind.
     """
     counts = (
         (summary.added, "new"),
@@ -56,7 +56,16 @@ def print_summary(console: Console, summary: Summary, skipped: Sequence[Skipped]
         console.print(f"  [red]refused[/red] {escape(failure.document_id)}: {escape(failure.message)}", soft_wrap=True)
     if len(summary.failures) > _FAILURES_SHOWN:
         console.print(f"  and {len(summary.failures) - _FAILURES_SHOWN} more", highlight=False)
+    _print_guessed(console, summary, verbose)
     _print_skipped(console, skipped, verbose)
+
+
+def _print_guessed(console: Console, summary: Summary, verbose: bool) -> None:
+    by_encoding: dict[str, list[str]] = {}
+    for document_id, encoding in summary.guessed.items():
+        by_encoding.setdefault(encoding, []).append(document_id)
+    for encoding, those in by_encoding.items():
+        _print_names(console, f"{len(those)} not in UTF-8, read as {encoding}", those, verbose)
 
 
 def _print_skipped(console: Console, skipped: Sequence[Skipped], verbose: bool) -> None:
@@ -64,10 +73,13 @@ def _print_skipped(console: Console, skipped: Sequence[Skipped], verbose: bool) 
     for each in skipped:
         by_reason.setdefault(each.why, []).append(each)
     for why, those in sorted(by_reason.items(), key=lambda item: -len(item[1])):
-        shown = those if verbose else those[:_SKIPPED_SHOWN]
-        more = f" and {len(those) - len(shown)} more (-v names all)" if len(those) > len(shown) else ""
-        names = ", ".join(each.name for each in shown)
-        console.print(escape(f"  skipped {len(those)}, {why}: {names}{more}"), soft_wrap=True, highlight=False)
+        _print_names(console, f"skipped {len(those)}, {why}", [each.name for each in those], verbose)
+
+
+def _print_names(console: Console, what: str, names: Sequence[str], verbose: bool) -> None:
+    shown = names if verbose else names[:_NAMES_SHOWN]
+    more = f" and {len(names) - len(shown)} more (-v names all)" if len(names) > len(shown) else ""
+    console.print(escape(f"  {what}: {', '.join(shown)}{more}"), soft_wrap=True, highlight=False)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ _ROWS_LOOKED_AT = 50
 
 def parse(data: bytes, separator: str | None, max_characters: int) -> tuple[str, Iterable[Block]]:
     """No title, and blocks. separator: None: the one that cuts the first rows most evenly. Raises csv.Error."""
-    text = decoding.guessed(data)
+    text = decoding.decode(data)
     csv.field_size_limit(max_characters)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator or _separator(text))
     return "", tables.blocks(rows, tables.Size("CSV"))

@@ -63,7 +63,7 @@ def _text(part: MIMEPart) -> Iterator[Block]:
     try:
         text = decoding.decode(data, charset)
     except InvalidArgument:  # mails are wrong about their charset
-        text = decoding.guessed(data)
+        text = decoding.decode(data)
     if part.get_content_type() == "text/html":
         yield from parse_html.parse(text)[1]
     else:

@@ -49,7 +49,7 @@ def _protected(archive: Archive) -> set[str]:
 
 
 def _chapter(data: bytes) -> Iterator[Block]:
-    title, blocks = parse_html.parse(decoding.decode(data, parse_html.declared_charset(data)))
+    title, blocks = parse_html.parse(decoding.decode(data, decoding.declared_charset(data)))
     if title and not any(block.level for block in blocks):
         yield Block(title, 1)
     yield from blocks

@@ -31,13 +31,6 @@ _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _TAG = re.compile(r"<(/?)([a-zA-Z]+)")
 # Elements that have no end, or that the next of their kind ends: without end tags they do not nest.
 _SELF_CLOSED = frozenset("area base br col dd dt embed hr img input li link meta p source td th tr wbr".split())  # noqa: SIM905
-_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([a-zA-Z0-9_.:-]{1,40})", re.IGNORECASE)
-
-
-def declared_charset(data: bytes) -> str | None:
-    """The charset that the page's own first kilobytes name."""
-    found = _CHARSET.search(data[:4096])
-    return found.group(1).decode("ascii").lower() if found else None
 
 
 def nesting(markup: str) -> int:

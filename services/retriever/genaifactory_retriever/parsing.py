@@ -68,10 +68,10 @@ def _parsed(data: bytes, media_type: str, limits: Limits) -> tuple[str, list[Blo
     if media_type in _ISOLATED:
         return isolation.parse(data, _ISOLATED[media_type], limits)
     if media_type == "text/html":
-        return _markup(decoding.decode(data, parse_html.declared_charset(data)), "html", limits)
+        return _markup(decoding.decode(data, decoding.declared_charset(data)), "html", limits)
     if media_type == "text/markdown":
         return _markup(decoding.decode(data), "markdown", limits)
-    text = decoding.guessed(data) if media_type in formats.SOURCE else decoding.decode(data)
+    text = decoding.decode(data)
     require_text(len(text), limits.text_characters)  # as it is written; cleaned, it is hardly less
     if media_type == formats.RST:
         return isolation.parse(text.encode(), "rst", limits)

@@ -53,3 +53,14 @@ def test_in_a_terminal_it_is_a_bar(ends: AbstractContextManager[object]) -> None
         if not isinstance(ends, nullcontext):
             raise RuntimeError
     assert "3/7" in output.getvalue()
+
+
+def test_files_whose_encoding_was_guessed_are_named() -> None:
+    guessed = {f"{i}.txt": "windows-1258" for i in range(5)} | {"a.md": "windows-1252"}
+    for verbose, vietnamese in ((False, "0.txt, 1.txt, 2.txt and 2 more (-v names all)"), (True, "3.txt, 4.txt")):
+        output = io.StringIO()
+        progress.print_summary(Console(file=output), Summary(added=6, guessed=guessed), [], verbose=verbose)
+        _, first, second = output.getvalue().splitlines()
+        assert first.startswith("  5 not in UTF-8, read as windows-1258: 0.txt")
+        assert first.endswith(vietnamese)
+        assert second == "  1 not in UTF-8, read as windows-1252: a.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
@@ -155,3 +156,16 @@ def epub(chapters: Mapping[str, str], *, more: Mapping[str, str | bytes] | None 
             **(more or {}),
         }
     )
+
+
+def cp1258(text: str) -> bytes:
+    """Vietnamese as Windows writes it: the letter, and the mark of its tone after it."""
+    data = b""
+    for letter in text:
+        try:
+            data += letter.encode("cp1258")
+        except UnicodeEncodeError:
+            parts = unicodedata.normalize("NFD", letter)
+            tone = next(part for part in parts if part in "\u0300\u0301\u0303\u0309\u0323")
+            data += unicodedata.normalize("NFC", parts.replace(tone, "")).encode("cp1258") + tone.encode("cp1258")
+    return data

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
-import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ import pytest
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import (
-    decoding,
     isolation,
     parse_csv,
     parse_eml,
@@ -100,27 +98,9 @@ def test_the_separator_of_a_csv_file_is_found(separator: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1258", "cp1252"])
 def test_the_encoding_of_a_csv_file_is_found(encoding: str) -> None:
     text = "Name;City\nRené;São Paulo, così\n" if encoding == "cp1252" else "Tên;Nơi ở\nNguyễn Mạnh Đức;Phố cổ Hà Nội\n"
-    data = _cp1258(text) if encoding == "cp1258" else text.encode(encoding)
+    data = files.cp1258(text) if encoding == "cp1258" else text.encode(encoding)
     names, row = (line.split(";") for line in text.splitlines())
     assert texts(parse_csv.parse(data, None, 999)[1]) == [f"{names[0]}: {row[0]}; {names[1]}: {row[1]}"]
-
-
-def _cp1258(text: str) -> bytes:
-    """Vietnamese as Windows writes it: the letter, and the mark of its tone after it."""
-    data = b""
-    for letter in text:
-        try:
-            data += letter.encode("cp1258")
-        except UnicodeEncodeError:
-            parts = unicodedata.normalize("NFD", letter)
-            tone = next(part for part in parts if part in "\u0300\u0301\u0303\u0309\u0323")
-            data += unicodedata.normalize("NFC", parts.replace(tone, "")).encode("cp1258") + tone.encode("cp1258")
-    return data
-
-
-def test_what_is_no_text_is_not_guessed() -> None:
-    with pytest.raises(InvalidArgument, match="save it as UTF-8"):
-        decoding.guessed(b"PK\x03\x04\x00\xff")
 
 
 # Slides, books, mails

@@ -129,7 +129,7 @@ def test_pdf_lines_are_joined_to_paragraphs() -> None:
         (b"", "text/plain", "is empty"),
         (b" \n ", "text/plain", "no readable text"),
         (b"\xff\xfe\xfa", "text/html", "not utf-16 text"),
-        (b"caf\xe9", "text/plain", "not UTF-8 text at byte 3"),
+        (b"caf\x81", "text/plain", "not UTF-8 text at byte 3"),
         (b"<meta charset=klingon><p>x", "text/html", "not klingon text"),
         (b"a\x00b", "text/plain", "NUL bytes"),
         (b"<script>x</script>", "text/html", "no readable text"),

@@ -285,6 +285,7 @@ def _as_json(found: finding.Found, summary: documents.Summary) -> dict[str, Any]
         "duplicates": summary.duplicates,
         "passages": summary.passages,
         "skipped": [{"name": each.name, "reason": each.why} for each in found.skipped],
+        "guessed_encodings": summary.guessed,
         "refused": [{"document_id": f.document_id, "message": f.message} for f in summary.failures],
     }
 

@@ -22,7 +22,7 @@ TenantOption = Annotated[
     str | None, typer.Option(help="Whose they are. Without it: the only tenant, or on this machine the first.")
 ]
 KnowledgeBaseOption = Annotated[str, typer.Option(help="Where they are or go: a knowledge base of factory.yaml.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name every file that is skipped.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name all files skipped or guessed at.")]
 UrlOption = Annotated[str | None, typer.Option(help="Where the platform answers. Without it: the platform on --state.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
