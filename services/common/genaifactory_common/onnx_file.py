@@ -66,17 +66,16 @@ def model(
     ir_version: int,
 ) -> bytes:
     """The file (ModelProto). opsets: domain -> version; "" is ONNX's own."""
-    graph = b"".join(
-        (
-            *(_bytes(1, each) for each in nodes),
-            _text(2, name),
-            *(_bytes(5, each) for each in constants),
-            *(_bytes(11, each) for each in inputs),
-            *(_bytes(12, each) for each in outputs),
-        )
-    )
+    graph = [
+        *(_bytes(1, each) for each in nodes),
+        _text(2, name),
+        *(part for each in constants for part in (_head(5, len(each)), each)),
+        *(_bytes(11, each) for each in inputs),
+        *(_bytes(12, each) for each in outputs),
+    ]
     imports = (_bytes(8, _text(1, domain) + _int(2, version)) for domain, version in opsets.items())
-    return _int(1, ir_version) + _bytes(7, graph) + b"".join(imports)
+    # Joined once: the constants are most of the file.
+    return b"".join((_int(1, ir_version), _head(7, sum(map(len, graph))), *graph, *imports))
 
 
 def _attribute(name: str, value: float) -> bytes:
@@ -94,7 +93,12 @@ def _text(field: int, value: str) -> bytes:
 
 
 def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
+    return _head(field, len(value)) + value
+
+
+def _head(field: int, size: int) -> bytes:
+    """What stands before a value of so many bytes."""
+    return _varint(field << 3 | 2) + _varint(size)
 
 
 def _varint(value: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import sys
 from typing import Annotated
@@ -54,6 +53,8 @@ def _fail(message: str) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata
+
         print(f"genaifactory {importlib.metadata.version('genaifactory-local')}")
         raise typer.Exit
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ PASSAGES = Counter("genaifactory_ingested_passages_total", "Passages that were s
 # Of one write: more would hold up searches and take memory, fewer would sync the disk more often.
 _BATCH_DOCUMENTS = 16
 _BATCH_PASSAGES = 512
+# How long a document that is ready waits for those after it. The embedded store syncs the disk once a write, for 20 to
+# 80 ms, and holds the interpreter's lock meanwhile: searches and embedding stand still.
+_BATCH_SECONDS = 0.5
 _MAX_TITLE_CHARACTERS = 300
 
 
@@ -202,17 +206,26 @@ class _Ordered:
         self._queue.put_nowait(None)
 
     async def batch(self) -> list[_Ready]:
-        """The next upload, and those right after it that are ready too, no document twice. Empty at the end."""
+        """The next upload, and those after it that get ready within `_BATCH_SECONDS`. Empty at the end.
+
+        No document is in it twice. An upload that nothing follows yet waits for nothing.
+        """
         batch: dict[str, _Ready] = {}
         passages = 0
+        until = math.inf
         while len(batch) < _BATCH_DOCUMENTS and passages < _BATCH_PASSAGES:
             if self._next is None and (not batch or not self._queue.empty()):
                 self._next = await self._queue.get()
                 self.ended = self._next is None
                 self._room.release()
-            if self._next is None or (batch and not self._next.done()):
+            if self._next is None:
                 break
+            if batch:
+                await asyncio.wait([self._next], timeout=max(until - time.monotonic(), 0))
+                if not self._next.done():
+                    break
             ready = await self._next
+            until = min(until, time.monotonic() + _BATCH_SECONDS)
             if ready.upload.header.document_id in batch:
                 break
             batch[ready.upload.header.document_id] = ready
