@@ -50,7 +50,7 @@ class Checked:
 
     messages: tuple[types_pb2.Message, ...]
     verdicts: tuple[types_pb2.Verdict, ...]
-    """One for each text that was scanned."""
+    """One for each text that was scanned, and one without scanners where images passed."""
     masked: bool
     """Some text is not what the client sent."""
 
@@ -58,11 +58,14 @@ class Checked:
 class InputBlocked(ContentBlocked):
     """The policy refuses the input; carries what was found, for the record."""
 
-    def __init__(self, field: str, verdict: types_pb2.Verdict, verdicts: tuple[types_pb2.Verdict, ...]) -> None:
-        """field, verdict: of the text that is refused; verdicts: on all texts."""
+    def __init__(
+        self, field: str, verdict: types_pb2.Verdict, verdicts: tuple[types_pb2.Verdict, ...], message: str = ""
+    ) -> None:
+        """field, verdict: of the text that is refused; verdicts: on all texts. message: empty: the one about texts."""
         found = {finding.entity_type for finding in verdict.findings if finding.action == verdict.action}
         what = f" ({', '.join(sorted(found))})" if found else ""
-        super().__init__(f"A guardrail refuses this text{what}. Remove what it must not contain.", field=field)
+        message = message or f"A guardrail refuses this text{what}. Remove what it must not contain."
+        super().__init__(message, field=field)
         self.verdicts = verdicts
 
 
@@ -79,15 +82,10 @@ class Guard:
         """Checks every text of the messages, and what else reaches the model: `settings`, texts by their field.
 
         A setting is code (a schema, a tool): masked it would mean something else, so it is refused where a message is
-        masked. Images cannot be scanned: they pass where the policy allows them. Raises InputBlocked, ContentBlocked
-        (an image), InvalidArgument (too long), Unavailable.
+        masked. Images cannot be scanned: they pass where the policy allows them. Raises InputBlocked, InvalidArgument
+        (too long), Unavailable.
         """
-        if policy.images != "allow" and (shown := images.first(messages)) is not None:
-            raise ContentBlocked(
-                f"The guardrail policy '{policy.name}' cannot look into images and lets none pass: leave the image "
-                "out, or have whoever runs the platform set the policy's 'images' to allow.",
-                field=shown,
-            )
+        unscanned = _check_images(messages, policy)
         texts = [(i, place, text) for i, message in enumerate(messages) for place, text in _texts(message)]
         settings = settings or {}
         at_once = asyncio.Semaphore(_CHECKS_AT_ONCE)
@@ -103,7 +101,7 @@ class Guard:
             async with task_group() as tasks:
                 running = [tasks.create_task(check(*text)) for text in wanted]
             responses = [task.result() for task in running]
-        verdicts = tuple(response.verdict for response in responses)
+        verdicts = (*(response.verdict for response in responses), *unscanned)
         for (field, text), response in zip(wanted, responses, strict=True):
             refused = field in settings and response.text != text
             if refused or response.verdict.action == types_pb2.ACTION_BLOCK:
@@ -290,6 +288,24 @@ class GuardedStream:
         if not self._complete or self._waiting:
             raise Unavailable("The guardrail ended before the answer did; the answer is stopped.")
         _require_scanned(self.verdict, self._policy, "x" * min(self._sent_characters, 1))
+
+
+def _check_images(messages: Sequence[types_pb2.Message], policy: specs.Policy) -> tuple[types_pb2.Verdict, ...]:
+    """The verdict on images, which no scanner looks into; none where there are none. Raises InputBlocked."""
+    field = images.first(messages)
+    if field is None:
+        return ()
+    verdict = types_pb2.Verdict(action=types_pb2.ACTION_ALLOW, policy=policy.name, direction=INPUT)
+    if policy.images == "allow":
+        return (verdict,)
+    verdict.action = types_pb2.ACTION_BLOCK
+    for _ in range(sum(len(message.images) for message in messages)):
+        verdict.findings.add(entity_type="IMAGE", score=1.0, action=verdict.action, scanner="policy")
+    message = (
+        f"The guardrail policy '{policy.name}' cannot look into images and lets none pass: leave the image out, or "
+        "have whoever runs the platform set the policy's 'images' to allow."
+    )
+    raise InputBlocked(field, verdict, (verdict,), message)
 
 
 def _texts(message: types_pb2.Message) -> list[tuple[str, str]]:

@@ -77,7 +77,26 @@ async def test_a_policy_lets_no_image_pass_unless_it_says_so(seeing: Any, upstre
     assert (type(error), error.field) == (ContentBlocked, "messages[0].images[0]")
     assert "'default' cannot look into images" in error.message
     assert record.outcome == monitor_pb2.OUTCOME_BLOCKED
+    (verdict,) = record.verdicts
+    assert [(f.entity_type, f.action) for f in verdict.findings] == [("IMAGE", types_pb2.ACTION_BLOCK)]
     assert not upstream.requests
+
+
+async def test_the_record_says_that_an_image_passed_unscanned(seeing: Any) -> None:
+    request = seeing.request(route="chat", messages=shows())
+    await seeing.send(request)
+    verdicts = (await seeing.recorded(request.request_id)).verdicts
+    assert [(v.policy, list(v.scanners)) for v in verdicts if not v.scanners] == [("open", [])]
+    assert len([v for v in verdicts if v.scanners]) == 2  # the question and the answer
+
+
+async def test_an_image_is_counted_where_its_model_counts_nothing(make_world: Any) -> None:
+    async with (
+        openai_upstream.serve([openai_upstream.answer("Red.", usage=None)]) as silent,
+        make_world(FACTORY.replace("URL", silent.base_url)) as world,
+    ):
+        answer = await world.ask(route="chat", messages=shows())
+    assert answer.done.usage.prompt_tokens == 1445 + 3
 
 
 async def test_the_text_beside_an_image_is_scanned_and_masked_and_keeps_the_image_in_its_place(
