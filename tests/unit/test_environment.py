@@ -67,16 +67,26 @@ def test_what_make_run_downloads_stays_small() -> None:
     assert sum(sizes.values()) < MAX_WHEEL_BYTES, largest
 
 
+def _loaded(names: set[str], script: str) -> set[str]:
+    """Which of these modules a new interpreter has loaded after the script."""
+    script += f"\nimport sys\nprint(*({names!r} & set(sys.modules)))"
+    done = subprocess.run((sys.executable, "-c", script), check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
 def test_make_run_loads_nothing_that_only_others_need() -> None:
     """Here they are installed, for tests; what is loaded all the same would be missing in the environment of a user."""
-    modules = sorted(name.replace("-", "_") for name in ONLY_ON_A_CLUSTER | ONLY_WITH_A_MODEL)
-    script = (
-        "import sys\n"
-        "import genaifactory_local.run, genaifactory_retriever.vectors_edge, genaifactory_modelserver.embedding\n"
-        f"print(*(name for name in {modules!r} if name in sys.modules))"
-    )
-    done = subprocess.run((sys.executable, "-c", script), check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == ""
+    others = {name.replace("-", "_") for name in ONLY_ON_A_CLUSTER | ONLY_WITH_A_MODEL}
+    services = "genaifactory_local.platform, genaifactory_retriever.vectors_edge, genaifactory_modelserver.embedding"
+    assert _loaded({*others, "grpc"}, f"import {services}") == {"grpc"}
+
+
+def test_a_command_loads_what_it_needs_and_nothing_for_others() -> None:
+    script = "import typer; from genaifactory_local import cli; typer.main.get_command(cli.app).commands['ask']"
+    modules = {
+        f"genaifactory_{name}" for name in ("local.asking", "local.platform", "local.following", "common.channels")
+    }
+    assert _loaded(modules, script) == {"genaifactory_local.asking"}
 
 
 def test_a_qdrant_server_without_its_client_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

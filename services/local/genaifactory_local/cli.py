@@ -2,34 +2,87 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from typing import Annotated
+from collections.abc import Iterator, MutableMapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from genaifactory_common.errors import FactoryError
-from genaifactory_local.commands import ask, blocked, config, documents, records, run, trace, watch
+
+_COMMANDS = {
+    "run": "run.run",
+    "ask": "ask.ask",
+    "ingest": "documents.ingest",
+    "remove": "documents.remove",
+    "usage": "records.usage",
+    "export": "records.export",
+    "watch": "watch.watch",
+    "trace": "trace.trace",
+    "blocked": "blocked.blocked",
+    "smoke": "ask.smoke_test",
+    "documents": "documents.app",
+    "config": "config.app",
+}
+"""Name -> module and object in genaifactory_local.commands, in the order of the help."""
+
+
+class _Commands(MutableMapping[str, Any]):
+    """The commands by name; a module is imported when one of its commands is asked for.
+
+    Importing all of them takes a third of the CPU of `genaifactory ask`.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = _load(name, _COMMANDS[name])
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+def _load(name: str, where: str) -> Any:
+    module, _, attribute = where.partition(".")
+    found = getattr(importlib.import_module(f"genaifactory_local.commands.{module}"), attribute)
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_group(found)
+        group.name = name
+        return group
+    one = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    one.command(name)(found)
+    return typer.main.get_command(one)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()
+
 
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="GenAI Factory: answers from your documents, with citations, guardrails and a record of every answer.",
 )
-app.command()(run.run)
-app.command()(ask.ask)
-app.command()(documents.ingest)
-app.command()(documents.remove)
-app.command()(records.usage)
-app.command()(records.export)
-app.command()(watch.watch)
-app.command()(trace.trace)
-app.command()(blocked.blocked)
-app.command("smoke")(ask.smoke_test)
-app.add_typer(documents.app, name="documents")
-app.add_typer(config.app, name="config")
 
 
 def main() -> None:

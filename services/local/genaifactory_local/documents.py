@@ -18,14 +18,6 @@ from genaifactory_local import finding
 from genaifactory_local.finding import Document
 from genaifactory_retriever import decoding
 
-SAMPLE_QUESTIONS = (
-    "How many days of annual leave do I have?",
-    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
-    "What must I do when I lose my hardware key?",
-    "Pin của cảm biến Lúa 3 dùng được bao lâu?",
-)
-"""That it answers."""
-
 _PIECE_BYTES = 512 * 1024
 # One call takes this many documents, so that each call has a deadline that fits it.
 _DOCUMENTS_PER_CALL = 32

@@ -22,6 +22,13 @@ SAMPLE = Path(__file__).parent / "sample"
 """A small bilingual handbook, to have something to ask."""
 SAMPLES = "samples"
 """Name of the sample handbook as a source, wherever the package is installed."""
+SAMPLE_QUESTIONS = (
+    "How many days of annual leave do I have?",
+    "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?",
+    "What must I do when I lose my hardware key?",
+    "Pin của cảm biến Lúa 3 dùng được bao lâu?",
+)
+"""That it answers."""
 
 
 class Reason(StrEnum):

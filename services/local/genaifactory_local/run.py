@@ -26,7 +26,6 @@ from genaifactory_common.errors import Conflict, FactoryError, Internal, Invalid
 from genaifactory_common.identity import Signer
 from genaifactory_local import (
     configuration,
-    documents,
     environment,
     finding,
     inventory,
@@ -294,7 +293,7 @@ def _print_answering(plan: _Plan, endpoints: Endpoints, console: Console, questi
 
 def _questions(own: bool) -> tuple[str, ...]:
     """What to ask of documents of one's own, or of the samples."""
-    return (_OWN_QUESTION,) if own else documents.SAMPLE_QUESTIONS
+    return (_OWN_QUESTION,) if own else finding.SAMPLE_QUESTIONS
 
 
 def _ask(plan: _Plan, question: str) -> str:

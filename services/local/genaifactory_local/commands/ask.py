@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genaifactory_local import asking, documents, reach, smoke, state
+from genaifactory_local import asking, finding, reach, smoke, state
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, UrlOption, key_for_url, print_json
 
 
@@ -69,7 +69,7 @@ def _counted(masked: Mapping[str, int]) -> str:
 
 def smoke_test(
     route: Annotated[str, typer.Option(help="Which route of factory.yaml answers.")] = "rag",
-    question: Annotated[str, typer.Option(help="What to ask.")] = documents.SAMPLE_QUESTIONS[0],
+    question: Annotated[str, typer.Option(help="What to ask.")] = finding.SAMPLE_QUESTIONS[0],
     timeout_seconds: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds in which the whole answer must come.")
     ] = 60.0,

@@ -17,7 +17,11 @@ from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_local import configuration, inventory, reach, state
 from genaifactory_local.commands.options import StateOption, print_json
 
-app = typer.Typer(no_args_is_help=True, help="Check and explain factory.yaml, the one configuration file.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Check and explain factory.yaml, the one configuration file.",
+)
 
 
 @app.command("check")

@@ -30,7 +30,11 @@ from genaifactory_local.commands.options import (
     table,
 )
 
-app = typer.Typer(no_args_is_help=True, help="List, show and remove what a running platform has read.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="List, show and remove what a running platform has read.",
+)
 
 _SHOWN = 200
 _SHOWN_CHARACTERS = 20_000
