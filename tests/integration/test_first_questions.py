@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
+from genaifactory_local import testing
 from genaifactory_local.testing import Platform
 
 
@@ -33,15 +32,10 @@ class Asker:
 
     async def ask(self, question: str, *options: str) -> tuple[str, str]:
         """What the command prints on stdout and stderr."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "genaifactory_local", "ask", question, *options),
-            *("--url", self._platform.endpoints.http_url, "--key", self._platform.key),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, errors = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, errors
-        return out.decode(), errors.decode()
+        url, key = self._platform.endpoints.http_url, self._platform.key
+        code, out, errors = await testing.genaifactory("ask", question, *options, "--url", url, "--key", key)
+        assert code == 0, errors
+        return out, errors
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import re
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -20,14 +19,9 @@ ROUTE = ("knowledge_base: documents", "knowledge_base: manuals")
 
 
 async def genaifactory(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Another terminal's command: its exit code, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "genaifactory_local", *arguments, "--state", str(folder),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    output, errors = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode(), " ".join(errors.decode().split())
+    """Another terminal's command: its exit code, output and errors in one line."""
+    code, output, errors = await testing.genaifactory(*arguments, "--state", str(folder))
+    return code, output, " ".join(errors.split())
 
 
 def edited(*edits: tuple[str, str]) -> str:

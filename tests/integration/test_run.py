@@ -27,25 +27,9 @@ from genaifactory_local.testing import Process
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking]
 
 
-async def _genaifactory(process: Process, *arguments: str) -> tuple[int, str, str]:
-    """Runs a command against the process's platform; exit code, stdout and stderr."""
-    command = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "genaifactory_local",
-        *arguments,
-        env={**os.environ, "GENAIFACTORY_STATE": str(process.platform.state.folder), "COLUMNS": "200"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        out, err = await command.communicate()
-    return command.returncode or 0, out.decode(), err.decode()
-
-
 async def test_a_person_asks_in_both_languages_and_gets_cited_answers(platform_process: Process) -> None:
-    english = await _genaifactory(platform_process, "ask", "How many days of annual leave do I have?")
-    vietnamese = await _genaifactory(platform_process, "ask", "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?")
+    english = await platform_process.genaifactory("ask", "How many days of annual leave do I have?")
+    vietnamese = await platform_process.genaifactory("ask", "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?")
     assert english[0] == vietnamese[0] == 0
     assert "16 days of paid annual leave" in english[1]
     assert "[1]" in english[1].partition("Sources")[2]
@@ -56,7 +40,7 @@ async def test_a_person_asks_in_both_languages_and_gets_cited_answers(platform_p
 async def test_a_question_that_the_documents_do_not_answer_is_refused_in_its_language(
     platform_process: Process,
 ) -> None:
-    code, out, _ = await _genaifactory(platform_process, "ask", "Ai là tác giả của Truyện Kiều?", "--json")
+    code, out, _ = await platform_process.genaifactory("ask", "Ai là tác giả của Truyện Kiều?", "--json")
     answer = json.loads(out)
     assert code == 0
     assert "không biết" in answer["answer"]
@@ -88,23 +72,23 @@ async def test_ingest_adds_documents_to_the_running_platform_and_knows_them_agai
     (folder / "parking.md").write_text("# Parking\n\nThe car park of the Hue office has 40 places.\n")
     (folder / "broken.pdf").write_bytes(b"%PDF-1.7 this is no PDF")
     (folder / "photo.jpg").write_bytes(b"\xff\xd8")
-    code, out, _ = await _genaifactory(platform_process, "ingest", str(folder), "--json")
+    code, out, _ = await platform_process.genaifactory("ingest", str(folder), "--json")
     result = json.loads(out)
     assert code == 1  # one was refused
     assert (result["added"], len(result["skipped"])) == (1, 1)
     assert [refused["document_id"] for refused in result["refused"]] == ["more: v2/broken.pdf"]
     assert result["refused"][0]["message"]
-    again = json.loads((await _genaifactory(platform_process, "ingest", str(folder), "--json"))[1])
+    again = json.loads((await platform_process.genaifactory("ingest", str(folder), "--json"))[1])
     assert (again["added"], again["unchanged"]) == (0, 1)
-    assert "40 places" in (await _genaifactory(platform_process, "ask", "How many places has the car park?"))[1]
+    assert "40 places" in (await platform_process.genaifactory("ask", "How many places has the car park?"))[1]
 
 
 async def test_usage_and_export_show_what_was_asked(platform_process: Process, tmp_path: Path) -> None:
-    asked = json.loads((await _genaifactory(platform_process, "ask", "What is the daily allowance?", "--json"))[1])
+    asked = json.loads((await platform_process.genaifactory("ask", "What is the daily allowance?", "--json"))[1])
     output = tmp_path / "all.jsonl"
     async with asyncio.timeout(30):
         while True:  # the record follows the answer
-            code, out, err = await _genaifactory(platform_process, "export", "--output", str(output))
+            code, out, err = await platform_process.genaifactory("export", "--output", str(output))
             assert (code, out) == (0, ""), err
             lines = [json.loads(line) for line in output.read_text().splitlines()]
             if lines:
@@ -112,30 +96,30 @@ async def test_usage_and_export_show_what_was_asked(platform_process: Process, t
     assert err == f"1 interactions in {output}\n"
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
     assert [line["request_id"] for line in lines] == [asked["request_id"]]
-    rows = json.loads((await _genaifactory(platform_process, "usage", "--json"))[1])
+    rows = json.loads((await platform_process.genaifactory("usage", "--json"))[1])
     assert [(row["model"], row["requests"]) for row in rows] == [("extractive", 1)]
-    table = (await _genaifactory(platform_process, "usage", "--since", "24h"))[1]
+    table = (await platform_process.genaifactory("usage", "--since", "24h"))[1]
     assert "extractive" in table
-    nothing = await _genaifactory(platform_process, "export", "--until", "2020-01-01")
+    nothing = await platform_process.genaifactory("export", "--until", "2020-01-01")
     assert nothing == (0, "", "")
     link = tmp_path / "link"
     link.symlink_to(output)
     # What a shell user writes for "to the next program": nothing but the lines may come out of it.
     for where in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-"):
-        assert (await _genaifactory(platform_process, "export", "-o", where))[1] == output.read_text(), where
-    assert (await _genaifactory(platform_process, "export", "-o", str(link)))[0] == 0
+        assert (await platform_process.genaifactory("export", "-o", where))[1] == output.read_text(), where
+    assert (await platform_process.genaifactory("export", "-o", str(link)))[0] == 0
     assert link.is_symlink()
-    code, out, err = await _genaifactory(platform_process, "export", "-o", str(tmp_path / "missing" / "x"))
+    code, out, err = await platform_process.genaifactory("export", "-o", str(tmp_path / "missing" / "x"))
     assert (code, out) == (1, "")
     assert f"{tmp_path}/missing/x cannot be written: No such file or directory. Give a file in a folder" in err
 
 
 async def test_an_unknown_route_and_a_wrong_key_are_one_clear_line(platform_process: Process) -> None:
-    code, _, err = await _genaifactory(platform_process, "ask", "hello", "--route", "poetry")
+    code, _, err = await platform_process.genaifactory("ask", "hello", "--route", "poetry")
     assert code == 1
     assert "no model" in err
     assert err.count("\n") == 1
-    code, _, err = await _genaifactory(platform_process, "ask", "hello", "--key", "gf-wrong")
+    code, _, err = await platform_process.genaifactory("ask", "hello", "--key", "gf-wrong")
     assert code == 1
     assert err.count("\n") == 1
 
@@ -246,16 +230,16 @@ async def test_a_document_that_is_gone_from_its_folder_is_forgotten_by_the_next_
             ("How many places has the car park?", "40 places", "handbook/parking.md"),
             ("To how many degrees is the swimming pool heated?", "27 degrees", "other/pool.md"),
         ):
-            said = json.loads((await _genaifactory(process, "ask", question, "--json"))[1])
+            said = json.loads((await process.genaifactory("ask", question, "--json"))[1])
             assert {citation["url"] for citation in said["citations"]} == ({source} if source else set())
             assert answer is None or answer in said["answer"]
-        removed = await _genaifactory(process, "remove", "other/pool.md", "other/pool.md", "other/nothing.md")
+        removed = await process.genaifactory("remove", "other/pool.md", "other/pool.md", "other/nothing.md")
         code, out, err = removed
         assert (code, out) == (1, "1 document removed\n")
         assert "There is no document 'other/nothing.md' in the knowledge base 'documents'" in err
-        asked = await _genaifactory(process, "ask", "To how many degrees is the swimming pool heated?", "--json")
+        asked = await process.genaifactory("ask", "To how many degrees is the swimming pool heated?", "--json")
         assert json.loads(asked[1])["citations"] == []
-        code, _, err = await _genaifactory(process, "remove", "a.md", "--knowledge-base", "wiki")
+        code, _, err = await process.genaifactory("remove", "a.md", "--knowledge-base", "wiki")
         assert (code, err.count("\n")) == (1, 1)
         assert "no knowledge base 'wiki'" in err
 
@@ -284,7 +268,7 @@ async def test_a_second_platform_on_the_folder_or_on_the_port_is_refused_in_one_
         (["run", "--port", "0", "--grpc-port", "0"], "Another process runs a platform"),
         (taken, f"Port {port} on 127.0.0.1 is in use by another program. Choose another: --port "),
     ):
-        code, _, err = await _genaifactory(platform_process, *arguments)
+        code, _, err = await platform_process.genaifactory(*arguments)
         assert code == 1
         assert message in err
         assert err.count("\n") == 1

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
 
 import httpx
 import pytest
 
+from genaifactory_local import testing
 from genaifactory_local.testing import Process
 
 # The platform is another process: what blocks here blocks nobody.
@@ -21,24 +20,10 @@ SECRET = "AKIAIOSFODNN7EXAMPLE"  # the example of its maker's documentation
 _LONGEST_SECONDS = 120
 
 
-async def _started(process: Process, *arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "genaifactory_local",
-        *arguments,
-        env={**os.environ, "GENAIFACTORY_STATE": str(process.platform.state.folder), "COLUMNS": "150"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-
-
 async def _printed(process: Process, *arguments: str) -> str:
-    command = await _started(process, *arguments)
-    async with asyncio.timeout(_LONGEST_SECONDS):
-        out, err = await command.communicate()
-    assert (command.returncode, err) == (0, b"")
-    return out.decode()
+    code, out, err = await process.genaifactory(*arguments)
+    assert (code, err) == (0, "")
+    return out
 
 
 async def _ask(process: Process, question: str) -> httpx.Response:
@@ -57,7 +42,7 @@ async def _line(watch: asyncio.subprocess.Process) -> str:
 
 
 async def test_a_person_watches_requests_come_and_looks_into_one(platform_process: Process) -> None:
-    watch = await _started(platform_process, "watch", "--json")
+    watch = await testing.begun("watch", "--json", environment=platform_process.environment)
     answered = await _ask(platform_process, "How many days of annual leave do I have?")
     record = json.loads(await _line(watch))
     assert (record["outcome"], record["request_id"]) == ("answered", answered.headers["x-request-id"])
@@ -82,7 +67,7 @@ async def test_a_person_watches_requests_come_and_looks_into_one(platform_proces
     assert SECRET not in line + blocked + bars + tree
 
     # It ends when nobody reads any more, also when no request comes.
-    piped = await _started(platform_process, "watch", "--json")
+    piped = await testing.begun("watch", "--json", environment=platform_process.environment)
     first = json.loads(await _line(piped))
     assert first["request_id"] == record["request_id"]
     transport = piped._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # asyncio has no other way

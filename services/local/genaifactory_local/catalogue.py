@@ -79,8 +79,7 @@ class OverHttp:
             try:
                 await self._ask("DELETE", document_id, {})
             except NotFound as error:
-                if error.field == "knowledge_base":
-                    raise
+                _require_knowledge_base(error)
                 missing.append(document_id)
         return missing
 
@@ -120,6 +119,21 @@ async def sources(catalogue: Catalogue) -> dict[str, int]:
     async for document in stored(catalogue):
         counts[document.source] += 1
     return dict(sorted(counts.items()))
+
+
+async def get(catalogue: Catalogue, document_id: str, characters: int) -> retriever_pb2.GetDocumentResponse:
+    """As the catalogue's own, but the error for an unknown id names those that may be meant."""
+    try:
+        return await catalogue.get(document_id, characters)
+    except NotFound as error:
+        _require_knowledge_base(error)
+        raise await unknown(catalogue, [document_id]) from None
+
+
+def _require_knowledge_base(error: NotFound) -> None:
+    """Raises the error when it is the knowledge base that was not found, and no document in it."""
+    if error.field == "knowledge_base":
+        raise error
 
 
 async def unknown(catalogue: Catalogue, document_ids: list[str]) -> FactoryError:

@@ -93,6 +93,15 @@ class Process:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    async def genaifactory(self, *arguments: str) -> tuple[int, str, str]:
+        """Runs a command against this platform from another terminal; its exit code, stdout and stderr."""
+        return await genaifactory(*arguments, environment=self.environment)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a terminal whose commands find this platform."""
+        return {"GENAIFACTORY_STATE": str(self.platform.state.folder)}
+
     async def kill(self) -> None:
         """Ends it as a power cut would (SIGKILL)."""
         self._process.kill()
@@ -103,6 +112,34 @@ class Process:
         self._process.send_signal(number)
         async with asyncio.timeout(timeout_seconds):
             return await self._process.wait()
+
+
+async def genaifactory(
+    *arguments: str, environment: Mapping[str, str] | None = None, timeout_seconds: float = 120
+) -> tuple[int, str, str]:
+    """Runs `genaifactory` as a process; its exit code, stdout and stderr. Raises TimeoutError.
+
+    timeout_seconds: a command needs three seconds of processor, and a busy machine has little to spare.
+    """
+    process = await begun(*arguments, environment=environment)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def begun(*arguments: str, environment: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    """Starts `genaifactory` in a wide terminal; the caller waits for its end."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "genaifactory_local", *arguments),
+        env={**os.environ, "COLUMNS": "200", **(environment or {})},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
 
 
 @asynccontextmanager

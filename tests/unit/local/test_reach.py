@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import dataclasses
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from genaifactory_gateway import app as gateway
 from genaifactory_gateway.settings import Http
 from genaifactory_gateway.settings import Settings as GatewaySettings
 from genaifactory_local import reach
+from genaifactory_local import testing as local_testing
 from genaifactory_monitor import app as monitor
 from genaifactory_monitor.settings import Settings as MonitorSettings
 from genaifactory_retriever import app as retriever
@@ -65,18 +63,7 @@ class Cluster:
 
     async def genaifactory(self, *arguments: str) -> tuple[int, str, str]:
         """Runs a command there; exit code, stdout and stderr."""
-        command = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "genaifactory_local",
-            *arguments,
-            env={**os.environ, "COLUMNS": "200", **self.environment},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        async with asyncio.timeout(60):
-            out, err = await command.communicate()
-        return command.returncode or 0, out.decode(), err.decode()
+        return await local_testing.genaifactory(*arguments, environment=self.environment)
 
 
 def _identity(name: str) -> str:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import InvalidArgument, NotFound
@@ -180,13 +181,8 @@ def show_document(
     Example: `genaifactory documents show handbook/leave.md`
     """
 
-    async def read(of: Catalogue) -> Any:
-        try:
-            return await of.get(document_id, characters)
-        except NotFound as error:
-            if error.field == "knowledge_base":
-                raise
-            raise await catalogue.unknown(of, [document_id]) from None
+    async def read(of: Catalogue) -> retriever_pb2.GetDocumentResponse:
+        return await catalogue.get(of, document_id, characters)
 
     shown = _asked(read, knowledge_base, tenant, url, key, state_folder)
     facts = _facts(shown.document)
