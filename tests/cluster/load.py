@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
@@ -49,7 +49,7 @@ def question(route: str) -> str:
     return f"How many days of annual leave do I have? ({route} {os.getpid()}-{next(counter)})"
 
 
-async def ask_http(client: httpx.AsyncClient, *, close: bool, stream: bool, route: str) -> str:
+async def ask_http(client: httpx2.AsyncClient, *, close: bool, stream: bool, route: str) -> str:
     """One question without retries; the request's id. close: on a connection of its own."""
     body = {"model": route, "stream": stream, "messages": [{"role": "user", "content": question(route)}]}
     headers = {"authorization": f"Bearer {KEY}"} | ({"connection": "close"} if close else {})
@@ -122,7 +122,7 @@ async def main() -> None:
     """Runs until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    client = httpx.AsyncClient(base_url=f"http://{RELEASE}-gateway", timeout=TIMEOUT_SECONDS, trust_env=False)
+    client = httpx2.AsyncClient(base_url=f"http://{RELEASE}-gateway", timeout=TIMEOUT_SECONDS, trust_env=False)
     channel = channels.connect(f"dns:///{RELEASE}-gateway-pods:50051", TLS)
     async with client, channel:
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)

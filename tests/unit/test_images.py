@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -93,6 +94,18 @@ def test_a_bill_of_materials_lists_what_the_package_installs_and_nothing_else(pa
     assert set().union(*layers) | ours == set(components(sbom))
     assert sum(map(len, layers)) == len(set().union(*layers)), "a package is in two layers"
     assert len(files["workspace.txt"].splitlines()) == len(ours)
+
+
+def test_a_script_that_tests_run_in_the_tools_image_needs_nothing_else() -> None:
+    tree = ast.parse((ROOT / "tests" / "cluster" / "load.py").read_text())
+    imported = {each.name for node in ast.walk(tree) if isinstance(node, ast.Import) for each in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    owners = metadata.packages_distributions()
+    needed = {name.partition(".")[0] for name in imported} - sys.stdlib_module_names
+    assert "httpx2" in needed
+    assert {canonicalize_name(owners[name][0]) for name in needed - {"genaifactory", "genaifactory_common"}} <= set(
+        installed("genaifactory-local")
+    )
 
 
 def test_every_reference_in_a_bill_of_materials_leads_somewhere(tmp_path: Path) -> None:
