@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from genaifactory_common import conversation
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_gateway import openai_requests, openai_responses, rules, token_ids
+from genaifactory_gateway import openai_requests, openai_responses, token_ids
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.http_body import read
 from genaifactory_gateway.http_exchange import Exchange
@@ -32,7 +33,7 @@ class HttpEmbeddings:
             texts = await asyncio.to_thread(body.texts)
             if body.has_token_ids:
                 exchange.notes.append((b"x-genaifactory-token-ids", token_ids.NAME.encode()))
-            rules.check_texts(texts, "input")
+            conversation.check_texts(texts, "input")
             async with exchange.while_connected():
                 response = await self._upstream.embed(entry, model, texts)
                 size = len(response.embeddings[0].values)

@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import images, sampling
+from genaifactory_common import conversation, sampling
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import jsonbody, openai_content, rules, token_ids
 from genaifactory_gateway.openai_content import Body, Content, ImagePart, ImageUrl, RefusalPart, TextPart, branch
@@ -35,7 +35,7 @@ _CHOICE_MODES = {
 class FunctionCall(Body):
     """The function that a tool call names."""
 
-    name: str = Field(pattern=rules.TOOL_NAME)
+    name: str = Field(pattern=conversation.TOOL_NAME)
     arguments: str
 
 
@@ -54,7 +54,7 @@ class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content | None = None
     name: str | None = Field(default=None, pattern=r"^[^\s<|\\/>]{1,64}$")
-    tool_calls: list[ToolCall] | None = Field(default=None, max_length=rules.MAX_TOOLS)
+    tool_calls: list[ToolCall] | None = Field(default=None, max_length=conversation.MAX_TOOLS)
     tool_call_id: str | None = Field(default=None, max_length=rules.MAX_NAME_CHARACTERS)
     # An assistant's message comes back as we sent it: with these.
     refusal: str | None = None
@@ -66,7 +66,7 @@ class Message(Body):
 class FunctionSpec(Body):
     """A function that the model may call."""
 
-    name: str = Field(pattern=rules.TOOL_NAME)
+    name: str = Field(pattern=conversation.TOOL_NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -82,7 +82,7 @@ class Tool(Body):
 class NamedFunction(Body):
     """The function of a named choice."""
 
-    name: str = Field(pattern=rules.TOOL_NAME)
+    name: str = Field(pattern=conversation.TOOL_NAME)
 
 
 class NamedChoice(Body):
@@ -95,7 +95,7 @@ class NamedChoice(Body):
 class JsonSchema(Body):
     """The schema that the output must follow."""
 
-    name: str = Field(pattern=rules.TOOL_NAME)
+    name: str = Field(pattern=conversation.TOOL_NAME)
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
@@ -135,7 +135,7 @@ class ChatCompletion(Body):
     """The body of POST /v1/chat/completions."""
 
     model: str = Field(min_length=1, max_length=rules.MAX_NAME_CHARACTERS)
-    messages: list[Message] = Field(min_length=1, max_length=rules.MAX_MESSAGES)
+    messages: list[Message] = Field(min_length=1, max_length=conversation.MAX_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = _ranged("max_tokens")
@@ -160,7 +160,7 @@ class ChatCompletion(Body):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=sampling.MAX_TOP_LOGPROBS)
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: list[Tool] | None = Field(default=None, max_length=rules.MAX_TOOLS)
+    tools: list[Tool] | None = Field(default=None, max_length=conversation.MAX_TOOLS)
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("~mode")] | Annotated[NamedChoice, Tag("~named")],
@@ -170,9 +170,9 @@ class ChatCompletion(Body):
     ) = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    conversation_id: str | None = Field(default=None, pattern=rules.CONVERSATION_ID)
-    user: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
-    safety_identifier: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
+    conversation_id: str | None = Field(default=None, pattern=conversation.CONVERSATION_ID)
+    user: str | None = Field(default=None, max_length=conversation.MAX_USER_CHARACTERS)
+    safety_identifier: str | None = Field(default=None, max_length=conversation.MAX_USER_CHARACTERS)
     modalities: list[Literal["text"]] | None = Field(default=None, min_length=1)
 
 
@@ -198,14 +198,14 @@ class Embeddings(Body):
     model: str = Field(min_length=1, max_length=rules.MAX_NAME_CHARACTERS)
     input: Annotated[
         Annotated[str, Tag("~text")]
-        | Annotated[list[str], Field(max_length=rules.MAX_TEXTS), Tag("~texts")]
+        | Annotated[list[str], Field(max_length=conversation.MAX_TEXTS), Tag("~texts")]
         | Annotated[list[int], Tag("~ids")]
-        | Annotated[list[list[int]], Field(max_length=rules.MAX_TEXTS), Tag("~lists")],
+        | Annotated[list[list[int]], Field(max_length=conversation.MAX_TEXTS), Tag("~lists")],
         _by_kind,
     ]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
-    user: str | None = Field(default=None, max_length=rules.MAX_USER_CHARACTERS)
+    user: str | None = Field(default=None, max_length=conversation.MAX_USER_CHARACTERS)
 
     def texts(self) -> list[str]:
         """The input as a list of texts; of token ids, what they stand for. Raises InvalidArgument."""
@@ -234,7 +234,7 @@ class Feedback(Body):
     correction: str = Field(default="", max_length=rules.MAX_CORRECTION_CHARACTERS)
     comment: str = Field(default="", max_length=rules.MAX_COMMENT_CHARACTERS)
     ground_truth: dict[str, Any] | None = None
-    idempotency_key: str = Field(default="", max_length=rules.MAX_USER_CHARACTERS)
+    idempotency_key: str = Field(default="", max_length=rules.MAX_IDEMPOTENCY_KEY_CHARACTERS)
 
 
 PARTS: dict[str, tuple[type[Body], ...]] = {
@@ -285,10 +285,7 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
         user=body.user or body.safety_identifier or "",
         answer_only=True,  # which route, which passages, which verdict: for the record, not for clients
     )
-    sampling.check(request.sampling, prefix="")
-    rules.check_messages(request.messages)
-    images.check(request.messages, request.conversation_id)
-    rules.check_tools(request.tools, request.tool_choice)
+    conversation.check(request, sampling_prefix="")
     return request
 
 

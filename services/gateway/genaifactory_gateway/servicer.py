@@ -13,6 +13,7 @@ import grpc.aio
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
+from genaifactory_common import conversation
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import rules
 from genaifactory_gateway.admission import Admission
@@ -42,7 +43,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """Answers a conversation."""
         request_id = _request_id()
         async with self._admission.admit(_authorization(context), "chat", request_id) as entry:
-            rules.check_chat(request)
+            conversation.check(request)
             route = entry.route(request.model)
             answer = self._upstream.answer(entry, route, _answer_request(request, request_id))
             async with aclosing(answer) as events:
@@ -55,7 +56,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: _Context) -> gateway_pb2.EmbedResponse:
         """Embeds texts."""
         async with self._admission.admit(_authorization(context), "embed", _request_id()) as entry:
-            rules.check_texts(request.texts, "texts")
+            conversation.check_texts(request.texts, "texts")
             model = entry.embedding_model(request.model)
             response = await self._upstream.embed(entry, model, list(request.texts))
             return gateway_pb2.EmbedResponse(
@@ -179,7 +180,7 @@ def _feedback(request: gateway_pb2.SubmitFeedbackRequest) -> Feedback:
     for field, most in (
         ("correction", rules.MAX_CORRECTION_CHARACTERS),
         ("comment", rules.MAX_COMMENT_CHARACTERS),
-        ("idempotency_key", rules.MAX_USER_CHARACTERS),
+        ("idempotency_key", rules.MAX_IDEMPOTENCY_KEY_CHARACTERS),
     ):
         if len(getattr(request, field)) > most:
             raise InvalidArgument(f"'{field}' may hold at most {most} characters.", field=field)

@@ -13,9 +13,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from genaifactory_common import channels, images, specs
+from genaifactory_common import channels, conversation, images, specs
 from genaifactory_common.errors import InvalidArgument, UpstreamFailed
-from genaifactory_gateway import rules
 from genaifactory_gateway.admission import Entry
 
 # Added to a route's own time, so that the orchestrator's error arrives rather than ours.
@@ -60,8 +59,7 @@ class Upstream:
         """
         if (field := images.first(request.messages)) is not None:
             entry.require_sight(route, field)
-        prompt_tokens = rules.estimated_tokens(message.content for message in request.messages)
-        prompt_tokens += images.estimated_tokens(request.messages)
+        prompt_tokens = conversation.estimated_prompt_tokens(request.messages, request.tools, request.output_format)
         choices = request.sampling.n or 1
         await entry.reserve(prompt_tokens + choices * (request.sampling.max_tokens or route.max_output_tokens))
         characters = 0
@@ -88,7 +86,7 @@ class Upstream:
 
     async def embed(self, entry: Entry, model: specs.Model, texts: list[str]) -> orchestrator_pb2.EmbedResponse:
         """Reserves and embeds. Raises FactoryError."""
-        await entry.reserve(rules.estimated_tokens(texts))
+        await entry.reserve(sum(map(conversation.estimated_tokens, texts)))
         request = orchestrator_pb2.EmbedRequest(request_id=entry.request_id, model=model.name, texts=texts)
         response = await channels.unary(
             self._orchestrator.Embed, request, timeout_seconds=model.timeout_seconds + _GRACE_SECONDS

@@ -5,7 +5,6 @@ Paths are those that a client of OpenAI's API knows: messages[2].content, sampli
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import conversation as contract
 from genaifactory_common import engine_specs, sampling
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_modelserver.engine import (
@@ -29,14 +29,9 @@ from genaifactory_modelserver.engine import (
     ToolChoice,
 )
 
-MAX_MESSAGES = 10_000
 MAX_DOCUMENTS = 256
-MAX_TOOLS = 128
 MAX_CHOICES = 10_000
 MAX_PATTERN_CHARACTERS = 100_000
-MAX_EMBEDDED_TEXTS = 2_048
-
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _ROLES: Mapping[int, Role] = {
     types_pb2.ROLE_SYSTEM: Role.SYSTEM,
@@ -65,7 +60,6 @@ def generation(request: modelserver_pb2.GenerateRequest, *, tenant: str) -> Gene
         )
     _at_most("documents", len(request.documents), MAX_DOCUMENTS, "passages")
     sampling.check(request.sampling)
-    tools = _tools(request)
     return Generation(
         model=request.model,
         messages=_messages(request.conversation) if source == "conversation" else (),
@@ -74,8 +68,8 @@ def generation(request: modelserver_pb2.GenerateRequest, *, tenant: str) -> Gene
         documents=tuple(_document(passage) for passage in request.documents),
         chat_template_kwargs=sampling.template_kwargs(request.sampling),
         sampling=_sampling(request.sampling),
-        tools=tools,
-        tool_choice=_tool_choice(request.tool_choice, tools),
+        tools=_tools(request),
+        tool_choice=_tool_choice(request.tool_choice),
         output_format=_output_format(request.output_format),
         priority=_PRIORITIES[request.priority],
         tenant=tenant,
@@ -87,7 +81,7 @@ def texts(request: modelserver_pb2.EmbedRequest, *, max_characters: int) -> list
     required("model", request.model)
     if not request.texts:
         raise InvalidArgument("Give at least one text.", field="texts")
-    _at_most("texts", len(request.texts), MAX_EMBEDDED_TEXTS, "texts")
+    _at_most("texts", len(request.texts), contract.MAX_TEXTS, "texts")
     found = list(request.texts)
     for i, text in enumerate(found):
         if not text or text.isspace():
@@ -132,7 +126,7 @@ def _at_most(field: str, count: int, most: int, what: str) -> None:
 def _messages(conversation: modelserver_pb2.Conversation) -> tuple[Message, ...]:
     if not conversation.messages:
         raise InvalidArgument("Give at least one message.", field="messages")
-    _at_most("messages", len(conversation.messages), MAX_MESSAGES, "messages")
+    _at_most("messages", len(conversation.messages), contract.MAX_PROMPT_MESSAGES, "messages")
     last = len(conversation.messages) - 1
     continues = conversation.continue_final_message
     found = tuple(
@@ -198,15 +192,9 @@ def _sampling(wanted: types_pb2.Sampling) -> Sampling:
 
 
 def _tools(request: modelserver_pb2.GenerateRequest) -> tuple[Tool, ...]:
-    _at_most("tools", len(request.tools), MAX_TOOLS, "tools")
-    names: set[str] = set()
+    contract.check_tools(request.tools, request.tool_choice)
     found = []
     for i, tool in enumerate(request.tools):
-        if not _TOOL_NAME.fullmatch(tool.name):
-            raise InvalidArgument("A tool's name has 1 to 64 letters, digits, '_' or '-'.", field=f"tools[{i}].name")
-        if tool.name in names:
-            raise InvalidArgument(f"The tool '{tool.name}' stands twice.", field=f"tools[{i}].name")
-        names.add(tool.name)
         parameters = _plain(f"tools[{i}].parameters", tool.parameters)
         if parameters.get("type", "object") != "object":
             raise InvalidArgument(
@@ -216,17 +204,9 @@ def _tools(request: modelserver_pb2.GenerateRequest) -> tuple[Tool, ...]:
     return tuple(found)
 
 
-def _tool_choice(choice: types_pb2.ToolChoice, tools: tuple[Tool, ...]) -> ToolChoice:
+def _tool_choice(choice: types_pb2.ToolChoice) -> ToolChoice:
     modes = types_pb2.ToolChoice
-    if choice.mode not in modes.Mode.values():
-        raise InvalidArgument(f"The mode {choice.mode} is unknown.", field="tool_choice.mode")
-    if choice.name and choice.mode != modes.MODE_NAMED:
-        raise InvalidArgument("Only mode NAMED takes a name.", field="tool_choice.name")
-    if choice.mode in (modes.MODE_REQUIRED, modes.MODE_NAMED) and not tools:
-        raise InvalidArgument("A tool must be called, but no tools are given.", field="tool_choice.mode")
     if choice.mode == modes.MODE_NAMED:
-        if choice.name not in {tool.name for tool in tools}:
-            raise InvalidArgument("The tool to call is not among the tools.", field="tool_choice.name")
         return ToolChoice("named", choice.name)
     if choice.mode == modes.MODE_REQUIRED:
         return ToolChoice("required")

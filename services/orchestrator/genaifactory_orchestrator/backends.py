@@ -101,11 +101,6 @@ class Embeddings:
     usage: Usage
 
 
-def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has, for backends that do not say: four bytes of UTF-8 to a token."""
-    return (len(text.encode("utf-8", "replace")) + 3) // 4
-
-
 class Remedy(Enum):
     """What can help after a failure."""
 

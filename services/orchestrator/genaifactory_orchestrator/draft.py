@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import images
+from genaifactory_common.conversation import estimated_prompt_tokens, estimated_tokens
 from genaifactory_orchestrator.attempts import Attempt, Try
 from genaifactory_orchestrator.backends import (
     ChoiceFinished,
@@ -14,7 +14,6 @@ from genaifactory_orchestrator.backends import (
     Prompt,
     ToolCallDelta,
     Usage,
-    estimated_tokens,
 )
 from genaifactory_orchestrator.continuation import OverlapTrimmer
 
@@ -185,7 +184,6 @@ class Part:
 
     def _estimate(self) -> Usage:
         prompt = self._draft._prompt
-        parts = [self.prefix, *(message.content for message in prompt.messages)]
-        parts += [document.text for document in prompt.documents]
-        read = estimated_tokens("".join(parts)) + images.estimated_tokens(prompt.messages)
+        read = estimated_prompt_tokens(prompt.messages, prompt.tools, prompt.output_format)
+        read += estimated_tokens("".join((self.prefix, *(document.text for document in prompt.documents))))
         return Usage(read, estimated_tokens("".join(self._generated)), estimated=True)

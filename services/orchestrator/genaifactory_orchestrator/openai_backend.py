@@ -13,10 +13,10 @@ from typing import Any
 import httpx2
 import orjson
 
-from genaifactory_common import settings, specs, telemetry
+from genaifactory_common import conversation, settings, specs, telemetry
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_orchestrator import openai_errors, openai_format, sse
-from genaifactory_orchestrator.backends import Embeddings, Failure, Piece, Prompt, Remedy, Usage, estimated_tokens
+from genaifactory_orchestrator.backends import Embeddings, Failure, Piece, Prompt, Remedy, Usage
 
 MAX_CONNECTIONS = 256  # to one model; more requests wait for a free one
 MAX_STREAM_BYTES = 64 * 1024 * 1024
@@ -86,7 +86,7 @@ class OpenAIBackend:
                 # Megabytes of numbers: off the event loop. One thread for each call that runs, so bounded by them.
                 found, counted = await asyncio.to_thread(_vectors, data, len(batch))
             vectors += found
-            usage += counted or Usage(prompt_tokens=sum(map(estimated_tokens, batch)), estimated=True)
+            usage += counted or Usage(prompt_tokens=sum(map(conversation.estimated_tokens, batch)), estimated=True)
         return Embeddings(vectors, usage)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import identity
+from genaifactory_common import conversation, identity
 from genaifactory_orchestrator import question
 from genaifactory_orchestrator.answer import Answerer
 from genaifactory_orchestrator.backends import Delta, ToolCallDelta
@@ -75,7 +75,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         """Embeds texts."""
         identity.current().require("embed")
         question.check_request_id(request.request_id)
-        question.check_texts(request.texts)
+        conversation.check_texts(request.texts, "texts")
         result = await self._embedder.embed(request.request_id, request.model, list(request.texts))
         return orchestrator_pb2.EmbedResponse(
             embeddings=[orchestrator_pb2.Embedding(values=vector) for vector in result.vectors],
@@ -88,7 +88,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         """Forgets a conversation of the caller."""
         caller = identity.current()
         caller.require("chat")
-        question.check_conversation_id(request.conversation_id)
+        conversation.check_conversation_id(request.conversation_id)
         existed = await self._conversations.erase(Key(caller.tenant, caller.principal, request.conversation_id))
         return orchestrator_pb2.DeleteConversationResponse(existed=existed)
 

@@ -284,3 +284,12 @@ async def test_a_client_asks_anew_with_cache_control(gateway: Any, cache_control
     body = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
     await gateway.post("/v1/chat/completions", body, headers={"Cache-Control": cache_control})
     assert gateway.orchestrator.requests[0].fresh is fresh
+
+
+async def test_the_result_of_a_tool_goes_on_with_a_stored_conversation(gateway: Any) -> None:
+    gateway.orchestrator.script = [script.delta("42!"), script.done()]
+    result = {"role": "tool", "tool_call_id": "c1", "content": "42"}
+    assert (await gateway.chat(messages=[result])).status_code == 400
+    assert (await gateway.chat(messages=[result], conversation_id="kept")).status_code == 200
+    (sent,) = gateway.orchestrator.requests
+    assert sent.messages[0].tool_call_id == "c1"

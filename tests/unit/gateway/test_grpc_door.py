@@ -114,7 +114,7 @@ async def test_the_end_says_what_was_masked_and_cached_and_a_client_may_ask_anew
         (USER, {"sampling": types_pb2.Sampling(stop=["a"] * 5)}, Reason.INVALID_ARGUMENT, "sampling.stop"),
         (USER, {"sampling": types_pb2.Sampling(stop=[""])}, Reason.INVALID_ARGUMENT, "sampling.stop[0]"),
         (USER, {"sampling": types_pb2.Sampling(top_logprobs=2)}, Reason.INVALID_ARGUMENT, "sampling.top_logprobs"),
-        (USER, {"tools": [types_pb2.Tool(name="a b")]}, Reason.INVALID_ARGUMENT, "tools[0]"),
+        (USER, {"tools": [types_pb2.Tool(name="a b")]}, Reason.INVALID_ARGUMENT, "tools[0].name"),
         (
             USER,
             {"tool_choice": types_pb2.ToolChoice(mode=types_pb2.ToolChoice.MODE_REQUIRED)},

@@ -372,7 +372,7 @@ MESSAGES = [
         "pattern",
         "tools[0].function.name",
     ),
-    Wrong("two tools of one name", _chat(tools=[TOOL, TOOL]), "name of an earlier tool", "tools[1]"),
+    Wrong("two tools of one name", _chat(tools=[TOOL, TOOL]), "name of an earlier tool", "tools[1].function.name"),
     Wrong("a choice without tools", _chat(tool_choice="required"), "'tools' is empty", "tool_choice"),
     Wrong(
         "a choice of no tool",

@@ -12,6 +12,7 @@ from google.protobuf import json_format, struct_pb2
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.channels import stream, unary
+from genaifactory_common.conversation import MAX_PROMPT_MESSAGES
 from genaifactory_common.errors import FactoryError, InvalidArgument, Reason
 from genaifactory_modelserver import validation
 from genaifactory_modelserver.engine import OutputFormat, Priority, Role, ToolChoice
@@ -36,7 +37,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("unknown model", {"model": "gpt-9"}, "model"),
     ("no input", {"conversation": None}, "messages"),
     ("no messages", {"conversation": {}}, "messages"),
-    ("too many messages", messages(*[USER] * (validation.MAX_MESSAGES + 1)), "messages"),
+    ("too many messages", messages(*[USER] * (MAX_PROMPT_MESSAGES + 1)), "messages"),
     ("empty prompt", {"conversation": None, "prompt": ""}, "prompt"),
     ("no role", messages({"content": "hi"}), "messages[0].role"),
     ("unknown role", messages(USER, {"role": 9, "content": "hi"}), "messages[1].role"),
@@ -81,13 +82,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("tool with a blank in its name", tools({"name": "get weather"}), "tools[0].name"),
     ("tool twice", tools({"name": "f"}, {"name": "f"}), "tools[1].name"),
     ("parameters are no object", tools({"name": "f", "parameters": {"type": "array"}}), "tools[0].parameters"),
-    ("choice without tools", {"tool_choice": {"mode": "MODE_REQUIRED"}}, "tool_choice.mode"),
-    ("unknown choice", {"tool_choice": {"mode": 8}}, "tool_choice.mode"),
-    ("name with mode auto", {"tool_choice": {"mode": "MODE_AUTO", "name": "f"}}, "tool_choice.name"),
+    ("choice without tools", {"tool_choice": {"mode": "MODE_REQUIRED"}}, "tool_choice"),
+    ("unknown choice", {"tool_choice": {"mode": 8}}, "tool_choice"),
+    ("name with mode auto", {"tool_choice": {"mode": "MODE_AUTO", "name": "f"}}, "tool_choice"),
     (
         "choice of an unknown tool",
         tools({"name": "f"}, tool_choice={"mode": "MODE_NAMED", "name": "g"}),
-        "tool_choice.name",
+        "tool_choice",
     ),
     ("json_object false", {"output_format": {"json_object": False}}, "output_format.json_object"),
     ("empty pattern", {"output_format": {"regex": ""}}, "output_format.regex"),

@@ -198,7 +198,7 @@ class TestOneModel:
         world = await begin(answer("Xin chào bạn", usage=None))
         finished = (await world.ask("first"))[-1]
         assert isinstance(finished, Finished)
-        assert finished.usage == Usage(11, 4, estimated=True)  # 44 and 14 bytes
+        assert finished.usage == Usage(15, 4, estimated=True)  # 44 and 14 bytes, and 4 for what frames a message
 
     async def test_counts_of_zero_are_missing_ones(self, begin: Begin) -> None:
         world = await begin(answer("Xin chào bạn", usage=(0, 0)))
@@ -431,8 +431,8 @@ class TestCancellation:
         await asyncio.wait_for(world.first.requests[0].left.wait(), 5)
         (attempt,) = world.attempts
         assert attempt.error_reason == "CANCELLED"
-        assert attempt.usage == Usage(11, 4, estimated=True)
-        assert attempt.cost.micros == Decimal(11 + 40)
+        assert attempt.usage == Usage(15, 4, estimated=True)
+        assert attempt.cost.micros == Decimal(15 + 40)
         assert attempt.first_token_seconds is not None
 
     async def test_closing_the_stream_cancels_the_call_of_the_model_server(self, begin: Begin) -> None:
@@ -472,7 +472,7 @@ class TestAccounting:
         assert world.outcomes == [("first", "UPSTREAM_FAILED"), ("first", "UPSTREAM_FAILED"), ("second", "")]
         assert [attempt.usage.completion_tokens for attempt in world.attempts] == [0, 4, 5]
         spent = pricing.total(attempt.cost for attempt in world.attempts)
-        assert spent.rounded_micros == (11 + 40) + (10 + 50)
+        assert spent.rounded_micros == (15 + 40) + (10 + 50)
 
     async def test_counts_of_a_stream_that_breaks_off_are_taken_from_it(self, begin: Begin) -> None:
         counted = event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})

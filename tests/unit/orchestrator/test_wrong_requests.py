@@ -42,7 +42,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"conversation_id": "x" * 129}, "conversation_id"),
     ({"user": "x" * 257}, "user"),
     ({"messages": []}, "messages"),
-    ({"messages": [message()] * 1001}, "messages"),
+    ({"messages": [message()] * 2049}, "messages"),
     ({"messages": [message(content="x" * 2_000_001)] * 2}, "messages"),
     ({"messages": [types_pb2.Message(content="hi")]}, "messages[0].role"),
     ({"messages": [types_pb2.Message.FromString(b"\x08\x63\x12\x02hi")]}, "messages[0].role"),
@@ -74,8 +74,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tools": tools("a b")}, "tools[0].name"),
     ({"tools": tools("a", "a")}, "tools[1].name"),
     ({"tools": tools(*(f"t{i}" for i in range(129)))}, "tools"),
-    ({"tools": tools("a"), "tool_choice": CHOICE(mode=CHOICE.MODE_NAMED, name="b")}, "tool_choice.name"),
-    ({"tool_choice": CHOICE(mode=CHOICE.MODE_REQUIRED)}, "tool_choice.mode"),
+    ({"tools": tools("a"), "tool_choice": CHOICE(mode=CHOICE.MODE_NAMED, name="b")}, "tool_choice"),
+    ({"tool_choice": CHOICE(mode=CHOICE.MODE_REQUIRED)}, "tool_choice"),
 ]
 
 
