@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 ELSEWHERE = (
     (r"make (vllm-(cpu|gpu)|run MODEL=.*|test-vllm|bench-vllm)", "5 GB of vLLM: tests/vllm"),
     (r"make test-gpu", "needs a GPU"),
-    (r"make (test|test-soak|test-clients|test-journey)", ".ci/run"),
+    (r"make (test|test-fast|test-mutations|test-soak|test-clients|test-journey)", ".ci/run"),
     (r"make bench", "minutes of load: run by hand, its figures are in docs and notes"),
     (r"make (images|cluster-up|deploy)\b.*|skaffold .*|POD=.*", "needs a cluster: tests/cluster"),
     (r"(kubectl|helm) .*", "needs a cluster: tests/cluster"),

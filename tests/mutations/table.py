@@ -374,9 +374,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a small archive unpacks into all of the memory",
-        "services/retriever/genaifactory_retriever/archives.py",
-        "sum(part.file_size for part in parts) > max_unpacked_bytes:",
-        "False:",
+        "services/retriever/genaifactory_retriever/bounds.py",
+        "    if number > most:\n",
+        "    if False:\n",
         ("retriever/test_formats.py::test_archives_that_unpack_without_end_are_too_large",),
     ),
     Mutation(
