@@ -1,7 +1,7 @@
 # The front door. `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-journey test-mutations help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -27,6 +27,13 @@ run: .venv/.run  ## start the platform: make run [DOCS=folder] [MODEL=folder or 
 	@exec .venv/bin/genaifactory run $${DOCS:+"$$DOCS"} $${MODEL:+--model "$$MODEL"} --port "$$PORT" --grpc-port "$$GRPC_PORT"
 
 test: lint typecheck pytest  ## everything that a change must pass
+
+# Not those that load models, start PostgreSQL or other processes, wait for something to pass, or try thousands of cases.
+FAST := charts common gateway local operator orchestrator safety
+NOT_FAST := conversations_database database minilm patience process random_cuts replicas token_ids
+test-fast: .venv/.dev  ## for the inner loop, under a minute: unit tests of what needs no model and no database server
+	@.venv/bin/python -m pytest -m "not slow and not soak" --numprocesses 2 --dist loadfile -q \
+	  $(NOT_FAST:%=--ignore-glob='*/test_%.py') $(FAST:%=tests/unit/%)
 
 test-mutations: .venv/.dev  ## break lines that security and stored data rest on, one at a time: the tests must notice
 	@.venv/bin/python -m tests.mutations
