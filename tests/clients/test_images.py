@@ -22,7 +22,7 @@ SECTION = PAGE.read_text().partition("\n## Images\n")[2].partition("\n## ")[0]
 (FACTORY,) = re.findall(r"^```yaml\n(.+?)^```$", SECTION, re.MULTILINE | re.DOTALL)
 SETUP = """
 factory = {"%s": "http://127.0.0.1:8080/v1", "api_key": open(".genaifactory/key").read().strip()}
-content = [{"type": "text", "text": "What does this form ask for?"}, IMAGE]
+content = [{"type": "text", "text": "Say what this form asks for."}, IMAGE]
 messages = [{"role": "user", "content": content}]
 """.replace("IMAGE", repr(part(detail="high")))
 PROGRAMS = {
@@ -59,8 +59,8 @@ async def test_a_client_as_it_comes_shows_an_image_to_a_model_that_sees(
     client: str, place: Place, upstream: Upstream
 ) -> None:
     upstream.requests.clear()
-    asked = f"What does this form ask for, {client}?"  # an answer from the cache would show nothing
-    program = PROGRAMS[client].replace("What does this form ask for?", asked)
+    asked = f"Say what this form asks for, {client}."  # an answer from the cache would show nothing
+    program = PROGRAMS[client].replace("Say what this form asks for.", asked)
     output = await run(Client(f"images {client}", client), program, place)
     assert output.strip() == "A name."
     (request,) = upstream.requests

@@ -82,7 +82,7 @@ def question_files(root: Path) -> list[Path]:
         *sorted(local.rglob("*.yaml")),
         *sorted((local / "commands").glob("*.py")),
         *sorted((local / "sample").rglob("*")),
-        local / "documents.py",
+        local / "finding.py",
     ]
 
 
