@@ -560,7 +560,7 @@ DOCUMENTS: dict[str, Row] = {
     "Word's old format": (document("m.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), *REJECTED, "save it as .docx"),
     "a DOCX that unpacks without end": (document("n.docx", a_bomb), *TOO_LARGE, "134217728 bytes"),
     "a file of 33 MiB": (document("o.txt", b"word " * (33 << 18)), *TOO_LARGE, "at most 33554432"),
-    "a text of two million words": (document("p.txt", b"ab " * 1_000_000), *TOO_LARGE, "at most 2000000"),
+    "a text of two million words": (document("p.txt", b"ab " * 1_000_000), *TOO_LARGE, "more than 2000000 characters"),
     "an unknown ending": (document("q.exe"), *REJECTED, ".docx"),
     "no ending": (document("README"), *REJECTED, "give media_type"),
     "an unknown media_type": (document("r.md", media_type="application/zip"), *REJECTED, "text/markdown"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -52,7 +51,8 @@ def ask(
         return
     print()
     if answer.masked:
-        print(f"A guardrail masked in your question: {_counted(answer.masked)}. No model saw it.", file=sys.stderr)
+        said = f"A guardrail masked in your question: {_counted(answer.masked)}. No model saw it."
+        typer.secho(said, dim=True, err=True)
     sources = sorted(answer.sources().items())
     if sources:
         print("\nSources")
