@@ -291,7 +291,14 @@ def _calls(identifier: str, name: str, answered: str) -> list[types_pb2.Message]
         ),
         ("messages[1].tool_calls[0].id", {"messages": _calls("c-0912345678", "f", "c-0912345678")}),
         ("messages[1].tool_calls[0].name", {"messages": _calls("c1", "f0912345678", "c1")}),
-        ("messages[2].tool_call_id", {"messages": _calls("c1", "f", "c-0912345678"), "user": "0912345678"}),
+        (
+            "messages[0].tool_call_id",  # of a call in the stored conversation
+            {
+                "messages": [types_pb2.Message(role=types_pb2.ROLE_TOOL, content="a", tool_call_id="c-0912345678")],
+                "conversation_id": "c1",
+                "user": "0912345678",
+            },
+        ),
     ],
     ids=["conversation", "name", "call's id", "call's name", "answered call"],
 )

@@ -96,7 +96,7 @@ async def test_an_image_is_counted_where_its_model_counts_nothing(make_world: An
         make_world(FACTORY.replace("URL", silent.base_url)) as world,
     ):
         answer = await world.ask(route="chat", messages=shows())
-    assert answer.done.usage.prompt_tokens == 1445 + 3
+    assert answer.done.usage.prompt_tokens == 1445 + 4 + 3
 
 
 async def test_the_text_beside_an_image_is_scanned_and_masked_and_keeps_the_image_in_its_place(
