@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 
 from genaifactory_common import specs
-from genaifactory_gateway import token_ids
+from genaifactory_gateway.openai import token_ids
 from genaifactory_local import testing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

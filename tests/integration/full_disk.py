@@ -26,8 +26,8 @@ from genaifactory_common import channels, files
 from genaifactory_common.errors import OutOfSpace, Unavailable
 from genaifactory_local import ledger, testing
 from genaifactory_local.testing import Platform, Process
-from genaifactory_retriever.vectors import DENSE_SIZE, Passage, Point, Sparse, Where
-from genaifactory_retriever.vectors_edge import EdgeVectors
+from genaifactory_retriever.vectors.edge import EdgeVectors
+from genaifactory_retriever.vectors.protocol import DENSE_SIZE, Passage, Point, Sparse, Where
 from tests.full import FULL
 
 SIZE_MIB = 256

@@ -27,8 +27,8 @@ from genaifactory_common.testing.openai_upstream import (
     failure,
     text,
 )
-from genaifactory_orchestrator.backends import Delta, Prompt, Usage
-from genaifactory_orchestrator.generation import Attempt, Event, Finished, ModelClient, Started
+from genaifactory_orchestrator.models.backend import Delta, Prompt, Usage
+from genaifactory_orchestrator.models.client import Attempt, Event, Finished, ModelClient, Started
 
 ANSWER = "Hợp đồng có hiệu lực từ ngày ký kết."
 FIRST, REST = "Hợp đồng có hiệu", " lực từ ngày ký kết."

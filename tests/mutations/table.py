@@ -99,14 +99,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a client chooses the id under which its request is on record, and so hides its usage",
-        "services/gateway/genaifactory_gateway/http_exchange.py",
+        "services/gateway/genaifactory_gateway/http/exchange.py",
         '        self.request_id = f"req-{uuid.uuid4().hex}"\n',
         '        self.request_id = self.client_id or f"req-{uuid.uuid4().hex}"\n',
         ("gateway/test_admission.py::test_the_client_may_name_its_request_but_not_choose_its_record",),
     ),
     Mutation(
         "any web page may read answers in a user's browser",
-        "services/gateway/genaifactory_gateway/http_cors.py",
+        "services/gateway/genaifactory_gateway/http/cors.py",
         '    if origin.decode("latin-1") not in cors.allowed_origins:\n',
         "    if False:\n",
         ("gateway/test_cors.py::test_a_page_that_is_not_listed_gets_nothing",),
@@ -128,42 +128,42 @@ MUTATIONS = (
     ),
     Mutation(
         "a conversation is found by its name alone, whoever's it is",
-        "services/orchestrator/genaifactory_orchestrator/conversations.py",
+        "services/orchestrator/genaifactory_orchestrator/stores/conversations.py",
         "    return columns.tenant == key.tenant, columns.principal == key.principal, columns.name == key.name\n",
         "    return (columns.name == key.name,)\n",
         ("orchestrator/test_conversations.py::test_another_caller_neither_sees_nor_erases_it",),
     ),
     Mutation(
         "an answer from the cache goes to another tenant",
-        "services/orchestrator/genaifactory_orchestrator/cache.py",
+        "services/orchestrator/genaifactory_orchestrator/stores/cache.py",
         'parts: list[str | bytes] = [tenant, "\\x1f".join(sorted(groups)), plan,',
         'parts: list[str | bytes] = ["\\x1f".join(sorted(groups)), plan,',
         ("orchestrator/test_caching.py::test_an_answer_is_not_given_again_for",),
     ),
     Mutation(
         "an answer from the cache goes to who may not see its passages",
-        "services/orchestrator/genaifactory_orchestrator/cache.py",
+        "services/orchestrator/genaifactory_orchestrator/stores/cache.py",
         '[tenant, "\\x1f".join(sorted(groups)), plan,',
         "[tenant, plan,",
         ("orchestrator/test_caching.py::test_an_answer_is_not_given_again_for",),
     ),
     Mutation(
         "a search finds every tenant's passages",
-        "services/retriever/genaifactory_retriever/vectors_edge.py",
-        "must: list[Any] = [equals(vectors.TENANT, where.tenant), qdrant.Filter(should=allowed)]",
+        "services/retriever/genaifactory_retriever/vectors/edge.py",
+        "must: list[Any] = [equals(protocol.TENANT, where.tenant), qdrant.Filter(should=allowed)]",
         "must: list[Any] = [qdrant.Filter(should=allowed)]",
         ("retriever/test_vectors.py::test_another_tenants_points_are_never_found",),
     ),
     Mutation(
         "a search finds what is for another group",
-        "services/retriever/genaifactory_retriever/vectors_edge.py",
-        "must: list[Any] = [equals(vectors.TENANT, where.tenant), qdrant.Filter(should=allowed)]",
-        "must: list[Any] = [equals(vectors.TENANT, where.tenant)]",
+        "services/retriever/genaifactory_retriever/vectors/edge.py",
+        "must: list[Any] = [equals(protocol.TENANT, where.tenant), qdrant.Filter(should=allowed)]",
+        "must: list[Any] = [equals(protocol.TENANT, where.tenant)]",
         ("retriever/test_vectors.py::test_groups_open_what_names_one_of_them_and_what_names_none",),
     ),
     Mutation(
         "a search in a Qdrant server finds what a document's replacement took away",
-        "services/retriever/genaifactory_retriever/vectors_qdrant.py",
+        "services/retriever/genaifactory_retriever/vectors/qdrant.py",
         "    if where.hidden:\n",
         "    if False:\n",
         ("retriever/test_vectors.py::test_hidden_revisions_are_looked_past",),
@@ -206,7 +206,7 @@ MUTATIONS = (
     # Guardrails
     Mutation(
         "a text that no scanner has looked at passes the guardrail",
-        "services/orchestrator/genaifactory_orchestrator/guard.py",
+        "services/orchestrator/genaifactory_orchestrator/answers/guardrail.py",
         "    if verdict.action == types_pb2.ACTION_UNSPECIFIED or"
         " (text and not verdict.scanners and not nothing_to_scan_for):\n",
         "    if False:\n",
@@ -214,7 +214,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an answer passes though the guardrail ended without a verdict",
-        "services/orchestrator/genaifactory_orchestrator/guard.py",
+        "services/orchestrator/genaifactory_orchestrator/answers/guardrail.py",
         "        if self.verdict is None:\n"
         '            raise Unavailable("The guardrail ended without a verdict; the answer is stopped.")\n',
         "        if self.verdict is None:\n            return\n",
@@ -237,7 +237,7 @@ MUTATIONS = (
     # What was acknowledged stays, once
     Mutation(
         "a power cut loses records of answers that were given",
-        "services/orchestrator/genaifactory_orchestrator/outbox.py",
+        "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         'synchronous="FULL"',
         'synchronous="NORMAL"',
         ("orchestrator/test_outbox.py::test_a_record_is_flushed_to_the_disk_before_its_request_goes_on",),
@@ -258,14 +258,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a request goes on before its record is on disk",
-        "services/orchestrator/genaifactory_orchestrator/outbox.py",
+        "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "        await asyncio.shield(self.put_soon(record))\n",
         "        self.put_soon(record)\n",
         ("orchestrator/test_outbox.py::test_a_disk_that_fails_is_an_error_of_the_request",),
     ),
     Mutation(
         "a record leaves the disk before monitor has it",
-        "services/orchestrator/genaifactory_orchestrator/outbox.py",
+        "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "            await self._send([_parsed(data) for _, _, data in batch])\n",
         "            await self._forget(batch)\n"
         "            await self._send([_parsed(data) for _, _, data in batch])\n",
@@ -346,21 +346,21 @@ MUTATIONS = (
     ),
     Mutation(
         "a body without a length fills the memory",
-        "services/gateway/genaifactory_gateway/http_exchange.py",
+        "services/gateway/genaifactory_gateway/http/exchange.py",
         "                    if size > self._settings.max_body_bytes:\n",
         "                    if False:\n",
         ("gateway/test_connections.py::test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large",),
     ),
     Mutation(
         "answers are given though their record finds no place",
-        "services/orchestrator/genaifactory_orchestrator/outbox.py",
+        "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "        if taken >= self._bounds.max_records or self._bytes >= self._bounds.max_bytes:\n",
         "        if False:\n",
         ("orchestrator/test_outbox.py::test_a_full_outbox_refuses_places_until_monitor_takes_some",),
     ),
     Mutation(
         "an upstream's event without an end fills the memory",
-        "services/orchestrator/genaifactory_orchestrator/sse.py",
+        "services/orchestrator/genaifactory_orchestrator/models/sse.py",
         "        if self._size + len(self._rest) > self._max_event_bytes:\n",
         "        if False:\n",
         ("orchestrator/test_sse.py::test_an_event_without_end_is_refused_before_it_fills_the_memory",),
@@ -381,7 +381,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a document that a parser cannot end on takes a processor for ever",
-        "services/retriever/genaifactory_retriever/isolation.py",
+        "services/retriever/genaifactory_retriever/parsing/isolation.py",
         "command, input=data, capture_output=True, timeout=limits.seconds, check=False",
         "command, input=data, capture_output=True, timeout=300, check=False",
         ("retriever/test_parsing.py::test_a_parser_that_takes_too_long_is_stopped",),
@@ -389,14 +389,14 @@ MUTATIONS = (
     # What others name: addresses, paths, links, entities
     Mutation(
         "a document's XML entity reads a file of the server",
-        "services/retriever/genaifactory_retriever/archives.py",
+        "services/retriever/genaifactory_retriever/parsing/archives.py",
         "resolve_entities=False",
         "resolve_entities=True",
         ("retriever/test_formats.py::test_entities_are_never_resolved",),
     ),
     Mutation(
         "a reStructuredText document includes a file of the server",
-        "services/retriever/genaifactory_retriever/parse_rst.py",
+        "services/retriever/genaifactory_retriever/parsing/formats/rst.py",
         '    "file_insertion_enabled": False,\n',
         '    "file_insertion_enabled": True,\n',
         ("retriever/test_formats.py::test_rst_reads_no_file_and_writes_nothing_raw",),
@@ -410,35 +410,35 @@ MUTATIONS = (
     ),
     Mutation(
         "a mirror of weights sends on to an address that anybody on the way can answer for",
-        "services/modelserver/genaifactory_modelserver/mirror.py",
+        "services/modelserver/genaifactory_modelserver/weights/mirror.py",
         '        if request.url.scheme != "https" and not addresses.loopback(request.url.host):\n',
         "        if False:\n",
         ("modelserver/test_sources.py::test_a_mirror_that_leads_on_to_an_address_without_tls_is_refused",),
     ),
     Mutation(
         "weights come over plain HTTP",
-        "services/modelserver/genaifactory_modelserver/addresses.py",
+        "services/modelserver/genaifactory_modelserver/weights/addresses.py",
         '    if parts.scheme.lower() != "https" and not (parts.scheme.lower() == "http" and loopback(host)):\n',
         "    if False:\n",
         ("modelserver/test_sources.py::test_only_this_machine_is_asked_without_tls",),
     ),
     Mutation(
         "a mirror's list of checksums names a path outside of its folder",
-        "services/modelserver/genaifactory_modelserver/checksums.py",
+        "services/modelserver/genaifactory_modelserver/weights/checksums.py",
         '    return all(part not in ("", ".", "..") for part in name.split("/"))\n',
         "    return True\n",
         ("modelserver/test_sources.py::test_sums_that_are_none_or_lead_out_of_the_folder_are_refused",),
     ),
     Mutation(
         "weights are served that are not those of their checksum",
-        "services/modelserver/genaifactory_modelserver/checksums.py",
+        "services/modelserver/genaifactory_modelserver/weights/checksums.py",
         "        if digest != sums[name]:\n",
         "        if False:\n",
         ("modelserver/test_sources.py::test_every_file_of_a_folder_is_verified_when_it_has_sums",),
     ),
     Mutation(
         "an upstream's redirect sends the question, with the key, to another host",
-        "services/orchestrator/genaifactory_orchestrator/openai_backend.py",
+        "services/orchestrator/genaifactory_orchestrator/models/openai.py",
         "follow_redirects=False",
         "follow_redirects=True",
         ("orchestrator/test_backends_openai.py::TestRefusals::test_a_redirect_is_not_followed",),
@@ -453,7 +453,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an upstream's own words reach the client",
-        "services/orchestrator/genaifactory_orchestrator/openai_errors.py",
+        "services/orchestrator/genaifactory_orchestrator/models/openai_errors.py",
         "    return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else None\n",
         "    return value if isinstance(value, str) else None\n",
         ("orchestrator/test_backends_openai.py::TestRefusals::test_a_param_that_is_no_name_does_not_get_through",),
@@ -467,7 +467,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an address is shown with its password",
-        "services/modelserver/genaifactory_modelserver/addresses.py",
+        "services/modelserver/genaifactory_modelserver/weights/addresses.py",
         '    return _SECRETS.sub("", text)\n',
         "    return text\n",
         ("modelserver/test_sources.py::test_an_address_that_is_none_is_refused_without_its_secrets",),

@@ -77,7 +77,9 @@ def _loaded(names: set[str], script: str) -> set[str]:
 def test_make_run_loads_nothing_that_only_others_need() -> None:
     """Here they are installed, for tests; what is loaded all the same would be missing in the environment of a user."""
     others = {name.replace("-", "_") for name in ONLY_ON_A_CLUSTER | ONLY_WITH_A_MODEL}
-    services = "genaifactory_local.platform, genaifactory_retriever.vectors_edge, genaifactory_modelserver.embedding"
+    services = (
+        "genaifactory_local.platform, genaifactory_retriever.vectors.edge, genaifactory_modelserver.engines.minilm"
+    )
     assert _loaded({*others, "grpc"}, f"import {services}") == {"grpc"}
 
 

@@ -13,9 +13,9 @@ from vllm.renderers import renderer_from_config
 
 from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_modelserver import plain_chat, vllm_arguments
-from genaifactory_modelserver.engine import Generation, Message, Role, Sampling
-from genaifactory_modelserver.vllm_requests import Preparing
+from genaifactory_modelserver.engines.protocol import Generation, Message, Role, Sampling
+from genaifactory_modelserver.engines.vllm import arguments, plain_chat
+from genaifactory_modelserver.engines.vllm.requests import Preparing
 from tests.data import tiny_llama
 from tests.vllm import processes
 
@@ -25,7 +25,7 @@ QUESTION = Generation("base", messages=(Message(Role.USER, "How many days?"),), 
 
 def preparing(folder: Path, chat_template: str | None = None) -> Preparing:
     spec = Vllm(type="vllm", model="base", source=str(folder), args=processes.ARGS, chat_template=chat_template)
-    config = vllm_arguments.config(spec, folder, path="engines[0]")
+    config = arguments.config(spec, folder, path="engines[0]")
     return Preparing(spec, config, renderer_from_config(config), path="engines[0]")
 
 

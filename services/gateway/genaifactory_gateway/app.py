@@ -16,15 +16,15 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.health import Health
-from genaifactory_gateway.http_chat import HttpChat
-from genaifactory_gateway.http_documents import HttpDocuments
-from genaifactory_gateway.http_door import HttpDoor
-from genaifactory_gateway.http_embeddings import HttpEmbeddings
-from genaifactory_gateway.http_feedback import HttpFeedback
-from genaifactory_gateway.http_models import HttpModels
-from genaifactory_gateway.http_probes import HttpProbes
-from genaifactory_gateway.http_server import HttpServer
-from genaifactory_gateway.http_usage import HttpUsage
+from genaifactory_gateway.http.chat import HttpChat
+from genaifactory_gateway.http.documents import HttpDocuments
+from genaifactory_gateway.http.door import HttpDoor
+from genaifactory_gateway.http.embeddings import HttpEmbeddings
+from genaifactory_gateway.http.feedback import HttpFeedback
+from genaifactory_gateway.http.models import HttpModels
+from genaifactory_gateway.http.probes import HttpProbes
+from genaifactory_gateway.http.server import HttpServer
+from genaifactory_gateway.http.usage import HttpUsage
 from genaifactory_gateway.limits import MemoryLimiter
 from genaifactory_gateway.servicer import GatewayServicer
 from genaifactory_gateway.settings import Settings, Upstreams

@@ -56,7 +56,7 @@ def load(path: Path) -> specs.Factory:
 
 def problems(factory: specs.Factory) -> list[str]:
     """What the schema cannot see, each as 'path: what is wrong': templates that do not compile, unknown entities."""
-    from genaifactory_orchestrator import prompts  # heavy, and most commands do without
+    from genaifactory_orchestrator.answers import prompts  # heavy, and most commands do without
     from genaifactory_safety import policies
 
     found = prompts.problems(factory)

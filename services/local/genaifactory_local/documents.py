@@ -16,7 +16,7 @@ from genaifactory_common import channels, formats
 from genaifactory_common.channels import Duplex
 from genaifactory_local import finding
 from genaifactory_local.finding import Document
-from genaifactory_retriever import decoding
+from genaifactory_retriever.parsing import decoding
 
 _PIECE_BYTES = 512 * 1024
 # One call takes this many documents, so that each call has a deadline that fits it.

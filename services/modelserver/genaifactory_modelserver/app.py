@@ -11,8 +11,8 @@ from genaifactory_common import specs
 from genaifactory_common.engine_specs import AnyEngine
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_modelserver.engine import Engine
-from genaifactory_modelserver.engine_factory import make_engine
+from genaifactory_modelserver.engines.factory import make_engine
+from genaifactory_modelserver.engines.protocol import Engine
 from genaifactory_modelserver.servicer import ModelServicer
 from genaifactory_modelserver.serving import Serving
 from genaifactory_modelserver.settings import Settings
@@ -55,9 +55,9 @@ def create_app(
 def _engine(entry: AnyEngine, settings: Settings, source: specs.Source) -> Engine:
     if entry.ray is None:
         return make_engine(entry, settings, source)
-    from genaifactory_modelserver import ray_engine
+    from genaifactory_modelserver.engines.ray import engine
 
-    return ray_engine.make(entry, settings, source)
+    return engine.make(entry, settings, source)
 
 
 def _bound(entry: AnyEngine) -> AnyEngine:

@@ -12,7 +12,7 @@ from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import identity
 from genaifactory_modelserver import validation
-from genaifactory_modelserver.engine import FinishReason, Step, TokenLogprob, Usage
+from genaifactory_modelserver.engines.protocol import FinishReason, Step, TokenLogprob, Usage
 from genaifactory_modelserver.serving import Listed, Serving, State
 
 _FINISH_REASONS: Mapping[FinishReason, types_pb2.FinishReason.ValueType] = {

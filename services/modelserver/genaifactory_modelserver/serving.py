@@ -26,7 +26,7 @@ from genaifactory_common.errors import (
 )
 from genaifactory_common.telemetry import Telemetry, mark_failed
 from genaifactory_modelserver import metrics
-from genaifactory_modelserver.engine import (
+from genaifactory_modelserver.engines.protocol import (
     AdapterHolder,
     Embedder,
     Embeddings,

@@ -16,7 +16,7 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import conversation as contract
 from genaifactory_common import engine_specs, sampling
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_modelserver.engine import (
+from genaifactory_modelserver.engines.protocol import (
     Document,
     Generation,
     Message,

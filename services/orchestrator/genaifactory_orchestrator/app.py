@@ -17,18 +17,18 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_orchestrator import prompts
-from genaifactory_orchestrator.answer import Answerer
-from genaifactory_orchestrator.cache import Cache
-from genaifactory_orchestrator.conversations import Conversations
+from genaifactory_orchestrator.answers import prompts
+from genaifactory_orchestrator.answers.guardrail import Guard
+from genaifactory_orchestrator.answers.pipeline import Answerer
+from genaifactory_orchestrator.answers.retrieval import Retrieval
+from genaifactory_orchestrator.answers.routes import Plans
 from genaifactory_orchestrator.embedding import Embedder
-from genaifactory_orchestrator.generation import ModelClient
-from genaifactory_orchestrator.guard import Guard
-from genaifactory_orchestrator.outbox import Outbox, Send
-from genaifactory_orchestrator.plans import Plans
-from genaifactory_orchestrator.retrieval import Retrieval
+from genaifactory_orchestrator.models.client import ModelClient
 from genaifactory_orchestrator.servicer import OrchestratorServicer
 from genaifactory_orchestrator.settings import Settings
+from genaifactory_orchestrator.stores.cache import Cache
+from genaifactory_orchestrator.stores.conversations import Conversations
+from genaifactory_orchestrator.stores.outbox import Outbox, Send
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from genaifactory_common import identity, specs
 from genaifactory_common.errors import Cancelled, NotFound, Reason
-from genaifactory_orchestrator.backends import Embeddings
-from genaifactory_orchestrator.generation import ModelClient
-from genaifactory_orchestrator.outbox import Outbox
-from genaifactory_orchestrator.records import Record
+from genaifactory_orchestrator.answers.interaction import Record
+from genaifactory_orchestrator.models.backend import Embeddings
+from genaifactory_orchestrator.models.client import ModelClient
+from genaifactory_orchestrator.stores.outbox import Outbox
 
 
 class Embedder:

@@ -10,13 +10,13 @@ import grpc.aio
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import conversation, identity
-from genaifactory_orchestrator import question
-from genaifactory_orchestrator.answer import Answerer
-from genaifactory_orchestrator.backends import Delta, ToolCallDelta
-from genaifactory_orchestrator.conversations import Conversations, Key
+from genaifactory_orchestrator.answers import request as question
+from genaifactory_orchestrator.answers.events import Done, Event, Opened, RouteChosen
+from genaifactory_orchestrator.answers.pipeline import Answerer
+from genaifactory_orchestrator.answers.retrieval import Found
 from genaifactory_orchestrator.embedding import Embedder
-from genaifactory_orchestrator.events import Done, Event, Opened, RouteChosen
-from genaifactory_orchestrator.retrieval import Found
+from genaifactory_orchestrator.models.backend import Delta, ToolCallDelta
+from genaifactory_orchestrator.stores.conversations import Conversations, Key
 
 # Events that wait for a slow client; then the guardrail, and then the model, wait too.
 _MAX_WAITING_EVENTS = 16

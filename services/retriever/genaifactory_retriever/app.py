@@ -23,11 +23,11 @@ from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Ingestion
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
-from genaifactory_retriever.parse_limits import Limits
+from genaifactory_retriever.parsing.limits import Limits
 from genaifactory_retriever.search import Searcher
 from genaifactory_retriever.servicer import Parts, RetrieverServicer
 from genaifactory_retriever.settings import Qdrant, Settings
-from genaifactory_retriever.vectors import Vectors
+from genaifactory_retriever.vectors.protocol import Vectors
 
 NAME = "retriever"
 
@@ -149,7 +149,7 @@ def _lock(data_dir: Path) -> int:
 async def _vectors(settings: Settings) -> Vectors:
     if settings.qdrant is not None:
         return await asyncio.to_thread(_qdrant, settings.qdrant)
-    from genaifactory_retriever.vectors_edge import EdgeVectors
+    from genaifactory_retriever.vectors.edge import EdgeVectors
 
     return await asyncio.to_thread(EdgeVectors, settings.data_dir / "vectors", search_threads=settings.search.threads)
 
@@ -162,7 +162,7 @@ def _qdrant(settings: Qdrant) -> Vectors:
         )
     from qdrant_client import AsyncQdrantClient
 
-    from genaifactory_retriever.vectors_qdrant import QdrantVectors
+    from genaifactory_retriever.vectors.qdrant import QdrantVectors
 
     return QdrantVectors(
         AsyncQdrantClient(

@@ -1,7 +1,7 @@
 """How much of each structure one document may hold, since a reader's time grows with it whatever the text.
 
 A document of as much text as is taken holds a fraction of these. What its bytes, text and pages are bounded by, and the
-time that it may take, are settings (`parse_limits.Limits`).
+time that it may take, are settings (`parsing.limits.Limits`).
 """
 
 from __future__ import annotations

@@ -18,10 +18,11 @@ from genaifactory_common import minilm
 from genaifactory_common.english import QUESTION_PHRASES
 from genaifactory_common.errors import InvalidArgument, TooLarge, Unavailable
 from genaifactory_common.minilm import MiniLM
-from genaifactory_retriever import analysis, chunking, language, lexical, vectors
+from genaifactory_retriever import analysis, chunking, language, lexical
 from genaifactory_retriever.analysis import Word
 from genaifactory_retriever.stored import Contents, StoredDocument
-from genaifactory_retriever.vectors import Passage, Point, Sparse
+from genaifactory_retriever.vectors import protocol
+from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -65,7 +66,7 @@ class Encoded:
         """The document's points as `revision`."""
         return [
             Point(
-                vectors.point_id(revision, ordinal),
+                protocol.point_id(revision, ordinal),
                 encoded.dense,
                 encoded.lexical,
                 Passage(
@@ -158,7 +159,7 @@ class Encoder:
         )
         if not chunks:
             raise InvalidArgument("The document holds no words to search for.", field="data")
-        if len(chunks) >= vectors.MAX_PASSAGES:
+        if len(chunks) >= protocol.MAX_PASSAGES:
             raise TooLarge(f"The document falls into {len(chunks)} passages; split it.", field="data")
         return [_Piece(chunk, _context(document.title, chunk.headings)) for chunk in chunks]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from genaifactory_retriever.vectors import Candidate
+from genaifactory_retriever.vectors.protocol import Candidate
 
 # Share of the dense score by the query's language, chosen on the tuning half of tests/bench/retrieval.py.
 _DENSE_SHARE = {"en": 0.5, "vi": 0.07, "": 0.3}

@@ -18,12 +18,12 @@ from prometheus_client import Counter
 from genaifactory_common import formats
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.space import Space
-from genaifactory_retriever import parsing
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.documents import clean
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, Written
-from genaifactory_retriever.parse_limits import Limits
+from genaifactory_retriever.parsing import parser
+from genaifactory_retriever.parsing.limits import Limits
 from genaifactory_retriever.stored import Origin, StoredDocument
 
 logger = logging.getLogger(__name__)
@@ -268,8 +268,8 @@ def _name(uri: str, media_type: str) -> str:
 
 def _document(upload: Upload, tenant: str, source_hash: str, limits: Limits) -> StoredDocument:
     header = upload.header
-    media_type = parsing.media_type_of(header.media_type, header.uri)
-    parsed = parsing.parse(upload.data, media_type, limits)
+    media_type = parser.media_type_of(header.media_type, header.uri)
+    parsed = parser.parse(upload.data, media_type, limits)
     title = clean(header.title) or parsed.title or _name(header.uri, media_type) or header.document_id
     groups = tuple(sorted(set(header.allowed_groups)))
     content = json.dumps(

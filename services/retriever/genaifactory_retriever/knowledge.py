@@ -20,7 +20,7 @@ from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
 from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, Put, State, StoredDocument
-from genaifactory_retriever.vectors import Point, Vectors
+from genaifactory_retriever.vectors.protocol import Point, Vectors
 from genaifactory_retriever.versions import chunking_of, index_name
 
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from genaifactory_retriever import analysis
 from genaifactory_retriever.analysis import Word
-from genaifactory_retriever.vectors import Sparse
+from genaifactory_retriever.vectors.protocol import Sparse
 
 K1 = 1.2
 B = 0.75

@@ -15,7 +15,7 @@ from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.snapshots import Snapshot
 from genaifactory_retriever.stored import Index
-from genaifactory_retriever.vectors import Passage, Vectors, Where
+from genaifactory_retriever.vectors.protocol import Passage, Vectors, Where
 from genaifactory_retriever.versions import index_name
 
 

@@ -22,7 +22,7 @@ from genaifactory_retriever.library import Library
 from genaifactory_retriever.search import Found, Query, Searcher
 from genaifactory_retriever.settings import Settings
 from genaifactory_retriever.uploading import Reading, Uploads
-from genaifactory_retriever.vectors import Passage
+from genaifactory_retriever.vectors.protocol import Passage
 
 MAX_QUERY_CHARACTERS = 8192
 MAX_LIMIT = 100

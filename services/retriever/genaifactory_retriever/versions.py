@@ -12,7 +12,7 @@ from genaifactory_common.errors import Unavailable
 from genaifactory_retriever.encoding import Chunking, Encoder
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.stored import Index, State
-from genaifactory_retriever.vectors import Point, Vectors, Where, point_id
+from genaifactory_retriever.vectors.protocol import Point, Vectors, Where, point_id
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from genaifactory_common.testing.postgres import PostgresServer, postgres_server
 from genaifactory_monitor.database import Database as MonitorDatabase
 from genaifactory_monitor.schema import metadata as of_monitor
 from genaifactory_monitor.settings import Settings as MonitorSettings
-from genaifactory_orchestrator.conversations import Conversations
-from genaifactory_orchestrator.conversations_schema import metadata as of_orchestrator
 from genaifactory_orchestrator.settings import Settings as OrchestratorSettings
+from genaifactory_orchestrator.stores.conversations import Conversations
+from genaifactory_orchestrator.stores.conversations_schema import metadata as of_orchestrator
 
 
 @pytest.fixture(scope="module")

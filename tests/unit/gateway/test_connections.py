@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory_common.testing import orchestrator as script
-from genaifactory_gateway.observation import HTTP_HANGUPS
-from genaifactory_gateway.openai_responses import Chunks
+from genaifactory_gateway.http.observation import HTTP_HANGUPS
+from genaifactory_gateway.openai.responses import Chunks
 from genaifactory_gateway.settings import Http
 
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}

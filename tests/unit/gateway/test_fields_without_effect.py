@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genaifactory_gateway import openai_fields
+from genaifactory_gateway.openai import fields
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -166,7 +166,7 @@ async def test_thousands_of_names_are_counted_and_not_listed(lasting_gateway: An
 
 
 async def test_a_header_is_bounded_whatever_the_names() -> None:
-    assert len(openai_fields.header(["x" * 100] + [f"{i}" * 50 for i in range(1000)])) < 2500
+    assert len(fields.header(["x" * 100] + [f"{i}" * 50 for i in range(1000)])) < 2500
 
 
 async def test_a_name_that_begins_like_a_tag_of_ours_is_named_whole(lasting_gateway: Any) -> None:

@@ -10,8 +10,8 @@ from prometheus_client import Counter
 from genaifactory_common import specs
 from genaifactory_common.errors import RateLimited, UpstreamFailed
 from genaifactory_common.testing import orchestrator as script
+from genaifactory_gateway.http.observation import HTTP_ERRORS, HTTP_REQUESTS
 from genaifactory_gateway.limits import LIMITS_HIT, MemoryLimiter
-from genaifactory_gateway.observation import HTTP_ERRORS, HTTP_REQUESTS
 
 CHAT = "/v1/chat/completions"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from genaifactory_gateway.http_server import HttpServer
+from genaifactory_gateway.http.server import HttpServer
 from genaifactory_gateway.settings import Http, Settings
 
 KEY = base64.b64encode(bytes(range(32))).decode()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_gateway import token_ids
+from genaifactory_gateway.openai import token_ids
 
 ENCODING = token_ids._encoding()
 PLAIN = st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"]))

@@ -22,7 +22,8 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import documents, finding
 from genaifactory_local.finding import Reason
 from genaifactory_local.printable import printable
-from genaifactory_retriever import parsing, upload
+from genaifactory_retriever import upload
+from genaifactory_retriever.parsing import parser
 
 TEXT = b"# Leave\n\nFourteen days."
 NOBODY = 65534
@@ -252,7 +253,7 @@ def test_each_thing_is_read_or_has_its_reason(row: Row, tmp_path: Path) -> None:
     for name in data:
         upload.check_document_id("document_id", name)
         upload.check_uri("uri", documents.uri(name))
-        assert parsing.media_type_of("", documents.uri(name))
+        assert parser.media_type_of("", documents.uri(name))
         name.encode()
     for each in found.skipped:
         (each.name + each.why).encode()

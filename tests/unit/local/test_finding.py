@@ -9,7 +9,7 @@ import pytest
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import finding
-from genaifactory_retriever import parsing
+from genaifactory_retriever.parsing import parser
 
 
 def _ids(found: finding.Found) -> list[str]:
@@ -63,4 +63,4 @@ def test_a_path_that_cannot_be_read_as_documents_is_refused_by_its_name(
 
 @pytest.mark.parametrize("ending", sorted(formats.BY_ENDING))
 def test_every_ending_that_is_taken_is_one_that_the_retriever_reads(ending: str) -> None:
-    assert parsing.media_type_of("", f"handbook/leave{ending}")
+    assert parser.media_type_of("", f"handbook/leave{ending}")

@@ -17,9 +17,9 @@ from genaifactory_common.engine_specs import Extractive as ExtractiveSpec
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.app import create_app
-from genaifactory_modelserver.engine import Document, Engine, Generation, Message, Role, Sampling, Step
-from genaifactory_modelserver.extractive import Extractive
-from genaifactory_modelserver.fake import FakeEngine
+from genaifactory_modelserver.engines.extractive.engine import Extractive
+from genaifactory_modelserver.engines.fake import FakeEngine
+from genaifactory_modelserver.engines.protocol import Document, Engine, Generation, Message, Role, Sampling, Step
 from genaifactory_modelserver.settings import Settings
 
 FACTORY = """

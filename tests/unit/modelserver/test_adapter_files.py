@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, TooLarge, Unavailable, Unimplemented
-from genaifactory_modelserver.adapter_files import Adapter, Base, fetch_adapter, remove_unreferenced
+from genaifactory_modelserver.adapters.files import Adapter, Base, fetch_adapter, remove_unreferenced
 from tests.unit.modelserver import weights
 from tests.unit.modelserver.weights import Fault, lora, sha256, sums, tree, web, write
 

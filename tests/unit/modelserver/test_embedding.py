@@ -14,7 +14,7 @@ from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory_common.channels import stream, unary
 from genaifactory_common.engine_specs import Extractive, MiniLM
 from genaifactory_common.errors import InvalidArgument, Unavailable
-from genaifactory_modelserver.embedding import MiniLMEngine
+from genaifactory_modelserver.engines.minilm import MiniLMEngine
 
 Serve = Callable[..., Any]
 

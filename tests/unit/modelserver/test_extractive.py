@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from genaifactory_common.engine_specs import Extractive as ExtractiveSpec
 from genaifactory_common.errors import ContextTooLong, InvalidArgument
-from genaifactory_modelserver import sentences
-from genaifactory_modelserver.answering import Reader
-from genaifactory_modelserver.engine import (
+from genaifactory_modelserver.engines.extractive import sentences
+from genaifactory_modelserver.engines.extractive.answering import Reader
+from genaifactory_modelserver.engines.extractive.engine import TOKENS_PER_STEP, Extractive
+from genaifactory_modelserver.engines.extractive.question import Question
+from genaifactory_modelserver.engines.protocol import (
     Document,
     FinishReason,
     Generation,
@@ -30,8 +32,6 @@ from genaifactory_modelserver.engine import (
     Tool,
     ToolChoice,
 )
-from genaifactory_modelserver.extractive import TOKENS_PER_STEP, Extractive
-from genaifactory_modelserver.question import Question
 
 Extract = Callable[..., Awaitable[tuple[str, Step]]]
 Documents = tuple[Document, ...]

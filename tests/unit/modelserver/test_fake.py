@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from genaifactory_common.errors import InvalidArgument, RateLimited
-from genaifactory_modelserver.engine import FinishReason, Generation, Step, Usage
-from genaifactory_modelserver.fake import Failure, FakeEngine, Rule, ScriptedUsage
+from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule, ScriptedUsage
+from genaifactory_modelserver.engines.protocol import FinishReason, Generation, Step, Usage
 
 Ask = Callable[..., Generation]
 
@@ -102,7 +102,7 @@ async def test_a_wrong_script_is_refused_with_the_path_of_the_field(
 
 
 async def test_the_script_of_the_documentation_is_a_script(tmp_path: Path, ask: Ask) -> None:
-    import genaifactory_modelserver.fake as module
+    import genaifactory_modelserver.engines.fake as module
 
     documented = (module.__doc__ or "").partition('    {"rules"')[2].rpartition("]}\n\n")[0]
     path = tmp_path / "script.json"

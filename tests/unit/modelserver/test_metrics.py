@@ -7,7 +7,7 @@ from typing import Any
 
 from genaifactory_common import testing
 from genaifactory_modelserver import metrics
-from genaifactory_modelserver.fake import FakeEngine
+from genaifactory_modelserver.engines.fake import FakeEngine
 
 
 def ready(engine: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from genaifactory_modelserver import plain_chat
+from genaifactory_modelserver.engines.vllm import plain_chat
 
 SYSTEM = {"role": "system", "content": "Answer from the passages."}
 USER = {"role": "user", "content": "How many days?"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genaifactory_modelserver.sentences import Kind, units, windows
+from genaifactory_modelserver.engines.extractive.sentences import Kind, units, windows
 
 
 def texts(passage: str, *, starts_inside: bool = False) -> list[str]:

@@ -36,7 +36,7 @@ from genaifactory_common.errors import (
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver import metrics
-from genaifactory_modelserver.fake import Failure, FakeEngine, Rule
+from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule
 
 Serve = Callable[..., Any]
 RequestFor = Callable[..., modelserver_pb2.GenerateRequest]

@@ -8,7 +8,7 @@ import pytest
 
 from genaifactory_common.engine_specs import Extractive
 from genaifactory_common.errors import Overloaded, RateLimited
-from genaifactory_modelserver.engine import Priority
+from genaifactory_modelserver.engines.protocol import Priority
 from genaifactory_modelserver.slots import Slots
 
 

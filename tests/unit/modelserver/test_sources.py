@@ -12,9 +12,10 @@ import httpx2
 import pytest
 
 from genaifactory_common.errors import FactoryError, InvalidArgument, Unavailable
-from genaifactory_modelserver import addresses, checksums, locks, mirror, tensors, threads
-from genaifactory_modelserver.progress import Meter, Progress
-from genaifactory_modelserver.sources import fetch_model
+from genaifactory_modelserver import threads
+from genaifactory_modelserver.weights import addresses, checksums, locks, mirror, tensors
+from genaifactory_modelserver.weights.progress import Meter, Progress
+from genaifactory_modelserver.weights.sources import fetch_model
 from tests.unit.modelserver import weights
 from tests.unit.modelserver.weights import Fault, sha256, sums, tree, web, write
 
@@ -259,7 +260,7 @@ async def test_a_cancelled_download_shows_no_folder_and_is_finished_by_the_next(
 
 async def test_a_killed_process_leaves_what_another_one_finishes(fetch: Fetch, tmp_path: Path) -> None:
     code = (
-        "import asyncio, sys; from pathlib import Path; from genaifactory_modelserver import sources\n"
+        "import asyncio, sys; from pathlib import Path; from genaifactory_modelserver.weights import sources\n"
         "asyncio.run(sources.fetch_model(sys.argv[1], '', cache=Path(sys.argv[2]), hub_endpoint=None,"
         " report=lambda progress: None))"
     )

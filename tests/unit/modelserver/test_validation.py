@@ -15,8 +15,8 @@ from genaifactory_common.channels import stream, unary
 from genaifactory_common.conversation import MAX_PROMPT_MESSAGES
 from genaifactory_common.errors import FactoryError, InvalidArgument, Reason
 from genaifactory_modelserver import validation
-from genaifactory_modelserver.engine import OutputFormat, Priority, Role, ToolChoice
-from genaifactory_modelserver.fake import FakeEngine
+from genaifactory_modelserver.engines.fake import FakeEngine
+from genaifactory_modelserver.engines.protocol import OutputFormat, Priority, Role, ToolChoice
 
 USER = {"role": "ROLE_USER", "content": "hi"}
 BEGUN = {"role": "ROLE_ASSISTANT", "content": "Well"}

@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from genaifactory_modelserver import words
-from genaifactory_modelserver.question import Question
+from genaifactory_modelserver.engines.extractive import words
+from genaifactory_modelserver.engines.extractive.question import Question
 
 
 @pytest.mark.parametrize(

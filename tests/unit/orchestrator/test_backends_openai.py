@@ -19,8 +19,8 @@ from genaifactory_common import errors, specs
 from genaifactory_common.settings import SECRETS_DIR
 from genaifactory_common.testing import openai_upstream
 from genaifactory_common.testing.openai_upstream import Reply, Step, Upstream, answer, chunk, ending, failure, text
-from genaifactory_orchestrator import openai_backend
-from genaifactory_orchestrator.backends import (
+from genaifactory_orchestrator.models import openai
+from genaifactory_orchestrator.models.backend import (
     ChoiceFinished,
     Delta,
     Failure,
@@ -31,7 +31,7 @@ from genaifactory_orchestrator.backends import (
     ToolCallDelta,
     Usage,
 )
-from genaifactory_orchestrator.openai_backend import OpenAIBackend
+from genaifactory_orchestrator.models.openai import OpenAIBackend
 
 KEY = "sk-very-secret"
 QUESTION = types_pb2.Message(role=types_pb2.ROLE_USER, content="Xin chào?")
@@ -489,7 +489,7 @@ class TestConnections:
     async def test_a_storm_of_cancelled_requests_leaves_every_place_in_the_pool_free(
         self, begin: Begin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(openai_backend, "MAX_CONNECTIONS", 4)
+        monkeypatch.setattr(openai, "MAX_CONNECTIONS", 4)
         backend, _ = await begin(answer("a"))
         for round_ in range(40):
             tasks = [asyncio.create_task(generate(backend)) for _ in range(12)]
@@ -511,8 +511,8 @@ class TestConnections:
     async def test_a_full_pool_is_our_trouble_and_not_the_models(
         self, begin: Begin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(openai_backend, "MAX_CONNECTIONS", 1)
-        monkeypatch.setattr(openai_backend, "_POOL_TIMEOUT_SECONDS", 0.05)
+        monkeypatch.setattr(openai, "MAX_CONNECTIONS", 1)
+        monkeypatch.setattr(openai, "_POOL_TIMEOUT_SECONDS", 0.05)
         backend, _ = await begin(Reply((*text("a"), Step.HANG)))
         async with aclosing(backend.generate(Prompt((QUESTION,)), prefix="", timeout_seconds=5)) as pieces:
             await anext(pieces)
@@ -531,7 +531,7 @@ class TestConnections:
         assert asyncio.all_tasks() <= before
 
     async def test_a_stream_without_end_is_cut_off(self, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(openai_backend, "MAX_STREAM_BYTES", 10_000)
+        monkeypatch.setattr(openai, "MAX_STREAM_BYTES", 10_000)
         backend, _ = await begin(Reply((*(chunk({"content": "a" * 100}) for _ in range(200)), Step.HANG)))
         assert "malformed" in (await fail(backend)).error.message
 
@@ -597,7 +597,7 @@ class TestEmbeddings:
     async def test_a_response_that_is_too_large_is_not_read(
         self, begin: Begin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(openai_backend, "MAX_EMBEDDINGS_BYTES", 1000)
+        monkeypatch.setattr(openai, "MAX_EMBEDDINGS_BYTES", 1000)
         backend, upstream = await begin(Reply((b"[" * 5000, Step.HANG), content_type="application/json"))
         with pytest.raises(Failure, match="malformed"):
             await backend.embed(["a"], timeout_seconds=5)

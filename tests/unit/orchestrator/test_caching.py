@@ -19,8 +19,9 @@ from genaifactory_common.errors import Unavailable
 from genaifactory_common.space import Space
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_common.testing.retriever import passage
-from genaifactory_orchestrator import cache, settings
-from genaifactory_orchestrator.cache import Cache, Entry
+from genaifactory_orchestrator import settings
+from genaifactory_orchestrator.stores import cache
+from genaifactory_orchestrator.stores.cache import Cache, Entry
 
 CREATIVE = {"sampling": types_pb2.Sampling(temperature=0.7)}
 GREEDY = types_pb2.Sampling(temperature=0)

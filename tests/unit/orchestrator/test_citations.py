@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genaifactory_common.testing.retriever import passage
-from genaifactory_orchestrator import citations
-from genaifactory_orchestrator.citations import MarkFilter
+from genaifactory_orchestrator.answers import citations
+from genaifactory_orchestrator.answers.citations import MarkFilter
 
 
 def filtered(pieces: list[str], passages: int = 3) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genaifactory_orchestrator.continuation import OverlapTrimmer
+from genaifactory_orchestrator.models.continuation import OverlapTrimmer
 
 
 def trimmed(prefix: str, *pieces: str) -> str:

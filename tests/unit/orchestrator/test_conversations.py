@@ -17,8 +17,8 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError, PermissionDenied
 from genaifactory_common.testing import CALLER, act_as
-from genaifactory_orchestrator.conversations import Conversations, Key
 from genaifactory_orchestrator.settings import Settings
+from genaifactory_orchestrator.stores.conversations import Conversations, Key
 from tests.unit.orchestrator.conftest import MakeWorld, World
 
 KEY = Key("acme", "alice", "c1")

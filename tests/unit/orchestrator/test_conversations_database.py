@@ -21,9 +21,9 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.testing.postgres import PostgresServer
-from genaifactory_orchestrator.conversations import Conversations, Key
-from genaifactory_orchestrator.conversations_schema import metadata
 from genaifactory_orchestrator.settings import Settings
+from genaifactory_orchestrator.stores.conversations import Conversations, Key
+from genaifactory_orchestrator.stores.conversations_schema import metadata
 from tests.unit.orchestrator.conftest import MakeWorld, World, assistant, user
 
 KEY = Key("acme", "alice", "c1")

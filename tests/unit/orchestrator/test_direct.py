@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_orchestrator import overview, small_talk
-from genaifactory_orchestrator.retrieval import Found
-from genaifactory_orchestrator.small_talk import Kind, Talk
+from genaifactory_orchestrator.answers import overview, small_talk
+from genaifactory_orchestrator.answers.retrieval import Found
+from genaifactory_orchestrator.answers.small_talk import Kind, Talk
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ from genaifactory_common.testing.openai_upstream import (
     failure,
     text,
 )
-from genaifactory_orchestrator import pricing
-from genaifactory_orchestrator.attempts import ATTEMPTS
-from genaifactory_orchestrator.backends import Delta, Prompt, Usage
-from genaifactory_orchestrator.generation import RETRIES_DENIED, Attempt, Event, Finished, ModelClient, Started
-from genaifactory_orchestrator.targets import BREAKER_STATE
+from genaifactory_orchestrator.models import pricing
+from genaifactory_orchestrator.models.attempts import ATTEMPTS
+from genaifactory_orchestrator.models.backend import Delta, Prompt, Usage
+from genaifactory_orchestrator.models.client import RETRIES_DENIED, Attempt, Event, Finished, ModelClient, Started
+from genaifactory_orchestrator.models.targets import BREAKER_STATE
 
 QUESTION = types_pb2.Message(role=types_pb2.ROLE_USER, content="Xin chào? " * 4)
 BROKEN = Reply(early=(Step.RESET,))
@@ -415,7 +415,7 @@ class TestDeadlines:
     async def test_an_answer_that_is_complete_does_not_wait_long_for_its_usage(
         self, begin: Begin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("genaifactory_orchestrator.generation._USAGE_GRACE_SECONDS", 0.05)
+        monkeypatch.setattr("genaifactory_orchestrator.models.client._USAGE_GRACE_SECONDS", 0.05)
         world = await begin(Reply((*text("Xin"), chunk(finish="stop"), Step.HANG)))
         finished = (await asyncio.wait_for(world.ask("first"), 5))[-1]
         assert isinstance(finished, Finished)

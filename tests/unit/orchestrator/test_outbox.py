@@ -20,7 +20,7 @@ from genaifactory_common import settings as common_settings
 from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
 from genaifactory_common.space import Space, Volume
 from genaifactory_orchestrator import settings
-from genaifactory_orchestrator.outbox import Outbox
+from genaifactory_orchestrator.stores.outbox import Outbox
 
 
 class Monitor:
@@ -249,7 +249,7 @@ _WRITER = """
     from genaifactory_common.errors import Unavailable
     from genaifactory_common.space import Space
     from genaifactory_orchestrator import settings
-    from genaifactory_orchestrator.outbox import Outbox
+    from genaifactory_orchestrator.stores.outbox import Outbox
 
     async def send(interactions):
         print(*(f"sent {i.request_id}" for i in interactions), sep="\\n", flush=True)

@@ -7,8 +7,8 @@ from decimal import Decimal
 import pytest
 
 from genaifactory_common import specs
-from genaifactory_orchestrator.backends import Usage
-from genaifactory_orchestrator.pricing import Cost, cost, total
+from genaifactory_orchestrator.models.backend import Usage
+from genaifactory_orchestrator.models.pricing import Cost, cost, total
 
 PRICE = specs.Price(
     input_per_million_tokens=0.15, output_per_million_tokens=0.6, cached_input_per_million_tokens=0.075, currency="EUR"

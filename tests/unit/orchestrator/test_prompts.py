@@ -9,8 +9,8 @@ import pytest
 from genaifactory_common import specs
 from genaifactory_common.errors import FactoryError, InvalidArgument, Reason, Unavailable
 from genaifactory_common.testing.retriever import passage
-from genaifactory_orchestrator import prompts
-from genaifactory_orchestrator.prompts import DATA_NOTICE, Template
+from genaifactory_orchestrator.answers import prompts
+from genaifactory_orchestrator.answers.prompts import DATA_NOTICE, Template
 
 
 def rendered(system: str, **variables: Any) -> str:

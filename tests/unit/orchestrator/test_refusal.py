@@ -6,7 +6,7 @@ import pytest
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import specs
-from genaifactory_orchestrator import refusal, retrieval
+from genaifactory_orchestrator.answers import refusal, retrieval
 
 
 @pytest.mark.parametrize(

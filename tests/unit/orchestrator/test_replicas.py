@@ -14,8 +14,8 @@ import pytest
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.testing.postgres import PostgresServer
-from genaifactory_orchestrator.conversations import Conversations, Key
 from genaifactory_orchestrator.settings import Settings
+from genaifactory_orchestrator.stores.conversations import Conversations, Key
 from tests.unit.orchestrator.conftest import assistant, user
 
 KEY = Key("acme", "alice", "c1")

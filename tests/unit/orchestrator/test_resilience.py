@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genaifactory_common import specs
-from genaifactory_orchestrator.resilience import BreakerState, CircuitBreaker, RetryBudget, backoff_seconds
+from genaifactory_orchestrator.models.resilience import BreakerState, CircuitBreaker, RetryBudget, backoff_seconds
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genaifactory_orchestrator.sse import MalformedStream, Parser, ServerSentEvent
+from genaifactory_orchestrator.models.sse import MalformedStream, Parser, ServerSentEvent
 
 
 def parse(*pieces: bytes) -> list[tuple[bytes, bytes]]:

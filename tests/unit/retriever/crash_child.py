@@ -18,8 +18,8 @@ from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import KnowledgeBase, Prepared
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.stored import StoredDocument
-from genaifactory_retriever.vectors import Where
-from genaifactory_retriever.vectors_edge import EdgeVectors
+from genaifactory_retriever.vectors.edge import EdgeVectors
+from genaifactory_retriever.vectors.protocol import Where
 from genaifactory_retriever.versions import index_name
 
 DOCUMENTS = 5

@@ -10,7 +10,8 @@ import pytest
 
 from genaifactory_common import formats
 from genaifactory_common.errors import TooLarge
-from genaifactory_retriever import bounds, parsing
+from genaifactory_retriever import bounds
+from genaifactory_retriever.parsing import parser
 from tests.unit.retriever import files
 from tests.unit.retriever.conftest import LIMITS
 
@@ -163,20 +164,20 @@ def test_a_file_made_to_take_long_is_refused_by_the_bound_that_it_breaks(
     media_type: str, make: Callable[[], bytes], message: str
 ) -> None:
     with pytest.raises(TooLarge, match=message) as caught:
-        parsing.parse(make(), media_type, ROOMY)
+        parser.parse(make(), media_type, ROOMY)
     assert caught.value.field == "data"
 
 
 def test_documents_right_below_the_bounds_are_read() -> None:
     rows = [["Name", "City", "Days"], *([f"An {i}", "Huế", i] for i in range(20_000))]
-    assert parsing.parse(files.xlsx({"A": rows}), formats.XLSX, ROOMY).text.endswith(
+    assert parser.parse(files.xlsx({"A": rows}), formats.XLSX, ROOMY).text.endswith(
         "Name: An 19999; City: Huế; Days: 19999"
     )
     parts = "--x\r\nContent-Type: text/plain\r\n\r\nhi\r\n" * (bounds.MAIL_PARTS - 1)
     recipients = ", ".join(f"person{i}@corp.example" for i in range(1000))
     data = mail(f"To: {recipients}\r\nContent-Type: multipart/mixed; boundary=x", f"{parts}--x--\r\n")
-    assert "person999@corp.example" in parsing.parse(data, formats.EML, ROOMY).text
+    assert "person999@corp.example" in parser.parse(data, formats.EML, ROOMY).text
     nested = "\n\n".join(" " * i + "x" for i in range(bounds.RST_NESTING - 1)) + "\n\nend"
-    assert parsing.parse(nested.encode(), formats.RST, ROOMY).text.endswith("end")
+    assert parser.parse(nested.encode(), formats.RST, ROOMY).text.endswith("end")
     links = "\n".join(f"- [page {i}](p{i})" for i in range(10_000)).encode()
-    assert parsing.parse(links, "text/markdown", ROOMY).text.endswith("page 9999")
+    assert parser.parse(links, "text/markdown", ROOMY).text.endswith("page 9999")

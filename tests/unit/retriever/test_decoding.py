@@ -6,8 +6,8 @@ import pytest
 
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_retriever import decoding
-from genaifactory_retriever.decoding import VIETNAMESE, WESTERN
+from genaifactory_retriever.parsing import decoding
+from genaifactory_retriever.parsing.decoding import VIETNAMESE, WESTERN
 from tests.unit.retriever import files
 
 WESTERN_TEXTS = {

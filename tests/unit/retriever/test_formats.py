@@ -16,18 +16,9 @@ import pytest
 
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_retriever import (
-    isolation,
-    parse_csv,
-    parse_eml,
-    parse_epub,
-    parse_pptx,
-    parse_rst,
-    parse_source,
-    parse_xlsx,
-    parsing,
-)
 from genaifactory_retriever.documents import Block, bounded, clean
+from genaifactory_retriever.parsing import isolation, parser
+from genaifactory_retriever.parsing.formats import csv, eml, epub, pptx, rst, source, xlsx
 from tests.unit.retriever import files
 from tests.unit.retriever.conftest import LIMITS
 
@@ -59,9 +50,7 @@ def test_each_row_of_a_sheet_answers_by_itself_under_the_sheet_s_name() -> None:
             "ghi\nchú",
         ],
     ]
-    title, blocks = parse_xlsx.parse(
-        files.xlsx({"Phụ cấp": rows, "Empty": [], "Secret": [["x"]]}, hidden=["Secret"]), BOUND
-    )
+    title, blocks = xlsx.parse(files.xlsx({"Phụ cấp": rows, "Empty": [], "Secret": [["x"]]}, hidden=["Secret"]), BOUND)
     assert title == ""
     assert texts(blocks) == [
         "# Phụ cấp",
@@ -73,13 +62,13 @@ def test_each_row_of_a_sheet_answers_by_itself_under_the_sheet_s_name() -> None:
 
 
 def test_rows_of_numbers_have_no_names_and_a_row_of_names_alone_is_kept() -> None:
-    assert texts(parse_csv.parse(b"1,2\n3,4\n", None, 99)[1]) == ["1 | 2", "3 | 4"]
-    assert texts(parse_csv.parse(b"Name,City\n", None, 99)[1]) == ["Name | City"]
-    assert texts(parse_csv.parse(b"milk\nbread\n", None, 99)[1]) == ["milk", "bread"]
+    assert texts(csv.parse(b"1,2\n3,4\n", None, 99)[1]) == ["1 | 2", "3 | 4"]
+    assert texts(csv.parse(b"Name,City\n", None, 99)[1]) == ["Name | City"]
+    assert texts(csv.parse(b"milk\nbread\n", None, 99)[1]) == ["milk", "bread"]
 
 
 def test_a_value_beyond_the_named_columns_is_kept() -> None:
-    assert texts(parse_csv.parse(b"Name,City\nAn,Hue,more\n,Vinh\n", None, 99)[1]) == [
+    assert texts(csv.parse(b"Name,City\nAn,Hue,more\n,Vinh\n", None, 99)[1]) == [
         "Name: An; City: Hue; more",
         "City: Vinh",
     ]
@@ -89,7 +78,7 @@ def test_a_value_beyond_the_named_columns_is_kept() -> None:
 def test_the_separator_of_a_csv_file_is_found(separator: str) -> None:
     rows = [["Tên", "Ghi chú"], ["An", "một; hai, ba"], ["Bình", 'nói "có"\nrồi']]
     data = "\r\n".join(separator.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows).encode()
-    assert texts(parse_csv.parse(data, None, 999)[1]) == [
+    assert texts(csv.parse(data, None, 999)[1]) == [
         "Tên: An; Ghi chú: một; hai, ba",
         'Tên: Bình; Ghi chú: nói "có" rồi',
     ]
@@ -100,14 +89,14 @@ def test_the_encoding_of_a_csv_file_is_found(encoding: str) -> None:
     text = "Name;City\nRené;São Paulo, così\n" if encoding == "cp1252" else "Tên;Nơi ở\nNguyễn Mạnh Đức;Phố cổ Hà Nội\n"
     data = files.cp1258(text) if encoding == "cp1258" else text.encode(encoding)
     names, row = (line.split(";") for line in text.splitlines())
-    assert texts(parse_csv.parse(data, None, 999)[1]) == [f"{names[0]}: {row[0]}; {names[1]}: {row[1]}"]
+    assert texts(csv.parse(data, None, 999)[1]) == [f"{names[0]}: {row[0]}; {names[1]}: {row[1]}"]
 
 
 # Slides, books, mails
 
 
 def test_slides_are_read_in_order_with_titles_tables_and_notes_and_hidden_ones_are_not() -> None:
-    assert texts(parse_pptx.parse(files.pptx_file(), BOUND)[1]) == [
+    assert texts(pptx.parse(files.pptx_file(), BOUND)[1]) == [
         "# Nghỉ phép",
         "- 16 ngày mỗi năm",
         "- Báo trước ba ngày",
@@ -119,7 +108,7 @@ def test_slides_are_read_in_order_with_titles_tables_and_notes_and_hidden_ones_a
 
 def test_chapters_of_a_book_are_read_in_the_order_of_its_spine() -> None:
     book = files.epub({"hai ba.xhtml": "<h1>Một</h1><p>Đầu tiên.</p>", "a.xhtml": "<h1>Hai</h1><p>Sau đó.</p>"})
-    title, blocks = parse_epub.parse(book, BOUND)
+    title, blocks = epub.parse(book, BOUND)
     assert title == "Sách nhỏ"
     assert texts(blocks) == ["# Một", "Đầu tiên.", "# Hai", "Sau đó."]
 
@@ -132,9 +121,9 @@ def test_a_book_is_read_when_only_its_fonts_are_encrypted() -> None:
         }
 
     chapters = {"a.xhtml": "<p>Text.</p>"}
-    assert texts(parse_epub.parse(files.epub(chapters, more=encrypted("OEBPS/font.otf")), BOUND)[1]) == ["Text."]
+    assert texts(epub.parse(files.epub(chapters, more=encrypted("OEBPS/font.otf")), BOUND)[1]) == ["Text."]
     with pytest.raises(InvalidArgument, match="chapters are encrypted"):
-        parse_epub.parse(files.epub(chapters, more=encrypted("OEBPS/text/a.xhtml")), BOUND)
+        epub.parse(files.epub(chapters, more=encrypted("OEBPS/text/a.xhtml")), BOUND)
 
 
 def test_a_mail_gives_its_people_its_text_forwarded_mails_and_the_names_of_attachments() -> None:
@@ -148,7 +137,7 @@ def test_a_mail_gives_its_people_its_text_forwarded_mails_and_the_names_of_attac
     mail.add_attachment(b"%PDF secret", maintype="application", subtype="pdf", filename="đơn.pdf")
     mail.add_attachment("secret", filename="list.txt")
     mail.add_attachment(inner)
-    title, blocks = parse_eml.parse(mail.as_bytes())
+    title, blocks = eml.parse(mail.as_bytes())
     assert title == "Nghỉ phép tháng 5"
     assert texts(blocks) == [
         "# Nghỉ phép tháng 5",
@@ -164,9 +153,9 @@ def test_a_mail_gives_its_people_its_text_forwarded_mails_and_the_names_of_attac
 
 def test_a_mail_in_another_charset_or_with_a_wrong_one_is_read() -> None:
     head = b"Subject: =?utf-8?b?TMawxqFuZw==?=\nContent-Type: text/plain; charset="
-    title, blocks = parse_eml.parse(head + b"iso-8859-1\n\nRen\xe9")
+    title, blocks = eml.parse(head + b"iso-8859-1\n\nRen\xe9")
     assert (title, texts(blocks)[1:]) == ("Lương", ["René"])
-    assert texts(parse_eml.parse(head + b"klingon\n\nxin ch\xc3\xa0o")[1])[1:] == ["xin chào"]
+    assert texts(eml.parse(head + b"klingon\n\nxin ch\xc3\xa0o")[1])[1:] == ["xin chào"]
 
 
 def test_mails_forwarded_without_end_are_read_to_a_depth() -> None:
@@ -179,7 +168,7 @@ def test_mails_forwarded_without_end_are_read_to_a_depth() -> None:
         outer.set_content("outer")
         outer.add_attachment(mail)
         mail = outer
-    found = texts(parse_eml.parse(mail.as_bytes())[1])
+    found = texts(eml.parse(mail.as_bytes())[1])
     assert found.count("outer\n") == 20
     assert "innermost\n" not in found
 
@@ -221,7 +210,7 @@ Phần hai
    * - An
      - 5
 """
-    _, blocks = parse_rst.parse(text)
+    _, blocks = rst.parse(text)
     assert texts(replace(block, text=clean(block.text, verbatim=block.verbatim)) for block in blocks) == [
         "# Sổ tay",
         "Xin chào đây và a.B.",
@@ -253,7 +242,7 @@ Phần hai
 def test_rst_reads_no_file_and_writes_nothing_raw(directive: str, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("the,secret\nword,xylophone\n")
-    _, blocks = parse_rst.parse(f"Before.\n\n{directive.format(secret)}\n\nAfter.\n")
+    _, blocks = rst.parse(f"Before.\n\n{directive.format(secret)}\n\nAfter.\n")
     found = texts(blocks)
     assert found[0] == "Before."
     assert found[-1] == "After."
@@ -262,9 +251,7 @@ def test_rst_reads_no_file_and_writes_nothing_raw(directive: str, tmp_path: Path
 
 
 def test_source_code_stands_under_the_lines_that_begin_its_definitions() -> None:
-    assert texts(
-        parse_source.parse("import os\n\nclass A:\n    def f(self):\n        pass\n\n\nasync def g(): ...\n")
-    ) == [
+    assert texts(source.parse("import os\n\nclass A:\n    def f(self):\n        pass\n\n\nasync def g(): ...\n")) == [
         "import os\n",
         "# class A",
         "class A:\n    def f(self):\n        pass\n\n",
@@ -287,12 +274,12 @@ def test_source_code_stands_under_the_lines_that_begin_its_definitions() -> None
     ],
 )
 def test_definitions_of_many_languages_are_known(line: str, heading: str) -> None:
-    assert texts(parse_source.parse(f"{line}\n  body\n"))[0] == f"# {heading}"
+    assert texts(source.parse(f"{line}\n  body\n"))[0] == f"# {heading}"
 
 
 @pytest.mark.parametrize("line", ["if (x) {", "type: module", "return f(x) {", "classes = 1", "x" * 5000 + "(" + ") {"])
 def test_other_lines_begin_nothing(line: str) -> None:
-    assert texts(parse_source.parse(line)) == [line]
+    assert texts(source.parse(line)) == [line]
 
 
 # Through the whole parser
@@ -314,7 +301,7 @@ def test_other_lines_begin_nothing(line: str) -> None:
 def test_each_format_is_read_in_a_process_of_its_own_or_as_text(
     data: bytes, media_type: str, title: str, text: str
 ) -> None:
-    document = parsing.parse(data, media_type, LIMITS)
+    document = parser.parse(data, media_type, LIMITS)
     assert document.title == title
     assert text in document.text
 
@@ -326,7 +313,7 @@ def test_every_media_type_has_a_parser(media_type: str) -> None:
     with pytest.raises(
         InvalidArgument, match="cannot be read as" if binary else "as UTF-8|NUL|header of a mail|cannot be"
     ):
-        parsing.parse(data, media_type, LIMITS)
+        parser.parse(data, media_type, LIMITS)
 
 
 # Hostile files
@@ -334,7 +321,7 @@ def test_every_media_type_has_a_parser(media_type: str) -> None:
 
 @pytest.mark.parametrize("kind", ["XLSX", "PPTX", "EPUB"])
 def test_archives_that_unpack_without_end_are_too_large(kind: str) -> None:
-    parser = {"XLSX": parse_xlsx, "PPTX": parse_pptx, "EPUB": parse_epub}[kind]
+    parser = {"XLSX": xlsx, "PPTX": pptx, "EPUB": epub}[kind]
     bomb = files.zipped({"a.xml": b" " * (BOUND + 1)})
     with pytest.raises(TooLarge, match=f"The {kind} holds more than {BOUND} bytes when unpacked"):
         parser.parse(bomb, BOUND)
@@ -345,7 +332,7 @@ def test_archives_that_unpack_without_end_are_too_large(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "program"), [("XLSX", "Excel"), ("PPTX", "PowerPoint")])
 def test_encrypted_and_old_office_files_are_named(kind: str, program: str) -> None:
-    parser = {"XLSX": parse_xlsx, "PPTX": parse_pptx}[kind]
+    parser = {"XLSX": xlsx, "PPTX": pptx}[kind]
     with pytest.raises(InvalidArgument, match=f"encrypted or in {program}'s old format; save it as .{kind.lower()}"):
         parser.parse(b"\xd0\xcf\x11\xe0" + b"x" * 100, BOUND)
 
@@ -358,7 +345,7 @@ def test_an_archive_with_a_password_is_named() -> None:
             data[start + place] |= 1
             start = data.find(mark, start + 4)
     with pytest.raises(InvalidArgument, match="The EPUB is encrypted"):
-        parse_epub.parse(bytes(data), BOUND)
+        epub.parse(bytes(data), BOUND)
 
 
 @pytest.mark.parametrize("head", [BOMB, OUTSIDE], ids=["bomb", "outside"])
@@ -373,7 +360,7 @@ def test_an_archive_with_a_password_is_named() -> None:
 def test_entities_are_never_resolved(head: str, data: bytes, part: str, word: str, media_type: str) -> None:
     hostile = files.with_part(data, part, lambda xml: head + xml.rpartition("?>")[2].replace(word, "&e9;"))
     with contextlib.suppress(InvalidArgument):  # refusing the file is right, too
-        document = parsing.parse(hostile, media_type, LIMITS)
+        document = parser.parse(hostile, media_type, LIMITS)
         assert "ha" not in document.text + document.title
         assert "root:" not in document.text + document.title
 
@@ -386,13 +373,13 @@ def test_a_sheet_that_claims_a_billion_rows_is_stopped() -> None:
         lambda xml: xml.replace('r="2"', 'r="999999999"').replace('"A1:B2"', '"A1:XFD9"'),
     )
     with pytest.raises(TooLarge, match="more than 1048576 rows"):
-        bounded(parse_xlsx.parse(far, BOUND)[1], BOUND)
+        bounded(xlsx.parse(far, BOUND)[1], BOUND)
 
 
 def test_a_sheet_that_lies_about_its_size_is_read_as_it_is() -> None:
     book = files.xlsx({"A": [["Name", "City"], ["An", "Hue"]]})
     lying = files.with_part(book, "xl/worksheets/sheet1.xml", lambda xml: xml.replace('"A1:B2"', '"A1:XFD1048576"'))
-    assert texts(parse_xlsx.parse(lying, BOUND)[1]) == ["# A", "Name: An; City: Hue"]
+    assert texts(xlsx.parse(lying, BOUND)[1]) == ["# A", "Name: An; City: Hue"]
 
 
 @pytest.mark.parametrize(
@@ -410,14 +397,14 @@ def test_a_sheet_that_lies_about_its_size_is_read_as_it_is() -> None:
 )
 def test_a_bad_file_is_refused_in_words(data: bytes, media_type: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message) as caught:
-        parsing.parse(data, media_type, LIMITS)
+        parser.parse(data, media_type, LIMITS)
     assert caught.value.field == "data"
 
 
 def test_mail_parts_nested_deeper_than_any_stack_are_too_many() -> None:
     data = "Subject: x\n" + "".join(f'Content-Type: multipart/mixed; boundary="b{i}"\n\n--b{i}\n' for i in range(3000))
     with pytest.raises(TooLarge, match="more than 500 parts"):
-        parsing.parse(data.encode(), formats.EML, LIMITS)
+        parser.parse(data.encode(), formats.EML, LIMITS)
 
 
 def test_rst_made_to_take_for_ever_is_stopped() -> None:
@@ -433,7 +420,7 @@ def test_macros_of_a_workbook_are_left_alone() -> None:
     with_macros = files.zipped(
         {**_parts(parts), "xl/vbaProject.bin": b"Sub AutoOpen()\nShell evil\nEnd Sub"},
     )
-    assert "evil" not in "".join(texts(parse_xlsx.parse(with_macros, BOUND)[1]))
+    assert "evil" not in "".join(texts(xlsx.parse(with_macros, BOUND)[1]))
 
 
 def _parts(data: bytes) -> dict[str, str | bytes]:
@@ -449,6 +436,6 @@ def test_a_workbook_of_our_reader_s_own_library_is_read_too() -> None:
     book.properties.title = "Sổ"
     stream = io.BytesIO()
     book.save(stream)
-    title, blocks = parse_xlsx.parse(stream.getvalue(), BOUND)
+    title, blocks = xlsx.parse(stream.getvalue(), BOUND)
     assert title == "Sổ"
     assert texts(blocks)[1:] == ["Tên: An; Tuổi: 5"]

@@ -12,14 +12,14 @@ import pytest
 from genaifactory_common import settings, specs
 from genaifactory_common.errors import OutOfSpace
 from genaifactory_common.space import Space, Volume
-from genaifactory_retriever import mapped
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Header, Ingestion, Upload
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
-from genaifactory_retriever.vectors import Point
-from genaifactory_retriever.vectors_edge import EdgeVectors
+from genaifactory_retriever.vectors import mapped
+from genaifactory_retriever.vectors.edge import EdgeVectors
+from genaifactory_retriever.vectors.protocol import Point
 from tests.unit.retriever.conftest import LIMITS
 
 DOCUMENTS = 20

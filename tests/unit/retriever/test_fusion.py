@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genaifactory_retriever.fusion import Mode, fuse
-from genaifactory_retriever.vectors import Candidate
+from genaifactory_retriever.vectors.protocol import Candidate
 
 CANDIDATES = [Candidate(1, 0.9, 0.0), Candidate(2, 0.8, 5.0), Candidate(3, 0.1, 10.0), Candidate(4, 0.1, 10.0)]
 

@@ -9,8 +9,8 @@ import pytest
 
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_retriever import parsing
 from genaifactory_retriever.documents import Document
+from genaifactory_retriever.parsing import parser
 from tests.unit.retriever import files
 from tests.unit.retriever.conftest import LIMITS
 
@@ -25,7 +25,7 @@ HTML = b"""<!doctype html><html><head><title>Guide</title><style>p{}</style></he
 
 
 def parse(data: bytes, media_type: str) -> Document:
-    return parsing.parse(data, media_type, LIMITS)
+    return parser.parse(data, media_type, LIMITS)
 
 
 def sections(document: Document) -> list[tuple[tuple[str, ...], str]]:
@@ -164,12 +164,12 @@ def test_a_file_beyond_a_bound_is_too_large(data: bytes, media_type: str, expect
 
 def test_a_parser_that_takes_too_long_is_stopped() -> None:
     with pytest.raises(InvalidArgument, match="took longer"):
-        parsing.parse(files.pdf("x"), formats.PDF, replace(LIMITS, seconds=0.01))
+        parser.parse(files.pdf("x"), formats.PDF, replace(LIMITS, seconds=0.01))
 
 
 def test_a_parser_that_takes_too_much_memory_is_stopped() -> None:
     with pytest.raises(InvalidArgument, match="cannot be read as PDF"):
-        parsing.parse(files.pdf("x"), formats.PDF, replace(LIMITS, memory_bytes=16 << 20))
+        parser.parse(files.pdf("x"), formats.PDF, replace(LIMITS, memory_bytes=16 << 20))
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ def test_a_parser_that_takes_too_much_memory_is_stopped() -> None:
     ],
 )
 def test_the_type_comes_from_the_media_type_or_the_ending(media_type: str, uri: str, expected: str) -> None:
-    assert parsing.media_type_of(media_type, uri) == expected
+    assert parser.media_type_of(media_type, uri) == expected
 
 
 @pytest.mark.parametrize(("media_type", "uri"), [("image/png", "a.md"), ("", "a.exe"), ("", "README"), ("", "")])
 def test_an_unknown_type_names_the_known_ones(media_type: str, uri: str) -> None:
     with pytest.raises(InvalidArgument, match=r"text/markdown|\.md") as caught:
-        parsing.media_type_of(media_type, uri)
+        parser.media_type_of(media_type, uri)
     assert caught.value.field == "media_type"

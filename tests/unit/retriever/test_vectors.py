@@ -14,10 +14,10 @@ import pytest
 from qdrant_client import AsyncQdrantClient
 
 from genaifactory_common.errors import Unavailable
-from genaifactory_retriever import vectors
-from genaifactory_retriever.vectors import Passage, Point, Sparse, Vectors, Where, point_id
-from genaifactory_retriever.vectors_edge import EdgeVectors
-from genaifactory_retriever.vectors_qdrant import QdrantVectors
+from genaifactory_retriever.vectors import protocol
+from genaifactory_retriever.vectors.edge import EdgeVectors
+from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse, Vectors, Where, point_id
+from genaifactory_retriever.vectors.qdrant import QdrantVectors
 
 ACME = Where("acme", ())
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect i
 
 
 def direction(axis: int, other: int = 0, lean: float = 0.0) -> list[float]:
-    vector = [0.0] * vectors.DENSE_SIZE
+    vector = [0.0] * protocol.DENSE_SIZE
     vector[axis] = (1 - lean**2) ** 0.5
     vector[other] += lean
     return vector

@@ -1,0 +1,1 @@
+"""The HTTP door: the server, and one module a resource."""

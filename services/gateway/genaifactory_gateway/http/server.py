@@ -1,0 +1,277 @@
+"""Listens for HTTP with uvicorn, inside the service's lifespan, and bounds what a connection may take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_gateway.http import headers
+from genaifactory_gateway.openai.responses import error_body
+from genaifactory_gateway.settings import Http
+
+ABORT = "genaifactory.abort"
+"""The ASGI extension under which an application finds the function that drops its connection."""
+
+# What a refused request may still send before its connection is dropped: enough for a client to come to the answer.
+_MAX_DISCARDED_BYTES = 64 << 20
+# ": " and the line's end.
+_HEADER_FRAME_BYTES = 4
+# Requests sent before the answer to the first; uvicorn itself would queue as many as arrive.
+_MAX_PIPELINED = 32
+
+logger = logging.getLogger(__name__)
+
+App = Callable[..., Awaitable[None]]
+
+
+class HttpServer:
+    """One listening socket and its connections."""
+
+    def __init__(self, settings: Http) -> None:
+        self._settings = settings
+        self._server: _Server | None = None
+        self._running: asyncio.Task[None] | None = None
+        self.address = settings.address
+        """HOST:PORT; with the real port once it listens."""
+
+    @asynccontextmanager
+    async def listening(self, app: App, *, drain_seconds: float) -> AsyncIterator[None]:
+        """Serves `app` inside the block; leaving drains it. Raises OSError when the address cannot be bound."""
+        linger_seconds = min(self._settings.linger_seconds, drain_seconds / 2)
+        config = _Config(
+            app,
+            http=_Connection,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",  # what clients send is no event of the server
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=math.ceil(self._settings.keep_alive_seconds),
+            timeout_graceful_shutdown=math.ceil(drain_seconds - linger_seconds),
+            # A request's caller and deadline must not be found by the next one on the same connection.
+            reset_contextvars=True,
+        )
+        config.http_settings = self._settings
+        config.last_answers, config.unconnected = asyncio.Event(), asyncio.Event()
+        config.unconnected.set()
+        with _bound(self._settings.address) as listener:
+            host, port = listener.getsockname()[:2]
+            self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self._server = _Server(config, linger_seconds)
+            self._running = asyncio.create_task(self._server.serve(sockets=[listener]), name="gateway-http")
+            listening = self._server.listening
+            self._running.add_done_callback(lambda _: listening.set())
+            await listening.wait()
+            logger.info("gateway answers HTTP on %s", self.address)
+            if self._running.done():
+                self._running.result()
+            try:
+                yield
+            finally:
+                await self.drain()
+
+    async def drain(self) -> None:
+        """Lingers, stops accepting, and lets running answers finish, within the bound. A second call waits too."""
+        if self._server is None or self._running is None:
+            return
+        self._server.should_exit = True
+        self._server.stopping.set()
+        await asyncio.shield(self._running)
+
+
+class _Server(uvicorn.Server):
+    config: _Config
+
+    def __init__(self, config: _Config, linger_seconds: float) -> None:
+        super().__init__(config)
+        self._linger_seconds = linger_seconds
+        self.listening = asyncio.Event()
+        self.stopping = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are the runtime's
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own looks ten times a second; its work, the date header, is due once.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self.stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._linger()
+        await super().shutdown(sockets)
+        # Those that did not finish in time were cancelled; they still have to say so to their clients.
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=1.0)
+
+    async def _linger(self) -> None:
+        """Closes no connection on which a request may be on its way: clients hear of the end with an answer."""
+        self.config.last_answers.set()
+        for connection in self.server_state.connections:
+            if isinstance(connection, _Connection):
+                connection.answer_last()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._linger_seconds):
+                await self.config.unconnected.wait()
+
+
+def _bound(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family, backlog=2048)
+    except (OSError, ValueError) as error:
+        raise OSError(f"cannot listen on {address}: {error}") from None
+
+
+class _Config(uvicorn.Config):
+    http_settings: Http
+    last_answers: asyncio.Event
+    """Set: every answer is its connection's last."""
+    unconnected: asyncio.Event
+    """Set: there is no connection."""
+
+
+class _Connection(HttpToolsProtocol):
+    """uvicorn's connection, with bounds on its headers, its silence and its number, which uvicorn does not have."""
+
+    config: _Config
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self.config.unconnected.clear()
+        self._loose_bytes = 0  # that belong to no request being served
+        self._in_body = False
+        self._headers_came = False
+        self._header_bytes = 0
+        self._refused = ""  # why a request was refused before the application saw it
+        self._cycles: deque[RequestResponseCycle] = deque()
+        self._patience: asyncio.TimerHandle | None = None
+        # Not all clients that came with a start are to come back in one moment.
+        age = self.config.http_settings.max_connection_age_seconds * random.uniform(0.9, 1.1)  # noqa: S311
+        self._old_at = self.loop.time() + age
+        if len(self.connections) > self.config.http_settings.max_connections:
+            transport.abort()
+        else:
+            self._wait_for_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._calm()
+        super().connection_lost(exc)
+        if not self.connections:
+            self.config.unconnected.set()
+        # uvicorn tells only the newest of pipelined requests, which is not the one being served.
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._header_bytes = 0
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # ours, and no dict
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + _HEADER_FRAME_BYTES)
+
+    def on_headers_complete(self) -> None:
+        if why := headers.fault(self.headers, self.parser.get_http_version()):
+            self._refuse(why)
+        self._in_body = self._headers_came = True
+        super().on_headers_complete()
+        if self.config.last_answers.is_set() or self.loop.time() > self._old_at:
+            self.answer_last()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        self._cycles.append(self.cycle)
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        in_body = self._in_body
+        self._headers_came = False
+        super().data_received(data)
+        if len(self.pipeline) > _MAX_PIPELINED:
+            self.transport.abort()
+        if self._headers_came or self.transport.is_closing():
+            self._calm()
+            return
+        served = self.cycle is not None and not self.cycle.response_complete
+        if in_body and served:
+            return  # the application reads it, and bounds it
+        # Headers on their way, or the rest of a body whose request is answered: uvicorn takes them for ever.
+        self._loose_bytes += len(data)
+        if self._loose_bytes > (_MAX_DISCARDED_BYTES if in_body else self.config.http_settings.max_header_bytes):
+            if in_body:
+                self.transport.abort()
+            else:
+                self.send_400_response(self._too_many_header_bytes())
+        elif self._patience is None and not served:
+            self._wait_for_headers()
+
+    def answer_last(self) -> None:
+        """Lets the answer that is due end the connection, and say so."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP, in the platform's one shape; amid another answer, drops the connection."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        body = error_body(InvalidArgument(self._refused or msg))
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
+
+    def _count(self, size: int) -> None:
+        # In the parser's callbacks, since a request that arrives in one piece is never seen to grow.
+        self._header_bytes += size
+        if self._header_bytes > self.config.http_settings.max_header_bytes:
+            self._refuse(self._too_many_header_bytes())
+
+    def _too_many_header_bytes(self) -> str:
+        return f"The request line and the headers may take at most {self.config.http_settings.max_header_bytes} bytes."
+
+    def _refuse(self, why: str) -> NoReturn:
+        """Ends the parsing of a request, from one of the parser's callbacks; uvicorn calls `send_400_response` then."""
+        self._refused = why
+        raise ValueError(why)
+
+    def _wait_for_headers(self) -> None:
+        self._patience = self.loop.call_later(self.config.http_settings.header_timeout_seconds, self.transport.abort)
+
+    def _calm(self) -> None:
+        self._loose_bytes = 0
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None

@@ -1,0 +1,1 @@
+"""The JSON of OpenAI's API, read strictly and written."""

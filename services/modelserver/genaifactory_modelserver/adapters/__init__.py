@@ -1,0 +1,1 @@
+"""LoRA adapters: fetched, checked, kept on disk, loaded into an engine."""

@@ -1,0 +1,1 @@
+"""The engine without weights, which quotes the given documents."""

@@ -1,0 +1,1 @@
+"""Models' files: where they come from, downloads, checksums, room on disk."""

@@ -1,0 +1,66 @@
+"""Replies that need no model: small talk, and overviews of the documents.
+
+A reply is made of what the caller's own search returns, so it names no document that the caller may not read. It goes
+through the output guardrail as a model's text does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import specs
+from genaifactory_common.masking import question_without_masks
+from genaifactory_orchestrator.answers import overview, refusal, small_talk
+from genaifactory_orchestrator.answers.request import Question
+from genaifactory_orchestrator.answers.retrieval import NOTHING, SAMPLE_PASSAGES, Found, Retrieval
+from genaifactory_orchestrator.answers.small_talk import Talk
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What to say."""
+
+    text: str
+    found: Found
+    """The passages that it cites."""
+
+
+async def reply(
+    question: Question, messages: Sequence[types_pb2.Message], route: specs.Route, retriever: Retrieval
+) -> Reply | None:
+    """The reply; None when the last message asks something that documents have to answer. Raises FactoryError.
+
+    A client that wants tools called or a form of output gets what a model makes of it.
+    """
+    last = messages[-1]
+    if question.tools or question.output_format is not None or last.role != types_pb2.ROLE_USER:
+        return None
+    text = question_without_masks(last.content)
+    if (talk := small_talk.recognised(text)) is not None:
+        return await _small_talk(talk, text, route, retriever)
+    if (subject := overview.subject(text)) is not None:
+        return await _overview(subject, text, route, retriever)
+    return None
+
+
+async def _small_talk(talk: Talk, text: str, route: specs.Route, retriever: Retrieval) -> Reply:
+    sample = await _sample(text, talk.spoken, route, retriever) if small_talk.needs_documents(talk) else NOTHING
+    titles = overview.titles(sample.passages)
+    complete = len(sample.passages) < SAMPLE_PASSAGES and len(titles) <= overview.MAX_DOCUMENTS
+    said = small_talk.text(talk, titles[: overview.MAX_DOCUMENTS], complete=complete)
+    return Reply(said, replace(sample, passages=()))
+
+
+async def _overview(subject: str, text: str, route: specs.Route, retriever: Retrieval) -> Reply | None:
+    spoken = refusal.language(text)
+    sample = await _sample(text, spoken, route, retriever)
+    composed = overview.compose(subject, spoken, sample, complete=len(sample.passages) < SAMPLE_PASSAGES)
+    return None if composed is None else Reply(*composed)
+
+
+async def _sample(text: str, spoken: str, route: specs.Route, retriever: Retrieval) -> Found:
+    """Passages in the language, or in any where there are none in it."""
+    found = await retriever.sample(route, text, language=spoken)
+    return found if found.passages else await retriever.sample(route, text, language="")

@@ -1,0 +1,52 @@
+"""What an answer consists of, in this order: opened, route, passages, text and tool calls, verdicts, done."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_orchestrator.answers.retrieval import Found
+from genaifactory_orchestrator.models.backend import Delta, ToolCallDelta, Usage
+from genaifactory_orchestrator.models.pricing import Cost
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known before the first token."""
+
+    masked: Mapping[str, int]
+    """Entity types that the input guardrail masked in the messages, with how often."""
+    cache: types_pb2.CacheUse.ValueType
+
+
+@dataclass(frozen=True)
+class RouteChosen:
+    """How the request is served."""
+
+    route: str
+    model: str
+    prompt_version: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """How the answer ended."""
+
+    finish_reasons: tuple[types_pb2.FinishReason.ValueType, ...]
+    """One for each choice."""
+    model: str = ""
+    citations: tuple[types_pb2.Citation, ...] = ()
+    """Of the first choice, with offsets into its released text."""
+    usage: Usage = field(default_factory=Usage)
+    cost: Cost = field(default_factory=Cost)
+    cached: bool = False
+    refused: bool = False
+    reading: types_pb2.Reading | None = None
+    """Set when documents were still being read."""
+
+
+Event = Opened | RouteChosen | Found | Delta | ToolCallDelta | types_pb2.Verdict | Done
+
+Emit = Callable[[Event], Awaitable[None]]
+"""Hands an event to the client; waits while the client is behind."""

@@ -1,0 +1,170 @@
+"""What is noted while an answer is made, and the Interaction that it becomes, however the answer ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf import timestamp_pb2
+
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import images, telemetry
+from genaifactory_common.errors import Cancelled, ContentBlocked, FactoryError, Internal
+from genaifactory_common.identity import Caller
+from genaifactory_orchestrator.answers.choice import Choice
+from genaifactory_orchestrator.answers.events import Done
+from genaifactory_orchestrator.answers.guardrail import InputBlocked
+from genaifactory_orchestrator.answers.retrieval import NOTHING, Found
+from genaifactory_orchestrator.models.attempts import Attempt
+from genaifactory_orchestrator.models.backend import Delta, Usage
+from genaifactory_orchestrator.models.pricing import Cost, total
+
+# A record stays far below what one message may carry; texts beyond are left out, oldest message first.
+_MAX_TEXT_CHARACTERS = 1_000_000
+
+
+@dataclass
+class Record:
+    """One request's notes. Only text that the guardrails let pass is noted."""
+
+    request_id: str
+    caller: Caller
+    task: str
+    route: str = ""
+    model: str = ""
+    user: str = ""
+    conversation_id: str = ""
+    prompt_version: str = ""
+    wanted: int = 1
+    """Choices asked for."""
+    messages: tuple[types_pb2.Message, ...] = ()
+    """As the guardrails let them in; empty until they have."""
+    input_verdicts: tuple[types_pb2.Verdict, ...] = ()
+    found: Found = NOTHING
+    choices: Sequence[Choice] = ()
+    said: str = ""
+    """The answer when no model wrote it: from the cache, or a refusal."""
+    said_verdicts: tuple[types_pb2.Verdict, ...] = ()
+    attempts: list[Attempt] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+    started_at: float = field(default_factory=time.time)
+    first_text_seconds: float | None = None
+
+    def note_text(self) -> None:
+        """Text leaves; the first time is the time to first token."""
+        if self.first_text_seconds is None:
+            self.first_text_seconds = time.perf_counter() - self.started
+
+    def add(self, text: str) -> list[Delta]:
+        """Adds words of the platform's own to the end of each answer; the events that say them."""
+        if self.choices:
+            return [choice.release(text) for choice in self.choices]
+        self.said += text
+        return [Delta(text, number) for number in range(self.wanted)]
+
+    @property
+    def usage(self) -> Usage:
+        """Of all tries together."""
+        return sum((attempt.usage for attempt in self.attempts), Usage())
+
+    @property
+    def cost(self) -> Cost:
+        """Of all tries together."""
+        return total(attempt.cost for attempt in self.attempts)
+
+    @property
+    def output_verdicts(self) -> list[types_pb2.Verdict]:
+        """On what was written so far."""
+        verdicts = list(self.said_verdicts)
+        for choice in self.choices:
+            verdicts += [choice.stream.verdict] if choice.stream.verdict else []
+            verdicts += choice.tool_verdicts
+        return verdicts
+
+    def answered(self, done: Done) -> monitor_pb2.Interaction:
+        """The record of an answer that came to its end; a guardrail may have been that end."""
+        blocked = all(reason == types_pb2.FINISH_REASON_CONTENT_FILTER for reason in done.finish_reasons)
+        outcome = monitor_pb2.OUTCOME_BLOCKED if blocked else monitor_pb2.OUTCOME_ANSWERED
+        record = self._interaction(outcome)
+        record.model = done.model
+        record.citations.extend(done.citations)
+        record.cached = done.cached
+        record.refused = done.refused
+        return record
+
+    def embedded(self) -> monitor_pb2.Interaction:
+        """The record of texts that were embedded. They were not scanned, so they are not kept."""
+        return self._interaction(monitor_pb2.OUTCOME_ANSWERED)
+
+    def failed(self, error: BaseException) -> monitor_pb2.Interaction:
+        """The record of an answer that an error ended."""
+        if isinstance(error, InputBlocked):
+            self.input_verdicts += error.verdicts
+        if not isinstance(error, FactoryError):
+            error = Internal("The platform made a mistake.")
+        outcome = {ContentBlocked: monitor_pb2.OUTCOME_BLOCKED, Cancelled: monitor_pb2.OUTCOME_CANCELLED}
+        kind = next((outcome[base] for base in outcome if isinstance(error, base)), monitor_pb2.OUTCOME_FAILED)
+        record = self._interaction(kind)
+        record.error_reason = error.reason.value
+        record.error_message = error.message
+        return record
+
+    def _interaction(self, outcome: monitor_pb2.Outcome.ValueType) -> monitor_pb2.Interaction:
+        cost = self.cost
+        seconds, nanos = divmod(int(self.started_at * 1e9), 1_000_000_000)
+        return monitor_pb2.Interaction(
+            request_id=self.request_id,
+            tenant=self.caller.tenant,
+            principal=self.caller.principal,
+            key_id=self.caller.key_id,
+            user=self.user,
+            start_time=timestamp_pb2.Timestamp(seconds=seconds, nanos=nanos),
+            task=self.task,
+            route=self.route,
+            model=self.attempts[-1].model if self.attempts else self.model,
+            attempts=[
+                monitor_pb2.ModelAttempt(
+                    model=attempt.model,
+                    error_reason=attempt.error_reason,
+                    duration_us=_microseconds(attempt.duration_seconds),
+                )
+                for attempt in self.attempts
+            ],
+            prompt_version=self.prompt_version,
+            index_version=self.found.index_version,
+            passages=[
+                monitor_pb2.PassageReference(passage_id=p.passage_id, document_id=p.document_id, score=p.score)
+                for p in self.found.passages
+            ],
+            verdicts=[*self.input_verdicts, *self.output_verdicts],
+            input=[images.without_bytes(message) for message in _bounded(self.messages)],
+            output=self._output(),
+            usage=self.usage.to_proto(),
+            cost_micros=cost.rounded_micros,
+            currency=cost.currency,
+            time_to_first_token_us=_microseconds(self.first_text_seconds or 0.0),
+            duration_us=_microseconds(time.perf_counter() - self.started),
+            outcome=outcome,
+            conversation_id=self.conversation_id,
+            trace_id=telemetry.current_trace_id(),
+            traceparent=dict(telemetry.inject()).get("traceparent", ""),
+        )
+
+    def _output(self) -> str:
+        texts = [self.said] if self.said else [choice.text for choice in self.choices]
+        return "\n\n".join(filter(None, texts))[:_MAX_TEXT_CHARACTERS]
+
+
+def _bounded(messages: tuple[types_pb2.Message, ...]) -> tuple[types_pb2.Message, ...]:
+    size = 0
+    for i in range(len(messages) - 1, -1, -1):
+        size += len(messages[i].content) + sum(len(call.arguments_json) for call in messages[i].tool_calls)
+        if size > _MAX_TEXT_CHARACTERS:
+            return messages[i + 1 :]
+    return messages
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,160 @@
+"""What is known before a model is asked: the checked input, a cached answer, and the passages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import images, telemetry
+from genaifactory_common.errors import FactoryError
+from genaifactory_common.identity import Caller
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_orchestrator.answers import direct, retrieval
+from genaifactory_orchestrator.answers.concurrency import task_group
+from genaifactory_orchestrator.answers.direct import Reply
+from genaifactory_orchestrator.answers.events import Opened
+from genaifactory_orchestrator.answers.guardrail import Checked, Guard
+from genaifactory_orchestrator.answers.interaction import Record
+from genaifactory_orchestrator.answers.request import Question
+from genaifactory_orchestrator.answers.retrieval import NOTHING, Found, Retrieval
+from genaifactory_orchestrator.answers.routes import Plan
+from genaifactory_orchestrator.stores import cache
+from genaifactory_orchestrator.stores.cache import Cache
+from genaifactory_orchestrator.stores.conversations import History
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before a model is asked."""
+
+    checked: Checked
+    found: Found
+    entry: cache.Entry | None
+    key: str
+    """Of the cache; empty when the answer may be neither taken from it nor stored in it."""
+    cache_use: types_pb2.CacheUse.ValueType
+    reply: Reply | None
+    """What to say without a model."""
+
+    def opened(self) -> Opened:
+        """What the client may know at once."""
+        masked = Counter(
+            finding.entity_type
+            for verdict in self.checked.verdicts
+            for finding in verdict.findings
+            if finding.action == types_pb2.ACTION_MASK
+        )
+        return Opened(masked if self.checked.masked else {}, self.cache_use)
+
+
+class Preparation:
+    """Three things at once: input check, cache look-up, retrieval."""
+
+    def __init__(self, guard: Guard, retriever: Retrieval, answers: Cache, service_telemetry: Telemetry) -> None:
+        self._guard = guard
+        self._retriever = retriever
+        self._cache = answers
+        self._telemetry = service_telemetry
+
+    async def prepare(
+        self, question: Question, caller: Caller, plan: Plan, history: History, record: Record
+    ) -> Prepared:
+        """Look-up and retrieval begin with the text as it came. If the check masks some of it, they are done again with
+        what it let in, and what they found before is forgotten. A block wins over whatever else went wrong.
+
+        Notes in the record what was checked and found. Raises FactoryError.
+        """
+        key = _cache_key(question, caller, plan, history, question.messages)
+        async with task_group() as tasks:
+            checking = tasks.create_task(self._check(question, plan))
+            looking = tasks.create_task(self._look_up(key, question, plan))
+            searching = tasks.create_task(_settled(self._search(question, history, question.messages, plan)))
+        checked, entry, searched = checking.result(), looking.result(), searching.result()
+        record.messages = checked.messages
+        record.input_verdicts += checked.verdicts
+        if checked.masked:
+            key = _cache_key(question, caller, plan, history, checked.messages)
+            entry = await self._look_up(key, question, plan)
+            searched = await _settled(self._search(question, history, checked.messages, plan))
+        if isinstance(searched, FactoryError):
+            raise searched
+        found, reply = searched
+        record.found = found
+        if entry is not None and entry.knowledge != knowledge(plan, found):
+            entry = None
+        return Prepared(checked, found, entry, key, self._counted(key, entry, question), reply)
+
+    def _counted(self, key: str, entry: cache.Entry | None, question: Question) -> types_pb2.CacheUse.ValueType:
+        if not key or question.fresh:
+            return types_pb2.CACHE_USE_BYPASS
+        self._cache.count(entry)
+        return types_pb2.CACHE_USE_MISS if entry is None else types_pb2.CACHE_USE_HIT
+
+    async def _check(self, question: Question, plan: Plan) -> Checked:
+        with self._telemetry.span("check input"):
+            return await self._guard.check_input(question.messages, plan.policy, question.settings())
+
+    async def _look_up(self, key: str, question: Question, plan: Plan) -> cache.Entry | None:
+        if not key or question.fresh:
+            return None
+        with self._telemetry.span("look up cache"):
+            entry = await self._cache.look_up(key, max_age_seconds=plan.route.cache.max_age_seconds)
+            telemetry.describe({"genaifactory.cache.hit": entry is not None})
+            return entry
+
+    async def _search(
+        self, question: Question, history: History, messages: Sequence[types_pb2.Message], plan: Plan
+    ) -> tuple[Found, Reply | None]:
+        query = retrieval.query(history.messages, messages) if plan.retrieves else ""
+        if not query:
+            return NOTHING, None
+        with self._telemetry.span("retrieve"):
+            # What can be said without a model does not look at images.
+            shown = images.first(messages) is not None
+            reply = None if shown else await direct.reply(question, messages, plan.route, self._retriever)
+            found = await self._retriever.search(plan.route, query) if reply is None else reply.found
+            telemetry.describe(
+                {"genaifactory.passages": len(found.passages), "genaifactory.index_version": found.index_version}
+            )
+            return found, reply
+
+
+def knowledge(plan: Plan, found: Found) -> str:
+    """Fingerprint of what an answer rests on; empty without retrieval."""
+    return found.fingerprint if plan.retrieves else ""
+
+
+def today() -> str:
+    """The date of prompts, in UTC: 2026-11-28."""
+    return datetime.now(UTC).date().isoformat()
+
+
+async def _settled(
+    searching: Awaitable[tuple[Found, Reply | None]],
+) -> tuple[Found, Reply | None] | FactoryError:
+    try:
+        return await searching
+    except FactoryError as error:
+        return error
+
+
+def _cache_key(
+    question: Question, caller: Caller, plan: Plan, history: History, messages: Sequence[types_pb2.Message]
+) -> str:
+    """Empty when the answer must not come from the cache: it is switched off, or the client wants variety or tools."""
+    sampling = question.sampling
+    repeatable = sampling.temperature == 0 and question.choices == 1 and not sampling.logprobs
+    if not plan.route.cache.enabled or not repeatable or question.tools:
+        return ""
+    day = today() if plan.template is not None and plan.template.uses_today else ""
+    return cache.key(
+        tenant=caller.tenant,
+        groups=caller.groups,
+        plan=f"{plan.digest}:{day}",
+        sampling=sampling,
+        output_format=question.output_format or types_pb2.OutputFormat(),
+        messages=(*history.messages, *messages),
+    )

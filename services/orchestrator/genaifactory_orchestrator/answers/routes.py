@@ -1,0 +1,104 @@
+"""What a route comes to: its models, prompt and policy, resolved once for each factory.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import images, specs
+from genaifactory_common.engine_specs import Spec
+from genaifactory_common.errors import InvalidArgument, NotFound, Reason, Unavailable
+from genaifactory_orchestrator.answers.prompts import Template
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the requests of one route are served."""
+
+    route: specs.Route
+    policy: specs.Policy
+    template: Template | None
+    seeing: tuple[str, ...]
+    """The route's models that see images, in its order."""
+    digest: str
+    """Of all that the answer depends on: route, models, prompt and policy, by their content."""
+
+    @property
+    def prompt_version(self) -> str:
+        """ "rag@3"; empty without a prompt."""
+        return self.template.version if self.template else ""
+
+    @property
+    def prompt(self) -> specs.Prompt | None:
+        """The prompt, if the route has one."""
+        return self.template.prompt if self.template else None
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether answers rest on passages."""
+        return self.route.task == "rag"
+
+    def chain(self, messages: Sequence[types_pb2.Message]) -> tuple[str, ...]:
+        """The models that may answer, in their order: with images, those that see. Raises InvalidArgument for none."""
+        field = images.first(messages)
+        if field is None:
+            return self.route.models
+        if not self.seeing:
+            raise InvalidArgument(f"No model of the route '{self.route.name}' takes images.", field=field)
+        return self.seeing
+
+
+class Plans:
+    """The plans of the factory.yaml in force."""
+
+    def __init__(self, source: specs.Source) -> None:
+        self._source = source
+        self._factory: specs.Factory | None = None
+        self._plans: dict[str, Plan] = {}
+
+    def resolve(self, name: str, tenant: str) -> Plan:
+        """The plan of a route. Raises NotFound (no such route, or its documents are not for the tenant) and
+        Unavailable (its prompt is no template)."""
+        factory = self._source.current
+        if factory is not self._factory:
+            self._factory, self._plans = factory, {}
+        plan = self._plans.get(name)
+        if plan is None:
+            plan = self._plans[name] = _made(factory, name)
+        base = plan.route.knowledge_base
+        if plan.retrieves and base is not None and factory.knowledge_base(base, tenant) is None:
+            raise _unknown(name)
+        return plan
+
+
+def _made(factory: specs.Factory, name: str) -> Plan:
+    route = factory.route(name)
+    if route is None:
+        raise _unknown(name)
+    policy = factory.policy(route.policy)
+    if policy is None:
+        raise Unavailable(f"The policy '{route.policy}' of the route '{name}' is missing in factory.yaml.")
+    prompt = factory.prompt(route.prompt) if route.prompt else None
+    try:
+        template = Template(prompt) if prompt else None
+    except InvalidArgument as error:
+        logger.error("the route '%s' cannot be served: %s", name, error.message)
+        raise Unavailable(
+            f"The prompt of the route '{name}' is no valid template; its author has to correct it."
+        ) from None
+    parts: list[Spec] = [route, policy, *filter(None, (prompt, *map(factory.model, route.models)))]
+    digest = hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
+    return Plan(route, policy, template, factory.seeing(route), digest)
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(
+        f"The model '{name}' does not exist or you do not have access to it.",
+        field="model",
+        reason=Reason.MODEL_NOT_FOUND,
+    )

@@ -1,0 +1,141 @@
+"""One try of one model, recorded: its outcome for the circuit, its span, its metrics, its usage and price."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+from prometheus_client import Counter, Histogram
+
+from genaifactory_common import specs
+from genaifactory_common.errors import Reason
+from genaifactory_common.telemetry import LATENCY_BUCKETS, Telemetry, mark_failed
+from genaifactory_orchestrator.models import pricing
+from genaifactory_orchestrator.models.backend import Failure, Usage
+from genaifactory_orchestrator.models.pricing import Cost
+from genaifactory_orchestrator.models.resilience import Permit
+
+ATTEMPTS = Counter(
+    "genaifactory_model_attempts_total",
+    "Tries of a model, by outcome: ok, circuit_open, or the reason of the failure.",
+    ["model", "outcome"],
+)
+FIRST_TOKEN = Histogram(
+    "genaifactory_model_first_token_seconds",
+    "From the start of a try to its first token.",
+    ["model"],
+    buckets=LATENCY_BUCKETS,
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of one model."""
+
+    model: str
+    error_reason: str
+    """Reason code of its failure; empty when it worked."""
+    duration_seconds: float
+    first_token_seconds: float | None = None
+    """From the start of this try; None when none came."""
+    usage: Usage = field(default_factory=Usage)
+    cost: Cost = field(default_factory=Cost)
+
+
+class Try:
+    """A try that runs; a context manager that records how it ends, whichever way that is."""
+
+    def __init__(
+        self, spec: specs.Model, operation: str, permit: Permit, attempts: list[Attempt], telemetry: Telemetry
+    ) -> None:
+        """operation: gen_ai.operation.name. The finished try is appended to `attempts`."""
+        self._spec = spec
+        self._permit = permit
+        self._attempts = attempts
+        self._started = time.perf_counter()
+        self._first_token_seconds: float | None = None
+        self.usage = Usage()
+        """What it used; to be set before it ends."""
+        self.finish_reasons: tuple[str, ...] = ()
+        """For the span."""
+        self.span = telemetry.tracer.start_span(
+            f"{operation} {spec.backend.model}",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": "genaifactory" if spec.backend.type == "modelserver" else "openai",
+                "gen_ai.request.model": spec.backend.model,
+                "genaifactory.model": spec.name,
+                "genaifactory.attempt": len(attempts) + 1,
+            },
+        )
+
+    def first_token(self) -> None:
+        """The model begins to answer."""
+        self._first_token_seconds = time.perf_counter() - self._started
+        FIRST_TOKEN.labels(self._spec.name).observe(self._first_token_seconds)
+
+    def as_current(self) -> AbstractContextManager[object]:
+        """Makes its span the current one, so that a call that begins inside carries it on."""
+        if not self.span.is_recording():
+            return nullcontext()
+        return trace.use_span(self.span, record_exception=False, set_status_on_exception=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        reason = ""
+        if error is None:
+            self._permit.succeeded()
+        elif isinstance(error, Failure):
+            reason = error.reason.value
+            if error.unhealthy:
+                self._permit.failed()
+            else:
+                self._permit.abandoned()
+        else:  # the client went away
+            reason = Reason.CANCELLED.value
+            self._permit.abandoned()
+        self._record(reason, error)
+
+    def _record(self, reason: str, error: BaseException | None) -> None:
+        ATTEMPTS.labels(self._spec.name, reason.lower() or "ok").inc()
+        self._attempts.append(
+            Attempt(
+                self._spec.name,
+                reason,
+                time.perf_counter() - self._started,
+                self._first_token_seconds,
+                self.usage,
+                pricing.cost(self._spec.price, self.usage),
+            )
+        )
+        if self.span.is_recording():
+            self._describe(error)
+        self.span.end()
+
+    def _describe(self, error: BaseException | None) -> None:
+        self.span.set_attribute("gen_ai.usage.input_tokens", self.usage.prompt_tokens)
+        self.span.set_attribute("gen_ai.usage.output_tokens", self.usage.completion_tokens)
+        if self._first_token_seconds is not None:
+            self.span.set_attribute("gen_ai.response.time_to_first_chunk", self._first_token_seconds)
+        if self.finish_reasons:
+            self.span.set_attribute("gen_ai.response.finish_reasons", self.finish_reasons)
+        if error is not None:
+            mark_failed(self.span, error.error if isinstance(error, Failure) else error)
+            if isinstance(error, Failure):
+                self.span.set_attribute("error.type", error.reason.value)
+
+
+def record_skipped(spec: specs.Model, attempts: list[Attempt]) -> None:
+    """A model that was not tried because its circuit is open."""
+    ATTEMPTS.labels(spec.name, "circuit_open").inc()
+    attempts.append(Attempt(spec.name, Reason.UNAVAILABLE.value, 0.0))

@@ -1,0 +1,1 @@
+"""What the orchestrator keeps on disk: the outbox, the cache, conversations."""

@@ -1,0 +1,259 @@
+"""Stored conversations: bounded, erasable, and each visible to the caller who began it alone.
+
+In PostgreSQL replicas share them. Whoever changes a conversation locks its row first and its messages after it, and
+whoever changes several passes over those that are locked; so nobody waits in a circle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels
+from genaifactory_common.database import Database, Layout, insert, uninterrupted
+from genaifactory_common.errors import OutOfSpace, Unavailable
+from genaifactory_orchestrator.settings import Settings
+from genaifactory_orchestrator.stores.conversations_schema import conversations, messages
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT = Layout(
+    service="orchestrator",
+    name="The store of conversations",
+    file_name="conversations.db",
+    loss="the stored conversations",
+    migrations=Path(__file__).parent / "migrations",
+    version_table="orchestrator_alembic_version",
+    migration_lock=0x6F726368,
+    exclusive=True,
+    secure_delete=True,  # what is erased is erased from the file too
+)
+# Rows deleted in one transaction, so that turns pass between them.
+_BATCH = 500
+_LONGEST_PAUSE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Key:
+    """Whose conversation, and which."""
+
+    tenant: str
+    principal: str
+    name: str
+
+
+@dataclass(frozen=True)
+class History:
+    """What a conversation held when a turn began."""
+
+    number: int
+    """Identifies this life of the conversation; an erased one does not come back under it."""
+    messages: tuple[types_pb2.Message, ...]
+    """Oldest first; the first is a person's."""
+
+
+class Conversations:
+    """The store. Turns of one conversation may overlap: each is added whole, in the order in which they end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._bounds = settings.conversations
+        self._database = Database(_LAYOUT, data_dir=settings.data_dir, url=settings.database_url, store=settings.store)
+        self._opening: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Opens the store. A PostgreSQL that is away is opened when it is back; until then every use is Unavailable.
+
+        Raises Unavailable for a file that cannot be used, or that another process uses.
+        """
+        try:
+            await self._database.open()
+        except Unavailable:
+            if not self._database.postgresql:
+                raise
+            self._opening = asyncio.create_task(self._open_later(), name="conversations-open")
+
+    async def close(self) -> None:
+        """Closes the store."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        await self._database.close()
+
+    @uninterrupted
+    async def begin(self, key: Key, *, limit: int) -> History:
+        """The last `limit` messages, as the beginning of a turn; a conversation that is new begins empty.
+
+        Raises Unavailable.
+        """
+        now = time.time()
+        async with self._database.writing() as connection:
+            number = await connection.scalar(sa.select(conversations.c.id).where(*_is(key)))
+            if number is None:
+                number = await self._create(connection, key, now)
+            rows = await connection.scalars(
+                sa.select(messages.c.data)
+                .where(messages.c.conversation == number)
+                .where(messages.c.created_at >= now - self._bounds.max_age_seconds)
+                .order_by(messages.c.number.desc())
+                .limit(limit)
+            )
+            found = [types_pb2.Message.FromString(data) for data in rows][::-1]
+        # A cut may leave an answer without its question, or a tool's result without its call.
+        first = next((i for i, message in enumerate(found) if message.role == types_pb2.ROLE_USER), len(found))
+        return History(number, tuple(found[first:]))
+
+    async def add_turn(self, history: History, turn: Sequence[types_pb2.Message]) -> None:
+        """Adds a turn at the end, whole or not at all; nothing if the conversation was erased since `begin`.
+
+        While the store is away it is tried again, for `retry_seconds` or half of what the request has left.
+        Raises Unavailable.
+        """
+        now, pause_seconds, again = time.time(), 0.1, False
+        rows = [message.SerializeToString() for message in turn]
+        patience = self._bounds.retry_seconds
+        if (remaining := channels.remaining_seconds()) is not None:
+            patience = min(patience, remaining / 2)
+        end = time.monotonic() + patience
+        while True:
+            try:
+                await self._add(history.number, rows, now, again)
+            except OutOfSpace:
+                raise  # a disk is not emptied within the seconds that a client waits
+            except Unavailable:
+                if time.monotonic() + pause_seconds > end:
+                    raise
+            else:
+                return
+            await asyncio.sleep(pause_seconds)
+            pause_seconds, again = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS), True
+
+    async def erase(self, key: Key) -> bool:
+        """Forgets a conversation, in the file's bytes too. False: there was none. Raises Unavailable."""
+        existed = await self._erase(key)
+        await self._database.truncate_log()
+        return existed
+
+    async def counts(self) -> list[tuple[str, int]]:
+        """Tenant and conversations of all that hold any, sorted. Raises Unavailable."""
+        statement = (
+            sa.select(conversations.c.tenant, sa.func.count()).group_by(conversations.c.tenant).order_by("tenant")
+        )
+        async with self._database.reading() as connection:
+            return [(tenant, count) for tenant, count in await connection.execute(statement)]
+
+    async def forget_old(self) -> None:
+        """Removes messages past their age and conversations that hold none. Raises Unavailable."""
+        before = time.time() - self._bounds.max_age_seconds
+        while await self._forget_messages(before) == _BATCH:
+            pass
+        while await self._forget_empty(before) == _BATCH:
+            pass
+
+    async def _open_later(self) -> None:
+        try:
+            await self._database.open_when_reachable()
+        except Exception:  # nobody awaits this task; every use of the store goes on to say that it is not open
+            logger.exception("the store of conversations cannot be opened")
+
+    async def _create(self, connection: AsyncConnection, key: Key, now: float) -> int:
+        statement = (
+            insert(conversations, into_postgresql=self._database.postgresql)
+            .values(**vars(key), updated_at=now)
+            # Another replica may have begun it a moment ago: the same statement then finds it.
+            .on_conflict_do_update(index_elements=["tenant", "principal", "name"], set_={"name": key.name})
+            .returning(conversations.c.id)
+        )
+        number = (await connection.execute(statement)).scalar_one()
+        idlest = (
+            sa.select(conversations.c.id)
+            .where(conversations.c.tenant == key.tenant, conversations.c.principal == key.principal)
+            .order_by(conversations.c.updated_at.desc(), conversations.c.id.desc())
+            .offset(self._bounds.max_per_principal)
+            .limit(_BATCH)
+        )
+        chosen = sa.select(conversations.c.id).where(conversations.c.id.in_(idlest)).with_for_update(skip_locked=True)
+        await _drop(connection, chosen)
+        return int(number)
+
+    @uninterrupted
+    async def _add(self, number: int, rows: list[bytes], now: float, again: bool) -> None:
+        """again: an earlier try failed, perhaps after its COMMIT; a turn that is there is known by moment and bytes."""
+        of_it = messages.c.conversation == number
+        async with self._database.writing() as connection:
+            # The row stays locked: turns from other replicas wait, and so count from what this one adds.
+            touched = await connection.execute(
+                sa.update(conversations).where(conversations.c.id == number).values(updated_at=now)
+            )
+            if touched.rowcount == 0 or not rows:
+                return
+            if again and await connection.scalar(
+                sa.select(sa.exists().where(of_it, messages.c.created_at == now, messages.c.data == rows[-1]))
+            ):
+                return
+            last = (
+                await connection.execute(sa.select(sa.func.coalesce(sa.func.max(messages.c.number), 0)).where(of_it))
+            ).scalar_one()
+            await connection.execute(
+                sa.insert(messages),
+                [
+                    {"conversation": number, "number": last + i, "created_at": now, "data": data}
+                    for i, data in enumerate(rows, start=1)
+                ],
+            )
+            cut = last + len(rows) - self._bounds.max_messages
+            await connection.execute(sa.delete(messages).where(of_it, messages.c.number <= cut))
+
+    @uninterrupted
+    async def _erase(self, key: Key) -> bool:
+        async with self._database.writing() as connection:
+            return await _drop(connection, sa.select(conversations.c.id).where(*_is(key)).with_for_update()) > 0
+
+    @uninterrupted
+    async def _forget_messages(self, before: float) -> int:
+        old = (
+            sa.select(messages.c.conversation, messages.c.number)
+            .where(messages.c.created_at < before)
+            .order_by(messages.c.created_at)
+            .limit(_BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.writing() as connection:
+            keys = [tuple(row) for row in await connection.execute(old)]
+            if keys:
+                await connection.execute(
+                    sa.delete(messages).where(sa.tuple_(messages.c.conversation, messages.c.number).in_(keys))
+                )
+        return len(keys)
+
+    @uninterrupted
+    async def _forget_empty(self, before: float) -> int:
+        holds_any = sa.exists().where(messages.c.conversation == conversations.c.id)
+        empty = (
+            sa.select(conversations.c.id)
+            .where(conversations.c.updated_at < before, ~holds_any)
+            .limit(_BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.writing() as connection:
+            return await _drop(connection, empty)
+
+
+def _is(key: Key) -> tuple[sa.ColumnElement[bool], ...]:
+    columns = conversations.c
+    return columns.tenant == key.tenant, columns.principal == key.principal, columns.name == key.name
+
+
+async def _drop(connection: AsyncConnection, select: sa.Select[tuple[int]]) -> int:
+    numbers = (await connection.scalars(select)).all()
+    if numbers:
+        await connection.execute(sa.delete(messages).where(messages.c.conversation.in_(numbers)))
+        await connection.execute(sa.delete(conversations).where(conversations.c.id.in_(numbers)))
+    return len(numbers)

@@ -1,0 +1,1 @@
+"""One parser a format, each with a function `parse`."""
