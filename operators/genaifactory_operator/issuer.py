@@ -11,7 +11,7 @@ from genaifactory_common.errors import Conflict, Internal, InvalidArgument
 from genaifactory_operator import context_key
 from genaifactory_operator.cluster import Secrets
 from genaifactory_operator.configuration import Configuration
-from genaifactory_operator.due import due, is_rotating
+from genaifactory_operator.planning import is_rotating, plan
 from genaifactory_operator.secret import Change, Secret
 
 # A rotation has fewer; a Secret that something else puts back each time would go on for ever.
@@ -54,7 +54,7 @@ def run(
         rotate = rotate and not _under_way(wanted, found)
         now = clock.now()
         key_changes = context_key.due(wanted.context_key, found)
-        step = due(wanted, found, now, rotate=rotate, renew_changed_before=renew_changed_before)
+        step = plan(wanted, found, now, rotate=rotate, renew_changed_before=renew_changed_before)
         if changes := (*key_changes, *step.changes):
             _apply(changes, secrets, report, clock)
         elif step.wait_until is not None:

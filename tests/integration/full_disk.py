@@ -24,7 +24,7 @@ import httpx
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels, files
 from genaifactory_common.errors import OutOfSpace, Unavailable
-from genaifactory_local import ledger, testing
+from genaifactory_local import monitoring, testing
 from genaifactory_local.testing import Platform, Process
 from genaifactory_retriever.vectors.edge import EdgeVectors
 from genaifactory_retriever.vectors.protocol import DENSE_SIZE, Passage, Point, Sparse, Where
@@ -172,7 +172,7 @@ class Client:
         self.platform.sign_in()
         output = self.disk.folder / "export.jsonl"
         pieces = [
-            piece.jsonl async for piece in ledger.export(self.platform.endpoints.socket("monitor"), None, None, "")
+            piece.jsonl async for piece in monitoring.export(self.platform.endpoints.socket("monitor"), None, None, "")
         ]
         return await self._written(output, b"".join(pieces))
 
@@ -225,7 +225,7 @@ async def ready(client: Client) -> tuple[int, dict[str, Any]]:
 
 async def exported(platform: Platform) -> list[dict[str, Any]]:
     platform.sign_in()
-    pieces = [piece.jsonl async for piece in ledger.export(platform.endpoints.socket("monitor"), None, None, "")]
+    pieces = [piece.jsonl async for piece in monitoring.export(platform.endpoints.socket("monitor"), None, None, "")]
     return [json.loads(line) for line in b"".join(pieces).splitlines()]
 
 

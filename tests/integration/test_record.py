@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import openai
 
-from genaifactory_local import ledger
+from genaifactory_local import monitoring
 from genaifactory_local.testing import Platform
 
 
 async def _exported(platform: Platform) -> list[dict[str, Any]]:
     platform.sign_in()
-    pieces = [piece.jsonl async for piece in ledger.export(platform.endpoints.socket("monitor"), None, None, "")]
+    pieces = [piece.jsonl async for piece in monitoring.export(platform.endpoints.socket("monitor"), None, None, "")]
     return [json.loads(line) for line in b"".join(pieces).splitlines()]
 
 

@@ -210,7 +210,7 @@ class Internal(FactoryError):
 
 
 @dataclass(frozen=True)
-class Mapping:
+class Status:
     """How one reason looks on each wire."""
 
     error: type[FactoryError]
@@ -219,27 +219,27 @@ class Mapping:
     openai_type: str
 
 
-TABLE: dict[Reason, Mapping] = {
-    Reason.INVALID_ARGUMENT: Mapping(InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"),
-    Reason.UNKNOWN_FIELD: Mapping(InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"),
-    Reason.TOO_LARGE: Mapping(TooLarge, grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"),
-    Reason.CONTEXT_TOO_LONG: Mapping(ContextTooLong, grpc.StatusCode.OUT_OF_RANGE, 400, "invalid_request_error"),
-    Reason.UNAUTHENTICATED: Mapping(Unauthenticated, grpc.StatusCode.UNAUTHENTICATED, 401, "authentication_error"),
-    Reason.PERMISSION_DENIED: Mapping(PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, 403, "permission_error"),
-    Reason.NOT_FOUND: Mapping(NotFound, grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error"),
-    Reason.MODEL_NOT_FOUND: Mapping(NotFound, grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error"),
-    Reason.CONFLICT: Mapping(Conflict, grpc.StatusCode.ABORTED, 409, "invalid_request_error"),
-    Reason.CONTENT_BLOCKED: Mapping(ContentBlocked, grpc.StatusCode.FAILED_PRECONDITION, 422, "content_policy_error"),
-    Reason.RATE_LIMITED: Mapping(RateLimited, grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "rate_limit_error"),
-    Reason.OVERLOADED: Mapping(Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "overloaded_error"),
-    Reason.UNAVAILABLE: Mapping(Unavailable, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
-    Reason.UPSTREAM_FAILED: Mapping(UpstreamFailed, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
-    Reason.OUT_OF_SPACE: Mapping(OutOfSpace, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
-    Reason.DEADLINE_EXCEEDED: Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"),
-    Reason.REQUEST_TIMEOUT: Mapping(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 408, "timeout_error"),
-    Reason.CANCELLED: Mapping(Cancelled, grpc.StatusCode.CANCELLED, 499, "cancelled_error"),
-    Reason.UNIMPLEMENTED: Mapping(Unimplemented, grpc.StatusCode.UNIMPLEMENTED, 501, "invalid_request_error"),
-    Reason.INTERNAL: Mapping(Internal, grpc.StatusCode.INTERNAL, 500, "internal_error"),
+TABLE: dict[Reason, Status] = {
+    Reason.INVALID_ARGUMENT: Status(InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"),
+    Reason.UNKNOWN_FIELD: Status(InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error"),
+    Reason.TOO_LARGE: Status(TooLarge, grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error"),
+    Reason.CONTEXT_TOO_LONG: Status(ContextTooLong, grpc.StatusCode.OUT_OF_RANGE, 400, "invalid_request_error"),
+    Reason.UNAUTHENTICATED: Status(Unauthenticated, grpc.StatusCode.UNAUTHENTICATED, 401, "authentication_error"),
+    Reason.PERMISSION_DENIED: Status(PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, 403, "permission_error"),
+    Reason.NOT_FOUND: Status(NotFound, grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error"),
+    Reason.MODEL_NOT_FOUND: Status(NotFound, grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error"),
+    Reason.CONFLICT: Status(Conflict, grpc.StatusCode.ABORTED, 409, "invalid_request_error"),
+    Reason.CONTENT_BLOCKED: Status(ContentBlocked, grpc.StatusCode.FAILED_PRECONDITION, 422, "content_policy_error"),
+    Reason.RATE_LIMITED: Status(RateLimited, grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "rate_limit_error"),
+    Reason.OVERLOADED: Status(Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, 503, "overloaded_error"),
+    Reason.UNAVAILABLE: Status(Unavailable, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
+    Reason.UPSTREAM_FAILED: Status(UpstreamFailed, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
+    Reason.OUT_OF_SPACE: Status(OutOfSpace, grpc.StatusCode.UNAVAILABLE, 503, "service_unavailable_error"),
+    Reason.DEADLINE_EXCEEDED: Status(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 504, "timeout_error"),
+    Reason.REQUEST_TIMEOUT: Status(DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, 408, "timeout_error"),
+    Reason.CANCELLED: Status(Cancelled, grpc.StatusCode.CANCELLED, 499, "cancelled_error"),
+    Reason.UNIMPLEMENTED: Status(Unimplemented, grpc.StatusCode.UNIMPLEMENTED, 501, "invalid_request_error"),
+    Reason.INTERNAL: Status(Internal, grpc.StatusCode.INTERNAL, 500, "internal_error"),
 }
 
 # A bare status of a library or a proxy carries no ErrorInfo: the first reason with that status stands for it.

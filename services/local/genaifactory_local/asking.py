@@ -23,7 +23,7 @@ _CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatRequest:
     """What to ask, and whom."""
 
     text: str
@@ -61,7 +61,7 @@ class Answer:
 
 
 @contextmanager
-def asked(question: Question) -> Iterator[tuple[Answer, Iterator[str]]]:
+def asked(question: ChatRequest) -> Iterator[tuple[Answer, Iterator[str]]]:
     """Sends the question; yields the answer to be and the pieces of its text as they come. Raises FactoryError."""
     for option, text in (
         ("QUESTION", question.text),

@@ -15,7 +15,7 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels, formats
 from genaifactory_common.channels import Duplex
 from genaifactory_local import finding
-from genaifactory_local.finding import Document
+from genaifactory_local.finding import DocumentFile
 from genaifactory_retriever.parsing import decoding
 
 _PIECE_BYTES = 512 * 1024
@@ -60,7 +60,7 @@ async def ingest(
     channel: grpc.aio.Channel,
     sign_in: Callable[[], None],
     knowledge_base: str,
-    documents: Iterable[Document],
+    documents: Iterable[DocumentFile],
     *,
     groups: Iterable[str] = (),
     metadata: Mapping[str, str] | None = None,
@@ -122,7 +122,7 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 async def _send(
     call: Duplex,
     opened: retriever_pb2.IngestOpen,
-    batch: list[Document],
+    batch: list[DocumentFile],
     header: retriever_pb2.DocumentHeader,
     summary: Summary,
     on_progress: Callable[[Summary], None],

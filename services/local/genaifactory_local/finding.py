@@ -88,7 +88,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Document:
+class DocumentFile:
     """A file to be ingested."""
 
     path: Path
@@ -103,21 +103,21 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """What is at and below the paths that were given."""
 
-    documents: tuple[Document, ...]
+    documents: tuple[DocumentFile, ...]
     skipped: tuple[Skipped, ...] = ()
     sources: tuple[Source, ...] = ()
 
 
-def find(paths: Iterable[Path]) -> Found:
+def find(paths: Iterable[Path]) -> FoundFiles:
     """The documents at and below `paths`, sorted, and what is skipped below them.
 
     A path that is itself a link is followed: whoever gives it wants that. Raises InvalidArgument when a path does not
     exist, may not be read or is no document.
     """
-    documents: list[Document] = []
+    documents: list[DocumentFile] = []
     skipped: list[Skipped] = []
     sources: dict[Path, Source] = {}
     for path in paths:
@@ -131,9 +131,9 @@ def find(paths: Iterable[Path]) -> Found:
             documents += walk.documents.values()
             skipped += walk.skipped
         else:
-            documents.append(Document(path, source))
+            documents.append(DocumentFile(path, source))
     documents.sort(key=lambda each: each.document_id)
-    return Found(tuple(documents), tuple(sorted(skipped, key=lambda each: each.name)), tuple(sources.values()))
+    return FoundFiles(tuple(documents), tuple(sorted(skipped, key=lambda each: each.name)), tuple(sources.values()))
 
 
 def labels(path: Path) -> Iterator[str]:
@@ -143,7 +143,7 @@ def labels(path: Path) -> Iterator[str]:
         yield "/".join(parts[-count:])
 
 
-def read(document: Document) -> bytes | str:
+def read(document: DocumentFile) -> bytes | str:
     """The file's bytes, or why it cannot be taken. Blocks; never on a pipe or device.
 
     What was opened is looked at, not what stood there during the walk: it must be a file inside the source.
@@ -197,7 +197,7 @@ class _Walk:
     """One look through a folder: first what is in it, then what its links to folders lead to, each folder once."""
 
     def __init__(self, source: Source) -> None:
-        self.documents: dict[str, Document] = {}
+        self.documents: dict[str, DocumentFile] = {}
         self.skipped: list[Skipped] = []
         self._source = source
         self._seen: set[tuple[int, int]] = set()
@@ -261,7 +261,7 @@ class _Walk:
         except OSError as error:
             self._skip(name, Reason.UNREADABLE, error.strerror or "")
             return
-        document = Document(Path(entry.path), self._source, printable(name))
+        document = DocumentFile(Path(entry.path), self._source, printable(name))
         if not is_file:
             self._skip(name, Reason.SPECIAL)
         elif not _is_document(entry.name):
@@ -271,7 +271,7 @@ class _Walk:
         else:
             self._add(document, name)
 
-    def _add(self, document: Document, name: str) -> None:
+    def _add(self, document: DocumentFile, name: str) -> None:
         """Of two files whose names are written alike, the one that has the name as it is written is read."""
         other = self.documents.get(document.below)
         if other is not None and name != document.below:

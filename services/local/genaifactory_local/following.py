@@ -11,8 +11,8 @@ import grpc.aio
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError
-from genaifactory_local import ledger
-from genaifactory_local.reach import Platform
+from genaifactory_local import monitoring
+from genaifactory_local.endpoints import Platform
 
 # A record comes a moment after its answer's end, and the clocks of a cluster's pods differ a little.
 _OVERLAP = timedelta(seconds=30)
@@ -64,7 +64,7 @@ class Follower:
         wanted = monitor_pb2.InteractionFilter()
         wanted.CopyFrom(self._filter)
         wanted.ended_since.FromDatetime(max(self._since, self._newest - _OVERLAP))
-        found = [item async for item in ledger.interactions(channel, wanted, most=_MOST_AT_ONCE)]
+        found = [item async for item in monitoring.interactions(channel, wanted, most=_MOST_AT_ONCE)]
         new = sorted((item for item in found if item.request_id not in self._seen), key=ended)
         for item in new:
             self._seen[item.request_id] = None
@@ -77,7 +77,7 @@ class Follower:
     async def _connect(self) -> grpc.aio.Channel:
         platform = self._find()
         self._sign_in = platform.signing_in(platform.tenant(self._tenant))
-        self._channel = await self._connection.enter_async_context(ledger.connected(platform, patience_seconds=0))
+        self._channel = await self._connection.enter_async_context(monitoring.connected(platform, patience_seconds=0))
         return self._channel
 
 

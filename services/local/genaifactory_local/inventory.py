@@ -17,7 +17,7 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels, settings, specs, stored
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.stored import Kind, Stored
-from genaifactory_local.reach import Service
+from genaifactory_local.endpoints import Service
 
 logger = logging.getLogger(__name__)
 

@@ -24,17 +24,8 @@ from rich.markup import escape
 from genaifactory_common import known, settings, space, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
-from genaifactory_local import (
-    configuration,
-    environment,
-    finding,
-    inventory,
-    local_model,
-    logs,
-    state,
-    typed,
-)
-from genaifactory_local.reading import DEFAULT_PATHS, Reading
+from genaifactory_local import configuration, environment, finding, inventory, invocation, local_model, logs, state
+from genaifactory_local.folder_sync import DEFAULT_PATHS, FolderSync
 from genaifactory_local.state import Endpoints, State
 
 logger = logging.getLogger(__name__)
@@ -74,7 +65,7 @@ class _Plan:
     key: str
     signer: Signer
     source: configuration.Source
-    found: finding.Found
+    found: finding.FoundFiles
     knowledge_base: str | None
 
 
@@ -202,10 +193,10 @@ def _print_change(change: specs.Change, console: Console, now: datetime) -> None
     console.print(escape(message), soft_wrap=True, highlight=False)
 
 
-def _reading(plan: _Plan, console: Console) -> Reading | None:
+def _reading(plan: _Plan, console: Console) -> FolderSync | None:
     if plan.knowledge_base is None:
         return None
-    return Reading(
+    return FolderSync(
         plan.signer,
         plan.source.current.tenants[0].name,
         plan.knowledge_base,
@@ -216,7 +207,7 @@ def _reading(plan: _Plan, console: Console) -> Reading | None:
     )
 
 
-def _find_documents(options: Options) -> finding.Found:
+def _find_documents(options: Options) -> finding.FoundFiles:
     return finding.find([path.expanduser() for path in options.paths] or DEFAULT_PATHS)
 
 
@@ -301,7 +292,7 @@ def _ask(plan: _Plan, question: str) -> str:
     folder = (
         "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"
     )
-    return f'{typed.command()} ask{folder} "{question}"'
+    return f'{invocation.command()} ask{folder} "{question}"'
 
 
 def _age_seconds() -> float:

@@ -10,7 +10,7 @@ from genaifactory_local import asking
 
 
 def test(
-    question: asking.Question, report: Callable[[str], None], *, timeout_seconds: float, needs_citation: bool
+    question: asking.ChatRequest, report: Callable[[str], None], *, timeout_seconds: float, needs_citation: bool
 ) -> None:
     """Reports the question, the answer and the time it took.
 

@@ -11,7 +11,7 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels, formats
 from genaifactory_local import documents, finding
 from genaifactory_local.catalogue import PAGE, stored
-from genaifactory_local.finding import Found, Reason, Skipped, Source
+from genaifactory_local.finding import FoundFiles, Reason, Skipped, Source
 
 _TIMEOUT_SECONDS = 60.0
 
@@ -53,7 +53,7 @@ class Store:
         return retriever_pb2_grpc.RetrieverServiceStub(self.channel)
 
 
-async def labelled(store: Store, found: Found) -> Found:
+async def labelled(store: Store, found: FoundFiles) -> FoundFiles:
     """The documents under names that no other source's documents have: a folder's name, or more of its path.
 
     A source that was read before keeps its label, so that its documents keep their ids. Raises FactoryError.
@@ -66,10 +66,10 @@ async def labelled(store: Store, found: Found) -> Found:
     long = [each for each in there if len(each.document_id) > formats.MAX_ID_CHARACTERS]
     skipped += [Skipped(each.source, each.below, Reason.LONG) for each in long]
     there = sorted((each for each in there if each not in long), key=lambda each: each.document_id)
-    return Found(tuple(there), tuple(skipped), tuple(own.values()))
+    return FoundFiles(tuple(there), tuple(skipped), tuple(own.values()))
 
 
-async def gone(store: Store, found: Found) -> list[str]:
+async def gone(store: Store, found: FoundFiles) -> list[str]:
     """Ids of stored documents that are not in their source any more. Raises FactoryError.
 
     What could not be looked into may still be there.

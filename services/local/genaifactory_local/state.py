@@ -21,7 +21,7 @@ from genaifactory_common import files
 from genaifactory_common.damage import damaged
 from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument, Unavailable
 from genaifactory_common.identity import Signer
-from genaifactory_local import typed
+from genaifactory_local import invocation
 
 DEFAULT_FOLDER = Path(".genaifactory")
 
@@ -210,7 +210,9 @@ def find_running(folder: Path) -> tuple[State, Endpoints]:
             f"The platform on {state.folder} is starting or stopping. Try again when it has said that it is ready; "
             "on its first run it reads the documents before."
         )
-    raise Unavailable(f"No platform runs on {state.folder}. Start one with: make run   (or: {typed.command()} run)")
+    raise Unavailable(
+        f"No platform runs on {state.folder}. Start one with: make run   (or: {invocation.command()} run)"
+    )
 
 
 def explained(error: OSError, folder: Path) -> FactoryError:

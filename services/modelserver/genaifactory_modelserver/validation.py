@@ -17,8 +17,8 @@ from genaifactory_common import conversation as contract
 from genaifactory_common import engine_specs, sampling
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_modelserver.engines.protocol import (
-    Document,
     Generation,
+    GroundingPassage,
     Message,
     OutputFormat,
     Priority,
@@ -166,8 +166,8 @@ def _message(path: str, message: types_pb2.Message, *, begun: bool) -> Message:
     return Message(role, message.content, message.name, tuple(calls), message.tool_call_id)
 
 
-def _document(passage: types_pb2.Passage) -> Document:
-    return Document(
+def _document(passage: types_pb2.Passage) -> GroundingPassage:
+    return GroundingPassage(
         passage.text, passage.title, tuple(passage.headings), passage.language, starts_inside=passage.start_offset > 0
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 Json = Mapping[str, Any]
-"""An object of JSON-able values, named as in the .proto files; see `plain`."""
+"""An object of JSON-able values, named as in the .proto files; see `message_dicts`."""
 
 OutcomeName = Literal["answered", "blocked", "failed", "cancelled"]
 RatingName = Literal["", "up", "down"]

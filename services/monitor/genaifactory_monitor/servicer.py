@@ -12,7 +12,7 @@ from genaifactory_common import identity
 from genaifactory_common.errors import InvalidArgument, PermissionDenied
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_monitor import export, metrics, paging, store, usage, wire
+from genaifactory_monitor import converters, export, metrics, paging, store, usage
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.settings import Settings
 
@@ -42,9 +42,9 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         """Called by services in their own name: each record says whose it is."""
         self._require_space()
         count = len(request.interactions)
-        if not 1 <= count <= wire.MAX_INTERACTIONS:
+        if not 1 <= count <= converters.MAX_INTERACTIONS:
             raise InvalidArgument(
-                f"interactions must have 1 to {wire.MAX_INTERACTIONS} records, not {count}.", field="interactions"
+                f"interactions must have 1 to {converters.MAX_INTERACTIONS} records, not {count}.", field="interactions"
             )
         now_us = _now_us()
         records = []
@@ -52,7 +52,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             if i and i % _RECORDS_PER_TURN == 0:
                 await asyncio.sleep(0)
             records.append(
-                wire.interaction(
+                converters.interaction(
                     message, f"interactions[{i}]", now_us=now_us, max_bytes=self._settings.max_record_bytes
                 )
             )
@@ -70,7 +70,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         caller = identity.current()
         caller.require("feedback")
         self._require_space()
-        given = wire.feedback(
+        given = converters.feedback(
             request, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=_now_us()
         )
         new, known = await store.add_feedback(self._database, given)
@@ -90,7 +90,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         identity.current().require("export")
         if request.page_size > _MAX_PAGE:
             raise InvalidArgument(f"page_size must be 1 to {_MAX_PAGE}, or 0 for {_DEFAULT_PAGE}.", field="page_size")
-        filter_ = wire.interaction_filter(
+        filter_ = converters.interaction_filter(
             request.filter, tenant=_allowed_tenant(request.filter.tenant, "filter.tenant")
         )
         found = await store.page(
@@ -103,7 +103,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             without_text=request.without_text,
         )
         return monitor_pb2.QueryInteractionsResponse(
-            interactions=[wire.interaction_message(item) for item in found.interactions],
+            interactions=[converters.interaction_message(item) for item in found.interactions],
             next_page_token=paging.encode(found.next, filter_) if found.next else "",
         )
 
@@ -119,16 +119,16 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         else:
             tenant = _allowed_tenant(request.tenant, "tenant")
         now_us = _now_us()
-        start_us, end_us = wire.usage_period(request, now_us=now_us)
+        start_us, end_us = converters.usage_period(request, now_us=now_us)
         rows = await usage.between(self._database, tenant, start_us, end_us, key_id=own_key, now_us=now_us)
-        return monitor_pb2.GetUsageResponse(rows=[wire.usage_row(key, sums) for key, sums in rows])
+        return monitor_pb2.GetUsageResponse(rows=[converters.usage_row(key, sums) for key, sums in rows])
 
     async def ExportInteractions(
         self, request: monitor_pb2.ExportInteractionsRequest, context: Any
     ) -> AsyncIterator[monitor_pb2.ExportInteractionsResponse]:
         """Permission 'export'."""
         identity.current().require("export")
-        filter_ = wire.interaction_filter(
+        filter_ = converters.interaction_filter(
             request.filter, tenant=_allowed_tenant(request.filter.tenant, "filter.tenant")
         )
         async for piece, count in export.lines(self._database, filter_):
@@ -149,7 +149,7 @@ def _allowed_tenant(requested: str, field: str) -> str:
             f"The role '{caller.role}' may read only its own tenant; others need the permission 'operate'.",
             field=field,
         )
-    return wire.requested_tenant(requested, field)
+    return converters.requested_tenant(requested, field)
 
 
 def _now_us() -> int:

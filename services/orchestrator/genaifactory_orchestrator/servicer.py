@@ -13,7 +13,7 @@ from genaifactory_common import conversation, identity
 from genaifactory_orchestrator.answers import request as question
 from genaifactory_orchestrator.answers.events import Done, Event, Opened, RouteChosen
 from genaifactory_orchestrator.answers.pipeline import Answerer
-from genaifactory_orchestrator.answers.retrieval import Found
+from genaifactory_orchestrator.answers.retrieval import RetrievedPassages
 from genaifactory_orchestrator.embedding import Embedder
 from genaifactory_orchestrator.models.backend import Delta, ToolCallDelta
 from genaifactory_orchestrator.stores.conversations import Conversations, Key
@@ -21,7 +21,7 @@ from genaifactory_orchestrator.stores.conversations import Conversations, Key
 # Events that wait for a slow client; then the guardrail, and then the model, wait too.
 _MAX_WAITING_EVENTS = 16
 # What a client that wants the answer only does not get.
-_ABOUT_THE_ANSWER = (RouteChosen, Found, types_pb2.Verdict)
+_ABOUT_THE_ANSWER = (RouteChosen, RetrievedPassages, types_pb2.Verdict)
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -119,7 +119,7 @@ def _response(event: Event) -> orchestrator_pb2.AnswerResponse:
             response.route.route = event.route
             response.route.model = event.model
             response.route.prompt_version = event.prompt_version
-        case Found():
+        case RetrievedPassages():
             response.passages.passages.extend(event.passages)
             response.passages.index_version = event.index_version
             response.passages.SetInParent()

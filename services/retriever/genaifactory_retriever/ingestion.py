@@ -21,7 +21,7 @@ from genaifactory_common.space import Space
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.documents import clean
 from genaifactory_retriever.encoding import Encoder
-from genaifactory_retriever.knowledge import KnowledgeBase, Prepared, Written
+from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase, Written
 from genaifactory_retriever.parsing import parser
 from genaifactory_retriever.parsing.limits import Limits
 from genaifactory_retriever.stored import Origin, StoredDocument
@@ -82,7 +82,7 @@ class _Ready:
     upload: Upload
     size_bytes: int
     """Of the budget that it holds."""
-    prepared: Prepared | None = None
+    prepared: EncodedDocument | None = None
     unchanged: Written | None = None
     error: FactoryError | None = None
 
@@ -163,7 +163,7 @@ class Ingestion:
     async def _encode(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload, source_hash: str) -> _Ready:
         document = await self._encoder.on_document_thread(_document, upload, tenant, source_hash, self._limits)
         encoded = {chunking: await self._encoder.encode(document, chunking) for chunking in knowledge_base.chunkings()}
-        prepared = Prepared(document, encoded)
+        prepared = EncodedDocument(document, encoded)
         # The bytes are not needed any more; what waits for its turn is only text and vectors.
         return _Ready(replace(upload, data=b""), len(upload.data), prepared)
 

@@ -47,7 +47,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class EncodedDocument:
     """A document ready to be written, encoded for each chunking that was open when it was prepared."""
 
     document: StoredDocument
@@ -129,7 +129,7 @@ class KnowledgeBase:
         """What a document must be encoded for to be written now."""
         return {chunking_of(index) for index in self.snapshots.current.indexes}
 
-    async def write(self, batch: Sequence[Prepared]) -> list[Written]:
+    async def write(self, batch: Sequence[EncodedDocument]) -> list[Written]:
         """Writes documents of different ids; all of them are seen from one moment on. Raises FactoryError.
 
         A document of the same source is left alone; one whose content another document has is kept without passages.
@@ -150,7 +150,7 @@ class KnowledgeBase:
         known = await self._known(tenant, document_id)
         return self._unchanged(known) if known is not None and known.source_hash == source_hash else None
 
-    async def _write(self, batch: Sequence[Prepared]) -> list[Written]:
+    async def _write(self, batch: Sequence[EncodedDocument]) -> list[Written]:
         async with self._writing:
             known = [await self._known(p.document.tenant, p.document.document_id) for p in batch]
             changed = {
@@ -194,7 +194,7 @@ class KnowledgeBase:
     def _unchanged(known: Known) -> Written:
         return Written("unchanged" if known.indexed else "duplicate", 0)
 
-    def _passages(self, prepared: Prepared) -> int:
+    def _passages(self, prepared: EncodedDocument) -> int:
         encoded = prepared.encoded.get(chunking_of(self.snapshots.current.active))
         return len(encoded.passages) if encoded else 0
 

@@ -35,7 +35,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Passages, best first, all from one index version."""
 
     passages: tuple[tuple[Passage, float], ...]
@@ -58,7 +58,7 @@ class Searcher:
         self._telemetry = telemetry
         self._candidates = candidates
 
-    async def search(self, knowledge_base: KnowledgeBase, query: Query, caller: Caller) -> Found:
+    async def search(self, knowledge_base: KnowledgeBase, query: Query, caller: Caller) -> SearchResult:
         """Raises NotFound and Conflict about index_version, Unavailable when the store is."""
         with knowledge_base.snapshots.hold() as snapshot:
             index = _index(snapshot, query.index_version)
@@ -91,7 +91,7 @@ class Searcher:
         ranked = tuple((stored[id_], score) for id_, score in hits)
         texts = ["\n".join((passage.title, *passage.headings, passage.text)) for passage, _ in ranked]
         covered = lexical.coverage(encoded.words, texts, frequencies, passages)
-        return Found(ranked, index.version, covered)
+        return SearchResult(ranked, index.version, covered)
 
     def _encode(self, query: Query, index: Index, tenant: str) -> tuple[EncodedQuery, dict[int, int], int]:
         encoded = self._encoder.encode_query(query.text, dense=query.mode is not Mode.LEXICAL)

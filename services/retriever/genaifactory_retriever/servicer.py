@@ -19,7 +19,7 @@ from genaifactory_retriever.fusion import Mode
 from genaifactory_retriever.ingestion import Ingestion, Result
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
-from genaifactory_retriever.search import Found, Query, Searcher
+from genaifactory_retriever.search import Query, Searcher, SearchResult
 from genaifactory_retriever.settings import Settings
 from genaifactory_retriever.uploading import Reading, Uploads
 from genaifactory_retriever.vectors.protocol import Passage
@@ -285,7 +285,7 @@ def _query(request: retriever_pb2.SearchRequest, default_limit: int) -> Query:
     )
 
 
-def _search_response(found: Found, reading: Reading | None) -> retriever_pb2.SearchResponse:
+def _search_response(found: SearchResult, reading: Reading | None) -> retriever_pb2.SearchResponse:
     return retriever_pb2.SearchResponse(
         passages=[_passage(passage, score) for passage, score in found.passages],
         index_version=found.index_version,

@@ -12,7 +12,7 @@ from tests.unit.local.scripted_http import chunk, scripted
 
 
 def _ask(url: str, conversation: str | None = None) -> tuple[asking.Answer, list[str]]:
-    with asking.asked(asking.Question("Why?", url, "gf-key", conversation_id=conversation)) as (answer, pieces):
+    with asking.asked(asking.ChatRequest("Why?", url, "gf-key", conversation_id=conversation)) as (answer, pieces):
         return answer, list(pieces)
 
 
@@ -44,7 +44,7 @@ def test_pieces_citations_and_usage_are_gathered() -> None:
 
 
 def test_bytes_that_are_no_text_are_the_question_s_fault_and_not_the_key_s() -> None:
-    question = asking.Question(b"caf\xe9".decode(errors="surrogateescape"), "http://127.0.0.1:1", "gf-key")
+    question = asking.ChatRequest(b"caf\xe9".decode(errors="surrogateescape"), "http://127.0.0.1:1", "gf-key")
     with pytest.raises(InvalidArgument, match="QUESTION must be text in UTF-8"), asking.asked(question):
         pass
 

@@ -306,7 +306,7 @@ def test_what_may_not_be_read_is_named_and_stops_nothing(folder_of_nobody: Path)
     (folder_of_nobody / "shut").chmod(0o700)
 
 
-def _swapped(tmp_path: Path, name: str = "a.md") -> tuple[finding.Document, Path]:
+def _swapped(tmp_path: Path, name: str = "a.md") -> tuple[finding.DocumentFile, Path]:
     path = tmp_path / "docs" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(TEXT)

@@ -12,7 +12,7 @@ from genaifactory_local import finding
 from genaifactory_retriever.parsing import parser
 
 
-def _ids(found: finding.Found) -> list[str]:
+def _ids(found: finding.FoundFiles) -> list[str]:
     return [document.document_id for document in found.documents]
 
 

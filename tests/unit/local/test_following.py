@@ -15,8 +15,8 @@ from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, runtime, settings, testing
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.telemetry import Telemetry
+from genaifactory_local.endpoints import Service
 from genaifactory_local.following import Follower, following
-from genaifactory_local.reach import Service
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.settings import Settings
 

@@ -18,7 +18,7 @@ UNCITED = [chunk({"content": "16 days"}, "stop"), "data: [DONE]"]
 def _smoke(lines: list[str], **options: Any) -> list[str]:
     said: list[str] = []
     with scripted(200, lines) as (url, _):
-        question = asking.Question("How many days?", url, "gf-key", idle_timeout_seconds=0.3)
+        question = asking.ChatRequest("How many days?", url, "gf-key", idle_timeout_seconds=0.3)
         smoke.test(question, said.append, **{"timeout_seconds": 30, "needs_citation": True, **options})
     return said
 

@@ -19,7 +19,15 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.app import create_app
 from genaifactory_modelserver.engines.extractive.engine import Extractive
 from genaifactory_modelserver.engines.fake import FakeEngine
-from genaifactory_modelserver.engines.protocol import Document, Engine, Generation, Message, Role, Sampling, Step
+from genaifactory_modelserver.engines.protocol import (
+    Engine,
+    Generation,
+    GroundingPassage,
+    Message,
+    Role,
+    Sampling,
+    Step,
+)
 from genaifactory_modelserver.settings import Settings
 
 FACTORY = """
@@ -30,7 +38,7 @@ routes: [{name: chat, task: chat, models: [extractive]}]
 policies: [{name: default}]
 """
 
-WARRANTY_VI = Document(
+WARRANTY_VI = GroundingPassage(
     """# Chính sách bảo hành
 
 Thời gian bảo hành là 24 tháng kể từ ngày mua hàng. Sản phẩm phải còn nguyên tem và có hóa đơn. Pin và phụ kiện được
@@ -45,7 +53,7 @@ Chúng tôi không bảo hành các hư hỏng do người dùng, ngập nước
     title="Sổ tay khách hàng",
     language="vi",
 )
-REFUND_VI = Document(
+REFUND_VI = GroundingPassage(
     """# Đổi trả và hoàn tiền
 
 Bạn có thể đổi trả hàng trong vòng 7 ngày nếu sản phẩm bị lỗi. Tiền được hoàn vào tài khoản ngân hàng sau 3 đến 5 ngày
@@ -53,7 +61,7 @@ làm việc. Phí vận chuyển khi đổi trả do công ty chịu.""",
     title="Sổ tay khách hàng",
     language="vi",
 )
-LEAVE_VI = Document(
+LEAVE_VI = GroundingPassage(
     """## Nghỉ phép năm
 
 Nhân viên chính thức có 12 ngày phép mỗi năm. Cứ 5 năm làm việc được cộng thêm 1 ngày.
@@ -63,7 +71,7 @@ ngày.""",
     title="Sổ tay nhân viên",
     language="vi",
 )
-INSTALL_EN = Document(
+INSTALL_EN = GroundingPassage(
     """# System requirements
 
 You need at least 512 MB of memory for a desktop installation on AMD64. On ARM, 256 MB of memory is enough. The disk
@@ -79,7 +87,7 @@ The installer asks for a root password. If you leave it empty, sudo is set up fo
     title="Installation guide",
     language="en",
 )
-WARRANTY_EN = Document(
+WARRANTY_EN = GroundingPassage(
     """# Warranty
 
 The warranty period is 24 months from the date of purchase. Batteries are covered for 6 months only. How do I claim?
@@ -96,13 +104,13 @@ Send the product with the invoice to our service centre.
 
 
 @pytest.fixture
-def vietnamese() -> tuple[Document, ...]:
+def vietnamese() -> tuple[GroundingPassage, ...]:
     """Warranty, refunds, leave."""
     return (WARRANTY_VI, REFUND_VI, LEAVE_VI)
 
 
 @pytest.fixture
-def english() -> tuple[Document, ...]:
+def english() -> tuple[GroundingPassage, ...]:
     """Installation, warranty."""
     return (INSTALL_EN, WARRANTY_EN)
 
@@ -116,7 +124,7 @@ def ask() -> Ask:
 
     def made(
         *turns: str,
-        documents: tuple[Document, ...] = (),
+        documents: tuple[GroundingPassage, ...] = (),
         begun: str | None = None,
         model: str = "fake",
         **sampling: object,

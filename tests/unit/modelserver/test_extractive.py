@@ -21,9 +21,9 @@ from genaifactory_modelserver.engines.extractive.answering import Reader
 from genaifactory_modelserver.engines.extractive.engine import TOKENS_PER_STEP, Extractive
 from genaifactory_modelserver.engines.extractive.question import Question
 from genaifactory_modelserver.engines.protocol import (
-    Document,
     FinishReason,
     Generation,
+    GroundingPassage,
     Message,
     OutputFormat,
     Role,
@@ -34,7 +34,7 @@ from genaifactory_modelserver.engines.protocol import (
 )
 
 Extract = Callable[..., Awaitable[tuple[str, Step]]]
-Documents = tuple[Document, ...]
+Documents = tuple[GroundingPassage, ...]
 
 UNKNOWN_VI = "Tôi không biết"
 UNKNOWN_EN = "I do not know"
@@ -119,7 +119,7 @@ async def test_it_says_in_english_that_it_does_not_know(extractive: Extract, eng
 
 
 LOST_KEY = "A lost hardware key is reported to the IT desk within one hour."
-SECURITY = Document(
+SECURITY = GroundingPassage(
     f"Passwords have at least 14 characters. {LOST_KEY}\n\n"
     "Anybody who suspects an incident calls the IT desk at once. Days that are not taken are lost.",
     title="IT security",
@@ -157,7 +157,7 @@ async def test_a_condition_that_no_document_speaks_of_is_not_known(extractive: E
     assert answer.startswith(UNKNOWN_EN)
 
 
-ANNUAL_LEAVE = Document(
+ANNUAL_LEAVE = GroundingPassage(
     "Every employee has 16 days of paid annual leave. Requests for leave go to the manager.\n\n"
     "The warehouse opens at 7. Forklift drivers renew their licence at the depot.",
     title="Staff handbook",
@@ -184,7 +184,9 @@ async def test_a_number_beside_the_question_does_not_sink_its_answer(
 
 async def test_an_example_that_shows_the_question_is_not_quoted_as_its_answer(extractive: Extract) -> None:
     question = "How many days of annual leave do I have?"
-    example = Document(f'model = ChatOpenAI(model="rag")\nquestion = "{question}"\nprint(model.invoke(question))')
+    example = GroundingPassage(
+        f'model = ChatOpenAI(model="rag")\nquestion = "{question}"\nprint(model.invoke(question))'
+    )
     answer, _ = await extractive(question, documents=(example, ANNUAL_LEAVE))
     assert quotes(answer) == [("Every employee has 16 days of paid annual leave.", 2)]
     answer, _ = await extractive(question, documents=(example,))
@@ -253,7 +255,7 @@ async def test_foreign_documents_are_quoted_after_a_sentence_in_the_questions_la
     answer, _ = await extractive("Cần bao nhiêu RAM để cài trên ARM?", documents=english)
     assert answer.startswith("Các đoạn liên quan, trích nguyên văn bằng ngôn ngữ của tài liệu:")
     assert quotes(answer) == [("On ARM, 256 MB of memory is enough.", 1)]
-    vpn = Document("Nhân viên kết nối VPN bằng mã OTP do phòng kỹ thuật cấp.", language="vi")
+    vpn = GroundingPassage("Nhân viên kết nối VPN bằng mã OTP do phòng kỹ thuật cấp.", language="vi")
     answer, _ = await extractive("How do I connect to the VPN?", documents=(*vietnamese, vpn))
     assert answer.startswith("The passages that bear on the question, word for word in the language of their document:")
     assert quotes(answer) == [(vpn.text, 4)]
@@ -280,8 +282,8 @@ async def test_documents_in_the_questions_language_go_before_foreign_ones(
 
 
 async def test_a_name_that_no_document_holds_is_not_answered_with_what_is_said_of_another(extractive: Extract) -> None:
-    english = Document("Sao Mai makes sensors. The address of Sao Mai is 1 Main Street.", title="About Sao Mai")
-    vietnamese = Document("Sao Mai sản xuất cảm biến nông nghiệp.", title="Giới thiệu Sao Mai")
+    english = GroundingPassage("Sao Mai makes sensors. The address of Sao Mai is 1 Main Street.", title="About Sao Mai")
+    vietnamese = GroundingPassage("Sao Mai sản xuất cảm biến nông nghiệp.", title="Giới thiệu Sao Mai")
     for documents in ((english,), (vietnamese, english)):
         answer, _ = await extractive("Who is the CEO of Sao Mai?", documents=documents)
         assert answer.startswith(UNKNOWN_EN)
@@ -312,7 +314,12 @@ async def test_a_new_question_owes_nothing_to_the_turn_before(extractive: Extrac
 
 async def test_overlapping_passages_are_not_quoted_twice(extractive: Extract, vietnamese: Documents) -> None:
     text = vietnamese[0].text
-    overlapping = (vietnamese[0], Document(text[20:], starts_inside=True), Document(text.upper()), vietnamese[0])
+    overlapping = (
+        vietnamese[0],
+        GroundingPassage(text[20:], starts_inside=True),
+        GroundingPassage(text.upper()),
+        vietnamese[0],
+    )
     answer, _ = await extractive("Thời gian bảo hành bao lâu?", documents=overlapping)
     assert [flat(text).casefold() for text, _ in quotes(answer)].count(
         "thời gian bảo hành là 24 tháng kể từ ngày mua hàng."
@@ -323,11 +330,13 @@ async def test_without_documents_it_says_how_to_configure_a_model(extractive: Ex
     assert "factory.yaml" in (await extractive("Xin chào, bạn khỏe không?"))[0]
     assert (await extractive("Xin chào, bạn khỏe không?"))[0].startswith("Xin chào!")
     assert (await extractive("What can you do?"))[0].startswith("Hello!")
-    assert (await extractive("hi", documents=(Document("  \n"),)))[0].startswith("Hello!")
+    assert (await extractive("hi", documents=(GroundingPassage("  \n"),)))[0].startswith("Hello!")
 
 
 async def test_a_mark_inside_a_passage_cannot_pass_for_a_citation(extractive: Extract) -> None:
-    passage = Document("The bridge is 300 metres long.[2] The bridge [7] opened in 1902. The bridge carries trams [3].")
+    passage = GroundingPassage(
+        "The bridge is 300 metres long.[2] The bridge [7] opened in 1902. The bridge carries trams [3]."
+    )
     answer, _ = await extractive("How long is the bridge?", documents=(passage,))
     assert {number for _, number in quotes(answer)} == {1}
     assert "The bridge is 300 metres long. [1]" in answer
@@ -335,7 +344,7 @@ async def test_a_mark_inside_a_passage_cannot_pass_for_a_citation(extractive: Ex
 
 
 async def test_a_passage_cut_out_of_a_text_does_not_begin_the_answer_with_a_fragment(extractive: Extract) -> None:
-    passage = Document("of the warranty was refused. The warranty lasts two years.", starts_inside=True)
+    passage = GroundingPassage("of the warranty was refused. The warranty lasts two years.", starts_inside=True)
     answer, _ = await extractive("warranty?", documents=(passage,))
     assert answer == "The warranty lasts two years. [1]"
 
@@ -447,7 +456,9 @@ async def test_tools_that_may_not_be_called_are_no_obstacle(ask: Callable[..., G
 
 @pytest.mark.parametrize("text", ["word " * 300, "x" * 10_000])
 async def test_a_prompt_longer_than_the_context_is_refused(ask: Callable[..., Generation], text: str) -> None:
-    steps = Extractive(ExtractiveSpec(context_tokens=256)).generate(ask("question?", documents=(Document(text),)))
+    steps = Extractive(ExtractiveSpec(context_tokens=256)).generate(
+        ask("question?", documents=(GroundingPassage(text),))
+    )
     with pytest.raises(ContextTooLong):
         await anext(steps)
 
@@ -468,7 +479,7 @@ def test_whatever_the_passage_units_are_its_own_text_and_quotes_can_be_found_in_
         assert passage[unit.start : unit.end] == unit.text
         assert unit.text == unit.text.strip() != ""
     reader = Reader(Question([asked]))
-    for _ in reader.read([Document(passage)]):
+    for _ in reader.read([GroundingPassage(passage)]):
         pass
     for quote in reader.answer().quotes:
         assert flat(quote.text) in flat(passage)
@@ -511,7 +522,7 @@ async def test_no_passage_holds_the_event_loop(extractive: Extract, unkind: str)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(watch())
-            await extractive("How long is the warranty, really?", documents=(Document(unkind),))
+            await extractive("How long is the warranty, really?", documents=(GroundingPassage(unkind),))
             done = True
     finally:
         gc.enable()

@@ -31,7 +31,7 @@ from genaifactory_common.errors import Unavailable
 from genaifactory_common.settings import Server
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing.postgres import PostgresServer
-from genaifactory_monitor import store, wire
+from genaifactory_monitor import converters, store
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.database import FILE_NAME, Database
 from genaifactory_monitor.records import Filter, Interaction
@@ -57,7 +57,7 @@ asyncio.run(main())
 
 def recorded(request_id: str, **fields: Any) -> Interaction:
     message = make_interaction(request_id, **fields)
-    return wire.interaction(message, "interactions[0]", now_us=NOON * 10**6, max_bytes=10**7)
+    return converters.interaction(message, "interactions[0]", now_us=NOON * 10**6, max_bytes=10**7)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -9,7 +9,7 @@ import prometheus_client
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
-from genaifactory_monitor import metrics, wire
+from genaifactory_monitor import converters, metrics
 from tests.unit.monitor.conftest import NOON, Monitor, make_interaction
 
 
@@ -60,7 +60,7 @@ async def test_tenants_beyond_the_bound_share_one_name() -> None:
     recorder = metrics.Recorder(max_series=2)
     for tenant in ("bound1", "bound2", "bound3", "bound4", "bound1"):
         message = make_interaction("a", tenant=tenant, model="bounded")
-        recorder.count(wire.interaction(message, "i", now_us=NOON * 10**6, max_bytes=10**6))
+        recorder.count(converters.interaction(message, "i", now_us=NOON * 10**6, max_bytes=10**6))
     labels = {"task": "rag", "outcome": "answered"}
     assert await value("genaifactory_interactions_total", tenant="bound1", model="bounded", **labels) == 2
     assert await value("genaifactory_interactions_total", tenant="bound3", model="bounded", **labels) == 0

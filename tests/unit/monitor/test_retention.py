@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import testing
-from genaifactory_monitor import retention, store, wire
+from genaifactory_monitor import converters, retention, store
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Feedback, Filter, Interaction
 from genaifactory_monitor.schema import feedback as feedback_table
@@ -22,7 +22,7 @@ NOON_US = NOON * 10**6
 
 def recorded(request_id: str, at: float, tenant: str = "acme") -> Interaction:
     message = make_interaction(request_id, at=at, tenant=tenant)
-    return wire.interaction(message, "interactions[0]", now_us=NOON_US, max_bytes=10**6)
+    return converters.interaction(message, "interactions[0]", now_us=NOON_US, max_bytes=10**6)
 
 
 def judged(request_id: str, at: float, tenant: str = "acme") -> Feedback:

@@ -16,7 +16,7 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
 from genaifactory_common.errors import InvalidArgument, PermissionDenied, TooLarge
-from genaifactory_monitor import retention, schema, store, usage, wire
+from genaifactory_monitor import converters, retention, schema, store, usage
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Interaction, Usage, UsageKey
 from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment
@@ -26,7 +26,7 @@ HALF = DAY // 2
 
 
 def recorded(message: monitor_pb2.Interaction) -> Interaction:
-    return wire.interaction(message, "interactions[0]", now_us=(NOON + 30 * DAY) * 10**6, max_bytes=10**6)
+    return converters.interaction(message, "interactions[0]", now_us=(NOON + 30 * DAY) * 10**6, max_bytes=10**6)
 
 
 async def test_usage_is_added_up_by_day_key_model_and_currency(monitor: Monitor) -> None:

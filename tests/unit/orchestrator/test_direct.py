@@ -8,7 +8,7 @@ import pytest
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_orchestrator.answers import overview, small_talk
-from genaifactory_orchestrator.answers.retrieval import Found
+from genaifactory_orchestrator.answers.retrieval import RetrievedPassages
 from genaifactory_orchestrator.answers.small_talk import Kind, Talk
 
 
@@ -86,7 +86,7 @@ def _passage(document: str, heading: str, text: str, start: int, title: str) -> 
     )  # fmt: skip
 
 
-SAMPLE = Found(
+SAMPLE = RetrievedPassages(
     (
         _passage("hr/leave.md", "Sick leave", "Call your manager before 9:30. Then rest.", 90, "Leave"),
         _passage("hr/leave.md", "Annual leave", "You have 16 days [1]. Some are lost.", 30, "Leave"),
@@ -126,7 +126,9 @@ def test_several_documents_are_told_by_their_headings() -> None:
 def test_text_without_headings_and_sentences_is_told_by_its_first_words() -> None:
     title = "scan_0042 (final)"
     text = "- milk\n- eggs\n- " + "and more of this and that " * 20
-    sample = Found((_passage("n.txt", "", text, 0, title), _passage("m.txt", "", "Call Lan.", 0, "m")), "v7")
+    sample = RetrievedPassages(
+        (_passage("n.txt", "", text, 0, title), _passage("m.txt", "", "Call Lan.", 0, "m")), "v7"
+    )
     one = overview.compose("scan", "en", sample, complete=True)
     assert one is not None
     head, line = one[0].splitlines()

@@ -15,7 +15,7 @@ from genaifactory_retriever import lexical
 from genaifactory_retriever.analysis import words
 from genaifactory_retriever.documents import Block, assemble
 from genaifactory_retriever.encoding import Encoder
-from genaifactory_retriever.knowledge import KnowledgeBase, Prepared
+from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.stored import StoredDocument
 from genaifactory_retriever.vectors.edge import EdgeVectors
@@ -86,7 +86,9 @@ async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
         edition += 1
         batch = [document(number, edition) for number in range(DOCUMENTS)]
         print("begins write", flush=True)
-        await base.write([Prepared(one, {c: await encoder.encode(one, c) for c in base.chunkings()}) for one in batch])
+        await base.write(
+            [EncodedDocument(one, {c: await encoder.encode(one, c) for c in base.chunkings()}) for one in batch]
+        )
         print("edition", edition, flush=True)
         if edition % 3 == 0:
             print("begins build", flush=True)

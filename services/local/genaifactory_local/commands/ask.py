@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genaifactory_local import asking, finding, reach, smoke, state
+from genaifactory_local import asking, endpoints, finding, smoke, state
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, UrlOption, key_for_url, print_json
 
 
@@ -28,9 +28,9 @@ def ask(
     Example: `genaifactory ask "How many days of annual leave do I have?"`
     """
     if url is None:
-        platform = reach.find(state_folder)
+        platform = endpoints.find(state_folder)
         url, key = platform.http_url, key or platform.key()
-    asked = asking.Question(question, url, key_for_url(key), route, conversation, fresh)
+    asked = asking.ChatRequest(question, url, key_for_url(key), route, conversation, fresh)
     with asking.asked(asked) as (answer, pieces):
         for piece in pieces:
             if not as_json:
@@ -83,8 +83,8 @@ def smoke_test(
 
     Example: `genaifactory smoke --route chat --no-citation`
     """
-    platform = reach.find(state_folder)
-    asked = asking.Question(
+    platform = endpoints.find(state_folder)
+    asked = asking.ChatRequest(
         question, platform.http_url, key or platform.key(), route, idle_timeout_seconds=timeout_seconds
     )
     smoke.test(asked, print, timeout_seconds=timeout_seconds, needs_citation=citation)

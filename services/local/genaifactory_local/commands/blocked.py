@@ -13,7 +13,7 @@ from rich.table import Table
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_local import guarded, ledger, reach, state
+from genaifactory_local import endpoints, guarded, monitoring, state
 from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json, table
 from genaifactory_local.guarded import Enforced
 
@@ -33,15 +33,17 @@ def blocked(
 
     Example: `genaifactory blocked --since 24h --summary`
     """
-    start = ledger.moment(since, datetime.now(UTC), "--since")
-    platform = reach.find(state_folder)
+    start = monitoring.moment(since, datetime.now(UTC), "--since")
+    platform = endpoints.find(state_folder)
     sign_in = platform.signing_in(platform.tenant(tenant))
-    wanted = monitor_pb2.InteractionFilter(start_time=ledger.timestamp(start), guardrail_action=types_pb2.ACTION_MASK)
+    wanted = monitor_pb2.InteractionFilter(
+        start_time=monitoring.timestamp(start), guardrail_action=types_pb2.ACTION_MASK
+    )
 
     async def read() -> list[monitor_pb2.Interaction]:
         sign_in()
-        async with ledger.connected(platform) as channel:
-            return [item async for item in ledger.interactions(channel, wanted, most=limit + 1)]
+        async with monitoring.connected(platform) as channel:
+            return [item async for item in monitoring.interactions(channel, wanted, most=limit + 1)]
 
     found = [(record, guarded.enforced(record)) for record in asyncio.run(read())]
     records = found[:limit]

@@ -14,7 +14,7 @@ import typer
 
 from genaifactory_common import specs, stored
 from genaifactory_common.errors import InvalidArgument, Unavailable
-from genaifactory_local import configuration, inventory, reach, state
+from genaifactory_local import configuration, endpoints, inventory, state
 from genaifactory_local.commands.options import StateOption, print_json
 
 app = typer.Typer(
@@ -73,10 +73,10 @@ class _Compared:
 def _compared(factory: specs.Factory, folder: Path) -> _Compared:
     """The document beside what the platform on the folder, or on the cluster, stores."""
     try:
-        platform = reach.find(folder)
+        platform = endpoints.find(folder)
     except Unavailable as error:
         return _Compared(unknown=(error.message,))
-    if isinstance(platform, reach.OnThisMachine):  # `genaifactory run` adds it to every version
+    if isinstance(platform, endpoints.OnThisMachine):  # `genaifactory run` adds it to every version
         factory = configuration.with_development_key(factory, specs.hash_key(platform.key()))
     sign_in = platform.signing_in(factory.tenants[0].name)
     found = asyncio.run(inventory.take(platform.address, sign_in, platform.tls))

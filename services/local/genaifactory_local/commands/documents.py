@@ -16,7 +16,7 @@ from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import InvalidArgument, NotFound
-from genaifactory_local import catalogue, documents, finding, progress, reach, sources, state
+from genaifactory_local import catalogue, documents, endpoints, finding, progress, sources, state
 from genaifactory_local.catalogue import Catalogue
 from genaifactory_local.commands.options import (
     JsonOption,
@@ -71,11 +71,11 @@ def ingest(
     if not paths and not samples:
         raise InvalidArgument("Give a PATH to read, or --samples.", field="PATH")
     found = finding.find([path.expanduser() for path in paths or ()] + [finding.SAMPLE] * samples)
-    platform = reach.find(state_folder)
+    platform = endpoints.find(state_folder)
     sign_in = platform.signing_in(platform.tenant(tenant))
     console = Console(stderr=as_json)
 
-    async def send() -> tuple[finding.Found, documents.Summary]:
+    async def send() -> tuple[finding.FoundFiles, documents.Summary]:
         async with _connected(platform) as channel:
             named = await sources.labelled(sources.Store(channel, knowledge_base, sign_in), found)
             with progress.bar(console, len(named.documents)) as report:
@@ -256,7 +256,7 @@ def _asked(
         if tenant is not None:
             raise InvalidArgument("With --url the tenant is the key's; leave out --tenant.", field="--tenant")
         return asyncio.run(work(catalogue.OverHttp(url, key, knowledge_base)))
-    platform = reach.find(state_folder)
+    platform = endpoints.find(state_folder)
     sign_in = platform.signing_in(platform.tenant(tenant))
 
     async def run() -> Result:
@@ -273,11 +273,11 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _connected(platform: reach.Platform) -> grpc.aio.Channel:
-    return channels.connect(platform.address("retriever"), platform.tls, patience_seconds=reach.PATIENCE_SECONDS)
+def _connected(platform: endpoints.Platform) -> grpc.aio.Channel:
+    return channels.connect(platform.address("retriever"), platform.tls, patience_seconds=endpoints.PATIENCE_SECONDS)
 
 
-def _as_json(found: finding.Found, summary: documents.Summary) -> dict[str, Any]:
+def _as_json(found: finding.FoundFiles, summary: documents.Summary) -> dict[str, Any]:
     return {
         "added": summary.added,
         "replaced": summary.replaced,

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import ledger, reach, state
+from genaifactory_local import endpoints, monitoring, state
 from genaifactory_local import plot as bars
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, TenantOption, print_json
 
@@ -35,9 +35,9 @@ def usage(
     """
     if plot and as_json:
         raise InvalidArgument("--plot draws and --json prints for programs; give one of them.", field="--plot")
-    start = ledger.moment(since, datetime.now(UTC), "--since")
-    platform = reach.find(state_folder)
-    rows = asyncio.run(ledger.usage(platform.grpc_address, key or platform.key(), start, platform.tls))
+    start = monitoring.moment(since, datetime.now(UTC), "--since")
+    platform = endpoints.find(state_folder)
+    rows = asyncio.run(monitoring.usage(platform.grpc_address, key or platform.key(), start, platform.tls))
     if as_json:
         print_json(
             [
@@ -95,17 +95,17 @@ def export(
     Example: `genaifactory export --since 7d --output week.jsonl`
     """
     now = datetime.now(UTC)
-    start = ledger.moment(since, now, "--since") if since else None
-    end = ledger.moment(until, now, "--until") if until else None
-    platform = reach.find(state_folder)
+    start = monitoring.moment(since, now, "--since") if since else None
+    end = monitoring.moment(until, now, "--until") if until else None
+    platform = endpoints.find(state_folder)
     sign_in = platform.signing_in(platform.tenant(tenant))
     if route:
-        asyncio.run(ledger.require_route(platform, sign_in, route))
+        asyncio.run(monitoring.require_route(platform, sign_in, route))
 
     async def write(file: BinaryIO) -> int:
         sign_in()
         count = 0
-        async for piece in ledger.export(platform.address("monitor"), start, end, route, platform.tls):
+        async for piece in monitoring.export(platform.address("monitor"), start, end, route, platform.tls):
             file.write(piece.jsonl)
             count += piece.count
         file.flush()

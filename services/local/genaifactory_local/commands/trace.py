@@ -15,7 +15,7 @@ from rich.markup import escape
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import NotFound, Unavailable
 from genaifactory_common.span_store import Span
-from genaifactory_local import ledger, reach, state, traces
+from genaifactory_local import endpoints, monitoring, state, traces
 from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json
 
 
@@ -53,15 +53,15 @@ def trace(
     console.print(traces.table(spans, console.width))
 
 
-def _running(state_folder: Path) -> reach.Platform | None:
+def _running(state_folder: Path) -> endpoints.Platform | None:
     """None: the platform is down, and what it has kept is in its state folder."""
     try:
-        return reach.find(state_folder)
+        return endpoints.find(state_folder)
     except Unavailable:
         return None
 
 
-def _print_where(platform: reach.Platform, request: str, tenant: str | None) -> None:
+def _print_where(platform: endpoints.Platform, request: str, tenant: str | None) -> None:
     sign_in = platform.signing_in(platform.tenant(tenant))
     wanted = () if request == traces.LAST else (traces.request_id(request),)
 
@@ -69,8 +69,8 @@ def _print_where(platform: reach.Platform, request: str, tenant: str | None) -> 
         sign_in()
         filter_ = monitor_pb2.InteractionFilter(request_ids=wanted)
         async with (
-            ledger.connected(platform) as channel,
-            aclosing(ledger.interactions(channel, filter_, most=1)) as found,
+            monitoring.connected(platform) as channel,
+            aclosing(monitoring.interactions(channel, filter_, most=1)) as found,
         ):
             return await anext(found, None)
 

@@ -19,7 +19,7 @@ from rich.live import Live
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError
-from genaifactory_local import following, ledger, reach, state, watch_page
+from genaifactory_local import endpoints, following, monitoring, state, watch_page
 from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption
 
 _INTERVAL_SECONDS = 1.0
@@ -43,13 +43,13 @@ def watch(
 
     Example: `genaifactory watch --since 1h`
     """
-    start = ledger.moment(since, datetime.now(UTC), "--since")
-    platform = reach.find(state_folder)  # once, so that a mistake ends the command instead of being tried again
+    start = monitoring.moment(since, datetime.now(UTC), "--since")
+    platform = endpoints.find(state_folder)  # once, so that a mistake ends the command instead of being tried again
     whose = platform.tenant(tenant)
     if route:
-        asyncio.run(ledger.require_route(platform, platform.signing_in(whose), route))
+        asyncio.run(monitoring.require_route(platform, platform.signing_in(whose), route))
     logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong is shown, on the page or once
-    follow = following.following(lambda: reach.find(state_folder), whose, start, route=route, key_id=key)
+    follow = following.following(lambda: endpoints.find(state_folder), whose, start, route=route, key_id=key)
     console = Console()
     try:
         if as_json or not console.is_terminal:

@@ -68,7 +68,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class GroundingPassage:
     """A passage to ground an answer in."""
 
     text: str
@@ -140,7 +140,7 @@ class Generation:
     """Taken as it is, without a chat template."""
     continue_final_message: bool = False
     """The last message is the beginning of the answer."""
-    documents: tuple[Document, ...] = ()
+    documents: tuple[GroundingPassage, ...] = ()
     chat_template_kwargs: Mapping[str, str | bool | float] = field(default_factory=dict)
     """Variables of the chat template, for an engine that has one."""
     sampling: Sampling = field(default_factory=Sampling)

@@ -13,8 +13,8 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import specs
 from genaifactory_common.masking import question_without_masks
 from genaifactory_orchestrator.answers import overview, refusal, small_talk
-from genaifactory_orchestrator.answers.request import Question
-from genaifactory_orchestrator.answers.retrieval import NOTHING, SAMPLE_PASSAGES, Found, Retrieval
+from genaifactory_orchestrator.answers.request import CheckedRequest
+from genaifactory_orchestrator.answers.retrieval import NOTHING, SAMPLE_PASSAGES, Retrieval, RetrievedPassages
 from genaifactory_orchestrator.answers.small_talk import Talk
 
 
@@ -23,12 +23,12 @@ class Reply:
     """What to say."""
 
     text: str
-    found: Found
+    found: RetrievedPassages
     """The passages that it cites."""
 
 
 async def reply(
-    question: Question, messages: Sequence[types_pb2.Message], route: specs.Route, retriever: Retrieval
+    question: CheckedRequest, messages: Sequence[types_pb2.Message], route: specs.Route, retriever: Retrieval
 ) -> Reply | None:
     """The reply; None when the last message asks something that documents have to answer. Raises FactoryError.
 
@@ -60,7 +60,7 @@ async def _overview(subject: str, text: str, route: specs.Route, retriever: Retr
     return None if composed is None else Reply(*composed)
 
 
-async def _sample(text: str, spoken: str, route: specs.Route, retriever: Retrieval) -> Found:
+async def _sample(text: str, spoken: str, route: specs.Route, retriever: Retrieval) -> RetrievedPassages:
     """Passages in the language, or in any where there are none in it."""
     found = await retriever.sample(route, text, language=spoken)
     return found if found.passages else await retriever.sample(route, text, language="")

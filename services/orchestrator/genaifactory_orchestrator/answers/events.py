@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_orchestrator.answers.retrieval import Found
+from genaifactory_orchestrator.answers.retrieval import RetrievedPassages
 from genaifactory_orchestrator.models.backend import Delta, ToolCallDelta, Usage
 from genaifactory_orchestrator.models.pricing import Cost
 
@@ -46,7 +46,7 @@ class Done:
     """Set when documents were still being read."""
 
 
-Event = Opened | RouteChosen | Found | Delta | ToolCallDelta | types_pb2.Verdict | Done
+Event = Opened | RouteChosen | RetrievedPassages | Delta | ToolCallDelta | types_pb2.Verdict | Done
 
 Emit = Callable[[Event], Awaitable[None]]
 """Hands an event to the client; waits while the client is behind."""

@@ -16,7 +16,7 @@ from genaifactory_common.identity import Caller
 from genaifactory_orchestrator.answers.choice import Choice
 from genaifactory_orchestrator.answers.events import Done
 from genaifactory_orchestrator.answers.guardrail import InputBlocked
-from genaifactory_orchestrator.answers.retrieval import NOTHING, Found
+from genaifactory_orchestrator.answers.retrieval import NOTHING, RetrievedPassages
 from genaifactory_orchestrator.models.attempts import Attempt
 from genaifactory_orchestrator.models.backend import Delta, Usage
 from genaifactory_orchestrator.models.pricing import Cost, total
@@ -42,7 +42,7 @@ class Record:
     messages: tuple[types_pb2.Message, ...] = ()
     """As the guardrails let them in; empty until they have."""
     input_verdicts: tuple[types_pb2.Verdict, ...] = ()
-    found: Found = NOTHING
+    found: RetrievedPassages = NOTHING
     choices: Sequence[Choice] = ()
     said: str = ""
     """The answer when no model wrote it: from the cache, or a refusal."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_orchestrator.answers import small_talk
-from genaifactory_orchestrator.answers.retrieval import Found
+from genaifactory_orchestrator.answers.retrieval import RetrievedPassages
 
 MAX_DOCUMENTS = 8
 _MAX_SECTIONS = 12
@@ -76,7 +76,9 @@ def subject(message: str) -> str | None:
     return None
 
 
-def compose(subject: str, spoken: str, sample: Found, *, complete: bool) -> tuple[str, Found] | None:
+def compose(
+    subject: str, spoken: str, sample: RetrievedPassages, *, complete: bool
+) -> tuple[str, RetrievedPassages] | None:
     """The overview and the passages that it cites, out of a sample of passages; None if its subject is no document.
 
     subject: as `subject` returns it; spoken: "vi" or "en"; complete: the sample holds all there is.

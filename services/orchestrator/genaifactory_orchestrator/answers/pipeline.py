@@ -24,9 +24,9 @@ from genaifactory_orchestrator.answers.direct import Reply
 from genaifactory_orchestrator.answers.events import Done, Emit, RouteChosen
 from genaifactory_orchestrator.answers.guardrail import Guard
 from genaifactory_orchestrator.answers.interaction import Record
-from genaifactory_orchestrator.answers.preparation import Preparation, Prepared
-from genaifactory_orchestrator.answers.request import Question
-from genaifactory_orchestrator.answers.retrieval import Found, Retrieval
+from genaifactory_orchestrator.answers.preparation import Preparation, PreparedAnswer
+from genaifactory_orchestrator.answers.request import CheckedRequest
+from genaifactory_orchestrator.answers.retrieval import Retrieval, RetrievedPassages
 from genaifactory_orchestrator.answers.routes import Plan, Plans
 from genaifactory_orchestrator.models.backend import Delta, Prompt, ToolCallDelta
 from genaifactory_orchestrator.models.client import ModelClient
@@ -76,7 +76,7 @@ class Answerer:
         self._outbox = outbox
         self._telemetry = telemetry
 
-    async def answer(self, question: Question, emit: Emit) -> None:
+    async def answer(self, question: CheckedRequest, emit: Emit) -> None:
         """Answers for the current caller, event by event; raises FactoryError.
 
         However it ends, one interaction is recorded; of an answer that ends well, before `Done` is emitted. An answer
@@ -105,7 +105,7 @@ class Answerer:
         await emit(done)
 
     async def _path(
-        self, question: Question, caller: Caller, plan: Plan, record: Record, emit: Emit
+        self, question: CheckedRequest, caller: Caller, plan: Plan, record: Record, emit: Emit
     ) -> tuple[History, Done]:
         chain = plan.chain(question.messages)
         await self._check_ids(question, plan, record)
@@ -134,7 +134,7 @@ class Answerer:
             await emit(verdict)
         return history, done
 
-    async def _check_ids(self, question: Question, plan: Plan, record: Record) -> None:
+    async def _check_ids(self, question: CheckedRequest, plan: Plan, record: Record) -> None:
         """Before anything is stored under them."""
         ids = question.ids()
         if ids or question.user:
@@ -142,13 +142,13 @@ class Answerer:
                 record.user, record.input_verdicts = await self._guard.check_ids(ids, question.user, plan.policy)
         record.conversation_id = question.conversation_id
 
-    async def _history(self, question: Question, caller: Caller, plan: Plan) -> History:
+    async def _history(self, question: CheckedRequest, caller: Caller, plan: Plan) -> History:
         if not question.conversation_id:
             return _NEW
         key = conversations.Key(caller.tenant, caller.principal, question.conversation_id)
         return await self._conversations.begin(key, limit=plan.route.history_messages)
 
-    async def _keep(self, question: Question, history: History, record: Record, done: Done) -> Unavailable | None:
+    async def _keep(self, question: CheckedRequest, history: History, record: Record, done: Done) -> Unavailable | None:
         """Adds the turn to its stored conversation; what kept it from that. The route's timeout no longer counts."""
         if not question.conversation_id:
             return None
@@ -160,7 +160,7 @@ class Answerer:
             return error
         return None
 
-    async def _replay(self, entry: cache.Entry, found: Found, record: Record, emit: Emit) -> Done:
+    async def _replay(self, entry: cache.Entry, found: RetrievedPassages, record: Record, emit: Emit) -> Done:
         """Says again what was said before. It was scanned then, under the same policy."""
         verdict = types_pb2.Verdict.FromString(entry.verdict)
         await _say(entry.output, (verdict,), record, emit)
@@ -190,7 +190,7 @@ class Answerer:
         return Done(finish_reasons=(_STOP,) * record.wanted, refused=True)
 
     async def _write(
-        self, question: Question, caller: Caller, plan: Plan, history: History, record: Record, emit: Emit
+        self, question: CheckedRequest, caller: Caller, plan: Plan, history: History, record: Record, emit: Emit
     ) -> Done:
         """Has a model write the answer; what leaves has passed the guardrail."""
         prompt = _prompt(question, caller, plan, history, record)
@@ -241,7 +241,9 @@ class Answerer:
                         for choice, reason in zip(choices, event.finish_reasons, strict=True):
                             await choice.end(reason)
 
-    def _remember(self, question: Question, plan: Plan, prepared: Prepared, record: Record, done: Done) -> None:
+    def _remember(
+        self, question: CheckedRequest, plan: Plan, prepared: PreparedAnswer, record: Record, done: Done
+    ) -> None:
         """Keeps an answer that may be given again.
 
         Not one of a stored conversation: erasing the conversation shall leave no copy of it behind.
@@ -295,7 +297,7 @@ def _of(choices: list[Choice], number: int) -> Choice:
     return choices[number]
 
 
-def _new_record(question: Question, caller: Caller, plan: Plan) -> Record:
+def _new_record(question: CheckedRequest, caller: Caller, plan: Plan) -> Record:
     return Record(
         request_id=question.request_id,
         caller=caller,
@@ -306,7 +308,7 @@ def _new_record(question: Question, caller: Caller, plan: Plan) -> Record:
     )
 
 
-def _prompt(question: Question, caller: Caller, plan: Plan, history: History, record: Record) -> Prompt:
+def _prompt(question: CheckedRequest, caller: Caller, plan: Plan, history: History, record: Record) -> Prompt:
     """What the model gets: the route's prompt before the client's system messages, then the conversation."""
     asked, found = _asked(record.messages), record.found
     system = [message for message in record.messages if message.role == types_pb2.ROLE_SYSTEM]

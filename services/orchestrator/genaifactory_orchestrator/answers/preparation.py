@@ -18,8 +18,8 @@ from genaifactory_orchestrator.answers.direct import Reply
 from genaifactory_orchestrator.answers.events import Opened
 from genaifactory_orchestrator.answers.guardrail import Checked, Guard
 from genaifactory_orchestrator.answers.interaction import Record
-from genaifactory_orchestrator.answers.request import Question
-from genaifactory_orchestrator.answers.retrieval import NOTHING, Found, Retrieval
+from genaifactory_orchestrator.answers.request import CheckedRequest
+from genaifactory_orchestrator.answers.retrieval import NOTHING, Retrieval, RetrievedPassages
 from genaifactory_orchestrator.answers.routes import Plan
 from genaifactory_orchestrator.stores import cache
 from genaifactory_orchestrator.stores.cache import Cache
@@ -27,11 +27,11 @@ from genaifactory_orchestrator.stores.conversations import History
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedAnswer:
     """What is known before a model is asked."""
 
     checked: Checked
-    found: Found
+    found: RetrievedPassages
     entry: cache.Entry | None
     key: str
     """Of the cache; empty when the answer may be neither taken from it nor stored in it."""
@@ -60,8 +60,8 @@ class Preparation:
         self._telemetry = service_telemetry
 
     async def prepare(
-        self, question: Question, caller: Caller, plan: Plan, history: History, record: Record
-    ) -> Prepared:
+        self, question: CheckedRequest, caller: Caller, plan: Plan, history: History, record: Record
+    ) -> PreparedAnswer:
         """Look-up and retrieval begin with the text as it came. If the check masks some of it, they are done again with
         what it let in, and what they found before is forgotten. A block wins over whatever else went wrong.
 
@@ -85,19 +85,19 @@ class Preparation:
         record.found = found
         if entry is not None and entry.knowledge != knowledge(plan, found):
             entry = None
-        return Prepared(checked, found, entry, key, self._counted(key, entry, question), reply)
+        return PreparedAnswer(checked, found, entry, key, self._counted(key, entry, question), reply)
 
-    def _counted(self, key: str, entry: cache.Entry | None, question: Question) -> types_pb2.CacheUse.ValueType:
+    def _counted(self, key: str, entry: cache.Entry | None, question: CheckedRequest) -> types_pb2.CacheUse.ValueType:
         if not key or question.fresh:
             return types_pb2.CACHE_USE_BYPASS
         self._cache.count(entry)
         return types_pb2.CACHE_USE_MISS if entry is None else types_pb2.CACHE_USE_HIT
 
-    async def _check(self, question: Question, plan: Plan) -> Checked:
+    async def _check(self, question: CheckedRequest, plan: Plan) -> Checked:
         with self._telemetry.span("check input"):
-            return await self._guard.check_input(question.messages, plan.policy, question.settings())
+            return await self._guard.check_input(question.messages, plan.policy, question.texts_beside_messages())
 
-    async def _look_up(self, key: str, question: Question, plan: Plan) -> cache.Entry | None:
+    async def _look_up(self, key: str, question: CheckedRequest, plan: Plan) -> cache.Entry | None:
         if not key or question.fresh:
             return None
         with self._telemetry.span("look up cache"):
@@ -106,8 +106,8 @@ class Preparation:
             return entry
 
     async def _search(
-        self, question: Question, history: History, messages: Sequence[types_pb2.Message], plan: Plan
-    ) -> tuple[Found, Reply | None]:
+        self, question: CheckedRequest, history: History, messages: Sequence[types_pb2.Message], plan: Plan
+    ) -> tuple[RetrievedPassages, Reply | None]:
         query = retrieval.query(history.messages, messages) if plan.retrieves else ""
         if not query:
             return NOTHING, None
@@ -122,7 +122,7 @@ class Preparation:
             return found, reply
 
 
-def knowledge(plan: Plan, found: Found) -> str:
+def knowledge(plan: Plan, found: RetrievedPassages) -> str:
     """Fingerprint of what an answer rests on; empty without retrieval."""
     return found.fingerprint if plan.retrieves else ""
 
@@ -133,8 +133,8 @@ def today() -> str:
 
 
 async def _settled(
-    searching: Awaitable[tuple[Found, Reply | None]],
-) -> tuple[Found, Reply | None] | FactoryError:
+    searching: Awaitable[tuple[RetrievedPassages, Reply | None]],
+) -> tuple[RetrievedPassages, Reply | None] | FactoryError:
     try:
         return await searching
     except FactoryError as error:
@@ -142,7 +142,7 @@ async def _settled(
 
 
 def _cache_key(
-    question: Question, caller: Caller, plan: Plan, history: History, messages: Sequence[types_pb2.Message]
+    question: CheckedRequest, caller: Caller, plan: Plan, history: History, messages: Sequence[types_pb2.Message]
 ) -> str:
     """Empty when the answer must not come from the cache: it is switched off, or the client wants variety or tools."""
     sampling = question.sampling

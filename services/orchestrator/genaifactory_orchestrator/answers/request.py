@@ -17,7 +17,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True)
-class Question:
+class CheckedRequest:
     """One request for an answer. The messages are only read, never changed."""
 
     request_id: str
@@ -48,7 +48,7 @@ class Question:
                 ids |= {f"{at}.tool_calls[{j}].id": call.id, f"{at}.tool_calls[{j}].name": call.name}
         return {field: text for field, text in ids.items() if text}
 
-    def settings(self) -> dict[str, str]:
+    def texts_beside_messages(self) -> dict[str, str]:
         """The texts beside the messages that reach the model, by their field: tools, stops, variables of
         the chat template and the output's form."""
         texts = {
@@ -61,13 +61,13 @@ class Question:
         return {field: text for field, text in texts.items() if text}
 
 
-def from_request(request: orchestrator_pb2.AnswerRequest) -> Question:
+def from_request(request: orchestrator_pb2.AnswerRequest) -> CheckedRequest:
     """The question in a message from the wire. Raises InvalidArgument with the field."""
     check_request_id(request.request_id)
     if not request.route:
         raise InvalidArgument("route must name a route of factory.yaml.", field="route")
     conversation.check(request)
-    return Question(
+    return CheckedRequest(
         request_id=request.request_id,
         route=request.route,
         messages=tuple(request.messages),

@@ -27,7 +27,7 @@ _POINTS_BACK = re.compile(
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrievedPassages:
     """What retrieval came to."""
 
     passages: tuple[types_pb2.Passage, ...] = ()
@@ -49,7 +49,7 @@ class Found:
         return digest.hexdigest()
 
 
-NOTHING = Found()
+NOTHING = RetrievedPassages()
 SAMPLE_PASSAGES = 100
 """As many as a search may return."""
 
@@ -81,13 +81,13 @@ class Retrieval:
         self._stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
-    async def search(self, route: specs.Route, text: str) -> Found:
+    async def search(self, route: specs.Route, text: str) -> RetrievedPassages:
         """The passages for a query; raises FactoryError."""
         return await self._search(
             retriever_pb2.SearchRequest(knowledge_base=route.knowledge_base or "", query=text, limit=route.passages)
         )
 
-    async def sample(self, route: specs.Route, text: str, *, language: str) -> Found:
+    async def sample(self, route: specs.Route, text: str, *, language: str) -> RetrievedPassages:
         """Up to SAMPLE_PASSAGES passages, of any kind and in the language; those nearest to the text where there are
         more. Raises FactoryError."""
         return await self._search(
@@ -100,7 +100,7 @@ class Retrieval:
             )
         )
 
-    async def _search(self, request: retriever_pb2.SearchRequest) -> Found:
+    async def _search(self, request: retriever_pb2.SearchRequest) -> RetrievedPassages:
         response = await channels.unary(self._stub.Search, request, timeout_seconds=self._timeout_seconds)
         reading = response.reading if response.HasField("reading") else None
-        return Found(tuple(response.passages), response.index_version, response.term_coverage, reading)
+        return RetrievedPassages(tuple(response.passages), response.index_version, response.term_coverage, reading)

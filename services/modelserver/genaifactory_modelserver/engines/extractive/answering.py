@@ -19,7 +19,7 @@ from genaifactory_modelserver.engines.extractive import words
 from genaifactory_modelserver.engines.extractive.question import Match, Question
 from genaifactory_modelserver.engines.extractive.sentences import Kind, Unit, units, windows
 from genaifactory_modelserver.engines.extractive.words import Language
-from genaifactory_modelserver.engines.protocol import Document
+from genaifactory_modelserver.engines.protocol import GroundingPassage
 
 MAX_QUOTES = 4
 
@@ -143,7 +143,7 @@ class Reader:
         self._weights: list[float] = []
         self._scored: list[tuple[float, _Candidate]] = []
 
-    def read(self, documents: Sequence[Document]) -> Iterator[None]:
+    def read(self, documents: Sequence[GroundingPassage]) -> Iterator[None]:
         """Reads and ranks all; yields after well below a millisecond of work, so that others get their turn."""
         for number, document in enumerate(documents):
             passage = self._opened(number, document)
@@ -157,7 +157,7 @@ class Reader:
                 yield
         yield from self._rank()
 
-    def _opened(self, number: int, document: Document) -> _Passage:
+    def _opened(self, number: int, document: GroundingPassage) -> _Passage:
         written = _written_in(document)
         self._languages.append(written)
         marked = not document.text.isascii()
@@ -359,7 +359,7 @@ def _better(one: Match | None, other: Match | None) -> Match | None:
     return Match(quality, one.exact | other.exact)
 
 
-def _written_in(document: Document) -> Language:
+def _written_in(document: GroundingPassage) -> Language:
     if document.language:
         return "vi" if document.language.lower().startswith("vi") else "en"
     return words.language(document.text[:_DETECTED_CHARACTERS]) or "en"

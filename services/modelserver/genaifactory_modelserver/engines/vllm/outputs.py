@@ -10,7 +10,7 @@ from vllm.parser import Parser
 
 from genaifactory_common.errors import Unavailable
 from genaifactory_modelserver.engines.protocol import FinishReason, Step, TokenLogprob, ToolCall, Usage
-from genaifactory_modelserver.engines.vllm.requests import Prepared
+from genaifactory_modelserver.engines.vllm.requests import EngineRequest
 
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
@@ -22,7 +22,7 @@ _FINISH_REASONS = {
 class Reading:
     """Reads the outputs of one request, in their order."""
 
-    def __init__(self, prepared: Prepared, *, n: int, top_logprobs: int | None) -> None:
+    def __init__(self, prepared: EngineRequest, *, n: int, top_logprobs: int | None) -> None:
         """top_logprobs: alternatives wanted for each token; None: no log probabilities at all."""
         self._prepared = prepared
         self._n = n

@@ -32,7 +32,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class EngineRequest:
     """A request that vLLM can take."""
 
     prompt: Any
@@ -92,7 +92,7 @@ class Preparing:
                 "A request either must call a tool or has an output format, not both.", field="output_format"
             )
 
-    async def prepare(self, request: Generation) -> Prepared:
+    async def prepare(self, request: Generation) -> EngineRequest:
         """The request in vLLM's terms. Raises InvalidArgument, ContextTooLong."""
         salt = request.tenant if self._spec.prefix_cache == "tenant" else ""
         extras = {"cache_salt": salt} if salt else {}
@@ -114,7 +114,7 @@ class Preparing:
         prompt_tokens = len(prompt["prompt_token_ids"])
         if prompt_tokens >= self._model.max_model_len:
             raise self.too_long(request, f"{prompt_tokens} tokens")
-        return Prepared(prompt, prompt_tokens, self._sampling(request, prompt_tokens, tools), tools)
+        return EngineRequest(prompt, prompt_tokens, self._sampling(request, prompt_tokens, tools), tools)
 
     async def check_chat(self, *, path: str) -> None:
         """Renders a short conversation. Raises InvalidArgument when the chat template refuses any.

@@ -26,7 +26,7 @@ from genaifactory_common.testing.orchestrator import FakeOrchestrator, delta, do
 from genaifactory_gateway import app as gateway
 from genaifactory_gateway.settings import Http
 from genaifactory_gateway.settings import Settings as GatewaySettings
-from genaifactory_local import reach
+from genaifactory_local import endpoints
 from genaifactory_local import testing as local_testing
 from genaifactory_monitor import app as monitor
 from genaifactory_monitor.settings import Settings as MonitorSettings
@@ -233,23 +233,23 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_a_cluster_in_the_environment_the_platform_is_on_this_machine(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="No platform runs on"):
-        reach.find(tmp_path)
+        endpoints.find(tmp_path)
 
 
 def test_a_part_of_the_environment_that_is_missing_is_named(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENAIFACTORY_CLUSTER__TLS__CA")
     with pytest.raises(InvalidArgument, match="GENAIFACTORY_CLUSTER__TLS__CA is wrong: Field required"):
-        reach.find(environment.parent)
+        endpoints.find(environment.parent)
 
 
 def test_the_only_tenant_is_meant_where_none_is_named(environment: Path) -> None:
-    platform = reach.find(environment.parent)
+    platform = endpoints.find(environment.parent)
     assert platform.tenant(None) == platform.tenant("acme") == "acme"
 
 
 def test_of_several_tenants_one_must_be_named(environment: Path) -> None:
     environment.write_text(_factory("beta"))
-    platform = reach.find(environment.parent)
+    platform = endpoints.find(environment.parent)
     assert platform.tenant("beta") == "beta"
     with pytest.raises(InvalidArgument, match="with --tenant: acme, beta"):
         platform.tenant(None)
@@ -263,7 +263,7 @@ def test_a_key_that_is_missing_or_none_is_named(
 ) -> None:
     if key is not None:
         monkeypatch.setenv("GENAIFACTORY_CONTEXT_PRIVATE_KEY", key)
-    platform = reach.find(environment.parent)
+    platform = endpoints.find(environment.parent)
     with pytest.raises(InvalidArgument, match="GENAIFACTORY_CONTEXT_PRIVATE_KEY must be") as caught:
         platform.signing_in("acme")
     assert key is None or key not in caught.value.message

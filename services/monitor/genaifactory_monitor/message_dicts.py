@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 M = TypeVar("M", bound=Message)
 
 
-def to_plain(message: Message) -> dict[str, Any]:
+def to_dict(message: Message) -> dict[str, Any]:
     """The message as a dict. Text loses U+0000, which PostgreSQL cannot hold; an unset message is None."""
     values: dict[str, Any] = {}
     for field in _plan(message.DESCRIPTOR):
@@ -31,7 +31,7 @@ def to_plain(message: Message) -> dict[str, Any]:
     return values
 
 
-def from_plain(kind: type[M], values: Mapping[str, Any]) -> M:
+def from_dict(kind: type[M], values: Mapping[str, Any]) -> M:
     """The message of a dict that `to_plain` made, also with an older or newer .proto file."""
     message = kind()
     _fill(message, values)
@@ -79,7 +79,7 @@ def _plan(descriptor: Descriptor) -> tuple[_Field, ...]:
 
 def _converter(field: FieldDescriptor) -> Callable[[Any], Any]:
     if field.message_type is not None:
-        return to_plain
+        return to_dict
     if field.enum_type is not None:
         kind = field.enum_type
         return lambda number: enum_name(kind, number)

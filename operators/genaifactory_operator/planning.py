@@ -36,7 +36,7 @@ NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS_CERTIFICATE = "next.crt", "next.key", "prev
 
 
 @dataclass(frozen=True)
-class Due:
+class Plan:
     """What is to be done now."""
 
     changes: tuple[Change, ...] = ()
@@ -66,14 +66,14 @@ def is_rotating(authority: Secret) -> bool:
     return NEXT_CERTIFICATE in authority.data or PREVIOUS_CERTIFICATE in authority.data
 
 
-def due(
+def plan(
     wanted: Configuration,
     secrets: Mapping[str, Secret],
     now: datetime,
     *,
     rotate: bool = False,
     renew_changed_before: datetime | None = None,
-) -> Due:
+) -> Plan:
     """What is due on the Secrets of `wanted`.
 
     rotate: begin to replace the authority, if that is not under way. renew_changed_before: issue those services'
@@ -82,26 +82,28 @@ def due(
     Raises InvalidArgument when the authority's Secret holds something that cannot be used.
     """
     if wanted.authority is None:
-        return Due()
+        return Plan()
     secret = secrets[wanted.authority.secret]
     authorities = _read(wanted.authority, secret, now)
     if authorities is None:
-        return Due((_first_authority(wanted.authority, secret, now),))
+        return Plan((_first_authority(wanted.authority, secret, now),))
     changes = tuple(
         change
         for issued in wanted.issued
         if (change := _of_service(wanted, issued, secrets[issued.secret], authorities, now, renew_changed_before))
     )
     if changes:
-        return Due(changes)
+        return Plan(changes)
     if authorities.rotating:
         return _next_step(authorities, _settled(wanted, secrets, now), now)
     renew_at = authorities.expires - timedelta(days=wanted.authority.renew_before_days)
     if not wanted.authority.external and (rotate or now >= renew_at):
-        return Due((_announcement(wanted.authority, authorities, now),))
+        return Plan((_announcement(wanted.authority, authorities, now),))
     if now >= renew_at:
-        return Due(note=f"{secret.name}: the authority ends on {authorities.expires:%Y-%m-%d}; replace it, it is yours")
-    return Due()
+        return Plan(
+            note=f"{secret.name}: the authority ends on {authorities.expires:%Y-%m-%d}; replace it, it is yours"
+        )
+    return Plan()
 
 
 def _read(wanted: configuration.Authority, secret: Secret, now: datetime) -> _Authorities | None:
@@ -216,12 +218,12 @@ def _settled(wanted: Configuration, secrets: Mapping[str, Secret], now: datetime
     return max(times, default=now) + timedelta(seconds=wanted.propagation_seconds)
 
 
-def _next_step(authorities: _Authorities, settled: datetime, now: datetime) -> Due:
+def _next_step(authorities: _Authorities, settled: datetime, now: datetime) -> Plan:
     if now < settled:
-        return Due(wait_until=settled)
+        return Plan(wait_until=settled)
     secret = authorities.secret
     if NEXT_CERTIFICATE not in secret.data:
-        return Due((Change(secret, {PREVIOUS_CERTIFICATE: None}, "forgets the previous authority"),))
+        return Plan((Change(secret, {PREVIOUS_CERTIFICATE: None}, "forgets the previous authority"),))
     data: dict[str, bytes | None] = {
         CA_CERTIFICATE: secret.data[NEXT_CERTIFICATE],
         CA_KEY: secret.data[NEXT_KEY],
@@ -229,4 +231,4 @@ def _next_step(authorities: _Authorities, settled: datetime, now: datetime) -> D
         NEXT_KEY: None,
         PREVIOUS_CERTIFICATE: secret.data[CA_CERTIFICATE],
     }
-    return Due((Change(secret, data, "the next authority signs from now on"),))
+    return Plan((Change(secret, data, "the next authority signs from now on"),))

@@ -10,7 +10,7 @@ from google.protobuf import json_format, timestamp_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_monitor.plain import enum_name, enum_number, from_plain, to_plain, without_nul
+from genaifactory_monitor.message_dicts import enum_name, enum_number, from_dict, to_dict, without_nul
 from genaifactory_monitor.records import (
     Feedback,
     Filter,
@@ -73,11 +73,11 @@ def interaction(message: monitor_pb2.Interaction, path: str, *, now_us: int, max
         time_to_first_token_us=_count(message.time_to_first_token_us, f"{path}.time_to_first_token_us"),
         duration_us=_count(message.duration_us, f"{path}.duration_us"),
         size_bytes=size,
-        attempts=[to_plain(item) for item in message.attempts],
-        passages=[to_plain(item) for item in message.passages],
-        citations=[to_plain(item) for item in message.citations],
-        verdicts=[to_plain(item) for item in message.verdicts],
-        input=[to_plain(item) for item in message.input],
+        attempts=[to_dict(item) for item in message.attempts],
+        passages=[to_dict(item) for item in message.passages],
+        citations=[to_dict(item) for item in message.citations],
+        verdicts=[to_dict(item) for item in message.verdicts],
+        input=[to_dict(item) for item in message.input],
         output=without_nul(message.output),
     )
 
@@ -94,13 +94,13 @@ def interaction_message(record: Interaction) -> monitor_pb2.Interaction:
         task=record.task,
         route=record.route,
         model=record.model,
-        attempts=[from_plain(monitor_pb2.ModelAttempt, item) for item in record.attempts],
+        attempts=[from_dict(monitor_pb2.ModelAttempt, item) for item in record.attempts],
         prompt_version=record.prompt_version,
         index_version=record.index_version,
-        passages=[from_plain(monitor_pb2.PassageReference, item) for item in record.passages],
-        citations=[from_plain(types_pb2.Citation, item) for item in record.citations],
-        verdicts=[from_plain(types_pb2.Verdict, item) for item in record.verdicts],
-        input=[from_plain(types_pb2.Message, item) for item in record.input],
+        passages=[from_dict(monitor_pb2.PassageReference, item) for item in record.passages],
+        citations=[from_dict(types_pb2.Citation, item) for item in record.citations],
+        verdicts=[from_dict(types_pb2.Verdict, item) for item in record.verdicts],
+        input=[from_dict(types_pb2.Message, item) for item in record.input],
         output=record.output,
         usage=types_pb2.TokenUsage(
             prompt_tokens=record.prompt_tokens,

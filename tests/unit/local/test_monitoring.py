@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import ledger
+from genaifactory_local import monitoring
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -24,15 +24,15 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
     ],
 )
 def test_an_age_or_a_date_is_a_moment(text: str, expected: datetime) -> None:
-    assert ledger.moment(text, NOW, "--since") == expected
+    assert monitoring.moment(text, NOW, "--since") == expected
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "-7d", "99999999d", "2026-13-01"])
 def test_anything_else_is_refused_with_what_would_be_right(text: str) -> None:
     with pytest.raises(InvalidArgument, match="24h or 7d"):
-        ledger.moment(text, NOW, "--until")
+        monitoring.moment(text, NOW, "--until")
 
 
 def test_an_age_before_the_beginning_of_time_is_refused() -> None:
     with pytest.raises(InvalidArgument):
-        ledger.moment("99999w", NOW.replace(year=1900), "--since")
+        monitoring.moment("99999w", NOW.replace(year=1900), "--since")

@@ -26,13 +26,13 @@ _LIST = "`genaifactory documents list` shows them."
 
 
 @dataclass(frozen=True)
-class Reading:
+class FolderSync:
     """The documents of one run, and where they go."""
 
     signer: Signer
     tenant: str
     knowledge_base: str
-    found: finding.Found
+    found: finding.FoundFiles
     console: Console
     chosen: bool
     """DOCS were given; else these are the samples, which are read only where nothing else is stored."""
@@ -113,7 +113,7 @@ class Reading:
 class _Done:
     """What a reading came to."""
 
-    found: finding.Found
+    found: finding.FoundFiles
     summary: documents.Summary
     elsewhere: int
     """Documents of other sources that are stored."""

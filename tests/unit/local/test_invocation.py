@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from genaifactory_local import typed
+from genaifactory_local import invocation
 
 
 @pytest.fixture
@@ -36,21 +36,21 @@ def test_the_command_is_found_from_the_working_folder(
     working.mkdir(exist_ok=True)
     monkeypatch.chdir(working)
     monkeypatch.setattr(sys, "argv", [str(program)])
-    assert typed.command() == expected
-    said = subprocess.run(typed.command(), shell=True, capture_output=True, text=True, check=True, timeout=30)
+    assert invocation.command() == expected
+    said = subprocess.run(invocation.command(), shell=True, capture_output=True, text=True, check=True, timeout=30)
     assert Path(said.stdout.strip()).resolve() == program
 
 
 def test_far_away_it_is_the_whole_path_quoted(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/usr/bin")
     monkeypatch.setattr(sys, "argv", [str(program)])
-    assert typed.command() == f"'{program}'"
+    assert invocation.command() == f"'{program}'"
 
 
 def test_on_path_it_is_the_plain_name(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     monkeypatch.setattr(sys, "argv", [str(program)])
-    assert typed.command() == "genaifactory"
+    assert invocation.command() == "genaifactory"
 
 
 def test_another_genaifactory_on_path_is_not_mistaken_for_this_one(
@@ -63,13 +63,13 @@ def test_another_genaifactory_on_path_is_not_mistaken_for_this_one(
     monkeypatch.chdir(program.parents[2])
     monkeypatch.setenv("PATH", str(other.parent), prepend=":")
     monkeypatch.setattr(sys, "argv", [str(program)])
-    assert typed.command() == ".venv/bin/genaifactory"
+    assert invocation.command() == ".venv/bin/genaifactory"
 
 
 def test_run_as_a_module_it_is_python_with_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(Path(typed.__file__).with_name("__main__.py"))])
+    monkeypatch.setattr(sys, "argv", [str(Path(invocation.__file__).with_name("__main__.py"))])
     said = subprocess.run(
-        f"{typed.command()} --version", shell=True, capture_output=True, text=True, check=True, timeout=60
+        f"{invocation.command()} --version", shell=True, capture_output=True, text=True, check=True, timeout=60
     )
     assert said.stdout.startswith("genaifactory ")

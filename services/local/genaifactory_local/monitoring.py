@@ -14,7 +14,7 @@ from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, settings
 from genaifactory_common.errors import InvalidArgument, NotFound, from_rpc
-from genaifactory_local.reach import PATIENCE_SECONDS, Platform
+from genaifactory_local.endpoints import PATIENCE_SECONDS, Platform
 
 _USAGE_TIMEOUT_SECONDS = 60.0
 _EXPORT_TIMEOUT_SECONDS = 3600.0

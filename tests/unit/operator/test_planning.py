@@ -15,9 +15,9 @@ from cryptography.exceptions import InvalidSignature
 
 from genaifactory_common import certificates
 from genaifactory_common.errors import Conflict, InvalidArgument
-from genaifactory_operator import due as certificates_due
+from genaifactory_operator import planning as certificates_due
 from genaifactory_operator.configuration import Configuration
-from genaifactory_operator.due import due
+from genaifactory_operator.planning import plan
 from tests.unit.operator.wanted import AUTHORITY, NOW, SERVICES, Memory, days, wanted
 
 GATEWAY, MONITOR = "factory-gateway-tls", "factory-monitor-tls"
@@ -28,7 +28,7 @@ def _settle(memory: Memory, now: datetime, configuration: Configuration | None =
     """Does all that is due at one moment; what was done."""
     configuration = configuration or wanted()
     done: list[str] = []
-    while changes := due(configuration, memory.secrets, now).changes:
+    while changes := plan(configuration, memory.secrets, now).changes:
         for change in changes:
             memory.apply(change, now)
             done.append(f"{change.secret.name}: {change.why}")
@@ -47,7 +47,7 @@ def test_an_empty_platform_gets_an_authority_and_certificates_without_a_wait() -
     memory = Memory(wanted().secrets)
     done = _settle(memory, NOW)
     assert [line.partition(":")[0] for line in done] == [AUTHORITY, *LEAVES]
-    assert due(wanted(), memory.secrets, NOW).wait_until is None
+    assert plan(wanted(), memory.secrets, NOW).wait_until is None
     for name in LEAVES:
         assert memory.secrets[name].data.keys() == {"tls.crt", "tls.key", "ca.crt"}
         assert memory.secrets[name].data["ca.crt"] == memory.secrets[AUTHORITY].data["ca.crt"]
@@ -67,7 +67,7 @@ def test_a_certificate_carries_the_identity_and_the_names_of_its_service(memory:
 
 
 def test_nothing_is_due_on_what_is_as_it_should_be(memory: Memory) -> None:
-    assert due(wanted(), memory.secrets, NOW + days(59)) == certificates_due.Due()
+    assert plan(wanted(), memory.secrets, NOW + days(59)) == certificates_due.Plan()
 
 
 def _damage(key: str, value: bytes | None) -> Callable[[Memory], None]:
@@ -135,9 +135,9 @@ def test_a_certificate_is_renewed_when_the_time_before_its_end_has_come(memory: 
 def test_certificates_are_all_issued_anew_when_that_is_asked_for(memory: Memory) -> None:
     later = NOW + days(1)
     before = {name: memory.secrets[name].data["tls.crt"] for name in LEAVES}
-    for change in due(wanted(), memory.secrets, later, renew_changed_before=later).changes:
+    for change in plan(wanted(), memory.secrets, later, renew_changed_before=later).changes:
         memory.apply(change, later)
-    assert due(wanted(), memory.secrets, later, renew_changed_before=later) == certificates_due.Due()
+    assert plan(wanted(), memory.secrets, later, renew_changed_before=later) == certificates_due.Plan()
     assert all(memory.secrets[name].data["tls.crt"] != before[name] for name in LEAVES)
 
 
@@ -156,7 +156,7 @@ def test_an_authority_that_cannot_be_used_is_never_replaced_by_itself(
 ) -> None:
     memory.put(AUTHORITY, data, NOW)
     with pytest.raises(InvalidArgument, match=AUTHORITY):
-        due(wanted(), memory.secrets, NOW)
+        plan(wanted(), memory.secrets, NOW)
 
 
 def test_an_authority_that_has_ended_is_replaced_at_once(memory: Memory) -> None:
@@ -166,7 +166,7 @@ def test_an_authority_that_has_ended_is_replaced_at_once(memory: Memory) -> None
 
 
 def test_without_an_authority_nothing_is_due() -> None:
-    assert due(wanted(authority=None, issued=[]), {}, NOW) == certificates_due.Due()
+    assert plan(wanted(authority=None, issued=[]), {}, NOW) == certificates_due.Plan()
 
 
 class TestAnExternalAuthority:
@@ -184,20 +184,20 @@ class TestAnExternalAuthority:
         memory = self._memory(days(400))
         before = memory.secrets[AUTHORITY]
         _settle(memory, NOW, self.configuration)
-        assert due(self.configuration, memory.secrets, NOW, rotate=True) == certificates_due.Due()
+        assert plan(self.configuration, memory.secrets, NOW, rotate=True) == certificates_due.Plan()
         assert memory.secrets[AUTHORITY] == before
 
     def test_a_missing_or_ended_one_is_an_error_that_says_so(self) -> None:
         with pytest.raises(InvalidArgument, match=r"factory-ca needs both ca\.crt and ca\.key; it has no"):
-            due(self.configuration, Memory(self.configuration.secrets).secrets, NOW)
+            plan(self.configuration, Memory(self.configuration.secrets).secrets, NOW)
         with pytest.raises(InvalidArgument, match="factory-ca: the authority expired on 2026-12-01"):
-            due(self.configuration, self._memory(days(10)).secrets, NOW + days(11))
+            plan(self.configuration, self._memory(days(10)).secrets, NOW + days(11))
 
     def test_a_certificate_ends_with_it_and_is_not_issued_over_and_over(self) -> None:
         memory = self._memory(days(20))
         assert len(_settle(memory, NOW, self.configuration)) == len(SERVICES)
         assert certificates.expiry(memory.secrets[GATEWAY].data["tls.crt"]) == NOW + days(20)
-        assert "the authority ends on 2026-12-11" in due(self.configuration, memory.secrets, NOW + days(1)).note
+        assert "the authority ends on 2026-12-11" in plan(self.configuration, memory.secrets, NOW + days(1)).note
 
     def test_the_certificates_after_the_first_are_trusted_too(self) -> None:
         memory = self._memory(days(400))
@@ -270,7 +270,7 @@ def _rotate(
     """Does what is due until nothing is; `late` is how long after it was due each round happens."""
     lines: list[str] = []
     for _ in range(40):
-        step = due(wanted(), memory.secrets, now, rotate=forced)
+        step = plan(wanted(), memory.secrets, now, rotate=forced)
         forced = forced and not step.changes
         for change in step.changes:
             memory.apply(change, now)
@@ -310,7 +310,7 @@ def test_in_every_moment_of_a_rotation_all_services_trust_each_other(memory: Mem
 
 
 def test_an_authority_is_replaced_in_steps_when_the_time_before_its_end_has_come(memory: Memory) -> None:
-    assert due(wanted(), memory.secrets, NOW + days(3284)).changes[0].secret.name != AUTHORITY
+    assert plan(wanted(), memory.secrets, NOW + days(3284)).changes[0].secret.name != AUTHORITY
     _settle(memory, NOW + days(3284))
     fleet = Fleet(memory, NOW + days(3284))
     _, lines = _rotate(memory, fleet, NOW + days(3285), forced=False, late=timedelta)
@@ -323,7 +323,7 @@ def test_an_authority_is_replaced_in_steps_when_the_time_before_its_end_has_come
 
 def test_a_service_that_comes_during_a_rotation_is_trusted_by_all_and_trusts_all(memory: Memory) -> None:
     later = NOW + days(1)
-    for change in due(wanted(), memory.secrets, later, rotate=True).changes:
+    for change in plan(wanted(), memory.secrets, later, rotate=True).changes:
         memory.apply(change, later)
     _settle(memory, later)
     fleet = Fleet(memory, later)
@@ -335,19 +335,19 @@ def test_a_service_that_comes_during_a_rotation_is_trusted_by_all_and_trusts_all
 
 def test_a_secret_that_is_put_back_during_a_rotation_begins_the_wait_again(memory: Memory) -> None:
     later, before = NOW + days(1), dict(memory.secrets[MONITOR].data)
-    memory.apply(due(wanted(), memory.secrets, later, rotate=True).changes[0], later)
+    memory.apply(plan(wanted(), memory.secrets, later, rotate=True).changes[0], later)
     _settle(memory, later)
     memory.put(MONITOR, dict(before), None)
     _settle(memory, later + timedelta(seconds=119))
-    assert due(wanted(), memory.secrets, later + timedelta(seconds=121)).wait_until == later + timedelta(seconds=239)
+    assert plan(wanted(), memory.secrets, later + timedelta(seconds=121)).wait_until == later + timedelta(seconds=239)
 
 
 def test_a_clock_that_was_ahead_does_not_hold_a_rotation_up(memory: Memory) -> None:
     later = NOW + days(1)
-    memory.apply(due(wanted(), memory.secrets, later, rotate=True).changes[0], later)
-    for change in due(wanted(), memory.secrets, later).changes:
+    memory.apply(plan(wanted(), memory.secrets, later, rotate=True).changes[0], later)
+    for change in plan(wanted(), memory.secrets, later).changes:
         memory.apply(change, later + days(30))
-    assert due(wanted(), memory.secrets, later).wait_until == later + timedelta(seconds=120)
+    assert plan(wanted(), memory.secrets, later).wait_until == later + timedelta(seconds=120)
 
 
 class Runs:
@@ -382,7 +382,7 @@ class Runs:
                 found[name] = self._memory.secrets[name]
                 yield self._now
             rotate = rotate and not certificates_due.is_rotating(found[AUTHORITY])
-            step = due(wanted(), found, self._now, rotate=rotate)
+            step = plan(wanted(), found, self._now, rotate=rotate)
             for change in step.changes:
                 try:
                     self._memory.apply(change, self._now)

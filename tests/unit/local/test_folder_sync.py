@@ -38,11 +38,11 @@ def write(path: Path) -> Path:
     return path
 
 
-async def labelled(store: Store, *paths: Path) -> finding.Found:
+async def labelled(store: Store, *paths: Path) -> finding.FoundFiles:
     return await sources.labelled(store, await asyncio.to_thread(finding.find, paths))
 
 
-def ids(found: finding.Found) -> list[str]:
+def ids(found: finding.FoundFiles) -> list[str]:
     return [document.document_id for document in found.documents]
 
 
@@ -110,7 +110,7 @@ async def test_what_could_not_be_looked_into_is_not_gone(
     found = await labelled(store, mine)
     (source,) = found.sources
     shut = finding.Skipped(source, "shut/", finding.Reason.UNREADABLE, "Permission denied")
-    found = finding.Found(found.documents, (shut,), found.sources)
+    found = finding.FoundFiles(found.documents, (shut,), found.sources)
     assert await sources.gone(store, found) == ["docs/shutter.md"]
 
 
