@@ -28,9 +28,9 @@ run: .venv/.run  ## start the platform: make run [DOCS=folder] [MODEL=folder or 
 
 test: lint typecheck pytest  ## everything that a change must pass
 
-# Not those that load models, start PostgreSQL or other processes, wait for something to pass, or try thousands of cases.
-FAST := charts common gateway local operator orchestrator safety
-NOT_FAST := conversations_database database minilm patience process random_cuts replicas token_ids
+# Not the other services, whose tests take longer, nor what loads models, starts servers, waits or tries thousands of cases.
+FAST := charts common gateway local operator safety
+NOT_FAST := database minilm patience process random_cuts token_ids
 test-fast: .venv/.dev  ## for the inner loop, under a minute: unit tests of what needs no model and no database server
 	@.venv/bin/python -m pytest -m "not slow and not soak" --numprocesses 2 --dist loadfile -q \
 	  $(NOT_FAST:%=--ignore-glob='*/test_%.py') $(FAST:%=tests/unit/%)
