@@ -38,7 +38,7 @@ test-fast: .venv/.dev  ## for the inner loop, under a minute: unit tests of what
 test-mutations: .venv/.dev  ## break lines that security and stored data rest on, one at a time: the tests must notice
 	@.venv/bin/python -m tests.mutations
 
-test-soak: .venv/.dev  ## load and failure runs of minutes
+test-soak: .venv/.dev  ## load and failure runs of minutes; FULL=1 makes them, and others, long
 	.venv/bin/python -m pytest -m soak --timeout 900
 
 test-journey:  ## the first hour as README and docs show it, from a fresh clone in a bare container

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 from collections.abc import Sequence
@@ -60,15 +61,14 @@ async def test_every_thread_works_on_one_long_document(model: MiniLM) -> None:
     class Meeting:
         """The model, in which the first two calls end only when two threads are inside."""
 
-        met = 0
+        calls = itertools.count()
 
         def token_offsets(self, text: str) -> list[tuple[int, int]]:
             return model.token_offsets(text)
 
         def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-            if self.met < 2:
+            if next(self.calls) < 2:
                 together.wait()
-                self.met += 1
             return np.zeros((len(texts), DIMENSIONS), np.float32)
 
     encoder = Encoder(cast(Any, Meeting()), document_threads=2, query_threads=1)
