@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal
 
-UNANSWERED: Mapping[Literal["en", "vi"], str] = MappingProxyType(
+from genaifactory_common.language import Language
+
+UNANSWERED: Mapping[Language, str] = MappingProxyType(
     {
         "en": "I do not know. The documents do not answer this question.",
         "vi": "Tôi không biết. Các tài liệu không trả lời được câu hỏi này.",

@@ -14,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from genaifactory_common import minilm
+from genaifactory_common import language, minilm
 from genaifactory_common.english import QUESTION_PHRASES
 from genaifactory_common.errors import InvalidArgument, TooLarge, Unavailable
 from genaifactory_common.minilm import MiniLM
-from genaifactory_retriever import analysis, chunking, language, lexical
+from genaifactory_retriever import analysis, chunking, lexical
 from genaifactory_retriever.analysis import Word
 from genaifactory_retriever.stored import Contents, StoredDocument
 from genaifactory_retriever.vectors import protocol
@@ -191,7 +191,7 @@ class Encoder:
         weights = lexical.query_weights(analysis.words(text))
         vector = self._model.embed([text])[0].tolist() if dense else None
         asked = tuple(analysis.words(QUESTION_PHRASES.sub(" , ", text)))
-        return EncodedQuery(asked, weights, vector, language.detect(text))
+        return EncodedQuery(asked, weights, vector, language.nearest(text) or "")
 
     def close(self) -> None:
         """Lets the threads end."""
@@ -218,7 +218,7 @@ def _encoded(document: StoredDocument, pieces: list[_Piece], dense: list[list[fl
             EncodedPassage(
                 piece.chunk,
                 f"{prefix}-{ordinal}",
-                document.language or language.detect(piece.chunk.text),
+                document.language or language.nearest(piece.chunk.text) or "",
                 vector,
                 weights,
             )

@@ -10,24 +10,6 @@ from genaifactory_modelserver.engines.extractive import words
 from genaifactory_modelserver.engines.extractive.question import Question
 
 
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("Giờ làm việc của phòng IT là gì?", "vi"),
-        ("wifi mat khau la gi", "vi"),
-        ("lam the nao de xin nghi phep", "vi"),
-        ("What is phở?", "en"),
-        ("How do I get to Đà Nẵng from here?", "en"),
-        ("VPN", None),
-        ("", None),
-        ("2024?", None),
-        (unicodedata.normalize("NFD", "Bảo hành máy giặt"), "vi"),
-    ],
-)
-def test_the_language_of_a_question_is_told(text: str, language: str | None) -> None:
-    assert words.language(text) == language
-
-
 def test_the_two_ways_to_place_a_tone_mark_are_one_word() -> None:
     assert words.form("hoà") == words.form("hòa")
     assert words.form("thúy") == words.form("thuý")

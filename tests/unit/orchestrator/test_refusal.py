@@ -9,25 +9,6 @@ from genaifactory_common import specs
 from genaifactory_orchestrator.answers import refusal, retrieval
 
 
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("Tôi được nghỉ bao nhiêu ngày?", "vi"),
-        ("nghỉ phép", "vi"),
-        ("nghi phep bao nhieu ngay", "vi"),
-        ("lam sao de cai dat", "vi"),
-        ("ở đâu", "vi"),
-        ("How many days of leave do I get?", "en"),
-        ("Is there a café near the hotel, and is a résumé needed?", "en"),
-        ("", "en"),
-        ("Debian 13", "en"),
-        ("Where is the naïve approach described in the documents?", "en"),
-    ],
-)
-def test_the_language_of_a_question_is_told(text: str, language: str) -> None:
-    assert refusal.language(text) == language
-
-
 def test_a_prompt_s_own_words_go_first_and_every_language_has_some() -> None:
     prompt = specs.Prompt(name="p", version=1, system="x", refusal={"en": "No idea."})
     assert refusal.text("Why?", prompt) == "No idea."

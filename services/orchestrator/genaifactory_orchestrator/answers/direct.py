@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import specs
+from genaifactory_common import language, specs
 from genaifactory_common.masking import question_without_masks
-from genaifactory_orchestrator.answers import overview, refusal, small_talk
+from genaifactory_orchestrator.answers import overview, small_talk
 from genaifactory_orchestrator.answers.request import CheckedRequest
 from genaifactory_orchestrator.answers.retrieval import NOTHING, SAMPLE_PASSAGES, Retrieval, RetrievedPassages
 from genaifactory_orchestrator.answers.small_talk import Talk
@@ -54,7 +54,7 @@ async def _small_talk(talk: Talk, text: str, route: specs.Route, retriever: Retr
 
 
 async def _overview(subject: str, text: str, route: specs.Route, retriever: Retrieval) -> Reply | None:
-    spoken = refusal.language(text)
+    spoken = language.of_reply(text)
     sample = await _sample(text, spoken, route, retriever)
     composed = overview.compose(subject, spoken, sample, complete=len(sample.passages) < SAMPLE_PASSAGES)
     return None if composed is None else Reply(*composed)

@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from genaifactory_common import refusals
+from genaifactory_common import language, refusals
+from genaifactory_common.language import Language
 from genaifactory_modelserver.engines.extractive import words
 from genaifactory_modelserver.engines.extractive.question import Match, Question
 from genaifactory_modelserver.engines.extractive.sentences import Kind, Unit, units, windows
-from genaifactory_modelserver.engines.extractive.words import Language
 from genaifactory_modelserver.engines.protocol import GroundingPassage
 
 MAX_QUOTES = 4
@@ -362,7 +362,7 @@ def _better(one: Match | None, other: Match | None) -> Match | None:
 def _written_in(document: GroundingPassage) -> Language:
     if document.language:
         return "vi" if document.language.lower().startswith("vi") else "en"
-    return words.language(document.text[:_DETECTED_CHARACTERS]) or "en"
+    return language.detect(document.text[:_DETECTED_CHARACTERS]) or "en"
 
 
 def _most_common(languages: Sequence[Language]) -> Language:

@@ -7,9 +7,11 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from genaifactory_common import language
+from genaifactory_common.language import Language
 from genaifactory_common.masking import question_without_masks
 from genaifactory_modelserver.engines.extractive import words
-from genaifactory_modelserver.engines.extractive.words import Form, Language
+from genaifactory_modelserver.engines.extractive.words import Form
 
 # The end of a very long message is where its question stands.
 _MAX_QUESTION_CHARACTERS = 2_000
@@ -64,8 +66,8 @@ class Question:
         turns = [question_without_masks(turn) for turn in turns[-3:]]
         text = turns[-1][-_MAX_QUESTION_CHARACTERS:] if turns else ""
         earlier = [turn[-_MAX_QUESTION_CHARACTERS:] for turn in turns[-3:-1]]
-        spoken = words.language(text)
-        self.spoken: Language | None = spoken or next(filter(None, map(words.language, reversed(earlier))), None)
+        spoken = language.detect(text)
+        self.spoken: Language | None = spoken or next(filter(None, map(language.detect, reversed(earlier))), None)
         """Its language; None when nothing tells."""
         self.wants_number = words.asks_for_number(text)
         self.wants_steps = words.asks_for_steps(text)

@@ -1,4 +1,4 @@
-"""Words of Vietnamese and English text: how they are folded and matched, which say nothing, which language they are.
+"""Words of Vietnamese and English text: how they are folded and matched, which say nothing.
 
 A Vietnamese word is written as syllables with spaces between, so a syllable is what we match, and two neighbouring
 syllables of a question that stand together in a text count for more than the two apart.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import Stemmer
 
 from genaifactory_common.english import FUNCTION_WORDS, QUESTION_PHRASES, irregular_forms
-
-Language = Literal["vi", "en"]
+from genaifactory_common.language import Language
 
 # Letters with combining marks belong together even where the text is not NFC.
 WORD = re.compile(r"[\w\u0300-\u036f]+")
@@ -62,22 +61,6 @@ def form(word: str) -> Form:
 def words(text: str) -> list[str]:
     """The words of a text, as they stand there."""
     return WORD.findall(text)
-
-
-def language(text: str) -> Language | None:
-    """Of a question or a text's beginning; None when nothing tells (a lone name, a number)."""
-    vietnamese = english = 0
-    for word in words(text):
-        lowered = word.lower()
-        if lowered.isascii():
-            # Written without marks, only words that are none in English tell.
-            vietnamese += lowered in _TELLING_FOLDED
-            english += lowered in FUNCTION_WORDS
-        else:
-            vietnamese += _VIETNAMESE_LETTERS.search(unicodedata.normalize("NFC", lowered)) is not None
-    if vietnamese == english:
-        return "vi" if vietnamese else None
-    return "vi" if vietnamese > english else "en"
 
 
 def content(text: str, spoken: Language | None) -> list[tuple[str, bool]]:
@@ -127,8 +110,6 @@ def _is_stop_word(word: str, stop_words: frozenset[str]) -> bool:
 _WORD_OR_MARK = re.compile(r"[\w\u0300-\u036f]+|[^\w\s]")
 _WORD_START = re.compile(r"\w")
 
-_VIETNAMESE_LETTERS = re.compile("[ăâđêôơưàáảãạằắẳẵặầấẩẫậèéẻẽẹềếểễệìíỉĩịòóỏõọồốổỗộờớởỡợùúủũụừứửữựỳýỷỹỵ]")
-
 # Syllables that also begin or end common nouns (giờ, việc, số, sao, thế, hộ) are left to count.
 _VIETNAMESE = frozenset(
     """
@@ -148,12 +129,6 @@ _VIETNAMESE_FOLDED = frozenset(
 )
 
 _ABBREVIATION_TOO = frozenset({"ai", "am", "he", "it", "me", "or", "us", "re", "no", "so", "in", "do", "co", "va"})
-
-# Vietnamese words without marks that are words of no other language that we meet.
-_TELLING_FOLDED = (_VIETNAMESE_FOLDED | {"viec", "nguoi", "lam", "cach", "thoi"}) - (
-    {"ai", "bi", "bao", "bang", "co", "da", "dang", "de", "rang", "tai", "va", "hay", "ma", "se", "tu", "nay"}
-    | FUNCTION_WORDS
-)
 
 _PHRASES = {
     "vi": re.compile(
