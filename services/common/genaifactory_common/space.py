@@ -188,10 +188,11 @@ class Space:
         size = min(self._bounds.spare_bytes, self._full_bytes(self._volume) // 2)
         with self._lock:
             try:
+                self._folder.mkdir(parents=True, exist_ok=True)  # a first start: its stores are opened after this
                 if size == 0 or (self._spare.exists() and self._spare.stat().st_size == size):
                     return
                 descriptor = os.open(self._spare, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            except OSError:  # the folder is not there yet, or not ours: whoever uses it reports that
+            except OSError:  # the folder is not ours: whoever uses it reports that
                 return
             try:
                 os.posix_fallocate(descriptor, 0, size)

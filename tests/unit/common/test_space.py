@@ -109,9 +109,10 @@ def test_each_change_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 @pytest.mark.allow_blocking
 async def test_room_is_kept_and_given_back_when_it_is_needed(tmp_path: Path) -> None:
-    watched = Space("any", tmp_path, settings.Space(low_bytes=0, full_bytes=2 * MIB, spare_bytes=1 * MIB))
+    folder = tmp_path / "of" / "a first start"
+    watched = Space("any", folder, settings.Space(low_bytes=0, full_bytes=2 * MIB, spare_bytes=1 * MIB))
     async with watched.watched():
-        spare = tmp_path / SPARE_FILE
+        spare = folder / SPARE_FILE
         found = spare.stat()
         assert found.st_blocks * 512 >= found.st_size == MIB, "blocks, not a hole"
         watched.release_spare()
