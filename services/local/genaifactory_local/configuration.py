@@ -41,8 +41,8 @@ class Source(specs.Source):
         super().__init__(self._added(_checked(factory, str(path))), path, digest=specs.digest(text))
 
     def completed(self, factory: specs.Factory) -> specs.Factory:
-        """The document with the key, if every service can follow it."""
-        return self._added(_checked(factory, "factory.yaml" if self.path is None else str(self.path)))
+        """The document with the key. What the services ask of it they check themselves."""
+        return self._added(factory)
 
     def _added(self, factory: specs.Factory) -> specs.Factory:
         with_key = with_development_key(factory, self._sha256)
@@ -59,12 +59,7 @@ def problems(factory: specs.Factory) -> list[str]:
     from genaifactory_orchestrator.answers import prompts  # heavy, and most commands do without
     from genaifactory_safety import policies
 
-    found = prompts.problems(factory)
-    try:
-        policies.Policies(specs.Source(factory), policies.catalogue())
-    except specs.InvalidConfiguration as error:
-        found += error.problems
-    return found
+    return prompts.problems(factory) + policies.problems(factory, policies.catalogue())
 
 
 def with_development_key(factory: specs.Factory, sha256: str) -> specs.Factory:

@@ -13,7 +13,6 @@ import grpc.aio
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from genaifactory_common import channels, specs, stored
-from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
@@ -44,9 +43,8 @@ class Channels:
 
 
 def create_app(settings: Settings, source: specs.Source, channels: Channels, telemetry: Telemetry) -> ServiceApp:
-    """The orchestrator. Raises InvalidArgument when a prompt of factory.yaml is no template."""
-    if problems := prompts.problems(source.current):
-        raise InvalidArgument("; ".join(problems), field=problems[0].partition(":")[0])
+    """The orchestrator. Raises InvalidConfiguration when a prompt of factory.yaml is no template."""
+    source.check(prompts.problems)
     models = ModelClient(source, channels.modelserver, telemetry)
     space = Space("orchestrator", settings.data_dir, settings.space)
     outbox = Outbox(

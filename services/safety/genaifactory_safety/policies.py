@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from genaifactory_safety.banned import BANNED_TERM, compile_terms
 from genaifactory_safety.normalise import normalise
 from genaifactory_safety.recogniser import StrictRecogniser
 from genaifactory_safety.verdicts import Action, Direction
-
-logger = logging.getLogger(__name__)
 
 Catalogue = Mapping[Literal["PII", "SECRET"], tuple[StrictRecogniser, ...]]
 """Recognisers by the group that rules may name."""
@@ -84,12 +81,13 @@ def groups(recognisers: Catalogue) -> Mapping[str, tuple[str, ...]]:
 
 
 class Policies:
-    """The policies in force. A document whose rules name an unknown entity is refused; the last good one stays."""
+    """The policies in force. A document whose rules name an unknown entity is refused whole, so the last one stays."""
 
     def __init__(self, source: specs.Source, recognisers: Catalogue) -> None:
         """Raises InvalidConfiguration."""
         self._recognisers = recognisers
-        self._table = _table(source.current, recognisers)
+        source.check(lambda factory: problems(factory, recognisers))
+        self._reload(source.current)
         source.subscribe(self._reload)
 
     def get(self, name: str, direction: Direction, field: str = "policy") -> Policy:
@@ -101,25 +99,20 @@ class Policies:
         return policy
 
     def _reload(self, factory: specs.Factory) -> None:
-        try:
-            self._table = _table(factory, self._recognisers)
-        except specs.InvalidConfiguration as error:
-            logger.error("the new policies are refused, the last good ones stay in force: %s", error.message)
+        self._table = {
+            (policy.name, direction): compile_policy(policy, direction, self._recognisers)
+            for policy in factory.policies
+            for direction in Direction
+        }
 
 
-def _table(factory: specs.Factory, recognisers: Catalogue) -> dict[tuple[str, Direction], Policy]:
+def problems(factory: specs.Factory, recognisers: Catalogue) -> list[str]:
+    """What is wrong with a document's policies, as 'path: what'; empty when all can be looked for."""
     of_group = groups(recognisers)
     known = {*of_group, UNSCANNABLE, *(entity for members in of_group.values() for entity in members)}
-    problems = [
+    return [
         problem for i, policy in enumerate(factory.policies) for problem in _problems(f"policies[{i}]", policy, known)
     ]
-    if problems:
-        raise specs.InvalidConfiguration(problems, "factory.yaml")
-    return {
-        (policy.name, direction): compile_policy(policy, direction, recognisers)
-        for policy in factory.policies
-        for direction in Direction
-    }
 
 
 def _problems(path: str, policy: specs.Policy, known: set[str]) -> list[str]:

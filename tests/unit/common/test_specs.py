@@ -441,3 +441,35 @@ async def test_a_change_that_a_reviewer_refuses_is_not_put_in_force(
     assert change.before is before
     assert source.current.route("converse") is not None
     assert "stays in force: factory.yaml: routes[talk]: is missed" in caplog.text
+
+
+async def test_a_document_that_one_consumer_cannot_follow_reaches_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "factory.yaml"
+    await asyncio.to_thread(path.write_text, GOOD)
+    source = await asyncio.to_thread(specs.Source.from_file, path)
+    before = source.current
+    source.check(lambda factory: [] if factory.route("talk") is not None else ["routes: one must be called 'talk'"])
+    heard: asyncio.Queue[specs.Factory] = asyncio.Queue()
+    source.subscribe(heard.put_nowait)
+    watching = asyncio.create_task(source.watch(interval_seconds=0.005))
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(path.write_text, GOOD.replace("name: talk", "name: chat"))
+            while not caplog.records:  # noqa: ASYNC110  # the watcher under test polls as well
+                await asyncio.sleep(0.005)
+            assert f"stays in force: {path}: routes: one must be called 'talk'" in caplog.text
+            assert (source.current, heard.empty()) == (before, True)
+            renamed = GOOD.replace("name: big", "name: large").replace("[big", "[large")
+            await asyncio.to_thread(path.write_text, renamed)
+            assert (await heard.get()).model("large") is not None
+    finally:
+        watching.cancel()
+
+
+def test_a_rule_that_the_document_in_force_breaks_is_an_error_at_once() -> None:
+    source = specs.Source(specs.parse(GOOD))
+    with pytest.raises(specs.InvalidConfiguration) as raised:
+        source.check(lambda _: ["prompts[0].system: no template"])
+    assert raised.value.field == "prompts[0].system"

@@ -11,6 +11,7 @@ from genaifactory_common import identity, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import configuration
 from genaifactory_local.state import State
+from genaifactory_safety import policies
 
 DEFAULT = Path(configuration.__file__).with_name("factory.yaml")
 
@@ -84,6 +85,7 @@ async def test_a_change_of_the_file_reaches_those_who_follow_it_with_the_key(tmp
 
 def test_a_document_that_one_service_cannot_follow_is_put_in_force_for_none(caplog: pytest.LogCaptureFixture) -> None:
     source = configuration.Source(DEFAULT, "gf-secret")
+    policies.Policies(source, policies.catalogue())  # as safety follows it
     good = source.current
     text = DEFAULT.read_text(encoding="utf-8").replace("passages: 5", "passages: 7")
     source.replace(specs.parse(text.replace("entities: [PII]", "entities: [SHOE_SIZE]")))

@@ -85,7 +85,9 @@ def test_a_new_document_is_in_force_at_once_and_a_bad_one_never() -> None:
     assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == BOTH
     source.replace(factory("[{name: default, rules: [{entities: [PII]}]}]"))
     assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == "<EMAIL_ADDRESS> AKIAIOSFODNN7EXAMPLE"
+    good = source.current
     source.replace(factory("[{name: default, rules: [{entities: [PIL]}]}]"))
+    assert source.current is good  # nobody follows a document that one of them refuses
     assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == "<EMAIL_ADDRESS> AKIAIOSFODNN7EXAMPLE"
 
 

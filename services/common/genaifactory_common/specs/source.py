@@ -10,7 +10,7 @@ from pathlib import Path
 
 from genaifactory_common import changes, files, in_force
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.specs.documents import digest, parse, read
+from genaifactory_common.specs.documents import InvalidConfiguration, digest, parse, read
 from genaifactory_common.specs.factory import Factory
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ class Source:
         self.digest = digest
         # Taken now, so that a change between the start and `watch` is seen.
         self._seen = files.fingerprint(path) if path is not None else None
+        self._checks: list[Callable[[Factory], list[str]]] = []
         self._listeners: list[Callable[[Factory], None]] = []
         self._followers: list[Callable[[Change], None]] = []
         self._reviewers: list[Callable[[Factory, Factory], Awaitable[None]]] = []
@@ -47,6 +48,14 @@ class Source:
         """Reads the file. Raises InvalidConfiguration."""
         text = read(path)
         return cls(parse(text, source=str(path)), path, digest=digest(text))
+
+    def check(self, problems: Callable[[Factory], list[str]]) -> None:
+        """Adds a rule that every document must keep before any consumer gets it, the one in force now too.
+
+        problems: gives what is wrong as 'path: what'. Raises InvalidConfiguration when the one in force has any.
+        """
+        self._checks.append(problems)
+        self._checked(self.current)
 
     def subscribe(self, listener: Callable[[Factory], None]) -> None:
         """Calls `listener` with each new document. It must not raise; what it derives it derives at once."""
@@ -67,7 +76,7 @@ class Source:
     def replace(self, factory: Factory) -> None:
         """Puts a document in force, unless it cannot be: then that is logged."""
         try:
-            self._put(self.completed(factory), "")
+            self._put(self._checked(self.completed(factory)), "")
         except InvalidArgument as error:
             _refuse(error)
 
@@ -90,10 +99,15 @@ class Source:
 
     async def _reload(self, path: Path) -> None:
         text = await asyncio.to_thread(read, path)
-        factory = self.completed(await asyncio.to_thread(parse, text, source=str(path)))
+        factory = self._checked(self.completed(await asyncio.to_thread(parse, text, source=str(path))))
         for reviewer in self._reviewers:
             await reviewer(self.current, factory)
         self._put(factory, digest(text))
+
+    def _checked(self, factory: Factory) -> Factory:
+        if problems := [problem for check in self._checks for problem in check(factory)]:
+            raise InvalidConfiguration(problems, str(self.path or "factory.yaml"))
+        return factory
 
     def _put(self, factory: Factory, digest: str) -> None:
         change = Change(self.current, factory, digest, tuple(changes.between(self.current, factory)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,6 @@ from genaifactory_common import images, specs
 from genaifactory_common.engine_specs import Spec
 from genaifactory_common.errors import InvalidArgument, NotFound, Reason, Unavailable
 from genaifactory_orchestrator.answers.prompts import Template
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,7 @@ class Plans:
         self._plans: dict[str, Plan] = {}
 
     def resolve(self, name: str, tenant: str) -> Plan:
-        """The plan of a route. Raises NotFound (no such route, or its documents are not for the tenant) and
-        Unavailable (its prompt is no template)."""
+        """The plan of a route. Raises NotFound: there is no such route, or its documents are not for the tenant."""
         factory = self._source.current
         if factory is not self._factory:
             self._factory, self._plans = factory, {}
@@ -84,16 +80,9 @@ def _made(factory: specs.Factory, name: str) -> Plan:
     if policy is None:
         raise Unavailable(f"The policy '{route.policy}' of the route '{name}' is missing in factory.yaml.")
     prompt = factory.prompt(route.prompt) if route.prompt else None
-    try:
-        template = Template(prompt) if prompt else None
-    except InvalidArgument as error:
-        logger.error("the route '%s' cannot be served: %s", name, error.message)
-        raise Unavailable(
-            f"The prompt of the route '{name}' is no valid template; its author has to correct it."
-        ) from None
     parts: list[Spec] = [route, policy, *filter(None, (prompt, *map(factory.model, route.models)))]
     digest = hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
-    return Plan(route, policy, template, factory.seeing(route), digest)
+    return Plan(route, policy, Template(prompt) if prompt else None, factory.seeing(route), digest)
 
 
 def _unknown(name: str) -> NotFound:
