@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from genaifactory_common import identity, settings, specs, tls
+from genaifactory_common import background, identity, settings, specs, tls
 from genaifactory_common.channels import MAX_MESSAGE_BYTES
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_common.interceptors import ServerInterceptor
@@ -152,15 +152,10 @@ def _space_watched(space: Space | None) -> AbstractAsyncContextManager[None]:
     return contextlib.nullcontext() if space is None else space.watched()
 
 
-@asynccontextmanager
-async def _reported(app: ServiceApp, reporter: health.aio.HealthServicer, opened: asyncio.Event) -> AsyncIterator[None]:
-    watcher = asyncio.create_task(_report_forever(app, reporter, opened), name=f"{app.name}-health")
-    try:
-        yield
-    finally:
-        watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watcher
+def _reported(
+    app: ServiceApp, reporter: health.aio.HealthServicer, opened: asyncio.Event
+) -> AbstractAsyncContextManager[None]:
+    return background.running(_report_forever(app, reporter, opened), name=f"{app.name}-health")
 
 
 async def _drain(app: ServiceApp) -> None:
@@ -290,17 +285,8 @@ async def _serve(common: settings.Common, create: Callable[[], ServiceApp]) -> N
         await serving
 
 
-@asynccontextmanager
-async def _watched(factory: specs.Source | None) -> AsyncIterator[None]:
-    if factory is None:
-        yield
-        return
-    watcher = asyncio.create_task(factory.watch(), name="factory-watch")
-    try:
-        yield
-    finally:
-        watcher.cancel()
-        await asyncio.wait((watcher,))
+def _watched(factory: specs.Source | None) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext() if factory is None else background.running(factory.watch(), name="factory-watch")
 
 
 def _problem(error: ErrorDetails) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge
 
-from genaifactory_common import settings
+from genaifactory_common import background, settings
 from genaifactory_common.errors import OutOfSpace
 
 logger = logging.getLogger(__name__)
@@ -104,12 +104,8 @@ class Space:
     async def watched(self) -> AsyncIterator[None]:
         """Looks once a second inside the block, and keeps the spare room whenever there is room for it."""
         await asyncio.to_thread(self._look_and_keep)
-        watcher = asyncio.create_task(self._watch(), name=f"{self._service}-space")
-        try:
+        async with background.running(self._watch(), name=f"{self._service}-space"):
             yield
-        finally:
-            watcher.cancel()
-            await asyncio.wait((watcher,))
 
     def look(self) -> Room:
         """How much room there is, at most a second ago. Blocks."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 from prometheus_client import Gauge
 
-from genaifactory_common import specs
+from genaifactory_common import background, specs
 from genaifactory_common.errors import FactoryError
 
 logger = logging.getLogger(__name__)
@@ -111,12 +111,8 @@ async def reported(
             known = lines
             await changed.wait()
 
-    reporting = asyncio.create_task(report(), name=f"hidden-{kind}")
-    try:
+    async with background.running(report(), name=f"hidden-{kind}"):
         yield
-    finally:
-        reporting.cancel()
-        await asyncio.wait((reporting,))
 
 
 def _obstacle(factory: specs.Factory, tenant: str, base: str, what: tuple[Stored, ...]) -> Hidden | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 import grpc.aio
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from genaifactory_common import channels, identity, specs
+from genaifactory_common import background, channels, identity, specs
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.admission import Admission
@@ -77,13 +76,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with server.listening(door, drain_seconds=settings.server.drain_seconds):
-            watcher = asyncio.create_task(health.watch(), name="gateway-health")
-            try:
-                yield
-            finally:
-                watcher.cancel()
-                await asyncio.wait((watcher,))
+        async with (
+            server.listening(door, drain_seconds=settings.server.drain_seconds),
+            background.running(health.watch(), name="gateway-health"),
+        ):
+            yield
 
     return GatewayApp(
         name="gateway",

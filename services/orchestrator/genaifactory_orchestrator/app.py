@@ -12,7 +12,7 @@ import grpc.aio
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from genaifactory_common import channels, specs, stored
+from genaifactory_common import background, channels, specs, stored
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
@@ -79,8 +79,11 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
                 stack.push_async_callback(store.close)
             await stack.enter_async_context(stored.reported(source, "conversations", counts))
             await stack.enter_async_context(models)
-            await stack.enter_async_context(_repeated(answers.upkeep, settings.cache.upkeep_seconds))
-            await stack.enter_async_context(_repeated(conversations.forget_old, settings.conversations.upkeep_seconds))
+            for name, work, seconds in (
+                ("cache-upkeep", answers.upkeep, settings.cache.upkeep_seconds),
+                ("conversations-upkeep", conversations.forget_old, settings.conversations.upkeep_seconds),
+            ):
+                await stack.enter_async_context(background.running(_repeated(work, seconds), name=name))
             yield
 
     return ServiceApp(
@@ -105,19 +108,10 @@ def _sender(monitor: grpc.aio.Channel, *, timeout_seconds: float) -> Send:
     return send
 
 
-@asynccontextmanager
-async def _repeated(work: Callable[[], Awaitable[None]], every_seconds: float) -> AsyncIterator[None]:
-    async def forever() -> None:
-        while True:
-            await asyncio.sleep(every_seconds)
-            try:
-                await work()
-            except Exception:  # the next round may work; a store that is broken says so in every request
-                logger.exception("upkeep failed")
-
-    task = asyncio.create_task(forever())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+async def _repeated(work: Callable[[], Awaitable[None]], every_seconds: float) -> None:
+    while True:
+        await asyncio.sleep(every_seconds)
+        try:
+            await work()
+        except Exception:  # the next round may work; a store that is broken says so in every request
+            logger.exception("upkeep failed")
