@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 INSTALLED = ROOT / ".cache" / "clients"
 PAGE = ROOT / "docs" / "clients.md"
 PROGRAMS = dict(
-    re.findall(r"^## (.+?)\n+```(?:python|javascript)\n(.+?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    re.findall(r"^## ([^\n]+)\n+```(?:python|javascript)\n(.+?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 )
 USER = "gf-user-0123456789abcdef"
 

@@ -94,10 +94,11 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _wait(condition: Callable[[], bool], seconds: float) -> None:
+def _wait(condition: Callable[[], bool], seconds: float, state: Callable[[], str] = str) -> None:
+    """Fails after `seconds` with what `state` says then."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"not within {seconds} s\n{state()}"
         time.sleep(0.2)
 
 
@@ -192,7 +193,9 @@ async def test_a_killed_replica_is_replaced_while_no_request_fails(ray_server: M
             for model in models * 2:
                 group.create_task(ask(model))
             os.kill(before[0], signal.SIGKILL)
-            await asyncio.to_thread(_wait, lambda: _settled(ray_server, before[0]), START)
+            await asyncio.to_thread(
+                _wait, lambda: _settled(ray_server, before[0]), START, lambda: _state(ray_server, before)
+            )
             replaced.set()
         assert asked > 20
         answers = await asyncio.gather(*(client.ask(prompt(PROMPTS[1], model)) for model in models * 8))
@@ -203,6 +206,12 @@ def _settled(server: ModelServer, gone: int) -> bool:
     """Whether two replicas run with an engine each, none of them the one that is gone."""
     replicas = _replicas(server.process, "tiny")
     return gone not in replicas and len(replicas) == 2 and len(_engines(server)) == 2
+
+
+def _state(server: ModelServer, before: list[int]) -> str:
+    """The processes below the server, and the end of its log."""
+    processes = "\n".join(f"{pid} {command[:120]}" for pid, command in _descendants(server.process.pid).items())
+    return f"replicas before: {before}\n{processes}\n{server.tail()}"
 
 
 async def test_replicas_come_with_the_load_and_go_with_it(ray_server: ModelServer) -> None:
