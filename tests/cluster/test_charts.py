@@ -118,3 +118,18 @@ def test_a_wrong_value_is_named(namespace: Namespace, value: str, message: str) 
     )
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_a_rollout_waits_until_clients_can_have_found_the_new_pod(namespace: Namespace) -> None:
+    profile = str(CHART / "profiles" / "production.yaml")
+    text = helm("template", "factory", str(CHART), "--namespace", namespace.name, "--values", profile).stdout
+    objects = [each for each in yaml.safe_load_all(text) if each]
+    scaled = {each["spec"]["scaleTargetRef"]["name"] for each in objects if each["kind"] == "HorizontalPodAutoscaler"}
+    waits = {
+        each["metadata"]["name"]: each["spec"].get("minReadySeconds", 0)
+        for each in objects
+        if each["kind"] in ("Deployment", "StatefulSet")
+        and (each["spec"].get("replicas", 1) > 1 or each["metadata"]["name"] in scaled)
+    }
+    assert "factory-gateway" in waits
+    assert min(waits.values()) > 5, waits  # CoreDNS lets answers be kept for five seconds
