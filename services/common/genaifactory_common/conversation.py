@@ -83,7 +83,7 @@ def check_messages(messages: Sequence[types_pb2.Message], *, begun: bool = False
         elif not message.content.strip() and not message.images:
             raise _empty(f"{field}.content", "")
         _check_belongings(message, field)
-        check_text(message.content, f"{field}.content")
+        check_characters(message.content, f"{field}.content")
         characters += len(message.content)
     if not messages:
         raise InvalidArgument("'messages' must hold at least one message.", field="messages")
@@ -128,21 +128,15 @@ def check_texts(texts: Collection[str], field: str) -> None:
     for index, text in enumerate(texts):
         if not text.strip():
             raise _empty(f"{field}[{index}]", "")
-        check_text(text, f"{field}[{index}]")
+        check_characters(text, f"{field}[{index}]")
     if (characters := sum(map(len, texts))) > MAX_CHARACTERS:
         raise _too_long(field, characters)
 
 
-def check_text(text: str, field: str) -> None:
-    """Refuses what no store and no tokenizer takes: NUL, and half of a surrogate pair. Raises InvalidArgument."""
+def check_characters(text: str, field: str) -> None:
+    """Refuses NUL, which no store and no tokenizer takes. Raises InvalidArgument."""
     if "\x00" in text:
         raise InvalidArgument(f"'{field}' must not hold the character U+0000.", field=field)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgument(
-            f"'{field}' must be Unicode text; it holds half of a surrogate pair.", field=field
-        ) from None
 
 
 def estimated_tokens(text: str) -> int:

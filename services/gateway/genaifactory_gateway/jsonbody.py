@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
-from genaifactory_common.conversation import check_text
+from genaifactory_common.conversation import check_characters
 from genaifactory_common.errors import InvalidArgument
 
 MAX_DEPTH = 32
@@ -105,6 +105,17 @@ class _Check:
                 check_text(item, (f"{path}.{key}" if keyed else f"{path}[{key}]").removeprefix("."))
             if self._look_at_text and isinstance(key, str):
                 check_text(key, path.removeprefix(".") or "body")
+
+
+def check_text(value: str, field: str) -> None:
+    """Refuses what no store and no tokenizer takes: NUL, and half of a surrogate pair. Raises InvalidArgument."""
+    check_characters(value, field)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(
+            f"'{field}' must be Unicode text; it holds half of a surrogate pair.", field=field
+        ) from None
 
 
 def _too_deep(path: str) -> InvalidArgument:
