@@ -22,60 +22,77 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from genaifactory.options.v1 import options_pb2 as genaifactory_dot_options_dot_v1_dot_options__pb2
 from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot_types__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%genaifactory/gateway/v1/gateway.proto\x12\x17genaifactory.gateway.v1\x1a!genaifactory/types/v1/types.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x31\n\x08sampling\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x04 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x05 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x06 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x17\n\x0f\x63onversation_id\x18\x07 \x01(\t\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\r\n\x05\x66resh\x18\t \x01(\x08\"\xeb\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\tH\x00\x12\x34\n\ttool_call\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.ToolCallH\x00\x12\x31\n\x04\x64one\x18\x04 \x01(\x0b\x32!.genaifactory.gateway.v1.ChatDoneH\x00\x12\x0e\n\x06\x63hoice\x18\x05 \x01(\r\x12\x35\n\x08logprobs\x18\x06 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprobB\x06\n\x04part\"\xe2\x02\n\x08\x43hatDone\x12;\n\x0e\x66inish_reasons\x18\x01 \x03(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x32\n\tcitations\x18\x03 \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12/\n\x07reading\x18\x06 \x01(\x0b\x32\x1e.genaifactory.types.v1.Reading\x12\x33\n\x06masked\x18\x07 \x03(\x0b\x32#.genaifactory.types.v1.MaskedEntity\x12.\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x1f.genaifactory.types.v1.CacheUse\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"y\n\rEmbedResponse\x12\x36\n\nembeddings\x18\x01 \x03(\x0b\x32\".genaifactory.gateway.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.genaifactory.gateway.v1.Model\"H\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06vision\x18\x04 \x01(\x08\"\xc9\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x06rating\x18\x02 \x01(\x0e\x32\x1f.genaifactory.gateway.v1.Rating\x12\x12\n\ncorrection\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12-\n\x0cground_truth\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"D\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x15\n\rrequest_known\x18\x02 \x01(\x08\"o\n\x0fGetUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10GetUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.genaifactory.gateway.v1.UsageRow\"\xb1\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08requests\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\"u\n\x14ListDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x8b\x01\n\x15ListDocumentsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"o\n\x12GetDocumentRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\r\x12\x16\n\x0emax_characters\x18\x04 \x01(\r\"\xaf\x01\n\x13GetDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x38\n\x08sections\x18\x02 \x03(\x0b\x32&.genaifactory.types.v1.DocumentSection\x12\x13\n\x0bnext_offset\x18\x03 \x01(\r\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"F\n\x16\x44\x65leteDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"?\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t*@\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\r\n\tRATING_UP\x10\x01\x12\x0f\n\x0bRATING_DOWN\x10\x02\x32\xca\x06\n\x0eGatewayService\x12U\n\x04\x43hat\x12$.genaifactory.gateway.v1.ChatRequest\x1a%.genaifactory.gateway.v1.ChatResponse0\x01\x12V\n\x05\x45mbed\x12%.genaifactory.gateway.v1.EmbedRequest\x1a&.genaifactory.gateway.v1.EmbedResponse\x12\x65\n\nListModels\x12*.genaifactory.gateway.v1.ListModelsRequest\x1a+.genaifactory.gateway.v1.ListModelsResponse\x12q\n\x0eSubmitFeedback\x12..genaifactory.gateway.v1.SubmitFeedbackRequest\x1a/.genaifactory.gateway.v1.SubmitFeedbackResponse\x12_\n\x08GetUsage\x12(.genaifactory.gateway.v1.GetUsageRequest\x1a).genaifactory.gateway.v1.GetUsageResponse\x12n\n\rListDocuments\x12-.genaifactory.gateway.v1.ListDocumentsRequest\x1a..genaifactory.gateway.v1.ListDocumentsResponse\x12h\n\x0bGetDocument\x12+.genaifactory.gateway.v1.GetDocumentRequest\x1a,.genaifactory.gateway.v1.GetDocumentResponse\x12t\n\x0f\x44\x65leteDocuments\x12/.genaifactory.gateway.v1.DeleteDocumentsRequest\x1a\x30.genaifactory.gateway.v1.DeleteDocumentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%genaifactory/gateway/v1/gateway.proto\x12\x17genaifactory.gateway.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x02\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x31\n\x08sampling\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x04 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x05 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x06 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x17\n\x0f\x63onversation_id\x18\x07 \x01(\t\x12\x0c\n\x04user\x18\x08 \x01(\t\x12\r\n\x05\x66resh\x18\t \x01(\x08\"\xeb\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x05\x64\x65lta\x18\x02 \x01(\tH\x00\x12\x34\n\ttool_call\x18\x03 \x01(\x0b\x32\x1f.genaifactory.types.v1.ToolCallH\x00\x12\x31\n\x04\x64one\x18\x04 \x01(\x0b\x32!.genaifactory.gateway.v1.ChatDoneH\x00\x12\x0e\n\x06\x63hoice\x18\x05 \x01(\r\x12\x35\n\x08logprobs\x18\x06 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprobB\x06\n\x04part\"\xe2\x02\n\x08\x43hatDone\x12;\n\x0e\x66inish_reasons\x18\x01 \x03(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x32\n\tcitations\x18\x03 \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12/\n\x07reading\x18\x06 \x01(\x0b\x32\x1e.genaifactory.types.v1.Reading\x12\x33\n\x06masked\x18\x07 \x03(\x0b\x32#.genaifactory.types.v1.MaskedEntity\x12.\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x1f.genaifactory.types.v1.CacheUse\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"y\n\rEmbedResponse\x12\x36\n\nembeddings\x18\x01 \x03(\x0b\x32\".genaifactory.gateway.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"D\n\x12ListModelsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.genaifactory.gateway.v1.Model\"H\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0e\n\x06vision\x18\x04 \x01(\x08\"\xc9\x01\n\x15SubmitFeedbackRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x06rating\x18\x02 \x01(\x0e\x32\x1f.genaifactory.gateway.v1.Rating\x12\x12\n\ncorrection\x18\x03 \x01(\t\x12\x0f\n\x07\x63omment\x18\x04 \x01(\t\x12-\n\x0cground_truth\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x17\n\x0fidempotency_key\x18\x06 \x01(\t\"D\n\x16SubmitFeedbackResponse\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x15\n\rrequest_known\x18\x02 \x01(\x08\"o\n\x0fGetUsageRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10GetUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.genaifactory.gateway.v1.UsageRow\"\xb1\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08requests\x18\x04 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x05 \x01(\x04\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\"u\n\x14ListDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x8b\x01\n\x15ListDocumentsResponse\x12\x32\n\tdocuments\x18\x01 \x03(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"o\n\x12GetDocumentRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x14\n\x0cstart_offset\x18\x03 \x01(\r\x12\x16\n\x0emax_characters\x18\x04 \x01(\r\"\xaf\x01\n\x13GetDocumentResponse\x12\x31\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x1f.genaifactory.types.v1.Document\x12\x38\n\x08sections\x18\x02 \x03(\x0b\x32&.genaifactory.types.v1.DocumentSection\x12\x13\n\x0bnext_offset\x18\x03 \x01(\r\x12\x16\n\x0eknowledge_base\x18\x04 \x01(\t\"F\n\x16\x44\x65leteDocumentsRequest\x12\x16\n\x0eknowledge_base\x18\x01 \x01(\t\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"?\n\x17\x44\x65leteDocumentsResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t*@\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\r\n\tRATING_UP\x10\x01\x12\x0f\n\x0bRATING_DOWN\x10\x02\x32\xd3\n\n\x0eGatewayService\x12\x9a\x01\n\x04\x43hat\x12$.genaifactory.gateway.v1.ChatRequest\x1a%.genaifactory.gateway.v1.ChatResponse\"C\xa2\xbb\x18?\n\x04\x63hat\"7genaifactory.orchestrator.v1.OrchestratorService/Answer0\x01\x12\x9b\x01\n\x05\x45mbed\x12%.genaifactory.gateway.v1.EmbedRequest\x1a&.genaifactory.gateway.v1.EmbedResponse\"C\xa2\xbb\x18?\n\x05\x65mbed\"6genaifactory.orchestrator.v1.OrchestratorService/Embed\x12v\n\nListModels\x12*.genaifactory.gateway.v1.ListModelsRequest\x1a+.genaifactory.gateway.v1.ListModelsResponse\"\x0f\x90\x02\x01\xa2\xbb\x18\x08\n\x06models\x12\xbb\x01\n\x0eSubmitFeedback\x12..genaifactory.gateway.v1.SubmitFeedbackRequest\x1a/.genaifactory.gateway.v1.SubmitFeedbackResponse\"H\x90\x02\x02\xa2\xbb\x18\x41\n\x08\x66\x65\x65\x64\x62\x61\x63k\"5genaifactory.monitor.v1.MonitorService/RecordFeedback\x12\x9b\x01\n\x08GetUsage\x12(.genaifactory.gateway.v1.GetUsageRequest\x1a).genaifactory.gateway.v1.GetUsageResponse\":\x90\x02\x01\xa2\xbb\x18\x33\"/genaifactory.monitor.v1.MonitorService/GetUsage(\x01\x12\xb9\x01\n\rListDocuments\x12-.genaifactory.gateway.v1.ListDocumentsRequest\x1a..genaifactory.gateway.v1.ListDocumentsResponse\"I\x90\x02\x01\xa2\xbb\x18\x42\n\x06ingest\"8genaifactory.retriever.v1.RetrieverService/ListDocuments\x12\xb1\x01\n\x0bGetDocument\x12+.genaifactory.gateway.v1.GetDocumentRequest\x1a,.genaifactory.gateway.v1.GetDocumentResponse\"G\x90\x02\x01\xa2\xbb\x18@\n\x06ingest\"6genaifactory.retriever.v1.RetrieverService/GetDocument\x12\xc1\x01\n\x0f\x44\x65leteDocuments\x12/.genaifactory.gateway.v1.DeleteDocumentsRequest\x1a\x30.genaifactory.gateway.v1.DeleteDocumentsResponse\"K\x90\x02\x02\xa2\xbb\x18\x44\n\x06ingest\":genaifactory.retriever.v1.RetrieverService/DeleteDocumentsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genaifactory.gateway.v1.gateway_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RATING']._serialized_start=2793
-  _globals['_RATING']._serialized_end=2857
-  _globals['_CHATREQUEST']._serialized_start=165
-  _globals['_CHATREQUEST']._serialized_end=508
-  _globals['_CHATRESPONSE']._serialized_start=511
-  _globals['_CHATRESPONSE']._serialized_end=746
-  _globals['_CHATDONE']._serialized_start=749
-  _globals['_CHATDONE']._serialized_end=1103
-  _globals['_EMBEDREQUEST']._serialized_start=1105
-  _globals['_EMBEDREQUEST']._serialized_end=1149
-  _globals['_EMBEDRESPONSE']._serialized_start=1151
-  _globals['_EMBEDRESPONSE']._serialized_end=1272
-  _globals['_EMBEDDING']._serialized_start=1274
-  _globals['_EMBEDDING']._serialized_end=1301
-  _globals['_LISTMODELSREQUEST']._serialized_start=1303
-  _globals['_LISTMODELSREQUEST']._serialized_end=1322
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1324
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1392
-  _globals['_MODEL']._serialized_start=1394
-  _globals['_MODEL']._serialized_end=1466
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=1469
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=1670
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=1672
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=1740
-  _globals['_GETUSAGEREQUEST']._serialized_start=1742
-  _globals['_GETUSAGEREQUEST']._serialized_end=1853
-  _globals['_GETUSAGERESPONSE']._serialized_start=1855
-  _globals['_GETUSAGERESPONSE']._serialized_end=1922
-  _globals['_USAGEROW']._serialized_start=1925
-  _globals['_USAGEROW']._serialized_end=2102
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=2104
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=2221
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=2224
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2363
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=2365
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=2476
-  _globals['_GETDOCUMENTRESPONSE']._serialized_start=2479
-  _globals['_GETDOCUMENTRESPONSE']._serialized_end=2654
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=2656
-  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=2726
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=2728
-  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=2791
-  _globals['_GATEWAYSERVICE']._serialized_start=2860
-  _globals['_GATEWAYSERVICE']._serialized_end=3702
+  _globals['_GATEWAYSERVICE'].methods_by_name['Chat']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['Chat']._serialized_options = b'\242\273\030?\n\004chat\"7genaifactory.orchestrator.v1.OrchestratorService/Answer'
+  _globals['_GATEWAYSERVICE'].methods_by_name['Embed']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['Embed']._serialized_options = b'\242\273\030?\n\005embed\"6genaifactory.orchestrator.v1.OrchestratorService/Embed'
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListModels']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\242\273\030\010\n\006models'
+  _globals['_GATEWAYSERVICE'].methods_by_name['SubmitFeedback']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['SubmitFeedback']._serialized_options = b'\220\002\002\242\273\030A\n\010feedback\"5genaifactory.monitor.v1.MonitorService/RecordFeedback'
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetUsage']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001\242\273\0303\"/genaifactory.monitor.v1.MonitorService/GetUsage(\001'
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListDocuments']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['ListDocuments']._serialized_options = b'\220\002\001\242\273\030B\n\006ingest\"8genaifactory.retriever.v1.RetrieverService/ListDocuments'
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetDocument']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['GetDocument']._serialized_options = b'\220\002\001\242\273\030@\n\006ingest\"6genaifactory.retriever.v1.RetrieverService/GetDocument'
+  _globals['_GATEWAYSERVICE'].methods_by_name['DeleteDocuments']._loaded_options = None
+  _globals['_GATEWAYSERVICE'].methods_by_name['DeleteDocuments']._serialized_options = b'\220\002\002\242\273\030D\n\006ingest\":genaifactory.retriever.v1.RetrieverService/DeleteDocuments'
+  _globals['_RATING']._serialized_start=2832
+  _globals['_RATING']._serialized_end=2896
+  _globals['_CHATREQUEST']._serialized_start=204
+  _globals['_CHATREQUEST']._serialized_end=547
+  _globals['_CHATRESPONSE']._serialized_start=550
+  _globals['_CHATRESPONSE']._serialized_end=785
+  _globals['_CHATDONE']._serialized_start=788
+  _globals['_CHATDONE']._serialized_end=1142
+  _globals['_EMBEDREQUEST']._serialized_start=1144
+  _globals['_EMBEDREQUEST']._serialized_end=1188
+  _globals['_EMBEDRESPONSE']._serialized_start=1190
+  _globals['_EMBEDRESPONSE']._serialized_end=1311
+  _globals['_EMBEDDING']._serialized_start=1313
+  _globals['_EMBEDDING']._serialized_end=1340
+  _globals['_LISTMODELSREQUEST']._serialized_start=1342
+  _globals['_LISTMODELSREQUEST']._serialized_end=1361
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1363
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1431
+  _globals['_MODEL']._serialized_start=1433
+  _globals['_MODEL']._serialized_end=1505
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=1508
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=1709
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=1711
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=1779
+  _globals['_GETUSAGEREQUEST']._serialized_start=1781
+  _globals['_GETUSAGEREQUEST']._serialized_end=1892
+  _globals['_GETUSAGERESPONSE']._serialized_start=1894
+  _globals['_GETUSAGERESPONSE']._serialized_end=1961
+  _globals['_USAGEROW']._serialized_start=1964
+  _globals['_USAGEROW']._serialized_end=2141
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=2143
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=2260
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=2263
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2402
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=2404
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=2515
+  _globals['_GETDOCUMENTRESPONSE']._serialized_start=2518
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=2693
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_start=2695
+  _globals['_DELETEDOCUMENTSREQUEST']._serialized_end=2765
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_start=2767
+  _globals['_DELETEDOCUMENTSRESPONSE']._serialized_end=2830
+  _globals['_GATEWAYSERVICE']._serialized_start=2899
+  _globals['_GATEWAYSERVICE']._serialized_end=4262
 # @@protoc_insertion_point(module_scope)

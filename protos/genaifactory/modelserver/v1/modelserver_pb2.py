@@ -22,56 +22,71 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from genaifactory.options.v1 import options_pb2 as genaifactory_dot_options_dot_v1_dot_options__pb2
 from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-genaifactory/modelserver/v1/modelserver.proto\x12\x1bgenaifactory.modelserver.v1\x1a!genaifactory/types/v1/types.proto\"\xbd\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x41\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32).genaifactory.modelserver.v1.ConversationH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x31\n\tdocuments\x18\x04 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x06 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x07 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x08 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x37\n\x08priority\x18\t \x01(\x0e\x32%.genaifactory.modelserver.v1.PriorityB\x07\n\x05input\"`\n\x0c\x43onversation\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x1e\n\x16\x63ontinue_final_message\x18\x02 \x01(\x08\"\x8b\x02\n\x10GenerateResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x33\n\ntool_calls\x18\x02 \x03(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x35\n\x08logprobs\x18\x05 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"}\n\rEmbedResponse\x12:\n\nembeddings\x18\x01 \x03(\x0b\x32&.genaifactory.modelserver.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"H\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".genaifactory.modelserver.v1.Model\"\xfb\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\ncapability\x18\x02 \x01(\x0e\x32\'.genaifactory.modelserver.v1.Capability\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\x06 \x01(\r\x12\x36\n\x05state\x18\x07 \x01(\x0e\x32\'.genaifactory.modelserver.v1.ModelState\x12\x15\n\rstate_message\x18\x08 \x01(\t\"Z\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsource_uri\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\"H\n\x13LoadAdapterResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".genaifactory.modelserver.v1.Model\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\x1d\n\x0cSleepRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x0f\n\rSleepResponse\"\x1c\n\x0bWakeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x0e\n\x0cWakeResponse*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_SLEEPING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04*W\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_GENERATE\x10\x01\x12\x14\n\x10\x43\x41PABILITY_EMBED\x10\x02\x32\xef\x05\n\x0cModelService\x12i\n\x08Generate\x12,.genaifactory.modelserver.v1.GenerateRequest\x1a-.genaifactory.modelserver.v1.GenerateResponse0\x01\x12^\n\x05\x45mbed\x12).genaifactory.modelserver.v1.EmbedRequest\x1a*.genaifactory.modelserver.v1.EmbedResponse\x12m\n\nListModels\x12..genaifactory.modelserver.v1.ListModelsRequest\x1a/.genaifactory.modelserver.v1.ListModelsResponse\x12p\n\x0bLoadAdapter\x12/.genaifactory.modelserver.v1.LoadAdapterRequest\x1a\x30.genaifactory.modelserver.v1.LoadAdapterResponse\x12v\n\rUnloadAdapter\x12\x31.genaifactory.modelserver.v1.UnloadAdapterRequest\x1a\x32.genaifactory.modelserver.v1.UnloadAdapterResponse\x12^\n\x05Sleep\x12).genaifactory.modelserver.v1.SleepRequest\x1a*.genaifactory.modelserver.v1.SleepResponse\x12[\n\x04Wake\x12(.genaifactory.modelserver.v1.WakeRequest\x1a).genaifactory.modelserver.v1.WakeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-genaifactory/modelserver/v1/modelserver.proto\x12\x1bgenaifactory.modelserver.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\"\xbd\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x41\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32).genaifactory.modelserver.v1.ConversationH\x00\x12\x10\n\x06prompt\x18\x03 \x01(\tH\x00\x12\x31\n\tdocuments\x18\x04 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x06 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x07 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x08 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x37\n\x08priority\x18\t \x01(\x0e\x32%.genaifactory.modelserver.v1.PriorityB\x07\n\x05input\"`\n\x0c\x43onversation\x12\x30\n\x08messages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x1e\n\x16\x63ontinue_final_message\x18\x02 \x01(\x08\"\x8b\x02\n\x10GenerateResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12\x33\n\ntool_calls\x18\x02 \x03(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x0e\n\x06\x63hoice\x18\x03 \x01(\r\x12:\n\rfinish_reason\x18\x04 \x01(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x35\n\x08logprobs\x18\x05 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\x12\x30\n\x05usage\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"}\n\rEmbedResponse\x12:\n\nembeddings\x18\x01 \x03(\x0b\x32&.genaifactory.modelserver.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\x13\n\x11ListModelsRequest\"H\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".genaifactory.modelserver.v1.Model\"\xfb\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12;\n\ncapability\x18\x02 \x01(\x0e\x32\'.genaifactory.modelserver.v1.Capability\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\x12\x12\n\nbase_model\x18\x04 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x05 \x01(\t\x12\x1c\n\x14\x65mbedding_dimensions\x18\x06 \x01(\r\x12\x36\n\x05state\x18\x07 \x01(\x0e\x32\'.genaifactory.modelserver.v1.ModelState\x12\x15\n\rstate_message\x18\x08 \x01(\t\"Z\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsource_uri\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nbase_model\x18\x04 \x01(\t\"H\n\x13LoadAdapterResponse\x12\x31\n\x05model\x18\x01 \x01(\x0b\x32\".genaifactory.modelserver.v1.Model\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\x1d\n\x0cSleepRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x0f\n\rSleepResponse\"\x1c\n\x0bWakeRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x0e\n\x0cWakeResponse*R\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x12\n\x0ePRIORITY_BATCH\x10\x02*\x8b\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x18\n\x14MODEL_STATE_SLEEPING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04*W\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_GENERATE\x10\x01\x12\x14\n\x10\x43\x41PABILITY_EMBED\x10\x02\x32\xab\x07\n\x0cModelService\x12u\n\x08Generate\x12,.genaifactory.modelserver.v1.GenerateRequest\x1a-.genaifactory.modelserver.v1.GenerateResponse\"\n\xa2\xbb\x18\x06\n\x04\x63hat0\x01\x12n\n\x05\x45mbed\x12).genaifactory.modelserver.v1.EmbedRequest\x1a*.genaifactory.modelserver.v1.EmbedResponse\"\x0e\x90\x02\x01\xa2\xbb\x18\x07\n\x05\x65mbed\x12\x87\x01\n\nListModels\x12..genaifactory.modelserver.v1.ListModelsRequest\x1a/.genaifactory.modelserver.v1.ListModelsResponse\"\x18\x90\x02\x01\xa2\xbb\x18\x11\n\x06models\n\x07operate\x12\x91\x01\n\x0bLoadAdapter\x12/.genaifactory.modelserver.v1.LoadAdapterRequest\x1a\x30.genaifactory.modelserver.v1.LoadAdapterResponse\"\x1f\x90\x02\x02\xa2\xbb\x18\x18\n\x07operate\x1a\radapters.load\x12\x99\x01\n\rUnloadAdapter\x12\x31.genaifactory.modelserver.v1.UnloadAdapterRequest\x1a\x32.genaifactory.modelserver.v1.UnloadAdapterResponse\"!\x90\x02\x02\xa2\xbb\x18\x1a\n\x07operate\x1a\x0f\x61\x64\x61pters.unload\x12~\n\x05Sleep\x12).genaifactory.modelserver.v1.SleepRequest\x1a*.genaifactory.modelserver.v1.SleepResponse\"\x1e\x90\x02\x02\xa2\xbb\x18\x17\n\x07operate\x1a\x0cmodels.sleep\x12z\n\x04Wake\x12(.genaifactory.modelserver.v1.WakeRequest\x1a).genaifactory.modelserver.v1.WakeResponse\"\x1d\x90\x02\x02\xa2\xbb\x18\x16\n\x07operate\x1a\x0bmodels.wakeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genaifactory.modelserver.v1.modelserver_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=1803
-  _globals['_PRIORITY']._serialized_end=1885
-  _globals['_MODELSTATE']._serialized_start=1888
-  _globals['_MODELSTATE']._serialized_end=2027
-  _globals['_CAPABILITY']._serialized_start=2029
-  _globals['_CAPABILITY']._serialized_end=2116
-  _globals['_GENERATEREQUEST']._serialized_start=114
-  _globals['_GENERATEREQUEST']._serialized_end=559
-  _globals['_CONVERSATION']._serialized_start=561
-  _globals['_CONVERSATION']._serialized_end=657
-  _globals['_GENERATERESPONSE']._serialized_start=660
-  _globals['_GENERATERESPONSE']._serialized_end=927
-  _globals['_EMBEDREQUEST']._serialized_start=929
-  _globals['_EMBEDREQUEST']._serialized_end=973
-  _globals['_EMBEDRESPONSE']._serialized_start=975
-  _globals['_EMBEDRESPONSE']._serialized_end=1100
-  _globals['_EMBEDDING']._serialized_start=1102
-  _globals['_EMBEDDING']._serialized_end=1129
-  _globals['_LISTMODELSREQUEST']._serialized_start=1131
-  _globals['_LISTMODELSREQUEST']._serialized_end=1150
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1152
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1224
-  _globals['_MODEL']._serialized_start=1227
-  _globals['_MODEL']._serialized_end=1478
-  _globals['_LOADADAPTERREQUEST']._serialized_start=1480
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1570
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1572
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1644
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1646
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1682
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1684
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1707
-  _globals['_SLEEPREQUEST']._serialized_start=1709
-  _globals['_SLEEPREQUEST']._serialized_end=1738
-  _globals['_SLEEPRESPONSE']._serialized_start=1740
-  _globals['_SLEEPRESPONSE']._serialized_end=1755
-  _globals['_WAKEREQUEST']._serialized_start=1757
-  _globals['_WAKEREQUEST']._serialized_end=1785
-  _globals['_WAKERESPONSE']._serialized_start=1787
-  _globals['_WAKERESPONSE']._serialized_end=1801
-  _globals['_MODELSERVICE']._serialized_start=2119
-  _globals['_MODELSERVICE']._serialized_end=2870
+  _globals['_MODELSERVICE'].methods_by_name['Generate']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['Generate']._serialized_options = b'\242\273\030\006\n\004chat'
+  _globals['_MODELSERVICE'].methods_by_name['Embed']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['Embed']._serialized_options = b'\220\002\001\242\273\030\007\n\005embed'
+  _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\242\273\030\021\n\006models\n\007operate'
+  _globals['_MODELSERVICE'].methods_by_name['LoadAdapter']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['LoadAdapter']._serialized_options = b'\220\002\002\242\273\030\030\n\007operate\032\radapters.load'
+  _globals['_MODELSERVICE'].methods_by_name['UnloadAdapter']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['UnloadAdapter']._serialized_options = b'\220\002\002\242\273\030\032\n\007operate\032\017adapters.unload'
+  _globals['_MODELSERVICE'].methods_by_name['Sleep']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['Sleep']._serialized_options = b'\220\002\002\242\273\030\027\n\007operate\032\014models.sleep'
+  _globals['_MODELSERVICE'].methods_by_name['Wake']._loaded_options = None
+  _globals['_MODELSERVICE'].methods_by_name['Wake']._serialized_options = b'\220\002\002\242\273\030\026\n\007operate\032\013models.wake'
+  _globals['_PRIORITY']._serialized_start=1842
+  _globals['_PRIORITY']._serialized_end=1924
+  _globals['_MODELSTATE']._serialized_start=1927
+  _globals['_MODELSTATE']._serialized_end=2066
+  _globals['_CAPABILITY']._serialized_start=2068
+  _globals['_CAPABILITY']._serialized_end=2155
+  _globals['_GENERATEREQUEST']._serialized_start=153
+  _globals['_GENERATEREQUEST']._serialized_end=598
+  _globals['_CONVERSATION']._serialized_start=600
+  _globals['_CONVERSATION']._serialized_end=696
+  _globals['_GENERATERESPONSE']._serialized_start=699
+  _globals['_GENERATERESPONSE']._serialized_end=966
+  _globals['_EMBEDREQUEST']._serialized_start=968
+  _globals['_EMBEDREQUEST']._serialized_end=1012
+  _globals['_EMBEDRESPONSE']._serialized_start=1014
+  _globals['_EMBEDRESPONSE']._serialized_end=1139
+  _globals['_EMBEDDING']._serialized_start=1141
+  _globals['_EMBEDDING']._serialized_end=1168
+  _globals['_LISTMODELSREQUEST']._serialized_start=1170
+  _globals['_LISTMODELSREQUEST']._serialized_end=1189
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1191
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1263
+  _globals['_MODEL']._serialized_start=1266
+  _globals['_MODEL']._serialized_end=1517
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1519
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1609
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1611
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1683
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1685
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1721
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1723
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1746
+  _globals['_SLEEPREQUEST']._serialized_start=1748
+  _globals['_SLEEPREQUEST']._serialized_end=1777
+  _globals['_SLEEPRESPONSE']._serialized_start=1779
+  _globals['_SLEEPRESPONSE']._serialized_end=1794
+  _globals['_WAKEREQUEST']._serialized_start=1796
+  _globals['_WAKEREQUEST']._serialized_end=1824
+  _globals['_WAKERESPONSE']._serialized_start=1826
+  _globals['_WAKERESPONSE']._serialized_end=1840
+  _globals['_MODELSERVICE']._serialized_start=2158
+  _globals['_MODELSERVICE']._serialized_end=3097
 # @@protoc_insertion_point(module_scope)

@@ -22,52 +22,63 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from genaifactory.options.v1 import options_pb2 as genaifactory_dot_options_dot_v1_dot_options__pb2
 from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot_types__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%genaifactory/monitor/v1/monitor.proto\x12\x17genaifactory.monitor.v1\x1a!genaifactory/types/v1/types.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x06\n\x0bInteraction\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04task\x18\x07 \x01(\t\x12\r\n\x05route\x18\x08 \x01(\t\x12\r\n\x05model\x18\t \x01(\t\x12\x37\n\x08\x61ttempts\x18\n \x03(\x0b\x32%.genaifactory.monitor.v1.ModelAttempt\x12\x16\n\x0eprompt_version\x18\x0b \x01(\t\x12\x15\n\rindex_version\x18\x0c \x01(\t\x12;\n\x08passages\x18\r \x03(\x0b\x32).genaifactory.monitor.v1.PassageReference\x12\x32\n\tcitations\x18\x0e \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\x30\n\x08verdicts\x18\x0f \x03(\x0b\x32\x1e.genaifactory.types.v1.Verdict\x12-\n\x05input\x18\x10 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x0e\n\x06output\x18\x11 \x01(\t\x12\x30\n\x05usage\x18\x12 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x13 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x14 \x01(\t\x12\x1e\n\x16time_to_first_token_us\x18\x15 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x16 \x01(\x04\x12\x31\n\x07outcome\x18\x17 \x01(\x0e\x32 .genaifactory.monitor.v1.Outcome\x12\x14\n\x0c\x65rror_reason\x18\x18 \x01(\t\x12\x15\n\rerror_message\x18\x19 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x1a \x01(\x08\x12\x0f\n\x07refused\x18\x1b \x01(\x08\x12\x17\n\x0f\x63onversation_id\x18\x1c \x01(\t\x12\x10\n\x08trace_id\x18\x1d \x01(\t\x12\x13\n\x0btraceparent\x18\x1e \x01(\t\"H\n\x0cModelAttempt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x02 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x03 \x01(\x04\"J\n\x10PassageReference\x12\x12\n\npassage_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"W\n\x19RecordInteractionsRequest\x12:\n\x0cinteractions\x18\x01 \x03(\x0b\x32$.genaifactory.monitor.v1.Interaction\";\n\x1aRecordInteractionsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\r\n\x05known\x18\x02 \x01(\r\"\xc5\x01\n\x15RecordFeedbackRequest\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12/\n\x06rating\x18\x03 \x01(\x0e\x32\x1f.genaifactory.monitor.v1.Rating\x12\x12\n\ncorrection\x18\x04 \x01(\t\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\x12-\n\x0cground_truth\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"3\n\x16RecordFeedbackResponse\x12\x19\n\x11interaction_known\x18\x01 \x01(\x08\"\xe1\x02\n\x11InteractionFilter\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05route\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0brequest_ids\x18\x06 \x03(\t\x12\x31\n\x07outcome\x18\x07 \x01(\x0e\x32 .genaifactory.monitor.v1.Outcome\x12\x37\n\x10guardrail_action\x18\x08 \x01(\x0e\x32\x1d.genaifactory.types.v1.Action\x12\x0e\n\x06key_id\x18\t \x01(\t\x12/\n\x0b\x65nded_since\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x93\x01\n\x18QueryInteractionsRequest\x12:\n\x06\x66ilter\x18\x01 \x01(\x0b\x32*.genaifactory.monitor.v1.InteractionFilter\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cwithout_text\x18\x04 \x01(\x08\"p\n\x19QueryInteractionsResponse\x12:\n\x0cinteractions\x18\x01 \x03(\x0b\x32$.genaifactory.monitor.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x0fGetUsageRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10GetUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.genaifactory.monitor.v1.UsageRow\"\xc1\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x06 \x01(\x04\x12\x30\n\x05usage\x18\x07 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x08 \x01(\x03\x12\x10\n\x08\x63urrency\x18\t \x01(\t\"W\n\x19\x45xportInteractionsRequest\x12:\n\x06\x66ilter\x18\x01 \x01(\x0b\x32*.genaifactory.monitor.v1.InteractionFilter\":\n\x1a\x45xportInteractionsResponse\x12\r\n\x05jsonl\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r*x\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ANSWERED\x10\x01\x12\x13\n\x0fOUTCOME_BLOCKED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04*@\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\r\n\tRATING_UP\x10\x01\x12\x0f\n\x0bRATING_DOWN\x10\x02\x32\xe0\x04\n\x0eMonitorService\x12}\n\x12RecordInteractions\x12\x32.genaifactory.monitor.v1.RecordInteractionsRequest\x1a\x33.genaifactory.monitor.v1.RecordInteractionsResponse\x12q\n\x0eRecordFeedback\x12..genaifactory.monitor.v1.RecordFeedbackRequest\x1a/.genaifactory.monitor.v1.RecordFeedbackResponse\x12z\n\x11QueryInteractions\x12\x31.genaifactory.monitor.v1.QueryInteractionsRequest\x1a\x32.genaifactory.monitor.v1.QueryInteractionsResponse\x12_\n\x08GetUsage\x12(.genaifactory.monitor.v1.GetUsageRequest\x1a).genaifactory.monitor.v1.GetUsageResponse\x12\x7f\n\x12\x45xportInteractions\x12\x32.genaifactory.monitor.v1.ExportInteractionsRequest\x1a\x33.genaifactory.monitor.v1.ExportInteractionsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%genaifactory/monitor/v1/monitor.proto\x12\x17genaifactory.monitor.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd7\x06\n\x0bInteraction\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x0c\n\x04user\x18\x05 \x01(\t\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04task\x18\x07 \x01(\t\x12\r\n\x05route\x18\x08 \x01(\t\x12\r\n\x05model\x18\t \x01(\t\x12\x37\n\x08\x61ttempts\x18\n \x03(\x0b\x32%.genaifactory.monitor.v1.ModelAttempt\x12\x16\n\x0eprompt_version\x18\x0b \x01(\t\x12\x15\n\rindex_version\x18\x0c \x01(\t\x12;\n\x08passages\x18\r \x03(\x0b\x32).genaifactory.monitor.v1.PassageReference\x12\x32\n\tcitations\x18\x0e \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\x30\n\x08verdicts\x18\x0f \x03(\x0b\x32\x1e.genaifactory.types.v1.Verdict\x12-\n\x05input\x18\x10 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x0e\n\x06output\x18\x11 \x01(\t\x12\x30\n\x05usage\x18\x12 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x13 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x14 \x01(\t\x12\x1e\n\x16time_to_first_token_us\x18\x15 \x01(\x04\x12\x13\n\x0b\x64uration_us\x18\x16 \x01(\x04\x12\x31\n\x07outcome\x18\x17 \x01(\x0e\x32 .genaifactory.monitor.v1.Outcome\x12\x14\n\x0c\x65rror_reason\x18\x18 \x01(\t\x12\x15\n\rerror_message\x18\x19 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x1a \x01(\x08\x12\x0f\n\x07refused\x18\x1b \x01(\x08\x12\x17\n\x0f\x63onversation_id\x18\x1c \x01(\t\x12\x10\n\x08trace_id\x18\x1d \x01(\t\x12\x13\n\x0btraceparent\x18\x1e \x01(\t\"H\n\x0cModelAttempt\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0c\x65rror_reason\x18\x02 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x03 \x01(\x04\"J\n\x10PassageReference\x12\x12\n\npassage_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\"W\n\x19RecordInteractionsRequest\x12:\n\x0cinteractions\x18\x01 \x03(\x0b\x32$.genaifactory.monitor.v1.Interaction\";\n\x1aRecordInteractionsResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\r\n\x05known\x18\x02 \x01(\r\"\xc5\x01\n\x15RecordFeedbackRequest\x12\x13\n\x0b\x66\x65\x65\x64\x62\x61\x63k_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12/\n\x06rating\x18\x03 \x01(\x0e\x32\x1f.genaifactory.monitor.v1.Rating\x12\x12\n\ncorrection\x18\x04 \x01(\t\x12\x0f\n\x07\x63omment\x18\x05 \x01(\t\x12-\n\x0cground_truth\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\"3\n\x16RecordFeedbackResponse\x12\x19\n\x11interaction_known\x18\x01 \x01(\x08\"\xe1\x02\n\x11InteractionFilter\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05route\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x13\n\x0brequest_ids\x18\x06 \x03(\t\x12\x31\n\x07outcome\x18\x07 \x01(\x0e\x32 .genaifactory.monitor.v1.Outcome\x12\x37\n\x10guardrail_action\x18\x08 \x01(\x0e\x32\x1d.genaifactory.types.v1.Action\x12\x0e\n\x06key_id\x18\t \x01(\t\x12/\n\x0b\x65nded_since\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x93\x01\n\x18QueryInteractionsRequest\x12:\n\x06\x66ilter\x18\x01 \x01(\x0b\x32*.genaifactory.monitor.v1.InteractionFilter\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cwithout_text\x18\x04 \x01(\x08\"p\n\x19QueryInteractionsResponse\x12:\n\x0cinteractions\x18\x01 \x03(\x0b\x32$.genaifactory.monitor.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x7f\n\x0fGetUsageRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x10GetUsageResponse\x12/\n\x04rows\x18\x01 \x03(\x0b\x32!.genaifactory.monitor.v1.UsageRow\"\xc1\x01\n\x08UsageRow\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x06 \x01(\x04\x12\x30\n\x05usage\x18\x07 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x08 \x01(\x03\x12\x10\n\x08\x63urrency\x18\t \x01(\t\"W\n\x19\x45xportInteractionsRequest\x12:\n\x06\x66ilter\x18\x01 \x01(\x0b\x32*.genaifactory.monitor.v1.InteractionFilter\":\n\x1a\x45xportInteractionsResponse\x12\r\n\x05jsonl\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r*x\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ANSWERED\x10\x01\x12\x13\n\x0fOUTCOME_BLOCKED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04*@\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\r\n\tRATING_UP\x10\x01\x12\x0f\n\x0bRATING_DOWN\x10\x02\x32\xd7\x05\n\x0eMonitorService\x12\x88\x01\n\x12RecordInteractions\x12\x32.genaifactory.monitor.v1.RecordInteractionsRequest\x1a\x33.genaifactory.monitor.v1.RecordInteractionsResponse\"\t\x90\x02\x02\xa2\xbb\x18\x02\x10\x01\x12\x84\x01\n\x0eRecordFeedback\x12..genaifactory.monitor.v1.RecordFeedbackRequest\x1a/.genaifactory.monitor.v1.RecordFeedbackResponse\"\x11\x90\x02\x02\xa2\xbb\x18\n\n\x08\x66\x65\x65\x64\x62\x61\x63k\x12\x9e\x01\n\x11QueryInteractions\x12\x31.genaifactory.monitor.v1.QueryInteractionsRequest\x1a\x32.genaifactory.monitor.v1.QueryInteractionsResponse\"\"\x90\x02\x01\xa2\xbb\x18\x1b\n\x06\x65xport\x1a\x11interactions.read\x12j\n\x08GetUsage\x12(.genaifactory.monitor.v1.GetUsageRequest\x1a).genaifactory.monitor.v1.GetUsageResponse\"\t\x90\x02\x01\xa2\xbb\x18\x02(\x01\x12\xa5\x01\n\x12\x45xportInteractions\x12\x32.genaifactory.monitor.v1.ExportInteractionsRequest\x1a\x33.genaifactory.monitor.v1.ExportInteractionsResponse\"$\x90\x02\x01\xa2\xbb\x18\x1d\n\x06\x65xport\x1a\x13interactions.export0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genaifactory.monitor.v1.monitor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=2738
-  _globals['_OUTCOME']._serialized_end=2858
-  _globals['_RATING']._serialized_start=2860
-  _globals['_RATING']._serialized_end=2924
-  _globals['_INTERACTION']._serialized_start=165
-  _globals['_INTERACTION']._serialized_end=1020
-  _globals['_MODELATTEMPT']._serialized_start=1022
-  _globals['_MODELATTEMPT']._serialized_end=1094
-  _globals['_PASSAGEREFERENCE']._serialized_start=1096
-  _globals['_PASSAGEREFERENCE']._serialized_end=1170
-  _globals['_RECORDINTERACTIONSREQUEST']._serialized_start=1172
-  _globals['_RECORDINTERACTIONSREQUEST']._serialized_end=1259
-  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_start=1261
-  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_end=1320
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=1323
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=1520
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=1522
-  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=1573
-  _globals['_INTERACTIONFILTER']._serialized_start=1576
-  _globals['_INTERACTIONFILTER']._serialized_end=1929
-  _globals['_QUERYINTERACTIONSREQUEST']._serialized_start=1932
-  _globals['_QUERYINTERACTIONSREQUEST']._serialized_end=2079
-  _globals['_QUERYINTERACTIONSRESPONSE']._serialized_start=2081
-  _globals['_QUERYINTERACTIONSRESPONSE']._serialized_end=2193
-  _globals['_GETUSAGEREQUEST']._serialized_start=2195
-  _globals['_GETUSAGEREQUEST']._serialized_end=2322
-  _globals['_GETUSAGERESPONSE']._serialized_start=2324
-  _globals['_GETUSAGERESPONSE']._serialized_end=2391
-  _globals['_USAGEROW']._serialized_start=2394
-  _globals['_USAGEROW']._serialized_end=2587
-  _globals['_EXPORTINTERACTIONSREQUEST']._serialized_start=2589
-  _globals['_EXPORTINTERACTIONSREQUEST']._serialized_end=2676
-  _globals['_EXPORTINTERACTIONSRESPONSE']._serialized_start=2678
-  _globals['_EXPORTINTERACTIONSRESPONSE']._serialized_end=2736
-  _globals['_MONITORSERVICE']._serialized_start=2927
-  _globals['_MONITORSERVICE']._serialized_end=3535
+  _globals['_MONITORSERVICE'].methods_by_name['RecordInteractions']._loaded_options = None
+  _globals['_MONITORSERVICE'].methods_by_name['RecordInteractions']._serialized_options = b'\220\002\002\242\273\030\002\020\001'
+  _globals['_MONITORSERVICE'].methods_by_name['RecordFeedback']._loaded_options = None
+  _globals['_MONITORSERVICE'].methods_by_name['RecordFeedback']._serialized_options = b'\220\002\002\242\273\030\n\n\010feedback'
+  _globals['_MONITORSERVICE'].methods_by_name['QueryInteractions']._loaded_options = None
+  _globals['_MONITORSERVICE'].methods_by_name['QueryInteractions']._serialized_options = b'\220\002\001\242\273\030\033\n\006export\032\021interactions.read'
+  _globals['_MONITORSERVICE'].methods_by_name['GetUsage']._loaded_options = None
+  _globals['_MONITORSERVICE'].methods_by_name['GetUsage']._serialized_options = b'\220\002\001\242\273\030\002(\001'
+  _globals['_MONITORSERVICE'].methods_by_name['ExportInteractions']._loaded_options = None
+  _globals['_MONITORSERVICE'].methods_by_name['ExportInteractions']._serialized_options = b'\220\002\001\242\273\030\035\n\006export\032\023interactions.export'
+  _globals['_OUTCOME']._serialized_start=2777
+  _globals['_OUTCOME']._serialized_end=2897
+  _globals['_RATING']._serialized_start=2899
+  _globals['_RATING']._serialized_end=2963
+  _globals['_INTERACTION']._serialized_start=204
+  _globals['_INTERACTION']._serialized_end=1059
+  _globals['_MODELATTEMPT']._serialized_start=1061
+  _globals['_MODELATTEMPT']._serialized_end=1133
+  _globals['_PASSAGEREFERENCE']._serialized_start=1135
+  _globals['_PASSAGEREFERENCE']._serialized_end=1209
+  _globals['_RECORDINTERACTIONSREQUEST']._serialized_start=1211
+  _globals['_RECORDINTERACTIONSREQUEST']._serialized_end=1298
+  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_start=1300
+  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_end=1359
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=1362
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=1559
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_start=1561
+  _globals['_RECORDFEEDBACKRESPONSE']._serialized_end=1612
+  _globals['_INTERACTIONFILTER']._serialized_start=1615
+  _globals['_INTERACTIONFILTER']._serialized_end=1968
+  _globals['_QUERYINTERACTIONSREQUEST']._serialized_start=1971
+  _globals['_QUERYINTERACTIONSREQUEST']._serialized_end=2118
+  _globals['_QUERYINTERACTIONSRESPONSE']._serialized_start=2120
+  _globals['_QUERYINTERACTIONSRESPONSE']._serialized_end=2232
+  _globals['_GETUSAGEREQUEST']._serialized_start=2234
+  _globals['_GETUSAGEREQUEST']._serialized_end=2361
+  _globals['_GETUSAGERESPONSE']._serialized_start=2363
+  _globals['_GETUSAGERESPONSE']._serialized_end=2430
+  _globals['_USAGEROW']._serialized_start=2433
+  _globals['_USAGEROW']._serialized_end=2626
+  _globals['_EXPORTINTERACTIONSREQUEST']._serialized_start=2628
+  _globals['_EXPORTINTERACTIONSREQUEST']._serialized_end=2715
+  _globals['_EXPORTINTERACTIONSRESPONSE']._serialized_start=2717
+  _globals['_EXPORTINTERACTIONSRESPONSE']._serialized_end=2775
+  _globals['_MONITORSERVICE']._serialized_start=2966
+  _globals['_MONITORSERVICE']._serialized_end=3693
 # @@protoc_insertion_point(module_scope)

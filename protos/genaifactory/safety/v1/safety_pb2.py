@@ -22,26 +22,31 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from genaifactory.options.v1 import options_pb2 as genaifactory_dot_options_dot_v1_dot_options__pb2
 from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#genaifactory/safety/v1/safety.proto\x12\x16genaifactory.safety.v1\x1a!genaifactory/types/v1/types.proto\"e\n\x10\x43heckTextRequest\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\"R\n\x11\x43heckTextResponse\x12/\n\x07verdict\x18\x01 \x01(\x0b\x32\x1e.genaifactory.types.v1.Verdict\x12\x0c\n\x04text\x18\x02 \x01(\t\"e\n\x12\x43heckStreamRequest\x12\x37\n\x04open\x18\x01 \x01(\x0b\x32\'.genaifactory.safety.v1.CheckStreamOpenH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x06\n\x04part\"V\n\x0f\x43heckStreamOpen\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0e\n\x06policy\x18\x02 \x01(\t\"d\n\x13\x43heckStreamResponse\x12\x12\n\x08released\x18\x01 \x01(\tH\x00\x12\x31\n\x07verdict\x18\x02 \x01(\x0b\x32\x1e.genaifactory.types.v1.VerdictH\x00\x42\x06\n\x04part2\xdd\x01\n\rSafetyService\x12`\n\tCheckText\x12(.genaifactory.safety.v1.CheckTextRequest\x1a).genaifactory.safety.v1.CheckTextResponse\x12j\n\x0b\x43heckStream\x12*.genaifactory.safety.v1.CheckStreamRequest\x1a+.genaifactory.safety.v1.CheckStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#genaifactory/safety/v1/safety.proto\x12\x16genaifactory.safety.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\"e\n\x10\x43heckTextRequest\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\"R\n\x11\x43heckTextResponse\x12/\n\x07verdict\x18\x01 \x01(\x0b\x32\x1e.genaifactory.types.v1.Verdict\x12\x0c\n\x04text\x18\x02 \x01(\t\"e\n\x12\x43heckStreamRequest\x12\x37\n\x04open\x18\x01 \x01(\x0b\x32\'.genaifactory.safety.v1.CheckStreamOpenH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x06\n\x04part\"V\n\x0f\x43heckStreamOpen\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0e\n\x06policy\x18\x02 \x01(\t\"d\n\x13\x43heckStreamResponse\x12\x12\n\x08released\x18\x01 \x01(\tH\x00\x12\x31\n\x07verdict\x18\x02 \x01(\x0b\x32\x1e.genaifactory.types.v1.VerdictH\x00\x42\x06\n\x04part2\xf8\x01\n\rSafetyService\x12o\n\tCheckText\x12(.genaifactory.safety.v1.CheckTextRequest\x1a).genaifactory.safety.v1.CheckTextResponse\"\r\x90\x02\x01\xa2\xbb\x18\x06\n\x04\x63hat\x12v\n\x0b\x43heckStream\x12*.genaifactory.safety.v1.CheckStreamRequest\x1a+.genaifactory.safety.v1.CheckStreamResponse\"\n\xa2\xbb\x18\x06\n\x04\x63hat(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genaifactory.safety.v1.safety_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKTEXTREQUEST']._serialized_start=98
-  _globals['_CHECKTEXTREQUEST']._serialized_end=199
-  _globals['_CHECKTEXTRESPONSE']._serialized_start=201
-  _globals['_CHECKTEXTRESPONSE']._serialized_end=283
-  _globals['_CHECKSTREAMREQUEST']._serialized_start=285
-  _globals['_CHECKSTREAMREQUEST']._serialized_end=386
-  _globals['_CHECKSTREAMOPEN']._serialized_start=388
-  _globals['_CHECKSTREAMOPEN']._serialized_end=474
-  _globals['_CHECKSTREAMRESPONSE']._serialized_start=476
-  _globals['_CHECKSTREAMRESPONSE']._serialized_end=576
-  _globals['_SAFETYSERVICE']._serialized_start=579
-  _globals['_SAFETYSERVICE']._serialized_end=800
+  _globals['_SAFETYSERVICE'].methods_by_name['CheckText']._loaded_options = None
+  _globals['_SAFETYSERVICE'].methods_by_name['CheckText']._serialized_options = b'\220\002\001\242\273\030\006\n\004chat'
+  _globals['_SAFETYSERVICE'].methods_by_name['CheckStream']._loaded_options = None
+  _globals['_SAFETYSERVICE'].methods_by_name['CheckStream']._serialized_options = b'\242\273\030\006\n\004chat'
+  _globals['_CHECKTEXTREQUEST']._serialized_start=137
+  _globals['_CHECKTEXTREQUEST']._serialized_end=238
+  _globals['_CHECKTEXTRESPONSE']._serialized_start=240
+  _globals['_CHECKTEXTRESPONSE']._serialized_end=322
+  _globals['_CHECKSTREAMREQUEST']._serialized_start=324
+  _globals['_CHECKSTREAMREQUEST']._serialized_end=425
+  _globals['_CHECKSTREAMOPEN']._serialized_start=427
+  _globals['_CHECKSTREAMOPEN']._serialized_end=513
+  _globals['_CHECKSTREAMRESPONSE']._serialized_start=515
+  _globals['_CHECKSTREAMRESPONSE']._serialized_end=615
+  _globals['_SAFETYSERVICE']._serialized_start=618
+  _globals['_SAFETYSERVICE']._serialized_end=866
 # @@protoc_insertion_point(module_scope)
