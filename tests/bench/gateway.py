@@ -81,7 +81,7 @@ async def _serve_upstream(folder: str) -> None:
         *[script.delta("Hà Nội là thủ đô. ")] * (DELTAS if request.messages[-1].content == "many" else 1),
         script.done(),
     ]
-    store = FakeFeedbackStore()  # type: ignore[abstract]  # only its health is asked
+    store = FakeFeedbackStore()
     async with (
         runtime.running(orchestrator.app(testing.VERIFIER), settings.Server(address=f"unix:{folder}/orchestrator")),
         runtime.running(store.app(testing.VERIFIER), settings.Server(address=f"unix:{folder}/monitor")),

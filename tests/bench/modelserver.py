@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uvloop
 
@@ -30,6 +30,9 @@ from genaifactory_common import channels
 from tests.data import tiny_llama
 from tests.vllm import processes
 from tests.vllm.processes import Client
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 QUESTIONS = (
     "How many days of annual leave do I have?",
@@ -49,7 +52,7 @@ _MAX_FOREIGN_CORES = 0.15
 _TIMEOUT_SECONDS = 300.0
 # As mp, which vLLM takes on a CPU, it computes in a process below its engine's, and each waits for the other in a
 # busy loop: of two cores, nothing is left for whoever takes the tokens away.
-_EXECUTORS: Mapping[str, Mapping[str, Any]] = {
+_EXECUTORS: Mapping[str, Mapping[str, str]] = {
     "uni": {"distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor"},
     "mp": {"distributed_executor_backend": "mp"},
 }
@@ -90,7 +93,7 @@ class Side(Protocol):
 class Bare:
     """vLLM alone."""
 
-    def __init__(self, llm: Any) -> None:
+    def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
         self._names = (f"bare-{n}" for n in itertools.count())
 
@@ -118,7 +121,7 @@ class Served:
     """The model server."""
 
     def __init__(self, client: Client, server_pid: int) -> None:
-        self._generate: Any = client.stub.Generate
+        self._generate = client.stub.Generate
         self._pid = server_pid
 
     async def ask(self, prompt: str, tokens: int) -> Asked:

@@ -15,7 +15,6 @@ import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -48,10 +47,9 @@ async def main(answers: int, concurrent: int) -> None:
     with tempfile.TemporaryDirectory(prefix="gf-") as name:
         folder = Path(name)
         (folder / "factory.yaml").write_text(FACTORY)
-        modelserver: Any = FakeModelServer()  # type: ignore[abstract]  # what is not called is unimplemented
-        fakes: list[Any] = [FakeSafety(), FakeRetriever(PASSAGES), modelserver, FakeMonitor()]  # type: ignore[abstract]
+        modelserver = FakeModelServer()
         async with AsyncExitStack() as stack:
-            for fake in fakes:
+            for fake in (FakeSafety(), FakeRetriever(PASSAGES), modelserver, FakeMonitor()):
                 app = fake.app(VERIFIER)
                 listening = settings.Server(address=f"unix:{folder}/{app.name}.sock", drain_seconds=0.1)
                 await stack.enter_async_context(running(app, listening))
@@ -60,7 +58,7 @@ async def main(answers: int, concurrent: int) -> None:
             )
             channel = await stack.enter_async_context(channels.connect(f"unix:{folder}/orchestrator.sock"))
             await channel.channel_ready()
-            stub: Any = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
+            stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
             act_as()
             print(f"{answers} answers, {concurrent} at once, 5 passages; CPU of the orchestrator alone")
             cases = [
@@ -82,7 +80,9 @@ async def main(answers: int, concurrent: int) -> None:
             await process.wait()
 
 
-async def rounds(stub: Any, route: str, answers: int, concurrent: int, title: str) -> list[float]:
+async def rounds(
+    stub: orchestrator_pb2_grpc.OrchestratorServiceAsyncStub, route: str, answers: int, concurrent: int, title: str
+) -> list[float]:
     """The latency of each answer, in seconds."""
     latencies: list[float] = []
     left = iter(range(answers))

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -153,7 +154,7 @@ async def test_a_key_of_the_role_user_sees_its_own_usage_alone(place: Place) -> 
     async with httpx.AsyncClient(base_url=place.url, headers={"authorization": f"Bearer {USER}"}, timeout=30) as http:
         body = {"model": "rag", "messages": [{"role": "user", "content": "How many days of annual leave do I have?"}]}
         assert (await http.post("/chat/completions", json=body)).status_code == 200
-        rows = []
+        rows: list[dict[str, Any]] = []
         async with asyncio.timeout(30):
             while not rows:  # the record follows the answer
                 rows = (await http.get("/usage")).json()["data"]

@@ -63,13 +63,13 @@ async def ask_http(client: httpx2.AsyncClient, *, close: bool, stream: bool, rou
     return response.headers["x-request-id"]
 
 
-async def ask_grpc(stub: gateway_pb2_grpc.GatewayServiceStub, *, route: str) -> str:
+async def ask_grpc(stub: gateway_pb2_grpc.GatewayServiceAsyncStub, *, route: str) -> str:
     """One question, with the retries that the channel has; the request's id."""
     request = gateway_pb2.ChatRequest(
         model=route, messages=[types_pb2.Message(role=types_pb2.ROLE_USER, content=question(route))]
     )
     request_id, done, text = "", False, ""
-    async for part in stub.Chat(request, timeout=TIMEOUT_SECONDS, metadata=[("authorization", f"Bearer {KEY}")]):
+    async for part in stub.Chat(request, timeout=TIMEOUT_SECONDS, metadata=(("authorization", f"Bearer {KEY}"),)):
         request_id, done, text = part.request_id or request_id, part.HasField("done"), text + part.delta
     if not done or not text:
         raise RuntimeError(f"the stream ended early after {text!r}")

@@ -314,7 +314,7 @@ def knock(address: str, name: str, ca: bytes, certificate: bytes | None = None, 
     options = [("grpc.ssl_target_name_override", name), ("grpc.enable_retries", 0)]
     with grpc.secure_channel(address, credentials, options) as channel:
         # Any method will do: who calls is looked at before what.
-        method = channel.unary_unary(_method(name), lambda message: message.SerializeToString(), lambda data: data)
+        method = channel.unary_unary(_method(name), retriever_pb2.ListIndexesRequest.SerializeToString, bytes)
         try:
             method(retriever_pb2.ListIndexesRequest(), timeout=10)
         except grpc.RpcError as error:

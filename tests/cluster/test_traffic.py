@@ -6,11 +6,13 @@ Needs the platform's images and test-postgres on the cluster (`make images`).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import time
 import urllib.request
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ def test_rolling_updates_fail_no_request(release: Release) -> None:
             pair = (next(services), next(services))
             for service in pair:
                 release.namespace.kubectl("rollout", "restart", release.workload(service))
-            release.namespace.wait(lambda pair=pair: settled(release, *pair), 180, f"{pair} updated")
+            release.namespace.wait(functools.partial(settled, release, *pair), 180, f"{pair} updated")
         time.sleep(5)
         assert_none_failed(load)
         assert_all_on_record(release, load)
@@ -104,16 +106,14 @@ def test_deleted_pods_fail_no_request(release: Release) -> None:
             release.namespace.kubectl("delete", "pod", *pods, "--wait=false")
             # Another pod may have the name of the one that is gone.
             gone = {uid(found[pod]) for found, pod in zip(running.values(), pods, strict=True)}
-            release.namespace.wait(
-                lambda gone=gone: (
-                    not gone & {uid(pod) for pod in release.pods().values()} and settled(release, *SERVICES)
-                ),
-                180,
-                f"whole again without {pods}",
-            )
+            release.namespace.wait(functools.partial(whole_without, release, gone), 180, f"whole again without {pods}")
         time.sleep(5)
         assert_none_failed(load)
         assert_all_on_record(release, load)
+
+
+def whole_without(release: Release, gone: AbstractSet[str]) -> bool:
+    return not gone & {uid(pod) for pod in release.pods().values()} and settled(release, *SERVICES)
 
 
 def uid(pod: dict[str, Any]) -> str:

@@ -204,8 +204,8 @@ def main() -> int:
                 failures += _play(newcomer, step, started)
         try:
             newcomer.mistakes()
-        except AssertionError as failure:
-            failures.append(f"a mistake is not answered clearly: {failure}")
+        except AssertionError as error:
+            failures.append(f"a mistake is not answered clearly: {error}")
     finally:
         newcomer.close()
     print(f"\nThe first hour took {time.monotonic() - started:.0f} s; {len(failures)} of its steps failed.")

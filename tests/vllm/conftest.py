@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from genaifactory_common import identity
 from tests.data import tiny_llama
 from tests.vllm import processes
-from tests.vllm.processes import ModelServer
+from tests.vllm.processes import ModelServer, Rendered
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def server(llama: Path, adapters: dict[str, Path], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def rendered(llama: Path) -> Callable[..., str]:
+def rendered(llama: Path) -> Rendered:
     """The model's chat template, as transformers applies it."""
     from transformers import AutoTokenizer
 

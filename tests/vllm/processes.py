@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,8 @@ from genaifactory_common import channels, identity, testing
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+Rendered = Callable[..., str]
+"""A model's chat template as transformers applies it: to messages and the template's variables."""
 OPERATOR = identity.Caller("acme", "ops", "ops", "operator", permissions=("chat", "embed", "operate"))
 
 # As small as vLLM runs on a CPU.
@@ -61,7 +63,7 @@ class ModelServer:
         """What grpc.health.v1 says; None: nobody answers."""
         with grpc.insecure_channel(self.address) as channel:
             try:
-                stub: Any = health_pb2_grpc.HealthStub(channel)
+                stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
                 return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=2).status)
             except grpc.RpcError:
                 return None
@@ -121,8 +123,8 @@ class ModelServer:
         return self.process.wait(60)
 
 
-def entry(model: Path, name: str = "tiny", **rest: Any) -> dict[str, Any]:
-    """An engine of factory.yaml."""
+def entry(model: Path | str, name: str = "tiny", **rest: Any) -> dict[str, Any]:
+    """An engine of factory.yaml. model: its folder, or a URL."""
     args = ARGS | rest.pop("args", {})
     return {"type": "vllm", "model": name, "source": str(model), "args": args, **rest}
 
@@ -240,7 +242,7 @@ class Answer:
 class Client:
     """What tests ask a model server."""
 
-    stub: modelserver_pb2_grpc.ModelServiceStub
+    stub: modelserver_pb2_grpc.ModelServiceAsyncStub
 
     async def ask(self, request: modelserver_pb2.GenerateRequest, *, seconds: float = 60) -> Answer:
         """The whole answer. Raises FactoryError."""
@@ -248,7 +250,7 @@ class Client:
 
     def stream(
         self, request: modelserver_pb2.GenerateRequest, *, seconds: float = 60
-    ) -> AsyncIterator[modelserver_pb2.GenerateResponse]:
+    ) -> AsyncGenerator[modelserver_pb2.GenerateResponse, None]:
         """The answer as it comes."""
         return channels.stream(self.stub.Generate, request, timeout_seconds=seconds)
 
@@ -262,12 +264,14 @@ class Client:
         listed = await channels.unary(self.stub.ListModels, modelserver_pb2.ListModelsRequest(), timeout_seconds=60)
         return {model.name: model for model in listed.models}
 
-    async def load(self, name: str, source: Path | str, sha256: str = "", *, seconds: float = 60) -> Any:
+    async def load(
+        self, name: str, source: Path | str, sha256: str = "", *, seconds: float = 60
+    ) -> modelserver_pb2.LoadAdapterResponse:
         """LoadAdapter."""
         request = modelserver_pb2.LoadAdapterRequest(name=name, source_uri=str(source), sha256=sha256)
         return await channels.unary(self.stub.LoadAdapter, request, timeout_seconds=seconds)
 
-    async def unload(self, name: str, *, seconds: float = 60) -> Any:
+    async def unload(self, name: str, *, seconds: float = 60) -> modelserver_pb2.UnloadAdapterResponse:
         """UnloadAdapter."""
         request = modelserver_pb2.UnloadAdapterRequest(name=name)
         return await channels.unary(self.stub.UnloadAdapter, request, timeout_seconds=seconds)

@@ -10,11 +10,10 @@ import struct
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from genaifactory.modelserver.v1 import modelserver_pb2_grpc
+from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory_common import channels, testing
 from genaifactory_common.errors import FactoryError, Unavailable
 from genaifactory_common.testing import certificates
@@ -28,10 +27,10 @@ NAME = "modelserver.test"
 class NameServer(asyncio.DatagramProtocol):
     """Answers every question for addresses with HOSTS, as a headless Service's name does."""
 
-    def connection_made(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # as asyncio's
         self._transport = transport
 
-    def datagram_received(self, data: bytes, address: Any) -> None:
+    def datagram_received(self, data: bytes, address: tuple[str, int]) -> None:
         end = data.index(b"\0", 12) + 5  # the question: a name, its type and class
         question, kind = data[12:end], int.from_bytes(data[end - 4 : end - 2], "big")
         hosts = HOSTS if kind == 1 else ()  # type A; of others there is none
@@ -137,7 +136,7 @@ async def more(finished: dict[str, int], count: int, failures: list[FactoryError
 
 
 async def test_a_stream_that_outlasts_the_drain_ends_with_a_word_to_try_again(llama: Path, tmp_path: Path) -> None:
-    environment: dict[str, Any] = {"GENAIFACTORY_SERVER__DRAIN_SECONDS": "2"}
+    environment = {"GENAIFACTORY_SERVER__DRAIN_SECONDS": "2"}
     with processes.started(tmp_path, [processes.entry(llama)], **environment) as server:
         server.wait_until_ready()
         async with connected(server) as client:
@@ -174,7 +173,7 @@ async def test_streams_that_fit_into_the_drain_are_finished(llama: Path, tmp_pat
         assert await asyncio.to_thread(server.process.wait, 40) == 0
 
 
-async def _drained(stream: Any) -> int:
+async def _drained(stream: AsyncIterator[modelserver_pb2.GenerateResponse]) -> int:
     """Reads to the end; how many tokens it had in all. Raises FactoryError."""
     tokens = 0
     async for message in stream:

@@ -25,7 +25,7 @@ from genaifactory_common.errors import (
     RateLimited,
     Unimplemented,
 )
-from tests.vllm.processes import Client, ModelServer, chat, connected, prompt
+from tests.vllm.processes import Answer, Client, ModelServer, Rendered, chat, connected, prompt
 
 STOP, LENGTH, TOOL_CALLS = (
     types_pb2.FINISH_REASON_STOP,
@@ -113,7 +113,7 @@ async def test_a_deadline_ends_the_work(server: ModelServer) -> None:
 # --- prompts ------------------------------------------------------------------------------------
 
 
-async def test_a_conversation_goes_through_the_models_chat_template(server: ModelServer, rendered: Any) -> None:
+async def test_a_conversation_goes_through_the_models_chat_template(server: ModelServer, rendered: Rendered) -> None:
     """rendered: the template as transformers applies it."""
     messages = [{"role": "user", "content": QUESTION}]
     async with connected(server) as client:
@@ -132,7 +132,7 @@ async def test_documents_reach_a_template_that_takes_them(server: ModelServer) -
     assert grounded.usage.prompt_tokens > without.usage.prompt_tokens + 10
 
 
-async def test_variables_reach_a_template_that_takes_them(server: ModelServer, rendered: Any) -> None:
+async def test_variables_reach_a_template_that_takes_them(server: ModelServer, rendered: Rendered) -> None:
     """rendered: the template as transformers applies it."""
     variables = {"tone": "brief", "unknown": 1}
     async with connected(server) as client:
@@ -392,7 +392,7 @@ async def test_interactive_requests_go_before_batch(server: ModelServer) -> None
     """Of 140 requests 64 run; the interactive one comes last and goes before all that wait."""
     finished: list[str] = []
 
-    async def ask(client: Client, name: str, priority: Any, tokens: int) -> None:
+    async def ask(client: Client, name: str, priority: modelserver_pb2.Priority.ValueType, tokens: int) -> None:
         sampling = {"temperature": 1.0, "seed": 6}
         await client.ask(prompt(f"{name} leave", max_tokens=tokens, priority=priority, sampling=sampling))
         finished.append(name)
@@ -531,7 +531,8 @@ async def test_odd_requests_amid_sensible_ones_leave_the_server_as_it_was(server
         for _ in range(10):
             work = [client.ask(next(odd)) for _ in range(20)] + [client.ask(prompt("Annual leave"))]
             outcomes = await asyncio.gather(*work, return_exceptions=True)
-            assert outcomes[-1].text == expected  # type: ignore[union-attr]
+            assert isinstance(outcomes[-1], Answer)
+            assert outcomes[-1].text == expected
             kinds = {type(each) for each in outcomes[:-1]}
             assert kinds == {ContextTooLong, NotFound, InvalidArgument}
 

@@ -8,10 +8,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, AnyStr
 
 import pytest
 
@@ -20,6 +20,9 @@ from genaifactory_common.errors import Unavailable
 from tests.vllm import processes
 from tests.vllm.processes import NOT_SERVING, SERVING, connected, prompt
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsRead, SupportsWrite
+
 EXTRACTIVE = {"type": "extractive"}
 FAILED = modelserver_pb2.MODEL_STATE_FAILED
 
@@ -27,7 +30,7 @@ FAILED = modelserver_pb2.MODEL_STATE_FAILED
 class _Mirror(http.server.SimpleHTTPRequestHandler):
     """Serves a folder, large files in slices with pauses, so that a download takes a while."""
 
-    def copyfile(self, source: Any, outputfile: Any) -> None:
+    def copyfile(self, source: SupportsRead[AnyStr], outputfile: SupportsWrite[AnyStr]) -> None:
         while data := source.read(1 << 20):
             outputfile.write(data)
             time.sleep(0.15)
@@ -49,7 +52,7 @@ def mirror(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def wait_for(condition: Any, seconds: float, what: str) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -59,7 +62,7 @@ def wait_for(condition: Any, seconds: float, what: str) -> None:
 async def test_weights_come_from_a_mirror_while_health_says_that_it_lives_and_is_not_ready(
     llama: Path, tmp_path: Path
 ) -> None:
-    with mirror(llama) as address, processes.started(tmp_path, [EXTRACTIVE, processes.entry(address)]) as server:  # type: ignore[arg-type]  # a URL
+    with mirror(llama) as address, processes.started(tmp_path, [EXTRACTIVE, processes.entry(address)]) as server:
         wait_for(lambda: server.health("liveness") == SERVING, 30, "health")
         assert server.health() == NOT_SERVING
         async with connected(server) as client:

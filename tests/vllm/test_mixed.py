@@ -49,7 +49,7 @@ def form(rng: random.Random) -> types_pb2.OutputFormat:
     )
 
 
-async def tokens(client: Client, asked: modelserver_pb2.GenerateRequest) -> list[Any]:
+async def tokens(client: Client, asked: modelserver_pb2.GenerateRequest) -> list[object]:
     """All that makes an answer, the texts of its steps put together."""
     answer = await client.ask(asked, seconds=120)
     usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
@@ -64,7 +64,7 @@ async def hang_up(client: Client, asked: modelserver_pb2.GenerateRequest, after:
         after -= 1
         if after <= 0:
             break
-    await stream.aclose()  # type: ignore[attr-defined]  # it is a generator
+    await stream.aclose()
 
 
 async def test_64_mixed_requests_give_what_they_give_one_at_a_time(server: ModelServer) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from tests.data import tiny_llama
+from tests.vllm.processes import Rendered
 
 PROMPTS = ("Annual leave", "Employees who", "Mỗi năm", "The office in Huế", "Working hours are")
 TOKENS = 40
@@ -21,7 +20,7 @@ TOKENS = 40
 NOISE = 1e-4
 
 
-def greedy(model: Any, folder: Path, text: str) -> tuple[list[int], float]:
+def greedy(model: LlamaForCausalLM, folder: Path, text: str) -> tuple[list[int], float]:
     """The tokens, and the smallest distance of the likeliest from the next one."""
     tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")["input_ids"]
     written = model.generate(
@@ -37,7 +36,7 @@ def greedy(model: Any, folder: Path, text: str) -> tuple[list[int], float]:
     return written.sequences[0, tokens.shape[1] :].tolist(), float((best[:, 0] - best[:, 1]).min())
 
 
-def with_adapter(base: Path, adapter: Path) -> Any:
+def with_adapter(base: Path, adapter: Path) -> LlamaForCausalLM:
     """The base model, the adapter added to its weights as its format says."""
     model = AutoModelForCausalLM.from_pretrained(base)
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -102,7 +101,7 @@ def test_an_adapter_says_what_it_is(llama: Path, tmp_path: Path) -> None:
     assert (again / "adapter_model.safetensors").read_bytes() == weights
 
 
-def test_the_template_writes_documents_tools_calls_and_results(rendered: Callable[..., str]) -> None:
+def test_the_template_writes_documents_tools_calls_and_results(rendered: Rendered) -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Huế"}}}
     tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
     text = rendered(
