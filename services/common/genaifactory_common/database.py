@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from genaifactory_common import settings, sqlite_files
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.space import is_full, out_of_space
 from genaifactory_common.sqlite_files import SqliteFile
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-_LONGEST_PAUSE_SECONDS = 5.0
+_BACKOFF = Backoff(first_seconds=0.5, longest_seconds=5.0)
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """How values stand in columns of JSON."""
 
@@ -126,7 +127,7 @@ class Database:
 
         Raises Unavailable for SQLite, whose file a person must mend.
         """
-        pause_seconds = 0.25
+        failures = 0
         while True:
             try:
                 await self.open()
@@ -135,8 +136,8 @@ class Database:
                     raise
             else:
                 return
-            await asyncio.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+            failures += 1
+            await asyncio.sleep(_BACKOFF.seconds(failures))
 
     async def close(self) -> None:
         """Closes every connection."""

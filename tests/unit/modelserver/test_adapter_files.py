@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, TooLarge, Unavailable, Unimplemented
 from genaifactory_modelserver.adapters.files import Adapter, Base, fetch_adapter, remove_unreferenced
 from tests.unit.modelserver import weights
@@ -38,10 +39,10 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fetch(base: Base, store: Path) -> Fetch:
-    """Fetches an adapter; tries twice again, without waiting."""
+    """Fetches an adapter; without waiting between tries."""
 
     async def fetched(source: object, pin: str = "", *, base: Base = base) -> Adapter:
-        return await fetch_adapter("support", str(source), pin, store=store, base=base, retry_seconds=(0, 0))
+        return await fetch_adapter("support", str(source), pin, store=store, base=base, backoff=Backoff(0, 0))
 
     return fetched
 

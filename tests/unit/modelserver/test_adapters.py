@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.engine_specs import Adapter, Adapters
 from genaifactory_common.errors import Conflict, InvalidArgument, TooLarge, Unavailable
 from genaifactory_modelserver.adapters.set import AdapterSet, Files, Loaded
@@ -278,7 +279,7 @@ async def test_a_declared_adapter_that_cannot_be_had_says_why_and_leaves_the_oth
 async def test_an_adapter_that_could_not_be_fetched_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genaifactory_modelserver.adapters.set._FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("genaifactory_modelserver.adapters.set._BACKOFF", Backoff(0.01, 0.01))
     world.sources.away.add("a")
     async with world.opened("a") as adapters:
         world.sources.away.clear()

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, InvalidArgument, Unavailable
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.weights import addresses, checksums, locks, mirror, tensors
@@ -35,7 +36,7 @@ def told() -> list[Progress]:
 
 @pytest.fixture
 def fetch(tmp_path: Path, told: list[Progress], monkeypatch: pytest.MonkeyPatch) -> Fetch:
-    """Fetches a model into a cache of the test's own; tries thrice again, without waiting."""
+    """Fetches a model into a cache of the test's own; without waiting between tries."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # whatever the environment says
 
     async def fetched(source: str, pin: str = "", **rest: object) -> Path:
@@ -43,7 +44,7 @@ def fetch(tmp_path: Path, told: list[Progress], monkeypatch: pytest.MonkeyPatch)
             "cache": tmp_path / "cache",
             "hub_endpoint": None,
             "report": told.append,
-            "retry_seconds": (0, 0, 0),
+            "backoff": Backoff(0, 0),
             **rest,
         }
         return await fetch_model(source, pin, **options)  # type: ignore[arg-type]  # each test names its own
@@ -335,7 +336,7 @@ async def test_a_mirror_that_refuses_says_no_password(fetch: Fetch, status: int,
         with pytest.raises(error) as raised:
             await fetch(f"{address}/m/")
         assert "authorization" in server.asked[0][2]  # it was sent
-        assert len(server.asked) == (4 if status == 503 else 1)
+        assert len(server.asked) == (1 + mirror.RETRIES if status == 503 else 1)
     assert "hunter2" not in raised.value.message
     assert str(status) in raised.value.message
 

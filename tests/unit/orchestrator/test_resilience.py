@@ -1,15 +1,11 @@
-"""Backoff, the retry budget and the circuit breaker."""
+"""The retry budget and the circuit breaker."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from genaifactory_common import specs
-from genaifactory_orchestrator.models.resilience import BreakerState, CircuitBreaker, RetryBudget, backoff_seconds
+from genaifactory_orchestrator.models.resilience import BreakerState, CircuitBreaker, RetryBudget
 
 
 class Clock:
@@ -18,21 +14,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class TestBackoff:
-    @given(failures=st.integers(1, 10_000), seed=st.integers())
-    def test_never_waits_longer_than_the_doubled_interval_or_the_maximum(self, failures: int, seed: int) -> None:
-        retry = specs.Retry(initial_backoff_seconds=0.2, max_backoff_seconds=5.0)
-        wait = backoff_seconds(retry, failures, random.Random(seed))
-        assert 0.0 <= wait <= min(5.0, 0.2 * 2 ** min(failures - 1, 40))
-
-    def test_uses_the_whole_interval_so_that_clients_spread(self) -> None:
-        rng = random.Random(1)
-        waits = [backoff_seconds(specs.Retry(initial_backoff_seconds=1.0), 2, rng) for _ in range(2000)]
-        assert min(waits) < 0.05
-        assert max(waits) > 1.95
-        assert sum(waits) / len(waits) == pytest.approx(1.0, abs=0.05)
 
 
 class TestRetryBudget:

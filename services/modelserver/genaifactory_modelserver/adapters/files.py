@@ -9,13 +9,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.adapters import checks, sources
@@ -55,7 +56,7 @@ async def fetch_adapter(
     *,
     store: Path,
     base: Base,
-    retry_seconds: Sequence[float] = mirror.RETRY_SECONDS,
+    backoff: Backoff = mirror.BACKOFF,
 ) -> Adapter:
     """Copies an adapter into the store and verifies it there, so that what was verified is what is served.
 
@@ -72,7 +73,7 @@ async def fetch_adapter(
     try:
         try:
             async with _incoming(store) as folder:
-                await sources.copy(source_uri, folder, base.max_bytes, retry_seconds)
+                await sources.copy(source_uri, folder, base.max_bytes, backoff)
                 return await threads.run(partial(_take_in, name, folder, sha256, store, base))
         except (NotFound, Unavailable, Unimplemented) as error:
             kept = await threads.run(partial(_kept, name, sha256, store, base)) if sha256 else None

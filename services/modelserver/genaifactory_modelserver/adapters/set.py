@@ -23,6 +23,7 @@ from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from genaifactory_common import files
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.engine_specs import Adapter, Adapters
 from genaifactory_common.errors import Conflict, FactoryError, TooLarge, Unavailable
 from genaifactory_modelserver import metrics
@@ -31,8 +32,7 @@ from genaifactory_modelserver.weights import disk
 logger = logging.getLogger(__name__)
 
 _LOCK_SECONDS = 30.0
-_FIRST_RETRY_SECONDS = 1.0
-_MAX_RETRY_SECONDS = 60.0
+_BACKOFF = Backoff(first_seconds=2.0, longest_seconds=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +369,7 @@ class AdapterSet:
         self._retire(adapter.name, but=files.key if files is not None else "")
 
     async def _keep_fetching(self, known: _Known) -> None:
-        delay = _FIRST_RETRY_SECONDS
+        failures = 0
         while known.files is None:
             try:
                 known.files = await self._fetched(known)
@@ -378,8 +378,8 @@ class AdapterSet:
                     logger.error("the adapter '%s' cannot be served: %s", known.adapter.name, error.message)
                 known.failure = error
                 self._notify()
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, _MAX_RETRY_SECONDS)
+                failures += 1
+                await asyncio.sleep(_BACKOFF.seconds(failures))
         self._notify()
 
     async def _fetched(self, known: _Known) -> Files:

@@ -6,11 +6,11 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, TooLarge, Unavailable, Unimplemented
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.adapters.checks import FILES, MAX_JSON_BYTES, WEIGHTS
@@ -25,7 +25,7 @@ _RANGE_BYTES = 8 << 20
 _MLFLOW = re.compile(r"(models:/[^/@:]+(/[1-9]\d*|@[^/@:]+)|runs:/[0-9a-zA-Z]+/[^?#]+?)/?")
 
 
-async def copy(source_uri: str, folder: Path, max_bytes: int, retry_seconds: Sequence[float]) -> None:
+async def copy(source_uri: str, folder: Path, max_bytes: int, backoff: Backoff) -> None:
     """Copies those of an adapter's files that are there into an empty folder; which have to be is for others to say.
 
     max_bytes: most that its weights may have. Raises NotFound when there is no such place, InvalidArgument, TooLarge,
@@ -37,7 +37,7 @@ async def copy(source_uri: str, folder: Path, max_bytes: int, retry_seconds: Seq
             source = addresses.folder(source_uri, field=_FIELD)
             await threads.run(partial(_from_folder, source, folder, bounds))
         case "https" | "http":
-            await _from_mirror(source_uri, folder, bounds, retry_seconds)
+            await _from_mirror(source_uri, folder, bounds, backoff)
         case "s3" | "gs" | "az":
             await _from_storage(source_uri, folder, bounds)
         case "models" | "runs":
@@ -71,8 +71,8 @@ def _from_folder(source: Path, folder: Path, bounds: dict[str, int], stop: Stop)
                 target.write(piece)
 
 
-async def _from_mirror(source: str, folder: Path, bounds: dict[str, int], retry_seconds: Sequence[float]) -> None:
-    async with mirror.connect(source, field=_FIELD, retry_seconds=retry_seconds) as server:
+async def _from_mirror(source: str, folder: Path, bounds: dict[str, int], backoff: Backoff) -> None:
+    async with mirror.connect(source, field=_FIELD, backoff=backoff) as server:
         sums = checksums.parse(await server.sums(), field=_FIELD)
         for name, most in bounds.items():
             if name in sums:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.threads import Stop
 from genaifactory_modelserver.weights import addresses, checksums, disk
+from genaifactory_modelserver.weights.mirror import RETRIES
 from genaifactory_modelserver.weights.progress import Meter
 
 logger = logging.getLogger(__name__)
@@ -42,15 +44,13 @@ def taken(name: str) -> bool:
     return matches and not any(fnmatch.fnmatch(name, pattern) for pattern in _LEFT)
 
 
-async def snapshot(
-    source: str, *, cache: Path, endpoint: str | None, meter: Meter, retry_seconds: Sequence[float]
-) -> Path:
+async def snapshot(source: str, *, cache: Path, endpoint: str | None, meter: Meter, backoff: Backoff) -> Path:
     """Downloads what is needed of a model, or finds it in the cache; gives its folder.
 
     endpoint: address of the hub; None: the one that the library knows. Raises InvalidArgument, Unavailable.
     """
     repo, revision = parse(source)
-    asked = _Asked(repo, revision, cache, endpoint, meter, retry_seconds)
+    asked = _Asked(repo, revision, cache, endpoint, meter, backoff)
     return await threads.run(asked.download)
 
 
@@ -64,14 +64,14 @@ class _Asked:
         cache: Path,
         endpoint: str | None,
         meter: Meter,
-        retry_seconds: Sequence[float],
+        backoff: Backoff,
     ) -> None:
         self._repo = repo
         self._revision = revision
         self._cache = cache
         self._endpoint = endpoint
         self._meter = meter
-        self._retry_seconds = retry_seconds
+        self._backoff = backoff
 
     def download(self, stop: Stop) -> Path:
         """Tries until it is here. Raises InvalidArgument, Unavailable, Stopped."""
@@ -80,7 +80,7 @@ class _Asked:
 
         logging.getLogger("httpx2").setLevel(logging.WARNING)  # it would log every request
         self._cache.mkdir(parents=True, exist_ok=True)
-        for wait in (*self._retry_seconds, None):
+        for failures in range(1, RETRIES + 2):
             try:
                 return self._once(stop)
             except errors.HFValidationError:
@@ -98,8 +98,8 @@ class _Asked:
                 kept = self._kept()
                 if kept is not None:
                     return kept
-            if wait is not None:
-                stop.wait(wait)
+            if failures <= RETRIES:
+                stop.wait(self._backoff.seconds(failures))
         raise Unavailable(self._missing(f"{self._hub} cannot be reached"))
 
     def _once(self, stop: Stop) -> Path:

@@ -6,9 +6,8 @@ import asyncio
 import hashlib
 import logging
 import os
-import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +15,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, NotFound, TooLarge, Unavailable
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.threads import Stop
@@ -23,8 +23,10 @@ from genaifactory_modelserver.weights import addresses, checksums
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Waits between tries, each with up to half of it by chance; a try that brings bytes starts them anew."""
+RETRIES = 6
+"""After the first try; a try that brings bytes starts them anew."""
+BACKOFF = Backoff(first_seconds=1.0, longest_seconds=32.0)
+"""Between tries: half a minute in all, on average."""
 
 _PARALLEL = 4  # files at once
 
@@ -41,14 +43,14 @@ class _Passing(Exception):
 
 
 @asynccontextmanager
-async def connect(address: str, *, field: str, retry_seconds: Sequence[float] = RETRY_SECONDS) -> AsyncIterator[Mirror]:
+async def connect(address: str, *, field: str, backoff: Backoff = BACKOFF) -> AsyncIterator[Mirror]:
     """Opens connections to the mirror as they are needed. field: what errors name. Raises InvalidArgument."""
     base = addresses.mirror(address, field=field)
     for name in ("httpx2", "httpcore2"):  # they would log every request, with its URL
         logging.getLogger(name).setLevel(logging.WARNING)
     http = await asyncio.to_thread(_client, field)
     async with http:
-        yield Mirror(http, base, field, retry_seconds)
+        yield Mirror(http, base, field, backoff)
 
 
 def _client(field: str) -> httpx2.AsyncClient:
@@ -71,11 +73,11 @@ class Mirror:
     """One mirror. Errors: NotFound for a file that it has not, InvalidArgument for what only a person can put right,
     Unavailable for what may pass; none shows a password."""
 
-    def __init__(self, http: httpx2.AsyncClient, base: str, field: str, retry_seconds: Sequence[float]) -> None:
+    def __init__(self, http: httpx2.AsyncClient, base: str, field: str, backoff: Backoff) -> None:
         self._http = http
         self._base = base
         self._field = field
-        self._retry_seconds = retry_seconds
+        self._backoff = backoff
 
     async def sums(self) -> bytes:
         """Its SHA256SUMS file."""
@@ -196,10 +198,10 @@ class Mirror:
         raise InvalidArgument(f"{self._shown} answered {status} for '{name}': {why}.", field=self._field)
 
     async def _wait(self, failures: int, name: str, error: _Passing) -> None:
-        if failures > len(self._retry_seconds):
+        if failures > RETRIES:
             raise Unavailable(f"'{name}' cannot be had from {self._shown}: {error}; tried {failures} times.") from None
         logger.warning("'%s' from %s: %s; it is tried again", name, self._shown, error)
-        await asyncio.sleep(self._retry_seconds[failures - 1] * random.uniform(1, 1.5))  # noqa: S311
+        await asyncio.sleep(self._backoff.seconds(failures))
 
     @property
     def _shown(self) -> str:

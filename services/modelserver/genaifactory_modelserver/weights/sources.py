@@ -6,11 +6,11 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from genaifactory_common import files
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, NotFound, Unavailable
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.threads import Stop
@@ -32,7 +32,7 @@ async def fetch_model(
     cache: Path,
     hub_endpoint: str | None,
     report: Report,
-    retry_seconds: Sequence[float] = mirror.RETRY_SECONDS,
+    backoff: Backoff = mirror.BACKOFF,
 ) -> Path:
     """Gives the folder of a model's weights; downloads them into `cache` if they are not there.
 
@@ -49,12 +49,12 @@ async def fetch_model(
             case "hf":
                 meter = Meter(report)
                 folder = await hub.snapshot(
-                    source, cache=cache / "hub", endpoint=hub_endpoint, meter=meter, retry_seconds=retry_seconds
+                    source, cache=cache / "hub", endpoint=hub_endpoint, meter=meter, backoff=backoff
                 )
                 await meter.finish()
                 await threads.run(partial(_check_snapshot, folder, sha256))
             case "https" | "http":
-                folder = await _from_mirror(source, sha256.lower(), cache / "mirror", report, retry_seconds)
+                folder = await _from_mirror(source, sha256.lower(), cache / "mirror", report, backoff)
             case other:
                 message = f"'{other}://' is no place for weights; a folder, hf:// and https:// are."
                 raise InvalidArgument(message, field="source")
@@ -65,12 +65,12 @@ async def fetch_model(
     return folder
 
 
-async def _from_mirror(source: str, pin: str, cache: Path, report: Report, retry_seconds: Sequence[float]) -> Path:
+async def _from_mirror(source: str, pin: str, cache: Path, report: Report, backoff: Backoff) -> Path:
     await threads.run(lambda _: cache.mkdir(parents=True, exist_ok=True))
     known = await threads.run(lambda _: (cache / pin).is_dir()) if pin else False
     if known:
         return cache / pin
-    async with mirror.connect(source, field="source", retry_seconds=retry_seconds) as server:
+    async with mirror.connect(source, field="source", backoff=backoff) as server:
         last = cache / f"{hashlib.sha256(addresses.shown(source).encode()).hexdigest()}.last"
         try:
             data = await server.sums()

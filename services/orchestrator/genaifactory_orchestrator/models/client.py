@@ -25,12 +25,13 @@ import grpc.aio
 from prometheus_client import Counter
 
 from genaifactory_common import channels, errors, specs
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, InvalidArgument, Reason
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_orchestrator.models.attempts import Attempt, Try, record_skipped
 from genaifactory_orchestrator.models.backend import Embeddings, Failure, Piece, Prompt, Remedy
 from genaifactory_orchestrator.models.partial_answer import Draft, Event, Finished, Started
-from genaifactory_orchestrator.models.resilience import Clock, Permit, backoff_seconds
+from genaifactory_orchestrator.models.resilience import Clock, Permit
 from genaifactory_orchestrator.models.targets import Target, Targets
 
 __all__ = ["Attempt", "Event", "Finished", "ModelClient", "Started"]
@@ -206,7 +207,8 @@ class ModelClient:
         if failure.remedy is not Remedy.RETRY or len(failed) >= retry.attempts:
             return None
         if failure.retry_after_seconds is None:
-            wait = backoff_seconds(retry, len(failed), self._rng)
+            backoff = Backoff(retry.initial_backoff_seconds, retry.max_backoff_seconds)
+            wait = backoff.seconds(len(failed), self._rng.uniform)
         else:
             # With another model at hand nobody waits for one that asks for long patience.
             if not last and failure.retry_after_seconds > retry.max_backoff_seconds:

@@ -1,8 +1,7 @@
-"""How calls of a failing backend are held back: backoff with jitter, a retry budget, a circuit breaker."""
+"""How calls of a failing backend are held back: a retry budget and a circuit breaker."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from enum import IntEnum
 
@@ -10,17 +9,6 @@ from genaifactory_common import specs
 
 Clock = Callable[[], float]
 """Seconds that only grow, such as time.monotonic."""
-
-
-def backoff_seconds(retry: specs.Retry, failures: int, rng: random.Random) -> float:
-    """How long to wait after the n-th failure in a row, from 1: exponential with full jitter.
-
-    Full jitter spreads clients that failed together over the whole interval
-    (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
-    """
-    # Doubling more than 32 times is past any max_backoff_seconds, and would overflow in the end.
-    ceiling = min(retry.max_backoff_seconds, retry.initial_backoff_seconds * 2 ** min(failures - 1, 32))
-    return rng.uniform(0.0, ceiling)
 
 
 class RetryBudget:

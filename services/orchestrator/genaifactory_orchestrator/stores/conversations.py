@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.database import Database, Layout, insert, uninterrupted
 from genaifactory_common.errors import OutOfSpace, Unavailable
 from genaifactory_orchestrator.settings import Settings
@@ -38,7 +39,7 @@ _LAYOUT = Layout(
 )
 # Rows deleted in one transaction, so that turns pass between them.
 _BATCH = 500
-_LONGEST_PAUSE_SECONDS = 2.0
+_BACKOFF = Backoff(first_seconds=0.2, longest_seconds=2.0)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Conversations:
         While the store is away it is tried again, for `retry_seconds` or half of what the request has left.
         Raises Unavailable.
         """
-        now, pause_seconds, again = time.time(), 0.1, False
+        now, failures = time.time(), 0
         rows = [message.SerializeToString() for message in turn]
         patience = self._bounds.retry_seconds
         if (remaining := channels.remaining_seconds()) is not None:
@@ -124,16 +125,17 @@ class Conversations:
         end = time.monotonic() + patience
         while True:
             try:
-                await self._add(history.number, rows, now, again)
+                await self._add(history.number, rows, now, failures > 0)
             except OutOfSpace:
                 raise  # a disk is not emptied within the seconds that a client waits
             except Unavailable:
+                failures += 1
+                pause_seconds = _BACKOFF.seconds(failures)
                 if time.monotonic() + pause_seconds > end:
                     raise
             else:
                 return
             await asyncio.sleep(pause_seconds)
-            pause_seconds, again = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS), True
 
     async def erase(self, key: Key) -> bool:
         """Forgets a conversation, in the file's bytes too. False: there was none. Raises Unavailable."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
@@ -27,6 +26,7 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Gauge
 
 from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
 from genaifactory_common.space import Space, is_full
 from genaifactory_common.sqlite_files import SqliteFile
@@ -59,6 +59,7 @@ _MIGRATIONS = (
 _BATCH_BYTES = 4 * 1024 * 1024
 # A mistake of monitor's own may come from one record: after so many in a row, records are sent one by one.
 _INTERNAL_ERRORS_BEFORE_SUSPICION = 5
+_FIRST_BACKOFF_SECONDS = 0.2
 
 
 class Place:
@@ -224,7 +225,7 @@ class Outbox:
             self._has_records.clear()
 
     async def _send_forever(self) -> None:
-        failures = 0
+        backoff, failures = Backoff(_FIRST_BACKOFF_SECONDS, self._bounds.max_backoff_seconds), 0
         while True:
             await self._has_records.wait()
             await self._pause(self._bounds.gather_seconds)
@@ -237,8 +238,7 @@ class Outbox:
                 if failures == 0:
                     logger.warning("monitor does not take interactions; they wait on disk: %s", error.message)
                 failures += 1
-                longest = min(self._bounds.max_backoff_seconds, 0.1 * 2 ** min(failures, 20))
-                await self._pause(random.uniform(longest / 2, longest))  # noqa: S311  # jitter
+                await self._pause(backoff.seconds(failures))
             except Exception:  # the records are on disk: whatever went wrong, sending them goes on
                 logger.exception("the outbox cannot send")
                 await self._pause(self._bounds.max_backoff_seconds)
