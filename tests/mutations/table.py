@@ -294,6 +294,20 @@ MUTATIONS = (
         ("common/test_channels.py::test_a_call_that_writes_an_answer_is_never_sent_again",),
     ),
     Mutation(
+        "two processes write one folder of documents",
+        "services/retriever/genaifactory_retriever/app.py",
+        "        lock.acquire(blocking=False)\n",
+        "        pass\n",
+        ("retriever/test_service.py::test_a_second_process_on_the_same_folder_is_refused",),
+    ),
+    Mutation(
+        "a killed process locks its folder for ever, where the file system has no locks",
+        "services/common/genaifactory_common/file_locks.py",
+        "fallback_to_soft=False",
+        "fallback_to_soft=True",
+        ("common/test_file_locks.py::test_a_file_system_without_locks_is_an_error",),
+    ),
+    Mutation(
         "a power cut leaves an empty key or state file",
         "services/common/genaifactory_common/files.py",
         "            os.fsync(file.fileno())\n",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
-import fcntl
 import json
 import os
 import re
@@ -17,9 +16,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import Timeout
+
 from genaifactory_common import files
 from genaifactory_common.damage import damaged
 from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument, Unavailable
+from genaifactory_common.file_locks import file_lock, is_held
 from genaifactory_common.identity import Signer
 from genaifactory_local import invocation
 
@@ -40,6 +42,11 @@ class State:
     """Paths below one state folder."""
 
     folder: Path
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that runs a platform on the folder."""
+        return self.folder / "lock"
 
     @property
     def key_file(self) -> Path:
@@ -122,20 +129,19 @@ def held(folder: Path) -> Iterator[State]:
     try:
         state.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state.folder.chmod(0o700)
-        lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = file_lock(state.lock_file, mode=0o600)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise Conflict(
+            f"Another process runs a platform on {state.folder}. Stop it, or give another folder with --state.",
+            field="--state",
+        ) from None
     except OSError as error:
         raise InvalidArgument(
             f"The state folder {state.folder} cannot be used: {_of(error, state.folder)}. Give another with --state.",
             field="--state",
         ) from None
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Conflict(
-                f"Another process runs a platform on {state.folder}. Stop it, or give another folder with --state.",
-                field="--state",
-            ) from None
         # What a killed process left behind says nothing about this one.
         try:
             state.endpoints_file.unlink(missing_ok=True)
@@ -143,7 +149,7 @@ def held(folder: Path) -> Iterator[State]:
             raise damaged(state.endpoints_file, str(error.strerror), _NOTHING) from None
         yield state
     finally:
-        os.close(lock)
+        lock.release()
 
 
 def development_key(state: State) -> str:
@@ -199,7 +205,7 @@ def find_running(folder: Path) -> tuple[State, Endpoints]:
     state = State(folder.absolute())
     starting = False
     try:
-        if starting := _is_held(state):
+        if starting := is_held(state.lock_file):
             return state, Endpoints(**json.loads(state.endpoints_file.read_text()))
     except PermissionError as error:
         raise InvalidArgument(f"{error.filename} cannot be read: {error.strerror}.", field="--state") from None
@@ -234,17 +240,6 @@ def _of(error: OSError, known: Path | None = None) -> str:
     if error.filename and Path(os.fsdecode(error.filename)) != known:
         return f"{error.filename}: {error.strerror}"
     return str(error.strerror or error)
-
-
-def _is_held(state: State) -> bool:
-    lock = os.open(state.folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _kept(path: Path, loss: str, make: Callable[[], str]) -> str:

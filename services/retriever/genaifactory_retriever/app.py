@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import importlib.util
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
+from filelock import FileLock, Timeout
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import specs, stored
 from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
+from genaifactory_common.file_locks import file_lock
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
@@ -110,7 +110,7 @@ async def _open(settings: Settings, source: specs.Source, space: Space, telemetr
             await asyncio.to_thread(library.close)
             encoder.close()
     finally:
-        os.close(lock)
+        lock.release()
 
 
 class _KnowledgeBases:
@@ -134,14 +134,13 @@ class _KnowledgeBases:
         return found
 
 
-def _lock(data_dir: Path) -> int:
-    """Takes the folder for this process; the kernel lets go of it when the process ends, however it ends."""
+def _lock(data_dir: Path) -> FileLock:
+    """Locks the folder for this process. Raises Conflict, and OSError when it cannot be written."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    lock = file_lock(data_dir / "lock", mode=0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
+        lock.acquire(blocking=False)
+    except Timeout:
         raise Conflict(f"Another process uses {data_dir}; stop it, or set data_dir to another folder.") from None
     return lock
 

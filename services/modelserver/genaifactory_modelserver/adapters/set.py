@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock
 from pydantic import TypeAdapter, ValidationError
 
 from genaifactory_common import files
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.engine_specs import Adapter, Adapters
 from genaifactory_common.errors import Conflict, FactoryError, TooLarge, Unavailable
+from genaifactory_common.file_locks import file_lock
 from genaifactory_modelserver import metrics
 from genaifactory_modelserver.weights import disk
 
@@ -113,7 +113,7 @@ class _Register:
         """Changes what is written down, one replica at a time. Raises Unavailable."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path.with_suffix(".lock"), timeout=_LOCK_SECONDS):
+            with file_lock(self.path.with_suffix(".lock")).acquire(timeout=_LOCK_SECONDS):
                 before = self.content()
                 adapters = {adapter.name: adapter for adapter in before}
                 change(adapters)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from genaifactory_common.file_locks import file_lock
 from genaifactory_modelserver import threads
 
 _POLL_SECONDS = 0.1
@@ -20,20 +21,18 @@ async def locked(path: Path) -> AsyncIterator[None]:
 
     Raises OSError when the file cannot be made or the file system has no locks.
     """
-    descriptors: list[int] = []  # filled in the thread, so that a cancelled wait for the thread loses none
+    lock = file_lock(path)
     try:
-        await threads.run(lambda _: descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)))
-        while not _taken(descriptors[0]):  # noqa: ASYNC110  # another process lets it go: there is no event
+        while not await threads.run(lambda _: _taken(lock)):  # noqa: ASYNC110  # another process: there is no event
             await asyncio.sleep(_POLL_SECONDS)
         yield
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        lock.release()  # also what a cancelled wait for the thread has taken
 
 
-def _taken(descriptor: int) -> bool:
+def _taken(lock: FileLock) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock.acquire(blocking=False)
+    except Timeout:
         return False
     return True
