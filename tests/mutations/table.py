@@ -221,6 +221,23 @@ MUTATIONS = (
         ("orchestrator/test_answer.py::test_an_answer_without_a_verdict_is_none",),
     ),
     Mutation(
+        "a model reads what a tool returned before a guardrail has seen it",
+        "services/orchestrator/genaifactory_orchestrator/answers/writer.py",
+        "            checked = await self._guard.check_input(results, self.plan.policy)\n",
+        "            return tuple(results)\n",
+        (
+            "orchestrator/test_tasks.py::test_the_guardrail_stands_between_the_model_and_tools_in_both_directions",
+            "orchestrator/test_tasks.py::test_a_tool_s_result_that_may_not_pass_ends_the_answer_before_a_model_reads_it",
+        ),
+    ),
+    Mutation(
+        "an answer made with tools is given again to whoever asks the same",
+        "services/orchestrator/genaifactory_orchestrator/answers/pipeline.py",
+        "        if record.earlier or not record.choices:\n",
+        "        if not record.choices:\n",
+        ("orchestrator/test_tasks.py::test_an_answer_of_several_turns_is_not_kept_in_the_cache",),
+    ),
+    Mutation(
         "a blocked text comes back from the guardrail",
         "services/safety/genaifactory_safety/servicer.py",
         'text="" if scanner.blocked else text)',

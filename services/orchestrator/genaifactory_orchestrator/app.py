@@ -21,6 +21,7 @@ from genaifactory_orchestrator.answers.guardrail import Guard
 from genaifactory_orchestrator.answers.pipeline import Answerer
 from genaifactory_orchestrator.answers.retrieval import Retrieval
 from genaifactory_orchestrator.answers.routes import Plans
+from genaifactory_orchestrator.answers.tasks import registry
 from genaifactory_orchestrator.embedding import Embedder
 from genaifactory_orchestrator.models.client import ModelClient
 from genaifactory_orchestrator.servicer import OrchestratorServicer
@@ -55,10 +56,11 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
     )
     answers = Cache(settings.data_dir / "cache.db", settings.cache, space)
     conversations = Conversations(settings)
+    retrieval = Retrieval(channels.retriever, timeout_seconds=settings.timeouts.search_seconds)
     answerer = Answerer(
         Plans(source),
         Guard(channels.safety, timeout_seconds=settings.timeouts.check_seconds),
-        Retrieval(channels.retriever, timeout_seconds=settings.timeouts.search_seconds),
+        registry.make_tasks(retrieval, telemetry),
         models,
         answers,
         conversations,

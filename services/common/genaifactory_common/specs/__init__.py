@@ -11,7 +11,7 @@ from genaifactory_common.specs.factory import Cors, Factory, Origin, Retired
 from genaifactory_common.specs.models import CircuitBreaker, Model, ModelServerBackend, OpenAIBackend, Price, Retry
 from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy, Rule
-from genaifactory_common.specs.routes import Cache, KnowledgeBase, Prompt, Route
+from genaifactory_common.specs.routes import Cache, KnowledgeBase, Prompt, Route, TaskName
 from genaifactory_common.specs.source import Change, Source
 from genaifactory_common.specs.tenants import ApiKey, Limits, Permission, Role, Tenant
 
@@ -40,6 +40,7 @@ __all__ = [
     "Route",
     "Rule",
     "Source",
+    "TaskName",
     "Tenant",
     "digest",
     "hash_key",

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from genaifactory_common.engine_specs import ModelName, Spec
 from genaifactory_common.specs.names import Name
 
+TaskName = Literal["chat", "rag"]
+
 
 class Cache(Spec):
     """Whether a route answers the same question from memory."""
@@ -21,7 +23,7 @@ class Route(Spec):
     """What a client names as `model`: a task with everything it needs."""
 
     name: ModelName
-    task: Literal["chat", "rag"]
+    task: TaskName
     description: str = ""
     models: tuple[ModelName, ...] = Field(min_length=1, description="The model and its fallbacks, in order.")
     prompt: str | None = Field(

@@ -29,6 +29,8 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
         self.script: Sequence[Step] = script
         self.scripts: dict[str, Sequence[Step]] = {}
         """By model, instead of `script`."""
+        self.turns: list[Sequence[Step]] = []
+        """Instead of both for the next requests, one each."""
         self.usage = types_pb2.TokenUsage(prompt_tokens=10, completion_tokens=5)
         self.requests: list[modelserver_pb2.GenerateRequest] = []
         self.sent = 0
@@ -45,7 +47,8 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
         self.running += 1
         finished: set[int] = set()
         try:
-            for step in self.scripts.get(request.model, self.script):
+            script = self.turns.pop(0) if self.turns else self.scripts.get(request.model, self.script)
+            for step in script:
                 if isinstance(step, FactoryError):
                     raise step
                 if isinstance(step, asyncio.Event):

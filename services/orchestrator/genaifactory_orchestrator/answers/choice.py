@@ -87,6 +87,11 @@ class Choice:
         self.finish_reason = CONTENT_FILTER
         self.tool_calls.clear()
 
+    def message(self) -> types_pb2.Message:
+        """What left of it, as a message of the conversation."""
+        calls = [call for _, call in sorted(self.tool_calls.items())]
+        return types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=self.text, tool_calls=calls)
+
     async def checked_tool_calls(
         self, guard: Guard, policy: specs.Policy, offered: frozenset[str]
     ) -> list[ToolCallDelta]:

@@ -44,13 +44,27 @@ class Record:
     input_verdicts: tuple[types_pb2.Verdict, ...] = ()
     found: RetrievedPassages = NOTHING
     choices: Sequence[Choice] = ()
+    """Of the model's last turn."""
+    earlier: tuple[Choice, ...] = ()
+    """Of the turns before it."""
     said: str = ""
     """The answer when no model wrote it: from the cache, or a refusal."""
     said_verdicts: tuple[types_pb2.Verdict, ...] = ()
+    """On that, and what a task decided itself."""
     attempts: list[Attempt] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     started_at: float = field(default_factory=time.time)
     first_text_seconds: float | None = None
+
+    @property
+    def asked(self) -> str:
+        """The question: what a person said last."""
+        return next((m.content for m in reversed(self.messages) if m.role == types_pb2.ROLE_USER), "")
+
+    def begin_turn(self, choices: Sequence[Choice]) -> None:
+        """A model begins to write."""
+        self.earlier += tuple(self.choices)
+        self.choices = choices
 
     def note_text(self) -> None:
         """Text leaves; the first time is the time to first token."""
@@ -78,7 +92,7 @@ class Record:
     def output_verdicts(self) -> list[types_pb2.Verdict]:
         """On what was written so far."""
         verdicts = list(self.said_verdicts)
-        for choice in self.choices:
+        for choice in (*self.earlier, *self.choices):
             verdicts += [choice.stream.verdict] if choice.stream.verdict else []
             verdicts += choice.tool_verdicts
         return verdicts
@@ -153,7 +167,7 @@ class Record:
         )
 
     def _output(self) -> str:
-        texts = [self.said] if self.said else [choice.text for choice in self.choices]
+        texts = [*(choice.text for choice in (*self.earlier, *self.choices)), self.said]
         return "\n\n".join(filter(None, texts))[:_MAX_TEXT_CHARACTERS]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 
 from prometheus_client import Counter, Histogram
@@ -14,23 +12,19 @@ from prometheus_client import Counter, Histogram
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, identity
-from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable, UpstreamFailed
+from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import LATENCY_BUCKETS, Telemetry
 from genaifactory_orchestrator.answers import citations, preparation, refusal
-from genaifactory_orchestrator.answers.choice import Choice
-from genaifactory_orchestrator.answers.concurrency import task_group
-from genaifactory_orchestrator.answers.direct import Reply
 from genaifactory_orchestrator.answers.events import Done, Emit, RouteChosen
 from genaifactory_orchestrator.answers.guardrail import Guard
 from genaifactory_orchestrator.answers.interaction import Record
 from genaifactory_orchestrator.answers.preparation import Preparation, PreparedAnswer
 from genaifactory_orchestrator.answers.request import CheckedRequest
-from genaifactory_orchestrator.answers.retrieval import Retrieval, RetrievedPassages
 from genaifactory_orchestrator.answers.routes import Plan, Plans
-from genaifactory_orchestrator.models.backend import Delta, Prompt, ToolCallDelta
+from genaifactory_orchestrator.answers.tasks.protocol import Tasks
+from genaifactory_orchestrator.answers.writer import Writer
 from genaifactory_orchestrator.models.client import ModelClient
-from genaifactory_orchestrator.models.partial_answer import Finished
 from genaifactory_orchestrator.stores import cache, conversations
 from genaifactory_orchestrator.stores.cache import Cache
 from genaifactory_orchestrator.stores.conversations import Conversations, History
@@ -60,7 +54,7 @@ class Answerer:
         self,
         plans: Plans,
         guard: Guard,
-        retriever: Retrieval,
+        tasks: Tasks,
         models: ModelClient,
         answers: Cache,
         stored: Conversations,
@@ -69,7 +63,8 @@ class Answerer:
     ) -> None:
         self._plans = plans
         self._guard = guard
-        self._preparation = Preparation(guard, retriever, answers, telemetry)
+        self._tasks = tasks
+        self._preparation = Preparation(guard, answers, telemetry)
         self._models = models
         self._cache = answers
         self._conversations = stored
@@ -110,25 +105,23 @@ class Answerer:
         chain = plan.chain(question.messages)
         await self._check_ids(question, plan, record)
         history = await self._history(question, caller, plan)
-        prepared = await self._preparation.prepare(question, caller, plan, history, record)
-        found, entry = prepared.found, prepared.entry
+        task = self._tasks[plan.route.task]
+        prepared = await self._preparation.prepare(task, question, plan, history, record)
+        findings, entry = prepared.findings, prepared.entry
+        writer = Writer(self._guard, self._models, self._telemetry, question, plan, history.messages, record, emit)
         await emit(prepared.opened())
         await emit(RouteChosen(plan.route.name, chain[0], plan.prompt_version))
-        if plan.retrieves:
-            await emit(found)
+        if findings.found is not None:
+            await emit(findings.found)
         if entry is not None:
-            done = await self._replay(entry, found, record, emit)
-        elif prepared.reply is not None:
-            done = await self._say_checked(prepared.reply, plan, record, emit)
-        elif plan.retrieves and (not found.passages or found.term_coverage < plan.route.min_term_coverage):
-            done = await self._refuse(plan, record, emit)
+            done = await _replay(entry, record, writer)
         else:
-            done = await self._write(question, caller, plan, history, record, emit)
+            done = await task.answer(writer, findings)
             self._remember(question, plan, prepared, record, done)
-        if found.reading is not None:
-            done = replace(done, reading=found.reading)
+        if (reading := record.found.reading) is not None:
+            done = replace(done, reading=reading)
             if done.refused:
-                for delta in record.add(refusal.while_reading(_asked(record.messages), found.reading)):
+                for delta in record.add(refusal.while_reading(record.asked, reading)):
                     await emit(delta)
         for verdict in (*record.input_verdicts, *record.output_verdicts):
             await emit(verdict)
@@ -160,95 +153,16 @@ class Answerer:
             return error
         return None
 
-    async def _replay(self, entry: cache.Entry, found: RetrievedPassages, record: Record, emit: Emit) -> Done:
-        """Says again what was said before. It was scanned then, under the same policy."""
-        verdict = types_pb2.Verdict.FromString(entry.verdict)
-        await _say(entry.output, (verdict,), record, emit)
-        return Done(
-            finish_reasons=(_STOP,),
-            model=entry.model,
-            citations=tuple(citations.find(entry.output, found.passages)),
-            cached=True,
-            refused=entry.refused,
-        )
-
-    async def _say_checked(self, reply: Reply, plan: Plan, record: Record, emit: Emit) -> Done:
-        """Says what needs no model, as far as the output guardrail lets it."""
-        with self._telemetry.span("check reply"):
-            verdict, text = await self._guard.check_output(reply.text, plan.policy)
-        if verdict.action == types_pb2.ACTION_BLOCK:
-            record.said_verdicts = (verdict,)
-            return Done(finish_reasons=(types_pb2.FINISH_REASON_CONTENT_FILTER,) * record.wanted)
-        await _say(text, (verdict,), record, emit)
-        return Done(
-            finish_reasons=(_STOP,) * record.wanted, citations=tuple(citations.find(text, reply.found.passages))
-        )
-
-    async def _refuse(self, plan: Plan, record: Record, emit: Emit) -> Done:
-        """Says that the passages do not hold the answer; no model is asked."""
-        await _say(refusal.text(_asked(record.messages), plan.prompt), (), record, emit)
-        return Done(finish_reasons=(_STOP,) * record.wanted, refused=True)
-
-    async def _write(
-        self, question: CheckedRequest, caller: Caller, plan: Plan, history: History, record: Record, emit: Emit
-    ) -> Done:
-        """Has a model write the answer; what leaves has passed the guardrail."""
-        prompt = _prompt(question, caller, plan, history, record)
-        marks = len(record.found.passages) if plan.retrieves else None
-        limit = plan.route.timeout_seconds
-        with self._telemetry.span("write"):
-            async with AsyncExitStack() as streams, task_group() as tasks:
-                record.choices = choices = [
-                    Choice(
-                        number,
-                        await streams.enter_async_context(self._guard.open_output(plan.policy, timeout_seconds=limit)),
-                        passages=marks,
-                        logprobs=question.sampling.logprobs,
-                    )
-                    for number in range(question.choices)
-                ]
-                feeding = tasks.create_task(self._feed(prompt, plan, choices, record))
-                for choice in choices:
-                    tasks.create_task(choice.stream.send())
-                    tasks.create_task(_release(choice, choices, feeding, record, emit))
-            offered = frozenset(tool.name for tool in question.tools)
-            for choice in choices:
-                for call in await choice.checked_tool_calls(self._guard, plan.policy, offered):
-                    await emit(call)
-        text = choices[0].text
-        return Done(
-            finish_reasons=tuple(choice.finish_reason for choice in choices),
-            model=record.attempts[-1].model if record.attempts else record.model,
-            citations=tuple(citations.find(text, record.found.passages)) if plan.retrieves else (),
-            usage=record.usage,
-            cost=record.cost,
-            refused=plan.retrieves and refusal.is_refusal(text, plan.prompt),
-        )
-
-    async def _feed(self, prompt: Prompt, plan: Plan, choices: list[Choice], record: Record) -> None:
-        """From the model to the guardrail. Cancelling it cancels the model."""
-        generated = self._models.generate(
-            plan.chain(prompt.messages), prompt, timeout_seconds=plan.route.timeout_seconds, attempts=record.attempts
-        )
-        async with aclosing(generated) as events:
-            async for event in events:
-                match event:
-                    case Delta():
-                        await _of(choices, event.choice).feed(event)
-                    case ToolCallDelta():
-                        _of(choices, event.choice).feed_tool_call(event)
-                    case Finished():
-                        for choice, reason in zip(choices, event.finish_reasons, strict=True):
-                            await choice.end(reason)
-
     def _remember(
         self, question: CheckedRequest, plan: Plan, prepared: PreparedAnswer, record: Record, done: Done
     ) -> None:
-        """Keeps an answer that may be given again.
+        """Keeps an answer that may be given again: one turn of a model from what was looked up beforehand.
 
         Not one of a stored conversation: erasing the conversation shall leave no copy of it behind.
         """
         if not prepared.key or question.conversation_id or done.finish_reasons != (_STOP,):
+            return
+        if record.earlier or not record.choices:
             return
         (choice,) = record.choices
         if choice.stream.verdict is None or not choice.text:
@@ -258,11 +172,11 @@ class Answerer:
             cache.Entry(
                 key=prepared.key,
                 tenant=record.caller.tenant,
-                question=cache.normalised(_asked(record.messages)),
+                question=cache.normalised(record.asked),
                 output=choice.text,
                 model=done.model,
                 prompt_version=plan.prompt_version,
-                knowledge=preparation.knowledge(plan, prepared.found),
+                knowledge=preparation.knowledge(prepared.findings),
                 refused=done.refused,
                 verdict=choice.stream.verdict.SerializeToString(),
                 created_at=now,
@@ -271,30 +185,16 @@ class Answerer:
         )
 
 
-async def _release(
-    choice: Choice, choices: list[Choice], feeding: asyncio.Task[None], record: Record, emit: Emit
-) -> None:
-    """From the guardrail to the client. When it has blocked every choice, the model need not go on."""
-    async for text in choice.stream.released():
-        record.note_text()
-        await emit(choice.release(text))
-    if choice.stream.verdict is not None and choice.stream.verdict.action == types_pb2.ACTION_BLOCK:
-        choice.block()
-        if all(each.blocked for each in choices):
-            feeding.cancel()
-
-
-async def _say(text: str, verdicts: tuple[types_pb2.Verdict, ...], record: Record, emit: Emit) -> None:
-    record.said, record.said_verdicts = text, verdicts
-    record.note_text()
-    for number in range(record.wanted):
-        await emit(Delta(text, number))
-
-
-def _of(choices: list[Choice], number: int) -> Choice:
-    if number >= len(choices):
-        raise UpstreamFailed("The model wrote more choices than it was asked for.")
-    return choices[number]
+async def _replay(entry: cache.Entry, record: Record, writer: Writer) -> Done:
+    """Says again what was said before. It was scanned then, under the same policy."""
+    await writer.say(entry.output, (types_pb2.Verdict.FromString(entry.verdict),))
+    return Done(
+        finish_reasons=(_STOP,),
+        model=entry.model,
+        citations=tuple(citations.find(entry.output, record.found.passages)),
+        cached=True,
+        refused=entry.refused,
+    )
 
 
 def _new_record(question: CheckedRequest, caller: Caller, plan: Plan) -> Record:
@@ -308,49 +208,14 @@ def _new_record(question: CheckedRequest, caller: Caller, plan: Plan) -> Record:
     )
 
 
-def _prompt(question: CheckedRequest, caller: Caller, plan: Plan, history: History, record: Record) -> Prompt:
-    """What the model gets: the route's prompt before the client's system messages, then the conversation."""
-    asked, found = _asked(record.messages), record.found
-    system = [message for message in record.messages if message.role == types_pb2.ROLE_SYSTEM]
-    rest = [message for message in record.messages if message.role != types_pb2.ROLE_SYSTEM]
-    if plan.template is not None:
-        text = plan.template.render(
-            question=asked,
-            passages=found.passages,
-            tenant=caller.tenant,
-            today=preparation.today(),
-            refusal=refusal.text(asked, plan.prompt),
-        )
-        whole = "\n\n".join((text, *(message.content for message in system)))
-        system = [types_pb2.Message(role=types_pb2.ROLE_SYSTEM, content=whole)]
-    sampling = types_pb2.Sampling()
-    sampling.CopyFrom(question.sampling)
-    if not sampling.HasField("max_tokens"):
-        sampling.max_tokens = plan.route.max_output_tokens
-    return Prompt(
-        messages=(*system, *history.messages, *rest),
-        documents=found.passages,
-        sampling=sampling,
-        tools=question.tools,
-        tool_choice=question.tool_choice,
-        output_format=question.output_format,
-    )
-
-
-def _asked(messages: Sequence[types_pb2.Message]) -> str:
-    """The question: what a person said last."""
-    return next((m.content for m in reversed(messages) if m.role == types_pb2.ROLE_USER), "")
-
-
 def _turn(record: Record, done: Done) -> list[types_pb2.Message]:
     """What a stored conversation keeps of this turn; nothing of one that a guardrail ended."""
     if done.finish_reasons[0] == types_pb2.FINISH_REASON_CONTENT_FILTER:
         return []
-    answer = types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=record.said)
     if record.choices:
-        first = record.choices[0]
-        answer.content = first.text
-        answer.tool_calls.extend(call for _, call in sorted(first.tool_calls.items()))
+        answer = record.choices[0].message()
+    else:
+        answer = types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=record.said)
     return [*(message for message in record.messages if message.role != types_pb2.ROLE_SYSTEM), answer]
 
 

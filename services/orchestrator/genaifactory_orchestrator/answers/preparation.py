@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Any
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import images, telemetry
+from genaifactory_common import telemetry
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_orchestrator.answers import direct, retrieval
+from genaifactory_orchestrator.answers import prompts
 from genaifactory_orchestrator.answers.concurrency import task_group
-from genaifactory_orchestrator.answers.direct import Reply
 from genaifactory_orchestrator.answers.events import Opened
 from genaifactory_orchestrator.answers.guardrail import Checked, Guard
 from genaifactory_orchestrator.answers.interaction import Record
 from genaifactory_orchestrator.answers.request import CheckedRequest
-from genaifactory_orchestrator.answers.retrieval import NOTHING, Retrieval, RetrievedPassages
 from genaifactory_orchestrator.answers.routes import Plan
+from genaifactory_orchestrator.answers.tasks.protocol import Findings, FindingsT, Task
 from genaifactory_orchestrator.stores import cache
 from genaifactory_orchestrator.stores.cache import Cache
 from genaifactory_orchestrator.stores.conversations import History
@@ -31,13 +30,11 @@ class PreparedAnswer:
     """What is known before a model is asked."""
 
     checked: Checked
-    found: RetrievedPassages
+    findings: Findings
     entry: cache.Entry | None
     key: str
     """Of the cache; empty when the answer may be neither taken from it nor stored in it."""
     cache_use: types_pb2.CacheUse.ValueType
-    reply: Reply | None
-    """What to say without a model."""
 
     def opened(self) -> Opened:
         """What the client may know at once."""
@@ -51,41 +48,41 @@ class PreparedAnswer:
 
 
 class Preparation:
-    """Three things at once: input check, cache look-up, retrieval."""
+    """Three things at once: input check, cache look-up, and what the task looks up."""
 
-    def __init__(self, guard: Guard, retriever: Retrieval, answers: Cache, service_telemetry: Telemetry) -> None:
+    def __init__(self, guard: Guard, answers: Cache, service_telemetry: Telemetry) -> None:
         self._guard = guard
-        self._retriever = retriever
         self._cache = answers
         self._telemetry = service_telemetry
 
     async def prepare(
-        self, question: CheckedRequest, caller: Caller, plan: Plan, history: History, record: Record
+        self, task: Task[Any], question: CheckedRequest, plan: Plan, history: History, record: Record
     ) -> PreparedAnswer:
-        """Look-up and retrieval begin with the text as it came. If the check masks some of it, they are done again with
+        """Both look-ups begin with the text as it came. If the check masks some of it, they are done again with
         what it let in, and what they found before is forgotten. A block wins over whatever else went wrong.
 
         Notes in the record what was checked and found. Raises FactoryError.
         """
-        key = _cache_key(question, caller, plan, history, question.messages)
+        caller, earlier = record.caller, history.messages
+        key = _cache_key(question, caller, plan, earlier, question.messages)
         async with task_group() as tasks:
             checking = tasks.create_task(self._check(question, plan))
             looking = tasks.create_task(self._look_up(key, question, plan))
-            searching = tasks.create_task(_settled(self._search(question, history, question.messages, plan)))
+            searching = tasks.create_task(_settled(task.look_up(plan, question, earlier, question.messages)))
         checked, entry, searched = checking.result(), looking.result(), searching.result()
         record.messages = checked.messages
         record.input_verdicts += checked.verdicts
         if checked.masked:
-            key = _cache_key(question, caller, plan, history, checked.messages)
+            key = _cache_key(question, caller, plan, earlier, checked.messages)
             entry = await self._look_up(key, question, plan)
-            searched = await _settled(self._search(question, history, checked.messages, plan))
+            searched = await _settled(task.look_up(plan, question, earlier, checked.messages))
         if isinstance(searched, FactoryError):
             raise searched
-        found, reply = searched
-        record.found = found
-        if entry is not None and entry.knowledge != knowledge(plan, found):
+        if searched.found is not None:
+            record.found = searched.found
+        if entry is not None and entry.knowledge != knowledge(searched):
             entry = None
-        return PreparedAnswer(checked, found, entry, key, self._counted(key, entry, question), reply)
+        return PreparedAnswer(checked, searched, entry, key, self._counted(key, entry, question))
 
     def _counted(self, key: str, entry: cache.Entry | None, question: CheckedRequest) -> types_pb2.CacheUse.ValueType:
         if not key or question.fresh:
@@ -105,36 +102,13 @@ class Preparation:
             telemetry.describe({"genaifactory.cache.hit": entry is not None})
             return entry
 
-    async def _search(
-        self, question: CheckedRequest, history: History, messages: Sequence[types_pb2.Message], plan: Plan
-    ) -> tuple[RetrievedPassages, Reply | None]:
-        query = retrieval.query(history.messages, messages) if plan.retrieves else ""
-        if not query:
-            return NOTHING, None
-        with self._telemetry.span("retrieve"):
-            # What can be said without a model does not look at images.
-            shown = images.first(messages) is not None
-            reply = None if shown else await direct.reply(question, messages, plan.route, self._retriever)
-            found = await self._retriever.search(plan.route, query) if reply is None else reply.found
-            telemetry.describe(
-                {"genaifactory.passages": len(found.passages), "genaifactory.index_version": found.index_version}
-            )
-            return found, reply
+
+def knowledge(findings: Findings) -> str:
+    """Fingerprint of what an answer rests on; empty for a task that looks nothing up."""
+    return "" if findings.found is None else findings.found.fingerprint
 
 
-def knowledge(plan: Plan, found: RetrievedPassages) -> str:
-    """Fingerprint of what an answer rests on; empty without retrieval."""
-    return found.fingerprint if plan.retrieves else ""
-
-
-def today() -> str:
-    """The date of prompts, in UTC: 2026-11-28."""
-    return datetime.now(UTC).date().isoformat()
-
-
-async def _settled(
-    searching: Awaitable[tuple[RetrievedPassages, Reply | None]],
-) -> tuple[RetrievedPassages, Reply | None] | FactoryError:
+async def _settled(searching: Awaitable[FindingsT]) -> FindingsT | FactoryError:
     try:
         return await searching
     except FactoryError as error:
@@ -142,19 +116,23 @@ async def _settled(
 
 
 def _cache_key(
-    question: CheckedRequest, caller: Caller, plan: Plan, history: History, messages: Sequence[types_pb2.Message]
+    question: CheckedRequest,
+    caller: Caller,
+    plan: Plan,
+    history: Sequence[types_pb2.Message],
+    messages: Sequence[types_pb2.Message],
 ) -> str:
     """Empty when the answer must not come from the cache: it is switched off, or the client wants variety or tools."""
     sampling = question.sampling
     repeatable = sampling.temperature == 0 and question.choices == 1 and not sampling.logprobs
     if not plan.route.cache.enabled or not repeatable or question.tools:
         return ""
-    day = today() if plan.template is not None and plan.template.uses_today else ""
+    day = prompts.today() if plan.template is not None and plan.template.uses_today else ""
     return cache.key(
         tenant=caller.tenant,
         groups=caller.groups,
         plan=f"{plan.digest}:{day}",
         sampling=sampling,
         output_format=question.output_format or types_pb2.OutputFormat(),
-        messages=(*history.messages, *messages),
+        messages=(*history, *messages),
     )

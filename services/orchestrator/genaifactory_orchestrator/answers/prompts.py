@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import jinja2
 import jinja2.meta
@@ -110,6 +111,11 @@ class Template:
         if not self._shows_passages:
             text = f"{text}\n\n{quoted}"
         return f"{text}\n\n{DATA_NOTICE}"
+
+
+def today() -> str:
+    """The date of prompts, in UTC: 2026-11-28."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def problems(factory: specs.Factory) -> list[str]:

@@ -35,11 +35,6 @@ class Plan:
         """The prompt, if the route has one."""
         return self.template.prompt if self.template else None
 
-    @property
-    def retrieves(self) -> bool:
-        """Whether answers rest on passages."""
-        return self.route.task == "rag"
-
     def chain(self, messages: Sequence[types_pb2.Message]) -> tuple[str, ...]:
         """The models that may answer, in their order: with images, those that see. Raises InvalidArgument for none."""
         field = images.first(messages)
@@ -67,7 +62,7 @@ class Plans:
         if plan is None:
             plan = self._plans[name] = _made(factory, name)
         base = plan.route.knowledge_base
-        if plan.retrieves and base is not None and factory.knowledge_base(base, tenant) is None:
+        if base is not None and factory.knowledge_base(base, tenant) is None:
             raise _unknown(name)
         return plan
 
