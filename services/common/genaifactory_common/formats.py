@@ -63,3 +63,9 @@ MAX_ID_CHARACTERS = 512
 """Of a document's id."""
 MAX_SOURCE_CHARACTERS = 1024
 """Of what a document was read from."""
+
+
+def uri(document_id: str) -> str:
+    """A path as a relative URL: as it is, but for what would begin a query, fragment, escape, scheme or host."""
+    path = document_id.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    return f"./{path}" if ":" in path.partition("/")[0] or path.startswith("\\") else path

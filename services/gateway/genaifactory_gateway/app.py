@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import grpc.aio
 
@@ -13,23 +15,30 @@ from genaifactory_common import background, channels, identity, specs
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.health import Health
 from genaifactory_gateway.http.chat import HttpChat
+from genaifactory_gateway.http.conversations import HttpConversations
 from genaifactory_gateway.http.documents import HttpDocuments
 from genaifactory_gateway.http.door import HttpDoor
 from genaifactory_gateway.http.embeddings import HttpEmbeddings
 from genaifactory_gateway.http.feedback import HttpFeedback
+from genaifactory_gateway.http.interactions import HttpInteractions
 from genaifactory_gateway.http.models import HttpModels
 from genaifactory_gateway.http.probes import HttpProbes
 from genaifactory_gateway.http.server import HttpServer
 from genaifactory_gateway.http.usage import HttpUsage
+from genaifactory_gateway.indexes import Indexes
 from genaifactory_gateway.limits import MemoryLimiter
-from genaifactory_gateway.servicer import GatewayServicer
+from genaifactory_gateway.records import Records
+from genaifactory_gateway.servicer import GatewayServicer, Parts
 from genaifactory_gateway.settings import Settings, Upstreams
+from genaifactory_gateway.transfers import Transfers
+from genaifactory_gateway.uploads import Uploads
 from genaifactory_gateway.upstream import Channels, Upstream
 
-__all__ = ["Channels", "GatewayApp", "connect", "create_app"]
+__all__ = ["Channels", "GatewayApp", "connect", "create_app", "create_private_app"]
 
 
 @dataclass(frozen=True)
@@ -49,30 +58,22 @@ def create_app(
     limiter: MemoryLimiter | None = None,
 ) -> GatewayApp:
     """The gateway over the given channels. limiter: for tests that set the clock."""
-    admission = Admission(
-        source,
-        identity.Signer(settings.signing_key),
-        limiter or MemoryLimiter(),
-        max_concurrent_requests=settings.max_concurrent_requests,
-    )
-    upstream = Upstream(to, record_timeout_seconds=settings.upstreams.record_timeout_seconds)
+    parts = _parts(settings, source, to, limiter or MemoryLimiter())
+    admission, upstream = parts.admission, parts.upstream
     health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
-    documents = Documents(to.retriever, timeout_seconds=settings.upstreams.documents_timeout_seconds)
     resources = [
         HttpChat(admission, upstream).handlers(),
+        HttpConversations(admission, upstream).handlers(),
         HttpEmbeddings(admission, upstream).handlers(),
         HttpModels(admission).handlers(),
         HttpFeedback(admission, upstream).handlers(),
         HttpUsage(admission, upstream).handlers(),
-        HttpDocuments(admission, documents).handlers(),
+        HttpDocuments(admission, parts.documents, parts.uploads, settings.http).handlers(),
+        HttpInteractions(admission, parts.records).handlers(),
         HttpProbes(health).handlers(),
     ]
     door = HttpDoor(resources, lambda: admission.factory.cors, settings.http, telemetry)
     server = HttpServer(settings.http)
-
-    def register(grpc_server: grpc.aio.Server) -> None:
-        servicer = GatewayServicer(admission, upstream, documents)
-        gateway_pb2_grpc.add_GatewayServiceServicer_to_server(servicer, grpc_server)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -86,13 +87,58 @@ def create_app(
         name="gateway",
         telemetry=telemetry,
         service_names=(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,),
-        register=register,
+        register=partial(_register, parts),
         lifespan=lifespan,
         ready=lambda: health.ready,
         drain=server.drain,
         factory=source,
         http_address=lambda: server.address,
     )
+
+
+def create_private_app(settings: Settings, source: specs.Source, to: Channels, telemetry: Telemetry) -> ServiceApp:
+    """The gRPC API alone, for who starts a platform and has work to do in it before its clients are let in.
+
+    For a unix socket that its owner alone can open. It asks for keys as the gateway does, and counts for itself.
+    """
+    return ServiceApp(
+        name="gateway",
+        telemetry=telemetry,
+        service_names=(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,),
+        register=partial(_register, _parts(settings, source, to, MemoryLimiter())),
+        lifespan=contextlib.nullcontext,
+    )
+
+
+def _parts(settings: Settings, source: specs.Source, to: Channels, limiter: MemoryLimiter) -> Parts:
+    upstreams = settings.upstreams
+    transfers = Transfers(settings.transfers)
+    return Parts(
+        admission=Admission(
+            source,
+            identity.Signer(settings.signing_key),
+            limiter,
+            max_concurrent_requests=settings.max_concurrent_requests,
+        ),
+        upstream=Upstream(
+            to,
+            record_timeout_seconds=upstreams.record_timeout_seconds,
+            conversations_timeout_seconds=upstreams.conversations_timeout_seconds,
+        ),
+        documents=Documents(to.retriever, timeout_seconds=upstreams.documents_timeout_seconds),
+        uploads=Uploads(to.retriever, transfers),
+        indexes=Indexes(
+            to.retriever,
+            timeout_seconds=upstreams.documents_timeout_seconds,
+            build_timeout_seconds=settings.transfers.timeout_seconds,
+        ),
+        records=Records(to.monitor, transfers, timeout_seconds=upstreams.record_timeout_seconds),
+        counts=Counts(to, timeout_seconds=upstreams.record_timeout_seconds),
+    )
+
+
+def _register(parts: Parts, grpc_server: grpc.aio.Server) -> None:
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(GatewayServicer(parts), grpc_server)
 
 
 def connect(upstreams: Upstreams) -> Channels:

@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
@@ -17,7 +18,11 @@ from genaifactory_common import conversation
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import rules
 from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
+from genaifactory_gateway.indexes import Indexes
+from genaifactory_gateway.records import Records
+from genaifactory_gateway.uploads import Uploads
 from genaifactory_gateway.upstream import Feedback, Upstream
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -29,13 +34,30 @@ _RATINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What both doors work with."""
+
+    admission: Admission
+    upstream: Upstream
+    documents: Documents
+    uploads: Uploads
+    indexes: Indexes
+    records: Records
+    counts: Counts
+
+
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     """Answers gRPC clients."""
 
-    def __init__(self, admission: Admission, to: Upstream, documents: Documents) -> None:
-        self._admission = admission
-        self._upstream = to
-        self._documents = documents
+    def __init__(self, parts: Parts) -> None:
+        self._admission = parts.admission
+        self._upstream = parts.upstream
+        self._documents = parts.documents
+        self._uploads = parts.uploads
+        self._indexes = parts.indexes
+        self._records = parts.records
+        self._counts = parts.counts
 
     async def Chat(
         self, request: gateway_pb2.ChatRequest, context: _Context
@@ -114,6 +136,93 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """Removes documents."""
         async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
             return await self._documents.delete(entry, request)
+
+    async def Ingest(
+        self, request_iterator: AsyncIterator[gateway_pb2.IngestRequest], context: _Context
+    ) -> AsyncIterator[gateway_pb2.IngestResponse]:
+        """Stores documents."""
+        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+            requests = aiter(request_iterator)
+            opened = await self._uploads.opened(requests)
+
+            async def accepted() -> None:
+                await context.send_initial_metadata(())
+
+            async with aclosing(self._uploads.ingest(entry, opened, requests, accepted=accepted)) as results:
+                async for result in results:
+                    yield result
+
+    async def ListIndexes(
+        self, request: gateway_pb2.ListIndexesRequest, context: _Context
+    ) -> gateway_pb2.ListIndexesResponse:
+        """Lists index versions."""
+        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+            return await self._indexes.list(entry, request)
+
+    async def BuildIndex(
+        self, request: gateway_pb2.BuildIndexRequest, context: _Context
+    ) -> AsyncIterator[gateway_pb2.BuildIndexResponse]:
+        """Builds an index version."""
+        async with (
+            self._admission.admit(_authorization(context), "operate", _request_id()) as entry,
+            aclosing(self._indexes.build(entry, request)) as steps,
+        ):
+            async for step in steps:
+                yield step
+
+    async def SwapIndex(
+        self, request: gateway_pb2.SwapIndexRequest, context: _Context
+    ) -> gateway_pb2.SwapIndexResponse:
+        """Puts an index version into service."""
+        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+            return await self._indexes.swap(entry, request)
+
+    async def QueryInteractions(
+        self, request: gateway_pb2.QueryInteractionsRequest, context: _Context
+    ) -> gateway_pb2.QueryInteractionsResponse:
+        """Lists the tenant's interactions."""
+        async with self._admission.admit(_authorization(context), "export", _request_id()) as entry:
+            return await self._records.query(entry, request)
+
+    async def ExportInteractions(
+        self, request: gateway_pb2.ExportInteractionsRequest, context: _Context
+    ) -> AsyncIterator[gateway_pb2.ExportInteractionsResponse]:
+        """Streams the tenant's interactions as JSON."""
+        async with (
+            self._admission.admit(_authorization(context), "export", _request_id()) as entry,
+            aclosing(self._records.export(entry, request.filter)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
+
+    async def DeleteConversation(
+        self, request: gateway_pb2.DeleteConversationRequest, context: _Context
+    ) -> gateway_pb2.DeleteConversationResponse:
+        """Forgets a conversation of the caller."""
+        async with self._admission.admit(_authorization(context), "chat", _request_id()) as entry:
+            existed = await self._upstream.forget_conversation(entry, request.conversation_id)
+            return gateway_pb2.DeleteConversationResponse(existed=existed)
+
+    async def CountDocuments(
+        self, request: gateway_pb2.CountDocumentsRequest, context: _Context
+    ) -> gateway_pb2.CountDocumentsResponse:
+        """Counts documents of all tenants."""
+        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+            return await self._counts.documents(entry)
+
+    async def CountConversations(
+        self, request: gateway_pb2.CountConversationsRequest, context: _Context
+    ) -> gateway_pb2.CountConversationsResponse:
+        """Counts conversations of all tenants."""
+        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+            return await self._counts.conversations(entry)
+
+    async def CountRequests(
+        self, request: gateway_pb2.CountRequestsRequest, context: _Context
+    ) -> gateway_pb2.CountRequestsResponse:
+        """Counts requests on record of all tenants."""
+        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+            return await self._counts.requests(entry)
 
 
 def _request_id() -> str:

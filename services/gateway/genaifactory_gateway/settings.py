@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from genaifactory_common import settings
+from genaifactory_common import formats, settings
 from genaifactory_common.settings import Tls
 
 
@@ -29,6 +29,11 @@ class Http(settings.Settings):
     max_connections: int = Field(default=4096, ge=1, description="More are closed at once.")
     max_body_bytes: int = Field(default=4 << 20, ge=1024, le=12 << 20, description="A larger body is refused with 413.")
     max_header_bytes: int = Field(default=32 << 10, ge=1024, description="Request line and headers of one request.")
+    max_document_bytes: int = Field(
+        default=formats.MAX_DOCUMENT_BYTES,
+        ge=1,
+        description="A larger document is refused with 413 before it is read; the retriever has a bound of its own.",
+    )
     header_timeout_seconds: float = Field(default=15.0, gt=0, description="From the first byte to the last header.")
     body_timeout_seconds: float = Field(default=30.0, gt=0, description="From the headers to the end of the body.")
     write_timeout_seconds: float = Field(
@@ -43,6 +48,19 @@ class Http(settings.Settings):
         ge=0,
         description="How long a gateway that is to stop goes on serving open connections, and those that still come, "
         "each for one answer more; part of server.drain_seconds.",
+    )
+
+
+class Transfers(settings.Settings):
+    """Uploads and exports, which last: each holds a few MiB and a call to a service."""
+
+    max_concurrent: int = Field(default=16, ge=1, description="At once; more are refused as overloaded.")
+    max_concurrent_per_tenant: int = Field(default=4, ge=1, description="Of one tenant.")
+    idle_seconds: float = Field(
+        default=120.0, gt=0, description="An upload of which nothing comes for this long is ended."
+    )
+    timeout_seconds: float = Field(
+        default=3600.0, gt=0, description="For one in all; a gRPC client's own deadline shortens it."
     )
 
 
@@ -61,6 +79,9 @@ class Upstreams(settings.Settings):
     documents_timeout_seconds: float = Field(
         default=30.0, gt=0, description="For one call to a retriever that is there."
     )
+    conversations_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="For one call to the orchestrator about stored conversations."
+    )
 
 
 class Settings(settings.Common):
@@ -68,6 +89,7 @@ class Settings(settings.Common):
 
     http: Http = Http()
     upstreams: Upstreams = Upstreams()
+    transfers: Transfers = Transfers()
     max_concurrent_requests: int = Field(
         default=512, ge=1, description="Of both doors together; more are refused at once as overloaded."
     )

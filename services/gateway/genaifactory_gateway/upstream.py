@@ -45,10 +45,11 @@ class Feedback:
 class Upstream:
     """The stubs of the orchestrator and of monitor."""
 
-    def __init__(self, to: Channels, *, record_timeout_seconds: float) -> None:
+    def __init__(self, to: Channels, *, record_timeout_seconds: float, conversations_timeout_seconds: float) -> None:
         self._orchestrator = orchestrator_pb2_grpc.OrchestratorServiceStub(to.orchestrator)
         self._monitor = monitor_pb2_grpc.MonitorServiceStub(to.monitor)
         self._record_timeout_seconds = record_timeout_seconds
+        self._conversations_timeout_seconds = conversations_timeout_seconds
 
     async def answer(
         self, entry: Entry, route: specs.Route, request: orchestrator_pb2.AnswerRequest
@@ -95,6 +96,16 @@ class Upstream:
             raise UpstreamFailed("The model returned another number of vectors than texts; try again.")
         entry.used(response.usage.prompt_tokens)
         return response
+
+    async def forget_conversation(self, entry: Entry, conversation_id: str) -> bool:
+        """Removes a stored conversation of the caller; whether there was one. Raises FactoryError."""
+        conversation.check_conversation_id(conversation_id)
+        await entry.reserve()
+        request = orchestrator_pb2.DeleteConversationRequest(conversation_id=conversation_id)
+        done = await channels.unary(
+            self._orchestrator.DeleteConversation, request, timeout_seconds=self._conversations_timeout_seconds
+        )
+        return done.existed
 
     async def record_feedback(self, entry: Entry, feedback: Feedback) -> tuple[str, bool]:
         """Stores feedback; returns its id, and whether the request that it is about is on record yet.

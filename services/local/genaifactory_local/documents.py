@@ -140,7 +140,7 @@ async def _send(
             summary.guessed[document.document_id] = encoding
         own = retriever_pb2.DocumentHeader(
             document_id=document.document_id,
-            uri=uri(document.document_id),
+            uri=formats.uri(document.document_id),
             size_bytes=len(data),
             source=document.source.name,
         )
@@ -149,12 +149,6 @@ async def _send(
         for start in range(0, len(data), _PIECE_BYTES):
             await call.send(request(data=data[start : start + _PIECE_BYTES]))
     await call.done_sending()
-
-
-def uri(document_id: str) -> str:
-    """The path as a relative URL: as it is, but for what would begin a query, fragment, escape, scheme or host."""
-    path = document_id.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
-    return f"./{path}" if ":" in path.partition("/")[0] or path.startswith("\\") else path
 
 
 def _guessed_encoding(document_id: str, data: bytes) -> str:

@@ -25,10 +25,11 @@ from genaifactory_common.testing.orchestrator import FakeOrchestrator
 from genaifactory_common.testing.retriever import FakeRetriever
 from genaifactory_gateway.app import Channels, create_app
 from genaifactory_gateway.limits import MemoryLimiter
-from genaifactory_gateway.settings import Http, Settings
+from genaifactory_gateway.settings import Http, Settings, Transfers
 
 USER, COLLEAGUE, BETA = "sk-acme-user", "sk-acme-colleague", "sk-beta-user"
 CHATTER, VIEWER, EDITOR = "sk-acme-chatter", "sk-acme-viewer", "sk-acme-editor"
+ADMIN, BETA_ADMIN = "sk-acme-admin", "sk-beta-admin"
 
 FACTORY = f"""
 tenants:
@@ -40,14 +41,18 @@ tenants:
       - {{id: chatter, sha256: {specs.hash_key(CHATTER)}, role: chatter}}
       - {{id: viewer, sha256: {specs.hash_key(VIEWER)}, role: viewer}}
       - {{id: editor, sha256: {specs.hash_key(EDITOR)}, role: editor, groups: [staff]}}
+      - {{id: admin, sha256: {specs.hash_key(ADMIN)}, role: admin}}
   - name: beta
     limits: {{requests_per_minute: 3, tokens_per_minute: 3000}}
-    keys: [{{id: beta, sha256: {specs.hash_key(BETA)}, role: user}}]
+    keys:
+      - {{id: beta, sha256: {specs.hash_key(BETA)}, role: user}}
+      - {{id: beta-admin, sha256: {specs.hash_key(BETA_ADMIN)}, role: admin}}
 roles:
   - {{name: user, permissions: [chat, embed, models, feedback, usage]}}
   - {{name: chatter, permissions: [chat, embed, models], routes: [chat]}}
   - {{name: viewer, permissions: [models]}}
   - {{name: editor, permissions: [ingest]}}
+  - {{name: admin, permissions: [chat, embed, models, feedback, usage, ingest, export, operate]}}
 models:
   - {{name: extractive, backend: {{type: modelserver, model: extractive}}}}
   - {{name: minilm, kind: embedding, description: Small., backend: {{type: modelserver, model: minilm}}}}
@@ -115,6 +120,25 @@ class Gateway:
         return await self.post("/v1/chat/completions", body, key=key)
 
 
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Returns when it holds. Raises TimeoutError."""
+    async with asyncio.timeout(20):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
+
+
+async def at_rest(count: Callable[[], int]) -> int:
+    """The count when it has grown and stays as it is."""
+    last = 0
+    while True:
+        await asyncio.sleep(0.3)
+        if 0 < last == count():
+            return last
+        last = count()
+
+
 Start = Callable[..., AbstractAsyncContextManager[Gateway]]
 
 
@@ -132,6 +156,7 @@ async def _started(
     telemetry: Telemetry | None = None,
     drain_seconds: float = 1.0,
     orchestrator_down: bool = False,
+    transfers: Transfers | None = None,
     factory: str = FACTORY,
 ) -> AsyncIterator[Gateway]:
     settings = Settings(
@@ -139,6 +164,7 @@ async def _started(
         http=(http or Http()).model_copy(update={"address": "127.0.0.1:0"}),
         server=common_settings.Server(drain_seconds=drain_seconds),
         max_concurrent_requests=max_concurrent_requests,
+        transfers=transfers or Transfers(),
     )
     orchestrator, retriever, clock = FakeOrchestrator(), FakeRetriever(), Clock()
     monitor = FakeFeedbackStore()  # type: ignore[abstract]  # what the gateway does not call is unimplemented

@@ -206,7 +206,7 @@ async def test_bytes_that_are_no_message_are_an_invalid_argument(gateway: Any, m
     if "Reflection" in method:
         call = gateway.channel.stream_stream(method)(iter([garbage]), timeout=10)
     else:
-        call = gateway.channel.unary_stream(method)(garbage, metadata=_with(USER), timeout=10)
+        call = gateway.channel.unary_stream(method)(garbage, metadata=_with("sk-acme-admin"), timeout=10)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call.read()
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT

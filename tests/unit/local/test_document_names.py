@@ -252,8 +252,8 @@ def test_each_thing_is_read_or_has_its_reason(row: Row, tmp_path: Path) -> None:
         assert words in refused[f"docs/{name}"]
     for name in data:
         upload.check_document_id("document_id", name)
-        upload.check_uri("uri", documents.uri(name))
-        assert parser.media_type_of("", documents.uri(name))
+        upload.check_uri("uri", formats.uri(name))
+        assert parser.media_type_of("", formats.uri(name))
         name.encode()
     for each in found.skipped:
         (each.name + each.why).encode()

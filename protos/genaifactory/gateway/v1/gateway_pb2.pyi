@@ -4,6 +4,7 @@ isort:skip_file
 The door for clients inside a network; the same admission as the OpenAI HTTP API."""
 
 from collections import abc as abc
+from genaifactory.monitor.v1 import monitor_pb2 as monitor_pb2
 from genaifactory.types.v1 import types_pb2 as types_pb2
 from google.protobuf import descriptor as descriptor
 from google.protobuf import message as message
@@ -44,6 +45,76 @@ RATING_UP: Rating.ValueType  # 1
 """Good."""
 RATING_DOWN: Rating.ValueType  # 2
 """Bad."""
+
+class _IngestOutcome:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IngestOutcomeEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_IngestOutcome.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    INGEST_OUTCOME_UNSPECIFIED: _IngestOutcome.ValueType  # 0
+    """Not set."""
+    INGEST_OUTCOME_ADDED: _IngestOutcome.ValueType  # 1
+    """New."""
+    INGEST_OUTCOME_REPLACED: _IngestOutcome.ValueType  # 2
+    """Another content under a known id."""
+    INGEST_OUTCOME_UNCHANGED: _IngestOutcome.ValueType  # 3
+    """Known with the same content."""
+    INGEST_OUTCOME_DUPLICATE: _IngestOutcome.ValueType  # 4
+    """The same content is stored under another id, with the same access list; it was not stored again."""
+    INGEST_OUTCOME_REJECTED: _IngestOutcome.ValueType  # 5
+    """Not stored; see error_message."""
+
+class IngestOutcome(_IngestOutcome, metaclass=_IngestOutcomeEnumTypeWrapper):
+    """The outcome of one document."""
+
+INGEST_OUTCOME_UNSPECIFIED: IngestOutcome.ValueType  # 0
+"""Not set."""
+INGEST_OUTCOME_ADDED: IngestOutcome.ValueType  # 1
+"""New."""
+INGEST_OUTCOME_REPLACED: IngestOutcome.ValueType  # 2
+"""Another content under a known id."""
+INGEST_OUTCOME_UNCHANGED: IngestOutcome.ValueType  # 3
+"""Known with the same content."""
+INGEST_OUTCOME_DUPLICATE: IngestOutcome.ValueType  # 4
+"""The same content is stored under another id, with the same access list; it was not stored again."""
+INGEST_OUTCOME_REJECTED: IngestOutcome.ValueType  # 5
+"""Not stored; see error_message."""
+
+class _IndexState:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IndexStateEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_IndexState.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    INDEX_STATE_UNSPECIFIED: _IndexState.ValueType  # 0
+    """Not set."""
+    INDEX_STATE_BUILDING: _IndexState.ValueType  # 1
+    """Being built."""
+    INDEX_STATE_READY: _IndexState.ValueType  # 2
+    """Built and checked; does not serve."""
+    INDEX_STATE_ACTIVE: _IndexState.ValueType  # 3
+    """Serves."""
+    INDEX_STATE_PREVIOUS: _IndexState.ValueType  # 4
+    """Served before the active one."""
+    INDEX_STATE_FAILED: _IndexState.ValueType  # 5
+    """The build or its check failed."""
+
+class IndexState(_IndexState, metaclass=_IndexStateEnumTypeWrapper):
+    """Where an index version stands."""
+
+INDEX_STATE_UNSPECIFIED: IndexState.ValueType  # 0
+"""Not set."""
+INDEX_STATE_BUILDING: IndexState.ValueType  # 1
+"""Being built."""
+INDEX_STATE_READY: IndexState.ValueType  # 2
+"""Built and checked; does not serve."""
+INDEX_STATE_ACTIVE: IndexState.ValueType  # 3
+"""Serves."""
+INDEX_STATE_PREVIOUS: IndexState.ValueType  # 4
+"""Served before the active one."""
+INDEX_STATE_FAILED: IndexState.ValueType  # 5
+"""The build or its check failed."""
 
 @typing.final
 class ChatRequest(message.Message):
@@ -711,5 +782,714 @@ class DeleteDocumentsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["deleted", b"deleted", "missing_ids", b"missing_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class IngestRequest(message.Message):
+    """Part of an upload."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: builtins.int
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The next bytes of the current document; at most 1 MiB a message."""
+    @builtins.property
+    def open(self) -> IngestOpen:
+        """Where to."""
+
+    @builtins.property
+    def document(self) -> DocumentHeader:
+        """The next document begins."""
+
+    def __init__(
+        self,
+        *,
+        open: IngestOpen | None = ...,
+        document: DocumentHeader | None = ...,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["data", b"data", "document", b"document", "open", b"open", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "document", b"document", "open", b"open", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = typing.Literal["open", "document", "data"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+@typing.final
+class IngestOpen(message.Message):
+    """Where an upload goes."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    DOCUMENTS_TOTAL_FIELD_NUMBER: builtins.int
+    DOCUMENTS_BEFORE_FIELD_NUMBER: builtins.int
+    CONTINUES_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml; empty: the only one that the tenant may use."""
+    documents_total: builtins.int
+    """Documents of the whole upload, of which this call may be a part; searches report how far it is until they are all
+    done. 0: not known, and searches report nothing.
+    """
+    documents_before: builtins.int
+    """Of these, how many were done before this call; at most documents_total."""
+    continues: builtins.bool
+    """Whether another call of the upload follows this one at once."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        documents_total: builtins.int = ...,
+        documents_before: builtins.int = ...,
+        continues: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["continues", b"continues", "documents_before", b"documents_before", "documents_total", b"documents_total", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DocumentHeader(message.Message):
+    """What is known about a document before its bytes."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class MetadataEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DOCUMENT_ID_FIELD_NUMBER: builtins.int
+    URI_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
+    TITLE_FIELD_NUMBER: builtins.int
+    LANGUAGE_FIELD_NUMBER: builtins.int
+    METADATA_FIELD_NUMBER: builtins.int
+    ALLOWED_GROUPS_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    document_id: builtins.str
+    """Identifies the document within the knowledge base; the same id replaces it. At most 512 characters."""
+    uri: builtins.str
+    """Where it came from: a URL or a relative path; its ending tells the type when media_type is empty."""
+    media_type: builtins.str
+    """Empty: by the uri's ending. One of text/markdown, text/x-rst, text/plain, text/html, text/csv,
+    text/tab-separated-values, message/rfc822, text/x-source, application/json, application/yaml, application/toml,
+    application/sql, application/pdf, application/epub+zip, or application/vnd.openxmlformats-officedocument. followed by
+    wordprocessingml.document, spreadsheetml.sheet or presentationml.presentation.
+    """
+    title: builtins.str
+    """Title; empty: taken from the content."""
+    language: builtins.str
+    """Language (BCP 47); empty: detected."""
+    size_bytes: builtins.int
+    """Size of the data that follows, in bytes; ends the document."""
+    source: builtins.str
+    """Where it is read from, for people and for ListDocuments: the path of a folder or file, or a name. At most 1024 characters."""
+    @builtins.property
+    def metadata(self) -> containers.ScalarMap[builtins.str, builtins.str]:
+        """Metadata to filter by; at most 32 entries."""
+
+    @builtins.property
+    def allowed_groups(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Groups that may see it; empty: everybody of the tenant."""
+
+    def __init__(
+        self,
+        *,
+        document_id: builtins.str = ...,
+        uri: builtins.str = ...,
+        media_type: builtins.str = ...,
+        title: builtins.str = ...,
+        language: builtins.str = ...,
+        metadata: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        allowed_groups: abc.Iterable[builtins.str] | None = ...,
+        size_bytes: builtins.int = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allowed_groups", b"allowed_groups", "document_id", b"document_id", "language", b"language", "media_type", b"media_type", "metadata", b"metadata", "size_bytes", b"size_bytes", "source", b"source", "title", b"title", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class IngestResponse(message.Message):
+    """What became of a document."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: builtins.int
+    OUTCOME_FIELD_NUMBER: builtins.int
+    PASSAGES_FIELD_NUMBER: builtins.int
+    ERROR_MESSAGE_FIELD_NUMBER: builtins.int
+    ERROR_REASON_FIELD_NUMBER: builtins.int
+    INDEX_VERSION_FIELD_NUMBER: builtins.int
+    document_id: builtins.str
+    """The document."""
+    outcome: IngestOutcome.ValueType
+    """The outcome."""
+    passages: builtins.int
+    """Passages stored."""
+    error_message: builtins.str
+    """Why it was rejected, in words that name what is wrong and what would be right."""
+    error_reason: builtins.str
+    """Reason code of the rejection ("INVALID_ARGUMENT", "TOO_LARGE", …)."""
+    index_version: builtins.str
+    """The index version that holds it."""
+    def __init__(
+        self,
+        *,
+        document_id: builtins.str = ...,
+        outcome: IngestOutcome.ValueType = ...,
+        passages: builtins.int = ...,
+        error_message: builtins.str = ...,
+        error_reason: builtins.str = ...,
+        index_version: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["document_id", b"document_id", "error_message", b"error_message", "error_reason", b"error_reason", "index_version", b"index_version", "outcome", b"outcome", "passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListIndexesRequest(message.Message):
+    """Which knowledge base."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml; empty: the only one that the tenant may use."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["knowledge_base", b"knowledge_base"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ListIndexesResponse(message.Message):
+    """The versions of a knowledge base."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INDEXES_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def indexes(self) -> containers.RepeatedCompositeFieldContainer[Index]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        indexes: abc.Iterable[Index] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["indexes", b"indexes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Index(message.Message):
+    """One index version."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    PASSAGES_FIELD_NUMBER: builtins.int
+    CREATE_TIME_FIELD_NUMBER: builtins.int
+    EMBEDDING_MODEL_FIELD_NUMBER: builtins.int
+    version: builtins.str
+    """Its name."""
+    state: IndexState.ValueType
+    """Where it stands."""
+    documents: builtins.int
+    """Documents of the caller's tenant."""
+    passages: builtins.int
+    """Passages of the caller's tenant."""
+    embedding_model: builtins.str
+    """The embedding model."""
+    @builtins.property
+    def create_time(self) -> timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        version: builtins.str = ...,
+        state: IndexState.ValueType = ...,
+        documents: builtins.int = ...,
+        passages: builtins.int = ...,
+        create_time: timestamp_pb2.Timestamp | None = ...,
+        embedding_model: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "documents", b"documents", "embedding_model", b"embedding_model", "passages", b"passages", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BuildIndexRequest(message.Message):
+    """What to build."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml; empty: the only one that the tenant may use."""
+    idempotency_key: builtins.str
+    """The same key gives the same version, built once."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        idempotency_key: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["idempotency_key", b"idempotency_key", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BuildIndexResponse(message.Message):
+    """Progress of a build."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INDEX_VERSION_FIELD_NUMBER: builtins.int
+    PASSAGES_DONE_FIELD_NUMBER: builtins.int
+    PASSAGES_TOTAL_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    index_version: builtins.str
+    """The version that is being built."""
+    passages_done: builtins.int
+    """Passages done."""
+    passages_total: builtins.int
+    """Passages to do."""
+    state: IndexState.ValueType
+    """Where it stands; READY or FAILED in the last message."""
+    def __init__(
+        self,
+        *,
+        index_version: builtins.str = ...,
+        passages_done: builtins.int = ...,
+        passages_total: builtins.int = ...,
+        state: IndexState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["index_version", b"index_version", "passages_done", b"passages_done", "passages_total", b"passages_total", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SwapIndexRequest(message.Message):
+    """What shall serve."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    INDEX_VERSION_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml; empty: the only one that the tenant may use."""
+    index_version: builtins.str
+    """The version that shall serve."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        index_version: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["index_version", b"index_version", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class SwapIndexResponse(message.Message):
+    """What serves now."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ACTIVE_VERSION_FIELD_NUMBER: builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: builtins.int
+    active_version: builtins.str
+    """The version that serves."""
+    previous_version: builtins.str
+    """The version before it."""
+    def __init__(
+        self,
+        *,
+        active_version: builtins.str = ...,
+        previous_version: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["active_version", b"active_version", "previous_version", b"previous_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QueryInteractionsRequest(message.Message):
+    """A page of interactions."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    WITHOUT_TEXT_FIELD_NUMBER: builtins.int
+    page_size: builtins.int
+    """1 to 500; 0 means 50."""
+    page_token: builtins.str
+    """From the page before."""
+    without_text: builtins.bool
+    """Leave out what was asked and answered (input, output and citations): for lists."""
+    @builtins.property
+    def filter(self) -> monitor_pb2.InteractionFilter:
+        """Which. Its `tenant` is the key's: empty, or that one."""
+
+    def __init__(
+        self,
+        *,
+        filter: monitor_pb2.InteractionFilter | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        without_text: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "without_text", b"without_text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class QueryInteractionsResponse(message.Message):
+    """Interactions, newest first."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    INTERACTIONS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @builtins.property
+    def interactions(self) -> containers.RepeatedCompositeFieldContainer[monitor_pb2.Interaction]:
+        """The page; each as it is on record."""
+
+    def __init__(
+        self,
+        *,
+        interactions: abc.Iterable[monitor_pb2.Interaction] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["interactions", b"interactions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExportInteractionsRequest(message.Message):
+    """What to export."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def filter(self) -> monitor_pb2.InteractionFilter:
+        """Which. Its `tenant` is the key's: empty, or that one."""
+
+    def __init__(
+        self,
+        *,
+        filter: monitor_pb2.InteractionFilter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ExportInteractionsResponse(message.Message):
+    """Lines of JSON."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    JSONL_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    jsonl: builtins.bytes
+    """One JSON object a line, each ended by a line feed, UTF-8. A line longer than 4 MiB goes on in the next piece."""
+    count: builtins.int
+    """Interactions that end in this piece."""
+    def __init__(
+        self,
+        *,
+        jsonl: builtins.bytes = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "jsonl", b"jsonl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteConversationRequest(message.Message):
+    """What to forget."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """The conversation."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DeleteConversationResponse(message.Message):
+    """It is forgotten."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    EXISTED_FIELD_NUMBER: builtins.int
+    existed: builtins.bool
+    """There was one."""
+    def __init__(
+        self,
+        *,
+        existed: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["existed", b"existed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CountDocumentsRequest(message.Message):
+    """What is stored. There is nothing to choose."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CountDocumentsResponse(message.Message):
+    """What is stored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def counts(self) -> containers.RepeatedCompositeFieldContainer[DocumentCount]:
+        """Sorted by tenant and knowledge base; none without documents."""
+
+    def __init__(
+        self,
+        *,
+        counts: abc.Iterable[DocumentCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DocumentCount(message.Message):
+    """The documents of one tenant in one knowledge base."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Name of the tenant."""
+    knowledge_base: builtins.str
+    """Name of the knowledge base."""
+    documents: builtins.int
+    """Stored documents, duplicates included."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        knowledge_base: builtins.str = ...,
+        documents: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["documents", b"documents", "knowledge_base", b"knowledge_base", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CountConversationsRequest(message.Message):
+    """What is stored. There is nothing to choose."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CountConversationsResponse(message.Message):
+    """What is stored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def counts(self) -> containers.RepeatedCompositeFieldContainer[ConversationCount]:
+        """Sorted by tenant; none without conversations."""
+
+    def __init__(
+        self,
+        *,
+        counts: abc.Iterable[ConversationCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ConversationCount(message.Message):
+    """The conversations of one tenant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    CONVERSATIONS_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Name of the tenant."""
+    conversations: builtins.int
+    """Stored conversations."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        conversations: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversations", b"conversations", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CountRequestsRequest(message.Message):
+    """What is stored. There is nothing to choose."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CountRequestsResponse(message.Message):
+    """What is stored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    COUNTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def counts(self) -> containers.RepeatedCompositeFieldContainer[RequestCount]:
+        """Sorted by tenant; none without requests."""
+
+    def __init__(
+        self,
+        *,
+        counts: abc.Iterable[RequestCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["counts", b"counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RequestCount(message.Message):
+    """The requests of one tenant."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Name of the tenant."""
+    requests: builtins.int
+    """Requests on record."""
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        requests: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["requests", b"requests", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -76,6 +76,56 @@ class GatewayServiceStub:
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsResponse.FromString,
                 _registered_method=True)
+        self.Ingest = channel.stream_stream(
+                '/genaifactory.gateway.v1.GatewayService/Ingest',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.IngestRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.IngestResponse.FromString,
+                _registered_method=True)
+        self.ListIndexes = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/ListIndexes',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListIndexesRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListIndexesResponse.FromString,
+                _registered_method=True)
+        self.BuildIndex = channel.unary_stream(
+                '/genaifactory.gateway.v1.GatewayService/BuildIndex',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.BuildIndexRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.BuildIndexResponse.FromString,
+                _registered_method=True)
+        self.SwapIndex = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/SwapIndex',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexResponse.FromString,
+                _registered_method=True)
+        self.QueryInteractions = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/QueryInteractions',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.QueryInteractionsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.QueryInteractionsResponse.FromString,
+                _registered_method=True)
+        self.ExportInteractions = channel.unary_stream(
+                '/genaifactory.gateway.v1.GatewayService/ExportInteractions',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.FromString,
+                _registered_method=True)
+        self.DeleteConversation = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/DeleteConversation',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteConversationRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteConversationResponse.FromString,
+                _registered_method=True)
+        self.CountDocuments = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/CountDocuments',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountDocumentsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountDocumentsResponse.FromString,
+                _registered_method=True)
+        self.CountConversations = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/CountConversations',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountConversationsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountConversationsResponse.FromString,
+                _registered_method=True)
+        self.CountRequests = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/CountRequests',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -142,6 +192,85 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ingest(self, request_iterator, context):
+        """Stores documents of the caller's tenant. The first message names the knowledge base; the server sends its initial
+        metadata once it has let the call in. Each document is a header followed by its bytes. Unchanged documents (same id
+        and content hash) cost nothing. A bad document is reported in its result and does not stop the others. Results come in
+        the documents' order, as they are done; a client reads them while it sends. Needs the permission 'ingest'.
+        RESOURCE_EXHAUSTED: too many transfers at once. DEADLINE_EXCEEDED: nothing was sent or read for too long.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIndexes(self, request, context):
+        """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BuildIndex(self, request, context):
+        """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
+        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
+        'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwapIndex(self, request, context):
+        """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
+        NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryInteractions(self, request, context):
+        """Lists the tenant's interactions, newest first, by pages. Needs the permission 'export'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportInteractions(self, request, context):
+        """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
+        permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteConversation(self, request, context):
+        """Forgets a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountDocuments(self, request, context):
+        """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name. This
+        and the two calls after it count for all tenants and show nothing else of them: they need the permission 'operate'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountConversations(self, request, context):
+        """Counts the stored conversations of every tenant, as CountDocuments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountRequests(self, request, context):
+        """Counts the requests on record of every tenant, as CountDocuments.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -184,6 +313,56 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.DeleteDocuments,
                     request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsRequest.FromString,
                     response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsResponse.SerializeToString,
+            ),
+            'Ingest': grpc.stream_stream_rpc_method_handler(
+                    servicer.Ingest,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.IngestRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.IngestResponse.SerializeToString,
+            ),
+            'ListIndexes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIndexes,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListIndexesRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListIndexesResponse.SerializeToString,
+            ),
+            'BuildIndex': grpc.unary_stream_rpc_method_handler(
+                    servicer.BuildIndex,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.BuildIndexRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.BuildIndexResponse.SerializeToString,
+            ),
+            'SwapIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwapIndex,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexResponse.SerializeToString,
+            ),
+            'QueryInteractions': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryInteractions,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.QueryInteractionsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.QueryInteractionsResponse.SerializeToString,
+            ),
+            'ExportInteractions': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportInteractions,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.SerializeToString,
+            ),
+            'DeleteConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteConversation,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteConversationRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteConversationResponse.SerializeToString,
+            ),
+            'CountDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountDocuments,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountDocumentsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountDocumentsResponse.SerializeToString,
+            ),
+            'CountConversations': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountConversations,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountConversationsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountConversationsResponse.SerializeToString,
+            ),
+            'CountRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountRequests,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -404,6 +583,276 @@ class GatewayService:
             '/genaifactory.gateway.v1.GatewayService/DeleteDocuments',
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsRequest.SerializeToString,
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ingest(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/Ingest',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.IngestRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.IngestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIndexes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/ListIndexes',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListIndexesRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ListIndexesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BuildIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/BuildIndex',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.BuildIndexRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.BuildIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwapIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/SwapIndex',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryInteractions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/QueryInteractions',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.QueryInteractionsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.QueryInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportInteractions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/ExportInteractions',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/DeleteConversation',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteConversationRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/CountDocuments',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountDocumentsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountConversations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/CountConversations',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountConversationsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountConversationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/CountRequests',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,40 @@ class GatewayServiceStub:
     """Returns what is known about a document, and its text by sections. NOT_FOUND: no such knowledge base or document."""
     DeleteDocuments: grpc.UnaryUnaryMultiCallable[gateway_pb2.DeleteDocumentsRequest, gateway_pb2.DeleteDocumentsResponse]
     """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there."""
+    Ingest: grpc.StreamStreamMultiCallable[gateway_pb2.IngestRequest, gateway_pb2.IngestResponse]
+    """Stores documents of the caller's tenant. The first message names the knowledge base; the server sends its initial
+    metadata once it has let the call in. Each document is a header followed by its bytes. Unchanged documents (same id
+    and content hash) cost nothing. A bad document is reported in its result and does not stop the others. Results come in
+    the documents' order, as they are done; a client reads them while it sends. Needs the permission 'ingest'.
+    RESOURCE_EXHAUSTED: too many transfers at once. DEADLINE_EXCEEDED: nothing was sent or read for too long.
+    """
+    ListIndexes: grpc.UnaryUnaryMultiCallable[gateway_pb2.ListIndexesRequest, gateway_pb2.ListIndexesResponse]
+    """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'."""
+    BuildIndex: grpc.UnaryStreamMultiCallable[gateway_pb2.BuildIndexRequest, gateway_pb2.BuildIndexResponse]
+    """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
+    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
+    'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+    """
+    SwapIndex: grpc.UnaryUnaryMultiCallable[gateway_pb2.SwapIndexRequest, gateway_pb2.SwapIndexResponse]
+    """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
+    NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+    """
+    QueryInteractions: grpc.UnaryUnaryMultiCallable[gateway_pb2.QueryInteractionsRequest, gateway_pb2.QueryInteractionsResponse]
+    """Lists the tenant's interactions, newest first, by pages. Needs the permission 'export'."""
+    ExportInteractions: grpc.UnaryStreamMultiCallable[gateway_pb2.ExportInteractionsRequest, gateway_pb2.ExportInteractionsResponse]
+    """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
+    permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+    """
+    DeleteConversation: grpc.UnaryUnaryMultiCallable[gateway_pb2.DeleteConversationRequest, gateway_pb2.DeleteConversationResponse]
+    """Forgets a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'."""
+    CountDocuments: grpc.UnaryUnaryMultiCallable[gateway_pb2.CountDocumentsRequest, gateway_pb2.CountDocumentsResponse]
+    """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name. This
+    and the two calls after it count for all tenants and show nothing else of them: they need the permission 'operate'.
+    """
+    CountConversations: grpc.UnaryUnaryMultiCallable[gateway_pb2.CountConversationsRequest, gateway_pb2.CountConversationsResponse]
+    """Counts the stored conversations of every tenant, as CountDocuments."""
+    CountRequests: grpc.UnaryUnaryMultiCallable[gateway_pb2.CountRequestsRequest, gateway_pb2.CountRequestsResponse]
+    """Counts the requests on record of every tenant, as CountDocuments."""
 
 @typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
@@ -85,6 +119,40 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Returns what is known about a document, and its text by sections. NOT_FOUND: no such knowledge base or document."""
     DeleteDocuments: aio.UnaryUnaryMultiCallable[gateway_pb2.DeleteDocumentsRequest, gateway_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
     """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there."""
+    Ingest: aio.StreamStreamMultiCallable[gateway_pb2.IngestRequest, gateway_pb2.IngestResponse]  # type: ignore[assignment]
+    """Stores documents of the caller's tenant. The first message names the knowledge base; the server sends its initial
+    metadata once it has let the call in. Each document is a header followed by its bytes. Unchanged documents (same id
+    and content hash) cost nothing. A bad document is reported in its result and does not stop the others. Results come in
+    the documents' order, as they are done; a client reads them while it sends. Needs the permission 'ingest'.
+    RESOURCE_EXHAUSTED: too many transfers at once. DEADLINE_EXCEEDED: nothing was sent or read for too long.
+    """
+    ListIndexes: aio.UnaryUnaryMultiCallable[gateway_pb2.ListIndexesRequest, gateway_pb2.ListIndexesResponse]  # type: ignore[assignment]
+    """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'."""
+    BuildIndex: aio.UnaryStreamMultiCallable[gateway_pb2.BuildIndexRequest, gateway_pb2.BuildIndexResponse]  # type: ignore[assignment]
+    """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
+    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
+    'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+    """
+    SwapIndex: aio.UnaryUnaryMultiCallable[gateway_pb2.SwapIndexRequest, gateway_pb2.SwapIndexResponse]  # type: ignore[assignment]
+    """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
+    NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+    """
+    QueryInteractions: aio.UnaryUnaryMultiCallable[gateway_pb2.QueryInteractionsRequest, gateway_pb2.QueryInteractionsResponse]  # type: ignore[assignment]
+    """Lists the tenant's interactions, newest first, by pages. Needs the permission 'export'."""
+    ExportInteractions: aio.UnaryStreamMultiCallable[gateway_pb2.ExportInteractionsRequest, gateway_pb2.ExportInteractionsResponse]  # type: ignore[assignment]
+    """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
+    permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+    """
+    DeleteConversation: aio.UnaryUnaryMultiCallable[gateway_pb2.DeleteConversationRequest, gateway_pb2.DeleteConversationResponse]  # type: ignore[assignment]
+    """Forgets a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'."""
+    CountDocuments: aio.UnaryUnaryMultiCallable[gateway_pb2.CountDocumentsRequest, gateway_pb2.CountDocumentsResponse]  # type: ignore[assignment]
+    """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name. This
+    and the two calls after it count for all tenants and show nothing else of them: they need the permission 'operate'.
+    """
+    CountConversations: aio.UnaryUnaryMultiCallable[gateway_pb2.CountConversationsRequest, gateway_pb2.CountConversationsResponse]  # type: ignore[assignment]
+    """Counts the stored conversations of every tenant, as CountDocuments."""
+    CountRequests: aio.UnaryUnaryMultiCallable[gateway_pb2.CountRequestsRequest, gateway_pb2.CountRequestsResponse]  # type: ignore[assignment]
+    """Counts the requests on record of every tenant, as CountDocuments."""
 
 class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     """Answers clients. Every call needs `authorization: Bearer <API key>` in its metadata.
@@ -159,5 +227,99 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[gateway_pb2.DeleteDocumentsResponse, abc.Awaitable[gateway_pb2.DeleteDocumentsResponse]]:
         """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there."""
+
+    @abc_1.abstractmethod
+    def Ingest(
+        self,
+        request_iterator: _MaybeAsyncIterator[gateway_pb2.IngestRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[gateway_pb2.IngestResponse], abc.AsyncIterator[gateway_pb2.IngestResponse]]:
+        """Stores documents of the caller's tenant. The first message names the knowledge base; the server sends its initial
+        metadata once it has let the call in. Each document is a header followed by its bytes. Unchanged documents (same id
+        and content hash) cost nothing. A bad document is reported in its result and does not stop the others. Results come in
+        the documents' order, as they are done; a client reads them while it sends. Needs the permission 'ingest'.
+        RESOURCE_EXHAUSTED: too many transfers at once. DEADLINE_EXCEEDED: nothing was sent or read for too long.
+        """
+
+    @abc_1.abstractmethod
+    def ListIndexes(
+        self,
+        request: gateway_pb2.ListIndexesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.ListIndexesResponse, abc.Awaitable[gateway_pb2.ListIndexesResponse]]:
+        """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'."""
+
+    @abc_1.abstractmethod
+    def BuildIndex(
+        self,
+        request: gateway_pb2.BuildIndexRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[gateway_pb2.BuildIndexResponse], abc.AsyncIterator[gateway_pb2.BuildIndexResponse]]:
+        """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
+        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
+        'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+        """
+
+    @abc_1.abstractmethod
+    def SwapIndex(
+        self,
+        request: gateway_pb2.SwapIndexRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.SwapIndexResponse, abc.Awaitable[gateway_pb2.SwapIndexResponse]]:
+        """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
+        NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+        """
+
+    @abc_1.abstractmethod
+    def QueryInteractions(
+        self,
+        request: gateway_pb2.QueryInteractionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.QueryInteractionsResponse, abc.Awaitable[gateway_pb2.QueryInteractionsResponse]]:
+        """Lists the tenant's interactions, newest first, by pages. Needs the permission 'export'."""
+
+    @abc_1.abstractmethod
+    def ExportInteractions(
+        self,
+        request: gateway_pb2.ExportInteractionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[abc.Iterator[gateway_pb2.ExportInteractionsResponse], abc.AsyncIterator[gateway_pb2.ExportInteractionsResponse]]:
+        """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
+        permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+        """
+
+    @abc_1.abstractmethod
+    def DeleteConversation(
+        self,
+        request: gateway_pb2.DeleteConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.DeleteConversationResponse, abc.Awaitable[gateway_pb2.DeleteConversationResponse]]:
+        """Forgets a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'."""
+
+    @abc_1.abstractmethod
+    def CountDocuments(
+        self,
+        request: gateway_pb2.CountDocumentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.CountDocumentsResponse, abc.Awaitable[gateway_pb2.CountDocumentsResponse]]:
+        """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name. This
+        and the two calls after it count for all tenants and show nothing else of them: they need the permission 'operate'.
+        """
+
+    @abc_1.abstractmethod
+    def CountConversations(
+        self,
+        request: gateway_pb2.CountConversationsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.CountConversationsResponse, abc.Awaitable[gateway_pb2.CountConversationsResponse]]:
+        """Counts the stored conversations of every tenant, as CountDocuments."""
+
+    @abc_1.abstractmethod
+    def CountRequests(
+        self,
+        request: gateway_pb2.CountRequestsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.CountRequestsResponse, abc.Awaitable[gateway_pb2.CountRequestsResponse]]:
+        """Counts the requests on record of every tenant, as CountDocuments."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -1,7 +1,8 @@
-"""The part of monitor that the gateway calls, for its tests: takes feedback and reports usage, in memory."""
+"""The part of monitor that the gateway calls, for its tests: feedback, usage and interactions, in memory."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,6 +26,14 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
         self.usage_requests: list[monitor_pb2.GetUsageRequest] = []
         self.callers: list[identity.Caller] = []
         self.error: FactoryError | None = None
+        self.pieces: list[monitor_pb2.ExportInteractionsResponse | FactoryError] = []
+        """What an export is made of."""
+        self.sent = 0
+        """Pieces that gRPC has taken."""
+        self.filters: list[monitor_pb2.InteractionFilter] = []
+        """Of queries and exports."""
+        self.export_ended = asyncio.Event()
+        """Set when an export has ended, whichever way."""
 
     def app(self, verifier: identity.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
         """The service, to be run by `testing.served`."""
@@ -54,6 +63,30 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
         self.callers.append(identity.current())
         self.usage_requests.append(request)
         return monitor_pb2.GetUsageResponse(rows=self.usage)
+
+    async def QueryInteractions(
+        self, request: monitor_pb2.QueryInteractionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> monitor_pb2.QueryInteractionsResponse:
+        """One interaction, of whom the filter names."""
+        self.callers.append(identity.current())
+        self.filters.append(request.filter)
+        interaction = monitor_pb2.Interaction(request_id="req-1", tenant=request.filter.tenant)
+        return monitor_pb2.QueryInteractionsResponse(interactions=[interaction])
+
+    async def ExportInteractions(
+        self, request: monitor_pb2.ExportInteractionsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[monitor_pb2.ExportInteractionsResponse]:
+        """Sends `pieces`."""
+        self.callers.append(identity.current())
+        self.filters.append(request.filter)
+        try:
+            for piece in self.pieces:
+                if isinstance(piece, FactoryError):
+                    raise piece
+                yield piece
+                self.sent += 1
+        finally:
+            self.export_ended.set()
 
 
 @asynccontextmanager

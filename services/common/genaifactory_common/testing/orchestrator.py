@@ -103,6 +103,8 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         """Set when a request has arrived."""
         self.cancelled = asyncio.Event()
         """Set when a caller has cancelled."""
+        self.conversations: set[str] = set()
+        """Ids of those that are stored."""
         self.sent = 0
         """Events that have been handed to gRPC."""
 
@@ -160,9 +162,19 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def DeleteConversation(
         self, request: orchestrator_pb2.DeleteConversationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> orchestrator_pb2.DeleteConversationResponse:
-        """Has no conversations."""
+        """Forgets one of `conversations`."""
         self._note(context)
-        return orchestrator_pb2.DeleteConversationResponse(existed=False)
+        existed = request.conversation_id in self.conversations
+        self.conversations.discard(request.conversation_id)
+        return orchestrator_pb2.DeleteConversationResponse(existed=existed)
+
+    async def CountConversations(
+        self, request: orchestrator_pb2.CountConversationsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> orchestrator_pb2.CountConversationsResponse:
+        """Its conversations, as one tenant's."""
+        self._note(context)
+        count = orchestrator_pb2.ConversationCount(tenant="gone", conversations=len(self.conversations))
+        return orchestrator_pb2.CountConversationsResponse(counts=[count])
 
     def _note(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self.callers.append(identity.current())

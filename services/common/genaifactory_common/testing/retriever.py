@@ -44,6 +44,12 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         self.requests: list[Any] = []
         """What was asked about documents."""
         self.callers: list[identity.Caller] = []
+        self.uploaded: dict[str, bytes] = {}
+        """What came of each document, complete or not."""
+        self.uploads_read: asyncio.Event | None = None
+        """Uploads are not read before it is set."""
+        self.upload_ended = asyncio.Event()
+        """Set when an upload has ended, whichever way."""
 
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
         """The passages, bounded by the limit."""
@@ -99,6 +105,78 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         return retriever_pb2.DeleteDocumentsResponse(
             deleted=len(request.document_ids) - len(missing), missing_ids=missing
         )
+
+    async def Ingest(
+        self, request_iterator: AsyncIterator[retriever_pb2.IngestRequest], context: Any
+    ) -> AsyncIterator[retriever_pb2.IngestResponse]:
+        """Keeps what comes; a document whose id begins with "bad" is rejected."""
+        self._asked((await anext(request_iterator)).open)
+        await context.send_initial_metadata(())
+        if self.uploads_read is not None:
+            await self.uploads_read.wait()
+        header = retriever_pb2.DocumentHeader()
+        try:
+            async for request in request_iterator:
+                if request.WhichOneof("part") == "document":
+                    header = request.document
+                    self.requests.append(header)
+                self.uploaded[header.document_id] = self.uploaded.get(header.document_id, b"") + request.data
+                if len(self.uploaded[header.document_id]) == header.size_bytes:
+                    yield self._stored(header)
+        finally:
+            self.upload_ended.set()
+
+    def _stored(self, header: retriever_pb2.DocumentHeader) -> retriever_pb2.IngestResponse:
+        if header.document_id.startswith("bad"):
+            return retriever_pb2.IngestResponse(
+                document_id=header.document_id,
+                outcome=retriever_pb2.INGEST_OUTCOME_REJECTED,
+                error_message="It cannot be read.",
+                error_reason="INVALID_ARGUMENT",
+            )
+        return retriever_pb2.IngestResponse(
+            document_id=header.document_id,
+            outcome=retriever_pb2.INGEST_OUTCOME_ADDED,
+            passages=1,
+            index_version=self.index_version,
+        )
+
+    async def ListIndexes(
+        self, request: retriever_pb2.ListIndexesRequest, context: Any
+    ) -> retriever_pb2.ListIndexesResponse:
+        """The one version."""
+        self._asked(request)
+        index = retriever_pb2.Index(version=self.index_version, state=retriever_pb2.INDEX_STATE_ACTIVE)
+        return retriever_pb2.ListIndexesResponse(indexes=[index])
+
+    async def BuildIndex(
+        self, request: retriever_pb2.BuildIndexRequest, context: Any
+    ) -> AsyncIterator[retriever_pb2.BuildIndexResponse]:
+        """Is done after two steps."""
+        self._asked(request)
+        yield retriever_pb2.BuildIndexResponse(
+            index_version="v2", passages_total=2, state=retriever_pb2.INDEX_STATE_BUILDING
+        )
+        yield retriever_pb2.BuildIndexResponse(
+            index_version="v2", passages_done=2, passages_total=2, state=retriever_pb2.INDEX_STATE_READY
+        )
+
+    async def SwapIndex(self, request: retriever_pb2.SwapIndexRequest, context: Any) -> retriever_pb2.SwapIndexResponse:
+        """Serves the version from then on."""
+        self._asked(request)
+        previous, self.index_version = self.index_version, request.index_version
+        return retriever_pb2.SwapIndexResponse(active_version=self.index_version, previous_version=previous)
+
+    async def CountDocuments(
+        self, request: retriever_pb2.CountDocumentsRequest, context: Any
+    ) -> retriever_pb2.CountDocumentsResponse:
+        """Its documents, as those of two tenants."""
+        self._asked(request)
+        counts = [
+            retriever_pb2.DocumentCount(tenant=tenant, knowledge_base="documents", documents=len(self.documents))
+            for tenant in ("acme", "gone")
+        ]
+        return retriever_pb2.CountDocumentsResponse(counts=counts)
 
     def _asked(self, request: Any) -> None:
         self.requests.append(request)

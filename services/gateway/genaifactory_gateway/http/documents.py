@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import orjson
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import formats
+from genaifactory_common.errors import TABLE, FactoryError, InvalidArgument, Reason, TooLarge, UpstreamFailed
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.http import query
 from genaifactory_gateway.http.exchange import Exchange
 from genaifactory_gateway.http.paths import Handlers
+from genaifactory_gateway.settings import Http
+from genaifactory_gateway.uploads import Uploads
 
 _ALL = "/v1/documents"
 _ONE = "/v1/documents/"
 """Before the document's id, which may hold slashes and is percent-encoded otherwise."""
 
+_OUTCOMES = {
+    gateway_pb2.INGEST_OUTCOME_ADDED: "added",
+    gateway_pb2.INGEST_OUTCOME_REPLACED: "replaced",
+    gateway_pb2.INGEST_OUTCOME_UNCHANGED: "unchanged",
+    gateway_pb2.INGEST_OUTCOME_DUPLICATE: "duplicate",
+}
+# What clients send that were not told the document's type; it is found by the id's ending.
+_NO_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
 _MAX_PAGE = 1000
 _MAX_CHARACTERS = 1_000_000
 _MAX_OFFSET = 2**32 - 1
 
 
 class HttpDocuments:
-    """Lists, shows and removes documents. Needs the permission 'ingest'."""
+    """Lists, shows, stores and removes documents. Needs the permission 'ingest'."""
 
-    def __init__(self, admission: Admission, documents: Documents) -> None:
+    def __init__(self, admission: Admission, documents: Documents, uploads: Uploads, settings: Http) -> None:
         self._admission = admission
         self._documents = documents
+        self._uploads = uploads
+        self._settings = settings
 
     def handlers(self) -> Handlers:
         """By path and method."""
-        return {_ALL: {"GET": self._list}, f"{_ONE}{{id}}": {"GET": self._get, "DELETE": self._delete}}
+        one = {"GET": self._get, "PUT": self._put, "DELETE": self._delete}
+        return {_ALL: {"GET": self._list}, f"{_ONE}{{id}}": one}
 
     async def _list(self, exchange: Exchange) -> None:
         async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
@@ -78,6 +95,59 @@ class HttpDocuments:
             }
             await exchange.respond(orjson.dumps(answer))
 
+    async def _put(self, exchange: Exchange) -> None:
+        """The body is the document, as it is: not JSON, and passed on as it comes."""
+        async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
+            exchange.entered(entry)
+            exchange.named = _named
+            names = ("knowledge_base", "title", "language", "uri", "source", "allowed_groups", "metadata")
+            given = query.parameters(exchange.query, names)
+            opened = gateway_pb2.IngestOpen(knowledge_base=entry.knowledge_base(given["knowledge_base"]).name)
+            header = self._header(exchange, given)
+            uploaded = self._uploads.ingest(entry, opened, _parts(header, exchange), accepted=_nothing)
+            async with aclosing(uploaded) as results:
+                result = await anext(results, None)
+            if result is None:
+                raise UpstreamFailed("The retriever did not say what became of the document; send it again.")
+            if result.outcome == gateway_pb2.INGEST_OUTCOME_REJECTED:
+                raise _rejection(result)
+            answer = {
+                "object": "document.stored",
+                "id": result.document_id,
+                "knowledge_base": opened.knowledge_base,
+                "outcome": _OUTCOMES[result.outcome],
+                "passages": result.passages,
+                "index_version": result.index_version,
+            }
+            added = result.outcome == gateway_pb2.INGEST_OUTCOME_ADDED
+            await exchange.respond(orjson.dumps(answer), 201 if added else 200)
+
+    def _header(self, exchange: Exchange, given: Mapping[str, str]) -> gateway_pb2.DocumentHeader:
+        """What the request says about the document. Raises InvalidArgument, TooLarge."""
+        exchange.require_plain()
+        size = exchange.content_length
+        if not size:
+            raise InvalidArgument(
+                "The body must be the document, and the header Content-Length its size in bytes, at least 1."
+            )
+        if size > self._settings.max_document_bytes:
+            raise TooLarge(
+                f"The document has {size} bytes; at most {self._settings.max_document_bytes} are accepted. Split it."
+            )
+        document_id = exchange.path.removeprefix(_ONE)
+        kind = exchange.content_type
+        return gateway_pb2.DocumentHeader(
+            document_id=document_id,
+            uri=given["uri"] or formats.uri(document_id),
+            media_type="" if kind in _NO_TYPES else kind,
+            title=given["title"],
+            language=given["language"],
+            source=given["source"],
+            metadata=_metadata(given["metadata"]),
+            allowed_groups=[group for group in given["allowed_groups"].split(",") if group],
+            size_bytes=size,
+        )
+
     async def _delete(self, exchange: Exchange) -> None:
         async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
             exchange.entered(entry)
@@ -89,6 +159,34 @@ class HttpDocuments:
             )
             await self._documents.delete(entry, request)
             await exchange.respond(orjson.dumps({"object": "document.deleted", "id": document_id, "deleted": True}))
+
+
+async def _parts(header: gateway_pb2.DocumentHeader, exchange: Exchange) -> AsyncIterator[gateway_pb2.IngestRequest]:
+    yield gateway_pb2.IngestRequest(document=header)
+    async for piece in exchange.pieces():
+        yield gateway_pb2.IngestRequest(data=piece)
+
+
+async def _nothing() -> None:
+    """The answer to HTTP has one beginning: what became of the document."""
+
+
+def _rejection(result: gateway_pb2.IngestResponse) -> FactoryError:
+    reason = next((each for each in Reason if each == result.error_reason), Reason.INVALID_ARGUMENT)
+    return TABLE[reason].error(result.error_message, reason=reason)
+
+
+def _metadata(text: str) -> dict[str, str]:
+    """Raises InvalidArgument."""
+    if not text:
+        return {}
+    try:
+        found = orjson.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise InvalidArgument('\'metadata\' must be a JSON object of texts, like {"year": "2026"}.', field="metadata")
+    return found
 
 
 def _named(field: str | None) -> str | None:

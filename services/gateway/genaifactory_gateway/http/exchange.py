@@ -28,6 +28,7 @@ _STREAM: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would gather the stream
 ]
+_LINES: Headers = [(b"content-type", b"application/jsonl; charset=utf-8"), (b"cache-control", b"no-store")]
 _STRICT = b"x-genaifactory-strict"
 _IGNORED = b"x-genaifactory-ignored"
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -62,13 +63,24 @@ class Exchange:
         self._settings = settings
         self._abort: Callable[[], None] = scope.get("extensions", {}).get(ABORT, lambda: None)
         self._entry: Entry | None = None
-        self._complete = False
+        self._complete = self._events = False
 
     @property
     def authorization(self) -> str | None:
         """The header's value."""
         value = self.headers.get(b"authorization")
         return None if value is None else value.decode("latin-1")
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body, without parameters; empty when there is none."""
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+
+    @property
+    def content_length(self) -> int | None:
+        """Of the body, in bytes; None when the client does not say."""
+        length = self.headers.get(b"content-length", b"")
+        return int(length) if length.isdigit() else None
 
     @property
     def client_id(self) -> str:
@@ -92,35 +104,44 @@ class Exchange:
 
     async def body(self) -> bytes:
         """The JSON body. Raises InvalidArgument, TooLarge, DeadlineExceeded; Cancelled if the client goes."""
-        kind = self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/json":
+        if self.content_type != "application/json":
             raise InvalidArgument("The header Content-Type must be application/json.")
-        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise InvalidArgument("The body must not be compressed: leave out the header Content-Encoding.")
-        length = self.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._settings.max_body_bytes:
+        self.require_plain()
+        if (self.content_length or 0) > self._settings.max_body_bytes:
             raise self._too_large()
         pieces: list[bytes] = []
         size = 0
         try:
             async with asyncio.timeout(self._settings.body_timeout_seconds):
                 while True:
-                    message = await self._next()
-                    if message["type"] == "http.disconnect":
-                        self.hung_up = True
-                        raise _gone()
-                    piece = message.get("body", b"")
+                    piece, more = await self._piece()
                     size += len(piece)
                     if size > self._settings.max_body_bytes:
                         raise self._too_large()
                     pieces.append(piece)
-                    if not message.get("more_body"):
+                    if not more:
                         return b"".join(pieces)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"The body did not arrive within {self._settings.body_timeout_seconds:g} s of the headers.",
                 reason=errors.Reason.REQUEST_TIMEOUT,
             ) from None
+
+    def require_plain(self) -> None:
+        """Raises InvalidArgument for a body that is compressed."""
+        if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise InvalidArgument("The body must not be compressed: leave out the header Content-Encoding.")
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, of any type and size: no more is read while a piece is in use.
+
+        Raises Cancelled if the client goes.
+        """
+        more = True
+        while more:
+            piece, more = await self._piece()
+            if piece:
+                yield piece
 
     @asynccontextmanager
     async def while_connected(self) -> AsyncIterator[None]:
@@ -157,10 +178,17 @@ class Exchange:
         await self.write(body, last=True)
 
     async def fail(self, error: FactoryError) -> None:
-        """Sends the error: as the answer or, where that has begun, as the last event of the stream."""
+        """Sends the error: as the answer or, where that has begun, as the last event of the stream.
+
+        A body that is no event stream is cut off, so that no client takes it for the whole.
+        """
         error.field = self.named(error.field)
         self.error = error
         if self._complete or self.hung_up:
+            return
+        if self.status and not self._events:
+            self.hung_up = True
+            self._abort()
             return
         if self.status:
             await self.write(error_event(error), last=True)
@@ -178,12 +206,25 @@ class Exchange:
 
     async def start_stream(self) -> None:
         """Sends the status of an event stream, which goes out with the first bytes."""
+        self._events = True
         await self._start(200, _STREAM)
+
+    async def start_lines(self) -> None:
+        """Sends the status of a body of JSON lines, of any length."""
+        await self._start(200, _LINES)
 
     async def write(self, piece: bytes, *, last: bool = False) -> None:
         """Sends the next bytes of the answer; waits for a slow reader. Raises Cancelled when it is too slow."""
         self._complete = last
         await self._send_in_time({"type": "http.response.body", "body": piece, "more_body": not last})
+
+    async def _piece(self) -> tuple[bytes, bool]:
+        """The next bytes of the body, and whether more follow. Raises Cancelled if the client goes."""
+        message = await self._next()
+        if message["type"] == "http.disconnect":
+            self.hung_up = True
+            raise _gone()
+        return message.get("body", b""), bool(message.get("more_body"))
 
     async def _next(self) -> MutableMapping[str, Any]:
         try:

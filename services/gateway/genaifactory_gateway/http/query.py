@@ -5,6 +5,8 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Sequence
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from genaifactory_common.errors import InvalidArgument, Reason
 
 _SHOWN = 100
@@ -33,3 +35,15 @@ def whole_number(name: str, text: str, *, most: int) -> int:
     if not 1 <= number <= most:
         raise InvalidArgument(f"'{name}' must be a whole number from 1 to {most}.", field=name)
     return number
+
+
+def moment(name: str, text: str) -> Timestamp | None:
+    """A parameter that is a time, None where it is not given. Raises InvalidArgument."""
+    if not text:
+        return None
+    found = Timestamp()
+    try:
+        found.FromJsonString(text)
+    except ValueError:
+        raise InvalidArgument(f"'{name}' must be a time like 2026-11-21T00:00:00Z.", field=name) from None
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.http import query as http_query
 from genaifactory_gateway.http.exchange import Exchange
@@ -49,15 +48,4 @@ class HttpUsage:
 
 def _period(query: bytes) -> tuple[Timestamp | None, Timestamp | None]:
     given = http_query.parameters(query, ("start_time", "end_time"))
-    return _moment("start_time", given["start_time"]), _moment("end_time", given["end_time"])
-
-
-def _moment(field: str, text: str) -> Timestamp | None:
-    if not text:
-        return None
-    moment = Timestamp()
-    try:
-        moment.FromJsonString(text)
-    except ValueError:
-        raise InvalidArgument(f"'{field}' must be a time like 2026-11-21T00:00:00Z.", field=field) from None
-    return moment
+    return http_query.moment("start_time", given["start_time"]), http_query.moment("end_time", given["end_time"])

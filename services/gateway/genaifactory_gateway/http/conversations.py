@@ -1,0 +1,35 @@
+"""/v1/conversations: stored conversations, which are forgotten here."""
+
+from __future__ import annotations
+
+import orjson
+
+from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.http import query
+from genaifactory_gateway.http.exchange import Exchange
+from genaifactory_gateway.http.paths import Handlers
+from genaifactory_gateway.upstream import Upstream
+
+_ONE = "/v1/conversations/"
+
+
+class HttpConversations:
+    """Forgets conversations of the key that asks. Needs the permission 'chat'."""
+
+    def __init__(self, admission: Admission, to: Upstream) -> None:
+        self._admission = admission
+        self._upstream = to
+
+    def handlers(self) -> Handlers:
+        """By path and method."""
+        return {f"{_ONE}{{id}}": {"DELETE": self._delete}}
+
+    async def _delete(self, exchange: Exchange) -> None:
+        async with self._admission.admit(exchange.authorization, "chat", exchange.request_id) as entry:
+            exchange.entered(entry)
+            exchange.named = lambda field: "id" if field == "conversation_id" else field
+            query.parameters(exchange.query, ())
+            conversation_id = exchange.path.removeprefix(_ONE)
+            existed = await self._upstream.forget_conversation(entry, conversation_id)
+            answer = {"object": "conversation.deleted", "id": conversation_id, "deleted": existed}
+            await exchange.respond(orjson.dumps(answer))

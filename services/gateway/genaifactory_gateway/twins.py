@@ -1,0 +1,19 @@
+"""Messages that the gateway's contract and an inner one declare alike, so that neither imports the other's."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+Twin = TypeVar("Twin", bound=Message)
+
+
+def twin(message: Message, kind: type[Twin]) -> Twin:
+    """The same content as a message of the other contract; fields that neither declares are left out.
+
+    kind: declares the same fields under the same numbers; tests/unit/gateway/test_twins.py compares them.
+    """
+    copied = kind.FromString(message.SerializeToString())
+    copied.DiscardUnknownFields()
+    return copied

@@ -1,0 +1,264 @@
+"""What administrators do through the gateway: who may, for whom alone, and that nobody names another tenant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc.aio
+import httpx
+import pytest
+
+from genaifactory.gateway.v1 import gateway_pb2 as pb
+from genaifactory.gateway.v1 import gateway_pb2_grpc
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import errors
+from genaifactory_common.errors import FactoryError, Reason, UpstreamFailed
+from genaifactory_gateway.settings import Transfers
+from tests.unit.gateway.conftest import at_rest
+
+USER, EDITOR, VIEWER = "sk-acme-user", "sk-acme-editor", "sk-acme-viewer"
+ADMIN, BETA_ADMIN = "sk-acme-admin", "sk-beta-admin"
+
+
+def metadata(key: str | None) -> Any:
+    return () if key is None else (("authorization", f"Bearer {key}"),)
+
+
+async def asked(gateway: Any, name: str, request: Any, key: str | None = ADMIN) -> list[Any]:
+    """What the method returns, as a list also where it is one message. Raises FactoryError."""
+    method = getattr(gateway_pb2_grpc.GatewayServiceStub(gateway.channel), name)
+    given = iter([request]) if name == "Ingest" else request
+    call = method(given, metadata=metadata(key), timeout=10)
+    try:
+        return [message async for message in call] if hasattr(call, "__aiter__") else [await call]
+    except grpc.aio.AioRpcError as error:
+        raise errors.from_rpc(error) from None
+
+
+# Each door with the permissions of which it needs one.
+DOORS: dict[str, tuple[Any, set[str]]] = {
+    "Ingest": (pb.IngestRequest(open=pb.IngestOpen(knowledge_base="documents")), {"ingest"}),
+    "ListIndexes": (pb.ListIndexesRequest(knowledge_base="documents"), {"chat", "ingest"}),
+    "BuildIndex": (pb.BuildIndexRequest(knowledge_base="documents"), {"operate"}),
+    "SwapIndex": (pb.SwapIndexRequest(knowledge_base="documents", index_version="v2"), {"operate"}),
+    "QueryInteractions": (pb.QueryInteractionsRequest(), {"export"}),
+    "ExportInteractions": (pb.ExportInteractionsRequest(), {"export"}),
+    "DeleteConversation": (pb.DeleteConversationRequest(conversation_id="c"), {"chat"}),
+    "CountDocuments": (pb.CountDocumentsRequest(), {"operate"}),
+    "CountConversations": (pb.CountConversationsRequest(), {"operate"}),
+    "CountRequests": (pb.CountRequestsRequest(), {"operate"}),
+}
+
+
+@pytest.mark.parametrize("name", DOORS)
+async def test_a_key_without_the_permission_is_refused_and_nobody_is_asked(gateway: Any, name: str) -> None:
+    request, permissions = DOORS[name]
+    everything = ("chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate")
+    document = gateway.source.current
+    lacking = tuple(each for each in everything if each not in permissions)
+    roles = tuple(
+        role.model_copy(update={"permissions": lacking}) if role.name == "admin" else role for role in document.roles
+    )
+    gateway.source.replace(document.model_copy(update={"roles": roles}))
+    with pytest.raises(FactoryError) as refused:
+        await asked(gateway, name, request)
+    assert refused.value.reason is Reason.PERMISSION_DENIED
+    for key, reason in ((None, Reason.UNAUTHENTICATED), ("sk-wrong", Reason.UNAUTHENTICATED)):
+        with pytest.raises(FactoryError) as refused:
+            await asked(gateway, name, request, key)
+        assert refused.value.reason is reason
+    assert not [*gateway.retriever.callers, *gateway.monitor.callers, *gateway.orchestrator.callers]
+
+
+@pytest.mark.parametrize("name", DOORS)
+async def test_a_door_opens_for_its_permission_and_speaks_for_the_keys_tenant(gateway: Any, name: str) -> None:
+    await asked(gateway, name, DOORS[name][0])
+    callers = gateway.retriever.callers + gateway.monitor.callers + gateway.orchestrator.callers
+    assert [(caller.tenant, caller.key_id) for caller in callers] == [("acme", "admin")]
+
+
+@pytest.mark.parametrize("name", DOORS)
+async def test_every_door_counts_in_the_tenants_limit(gateway: Any, name: str) -> None:
+    for _ in range(3):
+        assert (await gateway.chat("sk-beta-user")).status_code == 200
+    with pytest.raises(FactoryError) as refused:
+        await asked(gateway, name, DOORS[name][0], BETA_ADMIN)
+    assert refused.value.reason is Reason.RATE_LIMITED
+    assert not [*gateway.retriever.callers, *gateway.monitor.callers]
+
+
+@pytest.mark.parametrize("name", ["QueryInteractions", "ExportInteractions"])
+async def test_an_administrator_of_one_tenant_reads_no_others_record(gateway: Any, name: str) -> None:
+    request = type(DOORS[name][0])
+    for tenant in ("beta", "*", "acme\0", "ACME"):
+        with pytest.raises(FactoryError) as refused:
+            await asked(gateway, name, request(filter=monitor_pb2.InteractionFilter(tenant=tenant)))
+        assert (refused.value.reason, refused.value.field) == (Reason.PERMISSION_DENIED, "filter.tenant")
+    assert not gateway.monitor.callers
+    for tenant in ("", "acme"):
+        await asked(gateway, name, request(filter=monitor_pb2.InteractionFilter(tenant=tenant, route="rag")))
+    assert [(each.tenant, each.route) for each in gateway.monitor.filters] == [("acme", "rag")] * 2
+
+
+async def test_a_tenant_smuggled_in_as_an_unknown_field_goes_nowhere(gateway: Any) -> None:
+    """Of a client whose contract has a field that this gateway does not know: it must not reach monitor by the way."""
+    smuggled = monitor_pb2.InteractionFilter.FromString(b"\xfa\x07\x04beta")  # field 127
+    await asked(gateway, "QueryInteractions", pb.QueryInteractionsRequest(filter=smuggled))
+    (sent,) = gateway.monitor.filters
+    assert sent.SerializeToString() == monitor_pb2.InteractionFilter(tenant="acme").SerializeToString()
+
+
+@pytest.mark.parametrize("name", ["Ingest", "ListIndexes", "BuildIndex", "SwapIndex"])
+async def test_a_knowledge_base_of_another_tenant_does_not_exist(gateway: Any, name: str) -> None:
+    request = type(DOORS[name][0])()
+    target = request.open if name == "Ingest" else request
+    target.knowledge_base = "beta-only"
+    with pytest.raises(FactoryError) as refused:
+        await asked(gateway, name, request)
+    assert (refused.value.reason, refused.value.field) == (Reason.NOT_FOUND, "knowledge_base")
+    assert not gateway.retriever.callers
+
+
+async def test_indexes_are_listed_built_and_swapped(gateway: Any) -> None:
+    (listed,) = await asked(gateway, "ListIndexes", pb.ListIndexesRequest())
+    assert [(each.version, each.state) for each in listed.indexes] == [("v1", pb.INDEX_STATE_ACTIVE)]
+    steps = await asked(gateway, "BuildIndex", pb.BuildIndexRequest(idempotency_key="k"))
+    assert [(each.passages_done, each.state) for each in steps] == [
+        (0, pb.INDEX_STATE_BUILDING),
+        (2, pb.INDEX_STATE_READY),
+    ]
+    (swapped,) = await asked(gateway, "SwapIndex", pb.SwapIndexRequest(index_version="v2"))
+    assert (swapped.active_version, swapped.previous_version) == ("v2", "v1")
+    assert {each.knowledge_base for each in gateway.retriever.requests} == {"documents"}
+    assert gateway.retriever.requests[1].idempotency_key == "k"
+
+
+async def test_what_is_stored_is_counted_for_all_tenants(gateway: Any) -> None:
+    gateway.retriever.documents["a"] = types_pb2.Document(document_id="a")
+    gateway.orchestrator.conversations |= {"c", "d"}
+    gateway.monitor.usage = [
+        monitor_pb2.UsageRow(tenant="gone", requests=2, key_id="k"),
+        monitor_pb2.UsageRow(tenant="acme", requests=1),
+        monitor_pb2.UsageRow(tenant="gone", requests=3, key_id="l"),
+    ]
+    (documents,) = await asked(gateway, "CountDocuments", pb.CountDocumentsRequest())
+    (conversations,) = await asked(gateway, "CountConversations", pb.CountConversationsRequest())
+    (requests,) = await asked(gateway, "CountRequests", pb.CountRequestsRequest())
+    assert [(each.tenant, each.knowledge_base, each.documents) for each in documents.counts] == [
+        ("acme", "documents", 1),
+        ("gone", "documents", 1),
+    ]
+    assert [(each.tenant, each.conversations) for each in conversations.counts] == [("gone", 2)]
+    assert [(each.tenant, each.requests) for each in requests.counts] == [("acme", 1), ("gone", 5)]
+    assert gateway.monitor.usage_requests[0].tenant == "*"
+
+
+async def test_a_conversation_is_forgotten_through_both_doors(gateway: Any) -> None:
+    gateway.orchestrator.conversations |= {"one", "two"}
+    (forgotten,) = await asked(gateway, "DeleteConversation", pb.DeleteConversationRequest(conversation_id="one"), USER)
+    assert forgotten.existed
+    response = await gateway.delete("/v1/conversations/two")
+    assert (response.status_code, response.json()) == (
+        200,
+        {"object": "conversation.deleted", "id": "two", "deleted": True},
+    )
+    assert (await gateway.delete("/v1/conversations/two")).json()["deleted"] is False
+    assert {caller.key_id for caller in gateway.orchestrator.callers} == {"user"}
+    wrong = await gateway.delete("/v1/conversations/a/b")
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "id")
+    unknown = await gateway.delete("/v1/conversations/two?tenant=beta")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "unknown_field")
+    assert (await gateway.delete("/v1/conversations/two", key=VIEWER)).status_code == 403
+
+
+Piece = monitor_pb2.ExportInteractionsResponse
+
+
+async def test_an_export_is_json_lines_of_the_keys_tenant(gateway: Any) -> None:
+    gateway.monitor.pieces = [Piece(jsonl=b'{"a":1}\n{"a":2}\n', count=2), Piece(jsonl=b'{"a":3}\n', count=1)]
+    path = "/v1/interactions?start_time=2026-11-21T00:00:00Z&route=rag&key_id=k&model=m"
+    response = await gateway.get(path, key=ADMIN)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/jsonl; charset=utf-8")
+    assert response.content == b'{"a":1}\n{"a":2}\n{"a":3}\n'
+    (sent,) = gateway.monitor.filters
+    assert (sent.tenant, sent.route, sent.key_id, sent.model) == ("acme", "rag", "k", "m")
+    assert sent.start_time.ToJsonString() == "2026-11-21T00:00:00Z"
+    pieces = await asked(gateway, "ExportInteractions", pb.ExportInteractionsRequest())
+    assert [(each.jsonl, each.count) for each in pieces] == [(b'{"a":1}\n{"a":2}\n', 2), (b'{"a":3}\n', 1)]
+
+
+async def test_an_empty_export_is_an_empty_body(gateway: Any) -> None:
+    response = await gateway.get("/v1/interactions", key=ADMIN)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"), [("?tenant=beta", "tenant"), ("?start_time=yesterday", "start_time"), ("?x=1", "x")]
+)
+async def test_a_wrong_export_names_the_parameter(gateway: Any, query: str, param: str) -> None:
+    response = await gateway.get(f"/v1/interactions{query}", key=ADMIN)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+    assert not gateway.monitor.callers
+
+
+async def test_an_export_that_fails_before_its_first_line_is_an_error(gateway: Any) -> None:
+    gateway.monitor.pieces = [UpstreamFailed("away", retry_after_seconds=2.0)]
+    response = await gateway.get("/v1/interactions", key=ADMIN)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "upstream_failed")
+
+
+async def test_an_export_that_fails_on_the_way_is_cut_off_and_not_ended(gateway: Any) -> None:
+    gateway.monitor.pieces = [Piece(jsonl=b'{"a":1}\n', count=1), UpstreamFailed("away")]
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
+        await gateway.get("/v1/interactions", key=ADMIN)
+
+
+async def test_an_export_waits_for_its_reader_and_ends_with_him(gateway: Any) -> None:
+    gateway.monitor.pieces = [Piece(jsonl=b"x" * (1 << 20), count=1)] * 64
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    call = stub.ExportInteractions(pb.ExportInteractionsRequest(), metadata=metadata(ADMIN))
+    assert len((await call.read()).jsonl) == 1 << 20
+    assert await at_rest(lambda: gateway.monitor.sent) < 32
+    call.cancel()
+    async with asyncio.timeout(10):
+        await gateway.monitor.export_ended.wait()
+
+
+async def _held(gateway: Any, key: str) -> Any:
+    """An export that goes on."""
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    call = stub.ExportInteractions(pb.ExportInteractionsRequest(), metadata=metadata(key))
+    assert await call.read()
+    return call
+
+
+async def test_one_tenant_does_not_take_every_place_for_transfers(start: Callable[..., Any]) -> None:
+    async with start(transfers=Transfers(max_concurrent=3, max_concurrent_per_tenant=2)) as gateway:
+        gateway.monitor.pieces = [Piece(jsonl=b"x" * (1 << 20), count=1)] * 64
+        held = [await _held(gateway, ADMIN) for _ in range(2)]
+        with pytest.raises(FactoryError, match="This tenant runs 2") as refused:
+            await asked(gateway, "ExportInteractions", pb.ExportInteractionsRequest())
+        assert (refused.value.reason, refused.value.retry_after_seconds) == (Reason.OVERLOADED, 5.0)
+        held.append(await _held(gateway, BETA_ADMIN))
+        with pytest.raises(FactoryError, match="as many uploads and exports as it can"):
+            await asked(gateway, "ExportInteractions", pb.ExportInteractionsRequest(), BETA_ADMIN)
+        for call in held:
+            call.cancel()
+        await _until(lambda: asked(gateway, "QueryInteractions", pb.QueryInteractionsRequest()))
+        gateway.monitor.pieces = []
+        await _until(lambda: asked(gateway, "ExportInteractions", pb.ExportInteractionsRequest()))
+
+
+async def _until(ask: Callable[[], Awaitable[Any]]) -> None:
+    """Asks until there is a place again."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await ask()
+            except FactoryError:
+                await asyncio.sleep(0.05)
+            else:
+                return

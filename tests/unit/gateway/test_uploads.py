@@ -1,0 +1,279 @@
+"""Documents that clients send: passed on as they come, within bounds, and nothing of them when the client goes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import grpc.aio
+import pytest
+
+from genaifactory.gateway.v1 import gateway_pb2 as pb
+from genaifactory.gateway.v1 import gateway_pb2_grpc
+from genaifactory_common import errors
+from genaifactory_common.errors import FactoryError, Reason
+from genaifactory_gateway.settings import Http, Transfers
+from tests.unit.gateway.conftest import at_rest, eventually
+
+EDITOR, ADMIN = "sk-acme-editor", "sk-acme-admin"
+OPEN = pb.IngestRequest(open=pb.IngestOpen())
+MIB = 1 << 20
+
+
+def document(name: str, *data: bytes, size: int | None = None) -> list[pb.IngestRequest]:
+    """A document's messages."""
+    total = sum(map(len, data)) if size is None else size
+    header = pb.DocumentHeader(document_id=name, uri=name, size_bytes=total, metadata={"year": "2026"})
+    return [pb.IngestRequest(document=header), *(pb.IngestRequest(data=each) for each in data)]
+
+
+def begun(gateway: Any, requests: Iterable[pb.IngestRequest] | AsyncIterator[pb.IngestRequest]) -> Any:
+    """An upload."""
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    return stub.Ingest(requests, metadata=(("authorization", f"Bearer {EDITOR}"),), timeout=20)
+
+
+async def uploaded(
+    gateway: Any, requests: Iterable[pb.IngestRequest] | AsyncIterator[pb.IngestRequest]
+) -> list[pb.IngestResponse]:
+    """What becomes of the documents. Raises FactoryError."""
+    try:
+        return [response async for response in begun(gateway, requests)]
+    except grpc.aio.AioRpcError as error:
+        raise errors.from_rpc(error) from None
+
+
+async def then_silence(*requests: pb.IngestRequest) -> AsyncIterator[pb.IngestRequest]:
+    """The messages of a client that says nothing more, and does not hang up."""
+    for request in requests:
+        yield request
+    await asyncio.Event().wait()
+
+
+async def test_documents_are_passed_on_and_their_results_come_back(gateway: Any) -> None:
+    results = await uploaded(gateway, [OPEN, *document("a.md", b"one", b"two"), *document("bad.md", b"x")])
+    assert [(each.document_id, each.outcome) for each in results] == [
+        ("a.md", pb.INGEST_OUTCOME_ADDED),
+        ("bad.md", pb.INGEST_OUTCOME_REJECTED),
+    ]
+    assert gateway.retriever.uploaded == {"a.md": b"onetwo", "bad.md": b"x"}
+    opened, header, _ = gateway.retriever.requests
+    assert opened.knowledge_base == "documents"
+    assert (header.uri, dict(header.metadata)) == ("a.md", {"year": "2026"})
+    (caller,) = gateway.retriever.callers
+    assert (caller.tenant, caller.key_id, caller.groups) == ("acme", "editor", ("staff",))
+
+
+async def test_a_client_hears_that_it_is_let_in_before_it_sends_documents(gateway: Any) -> None:
+    call = begun(gateway, then_silence(OPEN))
+    async with asyncio.timeout(10):
+        await call.initial_metadata()
+    assert not call.done()
+    call.cancel()
+
+
+@pytest.mark.parametrize(
+    "first", [[], document("a.md", b"x"), [pb.IngestRequest()], [pb.IngestRequest(data=b"x")]], ids=len
+)
+async def test_an_upload_that_does_not_open_is_refused(gateway: Any, first: list[pb.IngestRequest]) -> None:
+    with pytest.raises(FactoryError) as refused:
+        await uploaded(gateway, first)
+    assert (refused.value.reason, refused.value.field) == (Reason.INVALID_ARGUMENT, "open")
+    assert not gateway.retriever.callers
+
+
+async def test_a_huge_upload_waits_for_the_retriever_and_is_not_gathered_here(gateway: Any) -> None:
+    """What a client can send ahead is what gRPC's windows hold, however large the document is."""
+    gateway.retriever.uploads_read = asyncio.Event()
+    taken = itertools.count()
+    sent = 0
+
+    async def pieces() -> AsyncIterator[pb.IngestRequest]:
+        nonlocal sent
+        yield OPEN
+        yield document("huge.bin", size=512 * MIB)[0]
+        for _ in range(512):
+            yield pb.IngestRequest(data=bytes(MIB))
+            sent = next(taken)
+
+    call = begun(gateway, pieces())
+    assert await at_rest(lambda: sent) < 32
+    gateway.retriever.uploads_read.set()
+    await eventually(lambda: sent > 64)
+    call.cancel()
+    async with asyncio.timeout(10):
+        await gateway.retriever.upload_ended.wait()
+
+
+async def test_a_client_that_goes_takes_its_upload_with_it(gateway: Any) -> None:
+    call = begun(gateway, then_silence(OPEN, *document("a.md", b"half", size=100)))
+    async with asyncio.timeout(10):
+        await eventually(lambda: bool(gateway.retriever.uploaded.get("a.md")))
+        call.cancel()
+        await gateway.retriever.upload_ended.wait()
+    assert gateway.retriever.uploaded == {"a.md": b"half"}
+
+
+@pytest.mark.parametrize(
+    "sent", [[], [OPEN], [OPEN, *document("a.md", b"half", size=100)]], ids=["nothing", "open", "half a document"]
+)
+async def test_a_silent_client_is_told_and_loses_its_place(start: Callable[..., Any], sent: Any) -> None:
+    transfers = Transfers(idle_seconds=0.3, max_concurrent=1, max_concurrent_per_tenant=1)
+    async with start(transfers=transfers) as gateway:
+        async with asyncio.timeout(10):
+            with pytest.raises(FactoryError, match=r"Nothing came for 0\.3 s") as ended:
+                await uploaded(gateway, then_silence(*sent))
+        assert ended.value.reason is Reason.REQUEST_TIMEOUT
+        assert await uploaded(gateway, [OPEN, *document("b.md", b"x")])
+
+
+async def test_a_client_that_waits_for_results_is_not_silent(start: Callable[..., Any]) -> None:
+    async with start(transfers=Transfers(idle_seconds=1.0)) as gateway:
+
+        async def slowly() -> AsyncIterator[pb.IngestRequest]:
+            yield OPEN
+            for number in range(4):
+                for request in document(f"{number}.md", b"x"):
+                    yield request
+                await asyncio.sleep(0.5)
+
+        assert len(await uploaded(gateway, slowly())) == 4
+
+
+async def test_bytes_amid_an_upload_that_are_no_message_end_it_with_the_reason(gateway: Any) -> None:
+    method = gateway.channel.stream_stream("/genaifactory.gateway.v1.GatewayService/Ingest")
+    good = [each.SerializeToString() for each in (OPEN, *document("a.md", b"half", size=100))]
+    call = method(iter([*good, b"\xff"]), metadata=(("authorization", f"Bearer {EDITOR}"),), timeout=10)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call.read()
+    error = errors.from_rpc(failed.value)
+    assert (error.reason, "no protobuf message" in error.message) == (Reason.INVALID_ARGUMENT, True)
+
+
+async def test_the_retrievers_reason_reaches_a_client_that_is_still_sending(gateway: Any) -> None:
+    gateway.retriever.error = errors.OutOfSpace("The disk is full.", retry_after_seconds=3.0)
+
+    def endless() -> Iterator[pb.IngestRequest]:
+        yield OPEN
+        yield document("huge.bin", size=512 * MIB)[0]
+        yield from (pb.IngestRequest(data=bytes(MIB)) for _ in range(512))
+
+    with pytest.raises(FactoryError) as refused:
+        await uploaded(gateway, endless())
+    assert (refused.value.reason, refused.value.message) == (Reason.OUT_OF_SPACE, "The disk is full.")
+
+
+async def put(gateway: Any, path: str, content: Any, *, key: str | None = EDITOR, **headers: str) -> Any:
+    """A document over HTTP."""
+    own = {} if key is None else {"authorization": f"Bearer {key}"}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await gateway.http.put(path, content=content, headers=own | named)
+
+
+async def test_a_document_is_put_under_its_id(gateway: Any) -> None:
+    name = "handbook/Nghỉ phép? #1 50%.md"
+    query = "?title=Leave&language=vi&source=web&allowed_groups=staff,hr&metadata=" + quote(
+        json.dumps({"year": "2026"})
+    )
+    response = await put(
+        gateway, f"/v1/documents/{quote(name)}{query}", "# Nghỉ".encode(), content_type="text/markdown; charset=utf-8"
+    )
+    assert response.status_code == 201
+    assert response.json() == {
+        "object": "document.stored",
+        "id": name,
+        "knowledge_base": "documents",
+        "outcome": "added",
+        "passages": 1,
+        "index_version": "v1",
+    }
+    _, header = gateway.retriever.requests
+    assert header == type(header)(
+        document_id=name,
+        uri="handbook/Nghỉ phép%3F %231 50%25.md",
+        media_type="text/markdown",
+        title="Leave",
+        language="vi",
+        source="web",
+        metadata={"year": "2026"},
+        allowed_groups=["staff", "hr"],
+        size_bytes=8,
+    )
+    assert gateway.retriever.uploaded == {name: "# Nghỉ".encode()}
+
+
+async def test_a_type_that_says_nothing_is_left_to_the_ending(gateway: Any) -> None:
+    for kind in ("application/octet-stream", "application/x-www-form-urlencoded"):
+        await put(gateway, "/v1/documents/a.md", b"x", content_type=kind)
+        assert not gateway.retriever.requests[-1].media_type
+
+
+async def test_a_rejected_document_is_an_error(gateway: Any) -> None:
+    response = await put(gateway, "/v1/documents/bad.md", b"x")
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "It cannot be read.")
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    yield b"x"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "headers", "status", "words"),
+    [
+        ("/v1/documents/a.md", b"", {}, 400, "Content-Length"),
+        ("/v1/documents/a.md", chunks, {}, 400, "Content-Length"),
+        ("/v1/documents/a.md", b"x" * 1001, {}, 413, "at most 1000"),
+        ("/v1/documents/a.md", b"x", {"content_encoding": "gzip"}, 400, "must not be compressed"),
+        ("/v1/documents/a.md?metadata=[]", b"x", {}, 400, "JSON object of texts"),
+        ('/v1/documents/a.md?metadata={"a":1}', b"x", {}, 400, "JSON object of texts"),
+        ("/v1/documents/a.md?metadata={", b"x", {}, 400, "JSON object of texts"),
+        ("/v1/documents/a.md?tenant=beta", b"x", {}, 400, "Unknown parameter 'tenant'"),
+        ("/v1/documents/a.md?knowledge_base=beta-only", b"x", {}, 404, "no knowledge base 'beta-only'"),
+        ("/v1/documents", b"x", {}, 405, "GET only"),
+    ],
+)
+async def test_a_wrong_put_gets_an_error_that_says_what_is_right(
+    start: Callable[..., Any], path: str, content: Any, headers: dict[str, str], status: int, words: str
+) -> None:
+    async with start(http=Http(max_document_bytes=1000)) as gateway:
+        response = await put(gateway, path, content() if callable(content) else content, **headers)
+        assert (response.status_code, words in response.json()["error"]["message"]) == (status, True), response.text
+        assert not gateway.retriever.uploaded
+
+
+@pytest.mark.parametrize(("key", "status"), [(None, 401), ("sk-wrong", 401), ("sk-acme-user", 403)])
+async def test_a_put_needs_the_permission(gateway: Any, key: str | None, status: int) -> None:
+    assert (await put(gateway, "/v1/documents/a.md", b"x", key=key)).status_code == status
+    assert not gateway.retriever.callers
+
+
+async def _request(gateway: Any, size: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = gateway.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = (
+        "PUT /v1/documents/a.md HTTP/1.1\r\nhost: x\r\n"
+        f"authorization: Bearer {EDITOR}\r\ncontent-length: {size}\r\n\r\n"
+    )
+    writer.write(head.encode() + data)
+    return reader, writer
+
+
+async def test_a_put_that_is_broken_off_ends_at_the_retriever_and_stores_nothing(gateway: Any) -> None:
+    _, writer = await _request(gateway, 100, b"half")
+    async with asyncio.timeout(10):
+        await eventually(lambda: bool(gateway.retriever.uploaded.get("a.md")))
+        writer.transport.abort()
+        await gateway.retriever.upload_ended.wait()
+    assert gateway.retriever.uploaded == {"a.md": b"half"}
+
+
+async def test_a_put_that_stands_still_is_a_408(start: Callable[..., Any]) -> None:
+    async with start(transfers=Transfers(idle_seconds=0.3)) as gateway:
+        reader, writer = await _request(gateway, 100, b"half")
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        writer.close()
