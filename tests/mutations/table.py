@@ -20,6 +20,35 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
+    # Doors for administrators
+    Mutation(
+        "an administrator of one tenant exports the record of another",
+        "services/gateway/genaifactory_gateway/records.py",
+        '    if wanted.tenant not in ("", tenant):\n',
+        "    if False:\n",
+        ("gateway/test_doors.py::test_an_administrator_of_one_tenant_reads_no_others_record",),
+    ),
+    Mutation(
+        "a field that the gateway does not know reaches monitor's filter",
+        "services/gateway/genaifactory_gateway/records.py",
+        "    own.DiscardUnknownFields()\n",
+        "",
+        ("gateway/test_doors.py::test_a_tenant_smuggled_in_as_an_unknown_field_goes_nowhere",),
+    ),
+    Mutation(
+        "one tenant's uploads and exports take every place",
+        "services/gateway/genaifactory_gateway/transfers.py",
+        "        if self._running[tenant] >= most:\n",
+        "        if False:\n",
+        ("gateway/test_doors.py::test_one_tenant_does_not_take_every_place_for_transfers",),
+    ),
+    Mutation(
+        "a client that sends nothing keeps its upload open",
+        "services/gateway/genaifactory_gateway/uploads.py",
+        "        async with asyncio.timeout_at(self._due()) as bound:\n",
+        "        async with asyncio.timeout_at(None) as bound:\n",
+        ("gateway/test_uploads.py::test_a_silent_client_is_told_and_loses_its_place",),
+    ),
     # Who calls
     Mutation(
         "a caller whose signature does not fit is believed",
