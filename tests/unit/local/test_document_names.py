@@ -19,7 +19,7 @@ import pytest
 
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import documents, finding
+from genaifactory_local import finding
 from genaifactory_local.finding import Reason
 from genaifactory_local.printable import printable
 from genaifactory_retriever import upload
