@@ -41,7 +41,7 @@ ADAPTER_LOADS = Counter(
 )
 ADAPTERS_EVICTED = Counter(
     "genaifactory_modelserver_adapters_evicted_total",
-    "Adapters taken out of the engine to make room for another.",
+    "Adapters unloaded from the engine to make room for another.",
     ["model"],
 )
 ADAPTER_LOAD_SECONDS = Histogram(

@@ -121,7 +121,7 @@ class Serving:
     async def running(self) -> AsyncGenerator[None, None]:
         """Opens all engines, the slowest sets the time; closes them when the block is left.
 
-        One that cannot open does not take the others down: its models answer with the reason. Raises the first one's
+        One that cannot open does not stop the others: its models answer with the reason. Raises the first one's
         FactoryError when none can.
         """
         async with AsyncExitStack() as stack:
@@ -157,7 +157,7 @@ class Serving:
         served = await self._find(request.model)
         if served.generator is None:
             raise InvalidArgument(f"The model '{request.model}' embeds; it does not generate.", field="model")
-        steps = served.generator.generate(request)  # refuses before the request takes a place
+        steps = served.generator.generate(request)  # refuses before the request occupies a place
         operation = "chat" if request.prompt is None else "text_completion"
         with self._traced(operation, served.engine, request.model) as span:
             _describe(span, request)
@@ -187,7 +187,7 @@ class Serving:
             return embeddings
 
     async def load_adapter(self, adapter: Adapter, *, base_model: str) -> Listed:
-        """Loads an adapter. base_model: empty where one engine alone takes adapters. Raises FactoryError."""
+        """Loads an adapter. base_model: empty where one engine alone loads adapters. Raises FactoryError."""
         owner = next((served for served in self._engines if served.engine.serves(adapter.name)), None)
         holder = self._holder(base_model)
         if owner is not None and (owner.adapters is not holder or not _is_adapter(owner.engine, adapter.name)):

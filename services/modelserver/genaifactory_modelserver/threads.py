@@ -37,7 +37,7 @@ class Stop:
 
 
 async def run(work: Callable[[Stop], T]) -> T:
-    """Runs `work` in a thread. When cancelled it asks the work to stop, and returns only when it has."""
+    """Runs `work` in a thread. When cancelled it signals the work to stop, and returns only when it has."""
     stop = Stop()
     future = asyncio.get_running_loop().run_in_executor(None, work, stop)
     try:

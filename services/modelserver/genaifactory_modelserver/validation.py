@@ -1,6 +1,6 @@
 """Reads requests off the wire: every field in range, or InvalidArgument with the path of the bad one.
 
-Paths are those that a client of OpenAI's API knows: messages[2].content, sampling.temperature, tools[0].name.
+Paths are those of OpenAI's API: messages[2].content, sampling.temperature, tools[0].name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PRIORITIES: Mapping[int, Priority] = {
 
 
 def generation(request: modelserver_pb2.GenerateRequest, *, tenant: str) -> Generation:
-    """What the request asks for, for the tenant. Raises InvalidArgument, TooLarge."""
+    """The request in the engine's terms, for the tenant. Raises InvalidArgument, TooLarge."""
     required("model", request.model)
     source = request.WhichOneof("input")
     if source is None:

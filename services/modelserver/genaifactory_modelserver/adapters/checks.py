@@ -18,7 +18,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 METADATA = "metadata.json"
 FILES = (CONFIG, METADATA, WEIGHTS)
-"""All that is taken of an adapter."""
+"""The files of an adapter that are read."""
 
 MAX_JSON_BYTES = 1 << 20
 
@@ -59,7 +59,7 @@ class Base:
     max_bytes: int = 2 << 30
     """Of an adapter's weights."""
     aliases: tuple[str, ...] = ()
-    """Other names under which adapters may know it."""
+    """Other names that adapters may use for it."""
 
     def names(self) -> tuple[str, ...]:
         """Every name that an adapter's metadata.json may give for it."""
@@ -227,7 +227,7 @@ def _check_module(
 def _in_base(
     name: str, module: str, embedding: bool, base: Mapping[str, tuple[int, ...]], known: bool
 ) -> tuple[int, ...] | None:
-    """(out, in) of the base's module; None: its files do not tell."""
+    """(out, in) of the base's module; None: its files do not contain it."""
     shape = base.get(module)
     if shape is not None:
         return shape[::-1] if embedding else shape
@@ -248,7 +248,7 @@ def _shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
         if "quantization_config" in config or "compression_config" in config:
             return {}
         headers = [tensors.read_header(path) for path in sorted(folder.glob("*.safetensors"))]
-    except (OSError, ValueError, tensors.Corrupt):  # vLLM has read the model: it is of a kind that we do not know
+    except (OSError, ValueError, tensors.Corrupt):  # vLLM has read the model: its architecture is none of those above
         return {}
     return {
         name.removesuffix(".weight"): tensor.shape

@@ -62,7 +62,7 @@ async def fetch_adapter(
 
     source_uri: a folder (absolute, or file://), https://MIRROR/FOLDER/ with a SHA256SUMS file, models:/NAME/VERSION,
     models:/NAME@ALIAS, runs:/RUN/PATH, s3://, gs:// or az://. sha256: of its weights, hex; empty: as its metadata.json
-    says. When it is given, and the source is gone or cannot be asked, what the store has of it is taken.
+    says. When it is given, and the source is gone or cannot be asked, the store's copy is used.
 
     Raises InvalidArgument, NotFound, Unimplemented, or Unavailable for what may pass; then, as when it is cancelled,
     the store is as before. Processes may share a store.
@@ -89,7 +89,7 @@ def remove_unreferenced(store: Path, keep: Collection[str], *, min_age_seconds: 
     """Removes adapters from the store, and what a killed process left; blocks.
 
     keep: SHA-256 of the weights that stay. Spared is what came, was fetched again or grew in the last
-    `min_age_seconds`: it may be another replica's that has not yet said so.
+    `min_age_seconds`: it may belong to another replica that has not registered it yet.
     """
     before = time.time() - min_age_seconds
     try:

@@ -2,7 +2,7 @@
 
 Known are those that factory.yaml declares and those that were loaded through LoadAdapter; the latter are written down
 in a register that replicas with the same data folder share, so that they are served everywhere and after a restart. In
-the engine are as many as fit; of more, the least recently used gives way. One that is in use is never taken out: a new
+the engine are as many as fit; of more, the least recently used is unloaded. One that is in use never is: a new
 version of it is served beside it until the requests of the old one are finished.
 """
 
@@ -71,7 +71,7 @@ class Loaded:
     inside: bool = False
     users: int = 0
     retired: bool = False
-    """To be taken out as soon as nobody uses it."""
+    """To be unloaded as soon as no request uses it."""
 
 
 class Holder(Protocol):
@@ -160,7 +160,7 @@ class AdapterSet:
         self._loaded: OrderedDict[tuple[str, str], Loaded] = OrderedDict()
         """By name and key, the least recently used first."""
         self._retired: set[Loaded] = set()
-        """No longer to be asked for, but still in the engine."""
+        """No longer served, but still in the engine."""
         self._ids = itertools.count(1)
         self._room = asyncio.Lock()
         self._waiters: list[asyncio.Future[None]] = []
@@ -175,7 +175,7 @@ class AdapterSet:
         await self.refresh()
         await self._until(lambda: all(known.files or known.failure for known in self._known.values()))
         for name in list(self._known)[: self._spec.max_loaded]:
-            with suppress(FactoryError):  # logged where it failed, and told to who asks for the adapter
+            with suppress(FactoryError):  # logged where it failed, and raised for requests of the adapter
                 async with self.using(name):
                     pass
 
@@ -187,7 +187,7 @@ class AdapterSet:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def names(self) -> Iterable[str]:
-        """Those that can be asked for."""
+        """Those that are served."""
         return self._known.keys()
 
     async def checksums(self) -> set[str]:
@@ -223,7 +223,7 @@ class AdapterSet:
         self._arriving[name] += 1
         try:
             files = await self._fetch(adapter)
-            self._release(await self._acquire(name, files))  # the engine takes it, or says why not
+            self._release(await self._acquire(name, files))  # raises when the engine refuses it
             pinned = Registered(name=name, source=adapter.source, sha256=files.sha256)
 
             def write(registered: dict[str, Registered]) -> None:
@@ -303,7 +303,7 @@ class AdapterSet:
             self._notify()
 
     async def _make_room(self) -> bool:
-        """Whether a place is free, if need be because the least recently used idle adapter was taken out."""
+        """Whether a place is free, if need be after unloading the least recently used idle adapter."""
         if len(self._loaded) + len(self._retired) < self._spec.max_loaded:
             return True
         for key, loaded in self._loaded.items():
@@ -337,7 +337,7 @@ class AdapterSet:
 
     async def _take_out(self, loaded: Loaded) -> None:
         try:
-            if loaded.loading is not None:  # who asked for it has left before it was in
+            if loaded.loading is not None:  # its requests were cancelled before it was loaded
                 await asyncio.wait((loaded.loading,))
             if loaded.inside:
                 loaded.inside = False

@@ -26,7 +26,7 @@ _MLFLOW = re.compile(r"(models:/[^/@:]+(/[1-9]\d*|@[^/@:]+)|runs:/[0-9a-zA-Z]+/[
 
 
 async def copy(source_uri: str, folder: Path, max_bytes: int, backoff: Backoff) -> None:
-    """Copies those of an adapter's files that are there into an empty folder; which have to be is for others to say.
+    """Copies those of an adapter's files that are there into an empty folder; the caller checks which are required.
 
     max_bytes: most that its weights may have. Raises NotFound when there is no such place, InvalidArgument, TooLarge,
     Unavailable for what may pass, Unimplemented when a library is not installed.

@@ -1,4 +1,4 @@
-"""The scripted engine: public test tooling for whoever needs a model that does exactly what a test says.
+"""The scripted engine: public test tooling: a model whose outputs a test defines.
 
 Without a script it echoes the last user message, word by word, after "echo:". A script is a list of rules; the first
 rule that fits a request, and is not used up, decides. In process:
@@ -14,8 +14,8 @@ In a process of its own, an engine of factory.yaml names a JSON file of the same
       {"contains": "rain", "tool_calls": [{"id": "c1", "name": "weather", "arguments": ["{\\"at\\":", "\\"Huế\\"}"]}]}
     ]}
 
-A piece is a token: max_tokens ends the output after so many pieces and usage counts them, unless the rule says
-otherwise. Stop texts end it too, when they lie within one piece. `seen`, `running` and `cancelled` tell what came.
+A piece is a token: max_tokens ends the output after so many pieces and usage counts them, unless the rule sets
+otherwise. Stop texts end it too, when they lie within one piece. `seen`, `running` and `cancelled` count requests.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ class Rule(_Script):
     model: str | None = Field(default=None, description="Requests for this model; None: for any.")
     contains: str = Field(default="", description="Requests whose last message (or prompt) holds this text.")
     times: int | None = Field(default=None, ge=1, description="Used so often, then passed over; None: always.")
-    pieces: tuple[str, ...] | None = Field(default=None, description="What to say; None: the echo.")
-    repeat: int = Field(default=1, ge=0, description="How often to say it.")
+    pieces: tuple[str, ...] | None = Field(default=None, description="The output; None: the echo.")
+    repeat: int = Field(default=1, ge=0, description="How often it is repeated.")
     first_delay_seconds: float = Field(default=0.0, ge=0, description="Before the first piece.")
     delay_seconds: float = Field(default=0.0, ge=0, description="Before every further piece.")
-    error: Annotated[Failure | None, Field(description="Raised when the pieces are said.")] = None
+    error: Annotated[Failure | None, Field(description="Raised after the pieces.")] = None
     hang: bool = Field(default=False, description="Say the pieces, then nothing, until cancelled.")
     tool_calls: tuple[ScriptedToolCall, ...] = Field(default=(), description="Asked for after the pieces.")
     finish_reason: FinishReason | None = Field(default=None, description="None: stop, length or tool_calls, as it was.")
@@ -98,7 +98,7 @@ class Script(_Script):
 
 
 class FakeEngine:
-    """Does what the first fitting rule says."""
+    """Applies the first rule that matches."""
 
     name = "fake"
     activity = "It is being loaded."
@@ -147,7 +147,7 @@ class FakeEngine:
         return any(model.name == name for model in self._models)
 
     def generate(self, request: Generation) -> AsyncGenerator[Step, None]:
-        """Generates as scripted; n choices say the same in turns."""
+        """Generates as scripted; n choices have the same text, interleaved."""
         self.seen.append(request)
         return self._generate(request, self._take(request))
 

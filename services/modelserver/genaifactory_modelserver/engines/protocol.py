@@ -1,13 +1,13 @@
 """What an engine is: the protocols that every engine follows, and the values that go in and out.
 
-    Engine              opens, closes, says whether it is ready and what it serves
+    Engine              opens, closes, reports whether it is ready and what it serves
     ├── Generator       an engine whose models generate text
     ├── Embedder        an engine whose models embed texts
-    ├── AdapterHolder   an engine that takes LoRA adapters while it serves
-    └── Sleeper         an engine that can let go of its accelerator's memory and take it back
+    ├── AdapterHolder   an engine that loads LoRA adapters while it serves
+    └── Sleeper         an engine that can release its accelerator's memory and allocate it again
 
 An engine gets requests whose every field is in range (`validation`) and whose model is its own (`serving`). What it
-cannot do it refuses with InvalidArgument that names the field. Engines know nothing of gRPC.
+cannot do it refuses with InvalidArgument that names the field. Engines do not depend on gRPC.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; None takes the model's default. Ranges as types.v1.Sampling says."""
+    """How tokens are chosen; None is the model's default. Ranges: types.v1.Sampling."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -204,7 +204,7 @@ class Model:
     embedding_dimensions: int = 0
     """Components of a vector; 0: the model generates."""
     note: str = ""
-    """What a person should know of its answers; mostly nothing."""
+    """A warning about its answers for people; mostly empty."""
 
 
 class Engine(Protocol):
@@ -257,12 +257,12 @@ class Embedder(Engine, Protocol):
 
 @runtime_checkable
 class AdapterHolder(Engine, Protocol):
-    """An engine that takes LoRA adapters while it serves."""
+    """An engine that loads LoRA adapters while it serves."""
 
     async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
         """Verifies the adapter and serves it; an adapter that is served from the same source stays as it is.
 
-        sha256: of its weights, hex; empty: as its metadata.json says. Raises FactoryError, and then nothing is changed.
+        sha256: of its weights, hex; empty: that of its metadata.json. Raises FactoryError, and then nothing is changed.
         """
 
     async def knows(self, name: str) -> bool:
@@ -274,7 +274,7 @@ class AdapterHolder(Engine, Protocol):
 
 @runtime_checkable
 class Sleeper(Engine, Protocol):
-    """An engine that can let go of its accelerator's memory and take it back."""
+    """An engine that can release its accelerator's memory and allocate it again."""
 
     async def sleep(self) -> None:
         """Finishes what runs, and lets the memory go; it is not ready until `wake`. Raises Unimplemented."""

@@ -1,4 +1,4 @@
-"""Files of models and adapters on this machine's disk: room for them, and errors that say what to do."""
+"""Files of models and adapters on this machine's disk: room for them, and errors that name a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_room(folder: Path, needed_bytes: int) -> None:
 
 
 def explained(error: OSError, *, field: str) -> FactoryError:
-    """What the caller is told of an error of the disk."""
+    """The caller's error for an error of the disk."""
     if space.is_full(error):
         return space.out_of_space(Path(error.filename).parent if error.filename else Path("data_dir"))
     if isinstance(error, PermissionError):

@@ -47,7 +47,7 @@ def taken(name: str) -> bool:
 async def snapshot(source: str, *, cache: Path, endpoint: str | None, meter: Meter, backoff: Backoff) -> Path:
     """Downloads what is needed of a model, or finds it in the cache; gives its folder.
 
-    endpoint: address of the hub; None: the one that the library knows. Raises InvalidArgument, Unavailable.
+    endpoint: address of the hub; None: the library's default. Raises InvalidArgument, Unavailable.
     """
     repo, revision = parse(source)
     asked = _Asked(repo, revision, cache, endpoint, meter, backoff)
@@ -188,7 +188,7 @@ class _Asked:
 
 
 def _bar(meter: Meter, repo: str, stop: Stop) -> type[Any]:
-    """What the library takes for a progress bar. It shows none, counts bytes, and ends a download that is to stop."""
+    """The library's progress bar. It shows none, counts bytes, and ends a download that is to stop."""
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     most = 0  # the library has two bars for bytes: received, and written; they may grow apart

@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.1
 
 @asynccontextmanager
 async def locked(path: Path) -> AsyncIterator[None]:
-    """Holds the lock inside the block; waits for it as long as it takes. The file stays, empty.
+    """Holds the lock inside the block; waits for it without a limit. The file stays, empty.
 
     Raises OSError when the file cannot be made or the file system has no locks.
     """
@@ -27,7 +27,7 @@ async def locked(path: Path) -> AsyncIterator[None]:
             await asyncio.sleep(_POLL_SECONDS)
         yield
     finally:
-        lock.release()  # also what a cancelled wait for the thread has taken
+        lock.release()  # also when it was acquired by the thread after the wait was cancelled
 
 
 def _taken(lock: FileLock) -> bool:

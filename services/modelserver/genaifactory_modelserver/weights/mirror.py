@@ -1,4 +1,4 @@
-"""Downloads from a mirror, a folder behind https:// whose SHA256SUMS says what is in it: resumes, retries, verifies."""
+"""Downloads from a mirror, a folder behind https:// with a SHA256SUMS file: resumes, retries, verifies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Added = Callable[[int], None]
 
 
 class _Passing(Exception):
-    """It may work the next time; the message says what went wrong."""
+    """It may work the next time; the message names the fault."""
 
 
 @asynccontextmanager
@@ -97,7 +97,7 @@ class Mirror:
                 await self._wait(failures, checksums.FILE, error)
 
     async def sizes(self, names: Iterable[str]) -> dict[str, int]:
-        """Bytes of each file, as far as the mirror says."""
+        """Bytes of each file, as far as the mirror reports them."""
         sizes: dict[str, int] = {}
 
         async def ask(name: str) -> None:
@@ -106,7 +106,7 @@ class Mirror:
                     length = response.headers.get("content-length", "")
                     if length.isdecimal():
                         sizes[name] = int(length)
-            except (_Passing, InvalidArgument):  # some mirrors know GET alone
+            except (_Passing, InvalidArgument):  # some mirrors support GET alone
                 return
 
         await together(ask(name) for name in names)
@@ -151,7 +151,7 @@ class Mirror:
     async def _receive(self, name: str, part: _Part, added: Added, max_bytes: int | None) -> None:
         headers = {"range": f"bytes={part.size}-"} if part.size else {}
         async with self._opened("GET", name, headers) as response:
-            if response.status_code == 416:  # there is nothing after what we have; the checksum says whether it is all
+            if response.status_code == 416:  # there is nothing after what we have; the checksum shows whether it is all
                 return
             start = response.headers.get("content-range", "").removeprefix("bytes ").partition("-")[0]
             if part.size and (response.status_code != 206 or start != str(part.size)):

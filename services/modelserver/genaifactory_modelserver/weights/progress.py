@@ -1,4 +1,4 @@
-"""How far a download is, told at most once a second."""
+"""How far a download is, reported at most once a second."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Meter:
         self._loop.call_soon_threadsafe(self._report, progress)
 
     async def finish(self) -> None:
-        """Tells the last state, after everything that was told before."""
+        """Reports the last state, after everything that was reported before."""
         await asyncio.sleep(0)
         self._report(self._progress())
 

@@ -37,7 +37,7 @@ async def fetch_model(
     """Gives the folder of a model's weights; downloads them into `cache` if they are not there.
 
     source: a folder (absolute, or file://), https://MIRROR/FOLDER/ with a SHA256SUMS file, or hf://ORG/NAME[@REVISION].
-    sha256: of the source's SHA256SUMS file, hex; empty: any. report: told of the download, at most once a second.
+    sha256: of the source's SHA256SUMS file, hex; empty: any. report: gets the progress, at most once a second.
     Raises InvalidArgument for what the configuration must put right, Unavailable for what may pass. Processes may share
     a cache; what a cancelled download has got is kept for the next one.
     """

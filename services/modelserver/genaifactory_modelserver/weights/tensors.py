@@ -27,11 +27,11 @@ _BITS = {
 # Width in bytes, and the exponent's bits: all of them set, it is an infinity or not a number (IEEE 754).
 _EXPONENTS = {"F32": (4, 0x7F80_0000), "F16": (2, 0x7C00), "BF16": (2, 0x7F80)}
 FLOATS = tuple(_EXPONENTS)
-"""The number formats of which `find_not_finite` knows."""
+"""The number formats that `find_not_finite` reads."""
 
 
 class Corrupt(Exception):
-    """The file is no whole safetensors file; the message says how."""
+    """The file is no whole safetensors file; the message names the fault."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""This process's connection to a Ray cluster, and what it says of the replicas there."""
+"""This process's connection to a Ray cluster, and the state of the replicas there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 DEPLOYMENT = "engine"
 """Of an application: its one deployment."""
 _CONNECTIONS_TRIED = 3
-_OBJECT_STORE_BYTES = 80 * 2**20  # requests and tokens do not go through it; Ray takes no less
+_OBJECT_STORE_BYTES = 80 * 2**20  # requests and tokens do not go through it; Ray's minimum
 
 
 class Cluster:
@@ -71,7 +71,7 @@ def _connect(address: str | None) -> None:
     local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES} if address is None else {}
     for left in reversed(range(_CONNECTIONS_TRIED)):
         try:
-            # Never on the main thread: there it would take SIGTERM for itself.
+            # Never on the main thread: there Ray would install a handler of SIGTERM.
             ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **local)
             break
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -102,7 +102,7 @@ def handle(application: str) -> Any:
 
 
 def status(application: str) -> tuple[str, str, int]:
-    """Status of the application ("" when there is none), what is said of it, and how many replicas run."""
+    """Status of the application ("" when there is none), its message, and how many replicas run."""
     from ray import serve
 
     found = serve.status().applications.get(application)

@@ -1,4 +1,4 @@
-"""An engine whose work is done by replicas on a Ray cluster, as many as the load asks for.
+"""An engine whose work is done by replicas on a Ray cluster, scaled with the load.
 
 The gRPC server stays ours, with its checks, identity, bounds, metrics and errors; only what an engine does goes
 through Ray Serve, to replicas that run the same engine class (`ray.replica`). On a cluster that RAY_ADDRESS names, the
@@ -127,7 +127,7 @@ class RayEngine:
         return name in self._models
 
     async def generate(self, request: Generation) -> AsyncGenerator[Step, None]:
-        """Generates on a replica; on another one when the first is lost before it has said anything."""
+        """Generates on a replica; on another one when the first is lost before its first output."""
         for tried in range(1, _REPLICAS_TRIED + 1):
             began = False
             try:
@@ -220,7 +220,7 @@ class RayEngine:
         """Takes up which adapters the replicas serve."""
         changes = self._changes
         models = {model.name: model for found in await self._broadcast("models") for model in found}
-        if models and changes == self._changes:  # else what they said may be older than what is known here
+        if models and changes == self._changes:  # else their answer may be older than the state here
             self._models = models
 
     async def _until_running(self) -> None:
@@ -255,7 +255,7 @@ class RayEngine:
                 continue
             _, _, self._running = looking.result()
             seen, self._lost = loop.time(), False
-            # Under full load its answer takes its time; what was seen last stays true enough.
+            # Under full load it answers late; the last state is good enough until then.
             with suppress(TimeoutError, FactoryError, ReplicaLost):
                 async with asyncio.timeout(_WATCH_TIMEOUT_SECONDS):
                     await self._refresh()
@@ -271,7 +271,7 @@ class RayEngine:
                 self._redeploying = asyncio.create_task(self._in_thread(self._deploy))
 
     def _deploy(self) -> None:
-        """Makes the application be as the entry says; replicas that are so already are left alone."""
+        """Deploys the application as the entry declares it; replicas that match already go on."""
         from ray import serve
 
         from genaifactory_modelserver.engines.ray.replica import Replica
@@ -321,10 +321,10 @@ class RayEngine:
 
 
 class RayAdapterEngine(RayEngine):
-    """Replicas that take adapters."""
+    """Replicas that load adapters."""
 
     async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
-        """Loads it on one replica, which verifies it and writes it down for the others, then tells them."""
+        """Loads it on one replica, which verifies and registers it, then on the others."""
         try:
             model: Model = await self._call("load_adapter", name, source_uri, sha256)
             if not all(await self._broadcast("knows", name)):

@@ -55,7 +55,7 @@ class Replica:
         self._hold = serve.multiplexed(max_num_models_per_replica=places)(_name)
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Opens the engine, or tells it which adapters factory.yaml declares now. Raises FactoryError."""
+        """Opens the engine, or passes it the adapters that factory.yaml declares now. Raises FactoryError."""
         document = self._document([Adapter(**adapter) for adapter in config["adapters"]])
         if self._source is not None:
             self._source.replace(document)
@@ -139,13 +139,13 @@ class Replica:
 
     def _holder(self) -> AdapterHolder:
         engine = self._opened()
-        assert isinstance(engine, AdapterHolder)  # the model server asks no other
+        assert isinstance(engine, AdapterHolder)  # the model server calls this for no other
         return engine
 
     async def _find(self, engine: Engine, model: str) -> None:
-        """Makes sure of an adapter that another replica has loaded, and of what Ray's router knows of adapters."""
+        """Loads an adapter that another replica has loaded, and updates what Ray's router has for this one."""
         if not engine.serves(model) and not (isinstance(engine, AdapterHolder) and await engine.knows(model)):
-            # Not NotFound: the model server knows the name, so this replica is behind, or ahead, by a moment.
+            # Not NotFound: the model server has the name, so this replica is behind, or ahead, by a moment.
             raise Unavailable(f"The adapter '{model}' is not loaded.", retry_after_seconds=1.0)
         if serve.get_multiplexed_model_id():
             await self._hold(model)

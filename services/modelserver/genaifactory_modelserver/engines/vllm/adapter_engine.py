@@ -14,12 +14,12 @@ from genaifactory_modelserver.settings import Settings
 
 
 def make(spec: Vllm, settings: Settings, source: specs.Source) -> VllmEngine:
-    """The engine of an entry; it takes adapters when the entry does."""
+    """The engine of an entry; an AdapterHolder when the entry has `adapters`."""
     return (VllmAdapterEngine if spec.adapters is not None else VllmEngine)(spec, settings, source)
 
 
 class VllmAdapterEngine(VllmEngine):
-    """Serves a base model whose entry has `adapters`, and takes more of them."""
+    """Serves a base model whose entry has `adapters`, and loads more of them."""
 
     async def load_adapter(self, name: str, source_uri: str, sha256: str) -> Model:
         """Verifies the adapter and serves it. Raises FactoryError; then nothing has changed."""

@@ -46,7 +46,7 @@ def config(spec: Vllm, folder: Path, *, path: str) -> VllmConfig:
 
 
 def _create(spec: Vllm, folder: Path, args: Mapping[str, Any]) -> VllmConfig:
-    """Ours are defaults; what the entry says goes before them."""
+    """Ours are defaults; the entry's override them."""
     merged = {
         "scheduling_policy": "priority",
         # A small model that may put white space between JSON's parts can write nothing else until its tokens are spent.

@@ -1,6 +1,6 @@
 """vLLM's worker for CPUs, without a fault that any client could end it by.
 
-A request with a seed takes its random numbers from a generator of its own. When a step computes a part of its prompt
+A request with a seed draws its random numbers from a generator of its own. When a step computes a part of its prompt
 only (a long prompt, or one that gave way to others), the token sampled in that step is dropped and the generator is set
 back by its offset, which generators on a CPU do not have: the engine died (vLLM 0.32). Here their state is put back.
 """

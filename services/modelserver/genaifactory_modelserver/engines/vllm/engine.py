@@ -1,7 +1,7 @@
 """The engine with weights: vLLM, its scheduler in a process of its own, its streams in this one.
 
 Every way of running it (a plain server, Ray Serve, KServe) runs this class. vLLM itself is imported when the engine is
-opened: a server without it starts at once, and one with it answers health while the import takes its ten seconds.
+opened: a server without it starts at once, and one with it answers health during the ten seconds of the import.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class VllmEngine:
         return self._llm is None or not self._llm.errored
 
     def models(self) -> Sequence[Model]:
-        """The base model and the adapters that can be asked for."""
+        """The base model and the adapters that are served."""
         adapters = self._adapters.names() if self._adapters is not None else ()
         return (
             self._base,
@@ -192,11 +192,11 @@ class VllmEngine:
         )
 
     def serves(self, name: str) -> bool:
-        """The base model and the adapters that can be asked for."""
+        """The base model and the adapters that are served."""
         return name == self._spec.model or (self._adapters is not None and name in self._adapters)
 
     def generate(self, request: Generation) -> AsyncGenerator[Step, None]:
-        """Generates; what vLLM writes in one step leaves in one piece. Raises FactoryError as Generator says."""
+        """Generates; what vLLM writes in one step leaves in one piece. Raises FactoryError as Generator does."""
         if self._embeds:
             raise InvalidArgument(f"The model '{request.model}' embeds; it does not generate.", field="model")
         if self._preparing is None:
@@ -262,7 +262,7 @@ class VllmEngine:
         raise Unavailable("The engine gave the text up; try again.", retry_after_seconds=1.0)
 
     async def put_in(self, adapter: Loaded) -> None:
-        """Loads an adapter into vLLM (for AdapterSet). Raises InvalidArgument for what vLLM does not take."""
+        """Loads an adapter into vLLM (for AdapterSet). Raises InvalidArgument for what vLLM refuses."""
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine.exceptions import EngineDeadError
 

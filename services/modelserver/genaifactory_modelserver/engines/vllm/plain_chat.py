@@ -15,7 +15,7 @@ STOP = ("\n\nUser:", "\nUser:")
 
 
 def note(path: str) -> str:
-    """What a person should know of such a model. path: of the engine's entry in factory.yaml ("engines[0]")."""
+    """The warning about such a model for people. path: of the engine's entry in factory.yaml ("engines[0]")."""
     return (
         "its files hold no chat template, as those of a base model, so conversations are written in a plain form "
         '("User: ...", "Assistant:") and answers may be poor. Use the model\'s chat variant (often named -Instruct or '

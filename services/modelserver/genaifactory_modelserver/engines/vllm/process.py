@@ -139,7 +139,7 @@ def _last_line(text: str) -> str:
 
 
 async def in_thread(work: Callable[[], T], *, name: str) -> T:
-    """Runs what blocks for minutes; a server that is told to stop does not wait for it, as it would for a pool's."""
+    """Runs what blocks for minutes; a server that stops does not wait for it, as it would for a pool's."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

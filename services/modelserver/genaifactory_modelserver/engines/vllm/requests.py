@@ -21,7 +21,7 @@ from genaifactory_common.errors import ContextTooLong, FactoryError, InvalidArgu
 from genaifactory_modelserver.engines.protocol import Generation, Message, OutputFormat, Role, Tool
 from genaifactory_modelserver.engines.vllm import plain_chat
 
-# What vLLM takes where neither the request nor the model's generation_config.json says anything.
+# vLLM's own defaults, where neither the request nor the model's generation_config.json sets a value.
 _DEFAULTS: Mapping[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
@@ -33,7 +33,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """A request that vLLM can take."""
+    """A request in vLLM's terms."""
 
     prompt: Any
     """Tokens and what belongs to them (vLLM's EngineInput)."""
@@ -219,7 +219,7 @@ def _has_chat_template(renderer: BaseRenderer, model: ModelConfig) -> bool:
 
 
 def refused(error: VLLMClientError | ValueError, request: Generation) -> InvalidArgument:
-    """Ours for what vLLM refuses when it takes a request."""
+    """Our error for vLLM's refusal of a request."""
     kind = request.output_format.kind
     if kind != "text":
         field = "output_format.choice.values" if kind == "choice" else f"output_format.{kind}"
