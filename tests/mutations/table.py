@@ -377,9 +377,9 @@ MUTATIONS = (
     # Bounds
     Mutation(
         "tokens are charged when the work is done, so that a tenant overruns its limit at once",
-        "services/gateway/genaifactory_gateway/limits.py",
-        "        all_tokens.add(tokens)\n",
-        "        all_tokens.add(0)\n",
+        "services/gateway/genaifactory_gateway/quotas.py",
+        "            buckets[charge.bucket].level += charge.amount\n",
+        "            buckets[charge.bucket].level += 0\n",
         ("gateway/test_limits.py::test_settling_gives_back_what_was_not_used_and_charges_what_was_used_beyond",),
     ),
     Mutation(

@@ -3,9 +3,9 @@
 async with admission.admit(authorization, "chat", request_id) as entry:   # who, and may they; takes a place
     request = ...                                                          # the door reads and checks the request
     route = entry.route(request.model)                                     # may they name this
-    await entry.reserve(tokens)                                            # does it fit the limits
+    await entry.reserve({"tokens": estimate})                              # does it fit the limits
     ...                                                                    # channels.* now speak for the caller
-    entry.used(tokens)                                                     # what it really took
+    entry.used({"tokens": count})                                          # what it really took
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from genaifactory_common import identity, known, specs
 from genaifactory_common.errors import InvalidArgument, NotFound, Overloaded, PermissionDenied, Reason, Unauthenticated
-from genaifactory_gateway.limits import MemoryLimiter, Reservation, State
+from genaifactory_gateway.limits import Amounts, Kind, Limiter, Reservation, States
 
 # Longer than any key; what is longer is not worth hashing.
 _MAX_KEY_CHARACTERS = 512
@@ -62,7 +62,7 @@ class Entry:
         self._admission = admission
         self._factory = admission.factory
         self._reservation: Reservation | None = None
-        self._used_tokens = 0
+        self._used: dict[Kind, int] = {"requests": 1}
 
     def route(self, name: str) -> specs.Route:
         """The route that the request names. Raises NotFound, PermissionDenied, InvalidArgument."""
@@ -126,29 +126,29 @@ class Entry:
         """The one that the request names; no name: the tenant's only one. Raises NotFound, InvalidArgument."""
         return known.knowledge_base(self._factory, self.holder.tenant.name, name)
 
-    async def reserve(self, tokens: int = 0) -> None:
-        """Takes a request and `tokens` from the tenant's limits, and makes the caller the identity of the running task.
+    async def reserve(self, amounts: Amounts | None = None) -> None:
+        """Takes a request and the amounts from the tenant's limits; the caller becomes the running task's identity.
 
         Raises RateLimited.
         """
-        tenant = self.holder.tenant
-        self._reservation = await self._admission.limiter.reserve(tenant.name, tenant.limits, tokens)
+        tenant, wanted = self.holder.tenant, {**self._used, **(amounts or {})}
+        self._reservation = await self._admission.limiter.reserve(tenant.name, tenant.limits, wanted)
         self._admission.speak_for(self.holder, self.request_id)
 
-    def used(self, tokens: int) -> None:
-        """Says how many tokens the request has taken in all. Without it the request has done no work and pays none."""
-        self._used_tokens = tokens
+    def used(self, amounts: Amounts) -> None:
+        """Notes what the request has used in all. What it never notes, it has not used and does not pay."""
+        self._used.update(amounts)
 
-    def limits(self) -> tuple[State, State]:
-        """Requests and tokens a minute, as they stand for the tenant."""
+    async def limits(self) -> States:
+        """The tenant's limits as they stand."""
         if self._reservation is not None:
-            return self._reservation.requests_state, self._reservation.tokens_state
+            return self._reservation.states
         tenant = self.holder.tenant
-        return self._admission.limiter.state(tenant.name, tenant.limits)
+        return await self._admission.limiter.states(tenant.name, tenant.limits)
 
     async def _settle(self) -> None:
         if self._reservation is not None:
-            await self._admission.limiter.settle(self._reservation, self._used_tokens)
+            await self._admission.limiter.settle(self._reservation, self._used)
 
     def _embedding_model(self, name: str) -> specs.Model | None:
         model = self._factory.model(name)
@@ -175,7 +175,7 @@ class Admission:
     """Knows the keys of the document in force, and counts who is inside."""
 
     def __init__(
-        self, source: specs.Source, signer: identity.Signer, limiter: MemoryLimiter, *, max_concurrent_requests: int
+        self, source: specs.Source, signer: identity.Signer, limiter: Limiter, *, max_concurrent_requests: int
     ) -> None:
         self.limiter = limiter
         self._signer = signer

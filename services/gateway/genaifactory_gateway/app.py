@@ -30,7 +30,8 @@ from genaifactory_gateway.http.probes import HttpProbes
 from genaifactory_gateway.http.server import HttpServer
 from genaifactory_gateway.http.usage import HttpUsage
 from genaifactory_gateway.indexes import Indexes
-from genaifactory_gateway.limits import MemoryLimiter
+from genaifactory_gateway.limits import Limiter
+from genaifactory_gateway.quotas import MemoryQuotas, QuotaStore
 from genaifactory_gateway.records import Records
 from genaifactory_gateway.servicer import GatewayServicer, Parts
 from genaifactory_gateway.settings import Settings, Upstreams
@@ -55,10 +56,10 @@ def create_app(
     to: Channels,
     telemetry: Telemetry,
     *,
-    limiter: MemoryLimiter | None = None,
+    quotas: QuotaStore | None = None,
 ) -> GatewayApp:
-    """The gateway over the given channels. limiter: for tests that set the clock."""
-    parts = _parts(settings, source, to, limiter or MemoryLimiter())
+    """The gateway over the given channels. quotas: for tests that set the clock."""
+    parts = _parts(settings, source, to, quotas or MemoryQuotas())
     admission, upstream = parts.admission, parts.upstream
     health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
     resources = [
@@ -105,19 +106,19 @@ def create_private_app(settings: Settings, source: specs.Source, to: Channels, t
         name="gateway",
         telemetry=telemetry,
         service_names=(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,),
-        register=partial(_register, _parts(settings, source, to, MemoryLimiter())),
+        register=partial(_register, _parts(settings, source, to, MemoryQuotas())),
         lifespan=contextlib.nullcontext,
     )
 
 
-def _parts(settings: Settings, source: specs.Source, to: Channels, limiter: MemoryLimiter) -> Parts:
+def _parts(settings: Settings, source: specs.Source, to: Channels, quotas: QuotaStore) -> Parts:
     upstreams = settings.upstreams
     transfers = Transfers(settings.transfers)
     return Parts(
         admission=Admission(
             source,
             identity.Signer(settings.signing_key),
-            limiter,
+            Limiter(quotas),
             max_concurrent_requests=settings.max_concurrent_requests,
         ),
         upstream=Upstream(

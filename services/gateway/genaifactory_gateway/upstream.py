@@ -62,7 +62,8 @@ class Upstream:
             entry.require_sight(route, field)
         prompt_tokens = conversation.estimated_prompt_tokens(request.messages, request.tools, request.output_format)
         choices = request.sampling.n or 1
-        await entry.reserve(prompt_tokens + choices * (request.sampling.max_tokens or route.max_output_tokens))
+        answer_tokens = choices * (request.sampling.max_tokens or route.max_output_tokens)
+        await entry.reserve({"tokens": prompt_tokens + answer_tokens})
         characters = 0
         call = channels.stream(
             self._orchestrator.Answer, request, timeout_seconds=route.timeout_seconds + _GRACE_SECONDS
@@ -72,12 +73,13 @@ class Upstream:
                 match event.WhichOneof("event"):
                     case "delta":
                         characters += len(event.delta.text)
-                        entry.used(prompt_tokens + characters // 4)
+                        entry.used({"tokens": prompt_tokens + characters // 4})
                     case "tool_call":
                         characters += len(event.tool_call.tool_call.arguments_json)
-                        entry.used(prompt_tokens + characters // 4)
+                        entry.used({"tokens": prompt_tokens + characters // 4})
                     case "done":
-                        entry.used(event.done.usage.prompt_tokens + event.done.usage.completion_tokens)
+                        usage = event.done.usage
+                        entry.used({"tokens": usage.prompt_tokens + usage.completion_tokens})
                         yield event
                         return
                     case _:  # which route, which passages, which verdict: for the record, not for clients
@@ -87,14 +89,14 @@ class Upstream:
 
     async def embed(self, entry: Entry, model: specs.Model, texts: list[str]) -> orchestrator_pb2.EmbedResponse:
         """Reserves and embeds. Raises FactoryError."""
-        await entry.reserve(sum(map(conversation.estimated_tokens, texts)))
+        await entry.reserve({"tokens": sum(map(conversation.estimated_tokens, texts))})
         request = orchestrator_pb2.EmbedRequest(request_id=entry.request_id, model=model.name, texts=texts)
         response = await channels.unary(
             self._orchestrator.Embed, request, timeout_seconds=model.timeout_seconds + _GRACE_SECONDS
         )
         if len(response.embeddings) != len(texts):
             raise UpstreamFailed("The model returned another number of vectors than texts; try again.")
-        entry.used(response.usage.prompt_tokens)
+        entry.used({"tokens": response.usage.prompt_tokens})
         return response
 
     async def forget_conversation(self, entry: Entry, conversation_id: str) -> bool:

@@ -24,7 +24,7 @@ from genaifactory_common.testing.feedback import FakeFeedbackStore
 from genaifactory_common.testing.orchestrator import FakeOrchestrator
 from genaifactory_common.testing.retriever import FakeRetriever
 from genaifactory_gateway.app import Channels, create_app
-from genaifactory_gateway.limits import MemoryLimiter
+from genaifactory_gateway.quotas import MemoryQuotas
 from genaifactory_gateway.settings import Http, Settings, Transfers
 
 USER, COLLEAGUE, BETA = "sk-acme-user", "sk-acme-colleague", "sk-beta-user"
@@ -184,7 +184,7 @@ async def _started(
                 retriever=to_retriever,
             ),
             telemetry or Telemetry("gateway"),
-            limiter=MemoryLimiter(clock),
+            quotas=MemoryQuotas(clock),
         )
         async with testing.served(app, drain_seconds=drain_seconds) as channel:
             address = app.http_address()

@@ -9,10 +9,15 @@ import pytest
 from genaifactory_common import specs
 from genaifactory_common.errors import ContentBlocked, RateLimited
 from genaifactory_common.testing import orchestrator as script
-from genaifactory_gateway.limits import MemoryLimiter
+from genaifactory_gateway.limits import KINDS, Amounts, Limiter
+from genaifactory_gateway.quotas import Charge, MemoryQuotas
 
 LIMITS = specs.Limits(requests_per_minute=60, tokens_per_minute=6000)
 BETA = "sk-beta-user"  # 3 requests and 3000 tokens a minute
+
+
+def request(tokens: int) -> Amounts:
+    return {"requests": 1, "tokens": tokens}
 
 
 class _Clock:
@@ -24,65 +29,81 @@ class _Clock:
 
 async def test_a_minutes_worth_may_be_used_at_once_and_comes_back_evenly() -> None:
     clock = _Clock()
-    limiter = MemoryLimiter(clock)
+    limiter = Limiter(MemoryQuotas(clock))
     for _ in range(60):
-        await limiter.reserve("acme", LIMITS, 0)
+        await limiter.reserve("acme", LIMITS, request(0))
     with pytest.raises(RateLimited) as refused:
-        await limiter.reserve("acme", LIMITS, 0)
+        await limiter.reserve("acme", LIMITS, request(0))
     assert refused.value.retry_after_seconds == pytest.approx(1.0)
     clock.now = 0.99
     with pytest.raises(RateLimited):
-        await limiter.reserve("acme", LIMITS, 0)
+        await limiter.reserve("acme", LIMITS, request(0))
     clock.now = 1.01
-    await limiter.reserve("acme", LIMITS, 0)
+    await limiter.reserve("acme", LIMITS, request(0))
 
 
 async def test_a_refused_request_takes_nothing() -> None:
-    limiter = MemoryLimiter(_Clock())
-    await limiter.reserve("acme", LIMITS, 5000)
+    limiter = Limiter(MemoryQuotas(_Clock()))
+    await limiter.reserve("acme", LIMITS, request(5000))
     for _ in range(100):
         with pytest.raises(RateLimited):
-            await limiter.reserve("acme", LIMITS, 1001)
-    reservation = await limiter.reserve("acme", LIMITS, 1000)
-    assert (reservation.requests_state.remaining, reservation.tokens_state.remaining) == (58, 0)
+            await limiter.reserve("acme", LIMITS, request(1001))
+    reservation = await limiter.reserve("acme", LIMITS, request(1000))
+    assert (reservation.states["requests"].remaining, reservation.states["tokens"].remaining) == (58, 0)
 
 
 async def test_settling_gives_back_what_was_not_used_and_charges_what_was_used_beyond() -> None:
     clock = _Clock()
-    limiter = MemoryLimiter(clock)
-    less = await limiter.reserve("acme", LIMITS, 4000)
-    await limiter.settle(less, 1000)
-    assert limiter.state("acme", LIMITS)[1].remaining == 5000
-    more = await limiter.reserve("acme", LIMITS, 1000)
-    await limiter.settle(more, 9000)
-    assert limiter.state("acme", LIMITS)[1].remaining == 0
+    limiter = Limiter(MemoryQuotas(clock))
+    less = await limiter.reserve("acme", LIMITS, request(4000))
+    await limiter.settle(less, request(1000))
+    assert (await limiter.states("acme", LIMITS))["tokens"].remaining == 5000
+    more = await limiter.reserve("acme", LIMITS, request(1000))
+    await limiter.settle(more, request(9000))
+    assert (await limiter.states("acme", LIMITS))["tokens"].remaining == 0
     with pytest.raises(RateLimited) as refused:
-        await limiter.reserve("acme", LIMITS, 100)
+        await limiter.reserve("acme", LIMITS, request(100))
     assert refused.value.retry_after_seconds == pytest.approx(41.0)  # 4,100 too many at 100 a second
     clock.now = 41.01
-    await limiter.reserve("acme", LIMITS, 100)
+    await limiter.reserve("acme", LIMITS, request(100))
 
 
 async def test_what_can_never_fit_is_refused_without_a_time_to_try_again() -> None:
     with pytest.raises(RateLimited, match="more than the 6000 tokens a minute") as refused:
-        await MemoryLimiter(_Clock()).reserve("acme", LIMITS, 6001)
+        await Limiter(MemoryQuotas(_Clock())).reserve("acme", LIMITS, request(6001))
     assert refused.value.retry_after_seconds is None
 
 
 async def test_tenants_do_not_share_limits_and_forgotten_ones_hold_no_memory() -> None:
-    limiter = MemoryLimiter(_Clock())
-    await limiter.reserve("acme", LIMITS, 6000)
-    await limiter.reserve("beta", LIMITS, 6000)
+    limiter = Limiter(MemoryQuotas(_Clock()))
+    await limiter.reserve("acme", LIMITS, request(6000))
+    await limiter.reserve("beta", LIMITS, request(6000))
     limiter.keep_only(["beta"])
-    assert limiter.state("acme", LIMITS)[1].remaining == 6000
-    assert limiter.state("beta", LIMITS)[1].remaining == 0
+    assert (await limiter.states("acme", LIMITS))["tokens"].remaining == 6000
+    assert (await limiter.states("beta", LIMITS))["tokens"].remaining == 0
 
 
 async def test_a_changed_limit_counts_at_once() -> None:
-    limiter = MemoryLimiter(_Clock())
-    await limiter.reserve("acme", LIMITS, 6000)
+    limiter = Limiter(MemoryQuotas(_Clock()))
+    await limiter.reserve("acme", LIMITS, request(6000))
     higher = specs.Limits(requests_per_minute=60, tokens_per_minute=10_000)
-    assert limiter.state("acme", higher)[1].remaining == 4000
+    assert (await limiter.states("acme", higher))["tokens"].remaining == 4000
+
+
+def test_the_table_has_one_kind_for_each_field_of_a_tenant_s_limits() -> None:
+    marked = specs.Limits(**{field: number for number, field in enumerate(specs.Limits.model_fields, start=1)})
+    assert sorted(rule.limit(marked) for rule in KINDS.values()) == list(range(1, len(specs.Limits.model_fields) + 1))
+
+
+async def test_charges_of_one_call_are_made_together_or_not_at_all() -> None:
+    store = MemoryQuotas(_Clock())
+    day, minute = Charge("day", 60, 100, 86_400.0), Charge("minute", 60, 60, 60.0)
+    assert (await store.reserve("acme", [day, minute])).refused is None
+    assert (await store.reserve("acme", [Charge("day", 40, 100, 86_400.0), minute])).refused == 1
+    await store.settle("acme", [Charge("minute", -60, 60, 60.0)])
+    refused = await store.reserve("acme", [minute, Charge("day", 41, 100, 86_400.0)])
+    assert (refused.before, refused.refused) == ([0.0, 60.0], 1)
+    assert (await store.reserve("acme", [Charge("day", 40, 100, 86_400.0), minute])).refused is None
 
 
 async def test_headers_tell_limits_rest_and_time_and_a_refusal_when_to_try_again(gateway: Any) -> None:

@@ -11,7 +11,8 @@ from genaifactory_common import specs
 from genaifactory_common.errors import RateLimited, UpstreamFailed
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_gateway.http.observation import HTTP_ERRORS, HTTP_REQUESTS
-from genaifactory_gateway.limits import LIMITS_HIT, MemoryLimiter
+from genaifactory_gateway.limits import LIMITS_HIT, Limiter
+from genaifactory_gateway.quotas import MemoryQuotas
 
 CHAT = "/v1/chat/completions"
 
@@ -39,13 +40,13 @@ async def test_errors_are_told_apart_by_reason_where_one_status_stands_for_sever
 
 
 async def test_a_refusal_is_counted_for_its_tenant_and_the_limit_that_it_met() -> None:
-    limiter = MemoryLimiter(lambda: 0.0)
+    limiter = Limiter(MemoryQuotas(lambda: 0.0))
     limits = specs.Limits(requests_per_minute=2, tokens_per_minute=100)
-    await limiter.reserve("counted", limits, 60)
+    await limiter.reserve("counted", limits, {"requests": 1, "tokens": 60})
     for tokens in (60, 101):
         with pytest.raises(RateLimited):
-            await limiter.reserve("counted", limits, tokens)
-    await limiter.reserve("counted", limits, 0)
+            await limiter.reserve("counted", limits, {"requests": 1, "tokens": tokens})
+    await limiter.reserve("counted", limits, {"requests": 1})
     with pytest.raises(RateLimited):
-        await limiter.reserve("counted", limits, 0)
+        await limiter.reserve("counted", limits, {"requests": 1})
     assert (value(LIMITS_HIT, "counted", "tokens"), value(LIMITS_HIT, "counted", "requests")) == (2, 1)

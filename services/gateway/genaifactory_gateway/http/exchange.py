@@ -240,7 +240,8 @@ class Exchange:
         if self.ignored:
             own.append((_IGNORED, fields.header(self.ignored)))
         if self._entry is not None:
-            for name, state in zip((b"requests", b"tokens"), self._entry.limits(), strict=True):
+            for kind, state in (await self._entry.limits()).items():
+                name = kind.encode()
                 own += [
                     (b"x-ratelimit-limit-" + name, b"%d" % state.limit),
                     (b"x-ratelimit-remaining-" + name, b"%d" % state.remaining),
