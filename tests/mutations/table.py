@@ -291,16 +291,27 @@ MUTATIONS = (
     Mutation(
         "a power cut loses records that monitor has acknowledged",
         "services/common/genaifactory_common/database.py",
-        'cursor.execute("PRAGMA synchronous = FULL")',
-        'cursor.execute("PRAGMA synchronous = NORMAL")',
+        'Pragmas("FULL", ',
+        'Pragmas("NORMAL", ',
         ("monitor/test_database.py::test_what_is_acknowledged_is_flushed_to_the_disk",),
     ),
     Mutation(
         "a power cut loses documents that the retriever has acknowledged",
         "services/retriever/genaifactory_retriever/library.py",
-        "PRAGMA synchronous = FULL;",
-        "PRAGMA synchronous = NORMAL;",
+        'synchronous="FULL"',
+        'synchronous="NORMAL"',
         ("retriever/test_library.py::test_a_commit_is_flushed_to_the_disk",),
+    ),
+    Mutation(
+        "a power cut loses whatever a file database has acknowledged",
+        "services/common/genaifactory_common/sqlite_files.py",
+        'execute(f"PRAGMA synchronous = {self.synchronous}")',
+        'execute("PRAGMA synchronous = NORMAL")',
+        (
+            "monitor/test_database.py::test_what_is_acknowledged_is_flushed_to_the_disk",
+            "orchestrator/test_outbox.py::test_a_record_is_flushed_to_the_disk_before_its_request_goes_on",
+            "retriever/test_library.py::test_a_commit_is_flushed_to_the_disk",
+        ),
     ),
     Mutation(
         "a request goes on before its record is on disk",

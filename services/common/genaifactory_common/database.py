@@ -31,7 +31,7 @@ from genaifactory_common import settings, sqlite_files
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.space import is_full, out_of_space
-from genaifactory_common.sqlite_files import SqliteFile
+from genaifactory_common.sqlite_files import Pragmas, SqliteFile
 
 logger = logging.getLogger(__name__)
 
@@ -240,16 +240,13 @@ class Database:
             json_serializer=encode_json,
         )
 
+        # FULL: what was acknowledged outlives a power cut, since its sender forgets it.
+        pragmas = Pragmas("FULL", exclusive=self._layout.exclusive, secure_delete=self._layout.secure_delete)
+
         def connected(connection: Any, _: Any) -> None:
             connection.isolation_level = None  # we say BEGIN ourselves: sqlite3 would leave reads and DDL outside
             cursor = connection.cursor()
-            if self._layout.exclusive:
-                cursor.execute("PRAGMA locking_mode = EXCLUSIVE")
-            if self._layout.secure_delete:
-                cursor.execute("PRAGMA secure_delete = ON")
-            cursor.execute("PRAGMA journal_mode = WAL")
-            # What was acknowledged outlives a power cut, not only a crash of the process: its sender forgets it.
-            cursor.execute("PRAGMA synchronous = FULL")
+            pragmas.set(cursor.execute)
             cursor.close()
 
         def begun(connection: sa.Connection) -> None:
@@ -347,7 +344,7 @@ def _is_passing(error: sa.exc.DBAPIError) -> bool:
     """The database's state is the reason, not our statement."""
     if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
         return True
-    if "malformed" in str(error.orig) or "not a database" in str(error.orig):
+    if sqlite_files.is_damage(error.orig):
         return True
     # 08 connection, 28 authorisation, 3D no such database, 40 deadlock, 53 no room, 57 shut down, 58 system error;
     # 25006 read-only: a server that has just become the standby; 42501 a right that its administrator may still grant.

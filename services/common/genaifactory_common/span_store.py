@@ -24,6 +24,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import StatusCode
 
+from genaifactory_common import sqlite_files
+from genaifactory_common.sqlite_files import Pragmas
+
 CALLER_TRACE = "genaifactory.caller.trace_id"
 """The attribute of a request's first span that names the trace of its client: 32 hex digits."""
 
@@ -117,7 +120,7 @@ class Exporter(SpanExporter):
     def _write(self, spans: Sequence[Span]) -> None:
         connection = self._open()
         self._unswept += len(spans)
-        with connection:
+        with sqlite_files.transaction(connection):
             _insert(connection, spans)
             if self._unswept >= _SPANS_BETWEEN_SWEEPS:
                 _sweep(connection, self._bounds, time.time_ns())
@@ -132,19 +135,15 @@ class Exporter(SpanExporter):
             made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._inode = os.fstat(made).st_ino
             os.close(made)
-            self._connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection = sqlite_files.connect(self._path, Pragmas("NORMAL"), busy_seconds=_BUSY_SECONDS)
             self._connection.executescript(_SCHEMA)
         return self._connection
 
     def _dropped(self, error: Exception) -> None:
         self._close()
-        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        if damaged and self._is_ours():
-            for suffix in ("", "-wal", "-shm"):  # nothing in it is worth more than the next request's spans
-                with contextlib.suppress(OSError):
-                    Path(f"{self._path}{suffix}").unlink()
+        if sqlite_files.is_damage(error) and self._is_ours():
+            with contextlib.suppress(OSError):  # nothing in it is worth more than the next request's spans
+                sqlite_files.remove(self._path)
         if time.monotonic() - self._complained >= _FAILURE_LOG_SECONDS:
             self._complained = time.monotonic()
             logger.warning("spans cannot be kept in %s and are dropped: %s", self._path, error)

@@ -1,4 +1,4 @@
-"""SQLite files: made whole, looked through before they are used, and what their failures mean."""
+"""SQLite files: made whole, looked through before they are used, how they are opened, and what their failures mean."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import logging
 import os
 import secrets
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from genaifactory_common.damage import Damaged, damaged_database
 from genaifactory_common.errors import Unavailable
@@ -19,6 +21,54 @@ logger = logging.getLogger(__name__)
 _LOOKED_THROUGH_BYTES = 64 << 20
 """Of larger files only what is used is looked at: looking takes 1.3 ms for each MiB."""
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+@dataclass(frozen=True)
+class Pragmas:
+    """How connections use a file, whose changes go through a write-ahead log."""
+
+    synchronous: Literal["FULL", "NORMAL"]
+    """FULL: a commit outlives a power cut; NORMAL: the death of the process only."""
+    exclusive: bool = False
+    """One connection holds the file: a second process fails when it opens it, and the log needs no shared memory."""
+    secure_delete: bool = False
+    """What is deleted is overwritten."""
+
+    def set(self, execute: Callable[[str], object]) -> None:
+        """On a new connection, before it is used. execute: runs a statement on it. Raises sqlite3.Error."""
+        if self.exclusive:
+            execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute(f"PRAGMA synchronous = {self.synchronous}")
+        if self.secure_delete:
+            execute("PRAGMA secure_delete = ON")
+
+
+def connect(path: Path, pragmas: Pragmas, *, busy_seconds: float) -> sqlite3.Connection:
+    """A connection for any thread, outside of a transaction: see `transaction`. Blocks. Raises sqlite3.Error.
+
+    busy_seconds: how long a statement waits for a lock of another connection.
+    """
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        pragmas.set(connection.execute)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """What the block writes, all or nothing; nobody else writes meanwhile. Raises sqlite3.Error."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk may have ended it
+            connection.execute("ROLLBACK")
+        raise
 
 
 @dataclass(frozen=True)
@@ -72,8 +122,7 @@ class SqliteFile:
 
     def remove(self) -> None:
         """Deletes it, with its log. Raises OSError."""
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        remove(self.path)
 
     def _create(self) -> None:
         new = self.path.with_name(f".{secrets.token_hex(8)}.new")
@@ -96,6 +145,12 @@ class SqliteFile:
             found = str(error)
         if found != "ok":
             raise self.damaged(f"it is damaged ({found})")
+
+
+def remove(path: Path) -> None:
+    """Deletes a file with its log. Raises OSError."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def is_damage(error: object) -> bool:

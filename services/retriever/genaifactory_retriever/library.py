@@ -8,19 +8,20 @@ behind, and whoever opens the library next deletes their points.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
-from genaifactory_common.sqlite_files import SqliteFile
+from genaifactory_common import sqlite_files
+from genaifactory_common.sqlite_files import Pragmas, SqliteFile
+from genaifactory_common.sqlite_thread import Database
 from genaifactory_retriever import schema
 from genaifactory_retriever.documents import Section
 from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, Origin, Put, State, StoredDocument
@@ -28,6 +29,9 @@ from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, O
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
+# FULL: a commit is on disk when it returns, so a power cut cannot undo what was answered.
+_PRAGMAS = Pragmas(synchronous="FULL")
+_BUSY_SECONDS = 30.0
 _LOSS = "the documents that were stored: those of DOCS are read again, others are to be ingested again"
 
 
@@ -40,31 +44,24 @@ class Library:
         Blocks, as long as it takes to look through a file of some megabytes.
         """
         self._file = SqliteFile(path, "The library of documents", _LOSS)
-        self._file.prepare()
+        self._database = Database(self._file, _PRAGMAS, partial(schema.prepare, path=path), busy_seconds=_BUSY_SECONDS)
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="library")
         self._local = threading.local()
-        self._connections: list[sqlite3.Connection] = []
+        self._readers: list[sqlite3.Connection] = []
         with self._explaining():
-            self._writer = self._connect()
-            self._open_schema()
-
-    def _open_schema(self) -> None:
-        # FULL: a commit is on disk when it returns, so a power cut cannot undo what was answered.
-        self._writer.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")
-        schema.prepare(self._writer, self._file.path)
+            self._database.open_here()
 
     async def run(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Runs blocking work on the library's one thread, in the order of the calls."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+        return await self._database.in_thread(work, *arguments)
 
     def close(self) -> None:
         """Waits for what runs, and closes every connection. Blocks."""
-        self._thread.shutdown(wait=True)
+        self._database.close_here()
         with self._lock:
-            for connection in self._connections:
+            for connection in self._readers:
                 connection.close()
-            self._connections.clear()
+            self._readers.clear()
 
     # Documents
 
@@ -254,10 +251,11 @@ class Library:
 
     # Connections
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._file.path, timeout=30, isolation_level=None, check_same_thread=False)
+    def _reader(self) -> sqlite3.Connection:
+        connection = sqlite_files.connect(self._file.path, _PRAGMAS, busy_seconds=_BUSY_SECONDS)
         with self._lock:
-            self._connections.append(connection)
+            self._readers.append(connection)
+        connection.execute("PRAGMA query_only = ON")
         return connection
 
     def read(self, statement: str, parameters: Sequence[object]) -> list[Any]:
@@ -265,8 +263,7 @@ class Library:
         with self._explaining():
             connection = getattr(self._local, "connection", None)
             if connection is None:
-                connection = self._local.connection = self._connect()
-                connection.execute("PRAGMA query_only = ON")
+                connection = self._local.connection = self._reader()
             return connection.execute(statement, parameters).fetchall()
 
     def first(self, statement: str, parameters: Sequence[object]) -> Any:
@@ -275,15 +272,8 @@ class Library:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._explaining():
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:  # a full disk may have ended it
-                    self._writer.execute("ROLLBACK")
-                raise
+        with self._explaining(), self._database.transaction() as connection:
+            yield connection
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:

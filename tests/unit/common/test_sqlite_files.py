@@ -9,14 +9,16 @@ import sqlite3
 import stat
 import subprocess
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Literal
+from unittest.mock import ANY
 
 import pytest
 
 from genaifactory_common import sqlite_files
 from genaifactory_common.damage import Damaged
-from genaifactory_common.sqlite_files import SqliteFile
+from genaifactory_common.sqlite_files import Pragmas, SqliteFile, connect, transaction
 
 ROWS = 2000
 
@@ -147,3 +149,43 @@ def test_what_a_failure_means_is_said_to_the_client_and_what_to_do_is_logged_onc
     full = file.explained(sqlite3.OperationalError("database or disk is full"))
     assert full.message == "The store has no room left on its disk."
     assert full.retry_after_seconds == 1.0
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("secure_delete", [False, True])
+@pytest.mark.parametrize(("synchronous", "value"), [("NORMAL", 1), ("FULL", 2)])
+def test_a_connection_has_the_pragmas_that_were_asked_for(
+    synchronous: Literal["FULL", "NORMAL"], value: int, secure_delete: bool, exclusive: bool, tmp_path: Path
+) -> None:
+    file = file_in(tmp_path)
+    filled(file)
+    pragmas = Pragmas(synchronous, exclusive=exclusive, secure_delete=secure_delete)
+    with closing(connect(file.path, pragmas, busy_seconds=2.5)) as connection:
+        found: dict[str, object] = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("synchronous", "locking_mode", "secure_delete", "journal_mode", "busy_timeout")
+        }
+        assert found == {
+            "synchronous": value,
+            "locking_mode": "exclusive" if exclusive else "normal",
+            "secure_delete": True if secure_delete else ANY,  # builds of SQLite have their own default
+            "journal_mode": "wal",
+            "busy_timeout": 2500,
+        }
+
+
+def test_a_transaction_is_stored_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = file_in(tmp_path)
+    filled(file)
+    with closing(connect(file.path, Pragmas("FULL"), busy_seconds=0)) as connection:
+        with suppress(ZeroDivisionError), transaction(connection):
+            connection.execute("DELETE FROM t")
+            raise ZeroDivisionError
+        assert count(file) == ROWS
+        with transaction(connection):
+            connection.execute("DELETE FROM t WHERE a > 10")
+            with closing(connect(file.path, Pragmas("FULL"), busy_seconds=0)) as other:
+                with pytest.raises(sqlite3.OperationalError, match="locked"), transaction(other):
+                    pass
+                assert other.execute("SELECT count(*) FROM t").fetchone() == (ROWS,)
+        assert count(file) == 10

@@ -33,8 +33,12 @@ async def uploads(budget: ByteBudget) -> AsyncIterator[Upload]:
         yield Upload(Header(f"{number}.md", f"{number}.md", "", "", "", {}, ()), data)
 
 
-def pages(library: Library, most: int) -> Callable[[], object]:
-    return lambda: library._writer.execute(f"PRAGMA max_page_count = {most}")
+def pages(library: Library, most: int) -> Callable[[], None]:
+    def limit() -> None:
+        with library._transaction() as connection:
+            connection.execute(f"PRAGMA max_page_count = {most}")
+
+    return limit
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import images, sqlite_files
 from genaifactory_common.damage import Damaged
 from genaifactory_common.space import Room, Space
-from genaifactory_common.sqlite_files import SqliteFile
+from genaifactory_common.sqlite_files import Pragmas, SqliteFile
+from genaifactory_common.sqlite_thread import Database, migrations
 from genaifactory_orchestrator import settings
-from genaifactory_orchestrator.stores.sqlite_thread import Database
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ class Cache:
         self._bounds = bounds
         self._database = Database(
             SqliteFile(path, "The cache of answers", "nothing: answers are made again"),
-            _MIGRATIONS,
-            synchronous="NORMAL",
+            Pragmas(synchronous="NORMAL", exclusive=True, secure_delete=True),
+            migrations(*_MIGRATIONS),
         )
         self._damaged = False
         self._memory: OrderedDict[str, Entry] = OrderedDict()

@@ -29,9 +29,9 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
 from genaifactory_common.space import Space, is_full
-from genaifactory_common.sqlite_files import SqliteFile
+from genaifactory_common.sqlite_files import Pragmas, SqliteFile
+from genaifactory_common.sqlite_thread import Database, migrations
 from genaifactory_orchestrator import settings
-from genaifactory_orchestrator.stores.sqlite_thread import Database
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,8 @@ class Outbox:
         self._send = send
         self._database = Database(
             SqliteFile(path, "The queue of records", "records of answers that have not reached the monitor"),
-            _MIGRATIONS,
-            synchronous="FULL",
+            Pragmas(synchronous="FULL", exclusive=True, secure_delete=True),
+            migrations(*_MIGRATIONS),
         )
         self._reserved = 0
         self._records = 0
