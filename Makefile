@@ -68,39 +68,27 @@ test-gpu: .venv/.dev  ## what needs a GPU, with vLLM for it (10 GB); skipped wit
 	@if nvidia-smi -L >/dev/null 2>&1; then $(MAKE) vllm-gpu; fi
 	.venv/bin/python -m pytest -c tests/gpu/pytest.ini tests/gpu
 
-# Images: IMAGE of a service, tools (the command line) and operator; what each is built from is in services/Dockerfile.
+# Images: IMAGE of a service, tools (the command line) and operator; services/build.sh builds them from services/Dockerfile.
 VERSION ?= $(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' pyproject.toml)
-REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 IMAGES := gateway safety orchestrator retriever modelserver monitor operator tools
 PACKAGE = genaifactory-$(patsubst tools,local,$*)
 
-# What builds an image: docker, podman or buildah; or a cluster that is beside this folder, which loads it too.
+# What builds images: a cluster that is beside this folder, which loads them too; else docker, podman or buildah.
 CLUSTER ?= $(wildcard ../shared/cluster/cluster)
-BUILDER = $(or $(firstword $(foreach tool,docker podman buildah,$(if $(shell $(tool) info >/dev/null 2>&1 && echo yes),$(tool)))),\
-  $(error No image can be built: neither docker, podman nor buildah is installed and running))
-# From TAG and CONTEXT: the command, up to the Dockerfile and its arguments.
-BUILD ?= $(if $(CLUSTER),$(CLUSTER) build $(1) $(2) --volume "$$HOME/.cache/uv:/root/.cache/uv",$(BUILDER) build \
-  $(if $(filter buildah,$(BUILDER)),--layers) --tag $(1) $(2))
-NAMED = --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
-# The commit's time, in seconds: what an image is dated by, so that a build of the same sources gives the same bytes.
-SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
-DATED = $(if $(SOURCE_DATE_EPOCH),--label org.opencontainers.image.created=$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%FT%TZ) \
-  $(if $(or $(CLUSTER),$(filter-out docker,$(BUILDER))),--timestamp $(SOURCE_DATE_EPOCH),--build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)))
+# With --dry-run it shows its commands.
+BUILD = CLUSTER="$(CLUSTER)" VERSION="$(VERSION)" services/build.sh $(if $(findstring n,$(filter-out -%,$(firstword $(MAKEFLAGS)))),--print)
 
 images: $(IMAGES:%=image-%) images-vllm  ## build every image, with docker, podman or buildah; image-gateway and so on: one
 
 .PHONY: $(IMAGES:%=image-%) $(IMAGES:%=sbom-%)
 $(IMAGES:%=image-%): image-%:
-	@mkdir -p "$$HOME/.cache/uv"
-	$(call BUILD,docker.io/genaifactory/$*:$(VERSION),.) --file services/Dockerfile --build-arg PACKAGE=$(PACKAGE) $(NAMED) $(DATED)
+	+@$(BUILD) $*
 
 images-vllm:  ## build the model server's image with vLLM (6 GB)
-	@mkdir -p "$$HOME/.cache/uv"
-	$(call BUILD,docker.io/genaifactory/modelserver:cpu,.) --file services/modelserver/Dockerfile --target cpu $(NAMED)
+	+@$(BUILD) vllm
 
 image-test-postgres:  ## build the PostgreSQL of tests on a cluster
-	@mkdir -p "$$HOME/.cache/uv"
-	$(call BUILD,docker.io/genaifactory/test-postgres:15,tests/cluster/images/postgres)
+	+@$(BUILD) test-postgres
 
 sbom: $(IMAGES:%=sbom-%)  ## write each image's bill of materials (CycloneDX) into build/sbom; an image has its own in /usr/share/sbom
 

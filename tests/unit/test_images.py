@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from genaifactory_common import minilm
 
 ROOT = Path(__file__).parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 NAMES = ("gateway", "safety", "orchestrator", "retriever", "modelserver", "monitor", "operator", "tools")
 PACKAGES = {f"docker.io/genaifactory/{name}": f"genaifactory-{'local' if name == 'tools' else name}" for name in NAMES}
 # Images have the embedding model's graph instead of what writes it (services/locked.py).
@@ -136,11 +137,55 @@ def test_every_service_has_an_image_and_a_stage_that_starts_it() -> None:
 
 
 def test_an_image_is_tagged_with_the_version_of_the_workspace() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     command = ("make", "--dry-run", "image-gateway", "CLUSTER=", "BUILDER=docker")
     output = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    assert f"--tag docker.io/genaifactory/gateway:{version} " in output
-    assert f"VERSION={version} " in output
+    assert f"--tag docker.io/genaifactory/gateway:{VERSION} " in output
+    assert f"VERSION={VERSION} " in output
+
+
+@pytest.mark.parametrize(
+    ("builder", "begins", "dated"),
+    [
+        ("BUILDER=docker", "docker build --tag {tag} . --file ", "--build-arg SOURCE_DATE_EPOCH=1700000000 "),
+        ("BUILDER=podman", "podman build --tag {tag} . --file ", "--timestamp 1700000000 "),
+        ("BUILDER=buildah", "buildah build --layers --tag {tag} . --file ", "--timestamp 1700000000 "),
+        (
+            "CLUSTER=./of-mine",
+            "./of-mine build {tag} . --volume {home}/.cache/uv:/root/.cache/uv --file ",
+            "--timestamp ",
+        ),
+    ],
+)
+def test_every_builder_dates_an_image_by_its_sources(builder: str, begins: str, dated: str) -> None:
+    command = ("make", "--dry-run", "image-tools", "CLUSTER=", builder, "VERSION=1", "SOURCE_DATE_EPOCH=1700000000")
+    output = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+    begins = begins.format(tag="docker.io/genaifactory/tools:1", home=Path.home())
+    (line,) = (line for line in output.splitlines() if line.startswith(begins))
+    assert "--label org.opencontainers.image.created=2023-11-14T22:13:20Z " in line
+    assert dated in line
+    assert "--build-arg PACKAGE=genaifactory-local " in line
+
+
+def test_without_git_an_image_is_built_without_a_date() -> None:
+    environment = os.environ | {"BUILDER": "docker", "CLUSTER": "", "SOURCE_DATE_EPOCH": "", "REVISION": "unknown"}
+    command = ("services/build.sh", "--print", "gateway", "vllm", "test-postgres")
+    output = subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
+    lines = output.splitlines()
+    assert [line.partition(" --tag ")[2].split()[0] for line in lines] == [
+        f"docker.io/genaifactory/gateway:{VERSION}",
+        "docker.io/genaifactory/modelserver:cpu",
+        "docker.io/genaifactory/test-postgres:15",
+    ]
+    assert "--build-arg REVISION=unknown " in lines[0]
+    assert not [line for line in lines if "EPOCH" in line or "created" in line or "timestamp" in line]
+
+
+def test_a_name_that_is_no_image_is_refused() -> None:
+    environment = os.environ | {"BUILDER": "docker", "CLUSTER": ""}
+    command = ("services/build.sh", "--print", "gatway")
+    done = subprocess.run(command, check=False, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "There is no image 'gatway'" in done.stderr
 
 
 def test_without_a_builder_one_line_says_what_to_install(tmp_path: Path) -> None:
