@@ -1,7 +1,8 @@
 """Writes what follows from the charts' values.yaml: each chart's values.schema.json and the table in its README.md.
 
 A comment above a key that begins with `# --` describes it; `# @schema {…}` adds to the JSON schema that its default
-tells. Run by `make charts`; `make test` checks that nothing differs.
+tells. Writes specs/entities.py of genaifactory_common too, from the guardrails' recognisers. Run by `make charts`;
+`make test` checks that nothing differs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,25 @@ from typing import Any
 import yaml
 
 from genaifactory_common import specs
+from genaifactory_safety import policies
 
 CHARTS = Path(__file__).parent
+ENTITIES = Path(specs.__file__).with_name("entities.py")
 NAMES = ("service", "genai-factory")
 _BEGIN, _END = "<!-- values: made by make charts -->", "<!-- end of values -->"
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
+_ENTITIES = '''"""What policies may name; written by make charts from the catalogue of genaifactory_safety."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+GROUPS: Mapping[str, tuple[str, ...]] = {{
+{groups}}}
+"""Entity types by the group that stands for all of them."""
+OTHERS = ({others},)
+"""Entity types of no group."""
+'''
 # Marks a service of the umbrella, whose values the service's own schema checks.
 _SERVICE = "$service"
 
@@ -42,14 +57,29 @@ class Value:
 def main() -> None:
     """Writes the files; with --check, ends with an error that names those that would differ."""
     stale = []
+    files = {ENTITIES: entities()}
     for name in NAMES:
-        for path, text in rendered(CHARTS / name).items():
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                stale.append(path)
-                if "--check" not in sys.argv[1:]:
-                    path.write_text(text, encoding="utf-8")
+        files |= rendered(CHARTS / name)
+    for path, text in files.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path)
+            if "--check" not in sys.argv[1:]:
+                path.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv[1:]:
-        sys.exit(f"run `make charts`: {', '.join(str(path.relative_to(CHARTS)) for path in stale)} would differ")
+        sys.exit(f"run `make charts`: {', '.join(path.name for path in stale)} would differ")
+
+
+def entities() -> str:
+    """The text of specs/entities.py."""
+    groups = policies.groups(policies.catalogue())
+    lines = [f"    {json.dumps(group)}: ({_listed(members)}),\n" for group, members in groups.items()]
+    return _ENTITIES.format(groups="".join(lines), others=json.dumps(policies.UNSCANNABLE))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    if len(names) == 1:
+        return f"{json.dumps(names[0])},"
+    return "\n" + "".join(f"        {json.dumps(name)},\n" for name in names) + "    "
 
 
 def rendered(chart: Path) -> dict[Path, str]:
@@ -109,6 +139,8 @@ def _document(values: tuple[Value, ...]) -> dict[str, Any]:
     if any("$ref" in value.schema for value in values):
         factory = specs.Factory.model_json_schema()
         definitions = factory.pop("$defs")
+        # The check before an installation refuses an unknown one, in the words of `genaifactory config check`.
+        del definitions["Rule"]["properties"]["entities"]["items"]["enum"]
         document["$defs"] = {**definitions, "factory": factory}
     # Helm hands a subchart its parent's global values.
     if not any(value.path == ("global",) for value in values):

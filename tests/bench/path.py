@@ -68,6 +68,9 @@ class Cluster:
 
     pids: dict[str, int]
     http_port: int
+    metrics_ports: dict[str, int]
+    factory: Path
+    """The factory.yaml that all of them follow; each writes NAME.log beside it."""
 
 
 @asynccontextmanager
@@ -81,6 +84,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
     factory.write_text(text.replace("tokens_per_minute: 10000000", "tokens_per_minute: 100000000000"))
     sockets = {name: f"unix:{folder / name}.sock" for name in SERVICES}
     http_port, grpc_port = _free_port(), _free_port()
+    metrics_ports = {name: _free_port() for name in SERVICES}
     common = {
         "GENAIFACTORY_FACTORY_FILE": str(factory),
         "GENAIFACTORY_CONTEXT_PUBLIC_KEY": base64.b64encode(signer.public_key).decode(),
@@ -89,6 +93,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
     own: dict[str, dict[str, str]] = {
         name: {
             "GENAIFACTORY_SERVER__ADDRESS": sockets[name],
+            "GENAIFACTORY_SERVER__METRICS_PORT": str(metrics_ports[name]),
             "GENAIFACTORY_DATA_DIR": str(folder / "data" / name),
             **{f"GENAIFACTORY_UPSTREAMS__{n.upper()}": sockets[n] for n in UPSTREAMS.get(name, ())},
         }
@@ -106,7 +111,8 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         async with channels.connect(sockets["retriever"]) as channel, asyncio.timeout(60):
             await channel.channel_ready()
             await documents.ingest(channel, lambda: configuration.sign_in(signer, "dev"), "documents", found.documents)
-        yield Cluster({name: process.pid for name, process in processes.items()}, http_port)
+        pids = {name: process.pid for name, process in processes.items()}
+        yield Cluster(pids, http_port, metrics_ports, factory)
 
 
 async def measure(running: Cluster, scenario: Scenario, *, clients: int, seconds: float, start: int) -> int:

@@ -108,7 +108,7 @@ def test_helm_lint_finds_nothing(namespace: Namespace, chart: str) -> None:
         ("certificates.mode=none", "value must be one of 'issuer', 'cert-manager', 'existing'"),
         ("global.otlpEndpoint=collector", "'/global/otlpEndpoint'"),
         ("httpRoute.enabled=true", "httpRoute.parentRefs: name the Gateway"),
-        ("existingFactory=mine", "apiKey.create"),
+        ("global.existingFactory=mine", "apiKey.create"),
         ("samples.enabled=true,tools.enabled=false", "samples.enabled"),
     ],
 )

@@ -9,7 +9,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* ConfigMap with factory.yaml. Called by the services' charts too, which see the global values alone. */}}
 {{- define "genai.factory" -}}
-{{ .Release.Name }}-factory
+{{ .Values.global.existingFactory | default (printf "%s-factory" .Release.Name) }}
+{{- end }}
+
+{{/* Values of the service whose image checks factory.yaml: the first that is installed. Its nodes need the image anyway. */}}
+{{- define "genai.checking" -}}
+{{- $names := without (splitList " " (include "genai.components" . | trim)) "tools" }}
+{{- toYaml (index .Values (first $names)) }}
 {{- end }}
 
 {{/* Secret with the database's URL; empty on SQLite. */}}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from genaifactory_common.vllm_arguments import NAMES
 
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 """A model's name: letters, digits and . _ : / -, at most 128 characters."""
@@ -24,6 +27,20 @@ _DECIDED_ELSEWHERE = {
     "max_cpu_loras": "adapters.max_loaded",
     "max_lora_rank": "adapters.max_rank",
 }
+
+
+def _argument(name: str) -> str:
+    if name in _DECIDED_ELSEWHERE:
+        raise ValueError(f"is set by the engine's field {_DECIDED_ELSEWHERE[name]}; leave it away here")
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "arguments have their Python names (max_model_len)"
+        raise ValueError(f"vLLM has no engine argument of this name; {hint}")
+    return name
+
+
+ArgumentName = Annotated[str, AfterValidator(_argument)]
+"""An argument of vLLM's engine that no other field of the entry decides."""
 
 
 class Spec(BaseModel):
@@ -163,7 +180,7 @@ class Vllm(Engine):
         "https://MIRROR/FOLDER/ with a SHA256SUMS file.",
     )
     sha256: Sha256 = Field(default="", description="Of the source's SHA256SUMS file, which then must be there.")
-    args: dict[str, JsonValue] = Field(
+    args: dict[ArgumentName, JsonValue] = Field(
         default_factory=dict,
         description="Arguments of vLLM's engine by their Python names: max_model_len, quantization, "
         "tensor_parallel_size, speculative_config, and every other.",
@@ -193,16 +210,6 @@ class Vllm(Engine):
     def names(self) -> tuple[str, ...]:
         """The base model and the declared adapters."""
         return (self.model, *(adapter.name for adapter in self.adapters.serve)) if self.adapters else (self.model,)
-
-    @field_validator("args")
-    @classmethod
-    def _decided_once(cls, args: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for name in args:
-            if name in _DECIDED_ELSEWHERE:
-                raise ValueError(
-                    f"'{name}' is set by the engine's field {_DECIDED_ELSEWHERE[name]}; leave it away here"
-                )
-        return args
 
     @model_validator(mode="after")
     def _adapters_fit(self) -> Self:

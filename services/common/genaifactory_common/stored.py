@@ -87,7 +87,7 @@ async def reported(
     look: what the store holds.
     """
     changed = asyncio.Event()
-    source.subscribe(lambda _: changed.set())
+    source.follow(lambda _: changed.set())
 
     async def report() -> None:
         known: tuple[str, ...] = ()

@@ -181,20 +181,19 @@ class Admission:
         self._signer = signer
         self._max_concurrent_requests = max_concurrent_requests
         self._inside = 0
-        self._load(source.current)
-        source.subscribe(self._load)
-
-    def _load(self, factory: specs.Factory) -> None:
-        roles = {role.name: role for role in factory.roles}
-        # Found by the beginning of the hash; the rest is compared in constant time.
-        index: dict[str, list[Holder]] = {}
-        for tenant in factory.tenants:
-            for key in tenant.keys:
-                index.setdefault(key.sha256[:_PREFIX], []).append(Holder(tenant, key, roles[key.role]))
-        self.factory = factory
+        self._source = source
+        self._holders = source.derive(_holders)
         self.loaded_at = int(time.time())
-        self._index = index
-        self.limiter.keep_only(tenant.name for tenant in factory.tenants)
+        source.follow(self._follow)
+
+    @property
+    def factory(self) -> specs.Factory:
+        """The document in force."""
+        return self._source.current
+
+    def _follow(self, change: specs.Change) -> None:
+        self.loaded_at = int(time.time())
+        self.limiter.keep_only(tenant.name for tenant in change.after.tenants)
 
     @asynccontextmanager
     async def admit(
@@ -240,7 +239,17 @@ class Admission:
             raise Unauthenticated("The Authorization header must be 'Bearer <key>'.")
         if len(key) <= _MAX_KEY_CHARACTERS:
             digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
-            for holder in self._index.get(digest[:_PREFIX], ()):
+            for holder in self._holders.current.get(digest[:_PREFIX], ()):
                 if hmac.compare_digest(holder.key.sha256, digest):
                     return holder
         raise Unauthenticated("The API key is not known.")
+
+
+def _holders(factory: specs.Factory) -> dict[str, list[Holder]]:
+    """By the beginning of the key's hash; the rest is compared in constant time."""
+    roles = {role.name: role for role in factory.roles}
+    found: dict[str, list[Holder]] = {}
+    for tenant in factory.tenants:
+        for key in tenant.keys:
+            found.setdefault(key.sha256[:_PREFIX], []).append(Holder(tenant, key, roles[key.role]))
+    return found

@@ -37,29 +37,15 @@ class Source(specs.Source):
         self._sha256 = specs.hash_key(key)
         self._model = model
         text = specs.read(path)
-        factory = specs.parse(text, source=str(path))
-        super().__init__(self._added(_checked(factory, str(path))), path, digest=specs.digest(text))
+        super().__init__(self._added(specs.parse(text, source=str(path))), path, digest=specs.digest(text))
 
     def completed(self, factory: specs.Factory) -> specs.Factory:
-        """The document with the key. What the services ask of it they check themselves."""
+        """The document with the key."""
         return self._added(factory)
 
     def _added(self, factory: specs.Factory) -> specs.Factory:
         with_key = with_development_key(factory, self._sha256)
         return local_model.added(with_key, self._model) if self._model is not None else with_key
-
-
-def load(path: Path) -> specs.Factory:
-    """The document in a file, if every service can follow it. Raises InvalidConfiguration."""
-    return _checked(specs.load(path), str(path))
-
-
-def problems(factory: specs.Factory) -> list[str]:
-    """What the schema cannot see, each as 'path: what is wrong': templates that do not compile, unknown entities."""
-    from genaifactory_orchestrator.answers import prompts  # heavy, and most commands do without
-    from genaifactory_safety import policies
-
-    return prompts.problems(factory) + policies.problems(factory, policies.catalogue())
 
 
 def with_development_key(factory: specs.Factory, sha256: str) -> specs.Factory:
@@ -115,9 +101,3 @@ def sign_in(signer: Signer, tenant: str, principal: str = DEVELOPMENT_KEY_ID) ->
         request_id=f"{principal}-{uuid.uuid4().hex}",
     )
     set_current(caller, signer.sign(caller))
-
-
-def _checked(factory: specs.Factory, source: str) -> specs.Factory:
-    if found := problems(factory):
-        raise specs.InvalidConfiguration(found, source)
-    return factory

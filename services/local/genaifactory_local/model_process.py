@@ -52,7 +52,7 @@ async def running(
         files.write(factory_file, factory.model_dump_json(indent=1).encode())  # JSON is YAML
 
     await asyncio.to_thread(write, source.current)
-    source.subscribe(write)
+    source.follow(lambda change: write(change.after))
     environment = {
         **os.environ,
         "GENAIFACTORY_SERVER__ADDRESS": address,

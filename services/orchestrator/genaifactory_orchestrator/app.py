@@ -16,7 +16,6 @@ from genaifactory_common import background, channels, specs, stored
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_orchestrator.answers import prompts
 from genaifactory_orchestrator.answers.guardrail import Guard
 from genaifactory_orchestrator.answers.pipeline import Answerer
 from genaifactory_orchestrator.answers.retrieval import Retrieval
@@ -44,8 +43,7 @@ class Channels:
 
 
 def create_app(settings: Settings, source: specs.Source, channels: Channels, telemetry: Telemetry) -> ServiceApp:
-    """The orchestrator. Raises InvalidConfiguration when a prompt of factory.yaml is no template."""
-    source.check(prompts.problems)
+    """The orchestrator."""
     models = ModelClient(source, channels.modelserver, telemetry)
     space = Space("orchestrator", settings.data_dir, settings.space)
     outbox = Outbox(

@@ -22,8 +22,7 @@ NAME = "safety"
 def create_app(
     settings: Settings, source: specs.Source, telemetry: Telemetry, *, recognisers: Catalogue | None = None
 ) -> ServiceApp:
-    """The service. Raises InvalidConfiguration when a policy's rule names what nobody looks for, InvalidArgument
-    when there is no key to check callers with.
+    """The service. Raises InvalidArgument when there is no key to check callers with.
 
     recognisers: instead of the platform's own.
     """

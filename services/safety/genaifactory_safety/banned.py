@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import regex  # type: ignore[import-untyped]
 
-from genaifactory_safety.normalise import normalise
+from genaifactory_common.normalise import normalise
 from genaifactory_safety.recogniser import REGEX_TIMEOUT_SECONDS
 
 if TYPE_CHECKING:

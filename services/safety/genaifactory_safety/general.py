@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 
+from genaifactory_common.normalise import UNSPACED
 from genaifactory_safety import checks
-from genaifactory_safety.normalise import UNSPACED
 from genaifactory_safety.recogniser import Pattern, StrictRecogniser
 
 # Neither within a longer number nor the decimals of one.

@@ -12,7 +12,6 @@ from genaifactory_common import specs
 from genaifactory_common.errors import NotFound
 from genaifactory_safety import general, secrets, vietnamese
 from genaifactory_safety.banned import BANNED_TERM, compile_terms
-from genaifactory_safety.normalise import normalise
 from genaifactory_safety.recogniser import StrictRecogniser
 from genaifactory_safety.verdicts import Action, Direction
 
@@ -81,61 +80,30 @@ def groups(recognisers: Catalogue) -> Mapping[str, tuple[str, ...]]:
 
 
 class Policies:
-    """The policies in force. A document whose rules name an unknown entity is refused whole, so the last one stays."""
+    """The policies in force."""
 
     def __init__(self, source: specs.Source, recognisers: Catalogue) -> None:
-        """Raises InvalidConfiguration."""
-        self._recognisers = recognisers
-        source.check(lambda factory: problems(factory, recognisers))
-        self._reload(source.current)
-        source.subscribe(self._reload)
+        def compiled(factory: specs.Factory) -> dict[tuple[str, Direction], Policy]:
+            return {
+                (policy.name, direction): compile_policy(policy, direction, recognisers)
+                for policy in factory.policies
+                for direction in Direction
+            }
+
+        self._table = source.derive(compiled)
 
     def get(self, name: str, direction: Direction, field: str = "policy") -> Policy:
         """The policy of this name; `field` is where a request names it. Raises NotFound."""
-        policy = self._table.get((name, direction))
+        table = self._table.current
+        policy = table.get((name, direction))
         if policy is None:
-            known = ", ".join(sorted({known for known, _ in self._table}))
+            known = ", ".join(sorted({known for known, _ in table}))
             raise NotFound(f"There is no policy '{name}' in factory.yaml; there are: {known}.", field=field)
         return policy
 
-    def _reload(self, factory: specs.Factory) -> None:
-        self._table = {
-            (policy.name, direction): compile_policy(policy, direction, self._recognisers)
-            for policy in factory.policies
-            for direction in Direction
-        }
-
-
-def problems(factory: specs.Factory, recognisers: Catalogue) -> list[str]:
-    """What is wrong with a document's policies, as 'path: what'; empty when all can be looked for."""
-    of_group = groups(recognisers)
-    known = {*of_group, UNSCANNABLE, *(entity for members in of_group.values() for entity in members)}
-    return [
-        problem for i, policy in enumerate(factory.policies) for problem in _problems(f"policies[{i}]", policy, known)
-    ]
-
-
-def _problems(path: str, policy: specs.Policy, known: set[str]) -> list[str]:
-    problems = [
-        f"{path}.rules[{i}].entities[{j}]: unknown entity or group '{name}'; known: {', '.join(sorted(known))}"
-        for i, rule in enumerate(policy.rules)
-        for j, name in enumerate(rule.entities)
-        if name not in known
-    ]
-    problems += [
-        f"{path}.banned_terms[{i}]: must hold a visible character"
-        for i, term in enumerate(policy.banned_terms)
-        if not _visible(term)
-    ]
-    return problems
-
-
-def _visible(term: str) -> bool:
-    return bool(normalise(term).text.strip())
-
 
 def compile_policy(policy: specs.Policy, direction: Direction, recognisers: Catalogue) -> Policy:
-    """One policy for one direction. Names in its rules that are not known are not looked for."""
+    """One policy for one direction."""
     of_group = groups(recognisers)
     scanner_of = {
         **{entity: _SCANNERS[group] for group, members in of_group.items() for entity in members},

@@ -27,9 +27,9 @@ from itertools import chain
 
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.masking import mask
+from genaifactory_common.normalise import UNSPACED, Normalised, normalise
 from genaifactory_safety.banned import BANNED_TERM, BannedTerms
 from genaifactory_safety.labels import AFTER_CHARACTERS, BEFORE_CHARACTERS, Standing, fold
-from genaifactory_safety.normalise import UNSPACED, Normalised, normalise
 from genaifactory_safety.policies import UNSCANNABLE, Policy
 from genaifactory_safety.recogniser import LABELLED_SCORE, LISTED_SCORE, OTHER_SCORE, Candidate
 from genaifactory_safety.secrets import PEM_FOOTER, PEM_FOOTER_CHARACTERS, PRIVATE_KEY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from genaifactory_safety.normalise import UNSPACED
+from genaifactory_common.normalise import UNSPACED
 from genaifactory_safety.recogniser import Pattern, StrictRecogniser
 
 PRIVATE_KEY = "SECRET_PRIVATE_KEY"

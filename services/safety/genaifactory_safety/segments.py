@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from genaifactory_safety.normalise import IGNORABLE, UNSPACED, normalise
+from genaifactory_common.normalise import IGNORABLE, UNSPACED, normalise
 from genaifactory_safety.secrets import ASSIGNED_NAME, NAME_CHARACTERS, SEPARATOR
 
 WINDOW_CHARACTERS = 1280

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from genaifactory_common import in_force, specs
+from genaifactory_common.specs import entities
 
 GOOD = """
 tenants:
@@ -40,6 +41,9 @@ policies:
   rules:
   - {entities: [PII], input: mask, output: block}
 """
+
+ENTITIES = sorted({*entities.GROUPS, *entities.OTHERS, *(each for group in entities.GROUPS.values() for each in group)})
+VLLM = {"type": "vllm", "model": "llama", "source": "/models/llama"}
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -115,7 +119,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("roles.0.routes.0", "dox"),
         "roles[0].routes[0]: unknown name 'dox'; known: docs, minilm, talk",
     ),
-    "two models with one name": (put("models.1.name", "extractive"), "models: 'extractive' stands twice"),
+    "two models with one name": (
+        lambda document: document["models"].append(document["models"][0]),
+        "models: 'extractive' stands twice",
+    ),
     "a backend without type": (
         drop("models.0.backend.type"),
         "models[0].backend: Unable to extract tag using discriminator 'type'",
@@ -227,8 +234,56 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("policies.0.rules.0.output", "shrug"),
         "policies[0].rules[0].output: Input should be 'allow', 'mask' or 'block'",
     ),
+    "an entity that nobody looks for": (
+        put("policies.0.rules.0.entities", ["EMAIL_ADDRESS", "SHOE_SIZE"]),
+        f"policies[0].rules[0].entities[1]: unknown entity or group 'SHOE_SIZE'; known: {', '.join(ENTITIES)}",
+    ),
+    "a banned term that cannot be seen": (
+        put("policies.0.banned_terms", ["x", "\u200b"]),
+        "policies[0].banned_terms[1]: must hold a visible character",
+    ),
+    "a template that does not end": (
+        put("prompts.0.system", "Hello\n{% if question %}"),
+        (
+            "prompts[0].system: line 2: Unexpected end of template. Jinja was looking for the following tags: "
+            "'elif' or 'else' or 'endif'. The innermost block that needs to be closed is 'if'."
+        ),
+    ),
+    "a template with an unknown variable": (
+        put("prompts.1.system", "{{ company }}"),
+        "prompts[1].system: unknown variable 'company'; known: passages, question, refusal, tenant, today",
+    ),
+    "an engine argument that is misspelt": (
+        put("engines", [VLLM | {"args": {"max_model_length": 100}}]),
+        "engines[0].args.max_model_length: vLLM has no engine argument of this name; did you mean 'max_model_len'?",
+    ),
+    "an engine argument that is far from any": (
+        put("engines", [VLLM | {"args": {"--Zzz": 1}}]),
+        (
+            "engines[0].args.--Zzz: vLLM has no engine argument of this name; arguments have their Python names "
+            "(max_model_len)"
+        ),
+    ),
+    "an engine argument that another field decides": (
+        put("engines", [VLLM | {"args": {"enable_lora": True}}]),
+        "engines[0].args.enable_lora: is set by the engine's field adapters; leave it away here",
+    ),
     "a version of the future": (put("version", 2), "version: Input should be 1"),
 }
+
+
+def test_every_wrong_reference_is_named_at_once() -> None:
+    document = yaml.safe_load(GOOD)
+    put("routes.1.policy", "strict")(document)
+    put("tenants.0.keys.0.role", "boss")(document)
+    put("knowledge_bases.0.tenants.0", "rival")(document)
+    with pytest.raises(specs.InvalidConfiguration) as refused:
+        specs.parse(yaml.safe_dump(document))
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == [
+        "tenants[0].keys[0].role",
+        "routes[1].policy",
+        "knowledge_bases[0].tenants[0]",
+    ]
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -348,7 +403,7 @@ async def test_a_changed_file_takes_force_and_a_bad_one_does_not(
     await write(GOOD)
     source = await asyncio.to_thread(specs.Source.from_file, path)
     heard: list[specs.Factory] = []
-    source.subscribe(heard.append)
+    source.follow(lambda change: heard.append(change.after))
     watching = asyncio.create_task(source.watch(interval_seconds=0.005))
 
     for bad, why in (
@@ -450,9 +505,15 @@ async def test_a_document_that_one_consumer_cannot_follow_reaches_no_other(
     await asyncio.to_thread(path.write_text, GOOD)
     source = await asyncio.to_thread(specs.Source.from_file, path)
     before = source.current
-    source.check(lambda factory: [] if factory.route("talk") is not None else ["routes: one must be called 'talk'"])
-    heard: asyncio.Queue[specs.Factory] = asyncio.Queue()
-    source.subscribe(heard.put_nowait)
+
+    def talking(factory: specs.Factory) -> specs.Route:
+        if (route := factory.route("talk")) is None:
+            raise specs.InvalidConfiguration(["routes: one must be called 'talk'"], str(path))
+        return route
+
+    first, second = source.derive(lambda factory: factory), source.derive(talking)
+    heard: asyncio.Queue[specs.Change] = asyncio.Queue()
+    source.follow(heard.put_nowait)
     watching = asyncio.create_task(source.watch(interval_seconds=0.005))
     try:
         async with asyncio.timeout(10):
@@ -460,16 +521,23 @@ async def test_a_document_that_one_consumer_cannot_follow_reaches_no_other(
             while not caplog.records:  # noqa: ASYNC110  # the watcher under test polls as well
                 await asyncio.sleep(0.005)
             assert f"stays in force: {path}: routes: one must be called 'talk'" in caplog.text
-            assert (source.current, heard.empty()) == (before, True)
+            assert (source.current, first.current, heard.empty()) == (before, before, True)
+            assert second.current is before.route("talk")
             renamed = GOOD.replace("name: big", "name: large").replace("[big", "[large")
             await asyncio.to_thread(path.write_text, renamed)
-            assert (await heard.get()).model("large") is not None
+            after = (await heard.get()).after
     finally:
         watching.cancel()
+    assert after.model("large") is not None
+    assert (source.current, first.current, second.current) == (after, after, after.route("talk"))
 
 
-def test_a_rule_that_the_document_in_force_breaks_is_an_error_at_once() -> None:
+def test_what_the_document_in_force_does_not_allow_is_an_error_at_once() -> None:
     source = specs.Source(specs.parse(GOOD))
+
+    def make(_: specs.Factory) -> None:
+        raise specs.InvalidConfiguration(["prompts[0].system: no template"], "factory.yaml")
+
     with pytest.raises(specs.InvalidConfiguration) as raised:
-        source.check(lambda _: ["prompts[0].system: no template"])
+        source.derive(make)
     assert raised.value.field == "prompts[0].system"

@@ -11,7 +11,6 @@ from genaifactory_common import identity, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import configuration
 from genaifactory_local.state import State
-from genaifactory_safety import policies
 
 DEFAULT = Path(configuration.__file__).with_name("factory.yaml")
 
@@ -70,8 +69,8 @@ async def test_a_change_of_the_file_reaches_those_who_follow_it_with_the_key(tmp
     text = await asyncio.to_thread(DEFAULT.read_text, encoding="utf-8")
     await asyncio.to_thread(path.write_text, text, encoding="utf-8")
     source = await asyncio.to_thread(configuration.Source, path, "gf-secret")
-    changed: asyncio.Queue[specs.Factory] = asyncio.Queue()
-    source.subscribe(changed.put_nowait)
+    changed: asyncio.Queue[specs.Change] = asyncio.Queue()
+    source.follow(changed.put_nowait)
     watching = asyncio.create_task(source.watch(interval_seconds=0.01))
     try:
         await asyncio.to_thread(path.write_text, text.replace("passages: 5", "passages: 7"), encoding="utf-8")
@@ -81,18 +80,6 @@ async def test_a_change_of_the_file_reaches_those_who_follow_it_with_the_key(tmp
         watching.cancel()
     assert source.current.routes[0].passages == 7
     assert source.current.tenants[0].keys[-1].id == configuration.DEVELOPMENT_KEY_ID
-
-
-def test_a_document_that_one_service_cannot_follow_is_put_in_force_for_none(caplog: pytest.LogCaptureFixture) -> None:
-    source = configuration.Source(DEFAULT, "gf-secret")
-    policies.Policies(source, policies.catalogue())  # as safety follows it
-    good = source.current
-    text = DEFAULT.read_text(encoding="utf-8").replace("passages: 5", "passages: 7")
-    source.replace(specs.parse(text.replace("entities: [PII]", "entities: [SHOE_SIZE]")))
-    assert source.current is good
-    assert "policies[0].rules[1].entities[0]: unknown entity or group 'SHOE_SIZE'" in caplog.text
-    source.replace(specs.parse(text))
-    assert source.current.routes[0].passages == 7
 
 
 def test_signing_in_makes_a_caller_that_the_services_believe() -> None:

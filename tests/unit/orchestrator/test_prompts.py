@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from genaifactory_common import specs
-from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common.errors import Unavailable
 from genaifactory_common.testing.retriever import passage
-from genaifactory_orchestrator.answers import prompts
 from genaifactory_orchestrator.answers.prompts import DATA_NOTICE, Template
 
 
@@ -55,64 +54,15 @@ def test_values_are_not_rendered_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("system", "problem"),
+    "system",
     [
-        ("{{ question ", "line 1"),
-        ("a\n{% if %}", "line 2"),
-        ("{{ secrets }}", "unknown variable 'secrets'"),
-        ("{% include 'x' %}", None),
-        ("{{ ''.__class__.__mro__ }}", None),
-        ("{{ tenant.format.__globals__ }}", None),
-        ("{{ passages.append(1) }}", None),
-        ("{{ 1 / 0 }}", None),
-        ("{{ 'x' * 3000000 }}", None),
+        "{{ ''.__class__.__mro__ }}",
+        "{{ tenant.format.__globals__ }}",
+        "{{ passages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{{ 'x' * 3000000 }}",
     ],
 )
-def test_a_template_that_is_wrong_or_reaches_out_is_an_error_of_its_author(system: str, problem: str | None) -> None:
-    if problem is not None:
-        with pytest.raises(InvalidArgument, match=problem):
-            Template(specs.Prompt(name="p", version=1, system=system))
-    else:
-        with pytest.raises(Unavailable, match="p@1"):
-            rendered(system)
-
-
-def test_problems_name_the_path_of_the_bad_template() -> None:
-    from_yaml = """
-    tenants: [{name: acme}]
-    roles: [{name: user, permissions: [chat]}]
-    models: [{name: m, backend: {type: modelserver, model: m}}]
-    routes: [{name: chat, task: chat, models: [m]}]
-    policies: [{name: default}]
-    prompts: [{name: good, version: 1, system: "{{ today }}"}, {name: bad, version: 1, system: "{% endif %}"}]
-    """
-    (problem,) = prompts.problems(specs.parse(from_yaml))
-    assert problem.startswith("prompts[1].system: prompt bad@1, line 1: ")
-
-
-async def test_a_bad_template_stops_the_start(make_world: Any) -> None:
-    bad = FACTORY_WITH_BAD_PROMPT
-    with pytest.raises(InvalidArgument) as caught:
-        async with make_world(bad):
-            pass
-    assert caught.value.field == "prompts[0].system"
-
-
-async def test_a_template_that_goes_bad_while_running_is_refused_and_the_last_good_one_answers(
-    world: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    good = world.source.current
-    world.source.replace(specs.parse(good.model_dump_json().replace("Answer {{ tenant }}", "Answer {{ nobody }}")))
-    assert world.source.current is good
-    assert "prompts[0].system: " in caplog.text
-    assert (await world.ask(route="rag")).text()
-
-
-FACTORY_WITH_BAD_PROMPT = """
-tenants: [{name: acme}]
-roles: [{name: user, permissions: [chat]}]
-models: [{name: m, backend: {type: modelserver, model: m}}]
-routes: [{name: chat, task: chat, models: [m]}]
-policies: [{name: default}]
-prompts: [{name: bad, version: 1, system: "{{ x"}]
-"""
+def test_a_template_that_reaches_out_or_fails_is_an_error_of_its_author(system: str) -> None:
+    with pytest.raises(Unavailable, match="p@1"):
+        rendered(system)

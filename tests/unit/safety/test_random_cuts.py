@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genaifactory_common import specs
-from genaifactory_safety.normalise import normalise
+from genaifactory_common.normalise import normalise
 from genaifactory_safety.policies import Policy, catalogue
 from genaifactory_safety.scanner import StreamScanner
 from genaifactory_safety.segments import OVERLAP_CHARACTERS, WINDOW_CHARACTERS

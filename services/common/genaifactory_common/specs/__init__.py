@@ -12,7 +12,7 @@ from genaifactory_common.specs.models import CircuitBreaker, Model, ModelServerB
 from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy, Rule
 from genaifactory_common.specs.routes import Cache, KnowledgeBase, Prompt, Route, TaskName
-from genaifactory_common.specs.source import Change, Source
+from genaifactory_common.specs.source import Change, Derived, Source
 from genaifactory_common.specs.tenants import ApiKey, Limits, Permission, Role, Tenant
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Change",
     "CircuitBreaker",
     "Cors",
+    "Derived",
     "Factory",
     "InvalidConfiguration",
     "KnowledgeBase",

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from genaifactory_common import engine_specs, strict_yaml
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.specs.factory import Factory
+from genaifactory_common.specs.factory import Factory, InconsistentError
 
 
 class InvalidConfiguration(InvalidArgument):
@@ -18,6 +18,7 @@ class InvalidConfiguration(InvalidArgument):
 
     def __init__(self, problems: list[str], source: str) -> None:
         self.problems = problems
+        self.lines = [f"{source}: {problem}" for problem in problems]
         super().__init__(f"{source}: " + "; ".join(problems), field=problems[0].partition(":")[0])
 
 
@@ -41,11 +42,18 @@ def _problems(error: ValidationError) -> list[str]:
     found = error.errors(include_url=False, include_input=False)
     # A list whose items are all wrong also counts as too short; that is no problem of its own.
     inside = {e["loc"][:n] for e in found for n in range(1, len(e["loc"]))}
-    return [_problem(e) for e in found if e["type"] != "too_short" or e["loc"] not in inside]
+    problems: list[str] = []
+    for each in found:
+        reason = each.get("ctx", {}).get("error")
+        if isinstance(reason, InconsistentError):
+            problems += reason.problems
+        elif each["type"] != "too_short" or each["loc"] not in inside:
+            problems.append(_problem(each))
+    return problems
 
 
-# pydantic names the branch of a union; it is no field of the document.
-_BRANCHES = ("modelserver", "openai", *engine_specs.TYPES)
+# pydantic names the branch of a union, and that a mapping's key is meant; neither is a field of the document.
+_NO_FIELDS = ("modelserver", "openai", *engine_specs.TYPES, "[key]")
 
 
 def _problem(error: Any) -> str:
@@ -54,7 +62,7 @@ def _problem(error: Any) -> str:
     for part in error["loc"]:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part not in _BRANCHES:
+        elif part not in _NO_FIELDS:
             path += f".{part}" if path else str(part)
     if error["type"] == "extra_forbidden":
         message = "unknown field"
@@ -66,7 +74,6 @@ def _problem(error: Any) -> str:
         message = "must be a list"
     elif error["type"] in ("model_type", "dict_type"):
         message = "must be a mapping"
-    # A consistency check names its own path, since the model's location is the document.
     return f"{path}: {message}" if path else message
 
 

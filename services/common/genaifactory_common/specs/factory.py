@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -19,6 +20,14 @@ Origin = Annotated[
     StringConstraints(pattern=r"^(\*|https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?)$"),
 ]
 """'*', or a scheme, a host in lower case and a port where it is not the scheme's own: what browsers send as Origin."""
+
+
+class InconsistentError(ValueError):
+    """Parts of a document that do not fit together; each problem is 'path: what is wrong'."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(problems))
 
 
 class Cors(Spec):
@@ -60,56 +69,57 @@ class Factory(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _unique("tenants", [t.name for t in self.tenants])
-        _unique("roles", [r.name for r in self.roles])
-        _unique("models", [m.name for m in self.models])
-        _unique("routes", [r.name for r in self.routes])
-        _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
-        _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
-        _unique("policies", [p.name for p in self.policies])
-        _unique("engines", [name for engine in self.engines for name in engine.names()])
+        if problems := list(self._problems()):
+            raise InconsistentError(problems)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        yield from _unique("tenants", [t.name for t in self.tenants])
+        yield from _unique("roles", [r.name for r in self.roles])
+        yield from _unique("models", [m.name for m in self.models])
+        yield from _unique("routes", [r.name for r in self.routes])
+        yield from _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
+        yield from _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
+        yield from _unique("policies", [p.name for p in self.policies])
+        yield from _unique("engines", [name for engine in self.engines for name in engine.names()])
         keys = [key for tenant in self.tenants for key in tenant.keys]
-        _unique("tenants[].keys[].id", [k.id for k in keys])
-        _unique("tenants[].keys[].sha256", [k.sha256 for k in keys])
+        yield from _unique("tenants[].keys[].id", [k.id for k in keys])
+        yield from _unique("tenants[].keys[].sha256", [k.sha256 for k in keys])
         roles = {r.name for r in self.roles}
         for i, tenant in enumerate(self.tenants):
             for j, key in enumerate(tenant.keys):
-                _known(f"tenants[{i}].keys[{j}].role", key.role, roles)
+                yield from _known(f"tenants[{i}].keys[{j}].role", key.role, roles)
         embedding = {m.name for m in self.models if m.kind == "embedding"}
         names = {r.name for r in self.routes} | embedding
         for i, role in enumerate(self.roles):
             for j, route in enumerate(role.routes):
                 if route != "*":
-                    _known(f"roles[{i}].routes[{j}]", route, names)
+                    yield from _known(f"roles[{i}].routes[{j}]", route, names)
         for name in sorted({r.name for r in self.routes} & embedding):
-            raise ValueError(f"routes: '{name}' is also an embedding model; clients could not tell them apart")
+            yield f"routes: '{name}' is also an embedding model; clients could not tell them apart"
         for i, route_spec in enumerate(self.routes):
-            self._check_route(f"routes[{i}]", route_spec)
+            yield from self._route_problems(f"routes[{i}]", route_spec)
         tenants = {t.name for t in self.tenants}
-        _retired("tenants", self.retired.tenants, tenants)
-        _retired("knowledge_bases", self.retired.knowledge_bases, {k.name for k in self.knowledge_bases})
+        yield from _retired("tenants", self.retired.tenants, tenants)
+        yield from _retired("knowledge_bases", self.retired.knowledge_bases, {k.name for k in self.knowledge_bases})
         for i, base in enumerate(self.knowledge_bases):
             for j, name in enumerate(base.tenants):
                 if name != "*":
-                    _known(f"knowledge_bases[{i}].tenants[{j}]", name, tenants)
-        return self
+                    yield from _known(f"knowledge_bases[{i}].tenants[{j}]", name, tenants)
 
-    def _check_route(self, path: str, route: Route) -> None:
+    def _route_problems(self, path: str, route: Route) -> Iterator[str]:
         chat_models = {m.name for m in self.models if m.kind == "chat"}
         for j, model in enumerate(route.models):
-            _known(f"{path}.models[{j}]", model, chat_models, "chat model")
+            yield from _known(f"{path}.models[{j}]", model, chat_models, "chat model")
         currencies = {m.price.currency for m in self.models if m.name in route.models}
         if len(currencies) > 1:  # an answer may cost tokens of several of them, and is one sum
-            raise ValueError(f"{path}.models: prices in several currencies: {', '.join(sorted(currencies))}")
-        _known(f"{path}.policy", route.policy, {p.name for p in self.policies})
+            yield f"{path}.models: prices in several currencies: {', '.join(sorted(currencies))}"
+        yield from _known(f"{path}.policy", route.policy, {p.name for p in self.policies})
         if route.knowledge_base is not None:
-            _known(f"{path}.knowledge_base", route.knowledge_base, {k.name for k in self.knowledge_bases})
+            yield from _known(f"{path}.knowledge_base", route.knowledge_base, {k.name for k in self.knowledge_bases})
         if route.prompt is not None:
-            _known(
-                f"{path}.prompt",
-                route.prompt,
-                {p.name for p in self.prompts} | {f"{p.name}@{p.version}" for p in self.prompts},
-            )
+            prompts = {p.name for p in self.prompts} | {f"{p.name}@{p.version}" for p in self.prompts}
+            yield from _known(f"{path}.prompt", route.prompt, prompts)
 
     def route(self, name: str) -> Route | None:
         """The route of this name."""
@@ -140,20 +150,18 @@ class Factory(Spec):
         return next((p for p in self.policies if p.name == name), None)
 
 
-def _unique(path: str, names: list[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{path}: '{name}' stands twice")
-        seen.add(name)
+def _unique(path: str, names: list[str]) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{path}: '{name}' stands twice"
 
 
-def _retired(path: str, names: Sequence[str], used: Iterable[str]) -> None:
+def _retired(path: str, names: Sequence[str], used: Iterable[str]) -> Iterator[str]:
     for i, name in enumerate(names):
         if name in used:
-            raise ValueError(f"retired.{path}[{i}]: '{name}' is in {path}; take it out of one of them")
+            yield f"retired.{path}[{i}]: '{name}' is in {path}; take it out of one of them"
 
 
-def _known(path: str, name: str, known: Iterable[str], what: str = "name") -> None:
+def _known(path: str, name: str, known: Iterable[str], what: str = "name") -> Iterator[str]:
     if name not in known:
-        raise ValueError(f"{path}: unknown {what} '{name}'; known: {', '.join(sorted(known)) or 'none'}")
+        yield f"{path}: unknown {what} '{name}'; known: {', '.join(sorted(known)) or 'none'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from genaifactory_common.engine_specs import ModelName, Spec
 from genaifactory_common.specs.names import Name
@@ -68,6 +68,14 @@ class Prompt(Spec):
     refusal: dict[str, str] = Field(
         default_factory=dict, description="What to say when the passages do not hold the answer, by language."
     )
+
+    @field_validator("system")
+    @classmethod
+    def _compiles(cls, system: str) -> str:
+        from genaifactory_common import templates  # 80 ms, which the many commands without a document do not need
+
+        templates.compiled(system)
+        return system
 
 
 class KnowledgeBase(Spec):

@@ -7,11 +7,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from genaifactory_common import changes, files, in_force
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.specs.documents import InvalidConfiguration, digest, parse, read
+from genaifactory_common.specs.documents import digest, parse, read
 from genaifactory_common.specs.factory import Factory
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +31,19 @@ class Change:
     """What changed, as `changes.between` writes it; empty when nothing did that is configured."""
 
 
+class Derived(Generic[T]):
+    """What a consumer makes of the document in force: `current`, replaced together with that document."""
+
+    def __init__(self, make: Callable[[Factory], T], factory: Factory) -> None:
+        self.make = make
+        self.current = make(factory)
+
+
 class Source:
-    """The document in force: `current`, replaced by `watch` when the file changes and is good."""
+    """The document in force: `current`, replaced by `watch` when the file changes and is good.
+
+    A service reads `current`, keeps what is costly to make of it with `derive`, and acts on a change with `follow`.
+    """
 
     def __init__(self, current: Factory, path: Path | None = None, *, digest: str = "") -> None:
         """digest: of the text that `current` came from."""
@@ -38,8 +52,7 @@ class Source:
         self.digest = digest
         # Taken now, so that a change between the start and `watch` is seen.
         self._seen = files.fingerprint(path) if path is not None else None
-        self._checks: list[Callable[[Factory], list[str]]] = []
-        self._listeners: list[Callable[[Factory], None]] = []
+        self._derived: list[Derived[Any]] = []
         self._followers: list[Callable[[Change], None]] = []
         self._reviewers: list[Callable[[Factory, Factory], Awaitable[None]]] = []
 
@@ -49,17 +62,15 @@ class Source:
         text = read(path)
         return cls(parse(text, source=str(path)), path, digest=digest(text))
 
-    def check(self, problems: Callable[[Factory], list[str]]) -> None:
-        """Adds a rule that every document must keep before any consumer gets it, the one in force now too.
+    def derive(self, make: Callable[[Factory], T]) -> Derived[T]:
+        """What `make` returns for the document in force, made anew for each that follows.
 
-        problems: gives what is wrong as 'path: what'. Raises InvalidConfiguration when the one in force has any.
+        make: without side effects. For a new document every consumer's is called before any result is in force; one
+        that raises InvalidArgument refuses the document for all. Raises what `make` does for the one in force now.
         """
-        self._checks.append(problems)
-        self._checked(self.current)
-
-    def subscribe(self, listener: Callable[[Factory], None]) -> None:
-        """Calls `listener` with each new document. It must not raise; what it derives it derives at once."""
-        self._listeners.append(listener)
+        derived = Derived(make, self.current)
+        self._derived.append(derived)
+        return derived
 
     def follow(self, follower: Callable[[Change], None]) -> None:
         """Calls `follower` with what changed, once it is in force. It must not raise."""
@@ -76,7 +87,7 @@ class Source:
     def replace(self, factory: Factory) -> None:
         """Puts a document in force, unless it cannot be: then that is logged."""
         try:
-            self._put(self._checked(self.completed(factory)), "")
+            self._put(self.completed(factory), "")
         except InvalidArgument as error:
             _refuse(error)
 
@@ -99,21 +110,17 @@ class Source:
 
     async def _reload(self, path: Path) -> None:
         text = await asyncio.to_thread(read, path)
-        factory = self._checked(self.completed(await asyncio.to_thread(parse, text, source=str(path))))
+        factory = self.completed(await asyncio.to_thread(parse, text, source=str(path)))
         for reviewer in self._reviewers:
             await reviewer(self.current, factory)
         self._put(factory, digest(text))
 
-    def _checked(self, factory: Factory) -> Factory:
-        if problems := [problem for check in self._checks for problem in check(factory)]:
-            raise InvalidConfiguration(problems, str(self.path or "factory.yaml"))
-        return factory
-
     def _put(self, factory: Factory, digest: str) -> None:
         change = Change(self.current, factory, digest, tuple(changes.between(self.current, factory)))
+        made = [each.make(factory) for each in self._derived]
         self.current, self.digest = factory, digest
-        for listener in self._listeners:
-            listener(factory)
+        for each, value in zip(self._derived, made, strict=True):
+            each.current = value
         in_force.report(digest)
         logger.info(
             "factory.yaml is reloaded and in force: %s",

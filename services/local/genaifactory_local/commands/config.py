@@ -48,10 +48,9 @@ def config_check(
         if not file.exists():
             raise InvalidArgument("There is no factory.yaml here and none of a platform: name the FILE.", field="FILE")
     try:
-        factory = configuration.load(file)
+        factory = specs.load(file)
     except specs.InvalidConfiguration as error:
-        for problem in error.problems:
-            print(f"{file}: {problem}", file=sys.stderr)
+        print("\n".join(error.lines), file=sys.stderr)
         raise typer.Exit(1) from None
     compared = _compared(factory, state_folder)
     for each in compared.hidden:

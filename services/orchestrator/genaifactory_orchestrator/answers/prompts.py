@@ -12,13 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import jinja2
-import jinja2.meta
-import jinja2.sandbox
-
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import specs
-from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common import specs, templates
+from genaifactory_common.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +24,6 @@ DATA_NOTICE = (
 )
 _MAX_RENDERED_CHARACTERS = 2_000_000
 _TAG = re.compile(r"<(?=\s*/?\s*passage\b)", re.IGNORECASE)
-
-_ENVIRONMENT = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    autoescape=False,  # a prompt is no HTML; passages are delimited below
-    undefined=jinja2.StrictUndefined,
-    keep_trailing_newline=False,
-)
-_VARIABLES = frozenset({"question", "passages", "tenant", "today", "refusal"})
 
 
 @dataclass(frozen=True)
@@ -77,18 +66,9 @@ class Template:
     """One compiled version of a prompt."""
 
     def __init__(self, prompt: specs.Prompt) -> None:
-        """Raises InvalidArgument when the template is no Jinja or names what does not exist."""
         self.prompt = prompt
         self.version = f"{prompt.name}@{prompt.version}"
-        try:
-            names = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(prompt.system))
-            self._template = _ENVIRONMENT.from_string(prompt.system)
-        except jinja2.TemplateSyntaxError as error:
-            raise InvalidArgument(f"prompt {self.version}, line {error.lineno}: {error.message}") from None
-        if unknown := sorted(names - _VARIABLES - _ENVIRONMENT.globals.keys()):
-            raise InvalidArgument(
-                f"prompt {self.version}: unknown variable '{unknown[0]}'; known: {', '.join(sorted(_VARIABLES))}"
-            )
+        self._template, names = templates.compiled(prompt.system)
         self.uses_today = "today" in names
         self._shows_passages = "passages" in names
 
@@ -116,17 +96,6 @@ class Template:
 def today() -> str:
     """The date of prompts, in UTC: 2026-11-28."""
     return datetime.now(UTC).date().isoformat()
-
-
-def problems(factory: specs.Factory) -> list[str]:
-    """What is wrong with a document's templates, as 'path: what'; empty when all compile."""
-    found = []
-    for i, prompt in enumerate(factory.prompts):
-        try:
-            Template(prompt)
-        except InvalidArgument as error:
-            found.append(f"prompts[{i}].system: {error.message}")
-    return found
 
 
 def _quoted(number: int, passage: types_pb2.Passage) -> Passage:

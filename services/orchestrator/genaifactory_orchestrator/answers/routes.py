@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import images, specs
 from genaifactory_common.engine_specs import Spec
-from genaifactory_common.errors import InvalidArgument, NotFound, Reason, Unavailable
+from genaifactory_common.errors import InvalidArgument, NotFound, Reason
 from genaifactory_orchestrator.answers.prompts import Template
 
 
@@ -50,30 +50,23 @@ class Plans:
 
     def __init__(self, source: specs.Source) -> None:
         self._source = source
-        self._factory: specs.Factory | None = None
-        self._plans: dict[str, Plan] = {}
+        self._plans = source.derive(lambda factory: {route.name: _made(factory, route) for route in factory.routes})
 
     def resolve(self, name: str, tenant: str) -> Plan:
         """The plan of a route. Raises NotFound: there is no such route, or its documents are not for the tenant."""
-        factory = self._source.current
-        if factory is not self._factory:
-            self._factory, self._plans = factory, {}
-        plan = self._plans.get(name)
+        plan = self._plans.current.get(name)
         if plan is None:
-            plan = self._plans[name] = _made(factory, name)
+            raise _unknown(name)
         base = plan.route.knowledge_base
-        if base is not None and factory.knowledge_base(base, tenant) is None:
+        if base is not None and self._source.current.knowledge_base(base, tenant) is None:
             raise _unknown(name)
         return plan
 
 
-def _made(factory: specs.Factory, name: str) -> Plan:
-    route = factory.route(name)
-    if route is None:
-        raise _unknown(name)
+def _made(factory: specs.Factory, route: specs.Route) -> Plan:
     policy = factory.policy(route.policy)
     if policy is None:
-        raise Unavailable(f"The policy '{route.policy}' of the route '{name}' is missing in factory.yaml.")
+        raise InvalidArgument(f"The policy '{route.policy}' of the route '{route.name}' is missing in factory.yaml.")
     prompt = factory.prompt(route.prompt) if route.prompt else None
     parts: list[Spec] = [route, policy, *filter(None, (prompt, *map(factory.model, route.models)))]
     digest = hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()

@@ -95,7 +95,7 @@ class RayEngine:
         finally:
             cluster.take_signals_back()
         await self._in_thread(self._deploy)
-        self._source.subscribe(self._follow)
+        self._source.follow(self._follow)
         await self._until_running()
         self._handle = await self._in_thread(cluster.handle, self._application)
         await self._refresh()
@@ -260,9 +260,9 @@ class RayEngine:
                 async with asyncio.timeout(_WATCH_TIMEOUT_SECONDS):
                     await self._refresh()
 
-    def _follow(self, factory: specs.Factory) -> None:
+    def _follow(self, change: specs.Change) -> None:
         """Hands a new list of declared adapters to the replicas, without a new start of theirs."""
-        for entry in factory.engines:
+        for entry in change.after.engines:
             if entry.names()[0] == self._entry.names()[0] and _declared(entry) != _declared(self._entry):
                 adapters = getattr(entry, "adapters", None)
                 changed = self._entry.model_copy(update={"adapters": adapters})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,12 +25,6 @@ def config(spec: Vllm, folder: Path, *, path: str) -> VllmConfig:
 
     folder: where the weights are. path: of the entry in factory.yaml ("engines[0]").
     """
-    known = {field.name for field in dataclasses.fields(AsyncEngineArgs) if field.init}
-    for unknown in spec.args:
-        if unknown not in known:
-            near = difflib.get_close_matches(unknown, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else "; arguments have their Python names (max_model_len)"
-            raise InvalidArgument(f"vLLM has no engine argument '{unknown}'{hint}", field=f"{path}.args.{unknown}")
     try:
         return _create(spec, folder, spec.args)
     except Exception as error:

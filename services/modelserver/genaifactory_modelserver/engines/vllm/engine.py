@@ -157,7 +157,7 @@ class VllmEngine:
 
         self._adapters = AdapterSet(adapters, self, fetch, self._folder / "adapters.json", model=self._spec.model)
         await self._adapters.open(adapters.serve)
-        self._source.subscribe(self._follow)
+        self._source.follow(self._follow)
         self._refreshing = asyncio.create_task(self._refresh(self._adapters), name="adapters-refresh")
 
     async def close(self) -> None:
@@ -308,9 +308,9 @@ class VllmEngine:
         await self._sleeper().wake_up()
         self._awake = True
 
-    def _follow(self, factory: specs.Factory) -> None:
+    def _follow(self, change: specs.Change) -> None:
         """Takes a new list of declared adapters; whatever else has changed needs a restart."""
-        entry = next((e for e in factory.engines if isinstance(e, Vllm) and e.model == self._spec.model), None)
+        entry = next((e for e in change.after.engines if isinstance(e, Vllm) and e.model == self._spec.model), None)
         if entry is None or entry.adapters is None or self._spec.adapters is None or self._adapters is None:
             logger.warning("%s has changed; the model server must be restarted for it", self._path)
             return

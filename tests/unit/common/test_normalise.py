@@ -8,8 +8,8 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genaifactory_safety import normalise as module
-from genaifactory_safety.normalise import normalise
+from genaifactory_common import normalise as module
+from genaifactory_common.normalise import normalise
 
 
 def test_what_is_passed_through_unchanged_would_not_be_changed() -> None:
