@@ -24,10 +24,11 @@ import httpx
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels, files
 from genaifactory_common.errors import OutOfSpace, Unavailable
+from genaifactory_common.minilm import DIMENSIONS
 from genaifactory_local import monitoring, testing
 from genaifactory_local.testing import Platform, Process
 from genaifactory_retriever.vectors.edge import EdgeVectors
-from genaifactory_retriever.vectors.protocol import DENSE_SIZE, Passage, Point, Sparse, Where
+from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse, Where
 from tests.full import FULL
 
 SIZE_MIB = 256
@@ -342,7 +343,7 @@ async def fault_by_fault(disk: Disk, state: Path, notes: Path) -> None:
 async def mapped_files(disk: Disk) -> None:
     """With no mark before it, a store whose files are mapped refuses what it has no blocks for; or SIGBUS ends us."""
     vectors = EdgeVectors(disk.folder / "vectors", search_threads=1)
-    await vectors.create("a")
+    await vectors.create("a", DIMENSIONS)
     stored = 0
 
     async def upsert() -> bool:
@@ -360,7 +361,7 @@ async def mapped_files(disk: Disk) -> None:
         while await upsert():
             pass
         assert (
-            len(await vectors.search("a", dense=[0.1] * DENSE_SIZE, lexical=None, where=Where("t", ()), limit=9)) == 9
+            len(await vectors.search("a", dense=[0.1] * DIMENSIONS, lexical=None, where=Where("t", ()), limit=9)) == 9
         )
     assert await vectors.count("a") == stored
     disk.empty()
@@ -375,7 +376,7 @@ async def mapped_files(disk: Disk) -> None:
 def _point(number: int) -> Point:
     passage = Passage("t", (), 1, f"p{number}", "d", "x" * 800, "Title", "d.md", (), 0, 800, "en", {"year": "2026"})
     terms = Sparse([number % 97 + each for each in range(60)], [1.0] * 60)
-    return Point(number + 1, [((number * each) % 89) / 89 for each in range(DENSE_SIZE)], terms, passage)
+    return Point(number + 1, [((number * each) % 89) / 89 for each in range(DIMENSIONS)], terms, passage)
 
 
 async def main(folder: Path) -> None:

@@ -19,11 +19,13 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever.budget import ByteBudget
+from genaifactory_retriever.embedders import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Ingestion
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.parsing.limits import Limits
+from genaifactory_retriever.reranking import FusedOrder
 from genaifactory_retriever.search import Searcher
 from genaifactory_retriever.servicer import Parts, RetrieverServicer
 from genaifactory_retriever.settings import Qdrant, Settings
@@ -81,9 +83,9 @@ async def _open(settings: Settings, source: specs.Source, space: Space, telemetr
     try:
         library = await asyncio.to_thread(Library, settings.data_dir / "library.sqlite")
         vectors = await _vectors(settings)
-        encoder = await asyncio.to_thread(
-            Encoder.load,
-            settings.model_cache_dir or settings.data_dir / "models",
+        cache_dir = settings.model_cache_dir or settings.data_dir / "models"
+        encoder = Encoder(
+            await asyncio.to_thread(MiniLMEmbedder.load, cache_dir),
             document_threads=settings.ingestion.threads,
             query_threads=settings.search.threads,
         )
@@ -93,7 +95,7 @@ async def _open(settings: Settings, source: specs.Source, space: Space, telemetr
                 await knowledge.get(spec)
             yield Parts(
                 library,
-                Searcher(library, vectors, encoder, telemetry, candidates=settings.search.candidates),
+                Searcher(library, vectors, encoder, FusedOrder(), telemetry, candidates=settings.search.candidates),
                 Ingestion(
                     encoder,
                     _limits(settings),

@@ -1,4 +1,4 @@
-"""Documents and queries to vectors: chunking, MiniLM and lexical weights, on bounded threads."""
+"""Documents and queries to vectors: chunking, an embedder and lexical weights, on bounded threads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from genaifactory_common import language, minilm
+from genaifactory_common import language
 from genaifactory_common.english import QUESTION_PHRASES
-from genaifactory_common.errors import InvalidArgument, TooLarge, Unavailable
-from genaifactory_common.minilm import MiniLM
+from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import analysis, chunking, lexical
 from genaifactory_retriever.analysis import Word
+from genaifactory_retriever.embedders import Embedder
 from genaifactory_retriever.stored import Contents, StoredDocument
 from genaifactory_retriever.vectors import protocol
 from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse
@@ -115,10 +114,11 @@ class _Piece:
 
 
 class Encoder:
-    """The model on two sets of threads, so that a query never waits for documents."""
+    """The embedder on two sets of threads, so that a query never waits for documents."""
 
-    def __init__(self, model: MiniLM, *, document_threads: int, query_threads: int) -> None:
-        self._model = model
+    def __init__(self, embedder: Embedder, *, document_threads: int, query_threads: int) -> None:
+        self.dimensions = embedder.dimensions
+        self._embedder = embedder
         self._document_threads = document_threads
         self._documents = ThreadPoolExecutor(
             document_threads, thread_name_prefix="encode-documents", initializer=_yield_to_queries
@@ -126,15 +126,6 @@ class Encoder:
         self._queries = ThreadPoolExecutor(query_threads, thread_name_prefix="encode-queries")
         # A question that is asked again needs no model. What it encodes to depends on its text alone, on no tenant.
         self._encoded_query = lru_cache(maxsize=_KEPT_QUERIES)(self._encode_query)
-
-    @classmethod
-    def load(cls, cache_dir: Path, *, document_threads: int, query_threads: int) -> Encoder:
-        """Loads the model; blocks for a second, or a few on first use. Raises Unavailable and OSError."""
-        try:
-            model = minilm.load(cache_dir)
-        except RuntimeError as error:
-            raise Unavailable(f"The embedding model cannot be loaded: {error}") from error
-        return cls(model, document_threads=document_threads, query_threads=query_threads)
 
     async def on_document_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Runs blocking work on documents there; at most `document_threads` at once."""
@@ -153,7 +144,7 @@ class Encoder:
     def _cut(self, document: StoredDocument, settings: Chunking) -> list[_Piece]:
         chunks = chunking.chunk(
             document.document,
-            self._model.token_offsets,
+            self._embedder.token_offsets,
             max_tokens=settings.chunk_tokens,
             overlap_tokens=settings.overlap_tokens,
         )
@@ -176,7 +167,7 @@ class Encoder:
         async def work() -> None:
             for begin in begins:
                 end = begin + _TEXTS_AT_ONCE
-                found[begin:end] = (await self.on_document_thread(self._model.embed, texts[begin:end])).tolist()
+                found[begin:end] = await self.on_document_thread(self._embedder.embed_passages, texts[begin:end])
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._document_threads):
@@ -189,7 +180,7 @@ class Encoder:
 
     def _encode_query(self, text: str, dense: bool) -> EncodedQuery:
         weights = lexical.query_weights(analysis.words(text))
-        vector = self._model.embed([text])[0].tolist() if dense else None
+        vector = self._embedder.embed_query(text) if dense else None
         asked = tuple(analysis.words(QUESTION_PHRASES.sub(" , ", text)))
         return EncodedQuery(asked, weights, vector, language.nearest(text) or "")
 

@@ -23,20 +23,20 @@ class Mode(Enum):
     DENSE = "dense"
 
 
-def fuse(candidates: Sequence[Candidate], mode: Mode, language: str) -> list[tuple[int, float]]:
-    """Point ids with their scores, best first; ties go by id, so that the same query always ranks the same."""
+def fuse(candidates: Sequence[Candidate], mode: Mode, language: str) -> list[tuple[Candidate, float]]:
+    """Candidates with their scores, best first; ties go by id, so that the same query always ranks the same."""
     if mode is Mode.LEXICAL:
-        scored = [(c.id, c.lexical) for c in candidates if c.lexical > 0]
+        scored = [(c, c.lexical) for c in candidates if c.lexical > 0]
     elif mode is Mode.DENSE:
-        scored = [(c.id, c.dense) for c in candidates]
+        scored = [(c, c.dense) for c in candidates]
     else:
         scored = _weighted(candidates, _DENSE_SHARE.get(language, _DENSE_SHARE[""]))
-    return sorted(scored, key=lambda item: (-item[1], item[0]))
+    return sorted(scored, key=lambda item: (-item[1], item[0].id))
 
 
-def _weighted(candidates: Sequence[Candidate], share: float) -> list[tuple[int, float]]:
+def _weighted(candidates: Sequence[Candidate], share: float) -> list[tuple[Candidate, float]]:
     # BM25 has a true zero; a cosine of any two texts has not, so its own least stands for it.
     most_lexical = max((c.lexical for c in candidates), default=0.0) or 1.0
     least, most = min((c.dense for c in candidates), default=0.0), max((c.dense for c in candidates), default=0.0)
     span = most - least or 1.0
-    return [(c.id, (1 - share) * c.lexical / most_lexical + share * (c.dense - least) / span) for c in candidates]
+    return [(c, (1 - share) * c.lexical / most_lexical + share * (c.dense - least) / span) for c in candidates]

@@ -104,10 +104,10 @@ class KnowledgeBase:
             except Unavailable as error:
                 if not vectors.owned or isinstance(error, OutOfSpace):
                     raise
-                await vectors.create(index_name(index))
+                await vectors.create(index_name(index), encoder.dimensions)
                 damaged[index.id] = error.message
         if not any(index.state == "active" for index in indexes):
-            first = await versions.make(spec, library, vectors, "")
+            first = await versions.make(spec, library, vectors, encoder, "")
             serving: dict[int, State] = {first.id: "active"}
             await library.run(library.set_states, serving)
             indexes = [replace(first, state="active"), *indexes]
@@ -314,7 +314,7 @@ class KnowledgeBase:
             async with self._writing:
                 spare = [index for index in self.snapshots.current.indexes if index.state == "ready"]
                 await self._retire(spare, {index.id: "dropped" for index in spare})
-                index = await versions.make(spec, self._library, self._vectors, idempotency_key)
+                index = await versions.make(spec, self._library, self._vectors, self._encoder, idempotency_key)
                 current = self.snapshots.current
                 revisions = await self._library.run(self._library.indexed_revisions, self.name)
                 total = await self._library.run(self._library.all_passages, current.active.id)

@@ -1,4 +1,4 @@
-"""Answers a query from one snapshot of a knowledge base: both methods, fused, with what the caller may see."""
+"""Answers a query from one snapshot of a knowledge base: both methods, fused and ranked, of what the caller may see."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from genaifactory_retriever.encoding import EncodedQuery, Encoder
 from genaifactory_retriever.fusion import Mode
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
+from genaifactory_retriever.reranking import Hit, Reranker
 from genaifactory_retriever.snapshots import Snapshot
 from genaifactory_retriever.stored import Index
 from genaifactory_retriever.vectors.protocol import Passage, Vectors, Where
@@ -49,12 +50,20 @@ class Searcher:
     """Searches any knowledge base."""
 
     def __init__(
-        self, library: Library, vectors: Vectors, encoder: Encoder, telemetry: Telemetry, *, candidates: int
+        self,
+        library: Library,
+        vectors: Vectors,
+        encoder: Encoder,
+        reranker: Reranker,
+        telemetry: Telemetry,
+        *,
+        candidates: int,
     ) -> None:
         """candidates: passages that each method brings to the fusion."""
         self._library = library
         self._vectors = vectors
         self._encoder = encoder
+        self._reranker = reranker
         self._telemetry = telemetry
         self._candidates = candidates
 
@@ -76,7 +85,7 @@ class Searcher:
             )
             dense = encoded.dense
             sparse = None if query.mode is Mode.DENSE or not vector.indices else vector
-            hits: list[tuple[int, float]] = []
+            hits: list[Hit] = []
             if dense is not None or sparse is not None:
                 with self._telemetry.span("retriever.vectors"):
                     candidates = await self._vectors.search(
@@ -86,12 +95,14 @@ class Searcher:
                         where=where,
                         limit=max(self._candidates, query.limit),
                     )
-                    hits = fusion.fuse(candidates, query.mode, encoded.language)[: query.limit]
-                    stored = await self._vectors.passages(index_name(index), [id_ for id_, _ in hits])
-        ranked = tuple((stored[id_], score) for id_, score in hits)
-        texts = ["\n".join((passage.title, *passage.headings, passage.text)) for passage, _ in ranked]
+                    fused = fusion.fuse(candidates, query.mode, encoded.language)
+                    best = fused[: max(query.limit, self._reranker.reads)]
+                    stored = await self._vectors.passages(index_name(index), [each.id for each, _ in best])
+                    hits = [Hit(stored[each.id], score, each) for each, score in best]
+        ranked = (await self._reranker.rerank(query.text, encoded, hits))[: query.limit]
+        texts = ["\n".join((hit.passage.title, *hit.passage.headings, hit.passage.text)) for hit in ranked]
         covered = lexical.coverage(encoded.words, texts, frequencies, passages)
-        return SearchResult(ranked, index.version, covered)
+        return SearchResult(tuple((hit.passage, hit.score) for hit in ranked), index.version, covered)
 
     def _encode(self, query: Query, index: Index, tenant: str) -> tuple[EncodedQuery, dict[int, int], int]:
         encoded = self._encoder.encode_query(query.text, dense=query.mode is not Mode.LEXICAL)

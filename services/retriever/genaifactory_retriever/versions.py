@@ -34,7 +34,9 @@ def index_name(index: Index) -> str:
     return f"{index.knowledge_base}--{index.version}"
 
 
-async def make(spec: specs.KnowledgeBase, library: Library, vectors: Vectors, idempotency_key: str) -> Index:
+async def make(
+    spec: specs.KnowledgeBase, library: Library, vectors: Vectors, encoder: Encoder, idempotency_key: str
+) -> Index:
     """An empty version under the next name, in the state building."""
     index = Index(
         id=0,
@@ -49,7 +51,7 @@ async def make(spec: specs.KnowledgeBase, library: Library, vectors: Vectors, id
     )
     index = await library.run(library.add_index, index)
     try:
-        await vectors.create(index_name(index))
+        await vectors.create(index_name(index), encoder.dimensions)
     except BaseException:
         failed: dict[int, State] = {index.id: "failed"}  # or its key would stand for a build that nobody does
         await library.run(library.set_states, failed)
@@ -90,7 +92,7 @@ async def make_again(index: Index, why: str, library: Library, vectors: Vectors,
     logger.warning(
         "the index '%s' is damaged (%s); it is made again from the %d stored documents", name, why, len(revisions)
     )
-    await vectors.create(name)
+    await vectors.create(name, encoder.dimensions)
     for begin in range(0, len(revisions), _BATCH):
         loaded = [(r, await library.run(library.load, r)) for r in revisions[begin : begin + _BATCH]]
         present = [(revision, document) for revision, document in loaded if document is not None]

@@ -15,6 +15,7 @@ from genaifactory_common.minilm import MiniLM
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import SIGNER, served
 from genaifactory_retriever.app import create_app
+from genaifactory_retriever.embedders import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.parsing.limits import Limits
 from genaifactory_retriever.settings import Settings
@@ -45,7 +46,7 @@ def model(model_dir: Path) -> MiniLM:
 
 @pytest.fixture
 def encoder(model: MiniLM) -> Iterator[Encoder]:
-    encoder = Encoder(model, document_threads=2, query_threads=1)
+    encoder = Encoder(MiniLMEmbedder(model), document_threads=2, query_threads=1)
     yield encoder
     encoder.close()
 

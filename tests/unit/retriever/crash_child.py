@@ -14,6 +14,7 @@ from genaifactory_common import specs
 from genaifactory_retriever import lexical
 from genaifactory_retriever.analysis import words
 from genaifactory_retriever.documents import Block, assemble
+from genaifactory_retriever.embedders import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
 from genaifactory_retriever.library import Library
@@ -77,7 +78,7 @@ async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVect
 async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
     library = Library(data_dir / "library.sqlite")
     vectors = EdgeVectors(data_dir / "vectors", search_threads=1)
-    encoder = Encoder.load(model_dir, document_threads=1, query_threads=1)
+    encoder = Encoder(MiniLMEmbedder.load(model_dir), document_threads=1, query_threads=1)
     base = await KnowledgeBase.open(SPEC, library, vectors, encoder)
     edition = await whole_edition(base, library, vectors)
     assert edition >= at_least, f"edition {at_least} was answered, {edition} is there"

@@ -7,13 +7,10 @@ import itertools
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from genaifactory_common.minilm import DIMENSIONS, MiniLM
+from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever.documents import Block, assemble
+from genaifactory_retriever.embedders import MiniLMEmbedder
 from genaifactory_retriever.encoding import Chunking, Encoder
 from genaifactory_retriever.stored import StoredDocument
 
@@ -58,20 +55,17 @@ async def test_passages_of_a_long_document_get_the_vectors_that_each_text_has_al
 async def test_every_thread_works_on_one_long_document(model: MiniLM) -> None:
     together = threading.Barrier(2, timeout=30)
 
-    class Meeting:
+    class Meeting(MiniLMEmbedder):
         """The model, in which the first two calls end only when two threads are inside."""
 
         calls = itertools.count()
 
-        def token_offsets(self, text: str) -> list[tuple[int, int]]:
-            return model.token_offsets(text)
-
-        def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
             if next(self.calls) < 2:
                 together.wait()
-            return np.zeros((len(texts), DIMENSIONS), np.float32)
+            return [[0.0] * self.dimensions for _ in texts]
 
-    encoder = Encoder(cast(Any, Meeting()), document_threads=2, query_threads=1)
+    encoder = Encoder(Meeting(model), document_threads=2, query_threads=1)
     try:
         encoded = await encoder.encode(_stored(_sentences(40)), _CHUNKING)
     finally:

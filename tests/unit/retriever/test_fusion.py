@@ -9,16 +9,16 @@ CANDIDATES = [Candidate(1, 0.9, 0.0), Candidate(2, 0.8, 5.0), Candidate(3, 0.1, 
 
 
 def test_each_mode_ranks_by_its_own_score() -> None:
-    assert [id_ for id_, _ in fuse(CANDIDATES, Mode.DENSE, "en")] == [1, 2, 3, 4]
-    assert [id_ for id_, _ in fuse(CANDIDATES, Mode.LEXICAL, "en")] == [3, 4, 2]
+    assert [found.id for found, _ in fuse(CANDIDATES, Mode.DENSE, "en")] == [1, 2, 3, 4]
+    assert [found.id for found, _ in fuse(CANDIDATES, Mode.LEXICAL, "en")] == [3, 4, 2]
 
 
 def test_hybrid_prefers_what_both_find() -> None:
-    assert next(id_ for id_, _ in fuse(CANDIDATES, Mode.HYBRID, "en")) == 2
+    assert next(found.id for found, _ in fuse(CANDIDATES, Mode.HYBRID, "en")) == 2
 
 
 def test_in_vietnamese_words_decide() -> None:
-    assert [id_ for id_, _ in fuse(CANDIDATES, Mode.HYBRID, "vi")][:2] == [3, 4]
+    assert [found.id for found, _ in fuse(CANDIDATES, Mode.HYBRID, "vi")][:2] == [3, 4]
 
 
 def test_ties_always_fall_the_same_way() -> None:
@@ -26,5 +26,5 @@ def test_ties_always_fall_the_same_way() -> None:
 
 
 def test_equal_scores_do_not_divide_by_zero() -> None:
-    assert fuse([Candidate(1), Candidate(2)], Mode.HYBRID, "") == [(1, 0.0), (2, 0.0)]
+    assert fuse([Candidate(1), Candidate(2)], Mode.HYBRID, "") == [(Candidate(1), 0.0), (Candidate(2), 0.0)]
     assert fuse([], Mode.HYBRID, "") == []

@@ -14,12 +14,12 @@ import pytest
 from qdrant_client import AsyncQdrantClient
 
 from genaifactory_common.errors import Unavailable
-from genaifactory_retriever.vectors import protocol
 from genaifactory_retriever.vectors.edge import EdgeVectors
 from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse, Vectors, Where, point_id
 from genaifactory_retriever.vectors.qdrant import QdrantVectors
 
 ACME = Where("acme", ())
+DIMENSIONS = 384
 
 
 @pytest.fixture(params=["edge", "qdrant"])
@@ -29,7 +29,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         store = await asyncio.to_thread(EdgeVectors, tmp_path / "vectors", search_threads=2)
     else:
         store = QdrantVectors(AsyncQdrantClient(":memory:"))
-    await store.create("docs--v1")
+    await store.create("docs--v1", DIMENSIONS)
     yield store
     await store.close()
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect i
 
 
 def direction(axis: int, other: int = 0, lean: float = 0.0) -> list[float]:
-    vector = [0.0] * protocol.DENSE_SIZE
+    vector = [0.0] * DIMENSIONS
     vector[axis] = (1 - lean**2) ** 0.5
     vector[other] += lean
     return vector
@@ -150,7 +150,7 @@ async def test_deleting_revisions_leaves_the_others(store: Vectors) -> None:
 
 
 async def test_indexes_are_apart_and_a_dropped_one_is_gone(store: Vectors) -> None:
-    await store.create("docs--v2")
+    await store.create("docs--v2", DIMENSIONS)
     await store.upsert("docs--v2", [point(1)])
     assert await store.count("docs--v1") == 0
     await store.drop("docs--v2")
@@ -161,7 +161,7 @@ async def test_indexes_are_apart_and_a_dropped_one_is_gone(store: Vectors) -> No
 
 async def test_an_edge_store_opens_again_as_it_was(tmp_path: Path) -> None:
     store = await asyncio.to_thread(EdgeVectors, tmp_path, search_threads=1)
-    await store.create("docs--v1")
+    await store.create("docs--v1", DIMENSIONS)
     await store.upsert("docs--v1", [point(1)])
     await store.close()
     store = await asyncio.to_thread(EdgeVectors, tmp_path, search_threads=1)

@@ -27,9 +27,9 @@ OPENING_BYTES = 8 << 20
 """What must be free to open an index, which may have to write again what its log holds."""
 _CREATING_BYTES = 32 << 20
 """What must be free to create one: it takes 20 MiB, most of them for files that grow later."""
-# An upper bound of what one file grows by for a point and for each term and character of it, in bytes.
-_POINT_BYTES, _TERM_BYTES, _CHARACTER_BYTES = 6144, 16, 8
-_DELETION_BYTES = 64 << 10
+# An upper bound of what one file grows by for a point and for each component, term and character of it, in bytes.
+_POINT_BYTES, _COMPONENT_BYTES, _TERM_BYTES, _CHARACTER_BYTES = 1536, 12, 16, 8
+_CHANGE_BYTES, _DELETION_BYTES = 6144, 64 << 10
 # Of a folder that is being deleted; no index's name begins with a dot.
 _DROPPED = ".dropped-"
 # A payload field that says when the index was opened; no passage has it.
@@ -52,8 +52,8 @@ class EdgeVectors:
         self._searchers = ThreadPoolExecutor(search_threads, thread_name_prefix="edge-search")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="edge-write")
 
-    async def create(self, index: str) -> None:
-        await self._write(self._create, index)
+    async def create(self, index: str, dimensions: int) -> None:
+        await self._write(self._create, index, dimensions)
 
     async def open(self, index: str) -> None:
         await self._write(self._open, index)
@@ -110,13 +110,13 @@ class EdgeVectors:
         mapped.make_room(self._folder / index, each_bytes)
         shard.update(operation)
 
-    def _create(self, index: str) -> None:
+    def _create(self, index: str, dimensions: int) -> None:
         require_free(self._folder, _CREATING_BYTES)
         self._drop(index)
         folder = self._folder / index
         folder.mkdir(parents=True)
         config = qdrant.EdgeConfig(
-            vectors={protocol.DENSE: qdrant.EdgeVectorParams(protocol.DENSE_SIZE, qdrant.Distance.Dot)},
+            vectors={protocol.DENSE: qdrant.EdgeVectorParams(dimensions, qdrant.Distance.Dot)},
             sparse_vectors={protocol.LEXICAL: qdrant.EdgeSparseVectorParams()},
             max_search_threads=1,
         )
@@ -148,7 +148,7 @@ class EdgeVectors:
         if not stored:
             return
         mark = secrets.token_hex(8)
-        self._update(index, shard, qdrant.UpdateOperation.set_payload([stored[0].id], {_MARK: mark}), _POINT_BYTES)
+        self._update(index, shard, qdrant.UpdateOperation.set_payload([stored[0].id], {_MARK: mark}), _CHANGE_BYTES)
         (found,) = shard.retrieve([stored[0].id], with_payload=True, with_vector=False)
         if (found.payload or {}).get(_MARK) != mark:
             raise Unavailable("A change of a stored point has no effect.")
@@ -284,7 +284,8 @@ def _growth(point: Point) -> int:
     characters = sum(map(len, (passage.text, passage.title, passage.uri, passage.document_id, *passage.headings)))
     characters += sum(len(key) + len(value) for key, value in passage.metadata.items())
     characters += sum(map(len, passage.allowed_groups))
-    return _POINT_BYTES + _TERM_BYTES * len(point.lexical.indices) + _CHARACTER_BYTES * characters
+    vectors = _COMPONENT_BYTES * len(point.dense) + _TERM_BYTES * len(point.lexical.indices)
+    return _POINT_BYTES + vectors + _CHARACTER_BYTES * characters
 
 
 def _from_edge(record: qdrant.Record) -> Point:

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from genaifactory_common.errors import Unavailable
-from genaifactory_common.minilm import DIMENSIONS
 
 DENSE = "dense"
 LEXICAL = "lexical"
-DENSE_SIZE = DIMENSIONS
 
 TENANT = "tenant"
 GROUPS = "groups"
@@ -64,7 +62,7 @@ class Point:
 
     id: int
     dense: list[float]
-    """DENSE_SIZE components, of unit length."""
+    """As many components as its index has dimensions, of unit length."""
     lexical: Sparse
     passage: Passage
 
@@ -101,8 +99,8 @@ class Vectors(Protocol):
     owned: bool
     """The process alone holds it, on its own disk: an index that is damaged may be made again from the library."""
 
-    async def create(self, index: str) -> None:
-        """Makes an empty index; one that exists is emptied."""
+    async def create(self, index: str, dimensions: int) -> None:
+        """Makes an empty index for dense vectors of so many components; one that exists is emptied."""
 
     async def open(self, index: str) -> None:
         """Opens an index that exists."""

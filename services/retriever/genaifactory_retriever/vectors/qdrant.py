@@ -29,15 +29,13 @@ class QdrantVectors:
         self._client = client
         self._prefix = prefix
 
-    async def create(self, index: str) -> None:
+    async def create(self, index: str, dimensions: int) -> None:
         await self.drop(index)
         name = self._prefix + index
         with _translated():
             await self._client.create_collection(
                 name,
-                vectors_config={
-                    protocol.DENSE: models.VectorParams(size=protocol.DENSE_SIZE, distance=models.Distance.DOT)
-                },
+                vectors_config={protocol.DENSE: models.VectorParams(size=dimensions, distance=models.Distance.DOT)},
                 sparse_vectors_config={protocol.LEXICAL: models.SparseVectorParams()},
             )
             for field in protocol.KEYWORD_FIELDS:
