@@ -57,7 +57,7 @@ class Writer:
         return self.record.choices[0].text
 
     def prompt(self, passages: tuple[types_pb2.Passage, ...] = ()) -> Prompt:
-        """What a model gets: the route's prompt before the client's system messages, then the conversation."""
+        """What a model gets: the route's prompt before the client's system messages, the conversation, its tools."""
         record, plan, question = self.record, self.plan, self.question
         system = [message for message in record.messages if message.role == types_pb2.ROLE_SYSTEM]
         rest = [message for message in record.messages if message.role != types_pb2.ROLE_SYSTEM]
@@ -79,6 +79,7 @@ class Writer:
             messages=(*system, *self._history, *rest),
             documents=passages,
             sampling=sampling,
+            tools=question.tools,
             tool_choice=question.tool_choice,
             output_format=question.output_format,
         )
@@ -112,13 +113,16 @@ class Writer:
     ) -> tuple[types_pb2.Message, ...]:
         """One turn of a model. Its text leaves while it is written, its calls of tools once they are complete.
 
-        prompt: the toolset's tools are added. marks: how many passages marks of the text may name; None: marks mean
-        nothing and stay. Returns the messages that the next turn's prompt needs after this one's, the model's calls
-        and the results as the input guardrail lets them pass; none when the answer ends here. Raises FactoryError.
+        prompt: its tools give way to the toolset's. marks: how many passages marks of the text may name; None: marks
+        mean nothing and stay. Returns the messages that the next turn's prompt needs after this one's, the model's
+        calls and the results as the input guardrail lets them pass; none when the answer ends here.
+
+        Raises FactoryError.
         """
         plan, record, limit = self.plan, self.record, self.plan.route.timeout_seconds
         tools = await toolset.tools()
-        prompt = replace(prompt, tools=tuple(tools))
+        if tools is not prompt.tools:
+            prompt = replace(prompt, tools=tuple(tools))
         results: list[types_pb2.Message] = []
         with self._telemetry.span("write"):
             async with AsyncExitStack() as streams, task_group() as tasks:

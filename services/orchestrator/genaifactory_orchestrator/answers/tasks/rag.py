@@ -62,6 +62,5 @@ class Rag:
         if not found.passages or found.term_coverage < plan.route.min_term_coverage:
             return await writer.refuse()
         await writer.write(writer.prompt(found.passages), writer.client_tools, marks=len(found.passages))
-        return writer.done(
-            citations.find(writer.text, found.passages), refused=refusal.is_refusal(writer.text, plan.prompt)
-        )
+        text = writer.text
+        return writer.done(citations.find(text, found.passages), refused=refusal.is_refusal(text, plan.prompt))
