@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +13,8 @@ from genaifactory_common.errors import InvalidArgument, RateLimited
 from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule, ScriptedUsage
 from genaifactory_modelserver.engines.protocol import FinishReason, Generation, Step, Usage
 
-Ask = Callable[..., Generation]
+if TYPE_CHECKING:
+    from tests.unit.modelserver.conftest import Ask
 
 
 async def said(engine: FakeEngine, request: Generation) -> list[Step]:
