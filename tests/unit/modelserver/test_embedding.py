@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ from genaifactory_common.channels import stream, unary
 from genaifactory_common.engine_specs import Extractive, MiniLM
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_modelserver.engines.minilm import MiniLMEngine
-
-if TYPE_CHECKING:
-    from tests.unit.modelserver.conftest import Serve
+from tests.unit.modelserver.conftest import Serve
 
 
 async def test_texts_are_embedded_in_order_as_unit_vectors_and_their_tokens_counted(serve: Serve) -> None:

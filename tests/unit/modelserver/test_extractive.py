@@ -8,7 +8,7 @@ import math
 import re
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,9 +31,7 @@ from genaifactory_modelserver.engines.protocol import (
     Tool,
     ToolChoice,
 )
-
-if TYPE_CHECKING:
-    from tests.unit.modelserver.conftest import Answered, Ask
+from tests.unit.modelserver.conftest import Answered, Ask
 
 Documents = tuple[GroundingPassage, ...]
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from genaifactory_common.errors import InvalidArgument, RateLimited
 from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule, ScriptedUsage
 from genaifactory_modelserver.engines.protocol import FinishReason, Generation, Step, Usage
-
-if TYPE_CHECKING:
-    from tests.unit.modelserver.conftest import Ask
+from tests.unit.modelserver.conftest import Ask
 
 
 async def said(engine: FakeEngine, request: Generation) -> list[Step]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from genaifactory_common import testing
 from genaifactory_modelserver import metrics
 from genaifactory_modelserver.engines.fake import FakeEngine
-
-if TYPE_CHECKING:
-    from tests.unit.modelserver.conftest import MakeApp
+from tests.unit.modelserver.conftest import MakeApp
 
 
 def ready(engine: str) -> float:

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -37,9 +36,7 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver import metrics
 from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule
-
-if TYPE_CHECKING:
-    from tests.unit.modelserver.conftest import MakeApp, RequestFor, Serve
+from tests.unit.modelserver.conftest import MakeApp, RequestFor, Serve
 
 
 def metric(collector: Counter | Gauge | Histogram, suffix: str = "", **labels: str) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,9 +15,7 @@ from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.app import create_app
 from genaifactory_modelserver.settings import Settings
-
-if TYPE_CHECKING:
-    from tests.unit.modelserver.conftest import RequestFor, Serve
+from tests.unit.modelserver.conftest import RequestFor, Serve
 
 FACTORY = """
 tenants: [{name: acme}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from google.protobuf import json_format, struct_pb2
@@ -16,9 +16,7 @@ from genaifactory_common.errors import FactoryError, InvalidArgument, Reason
 from genaifactory_modelserver import validation
 from genaifactory_modelserver.engines.fake import FakeEngine
 from genaifactory_modelserver.engines.protocol import OutputFormat, Priority, Role, ToolChoice
-
-if TYPE_CHECKING:
-    from tests.unit.modelserver.conftest import Serve
+from tests.unit.modelserver.conftest import Serve
 
 USER = {"role": "ROLE_USER", "content": "hi"}
 BEGUN = {"role": "ROLE_ASSISTANT", "content": "Well"}
