@@ -157,7 +157,7 @@ def extractive(ask: Ask) -> Answered:
 
 
 MakeApp = Callable[..., ServiceApp]
-Serve = Callable[..., AbstractAsyncContextManager[modelserver_pb2_grpc.ModelServiceAsyncStub]]
+Serve = Callable[..., AbstractAsyncContextManager["modelserver_pb2_grpc.ModelServiceAsyncStub"]]
 RequestFor = Callable[..., modelserver_pb2.GenerateRequest]
 
 
