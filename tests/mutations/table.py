@@ -260,6 +260,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a task finds passages of a knowledge base that is another tenant's",
+        "services/orchestrator/genaifactory_orchestrator/answers/routes.py",
+        "        if base is not None and self._source.current.knowledge_base(base, tenant) is None:\n",
+        "        if False:\n",
+        ("orchestrator/test_answer.py::test_routes_that_a_tenant_may_not_use_do_not_exist_for_it",),
+    ),
+    Mutation(
         "an answer made with tools is given again to whoever asks the same",
         "services/orchestrator/genaifactory_orchestrator/answers/pipeline.py",
         "        if record.earlier or not record.choices:\n",

@@ -41,6 +41,7 @@ routes:
   - {name: rag, task: rag, models: [small, spare], prompt: rag, knowledge_base: docs}
   - {name: quick, task: chat, models: [small], timeout_seconds: 0.3, cache: {enabled: false}}
   - {name: other, task: rag, models: [small], prompt: rag, knowledge_base: secret}
+  - {name: others-talk, task: chat, models: [small], knowledge_base: secret}
 prompts:
   - name: rag
     version: 2

@@ -607,7 +607,7 @@ async def test_the_last_event_comes_after_the_record_is_on_disk(make_world: Make
 
 
 async def test_routes_that_a_tenant_may_not_use_do_not_exist_for_it(world: World) -> None:
-    for route in ("nothing", "other"):
+    for route in ("nothing", "other", "others-talk"):
         with pytest.raises(FactoryError) as caught:
             await world.ask(route=route)
         assert caught.value.reason == Reason.MODEL_NOT_FOUND
