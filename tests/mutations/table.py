@@ -321,6 +321,20 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a client that goes away cuts a write in the middle",
+        "services/common/genaifactory_common/background.py",
+        "        return await asyncio.shield(task)\n",
+        "        return await task\n",
+        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
+    ),
+    Mutation(
+        "a service that is stopped twice leaves a write in the middle",
+        "services/common/genaifactory_common/background.py",
+        "        while not task.done():\n",
+        "        if not task.done():\n",
+        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
+    ),
+    Mutation(
         "a request goes on before its record is on disk",
         "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "        await asyncio.shield(self.put_soon(record))\n",
