@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from genaifactory_common import background, specs
-from genaifactory_common.errors import Conflict, FactoryError, NotFound, OutOfSpace, Unavailable
+from genaifactory_common.errors import Conflict, FactoryError, OutOfSpace, Unavailable
 from genaifactory_retriever import catalogue, versions
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.library import Library
@@ -346,15 +346,7 @@ class KnowledgeBase:
         """Makes a version the active one in one commit; returns it and the one before. Raises NotFound and Conflict."""
         async with self._writing:
             current = self.snapshots.current
-            target = current.index(version)
-            if target is None:
-                raise NotFound(
-                    f"The knowledge base '{self.name}' has no index version '{version[:100]}'; it has "
-                    f"{', '.join(index.version for index in current.indexes)}.",
-                    field="index_version",
-                )
-            if target.state == "building":
-                raise Conflict(f"The index version '{version}' is still being built.", field="index_version")
+            target = current.serving(version)
             if target.id == current.active.id:
                 previous = next((index.version for index in current.indexes if index.state == "previous"), "")
                 return version, previous

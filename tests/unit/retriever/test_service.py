@@ -316,7 +316,7 @@ async def test_an_empty_knowledge_base_has_no_passages(client: Client) -> None:
         ({"knowledge_base": ""}, "knowledge_base", "must name"),
         ({"knowledge_base": "nope"}, "knowledge_base", "no knowledge base 'nope'"),
         ({"knowledge_base": "private"}, "knowledge_base", "no knowledge base 'private'"),
-        ({"index_version": "v9"}, "index_version", "no index version 'v9'; there are v1"),
+        ({"index_version": "v9"}, "index_version", "no index version 'v9'; it has v1"),
     ],
 )
 async def test_a_wrong_query_names_the_field(client: Client, fields: dict[str, Any], field: str, expected: str) -> None:
