@@ -10,7 +10,7 @@ import pytest
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import errors
+from genaifactory_common import bounds, errors
 from genaifactory_common.errors import FactoryError, Reason, Unavailable
 from tests.unit.gateway.conftest import Gateway
 
@@ -115,7 +115,7 @@ async def test_without_the_permission_nothing_is_shown_and_nothing_removed(
         ("?knowledge_base=nope", 404, "knowledge_base", "there are: documents"),
         ("?knowledge_base=beta-only", 404, "knowledge_base", "there are: documents"),
         ("?page_size=0", 400, "page_size", "from 1 to 1000"),
-        ("?page_size=1001", 400, "page_size", "from 1 to 1000"),
+        (f"?page_size={bounds.MAX_DOCUMENTS + 1}", 400, "page_size", "from 1 to 1000"),
         ("?page_size=-1", 400, "page_size", "from 1 to 1000"),
         ("?page_size=" + "9" * 5000, 400, "page_size", "from 1 to 1000"),
         ("?page_size=²", 400, "page_size", "from 1 to 1000"),

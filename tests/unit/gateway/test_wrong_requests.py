@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from genaifactory_common import bounds
 from genaifactory_common.testing.images import part
 from tests.unit.gateway.conftest import Gateway
 
@@ -479,7 +480,7 @@ DOORS = [
     Wrong("an unknown rating", {"request_id": REQUEST, "rating": 5}, "'up' or 'down'", "rating", path=FEEDBACK),
     Wrong(
         "an endless comment",
-        {"request_id": REQUEST, "comment": "a" * 10_001},
+        {"request_id": REQUEST, "comment": "a" * (bounds.MAX_COMMENT_CHARACTERS + 1)},
         "at most 10000",
         "comment",
         path=FEEDBACK,
