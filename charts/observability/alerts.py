@@ -13,6 +13,7 @@ import yaml
 from charts.observability.panels import PART_OF
 
 COMPONENT = "app_kubernetes_io_component"
+_RELEASE = "app_kubernetes_io_instance"
 _UP = f"up{{{PART_OF}}}"
 
 # The promise: of a hundred thousand requests no more than a hundred fail for a reason that is not the client's.
@@ -232,6 +233,15 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "{{ $value }} pods in {{ $labels.namespace }} refuse the factory.yaml that they have.",
             "The last good one stays in force; a pod that restarts does not start.",
             lasting="5m",
+        ),
+        Alert(
+            "ConfigurationDiffers",
+            "warning",
+            f"count by (namespace, {_RELEASE}) (\n"
+            f"  count by (namespace, {_RELEASE}, digest) (genaifactory_configuration_info)\n) > 1",
+            "Pods in {{ $labels.namespace }} follow {{ $value }} different documents.",
+            "One of them did not take the last change of factory.yaml.",
+            lasting="15m",
         ),
         Alert(
             "ConfigurationHides",

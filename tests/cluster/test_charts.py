@@ -133,3 +133,41 @@ def test_a_rollout_waits_until_clients_can_have_found_the_new_pod(namespace: Nam
     }
     assert "factory-gateway" in waits
     assert min(waits.values()) > 5, waits  # CoreDNS lets answers be kept for five seconds
+
+
+def test_the_check_before_an_installation_reads_the_document_that_is_installed(namespace: Namespace) -> None:
+    arguments = ("factory", str(CHART), "--namespace", namespace.name)
+    rendered = yaml.safe_load_all(helm("template", *arguments).stdout)
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in rendered if each}
+    installed, checked = (objects["ConfigMap", f"factory-{name}"]["data"] for name in ("factory", "check"))
+    assert checked == installed  # with the hash of the key that is made while it renders
+    job = objects["Job", "factory-check"]
+    annotations = (objects["ConfigMap", "factory-check"]["metadata"]["annotations"], job["metadata"]["annotations"])
+    assert {each["helm.sh/hook"] for each in annotations} == {"pre-install,pre-upgrade"}
+    assert int(annotations[0]["helm.sh/hook-weight"]) < int(annotations[1]["helm.sh/hook-weight"])
+    pod = job["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert [volume["configMap"]["name"] for volume in pod["volumes"]] == ["factory-check"]
+
+    given = helm("template", *arguments, "--set", "global.existingFactory=mine,apiKey.create=false").stdout
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(given) if each}
+    assert not {("ConfigMap", "factory-factory"), ("ConfigMap", "factory-check")} & objects.keys()
+    mounted = {
+        volume["configMap"]["name"]
+        for (kind, _), each in objects.items()
+        if kind in ("Deployment", "StatefulSet", "Job")
+        for volume in each["spec"]["template"]["spec"]["volumes"]
+        if volume["name"] == "config" and "issuer" not in each["metadata"]["name"]
+    }
+    assert mounted == {"mine"}
+
+    without = helm("template", *arguments, "--set", "check.enabled=false").stdout
+    assert "name: factory-check\n" not in without.replace("kind: NetworkPolicy\nmetadata:\n  name: factory-check\n", "")
+
+
+def test_the_check_is_admitted_where_pods_are_restricted(namespace: Namespace) -> None:
+    text = helm("template", "factory", str(CHART), "--namespace", namespace.name).stdout
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
+    spec = objects["Job", "factory-check"]["spec"]["template"]["spec"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "check"}, "spec": spec}
+    namespace.kubectl("apply", "--server-side", "--dry-run=server", "--filename", "-", text=json.dumps(pod))

@@ -260,13 +260,6 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a task finds passages of a knowledge base that is another tenant's",
-        "services/orchestrator/genaifactory_orchestrator/answers/routes.py",
-        "        if base is not None and self._source.current.knowledge_base(base, tenant) is None:\n",
-        "        if False:\n",
-        ("orchestrator/test_answer.py::test_routes_that_a_tenant_may_not_use_do_not_exist_for_it",),
-    ),
-    Mutation(
         "an answer made with tools is given again to whoever asks the same",
         "services/orchestrator/genaifactory_orchestrator/answers/pipeline.py",
         "        if record.earlier or not record.choices:\n",
@@ -319,20 +312,6 @@ MUTATIONS = (
             "orchestrator/test_outbox.py::test_a_record_is_flushed_to_the_disk_before_its_request_goes_on",
             "retriever/test_library.py::test_a_commit_is_flushed_to_the_disk",
         ),
-    ),
-    Mutation(
-        "a client that goes away cuts a write in the middle",
-        "services/common/genaifactory_common/background.py",
-        "        return await asyncio.shield(task)\n",
-        "        return await task\n",
-        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
-    ),
-    Mutation(
-        "a service that is stopped twice leaves a write in the middle",
-        "services/common/genaifactory_common/background.py",
-        "        while not task.done():\n",
-        "        if not task.done():\n",
-        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
     ),
     Mutation(
         "a request goes on before its record is on disk",
@@ -534,6 +513,56 @@ MUTATIONS = (
         "follow_redirects=False",
         "follow_redirects=True",
         ("orchestrator/test_backends_openai.py::TestRefusals::test_a_redirect_is_not_followed",),
+    ),
+    # What is configured
+    Mutation(
+        "a policy may name what nobody looks for",
+        "services/common/genaifactory_common/specs/policies.py",
+        "    if name not in _KNOWN:\n",
+        "    if not name:\n",
+        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+    ),
+    Mutation(
+        "a banned term that no text can hold is accepted",
+        "services/common/genaifactory_common/specs/policies.py",
+        "    if not normalise(term).text.strip():\n",
+        "    if not term:\n",
+        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+    ),
+    Mutation(
+        "a template is compiled when it is asked for, not when it is configured",
+        "services/common/genaifactory_common/specs/routes.py",
+        "        templates.compiled(system)\n",
+        "",
+        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+    ),
+    Mutation(
+        "a template computes while it is checked, in every service",
+        "services/common/genaifactory_common/templates.py",
+        "            raise nodes.Impossible\n",
+        "            pass\n",
+        ("common/test_templates.py::test_a_template_is_compiled_without_computing_anything",),
+    ),
+    Mutation(
+        "the search for a template's variables computes its constants",
+        "services/common/genaifactory_common/templates.py",
+        "        self.optimizer = None\n",
+        "",
+        ("common/test_templates.py::test_a_template_is_compiled_without_computing_anything",),
+    ),
+    Mutation(
+        "an engine's argument is looked at when the engine starts",
+        "services/common/genaifactory_common/engine_specs.py",
+        "    if name not in NAMES:\n",
+        "    if not name:\n",
+        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+    ),
+    Mutation(
+        "a document is in force for some consumers when another refuses it",
+        "services/common/genaifactory_common/specs/source.py",
+        "        made = [each.make(factory) for each in self._derived]\n",
+        "        self.current = factory\n        made = [each.make(factory) for each in self._derived]\n",
+        ("common/test_specs.py::test_a_document_that_one_consumer_cannot_follow_reaches_no_other",),
     ),
     # Secrets stay inside
     Mutation(

@@ -45,6 +45,20 @@ def test_schemas_and_tables_are_those_of_values_yaml(generate: ModuleType) -> No
             assert path.read_text(encoding="utf-8") == text, f"{path} would differ: make charts"
 
 
+def test_the_entities_that_policies_may_name_are_those_of_the_recognisers(generate: ModuleType) -> None:
+    assert generate.ENTITIES.read_text(encoding="utf-8") == generate.entities(), "run make charts"
+
+
+def test_editors_get_the_entities_and_helm_leaves_them_to_the_check_whose_words_are_the_platforms() -> None:
+    def entity(definitions: dict[str, Any]) -> dict[str, Any]:
+        items: dict[str, Any] = definitions["Rule"]["properties"]["entities"]["items"]
+        return items
+
+    assert {"PII", "EMAIL_ADDRESS", "UNSCANNABLE"} <= set(entity(specs.Factory.model_json_schema()["$defs"])["enum"])
+    schema = json.loads((CHARTS / "genai-factory" / "values.schema.json").read_text(encoding="utf-8"))
+    assert entity(schema["$defs"]) == {"type": "string"}
+
+
 def test_a_key_without_a_description_is_refused(generate: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"a\.b has no description"):
         generate.read("a:\n  b: 1\n")

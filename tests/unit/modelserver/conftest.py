@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,6 @@ def english() -> tuple[GroundingPassage, ...]:
 
 
 Ask = Callable[..., Generation]
-Answered = Callable[..., Awaitable[tuple[str, Step]]]
 
 
 @pytest.fixture
@@ -128,7 +127,7 @@ def ask() -> Ask:
         documents: tuple[GroundingPassage, ...] = (),
         begun: str | None = None,
         model: str = "fake",
-        **sampling: Any,
+        **sampling: object,
     ) -> Generation:
         messages = [Message(Role.ASSISTANT if i % 2 else Role.USER, turn) for i, turn in enumerate(turns)]
         if begun is not None:
@@ -138,14 +137,14 @@ def ask() -> Ask:
             tuple(messages),
             documents=documents,
             continue_final_message=begun is not None,
-            sampling=Sampling(**sampling),
+            sampling=Sampling(**sampling),  # type: ignore[arg-type]  # each test names its own
         )
 
     return made
 
 
 @pytest.fixture
-def extractive(ask: Ask) -> Answered:
+def extractive(ask: Ask) -> Callable[..., object]:
     """Asks the extractive engine; gives the answer and the last step."""
     engine = Extractive(ExtractiveSpec())
 
@@ -157,8 +156,6 @@ def extractive(ask: Ask) -> Answered:
 
 
 MakeApp = Callable[..., ServiceApp]
-Serve = Callable[..., AbstractAsyncContextManager["modelserver_pb2_grpc.ModelServiceAsyncStub"]]
-RequestFor = Callable[..., modelserver_pb2.GenerateRequest]
 
 
 @pytest.fixture
@@ -166,12 +163,12 @@ def make_app(tmp_path: Path) -> MakeApp:
     """A wired model server: of engines' settings, or of one fake engine with its bounds."""
 
     def made(
-        *engines: AnyEngine, fake: FakeEngine | None = None, telemetry: Telemetry | None = None, **rest: Any
+        *engines: AnyEngine, fake: FakeEngine | None = None, telemetry: Telemetry | None = None, **rest: int
     ) -> ServiceApp:
         settings = Settings(
             context_public_key=testing.SIGNER.public_key,
             data_dir=tmp_path,
-            **rest,
+            **rest,  # type: ignore[arg-type]  # numbers alone
         )
         given: list[Engine] | None = [fake] if fake is not None else None
         entries = engines or ((Fake(),) if fake is not None else (ExtractiveSpec(), Fake()))
@@ -183,11 +180,11 @@ def make_app(tmp_path: Path) -> MakeApp:
 
 
 @pytest.fixture
-def serve(make_app: MakeApp) -> Serve:
+def serve(make_app: MakeApp) -> Callable[..., Any]:
     """Runs a real model server, made as `make_app` does; yields its stub."""
 
     @asynccontextmanager
-    async def running(*engines: AnyEngine, **rest: object) -> AsyncIterator[modelserver_pb2_grpc.ModelServiceAsyncStub]:
+    async def running(*engines: AnyEngine, **rest: Any) -> AsyncIterator[modelserver_pb2_grpc.ModelServiceStub]:
         async with testing.served(make_app(*engines, **rest)) as channel:
             yield modelserver_pb2_grpc.ModelServiceStub(channel)
 
@@ -195,17 +192,17 @@ def serve(make_app: MakeApp) -> Serve:
 
 
 @pytest.fixture
-def request_for() -> RequestFor:
+def request_for() -> Callable[..., modelserver_pb2.GenerateRequest]:
     """A GenerateRequest with one user message."""
 
-    def made(text: str = "hello world", model: str = "fake", **rest: Any) -> modelserver_pb2.GenerateRequest:
+    def made(text: str = "hello world", model: str = "fake", **rest: object) -> modelserver_pb2.GenerateRequest:
         conversation = modelserver_pb2.Conversation(
             messages=[types_pb2.Message(role=types_pb2.ROLE_USER, content=text)]
         )
         return modelserver_pb2.GenerateRequest(
             model=model,
             conversation=conversation,
-            **rest,
+            **rest,  # type: ignore[arg-type]  # each test names its own
         )
 
     return made

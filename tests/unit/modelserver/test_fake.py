@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from genaifactory_common.errors import InvalidArgument, RateLimited
 from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule, ScriptedUsage
 from genaifactory_modelserver.engines.protocol import FinishReason, Generation, Step, Usage
-from tests.unit.modelserver.conftest import Ask
+
+Ask = Callable[..., Generation]
 
 
 async def said(engine: FakeEngine, request: Generation) -> list[Step]:

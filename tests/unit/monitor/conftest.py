@@ -83,7 +83,7 @@ class Monitor:
 
     settings: Settings
     app: ServiceApp
-    stub: monitor_pb2_grpc.MonitorServiceAsyncStub
+    stub: Any
 
     async def record(self, *messages: monitor_pb2.Interaction) -> tuple[int, int]:
         """Stores; returns how many were new and known."""

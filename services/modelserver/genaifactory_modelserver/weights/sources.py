@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 from functools import partial
@@ -169,8 +170,11 @@ def _check_model(folder: Path) -> None:
 
 
 def _json(path: Path) -> dict[str, object]:
-    parsed = disk.read_object(path, _MAX_CONFIG_BYTES, field="source")
-    if parsed is None:
+    try:
+        parsed = json.loads(checksums.read_at_most(path, _MAX_CONFIG_BYTES, field="source"))
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise InvalidArgument(f"'{path.name}' in {path.parent} is no JSON object.", field="source")
     return parsed
 
