@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
@@ -63,7 +63,7 @@ class Setup:
     """What is compared, and how hard it is made to work."""
 
     model: Path
-    args: Mapping[str, Any]
+    args: Mapping[str, object]
     """Of vLLM's engine; both sides get them."""
     clients: int = 16
     rounds: int = 5

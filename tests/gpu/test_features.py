@@ -91,20 +91,16 @@ async def test_a_model_that_sleeps_gives_its_memory_back_and_wakes_as_it_was(lar
         async with connected(server) as client:
             text = (await client.ask(prompt("Annual leave"))).text
             awake = used_bytes() - empty
-            await _operate(client.stub.Sleep, modelserver_pb2.SleepRequest(model="tiny"))
+            await channels.unary(client.stub.Sleep, modelserver_pb2.SleepRequest(model="tiny"), timeout_seconds=60)
             asleep = used_bytes() - empty
             assert (await _listed(client)).state == modelserver_pb2.MODEL_STATE_SLEEPING
             with pytest.raises(Unavailable):
                 await client.ask(prompt("Annual leave"), seconds=20)
-            await _operate(client.stub.Wake, modelserver_pb2.WakeRequest(model="tiny"))
+            await channels.unary(client.stub.Wake, modelserver_pb2.WakeRequest(model="tiny"), timeout_seconds=60)
             assert (await client.ask(prompt("Annual leave"))).text == text
             assert used_bytes() - empty > 0.9 * awake
     # Weights and cache; what is left is CUDA's own.
     assert awake - asleep > 2 * large_llama.PARAMETERS + 0.9 * ARGS["kv_cache_memory_bytes"]
-
-
-async def _operate(method: Any, request: Any) -> None:
-    await channels.unary(method, request, timeout_seconds=60)
 
 
 async def _listed(client: Client) -> modelserver_pb2.Model:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -210,7 +210,7 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-async def eventually(what: str, holds: Any, seconds: float = RECOVERY_SECONDS) -> None:
+async def eventually(what: str, holds: Callable[[], Awaitable[bool]], seconds: float = RECOVERY_SECONDS) -> None:
     """Asks until it holds. Raises TimeoutError that names it."""
     end = time.monotonic() + seconds
     while not await holds():

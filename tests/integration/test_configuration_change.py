@@ -130,12 +130,12 @@ async def test_nothing_fails_and_a_bad_document_changes_nothing_while_good_and_b
             text = f"{text}# {number}\n"
             await put(cluster, text)
             digest = hashlib.sha256(text.encode()).hexdigest()
-            await until(lambda digest=digest: all_report(cluster, digest, refused=False), f"good document {number}")
+            await until(functools.partial(all_report, cluster, digest, refused=False), f"good document {number}")
 
             read = {name: file.stat().st_size for name, file in log.items()}
             fault = next(faults)
             await put(cluster, spoilt(text, fault))
-            await until(lambda digest=digest: all_report(cluster, digest, refused=True), f"{fault} of {number}")
+            await until(functools.partial(all_report, cluster, digest, refused=True), f"{fault} of {number}")
             said = {name: new_lines(file, read[name]) for name, file in log.items()}
             for name, lines in said.items():
                 assert len(lines) == 1, (name, lines)

@@ -159,7 +159,7 @@ async def begin() -> AsyncIterator[Begin]:
             first_token_seconds: float = 20.0,
         ) -> World:
             testing.act_as()
-            fake = FakeModelServer()  # type: ignore[abstract]  # it serves what the client calls
+            fake = FakeModelServer()
             channel = await stack.enter_async_context(testing.served(fake.app(testing.VERIFIER)))
             one = await stack.enter_async_context(openai_upstream.serve([first]))
             two = await stack.enter_async_context(openai_upstream.serve([second or answer(ANSWER)]))

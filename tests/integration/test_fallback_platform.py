@@ -11,11 +11,12 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import openai
 import pytest
 import pytest_asyncio
+from openai.types.chat import ChatCompletionMessageParam
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.types.v1 import types_pb2
@@ -33,6 +34,9 @@ from genaifactory_common.testing.openai_upstream import (
 from genaifactory_local import testing
 from genaifactory_local.platform import Options
 from genaifactory_local.testing import Platform
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -225,7 +229,7 @@ def nothing_goes_wrong_inside(caplog: pytest.LogCaptureFixture) -> Iterator[None
 
 async def _ask(world: World, route: str, *, stream: bool, question: str = "Khi nào hợp đồng có hiệu lực?") -> Heard:
     heard = Heard()
-    messages: Any = [{"role": "user", "content": question}]
+    messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
     try:
         if not stream:
             whole = await world.client.chat.completions.create(model=route, messages=messages)
@@ -273,7 +277,7 @@ def _attempts(record: monitor_pb2.Interaction) -> list[tuple[str, str]]:
     return [(attempt.model, attempt.error_reason) for attempt in record.attempts]
 
 
-def _named(table: Mapping[str, object]) -> list[Any]:
+def _named(table: Mapping[str, object]) -> list[ParameterSet]:
     return [pytest.param(value, id=name) for name, value in table.items()]
 
 

@@ -9,11 +9,12 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 import pytest_asyncio
+from openai.types.chat import ChatCompletion
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, specs
@@ -23,6 +24,9 @@ from genaifactory_common.testing.openai_upstream import Upstream
 from genaifactory_local import testing
 from genaifactory_local.platform import Options
 from genaifactory_local.testing import Platform
+
+if TYPE_CHECKING:
+    from openai._legacy_response import LegacyAPIResponse
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -53,12 +57,13 @@ class World:
     client: openai.AsyncOpenAI
     upstream: Upstream
 
-    async def ask(self, *content: Any, model: str = "see", **fields: Any) -> Any:
+    async def ask(self, *content: Any, model: str = "see", **fields: Any) -> LegacyAPIResponse[ChatCompletion]:
         """The response, raw, to a user's message of these parts."""
         self.upstream.requests.clear()
         messages: Any = [{"role": "user", "content": list(content)}]
         chat = self.client.chat.completions.with_raw_response
-        return await chat.create(model=model, messages=messages, **fields)
+        response: LegacyAPIResponse[ChatCompletion] = await chat.create(model=model, messages=messages, **fields)
+        return response
 
     async def export(self, request_id: str) -> dict[str, Any]:
         """The line of an export that is about the request, once it is on record."""
@@ -68,7 +73,8 @@ class World:
             stub = monitor_pb2_grpc.MonitorServiceStub(channel)
             while True:
                 async for piece in channels.stream(stub.ExportInteractions, request, timeout_seconds=10):
-                    return json.loads(piece.jsonl)  # type: ignore[no-any-return]
+                    line: dict[str, Any] = json.loads(piece.jsonl)
+                    return line
                 await asyncio.sleep(0.02)
 
 
@@ -141,11 +147,12 @@ async def test_a_stream_is_answered_too(world: World) -> None:
     ],
 )
 async def test_an_image_that_may_not_pass_is_an_error_and_reaches_no_model(
-    world: World, model: str, sent: Any, status: int, field: str, says: str
+    world: World, model: str, sent: dict[str, Any], status: int, field: str, says: str
 ) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         await world.ask(text("What is it?"), sent, model=model)
-    error: Any = caught.value.body
+    error = caught.value.body
+    assert isinstance(error, dict)
     assert (caught.value.status_code, error["param"]) == (status, field)
     assert says in error["message"]
     assert not world.upstream.requests
@@ -153,7 +160,12 @@ async def test_an_image_that_may_not_pass_is_an_error_and_reaches_no_model(
 
 async def test_no_address_that_a_client_names_is_ever_connected_to(world: World) -> None:
     reached: list[object] = []
-    trap = await asyncio.start_server(lambda _, writer: (reached.append(writer), writer.close()), "127.0.0.1", 0)
+
+    def reach(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.append(writer)
+        writer.close()
+
+    trap = await asyncio.start_server(reach, "127.0.0.1", 0)
     address = f"http://127.0.0.1:{trap.sockets[0].getsockname()[1]}/latest/meta-data"
     async with trap:
         for url in (address, address.upper(), f"data:{address}", f"data:image/png;base64,{address}"):

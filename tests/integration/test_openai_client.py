@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
-from openai.types.chat import ChatCompletionChunk
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from pydantic import SecretStr
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
@@ -92,7 +92,7 @@ async def _gateway(folder: Path) -> AsyncIterator[str]:
     """The gateway over a scripted orchestrator; `folder` is not needed."""
     fake = FakeOrchestrator()
     fake.script = _as_the_platform_would
-    store = FakeFeedbackStore()  # type: ignore[abstract]  # what the gateway does not call is unimplemented
+    store = FakeFeedbackStore()
     own = Settings(
         context_private_key=SecretStr(base64.b64encode(testing.SIGNER.private_key).decode()),
         http=Http(address="127.0.0.1:0"),
@@ -133,7 +133,7 @@ async def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 _numbers = itertools.count(1)
 
 
-def _question() -> Any:
+def _question() -> list[ChatCompletionMessageParam]:
     """One that was not asked before: an answer from the cache takes no tokens."""
     return [{"role": "user", "content": f"Thủ đô của Việt Nam là gì? ({next(_numbers)})"}]
 
@@ -219,7 +219,7 @@ WRONG: list[tuple[str, type[openai.APIStatusError], int, dict[str, Any]]] = [
 async def test_an_error_raises_the_class_that_it_has_at_openai(
     door: Door, key: str, kind: type[openai.APIStatusError], status: int, fields: dict[str, Any], stream: bool
 ) -> None:
-    body: Any = {"messages": _question(), "stream": stream} | fields
+    body: dict[str, Any] = {"messages": _question(), "stream": stream} | fields
     with pytest.raises(kind) as failed:
         await door.async_client(key).chat.completions.create(**body)
     assert failed.value.status_code == status

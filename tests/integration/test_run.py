@@ -14,10 +14,10 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from genaifactory_common.errors import Unavailable
 from genaifactory_local import state, testing
@@ -139,12 +139,12 @@ async def test_it_answers_from_what_is_read_so_far_and_says_while_reading_goes_o
     _write_many(handbook, 400)
     (handbook / "zebra.md").write_text("# Zebra\n\nThe zebra of the office is called Anneliese.\n")  # read last
 
-    async def ask(client: openai.AsyncOpenAI) -> tuple[str, Any]:
-        question: Any = {"role": "user", "content": "What is the zebra of the office called?"}
+    async def ask(client: openai.AsyncOpenAI) -> tuple[str, dict[str, int] | None]:
+        question: ChatCompletionMessageParam = {"role": "user", "content": "What is the zebra of the office called?"}
         answer = await client.chat.completions.create(model="rag", messages=[question])
         return answer.choices[0].message.content or "", (answer.model_extra or {}).get("reading")
 
-    async def asked_from_the_start() -> tuple[str, Any]:
+    async def asked_from_the_start() -> tuple[str, dict[str, int] | None]:
         while True:
             try:
                 held, endpoints = await asyncio.to_thread(state.find_running, folder)
@@ -159,6 +159,7 @@ async def test_it_answers_from_what_is_read_so_far_and_says_while_reading_goes_o
     async with testing.started(folder, str(handbook)) as process:
         text, reading = await asking
         assert "The documents are still being read" in text
+        assert reading is not None
         assert reading["documents_total"] == 401
         assert reading["documents_done"] < 401
         before, _, after = process.output.partition("401 new")

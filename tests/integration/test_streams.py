@@ -154,7 +154,7 @@ async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memor
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT))
     slow: dict[str, object] = {"type": "fake", "models": ["slow"], "script_file": str(script)}
-    engines = [{"type": "extractive"}, {"type": "minilm"}, slow]
+    engines: list[dict[str, object]] = [{"type": "extractive"}, {"type": "minilm"}, slow]
     arguments = (str(testing.SAMPLE), "--config", str(_factory(tmp_path, engines)))
     outcomes = Outcomes()
     async with testing.started(tmp_path / "state", *arguments) as process:

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import zipfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import httpx
 import pypdf
 import pytest
 import pytest_asyncio
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
@@ -143,7 +144,11 @@ def no_mistake_of_ours(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def http(
-    body: Any = None, path: str = "/v1/chat/completions", method: str = "POST", key: str | None = USER, **headers: str
+    body: object = None,
+    path: str = "/v1/chat/completions",
+    method: str = "POST",
+    key: str | None = USER,
+    **headers: str,
 ) -> Send:
     """A request; `body` is sent as JSON unless it is bytes."""
 
@@ -162,16 +167,16 @@ def http(
     return send
 
 
-def asks(text: Any = "Xin chào?", key: str | None = USER, **fields: Any) -> Send:
+def asks(text: object = "Xin chào?", key: str | None = USER, **fields: object) -> Send:
     """A chat completion."""
     return http({"model": "chat", "messages": [{"role": "user", "content": text}]} | fields, key=key)
 
 
-def embeds(given: Any, **fields: Any) -> Send:
+def embeds(given: object, **fields: object) -> Send:
     return http({"model": "minilm", "input": given} | fields, "/v1/embeddings")
 
 
-def judges(**fields: Any) -> Send:
+def judges(**fields: object) -> Send:
     return http({"request_id": f"req-{'0' * 32}"} | fields, "/v1/feedback")
 
 
@@ -189,7 +194,7 @@ TOOL = {"type": "function", "function": {"name": "look"}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
 
 
-def after_a_call(result: str) -> list[dict[str, Any]]:
+def after_a_call(result: str) -> list[dict[str, object]]:
     """A conversation whose last message is the result of a tool."""
     return [
         {"role": "user", "content": "Xin chào?"},
@@ -267,7 +272,7 @@ HTTP: dict[str, Row] = {
 
 # --- gRPC ---------------------------------------------------------------------------------------------------------
 
-STUBS: dict[str, Any] = {
+STUBS: dict[str, Callable[[grpc.aio.Channel], object]] = {
     "gateway": gateway_pb2_grpc.GatewayServiceStub,
     "safety": safety_pb2_grpc.SafetyServiceStub,
     "orchestrator": orchestrator_pb2_grpc.OrchestratorServiceStub,
@@ -291,7 +296,11 @@ def caller(**fields: Any) -> identity.Caller:
 
 
 def rpc(
-    method: str, request: Any, *, who: identity.Caller | str | None = None, signer: identity.Signer | None = None
+    method: str,
+    request: Message | list[Message],
+    *,
+    who: identity.Caller | str | None = None,
+    signer: identity.Signer | None = None,
 ) -> Send:
     """A call of "service.Method". who: an API key for the gateway, a caller for the services behind it; "": nobody.
 
@@ -317,7 +326,7 @@ def rpc(
     return send
 
 
-async def _end(call: Any) -> None:
+async def _end(call: grpc.aio.UnaryUnaryCall[Message, Message] | AsyncIterable[Message]) -> None:
     if isinstance(call, grpc.aio.UnaryUnaryCall):
         await call
     else:
@@ -369,7 +378,7 @@ def records(**fields: Any) -> Send:
     return rpc("monitor.RecordInteractions", monitor_pb2.RecordInteractionsRequest(interactions=interactions))
 
 
-def base(kind: Any, **fields: Any) -> Any:
+def base(kind: Callable[..., Message], **fields: Any) -> Message:
     return kind(**({"knowledge_base": "documents"} | fields))
 
 
@@ -488,11 +497,11 @@ def document(name: str, data: bytes | Callable[[], bytes] = WORDS, **header: Any
     return send
 
 
-def _open(name: str = "documents") -> Any:
+def _open(name: str = "documents") -> retriever_pb2.IngestRequest:
     return retriever_pb2.IngestRequest(open=retriever_pb2.IngestOpen(knowledge_base=name))
 
 
-def _document(uri: str, data: bytes, **header: Any) -> list[Any]:
+def _document(uri: str, data: bytes, **header: Any) -> list[retriever_pb2.IngestRequest]:
     named: dict[str, Any] = {"document_id": uri, "uri": uri, "size_bytes": len(data)} | header
     pieces = (data[start : start + (1 << 20)] for start in range(0, len(data), 1 << 20))
     return [
@@ -501,13 +510,13 @@ def _document(uri: str, data: bytes, **header: Any) -> list[Any]:
     ]
 
 
-def _ingest(place: Place, parts: Sequence[Any]) -> Any:
+def _ingest(place: Place, parts: Sequence[retriever_pb2.IngestRequest]) -> AsyncIterable[retriever_pb2.IngestResponse]:
     token = place.platform.signer.sign(caller())
-    stub: Any = retriever_pb2_grpc.RetrieverServiceStub(place.channels["retriever"])
-    return stub.Ingest(iter(parts), timeout=60, metadata=[(identity.METADATA_KEY, token)])
+    stub = retriever_pb2_grpc.RetrieverServiceStub(place.channels["retriever"])
+    return stub.Ingest(iter(parts), timeout=60, metadata=((identity.METADATA_KEY, token),))
 
 
-def uploads(*parts: Any, who: identity.Caller | str | None = None) -> Send:
+def uploads(*parts: retriever_pb2.IngestRequest, who: identity.Caller | str | None = None) -> Send:
     """An upload whose messages are wrong."""
     return rpc("retriever.Ingest", list(parts), who=who)
 

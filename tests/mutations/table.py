@@ -260,6 +260,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a task finds passages of a knowledge base that is another tenant's",
+        "services/orchestrator/genaifactory_orchestrator/answers/routes.py",
+        "        if base is not None and self._source.current.knowledge_base(base, tenant) is None:\n",
+        "        if False:\n",
+        ("orchestrator/test_answer.py::test_routes_that_a_tenant_may_not_use_do_not_exist_for_it",),
+    ),
+    Mutation(
         "an answer made with tools is given again to whoever asks the same",
         "services/orchestrator/genaifactory_orchestrator/answers/pipeline.py",
         "        if record.earlier or not record.choices:\n",
@@ -312,6 +319,20 @@ MUTATIONS = (
             "orchestrator/test_outbox.py::test_a_record_is_flushed_to_the_disk_before_its_request_goes_on",
             "retriever/test_library.py::test_a_commit_is_flushed_to_the_disk",
         ),
+    ),
+    Mutation(
+        "a client that goes away cuts a write in the middle",
+        "services/common/genaifactory_common/background.py",
+        "        return await asyncio.shield(task)\n",
+        "        return await task\n",
+        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
+    ),
+    Mutation(
+        "a service that is stopped twice leaves a write in the middle",
+        "services/common/genaifactory_common/background.py",
+        "        while not task.done():\n",
+        "        if not task.done():\n",
+        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
     ),
     Mutation(
         "a request goes on before its record is on disk",

@@ -8,10 +8,8 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from google.protobuf import struct_pb2
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.types.v1 import types_pb2
@@ -25,6 +23,7 @@ from genaifactory_common.errors import (
     RateLimited,
     Unimplemented,
 )
+from genaifactory_common.testing import struct
 from tests.vllm.processes import Answer, Client, ModelServer, Rendered, chat, connected, prompt
 
 STOP, LENGTH, TOOL_CALLS = (
@@ -39,12 +38,6 @@ SCHEMA = {
     "required": ["city", "days"],
     "additionalProperties": False,
 }
-
-
-def struct(value: dict[str, Any]) -> struct_pb2.Struct:
-    made = struct_pb2.Struct()
-    made.update(value)
-    return made
 
 
 def tool(name: str = "weather") -> types_pb2.Tool:

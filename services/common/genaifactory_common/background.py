@@ -1,14 +1,16 @@
-"""Work beside a block of code, for as long as the block lasts."""
+"""Work beside a block of code, for as long as the block lasts; and work that a cancellation must not cut short."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -24,6 +26,26 @@ async def running(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterato
     finally:
         task.cancel()
         await asyncio.wait((task,))
+
+
+async def to_the_end(work: Awaitable[T], *, cancelled: Callable[[], None] | None = None) -> T:
+    """What `work` returns. However often its caller is cancelled, that goes on only when the work has ended.
+
+    For what half of would do harm: a write, a transaction, a thread that cannot be stopped. The work has a bound of
+    its own on how long it takes. cancelled: called at the first cancellation, such as to ask a thread to stop.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if cancelled is not None:
+            cancelled()
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((task,))
+        if not task.cancelled():
+            task.exception()  # nobody is left to hear of it
+        raise
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -27,7 +27,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from genaifactory_common import settings, sqlite_files
+from genaifactory_common import background, settings, sqlite_files
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.space import is_full, out_of_space
@@ -291,14 +291,7 @@ def uninterrupted(
 
     @functools.wraps(work)
     async def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-        task = asyncio.create_task(work(*args, **kwargs))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # nobody is left to hear of it; what matters is logged
-            raise
+        return await background.to_the_end(work(*args, **kwargs))
 
     return run
 

@@ -14,7 +14,7 @@ import grpc.aio
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
-from genaifactory_common import conversation
+from genaifactory_common import bounds, conversation
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import rules
 from genaifactory_gateway.admission import Admission
@@ -287,8 +287,8 @@ def _feedback(request: gateway_pb2.SubmitFeedbackRequest) -> Feedback:
     if not re.fullmatch(rules.REQUEST_ID, request.request_id):
         raise InvalidArgument("'request_id' must be that of an answer: req- and 32 hex digits.", field="request_id")
     for field, most in (
-        ("correction", rules.MAX_CORRECTION_CHARACTERS),
-        ("comment", rules.MAX_COMMENT_CHARACTERS),
+        ("correction", bounds.MAX_CORRECTION_CHARACTERS),
+        ("comment", bounds.MAX_COMMENT_CHARACTERS),
         ("idempotency_key", rules.MAX_IDEMPOTENCY_KEY_CHARACTERS),
     ):
         if len(getattr(request, field)) > most:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
+
+from genaifactory_common import background
 
 T = TypeVar("T")
 
@@ -40,12 +41,4 @@ async def run(work: Callable[[Stop], T]) -> T:
     """Runs `work` in a thread. When cancelled it signals the work to stop, and returns only when it has."""
     stop = Stop()
     future = asyncio.get_running_loop().run_in_executor(None, work, stop)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        stop.set()
-        while not future.done():
-            with suppress(asyncio.CancelledError):  # cancelled again: the thread cannot be left all the same
-                await asyncio.wait([future])
-        future.exception()  # seen; the cancellation is what the caller gets
-        raise
+    return await background.to_the_end(future, cancelled=stop.set)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
-from genaifactory_common import specs
-from genaifactory_common.errors import Conflict, FactoryError, NotFound, OutOfSpace, Unavailable
+from genaifactory_common import background, specs
+from genaifactory_common.errors import Conflict, FactoryError, OutOfSpace, Unavailable
 from genaifactory_retriever import catalogue, versions
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.library import Library
@@ -23,7 +22,6 @@ from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, P
 from genaifactory_retriever.vectors.protocol import Point, Vectors
 from genaifactory_retriever.versions import chunking_of, index_name
 
-Result = TypeVar("Result")
 _Key = tuple[str, str, Chunking]
 """Tenant, document id and chunking."""
 
@@ -134,7 +132,7 @@ class KnowledgeBase:
 
         A document of the same source is left alone; one whose content another document has is kept without passages.
         """
-        return await _to_the_end(self._write(batch))
+        return await background.to_the_end(self._write(batch))
 
     async def delete(
         self, tenant: str, document_ids: Iterable[str], groups: tuple[str, ...] | None = None
@@ -143,7 +141,7 @@ class KnowledgeBase:
 
         groups: of the caller, who must be able to see them; None: it sees every document of the tenant.
         """
-        return await _to_the_end(self._delete(tenant, tuple(dict.fromkeys(document_ids)), groups))
+        return await background.to_the_end(self._delete(tenant, tuple(dict.fromkeys(document_ids)), groups))
 
     async def is_unchanged(self, tenant: str, document_id: str, source_hash: str) -> Written | None:
         """The outcome for a document whose source is stored already; None when it is not."""
@@ -348,15 +346,7 @@ class KnowledgeBase:
         """Makes a version the active one in one commit; returns it and the one before. Raises NotFound and Conflict."""
         async with self._writing:
             current = self.snapshots.current
-            target = current.index(version)
-            if target is None:
-                raise NotFound(
-                    f"The knowledge base '{self.name}' has no index version '{version[:100]}'; it has "
-                    f"{', '.join(index.version for index in current.indexes)}.",
-                    field="index_version",
-                )
-            if target.state == "building":
-                raise Conflict(f"The index version '{version}' is still being built.", field="index_version")
+            target = current.serving(version)
             if target.id == current.active.id:
                 previous = next((index.version for index in current.indexes if index.state == "previous"), "")
                 return version, previous
@@ -417,16 +407,6 @@ class KnowledgeBase:
         await self._become(states)
         for index in indexes:
             await self._vectors.drop(index_name(index))
-
-
-async def _to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Finishes the work before a cancellation goes on: half a write is left by crashes only."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        raise
 
 
 def _key(document: StoredDocument, chunking: Chunking) -> _Key:

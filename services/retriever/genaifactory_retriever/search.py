@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from genaifactory_common.errors import Conflict, NotFound
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever import fusion, lexical
@@ -14,7 +13,6 @@ from genaifactory_retriever.fusion import Mode
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.reranking import Hit, Reranker
-from genaifactory_retriever.snapshots import Snapshot
 from genaifactory_retriever.stored import Index
 from genaifactory_retriever.vectors.protocol import Passage, Vectors, Where
 from genaifactory_retriever.versions import index_name
@@ -70,7 +68,7 @@ class Searcher:
     async def search(self, knowledge_base: KnowledgeBase, query: Query, caller: Caller) -> SearchResult:
         """Raises NotFound and Conflict about index_version, Unavailable when the store is."""
         with knowledge_base.snapshots.hold() as snapshot:
-            index = _index(snapshot, query.index_version)
+            index = snapshot.serving(query.index_version)
             with self._telemetry.span("retriever.encode"):
                 encoded, frequencies, passages = await self._encoder.on_query_thread(
                     self._encode, query, index, caller.tenant
@@ -108,15 +106,3 @@ class Searcher:
         encoded = self._encoder.encode_query(query.text, dense=query.mode is not Mode.LEXICAL)
         frequencies = self._library.passages_with(index.id, tenant, list(encoded.weights))
         return encoded, frequencies, self._library.totals(index.id, tenant)[1]
-
-
-def _index(snapshot: Snapshot, version: str) -> Index:
-    if not version:
-        return snapshot.active
-    index = snapshot.index(version)
-    if index is None:
-        versions = ", ".join(index.version for index in snapshot.indexes)
-        raise NotFound(f"There is no index version '{version[:100]}'; there are {versions}.", field="index_version")
-    if index.state == "building":
-        raise Conflict(f"The index version '{version}' is still being built.", field="index_version")
-    return index

@@ -10,7 +10,7 @@ from typing import Any
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import formats, identity, known, specs
+from genaifactory_common import bounds, formats, identity, known, specs
 from genaifactory_common.errors import InvalidArgument, NotFound
 from genaifactory_common.space import Space
 from genaifactory_retriever import catalogue, upload
@@ -28,8 +28,6 @@ MAX_QUERY_CHARACTERS = 8192
 MAX_LIMIT = 100
 MAX_DELETED = 1000
 MAX_KEY_CHARACTERS = 128
-MAX_PAGE, DEFAULT_PAGE = 1000, 100
-MAX_TEXT_CHARACTERS, DEFAULT_TEXT_CHARACTERS = 1_000_000, 20_000
 
 _MODES = {
     retriever_pb2.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
@@ -179,8 +177,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
         for field in ("prefix", "source", "page_token"):
             upload.check_text(field, getattr(request, field), formats.MAX_SOURCE_CHARACTERS)
-        if request.page_size > MAX_PAGE:
-            raise InvalidArgument(f"page_size must be 1 to {MAX_PAGE}, or 0 for {DEFAULT_PAGE}.", field="page_size")
+        limit = bounds.wanted(
+            request.page_size, "page_size", default=bounds.DEFAULT_DOCUMENTS, most=bounds.MAX_DOCUMENTS
+        )
         library = self._parts().library
         page = await library.run(
             lambda: catalogue.page(
@@ -191,7 +190,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 index_id=knowledge_base.snapshots.current.active.id,
                 wanted=catalogue.Filter(request.prefix, request.source),
                 after=request.page_token,
-                limit=request.page_size or DEFAULT_PAGE,
+                limit=limit,
             )
         )
         return retriever_pb2.ListDocumentsResponse(
@@ -205,11 +204,12 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> retriever_pb2.GetDocumentResponse:
         caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
         upload.check_document_id("document_id", request.document_id)
-        if request.max_characters > MAX_TEXT_CHARACTERS:
-            raise InvalidArgument(
-                f"max_characters must be 1 to {MAX_TEXT_CHARACTERS}, or 0 for {DEFAULT_TEXT_CHARACTERS}.",
-                field="max_characters",
-            )
+        max_characters = bounds.wanted(
+            request.max_characters,
+            "max_characters",
+            default=bounds.DEFAULT_TEXT_CHARACTERS,
+            most=bounds.MAX_TEXT_CHARACTERS,
+        )
         library = self._parts().library
         shown = await library.run(
             lambda: catalogue.show(
@@ -220,7 +220,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 index_id=knowledge_base.snapshots.current.active.id,
                 document_id=request.document_id,
                 start=request.start_offset,
-                max_characters=request.max_characters or DEFAULT_TEXT_CHARACTERS,
+                max_characters=max_characters,
             )
         )
         if shown is None:

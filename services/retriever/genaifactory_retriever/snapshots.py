@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from genaifactory_common.errors import Conflict, NotFound
 from genaifactory_retriever.stored import Index
 
 
@@ -26,6 +27,19 @@ class Snapshot:
     def index(self, version: str) -> Index | None:
         """The open version of this name."""
         return next((index for index in self.indexes if index.version == version), None)
+
+    def serving(self, version: str) -> Index:
+        """The version of this name that may be searched; of no name: the active one. Raises NotFound, Conflict."""
+        index = self.index(version) if version else self.active
+        if index is None:
+            raise NotFound(
+                f"The knowledge base '{self.active.knowledge_base}' has no index version '{version[:100]}'; it has "
+                f"{', '.join(index.version for index in self.indexes)}.",
+                field="index_version",
+            )
+        if index.state == "building":
+            raise Conflict(f"The index version '{version}' is still being built.", field="index_version")
+        return index
 
 
 class Snapshots:

@@ -35,13 +35,15 @@ class Scripted(safety_pb2_grpc.SafetyServiceServicer):
 
     def __init__(self) -> None:
         self.unary: Callable[[safety_pb2.CheckTextRequest], Awaitable[safety_pb2.CheckTextResponse]] = self._echo
-        self.duplex: Callable[[AsyncIterator[Any]], AsyncIterator[safety_pb2.CheckStreamResponse]] = self._echo_all
+        self.duplex: Callable[
+            [AsyncIterator[safety_pb2.CheckStreamRequest]], AsyncIterator[safety_pb2.CheckStreamResponse]
+        ] = self._echo_all
 
-    async def CheckText(self, request: safety_pb2.CheckTextRequest, context: Any) -> safety_pb2.CheckTextResponse:
+    async def CheckText(self, request: safety_pb2.CheckTextRequest, context: object) -> safety_pb2.CheckTextResponse:
         return await self.unary(request)
 
     async def CheckStream(
-        self, request_iterator: AsyncIterator[Any], context: Any
+        self, request_iterator: AsyncIterator[safety_pb2.CheckStreamRequest], context: object
     ) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
         async for response in self.duplex(request_iterator):
             yield response
@@ -49,7 +51,9 @@ class Scripted(safety_pb2_grpc.SafetyServiceServicer):
     async def _echo(self, request: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         return answer(request.text)
 
-    async def _echo_all(self, requests: AsyncIterator[Any]) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+    async def _echo_all(
+        self, requests: AsyncIterator[safety_pb2.CheckStreamRequest]
+    ) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
         async for request in requests:
             yield released(request.text)
 

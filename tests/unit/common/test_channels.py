@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import pytest
@@ -30,17 +29,17 @@ def text(piece: str) -> safety_pb2.CheckStreamRequest:
     return safety_pb2.CheckStreamRequest(text=piece)
 
 
-async def check(channel: Any, content: str = "x", *, seconds: float = 5) -> safety_pb2.CheckTextResponse:
+async def check(channel: grpc.aio.Channel, content: str = "x", *, seconds: float = 5) -> safety_pb2.CheckTextResponse:
     stub = safety_pb2_grpc.SafetyServiceStub(channel)
     return await channels.unary(stub.CheckText, safety_pb2.CheckTextRequest(text=content), timeout_seconds=seconds)
 
 
-def duplex(channel: Any, *, seconds: float = 5) -> Duplex:
+def duplex(channel: grpc.aio.Channel, *, seconds: float = 5) -> Duplex:
     return Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=seconds)
 
 
 async def test_a_call_is_made_in_the_callers_name(scripted: Scripted) -> None:
-    async def whoami(_: Any) -> safety_pb2.CheckTextResponse:
+    async def whoami(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         caller = identity.current()
         return answer(f"{caller.tenant}/{caller.principal}/{','.join(caller.groups)}")
 
@@ -53,7 +52,7 @@ async def test_a_call_is_made_in_the_callers_name(scripted: Scripted) -> None:
 async def test_a_call_that_takes_too_long_ends_on_both_sides(scripted: Scripted) -> None:
     stopped = asyncio.Event()
 
-    async def hang(_: Any) -> safety_pb2.CheckTextResponse:
+    async def hang(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         try:
             await asyncio.Event().wait()
         finally:
@@ -71,7 +70,7 @@ async def test_a_call_that_takes_too_long_ends_on_both_sides(scripted: Scripted)
 async def test_the_deadline_of_the_request_shortens_every_call_below_it(scripted: Scripted) -> None:
     remaining: list[float | None] = []
 
-    async def look(_: Any) -> safety_pb2.CheckTextResponse:
+    async def look(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         remaining.append(channels.remaining_seconds())
         return answer("")
 
@@ -100,7 +99,7 @@ async def test_a_service_that_is_not_there_is_unavailable() -> None:
 async def test_a_call_whose_caller_leaves_is_cancelled_at_the_server(scripted: Scripted) -> None:
     begun, stopped = asyncio.Event(), asyncio.Event()
 
-    async def hang(_: Any) -> safety_pb2.CheckTextResponse:
+    async def hang(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         begun.set()
         try:
             await asyncio.Event().wait()
@@ -125,7 +124,7 @@ async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable
 ) -> None:
     calls = 0
 
-    async def third_time(_: Any) -> safety_pb2.CheckTextResponse:
+    async def third_time(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         nonlocal calls
         calls += 1
         if calls < 3:
@@ -143,12 +142,15 @@ async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable
 async def test_a_call_that_writes_an_answer_is_never_sent_again(tmp_path: Path, method: str) -> None:
     asked: list[str] = []
 
-    async def away(_: bytes, context: Any) -> AsyncIterator[bytes]:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "later")
+    async def away(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+        await refuse(context)
         yield b""
 
+    async def refuse(context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "later")
+
     class Handlers(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
             asked.append(handler_call_details.method)
             return grpc.unary_stream_rpc_method_handler(away)
 
@@ -159,7 +161,8 @@ async def test_a_call_that_writes_an_answer_is_never_sent_again(tmp_path: Path, 
     await server.start()
     try:
         async with channels.connect(address) as channel:
-            answer = channels.stream(channel.unary_stream(f"/genaifactory.{method}"), b"", timeout_seconds=5)
+            call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/genaifactory.{method}")
+            answer = channels.stream(call, b"", timeout_seconds=5)
             with pytest.raises(Unavailable):
                 await anext(answer)
     finally:
@@ -170,7 +173,7 @@ async def test_a_call_that_writes_an_answer_is_never_sent_again(tmp_path: Path, 
 async def test_other_errors_are_not_tried_again(scripted: Scripted) -> None:
     calls = 0
 
-    async def refuse(_: Any) -> safety_pb2.CheckTextResponse:
+    async def refuse(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         nonlocal calls
         calls += 1
         raise NotFound("no such policy", field="policy")
@@ -209,7 +212,7 @@ async def test_a_duplex_call_speaks_both_ways_at_once(scripted: Scripted) -> Non
 async def test_a_duplex_call_that_is_left_is_cancelled_at_the_server(scripted: Scripted) -> None:
     stopped = asyncio.Event()
 
-    async def listen(requests: AsyncIterator[Any]) -> AsyncIterator[Response]:
+    async def listen(requests: AsyncIterator[safety_pb2.CheckStreamRequest]) -> AsyncIterator[Response]:
         try:
             async for _ in requests:
                 yield released("heard")
@@ -226,7 +229,7 @@ async def test_a_duplex_call_that_is_left_is_cancelled_at_the_server(scripted: S
 
 
 async def test_a_server_that_fails_is_heard_by_reader_and_writer(scripted: Scripted) -> None:
-    async def fail(requests: AsyncIterator[Any]) -> AsyncIterator[Response]:
+    async def fail(requests: AsyncIterator[safety_pb2.CheckStreamRequest]) -> AsyncIterator[Response]:
         async for _ in requests:
             yield released("one")
             raise Conflict("enough", field="text")
@@ -244,7 +247,7 @@ async def test_a_server_that_fails_is_heard_by_reader_and_writer(scripted: Scrip
 
 
 async def test_a_server_that_ends_before_all_was_sent_is_an_error_of_the_writer(scripted: Scripted) -> None:
-    async def leave(requests: AsyncIterator[Any]) -> AsyncIterator[Response]:
+    async def leave(requests: AsyncIterator[safety_pb2.CheckStreamRequest]) -> AsyncIterator[Response]:
         yield released("bye")
 
     scripted.duplex = leave

@@ -55,7 +55,10 @@ RESULT = message(TOOL, "42", tool_call_id="c1")
     ],
 )
 def test_gateway_and_orchestrator_take_and_refuse_the_same(
-    request_type: Any, fields: dict[str, Any], field: str | None, kind: type[FactoryError] | None
+    request_type: type[gateway_pb2.ChatRequest | orchestrator_pb2.AnswerRequest],
+    fields: dict[str, Any],
+    field: str | None,
+    kind: type[FactoryError] | None,
 ) -> None:
     request = request_type(**fields)
     if kind is None:

@@ -21,7 +21,9 @@ from genaifactory_gateway.settings import Http
 USER, ASSISTANT = types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT
 
 
-def shows(*shown: types_pb2.Image, content: str = "What is it?", role: Any = USER) -> types_pb2.Message:
+def shows(
+    *shown: types_pb2.Image, content: str = "What is it?", role: types_pb2.Role.ValueType = USER
+) -> types_pb2.Message:
     return types_pb2.Message(role=role, content=content, images=shown)
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import prometheus_client
@@ -62,7 +61,7 @@ async def test_a_caller_over_plain_tcp_is_refused_however_well_it_is_signed(scri
 
 
 async def test_a_peer_method_needs_no_caller_and_has_none(scripted: Scripted) -> None:
-    async def whoami(_: Any) -> safety_pb2.CheckTextResponse:
+    async def whoami(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         with pytest.raises(Unauthenticated):
             identity.current()
         return answer("nobody")
@@ -86,7 +85,7 @@ async def test_a_peer_method_is_closed_to_plain_tcp(scripted: Scripted) -> None:
 async def test_one_calls_caller_is_unknown_to_the_next(scripted: Scripted) -> None:
     seen: list[str] = []
 
-    async def look(_: Any) -> safety_pb2.CheckTextResponse:
+    async def look(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         seen.append(identity.current().tenant)
         return answer("")
 
@@ -101,7 +100,7 @@ async def test_one_calls_caller_is_unknown_to_the_next(scripted: Scripted) -> No
 
 
 async def test_a_call_without_a_deadline_is_given_one(scripted: Scripted, socket_folder: Path) -> None:
-    async def hang(_: Any) -> safety_pb2.CheckTextResponse:
+    async def hang(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -118,7 +117,7 @@ async def test_a_call_without_a_deadline_is_given_one(scripted: Scripted, socket
 async def test_every_end_of_a_call_is_counted_by_its_status(scripted: Scripted) -> None:
     outcomes: list[BaseException | None] = [None, NotFound("no"), RuntimeError("bug")]
 
-    async def play(_: Any) -> safety_pb2.CheckTextResponse:
+    async def play(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         if error := outcomes.pop(0):
             raise error
         return answer("")
@@ -137,7 +136,9 @@ async def test_every_end_of_a_call_is_counted_by_its_status(scripted: Scripted) 
 
 
 async def test_a_stream_that_fails_midway_keeps_what_was_sent_and_says_why(scripted: Scripted) -> None:
-    async def fail(requests: AsyncIterator[Any]) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+    async def fail(
+        requests: AsyncIterator[safety_pb2.CheckStreamRequest],
+    ) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
         yield released("one")
         raise NotFound("no such policy", field="open.policy")
 
@@ -155,7 +156,9 @@ async def test_a_stream_that_fails_midway_keeps_what_was_sent_and_says_why(scrip
 async def test_what_a_handler_holds_is_let_go_when_its_caller_leaves(scripted: Scripted) -> None:
     let_go = asyncio.Event()
 
-    async def hold(requests: AsyncIterator[Any]) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+    async def hold(
+        requests: AsyncIterator[safety_pb2.CheckStreamRequest],
+    ) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
         try:
             yield released("one")
             await asyncio.Event().wait()
@@ -175,7 +178,7 @@ async def test_a_trace_goes_on_over_a_call_and_names_no_content(scripted: Script
     caller = await asyncio.to_thread(Telemetry, "caller", exporter=exporters[0])
     service = await asyncio.to_thread(Telemetry, "called", exporter=exporters[1])
 
-    async def fail(_: Any) -> safety_pb2.CheckTextResponse:
+    async def fail(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         raise RuntimeError("the user's own words")
 
     testing.act_as()

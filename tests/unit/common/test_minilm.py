@@ -6,13 +6,16 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from genaifactory_common import minilm
 from genaifactory_common.minilm import MiniLM
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +76,7 @@ def test_what_no_token_is_read_of_costs_nothing(model: MiniLM, monkeypatch: pyte
     whole = model._truncated
 
     class Watched:
-        def encode(self, text: str) -> Any:
+        def encode(self, text: str) -> Encoding:
             seen.append(len(text))
             return whole.encode(text)
 

@@ -66,10 +66,10 @@ async def check(channel: grpc.aio.Channel, *, seconds: float = 5) -> str:
 
 
 async def list_services(channel: grpc.aio.Channel) -> set[str]:
-    async def asked() -> AsyncIterator[Any]:
+    async def asked() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
 
-    make_stub: Any = reflection_pb2_grpc.ServerReflectionStub
+    make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # the package's types know no asyncio
     try:
         async for response in make_stub(channel).ServerReflectionInfo(asked(), timeout=5):
             return {service.name for service in response.list_services_response.service}
@@ -101,12 +101,14 @@ class TestWhoMayCall:
     ) -> None:
         called = False
 
-        async def note(_: Any) -> safety_pb2.CheckTextResponse:
+        async def note(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
             nonlocal called
             called = True
             return answer("")
 
-        async def note_all(requests: Any) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+        async def note_all(
+            requests: AsyncIterator[safety_pb2.CheckStreamRequest],
+        ) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
             nonlocal called
             called = True
             yield released("")
@@ -126,7 +128,7 @@ class TestWhoMayCall:
             with pytest.raises(PermissionDenied, match=who):
                 await list_services(channel)
             # Health is for every client, before it calls.
-            health: Any = health_pb2_grpc.HealthStub(channel)
+            health: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
             state = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert state.status == health_pb2.HealthCheckResponse.SERVING
         assert not called

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,9 +34,9 @@ def patient(port: int, seconds: float) -> grpc.aio.Channel:
     return channels.connect(f"dns:///127.0.0.1:{port}", patience_seconds=seconds)
 
 
-async def check(channel: grpc.aio.Channel, *, seconds: float = 5, **how: Any) -> str:
+async def check(channel: grpc.aio.Channel, *, seconds: float = 5, patient: bool = True) -> str:
     stub = safety_pb2_grpc.SafetyServiceStub(channel)
-    return (await channels.unary(stub.CheckText, REQUEST, timeout_seconds=seconds, **how)).text
+    return (await channels.unary(stub.CheckText, REQUEST, timeout_seconds=seconds, patient=patient)).text
 
 
 def duplex(channel: grpc.aio.Channel, *, seconds: float = 5) -> channels.Duplex:
@@ -52,7 +52,7 @@ async def speak(channel: grpc.aio.Channel, *, seconds: float = 5) -> list[str]:
 
 async def watch(channel: grpc.aio.Channel) -> int:
     """The first message of a server stream."""
-    stub: Any = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
     stream = channels.stream(stub.Watch, health_pb2.HealthCheckRequest(), timeout_seconds=5)
     async for message in stream:
         await stream.aclose()
@@ -71,7 +71,7 @@ async def test_every_kind_of_call_waits_for_a_service_that_comes(scripted: Scrip
 
 
 async def test_a_calls_time_counts_from_when_the_service_is_reached(scripted: Scripted, free_port: int) -> None:
-    async def never(_: Any) -> safety_pb2.CheckTextResponse:
+    async def never(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -79,7 +79,8 @@ async def test_a_calls_time_counts_from_when_the_service_is_reached(scripted: Sc
         calls = asyncio.gather(check(channel, seconds=0.5), speak(channel, seconds=0.5))
         await asyncio.sleep(1)
         async with served(scripted, free_port):
-            assert await calls == ["x", ["x"]]
+            checked, spoken = await calls
+            assert (checked, spoken) == ("x", ["x"])
             scripted.unary = never
             with pytest.raises(DeadlineExceeded):
                 await check(channel, seconds=0.2)
@@ -96,7 +97,7 @@ async def test_a_service_that_is_there_but_not_ready_is_waited_for(scripted: Scr
 
 
 @pytest.mark.parametrize("call", [check, speak, watch])
-async def test_patience_ends(call: Any, free_port: int) -> None:
+async def test_patience_ends(call: Callable[[grpc.aio.Channel], Awaitable[object]], free_port: int) -> None:
     async with patient(free_port, 0.5) as channel:
         started = time.monotonic()
         with pytest.raises(Unavailable, match="cannot be reached") as raised:
@@ -140,7 +141,7 @@ async def test_a_service_that_was_away_longer_than_anybody_waited_is_found_again
 async def test_a_call_that_is_given_up_while_it_waits_is_never_made(scripted: Scripted, free_port: int) -> None:
     async with patient(free_port, 10) as channel:
         call, left = asyncio.create_task(check(channel)), duplex(channel)
-        reading = asyncio.create_task(anext(aiter(left)))
+        reading = asyncio.ensure_future(anext(aiter(left)))
         await asyncio.sleep(0.1)
         call.cancel()
         left.close()
@@ -163,7 +164,9 @@ async def test_a_channel_that_is_closed_lets_go_of_who_waits(free_port: int) -> 
 async def test_restarts_under_load_lose_no_call_and_make_none_twice(scripted: Scripted, free_port: int) -> None:
     served_calls, answered, stop = 0, 0, False
 
-    async def count(requests: AsyncIterator[Any]) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
+    async def count(
+        requests: AsyncIterator[safety_pb2.CheckStreamRequest],
+    ) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
         nonlocal served_calls
         served_calls += 1
         async for request in requests:
@@ -215,7 +218,7 @@ async def test_an_answer_comes_from_whoever_is_there_now(scripted: Scripted, fre
     async with patient(free_port, 10) as channel:
         for name in ("first", "second"):
 
-            async def named(_: Any, name: str = name) -> safety_pb2.CheckTextResponse:
+            async def named(_: safety_pb2.CheckTextRequest, name: str = name) -> safety_pb2.CheckTextResponse:
                 return answer(name)
 
             scripted.unary = named

@@ -35,7 +35,7 @@ async def check(channel: grpc.aio.Channel, *, seconds: float = 5) -> safety_pb2.
 
 
 async def health_of(channel: grpc.aio.Channel, name: str) -> int:
-    stub: Any = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
     response = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
     return int(response.status)
 
@@ -55,11 +55,11 @@ async def test_health_follows_readiness(scripted: Scripted, monkeypatch: pytest.
 
 
 async def test_reflection_lists_the_service(scripted: Scripted) -> None:
-    async def asked() -> AsyncIterator[Any]:
+    async def asked() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
 
     async with testing.served(scripted.app()) as channel:
-        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub
+        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # the package's types know no asyncio
         stub = make_stub(channel)
         async for response in stub.ServerReflectionInfo(asked(), timeout=5):
             names = {service.name for service in response.list_services_response.service}
@@ -75,7 +75,7 @@ async def test_what_the_service_owns_is_open_while_it_serves(scripted: Scripted)
         yield
         events.append("closed")
 
-    async def note(_: Any) -> safety_pb2.CheckTextResponse:
+    async def note(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         events.append("call")
         return answer("")
 
@@ -91,7 +91,7 @@ async def test_a_running_call_ends_in_peace_and_new_ones_are_refused_while_drain
 ) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Any) -> safety_pb2.CheckTextResponse:
+    async def slow(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         begun.set()
         await go_on.wait()
         return answer("done")
@@ -116,7 +116,7 @@ async def test_a_running_call_ends_in_peace_and_new_ones_are_refused_while_drain
 async def test_a_call_longer_than_the_drain_is_ended(scripted: Scripted) -> None:
     begun = asyncio.Event()
 
-    async def endless(_: Any) -> safety_pb2.CheckTextResponse:
+    async def endless(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         begun.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -135,7 +135,7 @@ async def test_a_call_longer_than_the_drain_is_ended(scripted: Scripted) -> None
 async def test_a_call_that_outlasts_the_drain_is_told_to_go_elsewhere(scripted: Scripted, socket_folder: Path) -> None:
     begun = asyncio.Event()
 
-    async def endless(_: Any) -> safety_pb2.CheckTextResponse:
+    async def endless(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         begun.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -146,8 +146,10 @@ async def test_a_call_that_outlasts_the_drain_is_told_to_go_elsewhere(scripted: 
     async with asyncio.timeout(10), contextlib.AsyncExitStack() as clients:
         async with runtime.running(scripted.app(), server) as address:
             once = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
-            stub: Any = safety_pb2_grpc.SafetyServiceStub(await clients.enter_async_context(once))
-            call = stub.CheckText(REQUEST, metadata=[(identity.METADATA_KEY, identity.current_token())])
+            stub = safety_pb2_grpc.SafetyServiceStub(await clients.enter_async_context(once))
+            token = identity.current_token()
+            assert token is not None
+            call = stub.CheckText(REQUEST, metadata=((identity.METADATA_KEY, token),))
             await begun.wait()
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call
@@ -187,8 +189,11 @@ async def test_health_is_answered_while_a_service_that_says_so_still_opens(
 async def test_one_that_cannot_open_leaves_no_server_behind(scripted: Scripted, socket_folder: Path) -> None:
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        raise Unavailable("no store")
+        await open_store()
         yield
+
+    async def open_store() -> None:
+        raise Unavailable("no store")
 
     address = f"unix:{socket_folder}/s.sock"
     for early in (False, True):
@@ -261,7 +266,7 @@ async def test_a_service_that_still_opens_is_not_ready(scripted: Scripted, free_
 async def test_more_calls_than_allowed_are_refused_as_overloaded(scripted: Scripted, socket_folder: Path) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Any) -> safety_pb2.CheckTextResponse:
+    async def slow(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         begun.set()
         await go_on.wait()
         return answer("done")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,8 +10,14 @@ import pytest
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import sampling
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.testing import struct
 
 NAN, INFINITY = float("nan"), float("inf")
+
+
+def made(fields: Mapping[str, Any]) -> types_pb2.Sampling:
+    """With these fields, which may have any type."""
+    return types_pb2.Sampling(**fields)
 
 
 def test_every_number_of_the_contract_has_its_range() -> None:
@@ -22,13 +29,13 @@ def test_every_number_of_the_contract_has_its_range() -> None:
 def test_a_range_holds_its_ends_and_nothing_beyond(name: str) -> None:
     allowed = sampling.RANGES[name]
     whole = types_pb2.Sampling.DESCRIPTOR.fields_by_name[name].type in (13, 4)
-    step: Any = 1 if whole else 0.001
+    step = 1 if whole else 0.001
     for value in (allowed.least + step if allowed.above else allowed.least, allowed.most):
-        sampling.check(types_pb2.Sampling(**{name: int(value) if whole else value}))
-    wrong: list[Any] = [allowed.least if allowed.above else allowed.least - step, allowed.most + step]
+        sampling.check(made({name: int(value) if whole else value}))
+    wrong = [allowed.least if allowed.above else allowed.least - step, allowed.most + step]
     for value in wrong if whole else [*wrong, NAN, INFINITY, -INFINITY]:
         with pytest.raises(InvalidArgument) as caught:
-            sampling.check(types_pb2.Sampling(**{name: int(value) if whole else value}))
+            sampling.check(made({name: int(value) if whole else value}))
         assert caught.value.field == f"sampling.{name}"
         assert str(allowed) in caught.value.message
 
@@ -58,14 +65,14 @@ def test_a_range_holds_its_ends_and_nothing_beyond(name: str) -> None:
 @pytest.mark.parametrize("prefix", ["", "sampling."])
 def test_what_is_wrong_is_named(fields: dict[str, Any], field: str, prefix: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        sampling.check(types_pb2.Sampling(**fields), prefix)
+        sampling.check(made(fields), prefix)
     assert caught.value.field == f"{prefix}{field}"
     assert f"'{prefix}{field}'" in caught.value.message
 
 
 def test_what_is_right_passes() -> None:
     given = {"enable_thinking": False, "budget": 512, "share": 0.5, "tone": "x" * 256}
-    wanted = types_pb2.Sampling(stop=["a"] * 4, logprobs=True, top_logprobs=20, chat_template_kwargs=given)
+    wanted = types_pb2.Sampling(stop=["a"] * 4, logprobs=True, top_logprobs=20, chat_template_kwargs=struct(given))
     sampling.check(wanted)
     assert sampling.template_kwargs(wanted) == given
     assert type(sampling.template_kwargs(wanted)["budget"]) is int

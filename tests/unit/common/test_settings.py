@@ -52,7 +52,7 @@ def test_a_key_that_is_no_base64_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Common().server = None  # type: ignore[assignment, misc]
+        Common().server = None  # type: ignore[assignment, misc]  # as it must not
 
 
 class Qdrant(settings.Settings):

@@ -349,7 +349,8 @@ def test_no_value_of_the_document_is_shown_where_it_may_be_a_secret() -> None:
 
 def test_the_document_answers_what_services_ask() -> None:
     factory = specs.parse(GOOD)
-    assert [factory.prompt(name).system for name in ("rag", "rag@1", "rag@2")] == [  # type: ignore[union-attr]
+    prompts = [factory.prompt(name) for name in ("rag", "rag@1", "rag@2")]
+    assert [prompt and prompt.system for prompt in prompts] == [
         "Answer better.",
         "Answer.",
         "Answer better.",
@@ -412,8 +413,12 @@ async def test_a_changed_file_takes_force_and_a_bad_one_does_not(
         ("[" * 5000, "nested too deeply"),
     ):
         before = len(refusals())
+
+        def refused(before: int = before) -> bool:
+            return len(refusals()) > before
+
         await write(bad)
-        await until(lambda before=before: len(refusals()) > before)  # type: ignore[misc]
+        await until(refused)
         assert why in refusals()[-1]
         assert source.current.routes[0].task == "rag"
         assert heard == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from typing import Any
 
 import pytest
 
@@ -24,10 +23,10 @@ from genaifactory_common.errors import (
     UpstreamFailed,
 )
 from genaifactory_common.testing import orchestrator as script
-from tests.unit.gateway.conftest import FACTORY, USER, Start
+from tests.unit.gateway.conftest import FACTORY, USER, Gateway, Start
 
 
-async def test_a_key_that_is_taken_out_of_the_document_stops_working_at_once(gateway: Any) -> None:
+async def test_a_key_that_is_taken_out_of_the_document_stops_working_at_once(gateway: Gateway) -> None:
     assert (await gateway.chat()).status_code == 200
     document = gateway.source.current
     acme = document.tenants[0]
@@ -38,7 +37,7 @@ async def test_a_key_that_is_taken_out_of_the_document_stops_working_at_once(gat
     assert (await gateway.chat("sk-new")).status_code == 200
 
 
-async def test_models_are_those_that_the_key_may_name(gateway: Any) -> None:
+async def test_models_are_those_that_the_key_may_name(gateway: Gateway) -> None:
     async def names(key: str) -> list[str]:
         return [model["id"] for model in (await gateway.get("/v1/models", key=key)).json()["data"]]
 
@@ -47,7 +46,7 @@ async def test_models_are_those_that_the_key_may_name(gateway: Any) -> None:
     assert await names("sk-beta-user") == ["chat", "minilm", "rag", "secret-plan"]
 
 
-async def test_one_model_is_told_or_not_found_or_forbidden(gateway: Any) -> None:
+async def test_one_model_is_told_or_not_found_or_forbidden(gateway: Gateway) -> None:
     model = (await gateway.get("/v1/models/chat")).json()
     assert model | {"created": 0} == {
         "id": "chat",
@@ -83,7 +82,7 @@ async def test_one_model_is_told_or_not_found_or_forbidden(gateway: Any) -> None
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_from_upstream_keeps_its_meaning(
-    gateway: Any, error: FactoryError, status: int, kind: str, stream: bool
+    gateway: Gateway, error: FactoryError, status: int, kind: str, stream: bool
 ) -> None:
     gateway.orchestrator.script = [error]
     response = await gateway.chat(stream=stream)
@@ -98,7 +97,7 @@ async def test_an_error_from_upstream_keeps_its_meaning(
     assert response.headers.get("retry-after") == wanted
 
 
-async def test_a_full_gateway_refuses_at_once_and_recovers(start: Any) -> None:
+async def test_a_full_gateway_refuses_at_once_and_recovers(start: Start) -> None:
     async with start(max_concurrent_requests=1) as gateway:
         go_on = asyncio.Event()
         gateway.orchestrator.script = [go_on, script.delta("a"), script.done()]
@@ -113,7 +112,7 @@ async def test_a_full_gateway_refuses_at_once_and_recovers(start: Any) -> None:
         assert (await gateway.chat()).status_code == 200
 
 
-async def test_requests_of_two_tenants_on_one_connection_stay_apart(gateway: Any) -> None:
+async def test_requests_of_two_tenants_on_one_connection_stay_apart(gateway: Gateway) -> None:
     host, _, port = gateway.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = b'{"model":"chat","messages":[{"role":"user","content":"hi"}]}'
@@ -133,7 +132,7 @@ async def test_requests_of_two_tenants_on_one_connection_stay_apart(gateway: Any
     assert len({caller.request_id for caller in gateway.orchestrator.callers}) == 3
 
 
-async def test_the_client_may_name_its_request_but_not_choose_its_record(gateway: Any) -> None:
+async def test_the_client_may_name_its_request_but_not_choose_its_record(gateway: Gateway) -> None:
     ids = set()
     for _ in range(2):
         response = await gateway.http.get("/healthz", headers={"x-request-id": "mine-1"})

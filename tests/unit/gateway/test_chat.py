@@ -10,6 +10,7 @@ import pytest
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import ContentBlocked, UpstreamFailed
 from genaifactory_common.testing import orchestrator as script
+from tests.unit.gateway.conftest import Gateway
 
 
 def _events(text: str) -> list[Any]:
@@ -20,7 +21,7 @@ def _events(text: str) -> list[Any]:
     return [block[6:] if block == "data: [DONE]" else json.loads(block[6:]) for block in blocks]
 
 
-async def test_an_answer_is_one_chat_completion(gateway: Any) -> None:
+async def test_an_answer_is_one_chat_completion(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.route(), script.delta("Xin "), script.delta("chào."), script.done()]
     response = await gateway.chat()
     assert response.status_code == 200
@@ -44,7 +45,7 @@ async def test_an_answer_is_one_chat_completion(gateway: Any) -> None:
     }
 
 
-async def test_a_stream_is_a_role_then_deltas_then_the_reason_then_done(gateway: Any) -> None:
+async def test_a_stream_is_a_role_then_deltas_then_the_reason_then_done(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.route(), script.delta("Xin "), script.delta("chào."), script.done()]
     response = await gateway.chat(stream=True)
     assert response.status_code == 200
@@ -62,14 +63,14 @@ async def test_a_stream_is_a_role_then_deltas_then_the_reason_then_done(gateway:
     assert all("usage" not in chunk for chunk in chunks)
 
 
-async def test_an_error_before_the_first_text_is_a_proper_status_also_of_a_stream(gateway: Any) -> None:
+async def test_an_error_before_the_first_text_is_a_proper_status_also_of_a_stream(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.route(), ContentBlocked("The question was blocked.")]
     response = await gateway.chat(stream=True)
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "content_blocked"
 
 
-async def test_an_error_amid_a_stream_is_its_last_event_without_done(gateway: Any) -> None:
+async def test_an_error_amid_a_stream_is_its_last_event_without_done(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
     response = await gateway.chat(stream=True)
     *chunks, last = _events(response.text)
@@ -82,13 +83,13 @@ async def test_an_error_amid_a_stream_is_its_last_event_without_done(gateway: An
     assert chunks[-1]["choices"][0]["delta"] == {"content": "Xin "}
 
 
-async def test_a_stream_that_ends_without_done_upstream_is_an_error_not_an_answer(gateway: Any) -> None:
+async def test_a_stream_that_ends_without_done_upstream_is_an_error_not_an_answer(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin ")]
     assert (await gateway.chat()).json()["error"]["code"] == "upstream_failed"
     assert _events((await gateway.chat(stream=True)).text)[-1]["error"]["code"] == "upstream_failed"
 
 
-async def test_the_request_reaches_the_orchestrator_as_it_was_meant(gateway: Any) -> None:
+async def test_the_request_reaches_the_orchestrator_as_it_was_meant(gateway: Gateway) -> None:
     response = await gateway.chat(
         model="rag",
         messages=[
@@ -149,7 +150,7 @@ async def test_the_request_reaches_the_orchestrator_as_it_was_meant(gateway: Any
     assert dict(sent.output_format.json_schema) == {"type": "object"}
 
 
-async def test_structured_outputs_of_vllm_become_the_form_of_the_output(gateway: Any) -> None:
+async def test_structured_outputs_of_vllm_become_the_form_of_the_output(gateway: Gateway) -> None:
     for given, kind in (
         ({"json": {"type": "object"}}, "json_schema"),
         ({"regex": "a+"}, "regex"),
@@ -162,7 +163,7 @@ async def test_structured_outputs_of_vllm_become_the_form_of_the_output(gateway:
     assert gateway.orchestrator.requests[-1].output_format.json_object
 
 
-async def test_the_orchestrator_learns_the_signed_caller(gateway: Any) -> None:
+async def test_the_orchestrator_learns_the_signed_caller(gateway: Gateway) -> None:
     response = await gateway.chat()
     caller = gateway.orchestrator.callers[0]
     assert (caller.tenant, caller.principal, caller.key_id, caller.role) == ("acme", "user", "user", "user")
@@ -170,7 +171,7 @@ async def test_the_orchestrator_learns_the_signed_caller(gateway: Any) -> None:
     assert caller.request_id == response.headers["x-request-id"]
 
 
-async def test_citations_are_url_annotations_of_the_message_and_of_the_last_delta(gateway: Any) -> None:
+async def test_citations_are_url_annotations_of_the_message_and_of_the_last_delta(gateway: Gateway) -> None:
     citation = types_pb2.Citation(
         number=1, passage_id="p9", document_id="d4", title="Hướng dẫn", uri="guide.md", start_offset=9, end_offset=12
     )
@@ -194,7 +195,7 @@ async def test_citations_are_url_annotations_of_the_message_and_of_the_last_delt
     assert last["choices"][0]["delta"] == {"annotations": [wanted]}
 
 
-async def test_usage_is_the_last_chunk_without_choices_when_it_is_asked_for(gateway: Any) -> None:
+async def test_usage_is_the_last_chunk_without_choices_when_it_is_asked_for(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin chào."), script.done(cached_prompt_tokens=4)]
     response = await gateway.chat(stream=True, stream_options={"include_usage": True})
     *chunks, last, end = _events(response.text)
@@ -205,7 +206,7 @@ async def test_usage_is_the_last_chunk_without_choices_when_it_is_asked_for(gate
     assert all(chunk["usage"] is None for chunk in chunks)
 
 
-async def test_tool_calls_are_joined_from_their_pieces_and_streamed_as_pieces(gateway: Any) -> None:
+async def test_tool_calls_are_joined_from_their_pieces_and_streamed_as_pieces(gateway: Gateway) -> None:
     gateway.orchestrator.script = [
         script.tool_call(call_id="c1", name="search", arguments='{"q":', index=0),
         script.tool_call(arguments='"gạo"}', index=0),
@@ -227,7 +228,7 @@ async def test_tool_calls_are_joined_from_their_pieces_and_streamed_as_pieces(ga
     ]
 
 
-async def test_several_choices_and_log_probabilities_stay_apart(gateway: Any) -> None:
+async def test_several_choices_and_log_probabilities_stay_apart(gateway: Gateway) -> None:
     token = types_pb2.TokenLogprob(token="có", logprob=-0.5, top=[types_pb2.TokenLogprob(token="có", logprob=-0.5)])
     gateway.orchestrator.script = [
         script.delta("có", choice=1, logprobs=[token]),
@@ -250,7 +251,7 @@ async def test_several_choices_and_log_probabilities_stay_apart(gateway: Any) ->
     assert chunks[2]["choices"][0]["logprobs"]["content"][0]["token"] == "có"
 
 
-async def test_what_was_masked_and_whether_it_was_cached_go_out_with_the_status(gateway: Any) -> None:
+async def test_what_was_masked_and_whether_it_was_cached_go_out_with_the_status(gateway: Gateway) -> None:
     first = script.opened(script.delta("Xin chào."), masked={"EMAIL_ADDRESS": 2, "VN_CCCD": 1})
     gateway.orchestrator.script = [first, script.done()]
     whole, stream = await gateway.chat(), await gateway.chat(stream=True)
@@ -267,7 +268,7 @@ async def test_what_was_masked_and_whether_it_was_cached_go_out_with_the_status(
     assert not any(chunk.keys() & said.keys() for chunk in others)
 
 
-async def test_an_answer_of_its_end_alone_has_its_headers_too(gateway: Any) -> None:
+async def test_an_answer_of_its_end_alone_has_its_headers_too(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.opened(script.done(), cache=types_pb2.CACHE_USE_BYPASS)]
     whole, stream = await gateway.chat(), await gateway.chat(stream=True)
     assert whole.headers["x-genaifactory-cache"] == stream.headers["x-genaifactory-cache"] == "bypass"
@@ -280,13 +281,13 @@ async def test_an_answer_of_its_end_alone_has_its_headers_too(gateway: Any) -> N
     ("cache_control", "fresh"),
     [("no-cache", True), ("max-age=0, No-Cache", True), ("max-age=0", False), ("", False), ("x-no-cache", False)],
 )
-async def test_a_client_asks_anew_with_cache_control(gateway: Any, cache_control: str, fresh: bool) -> None:
+async def test_a_client_asks_anew_with_cache_control(gateway: Gateway, cache_control: str, fresh: bool) -> None:
     body = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
     await gateway.post("/v1/chat/completions", body, headers={"Cache-Control": cache_control})
     assert gateway.orchestrator.requests[0].fresh is fresh
 
 
-async def test_the_result_of_a_tool_goes_on_with_a_stored_conversation(gateway: Any) -> None:
+async def test_the_result_of_a_tool_goes_on_with_a_stored_conversation(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("42!"), script.done()]
     result = {"role": "tool", "tool_call_id": "c1", "content": "42"}
     assert (await gateway.chat(messages=[result])).status_code == 400

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import Any
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -16,16 +17,19 @@ from genaifactory_common.testing import orchestrator as script
 from genaifactory_gateway.http.observation import HTTP_HANGUPS
 from genaifactory_gateway.openai.responses import Chunks
 from genaifactory_gateway.settings import Http
+from tests.unit.gateway.conftest import Gateway, Start
+
+Result = TypeVar("Result")
 
 QUESTION = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
 
 
-async def _connect(gateway: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(gateway: Gateway) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, _, port = gateway.address.rpartition(":")
     return await asyncio.open_connection(host, int(port), limit=1 << 20)
 
 
-def _request(body: Any, *, key: str = "sk-acme-user", extra: str = "") -> bytes:
+def _request(body: object, *, key: str = "sk-acme-user", extra: str = "") -> bytes:
     content = json.dumps(body).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -34,13 +38,13 @@ def _request(body: Any, *, key: str = "sk-acme-user", extra: str = "") -> bytes:
     return head.encode() + content
 
 
-async def _within(awaitable: Any) -> Any:
+async def _within(awaitable: Awaitable[Result]) -> Result:
     """A test that would hang fails instead."""
     async with asyncio.timeout(10):
         return await awaitable
 
 
-async def test_hanging_up_amid_a_stream_cancels_the_work_at_once(gateway: Any) -> None:
+async def test_hanging_up_amid_a_stream_cancels_the_work_at_once(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
     reader, writer = await _connect(gateway)
     writer.write(_request(QUESTION | {"stream": True}))
@@ -50,7 +54,7 @@ async def test_hanging_up_amid_a_stream_cancels_the_work_at_once(gateway: Any) -
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_hanging_up_before_the_first_text_cancels_the_work_at_once(gateway: Any, stream: bool) -> None:
+async def test_hanging_up_before_the_first_text_cancels_the_work_at_once(gateway: Gateway, stream: bool) -> None:
     gateway.orchestrator.script = [script.route(), asyncio.Event()]
     _, writer = await _connect(gateway)
     writer.write(_request(QUESTION | {"stream": stream}))
@@ -59,7 +63,7 @@ async def test_hanging_up_before_the_first_text_cancels_the_work_at_once(gateway
     await _within(gateway.orchestrator.cancelled.wait())
 
 
-async def test_who_hangs_up_pays_for_what_was_delivered(gateway: Any) -> None:
+async def test_who_hangs_up_pays_for_what_was_delivered(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("x" * 4000), asyncio.Event()]
     reader, writer = await _connect(gateway)
     writer.write(_request(QUESTION | {"stream": True, "max_tokens": 2000}, key="sk-beta-user"))
@@ -71,7 +75,7 @@ async def test_who_hangs_up_pays_for_what_was_delivered(gateway: Any) -> None:
     assert response.headers["x-ratelimit-remaining-tokens"] == "1985"  # 3000 less 1007 delivered and 8 reserved now
 
 
-async def test_a_reader_that_takes_nothing_slows_the_work_and_then_loses_it(start: Any) -> None:
+async def test_a_reader_that_takes_nothing_slows_the_work_and_then_loses_it(start: Start) -> None:
     async with start(http=Http(write_timeout_seconds=0.3)) as gateway:
         pieces = 5_000
         gateway.orchestrator.script = [*[script.delta("x" * 10_000)] * pieces, script.done()]
@@ -85,7 +89,7 @@ async def test_a_reader_that_takes_nothing_slows_the_work_and_then_loses_it(star
         writer.close()
 
 
-async def test_a_client_that_sends_requests_and_takes_no_answers_is_dropped(start: Any) -> None:
+async def test_a_client_that_sends_requests_and_takes_no_answers_is_dropped(start: Start) -> None:
     async with start(http=Http(write_timeout_seconds=0.3)) as gateway:
         gateway.orchestrator.script = [*[script.delta("x" * 1_000_000)] * 12, script.done()]
         hangups = _hangups()
@@ -109,7 +113,7 @@ def _hangups() -> float:
     return sum(sample.value for sample in samples if sample.name.endswith("_total"))
 
 
-async def test_a_client_that_sends_requests_without_end_is_dropped(gateway: Any) -> None:
+async def test_a_client_that_sends_requests_without_end_is_dropped(gateway: Gateway) -> None:
     gateway.orchestrator.script = [asyncio.Event()]
     reader, writer = await _connect(gateway)
     writer.write(_request(QUESTION) * 40)
@@ -119,7 +123,7 @@ async def test_a_client_that_sends_requests_without_end_is_dropped(gateway: Any)
     assert len(gateway.orchestrator.requests) <= 1
 
 
-async def test_hanging_up_cancels_the_request_being_served_although_others_wait_behind_it(gateway: Any) -> None:
+async def test_hanging_up_cancels_the_request_being_served_although_others_wait_behind_it(gateway: Gateway) -> None:
     gateway.orchestrator.script = [asyncio.Event()]
     _, writer = await _connect(gateway)
     writer.write(_request(QUESTION) * 3)
@@ -129,7 +133,7 @@ async def test_hanging_up_cancels_the_request_being_served_although_others_wait_
     assert len(gateway.orchestrator.requests) == 1
 
 
-async def test_a_stream_under_way_finishes_while_the_gateway_stops(start: Any) -> None:
+async def test_a_stream_under_way_finishes_while_the_gateway_stops(start: Start) -> None:
     go_on = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(start(drain_seconds=10))
@@ -157,7 +161,9 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> by
     return bytes(head.lower())
 
 
-async def test_a_gateway_that_stops_answers_once_more_on_connections_that_are_open_and_on_new_ones(start: Any) -> None:
+async def test_a_gateway_that_stops_answers_once_more_on_connections_that_are_open_and_on_new_ones(
+    start: Start,
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(start(http=Http(linger_seconds=5), drain_seconds=20))
         kept = await _connect(gateway)
@@ -175,7 +181,7 @@ async def test_a_gateway_that_stops_answers_once_more_on_connections_that_are_op
         assert asyncio.get_running_loop().time() - began < 4  # it waits for connections, not for the whole time
 
 
-async def test_an_idle_connection_does_not_hold_up_the_end(start: Any) -> None:
+async def test_an_idle_connection_does_not_hold_up_the_end(start: Start) -> None:
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(start(http=Http(linger_seconds=0.5), drain_seconds=20))
         reader, writer = await _connect(gateway)
@@ -185,7 +191,7 @@ async def test_an_idle_connection_does_not_hold_up_the_end(start: Any) -> None:
         writer.close()
 
 
-async def test_a_connection_of_some_age_ends_with_an_answer(start: Any) -> None:
+async def test_a_connection_of_some_age_ends_with_an_answer(start: Start) -> None:
     async with start(http=Http(max_connection_age_seconds=0.5)) as gateway:
         connection = await _connect(gateway)
         assert b"connection: close" not in await _ask(*connection)
@@ -194,7 +200,7 @@ async def test_a_connection_of_some_age_ends_with_an_answer(start: Any) -> None:
         connection[1].close()
 
 
-async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(start: Any) -> None:
+async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(start: Start) -> None:
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(start(drain_seconds=1))
         gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
@@ -209,7 +215,7 @@ async def test_a_stream_that_outlasts_the_drain_ends_with_an_error(start: Any) -
         writer.close()
 
 
-async def _refuses_connections(gateway: Any) -> None:
+async def _refuses_connections(gateway: Gateway) -> None:
     while True:
         try:
             _, writer = await _connect(gateway)
@@ -219,7 +225,7 @@ async def _refuses_connections(gateway: Any) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_body_that_does_not_come_times_out(start: Any) -> None:
+async def test_a_body_that_does_not_come_times_out(start: Start) -> None:
     async with start(http=Http(body_timeout_seconds=0.1)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(_request(QUESTION)[:-5])
@@ -229,7 +235,7 @@ async def test_a_body_that_does_not_come_times_out(start: Any) -> None:
         writer.close()
 
 
-async def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large(start: Any) -> None:
+async def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large(start: Start) -> None:
     async with start(http=Http(max_body_bytes=2000)) as gateway:
         reader, writer = await _connect(gateway)
         head, _, _ = _request(QUESTION).partition(b"content-length")
@@ -239,7 +245,7 @@ async def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large(sta
         writer.close()
 
 
-async def test_the_connection_of_a_refused_body_goes_on_with_the_next_request(start: Any) -> None:
+async def test_the_connection_of_a_refused_body_goes_on_with_the_next_request(start: Start) -> None:
     async with start(http=Http(max_body_bytes=2000)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(_request(QUESTION | {"user": "x" * 500_000}) + _request(QUESTION))
@@ -252,7 +258,7 @@ async def test_the_connection_of_a_refused_body_goes_on_with_the_next_request(st
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: "])
-async def test_headers_that_do_not_come_end_the_connection(start: Any, begin: bytes) -> None:
+async def test_headers_that_do_not_come_end_the_connection(start: Start, begin: bytes) -> None:
     async with start(http=Http(header_timeout_seconds=0.1)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(begin)
@@ -261,7 +267,7 @@ async def test_headers_that_do_not_come_end_the_connection(start: Any, begin: by
         writer.close()
 
 
-async def test_endless_headers_are_refused(start: Any) -> None:
+async def test_endless_headers_are_refused(start: Start) -> None:
     async with start(http=Http(max_header_bytes=2000)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
@@ -275,7 +281,7 @@ async def test_endless_headers_are_refused(start: Any) -> None:
         writer.close()
 
 
-async def test_what_is_no_http_gets_the_one_shape_of_errors(gateway: Any) -> None:
+async def test_what_is_no_http_gets_the_one_shape_of_errors(gateway: Gateway) -> None:
     reader, writer = await _connect(gateway)
     writer.write(b"\x16\x03\x01 hello\r\n\r\n")
     answer = await _within(reader.read())
@@ -284,7 +290,7 @@ async def test_what_is_no_http_gets_the_one_shape_of_errors(gateway: Any) -> Non
     writer.close()
 
 
-async def test_connections_beyond_the_bound_are_closed(start: Any) -> None:
+async def test_connections_beyond_the_bound_are_closed(start: Start) -> None:
     async with start(http=Http(max_connections=2)) as gateway:
         held = [await _connect(gateway) for _ in range(2)]
         for _, writer in held:

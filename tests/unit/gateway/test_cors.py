@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
+import httpx
 import pytest
 
 from genaifactory_common import specs
-from tests.unit.gateway.conftest import FACTORY
+from tests.unit.gateway.conftest import FACTORY, Gateway, Start
 
 APP = "https://app.example.com"
 CHAT = "/v1/chat/completions"
@@ -20,26 +20,28 @@ def _factory(*origins: str) -> str:
 
 
 @pytest.fixture
-async def open_gateway(start: Any) -> AsyncIterator[Any]:
+async def open_gateway(start: Start) -> AsyncIterator[Gateway]:
     """A gateway for pages of two origins."""
     async with start(factory=_factory(APP, "http://localhost:3000")) as running:
         yield running
 
 
-def _about(response: Any) -> dict[str, str]:
+def _about(response: httpx.Response) -> dict[str, str]:
     return {name.removeprefix(CORS): value for name, value in response.headers.items() if name.startswith(CORS)}
 
 
-async def _preflight(gateway: Any, origin: str, *, path: str = CHAT, method: str = "POST") -> Any:
+async def _preflight(gateway: Gateway, origin: str, *, path: str = CHAT, method: str = "POST") -> httpx.Response:
     headers = {
         "origin": origin,
         "access-control-request-method": method,
         "access-control-request-headers": "authorization,content-type,x-stainless-lang",
     }
-    return await gateway.http.request("OPTIONS", path, headers=headers)
+    return await gateway.http.request(
+        "OPTIONS", path, headers={name.encode(): value.encode("latin-1") for name, value in headers.items()}
+    )
 
 
-async def test_a_page_that_is_listed_may_ask_and_read_everything(open_gateway: Any) -> None:
+async def test_a_page_that_is_listed_may_ask_and_read_everything(open_gateway: Gateway) -> None:
     response = await _preflight(open_gateway, APP)
     assert (response.status_code, response.content) == (204, b"")
     assert "content-length" not in response.headers
@@ -62,7 +64,7 @@ async def test_a_page_that_is_listed_may_ask_and_read_everything(open_gateway: A
 @pytest.mark.parametrize(
     ("path", "key", "status"), [(CHAT, "sk-wrong", 401), (CHAT, None, 401), ("/v1/nope", None, 404)]
 )
-async def test_a_page_can_read_its_errors(open_gateway: Any, path: str, key: str | None, status: int) -> None:
+async def test_a_page_can_read_its_errors(open_gateway: Gateway, path: str, key: str | None, status: int) -> None:
     response = await open_gateway.post(path, {}, key=key, headers={"origin": APP})
     assert response.status_code == status
     assert _about(response)["allow-origin"] == APP
@@ -82,24 +84,24 @@ async def test_a_page_can_read_its_errors(open_gateway: Any, path: str, key: str
         APP + "\u00e9",
     ],
 )
-async def test_a_page_that_is_not_listed_gets_nothing(open_gateway: Any, origin: str) -> None:
-    response = await _preflight(open_gateway, origin.encode("latin-1"))  # type: ignore[arg-type]
+async def test_a_page_that_is_not_listed_gets_nothing(open_gateway: Gateway, origin: str) -> None:
+    response = await _preflight(open_gateway, origin)
     assert response.status_code == 403
     assert "cors.allowed_origins" in response.json()["error"]["message"]
     assert _about(response) == {}
-    answer = await open_gateway.post(CHAT, {}, headers={"origin": origin.encode("latin-1")})
+    answer = await open_gateway.post(CHAT, {}, headers={"origin": origin})
     assert _about(answer) == {}
     assert answer.headers["vary"] == "origin"
 
 
-async def test_nothing_is_open_by_default(gateway: Any) -> None:
+async def test_nothing_is_open_by_default(gateway: Gateway) -> None:
     response = await _preflight(gateway, APP)
     assert (response.status_code, _about(response)) == (403, {})
     answer = await gateway.post(CHAT, {}, headers={"origin": APP})
     assert (_about(answer), "vary" in answer.headers) == ({}, False)
 
 
-async def test_any_origin_is_a_star_and_never_with_credentials(start: Any) -> None:
+async def test_any_origin_is_a_star_and_never_with_credentials(start: Start) -> None:
     async with start(factory=_factory("*")) as gateway:
         for origin in (APP, "null"):
             response = await _preflight(gateway, origin)
@@ -108,14 +110,14 @@ async def test_any_origin_is_a_star_and_never_with_credentials(start: Any) -> No
             assert "allow-credentials" not in _about(response)
 
 
-async def test_probes_are_no_pages_business_and_a_bare_options_is_no_preflight(open_gateway: Any) -> None:
+async def test_probes_are_no_pages_business_and_a_bare_options_is_no_preflight(open_gateway: Gateway) -> None:
     assert (await _preflight(open_gateway, APP, path="/metrics", method="GET")).status_code == 405
     assert _about(await open_gateway.http.get("/metrics", headers={"origin": APP})) == {}
     assert (await open_gateway.http.request("OPTIONS", CHAT, headers={"origin": APP})).status_code == 405
     assert (await _preflight(open_gateway, APP, path="/v1/nope")).status_code == 404
 
 
-async def test_a_change_of_the_file_is_in_force_at_once(open_gateway: Any) -> None:
+async def test_a_change_of_the_file_is_in_force_at_once(open_gateway: Gateway) -> None:
     open_gateway.source.replace(specs.parse(_factory("https://other.example.com")))
     assert (await _preflight(open_gateway, APP)).status_code == 403
     assert (await _preflight(open_gateway, "https://other.example.com")).status_code == 204

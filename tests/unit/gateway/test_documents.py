@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable
 from urllib.parse import quote
 
 import grpc.aio
@@ -10,15 +10,16 @@ import pytest
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import errors
+from genaifactory_common import bounds, errors
 from genaifactory_common.errors import FactoryError, Reason, Unavailable
+from tests.unit.gateway.conftest import Gateway
 
 EDITOR = "sk-acme-editor"
 NAMES = ("handbook/leave.md", "handbook/Nghỉ phép? #1 50%.md", "other/a b.md")
 
 
 @pytest.fixture(autouse=True)
-def stored(gateway: Any) -> None:
+def stored(gateway: Gateway) -> None:
     for number, name in enumerate(NAMES):
         document = types_pb2.Document(
             document_id=name,
@@ -32,21 +33,21 @@ def stored(gateway: Any) -> None:
         gateway.retriever.documents[name] = document
 
 
-def stub(gateway: Any) -> gateway_pb2_grpc.GatewayServiceAsyncStub:
+def stub(gateway: Gateway) -> gateway_pb2_grpc.GatewayServiceAsyncStub:
     return gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
 
 
-def metadata(key: str = EDITOR) -> Any:
+def metadata(key: str = EDITOR) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {key}"),)
 
 
-async def failure(call: Any) -> FactoryError:
+async def failure(call: Awaitable[object]) -> FactoryError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return errors.from_rpc(caught.value)
 
 
-async def test_documents_are_listed_by_page_with_what_is_known_about_them(gateway: Any) -> None:
+async def test_documents_are_listed_by_page_with_what_is_known_about_them(gateway: Gateway) -> None:
     first = (await gateway.get("/v1/documents?page_size=2", key=EDITOR)).json()
     assert (first["object"], first["knowledge_base"], first["total"]) == ("list", "documents", 3)
     assert [each["id"] for each in first["data"]] == sorted(NAMES)[:2]
@@ -72,7 +73,7 @@ async def test_documents_are_listed_by_page_with_what_is_known_about_them(gatewa
     assert some["total"] == 1
 
 
-async def test_the_retriever_is_asked_in_the_callers_name(gateway: Any) -> None:
+async def test_the_retriever_is_asked_in_the_callers_name(gateway: Gateway) -> None:
     await gateway.get("/v1/documents?source=/home/an", key=EDITOR)
     (caller,), (request,) = gateway.retriever.callers, gateway.retriever.requests
     assert (caller.tenant, caller.groups, caller.permissions) == ("acme", ("staff",), ("ingest",))
@@ -80,7 +81,7 @@ async def test_the_retriever_is_asked_in_the_callers_name(gateway: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_document_of_any_name_is_shown_and_removed_by_its_encoded_path(gateway: Any, name: str) -> None:
+async def test_a_document_of_any_name_is_shown_and_removed_by_its_encoded_path(gateway: Gateway, name: str) -> None:
     path = f"/v1/documents/{quote(name)}"
     shown = (await gateway.get(path, key=EDITOR)).json()
     assert (shown["id"], shown["knowledge_base"], shown["next_offset"]) == (name, "documents", None)
@@ -98,7 +99,7 @@ async def test_a_document_of_any_name_is_shown_and_removed_by_its_encoded_path(g
 @pytest.mark.parametrize("path", ["/v1/documents", "/v1/documents/handbook/leave.md"])
 @pytest.mark.parametrize(("key", "status"), [(None, 401), ("sk-wrong", 401), ("sk-acme-user", 403)])
 async def test_without_the_permission_nothing_is_shown_and_nothing_removed(
-    gateway: Any, method: str, path: str, key: str | None, status: int
+    gateway: Gateway, method: str, path: str, key: str | None, status: int
 ) -> None:
     if (method, path) == ("DELETE", "/v1/documents"):
         status = 405
@@ -114,7 +115,7 @@ async def test_without_the_permission_nothing_is_shown_and_nothing_removed(
         ("?knowledge_base=nope", 404, "knowledge_base", "there are: documents"),
         ("?knowledge_base=beta-only", 404, "knowledge_base", "there are: documents"),
         ("?page_size=0", 400, "page_size", "from 1 to 1000"),
-        ("?page_size=1001", 400, "page_size", "from 1 to 1000"),
+        (f"?page_size={bounds.MAX_DOCUMENTS + 1}", 400, "page_size", "from 1 to 1000"),
         ("?page_size=-1", 400, "page_size", "from 1 to 1000"),
         ("?page_size=" + "9" * 5000, 400, "page_size", "from 1 to 1000"),
         ("?page_size=²", 400, "page_size", "from 1 to 1000"),
@@ -122,7 +123,7 @@ async def test_without_the_permission_nothing_is_shown_and_nothing_removed(
     ],
 )
 async def test_a_wrong_list_gets_an_error_that_names_what_is_right(
-    gateway: Any, query: str, status: int, param: str, words: str
+    gateway: Gateway, query: str, status: int, param: str, words: str
 ) -> None:
     response = await gateway.get(f"/v1/documents{query}", key=EDITOR)
     error = response.json()["error"]
@@ -131,7 +132,7 @@ async def test_a_wrong_list_gets_an_error_that_names_what_is_right(
     assert not gateway.retriever.requests
 
 
-async def test_of_several_knowledge_bases_one_must_be_named(gateway: Any) -> None:
+async def test_of_several_knowledge_bases_one_must_be_named(gateway: Gateway) -> None:
     beta_editor = gateway.source.current.model_copy(
         update={
             "roles": tuple(
@@ -146,7 +147,7 @@ async def test_of_several_knowledge_bases_one_must_be_named(gateway: Any) -> Non
     assert "one of: documents, beta-only" in response.json()["error"]["message"]
 
 
-async def test_grpc_lists_shows_and_removes(gateway: Any) -> None:
+async def test_grpc_lists_shows_and_removes(gateway: Gateway) -> None:
     page = await stub(gateway).ListDocuments(
         gateway_pb2.ListDocumentsRequest(prefix="handbook/", page_size=1), metadata=metadata()
     )
@@ -163,7 +164,7 @@ async def test_grpc_lists_shows_and_removes(gateway: Any) -> None:
     assert (error.reason, error.field) == (Reason.NOT_FOUND, "document_ids")
 
 
-async def test_grpc_asks_for_the_permission_too(gateway: Any) -> None:
+async def test_grpc_asks_for_the_permission_too(gateway: Gateway) -> None:
     for call in (
         stub(gateway).ListDocuments(gateway_pb2.ListDocumentsRequest(), metadata=metadata("sk-acme-user")),
         stub(gateway).GetDocument(gateway_pb2.GetDocumentRequest(document_id="x"), metadata=metadata("sk-acme-user")),
@@ -175,7 +176,7 @@ async def test_grpc_asks_for_the_permission_too(gateway: Any) -> None:
     assert not gateway.retriever.requests
 
 
-async def test_a_retriever_that_is_away_is_a_503(gateway: Any) -> None:
+async def test_a_retriever_that_is_away_is_a_503(gateway: Gateway) -> None:
     gateway.retriever.error = Unavailable("It restarts.", retry_after_seconds=1)
     response = await gateway.get("/v1/documents", key=EDITOR)
     assert response.status_code == 503

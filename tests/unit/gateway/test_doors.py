@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 import httpx
 import pytest
+from google.protobuf.message import Message
 
 from genaifactory.gateway.v1 import gateway_pb2 as pb
 from genaifactory.gateway.v1 import gateway_pb2_grpc
@@ -17,17 +18,17 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors
 from genaifactory_common.errors import FactoryError, Reason, UpstreamFailed
 from genaifactory_gateway.settings import Transfers
-from tests.unit.gateway.conftest import at_rest
+from tests.unit.gateway.conftest import Gateway, Start, at_rest
 
 USER, EDITOR, VIEWER = "sk-acme-user", "sk-acme-editor", "sk-acme-viewer"
 ADMIN, BETA_ADMIN = "sk-acme-admin", "sk-beta-admin"
 
 
-def metadata(key: str | None) -> Any:
+def metadata(key: str | None) -> tuple[tuple[str, str], ...]:
     return () if key is None else (("authorization", f"Bearer {key}"),)
 
 
-async def asked(gateway: Any, name: str, request: Any, key: str | None = ADMIN) -> list[Any]:
+async def asked(gateway: Gateway, name: str, request: Message, key: str | None = ADMIN) -> list[Any]:
     """What the method returns, as a list also where it is one message. Raises FactoryError."""
     method = getattr(gateway_pb2_grpc.GatewayServiceStub(gateway.channel), name)
     given = iter([request]) if name == "Ingest" else request
@@ -54,7 +55,7 @@ DOORS: dict[str, tuple[Any, set[str]]] = {
 
 
 @pytest.mark.parametrize("name", DOORS)
-async def test_a_key_without_the_permission_is_refused_and_nobody_is_asked(gateway: Any, name: str) -> None:
+async def test_a_key_without_the_permission_is_refused_and_nobody_is_asked(gateway: Gateway, name: str) -> None:
     request, permissions = DOORS[name]
     everything = ("chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate")
     document = gateway.source.current
@@ -74,14 +75,14 @@ async def test_a_key_without_the_permission_is_refused_and_nobody_is_asked(gatew
 
 
 @pytest.mark.parametrize("name", DOORS)
-async def test_a_door_opens_for_its_permission_and_speaks_for_the_keys_tenant(gateway: Any, name: str) -> None:
+async def test_a_door_opens_for_its_permission_and_speaks_for_the_keys_tenant(gateway: Gateway, name: str) -> None:
     await asked(gateway, name, DOORS[name][0])
     callers = gateway.retriever.callers + gateway.monitor.callers + gateway.orchestrator.callers
     assert [(caller.tenant, caller.key_id) for caller in callers] == [("acme", "admin")]
 
 
 @pytest.mark.parametrize("name", DOORS)
-async def test_every_door_counts_in_the_tenants_limit(gateway: Any, name: str) -> None:
+async def test_every_door_counts_in_the_tenants_limit(gateway: Gateway, name: str) -> None:
     for _ in range(3):
         assert (await gateway.chat("sk-beta-user")).status_code == 200
     with pytest.raises(FactoryError) as refused:
@@ -91,7 +92,7 @@ async def test_every_door_counts_in_the_tenants_limit(gateway: Any, name: str) -
 
 
 @pytest.mark.parametrize("name", ["QueryInteractions", "ExportInteractions"])
-async def test_an_administrator_of_one_tenant_reads_no_others_record(gateway: Any, name: str) -> None:
+async def test_an_administrator_of_one_tenant_reads_no_others_record(gateway: Gateway, name: str) -> None:
     request = type(DOORS[name][0])
     for tenant in ("beta", "*", "acme\0", "ACME"):
         with pytest.raises(FactoryError) as refused:
@@ -103,7 +104,7 @@ async def test_an_administrator_of_one_tenant_reads_no_others_record(gateway: An
     assert [(each.tenant, each.route) for each in gateway.monitor.filters] == [("acme", "rag")] * 2
 
 
-async def test_a_tenant_smuggled_in_as_an_unknown_field_goes_nowhere(gateway: Any) -> None:
+async def test_a_tenant_smuggled_in_as_an_unknown_field_goes_nowhere(gateway: Gateway) -> None:
     """Of a client whose contract has a field that this gateway does not know: it must not reach monitor by the way."""
     smuggled = monitor_pb2.InteractionFilter.FromString(b"\xfa\x07\x04beta")  # field 127
     await asked(gateway, "QueryInteractions", pb.QueryInteractionsRequest(filter=smuggled))
@@ -112,7 +113,7 @@ async def test_a_tenant_smuggled_in_as_an_unknown_field_goes_nowhere(gateway: An
 
 
 @pytest.mark.parametrize("name", ["Ingest", "ListIndexes", "BuildIndex", "SwapIndex"])
-async def test_a_knowledge_base_of_another_tenant_does_not_exist(gateway: Any, name: str) -> None:
+async def test_a_knowledge_base_of_another_tenant_does_not_exist(gateway: Gateway, name: str) -> None:
     request = type(DOORS[name][0])()
     target = request.open if name == "Ingest" else request
     target.knowledge_base = "beta-only"
@@ -122,7 +123,7 @@ async def test_a_knowledge_base_of_another_tenant_does_not_exist(gateway: Any, n
     assert not gateway.retriever.callers
 
 
-async def test_indexes_are_listed_built_and_swapped(gateway: Any) -> None:
+async def test_indexes_are_listed_built_and_swapped(gateway: Gateway) -> None:
     (listed,) = await asked(gateway, "ListIndexes", pb.ListIndexesRequest())
     assert [(each.version, each.state) for each in listed.indexes] == [("v1", pb.INDEX_STATE_ACTIVE)]
     steps = await asked(gateway, "BuildIndex", pb.BuildIndexRequest(idempotency_key="k"))
@@ -136,7 +137,7 @@ async def test_indexes_are_listed_built_and_swapped(gateway: Any) -> None:
     assert gateway.retriever.requests[1].idempotency_key == "k"
 
 
-async def test_what_is_stored_is_counted_for_all_tenants(gateway: Any) -> None:
+async def test_what_is_stored_is_counted_for_all_tenants(gateway: Gateway) -> None:
     gateway.retriever.documents["a"] = types_pb2.Document(document_id="a")
     gateway.orchestrator.conversations |= {"c", "d"}
     gateway.monitor.usage = [
@@ -156,7 +157,7 @@ async def test_what_is_stored_is_counted_for_all_tenants(gateway: Any) -> None:
     assert gateway.monitor.usage_requests[0].tenant == "*"
 
 
-async def test_a_conversation_is_forgotten_through_both_doors(gateway: Any) -> None:
+async def test_a_conversation_is_forgotten_through_both_doors(gateway: Gateway) -> None:
     gateway.orchestrator.conversations |= {"one", "two"}
     (forgotten,) = await asked(gateway, "DeleteConversation", pb.DeleteConversationRequest(conversation_id="one"), USER)
     assert forgotten.existed
@@ -177,7 +178,7 @@ async def test_a_conversation_is_forgotten_through_both_doors(gateway: Any) -> N
 Piece = monitor_pb2.ExportInteractionsResponse
 
 
-async def test_an_export_is_json_lines_of_the_keys_tenant(gateway: Any) -> None:
+async def test_an_export_is_json_lines_of_the_keys_tenant(gateway: Gateway) -> None:
     gateway.monitor.pieces = [Piece(jsonl=b'{"a":1}\n{"a":2}\n', count=2), Piece(jsonl=b'{"a":3}\n', count=1)]
     path = "/v1/interactions?start_time=2026-11-21T00:00:00Z&route=rag&key_id=k&model=m"
     response = await gateway.get(path, key=ADMIN)
@@ -190,7 +191,7 @@ async def test_an_export_is_json_lines_of_the_keys_tenant(gateway: Any) -> None:
     assert [(each.jsonl, each.count) for each in pieces] == [(b'{"a":1}\n{"a":2}\n', 2), (b'{"a":3}\n', 1)]
 
 
-async def test_an_empty_export_is_an_empty_body(gateway: Any) -> None:
+async def test_an_empty_export_is_an_empty_body(gateway: Gateway) -> None:
     response = await gateway.get("/v1/interactions", key=ADMIN)
     assert (response.status_code, response.content) == (200, b"")
 
@@ -198,36 +199,40 @@ async def test_an_empty_export_is_an_empty_body(gateway: Any) -> None:
 @pytest.mark.parametrize(
     ("query", "param"), [("?tenant=beta", "tenant"), ("?start_time=yesterday", "start_time"), ("?x=1", "x")]
 )
-async def test_a_wrong_export_names_the_parameter(gateway: Any, query: str, param: str) -> None:
+async def test_a_wrong_export_names_the_parameter(gateway: Gateway, query: str, param: str) -> None:
     response = await gateway.get(f"/v1/interactions{query}", key=ADMIN)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert not gateway.monitor.callers
 
 
-async def test_an_export_that_fails_before_its_first_line_is_an_error(gateway: Any) -> None:
+async def test_an_export_that_fails_before_its_first_line_is_an_error(gateway: Gateway) -> None:
     gateway.monitor.pieces = [UpstreamFailed("away", retry_after_seconds=2.0)]
     response = await gateway.get("/v1/interactions", key=ADMIN)
     assert (response.status_code, response.json()["error"]["code"]) == (503, "upstream_failed")
 
 
-async def test_an_export_that_fails_on_the_way_is_cut_off_and_not_ended(gateway: Any) -> None:
+async def test_an_export_that_fails_on_the_way_is_cut_off_and_not_ended(gateway: Gateway) -> None:
     gateway.monitor.pieces = [Piece(jsonl=b'{"a":1}\n', count=1), UpstreamFailed("away")]
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
         await gateway.get("/v1/interactions", key=ADMIN)
 
 
-async def test_an_export_waits_for_its_reader_and_ends_with_him(gateway: Any) -> None:
+async def test_an_export_waits_for_its_reader_and_ends_with_him(gateway: Gateway) -> None:
     gateway.monitor.pieces = [Piece(jsonl=b"x" * (1 << 20), count=1)] * 64
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     call = stub.ExportInteractions(pb.ExportInteractionsRequest(), metadata=metadata(ADMIN))
-    assert len((await call.read()).jsonl) == 1 << 20
+    piece = await call.read()
+    assert isinstance(piece, pb.ExportInteractionsResponse)
+    assert len(piece.jsonl) == 1 << 20
     assert await at_rest(lambda: gateway.monitor.sent) < 32
     call.cancel()
     async with asyncio.timeout(10):
         await gateway.monitor.export_ended.wait()
 
 
-async def _held(gateway: Any, key: str) -> Any:
+async def _held(
+    gateway: Gateway, key: str
+) -> grpc.aio.UnaryStreamCall[pb.ExportInteractionsRequest, pb.ExportInteractionsResponse]:
     """An export that goes on."""
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     call = stub.ExportInteractions(pb.ExportInteractionsRequest(), metadata=metadata(key))
@@ -235,7 +240,7 @@ async def _held(gateway: Any, key: str) -> Any:
     return call
 
 
-async def test_one_tenant_does_not_take_every_place_for_transfers(start: Callable[..., Any]) -> None:
+async def test_one_tenant_does_not_take_every_place_for_transfers(start: Start) -> None:
     async with start(transfers=Transfers(max_concurrent=3, max_concurrent_per_tenant=2)) as gateway:
         gateway.monitor.pieces = [Piece(jsonl=b"x" * (1 << 20), count=1)] * 64
         held = [await _held(gateway, ADMIN) for _ in range(2)]
@@ -252,7 +257,7 @@ async def test_one_tenant_does_not_take_every_place_for_transfers(start: Callabl
         await _until(lambda: asked(gateway, "ExportInteractions", pb.ExportInteractionsRequest()))
 
 
-async def _until(ask: Callable[[], Awaitable[Any]]) -> None:
+async def _until(ask: Callable[[], Awaitable[object]]) -> None:
     """Asks until there is a place again."""
     async with asyncio.timeout(10):
         while True:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from genaifactory_gateway.openai import fields
+from tests.unit.gateway.conftest import Gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -19,7 +20,7 @@ def _body(**fields: Any) -> dict[str, Any]:
     return {"model": "chat", "messages": [QUESTION]} | fields
 
 
-async def _chat(gateway: Any, headers: Any = None, **fields: Any) -> Any:
+async def _chat(gateway: Gateway, headers: Any = None, **fields: Any) -> Any:
     return await gateway.post("/v1/chat/completions", _body(**fields), headers=headers)
 
 
@@ -43,7 +44,7 @@ async def _chat(gateway: Any, headers: Any = None, **fields: Any) -> Any:
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_field_without_effect_is_named_by_the_answers_header(
-    lasting_gateway: Any, fields: dict[str, Any], stream: bool
+    lasting_gateway: Gateway, fields: dict[str, Any], stream: bool
 ) -> None:
     response = await _chat(lasting_gateway, stream=stream, **fields)
     assert response.status_code == 200, response.text
@@ -72,14 +73,14 @@ async def test_a_field_without_effect_is_named_by_the_answers_header(
     ids=str,
 )
 async def test_a_value_that_asks_for_nothing_is_taken_without_a_word(
-    lasting_gateway: Any, fields: dict[str, Any]
+    lasting_gateway: Gateway, fields: dict[str, Any]
 ) -> None:
     response = await _chat(lasting_gateway, headers=STRICT, **fields)
     assert response.status_code == 200, response.text
     assert IGNORED not in response.headers
 
 
-async def test_fields_inside_of_messages_are_named_once(lasting_gateway: Any) -> None:
+async def test_fields_inside_of_messages_are_named_once(lasting_gateway: Gateway) -> None:
     history = [
         QUESTION,
         {"role": "assistant", "content": "Chào.", "reasoning_content": "…", "provider_specific_fields": {"a": 1}},
@@ -98,13 +99,15 @@ async def test_fields_inside_of_messages_are_named_once(lasting_gateway: Any) ->
     assert [m.content for m in lasting_gateway.orchestrator.requests[-1].messages][1::2] == ["Chào.", "Chào."]
 
 
-async def test_a_mistake_is_found_behind_a_field_without_effect(lasting_gateway: Any) -> None:
+async def test_a_mistake_is_found_behind_a_field_without_effect(lasting_gateway: Gateway) -> None:
     response = await _chat(lasting_gateway, foo=1, temperature=9)
     assert response.json()["error"]["param"] == "temperature"
 
 
 @pytest.mark.parametrize("bias", [{"50256": -100}, {"a": 1}, 5, []])
-async def test_a_bias_of_tokens_is_an_error_since_it_would_change_the_answer(lasting_gateway: Any, bias: Any) -> None:
+async def test_a_bias_of_tokens_is_an_error_since_it_would_change_the_answer(
+    lasting_gateway: Gateway, bias: object
+) -> None:
     response = await _chat(lasting_gateway, logit_bias=bias)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, "logit_bias")
@@ -124,7 +127,7 @@ async def test_a_bias_of_tokens_is_an_error_since_it_would_change_the_answer(las
     ],
 )
 async def test_a_strict_client_is_shown_the_name_that_it_meant(
-    lasting_gateway: Any, fields: dict[str, Any], path: str, hint: str
+    lasting_gateway: Gateway, fields: dict[str, Any], path: str, hint: str
 ) -> None:
     response = await _chat(lasting_gateway, headers=STRICT, **fields)
     error = response.json()["error"]
@@ -132,7 +135,7 @@ async def test_a_strict_client_is_shown_the_name_that_it_meant(
     assert error["message"].startswith(f"Unknown field '{path}'; {hint}")
 
 
-async def test_strict_is_true_or_false(lasting_gateway: Any) -> None:
+async def test_strict_is_true_or_false(lasting_gateway: Gateway) -> None:
     response = await _chat(lasting_gateway, headers={"x-genaifactory-strict": "yes"})
     assert response.status_code == 400
     assert "x-genaifactory-strict must be true or false" in response.json()["error"]["message"]
@@ -140,7 +143,7 @@ async def test_strict_is_true_or_false(lasting_gateway: Any) -> None:
     assert response.status_code == 200
 
 
-async def test_embeddings_name_their_fields_too_and_feedback_loses_none(lasting_gateway: Any) -> None:
+async def test_embeddings_name_their_fields_too_and_feedback_loses_none(lasting_gateway: Gateway) -> None:
     body = {"model": "minilm", "input": "a", "input_type": "query"}
     response = await lasting_gateway.post("/v1/embeddings", body)
     assert (response.status_code, response.headers[IGNORED]) == (200, "input_type")
@@ -150,7 +153,7 @@ async def test_embeddings_name_their_fields_too_and_feedback_loses_none(lasting_
     assert (response.status_code, error["message"]) == (400, "Unknown field 'corection'; did you mean 'correction'?")
 
 
-async def test_no_name_breaks_out_of_the_header(lasting_gateway: Any) -> None:
+async def test_no_name_breaks_out_of_the_header(lasting_gateway: Gateway) -> None:
     fields: dict[str, Any] = {"a\r\nset-cookie: x": 1, "tên": 1, "b" * 300: 1, "": 1, " ": 1}
     response = await _chat(lasting_gateway, **fields)
     assert response.status_code == 200
@@ -158,7 +161,7 @@ async def test_no_name_breaks_out_of_the_header(lasting_gateway: Any) -> None:
     assert "set-cookie" not in response.headers
 
 
-async def test_thousands_of_names_are_counted_and_not_listed(lasting_gateway: Any) -> None:
+async def test_thousands_of_names_are_counted_and_not_listed(lasting_gateway: Gateway) -> None:
     response = await _chat(lasting_gateway, **{f"field_{i}": i for i in range(5000)})
     assert response.status_code == 200
     assert response.headers[IGNORED].count(",") == 20
@@ -169,14 +172,16 @@ async def test_a_header_is_bounded_whatever_the_names() -> None:
     assert len(fields.header(["x" * 100] + [f"{i}" * 50 for i in range(1000)])) < 2500
 
 
-async def test_a_name_that_begins_like_a_tag_of_ours_is_named_whole(lasting_gateway: Any) -> None:
+async def test_a_name_that_begins_like_a_tag_of_ours_is_named_whole(lasting_gateway: Gateway) -> None:
     response = await _chat(lasting_gateway, messages=[QUESTION | {"~text": 1}])
     assert response.headers[IGNORED] == "?"
     strict = await _chat(lasting_gateway, headers=STRICT, messages=[QUESTION | {"~text": 1}])
     assert strict.json()["error"]["param"] == "messages[0].~text"
 
 
-async def test_a_body_of_nothing_but_unknown_fields_is_refused_before_each_is_looked_at(lasting_gateway: Any) -> None:
+async def test_a_body_of_nothing_but_unknown_fields_is_refused_before_each_is_looked_at(
+    lasting_gateway: Gateway,
+) -> None:
     few = await _chat(lasting_gateway, **{f"x{i}": 1 for i in range(200)})
     assert few.status_code == 200
     many = await _chat(lasting_gateway, **{f"x{i}": 1 for i in range(20_000)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterable, Awaitable
 from typing import Any
 
 import grpc.aio
@@ -14,24 +15,27 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors
 from genaifactory_common.errors import ContentBlocked, FactoryError, Reason, UpstreamFailed
 from genaifactory_common.testing import orchestrator as script
+from tests.unit.gateway.conftest import Gateway
 
 USER, BETA = "sk-acme-user", "sk-beta-user"
 QUESTION = types_pb2.Message(role=types_pb2.ROLE_USER, content="Xin chào?")
 
 
-def _with(key: str | None) -> Any:
+def _with(key: str | None) -> tuple[tuple[str, str], ...]:
     return () if key is None else (("authorization", f"Bearer {key}"),)
 
 
-def _chat(gateway: Any, key: str | None = USER, **fields: Any) -> Any:
+def _chat(
+    gateway: Gateway, key: str | None = USER, **fields: Any
+) -> grpc.aio.UnaryStreamCall[gateway_pb2.ChatRequest, gateway_pb2.ChatResponse]:
     request = gateway_pb2.ChatRequest(**({"model": "chat", "messages": [QUESTION]} | fields))
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     return stub.Chat(request, metadata=_with(key), timeout=10)
 
 
-async def _error(call: Any) -> FactoryError:
+async def _error(call: AsyncIterable[object] | Awaitable[object]) -> FactoryError:
     try:
-        if hasattr(call, "__aiter__"):
+        if isinstance(call, AsyncIterable):
             async for _ in call:
                 pass
         else:
@@ -41,7 +45,7 @@ async def _error(call: Any) -> FactoryError:
     pytest.fail("the call did not fail")
 
 
-async def test_an_answer_is_streamed_with_its_request_id_and_its_end(gateway: Any) -> None:
+async def test_an_answer_is_streamed_with_its_request_id_and_its_end(gateway: Gateway) -> None:
     citation = types_pb2.Citation(number=1, passage_id="p1", document_id="d1", title="T", uri="u")
     gateway.orchestrator.script = [
         script.route(),
@@ -60,7 +64,7 @@ async def test_an_answer_is_streamed_with_its_request_id_and_its_end(gateway: An
     assert gateway.orchestrator.callers[0].tenant == "acme"
 
 
-async def test_a_call_with_two_keys_is_refused(gateway: Any) -> None:
+async def test_a_call_with_two_keys_is_refused(gateway: Gateway) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     call = stub.ListModels(gateway_pb2.ListModelsRequest(), metadata=(*_with(USER), *_with(BETA)), timeout=10)
     error = await _error(call)
@@ -68,7 +72,7 @@ async def test_a_call_with_two_keys_is_refused(gateway: Any) -> None:
     assert "more than one authorization" in error.message
 
 
-async def test_the_end_says_what_was_masked_and_cached_and_a_client_may_ask_anew(gateway: Any) -> None:
+async def test_the_end_says_what_was_masked_and_cached_and_a_client_may_ask_anew(gateway: Gateway) -> None:
     first = script.opened(script.delta("Xin chào."), masked={"VN_CCCD": 1}, cache=types_pb2.CACHE_USE_BYPASS)
     gateway.orchestrator.script = [first, script.done()]
     *_, end = [part async for part in _chat(gateway, fresh=True)]
@@ -126,7 +130,7 @@ async def test_the_end_says_what_was_masked_and_cached_and_a_client_may_ask_anew
     ],
 )
 async def test_a_wrong_request_gets_its_clear_error(
-    gateway: Any, key: str | None, fields: dict[str, Any], reason: Reason, field: str | None
+    gateway: Gateway, key: str | None, fields: dict[str, Any], reason: Reason, field: str | None
 ) -> None:
     error = await _error(_chat(gateway, key, **fields))
     assert (error.reason, error.field) == (reason, field)
@@ -134,14 +138,14 @@ async def test_a_wrong_request_gets_its_clear_error(
 
 
 @pytest.mark.parametrize("failure", [ContentBlocked("blocked"), UpstreamFailed("down", retry_after_seconds=2.0)])
-async def test_an_error_from_upstream_keeps_its_meaning(gateway: Any, failure: FactoryError) -> None:
+async def test_an_error_from_upstream_keeps_its_meaning(gateway: Gateway, failure: FactoryError) -> None:
     gateway.orchestrator.script = [failure]
     error = await _error(_chat(gateway))
     assert (type(error), error.message) == (type(failure), failure.message)
     assert error.retry_after_seconds == failure.retry_after_seconds
 
 
-async def test_both_doors_share_one_limit(gateway: Any) -> None:
+async def test_both_doors_share_one_limit(gateway: Gateway) -> None:
     assert (await gateway.chat(BETA)).status_code == 200
     assert [part async for part in _chat(gateway, BETA)]
     assert (await gateway.chat(BETA)).status_code == 200
@@ -150,16 +154,18 @@ async def test_both_doors_share_one_limit(gateway: Any) -> None:
     assert error.retry_after_seconds == pytest.approx(20.0)
 
 
-async def test_hanging_up_cancels_the_work_at_once(gateway: Any) -> None:
+async def test_hanging_up_cancels_the_work_at_once(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
     call = _chat(gateway)
-    assert (await call.read()).delta == "Xin "
+    part = await call.read()
+    assert isinstance(part, gateway_pb2.ChatResponse)
+    assert part.delta == "Xin "
     call.cancel()
     async with asyncio.timeout(10):
         await gateway.orchestrator.cancelled.wait()
 
 
-async def test_texts_are_embedded_in_order(gateway: Any) -> None:
+async def test_texts_are_embedded_in_order(gateway: Gateway) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     request = gateway_pb2.EmbedRequest(model="minilm", texts=["a", "bb"])
     response = await stub.Embed(request, metadata=_with(USER))
@@ -168,13 +174,13 @@ async def test_texts_are_embedded_in_order(gateway: Any) -> None:
     assert error.field == "texts[1]"
 
 
-async def test_models_are_listed_with_their_task(gateway: Any) -> None:
+async def test_models_are_listed_with_their_task(gateway: Gateway) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     response = await stub.ListModels(gateway_pb2.ListModelsRequest(), metadata=_with(USER))
     assert [(m.name, m.task) for m in response.models] == [("chat", "chat"), ("minilm", "embedding"), ("rag", "rag")]
 
 
-async def test_feedback_and_usage_go_to_monitor_in_the_callers_name(gateway: Any) -> None:
+async def test_feedback_and_usage_go_to_monitor_in_the_callers_name(gateway: Gateway) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     request_id = "req-" + "a" * 32
     gateway.monitor.known_requests.add(request_id)
@@ -202,11 +208,14 @@ _METHODS = [
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"\x0a\x7fabc", b"GET / HTTP/1.1\r\n\r\n"], ids=repr)
 @pytest.mark.parametrize("method", _METHODS)
-async def test_bytes_that_are_no_message_are_an_invalid_argument(gateway: Any, method: str, garbage: bytes) -> None:
+async def test_bytes_that_are_no_message_are_an_invalid_argument(gateway: Gateway, method: str, garbage: bytes) -> None:
+    call: grpc.aio.StreamStreamCall[bytes, bytes] | grpc.aio.UnaryStreamCall[bytes, bytes]
     if "Reflection" in method:
-        call = gateway.channel.stream_stream(method)(iter([garbage]), timeout=10)
+        streamed: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = gateway.channel.stream_stream(method)
+        call = streamed(iter([garbage]), timeout=10)
     else:
-        call = gateway.channel.unary_stream(method)(garbage, metadata=_with("sk-acme-admin"), timeout=10)
+        whole: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = gateway.channel.unary_stream(method)
+        call = whole(garbage, metadata=_with("sk-acme-admin"), timeout=10)
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await call.read()
     assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT

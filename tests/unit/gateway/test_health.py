@@ -22,9 +22,9 @@ async def test_a_gateway_that_was_ready_stays_so_while_the_orchestrator_restarts
     async with AsyncExitStack() as running, channels.connect(address) as channel:
         await running.enter_async_context(runtime.running(app, settings.Server(address=address, drain_seconds=0.1)))
         health = Health(Channels(orchestrator=channel, monitor=channel, retriever=channel), timeout_seconds=1)
-        assert not health.ready
+        before = health.ready
         assert (await health.look())["orchestrator"] == "serving"
-        assert health.ready
+        assert (before, health.ready) == (False, True)
         await running.aclose()
         await asyncio.sleep(1.1)  # a look is fresh for a second
         assert (await health.look())["orchestrator"] == "unreachable"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc.aio
@@ -12,6 +13,7 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors, images, specs
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_common.testing.images import image, part, png
+from tests.unit.gateway.conftest import Gateway, Start
 
 USER, NARROW, TIGHT = "sk-user", "sk-narrow", "sk-tight"
 FACTORY = f"""
@@ -39,20 +41,20 @@ policies: [{{name: default}}, {{name: open, images: allow}}]
 
 
 @pytest.fixture
-async def gateway(start: Any) -> Any:
+async def gateway(start: Start) -> AsyncIterator[Gateway]:
     async with start(factory=FACTORY) as running:
         yield running
 
 
-def _asks(*content: Any) -> list[dict[str, Any]]:
+def _asks(*content: object) -> list[dict[str, object]]:
     return [{"role": "user", "content": list(content)}]
 
 
-def _text(text: str) -> dict[str, Any]:
+def _text(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-async def test_text_and_images_arrive_in_their_order(gateway: Any) -> None:
+async def test_text_and_images_arrive_in_their_order(gateway: Gateway) -> None:
     one, two = png(colour=b"\x00\xff\x00"), png(2, 3)
     content = [_text("Is this"), part(one, detail="low"), _text("like these?"), part(two), part(one, detail="auto")]
     response = await gateway.chat(USER, model="sees", messages=_asks(*content))
@@ -64,12 +66,12 @@ async def test_text_and_images_arrive_in_their_order(gateway: Any) -> None:
     assert list(images.parts(message)) == ["Is this", message.images[0], "like these?", *message.images[1:]]
 
 
-async def test_an_image_alone_is_a_question(gateway: Any) -> None:
+async def test_an_image_alone_is_a_question(gateway: Gateway) -> None:
     assert (await gateway.chat(USER, model="sees", messages=_asks(part()))).status_code == 200
     assert gateway.orchestrator.requests[0].messages[0].images[0].data == png()
 
 
-async def test_a_model_that_does_not_see_is_an_error_that_names_those_that_do(gateway: Any) -> None:
+async def test_a_model_that_does_not_see_is_an_error_that_names_those_that_do(gateway: Gateway) -> None:
     response = await gateway.chat(USER, model="blind", messages=_asks(_text("What?"), part()))
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, "messages[0].content[1].image_url")
@@ -79,7 +81,7 @@ async def test_a_model_that_does_not_see_is_an_error_that_names_those_that_do(ga
     assert not gateway.orchestrator.requests
 
 
-async def test_the_list_of_models_says_which_take_images(gateway: Any) -> None:
+async def test_the_list_of_models_says_which_take_images(gateway: Gateway) -> None:
     listed = (await gateway.get("/v1/models", key=USER)).json()["data"]
     assert {model["id"]: model["vision"] for model in listed} == {
         "also": True, "blind": False, "guarded": False, "sees": True,
@@ -89,13 +91,13 @@ async def test_the_list_of_models_says_which_take_images(gateway: Any) -> None:
     assert [model.name for model in answer.models if model.vision] == ["also", "sees"]
 
 
-async def test_a_key_is_told_of_its_own_models_only(gateway: Any) -> None:
+async def test_a_key_is_told_of_its_own_models_only(gateway: Gateway) -> None:
     response = await gateway.chat(NARROW, model="blind", messages=_asks(part()))
     assert response.status_code == 400
     assert response.json()["error"]["message"].endswith("nor does another one of this key.")
 
 
-async def test_an_error_behind_the_gateway_names_the_image_as_it_was_sent(gateway: Any) -> None:
+async def test_an_error_behind_the_gateway_names_the_image_as_it_was_sent(gateway: Gateway) -> None:
     blocked = errors.ContentBlocked("No images.", field="messages[1].images[1]")
     gateway.orchestrator.script = [blocked]
     messages = [{"role": "system", "content": "Look."}, *_asks(part(), _text("and"), part())]
@@ -103,12 +105,12 @@ async def test_an_error_behind_the_gateway_names_the_image_as_it_was_sent(gatewa
     assert (response.status_code, response.json()["error"]["param"]) == (422, "messages[1].content[2].image_url")
 
 
-async def test_a_large_image_is_refused_with_its_field(gateway: Any) -> None:
+async def test_a_large_image_is_refused_with_its_field(gateway: Gateway) -> None:
     response = await gateway.chat(USER, model="sees", messages=_asks(part(png(4096, 4097))))
     assert (response.status_code, response.json()["error"]["param"]) == (413, "messages[0].content[0].image_url.url")
 
 
-async def test_images_are_paid_for_before_any_work_and_settled_after_it(gateway: Any) -> None:
+async def test_images_are_paid_for_before_any_work_and_settled_after_it(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Red."), script.done(prompt_tokens=90, completion_tokens=2)]
     asked = _asks(part(), part())
     first = await gateway.chat(TIGHT, model="sees", messages=asked)
@@ -122,7 +124,7 @@ async def test_images_are_paid_for_before_any_work_and_settled_after_it(gateway:
 
 
 class TestGrpc:
-    async def test_an_image_goes_to_a_model_that_sees(self, gateway: Any) -> None:
+    async def test_an_image_goes_to_a_model_that_sees(self, gateway: Gateway) -> None:
         message = types_pb2.Message(role=types_pb2.ROLE_USER, images=[image()])
         assert [part.WhichOneof("part") async for part in _chat(gateway, message, model="sees")][-1] == "done"
         assert gateway.orchestrator.requests[0].messages[0] == message
@@ -137,7 +139,7 @@ class TestGrpc:
         ],
     )
     async def test_a_wrong_image_is_refused_with_its_field(
-        self, gateway: Any, wrong: types_pb2.Image, field: str, fields: dict[str, str]
+        self, gateway: Gateway, wrong: types_pb2.Image, field: str, fields: dict[str, str]
     ) -> None:
         message = types_pb2.Message(role=types_pb2.ROLE_USER, content="What?", images=[wrong])
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -146,7 +148,7 @@ class TestGrpc:
         assert not gateway.orchestrator.requests
 
 
-def _chat(gateway: Any, message: types_pb2.Message, **fields: Any) -> Any:
+def _chat(gateway: Gateway, message: types_pb2.Message, **fields: Any) -> Any:
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     request = gateway_pb2.ChatRequest(messages=[message], **fields)
     return stub.Chat(request, metadata=[("authorization", f"Bearer {USER}")], timeout=10)

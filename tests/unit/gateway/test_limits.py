@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from genaifactory_common import specs
@@ -11,6 +9,7 @@ from genaifactory_common.errors import ContentBlocked, RateLimited
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_gateway.limits import KINDS, Amounts, Limiter
 from genaifactory_gateway.quotas import Charge, MemoryQuotas
+from tests.unit.gateway.conftest import Gateway
 
 LIMITS = specs.Limits(requests_per_minute=60, tokens_per_minute=6000)
 BETA = "sk-beta-user"  # 3 requests and 3000 tokens a minute
@@ -106,7 +105,7 @@ async def test_charges_of_one_call_are_made_together_or_not_at_all() -> None:
     assert (await store.reserve("acme", [Charge("day", 40, 100, 86_400.0), minute])).refused is None
 
 
-async def test_headers_tell_limits_rest_and_time_and_a_refusal_when_to_try_again(gateway: Any) -> None:
+async def test_headers_tell_limits_rest_and_time_and_a_refusal_when_to_try_again(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("a"), script.done(prompt_tokens=100, completion_tokens=50)]
     first = await gateway.chat(BETA, max_tokens=500)
     assert first.status_code == 200
@@ -133,14 +132,14 @@ async def test_headers_tell_limits_rest_and_time_and_a_refusal_when_to_try_again
     assert len(gateway.orchestrator.requests) == 4
 
 
-async def test_a_request_that_can_never_fit_tells_clients_not_to_try_again(gateway: Any) -> None:
+async def test_a_request_that_can_never_fit_tells_clients_not_to_try_again(gateway: Gateway) -> None:
     response = await gateway.chat(BETA, max_tokens=4000)
     assert response.status_code == 429
     assert response.headers["x-should-retry"] == "false"
     assert "retry-after" not in response.headers
 
 
-async def test_a_request_that_fails_before_any_work_pays_no_tokens(gateway: Any) -> None:
+async def test_a_request_that_fails_before_any_work_pays_no_tokens(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.route(), ContentBlocked("no")]
     assert (await gateway.chat(BETA, max_tokens=2900)).status_code == 422
     gateway.orchestrator.script = [script.done(prompt_tokens=0, completion_tokens=0)]
@@ -148,7 +147,7 @@ async def test_a_request_that_fails_before_any_work_pays_no_tokens(gateway: Any)
     assert (await gateway.chat(BETA, max_tokens=2900)).status_code == 200
 
 
-async def test_every_answer_of_n_is_reserved(gateway: Any) -> None:
+async def test_every_answer_of_n_is_reserved(gateway: Gateway) -> None:
     response = await gateway.chat(BETA, n=4, max_tokens=700)
     assert response.headers["x-ratelimit-remaining-tokens"] == "193"
     gateway.clock.now += 60
@@ -156,5 +155,5 @@ async def test_every_answer_of_n_is_reserved(gateway: Any) -> None:
     assert response.status_code == 429
 
 
-async def test_without_max_tokens_the_routes_bound_is_reserved(gateway: Any) -> None:
+async def test_without_max_tokens_the_routes_bound_is_reserved(gateway: Gateway) -> None:
     assert (await gateway.chat(BETA)).headers["x-ratelimit-remaining-tokens"] == "2493"

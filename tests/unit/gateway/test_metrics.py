@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from prometheus_client import Counter
 
@@ -13,6 +11,7 @@ from genaifactory_common.testing import orchestrator as script
 from genaifactory_gateway.http.observation import HTTP_ERRORS, HTTP_REQUESTS
 from genaifactory_gateway.limits import LIMITS_HIT, Limiter
 from genaifactory_gateway.quotas import MemoryQuotas
+from tests.unit.gateway.conftest import Gateway
 
 CHAT = "/v1/chat/completions"
 
@@ -22,7 +21,7 @@ def value(counter: Counter, *labels: str) -> float:
     return family.samples[0].value
 
 
-async def test_an_answer_that_breaks_off_counts_as_an_error_though_its_status_was_200(gateway: Any) -> None:
+async def test_an_answer_that_breaks_off_counts_as_an_error_though_its_status_was_200(gateway: Gateway) -> None:
     failed, answered = value(HTTP_ERRORS, CHAT, "UPSTREAM_FAILED"), value(HTTP_REQUESTS, CHAT, "POST", "200")
     gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
     assert (await gateway.chat(stream=True)).status_code == 200
@@ -30,7 +29,7 @@ async def test_an_answer_that_breaks_off_counts_as_an_error_though_its_status_wa
     assert value(HTTP_REQUESTS, CHAT, "POST", "200") == answered + 1
 
 
-async def test_errors_are_told_apart_by_reason_where_one_status_stands_for_several(gateway: Any) -> None:
+async def test_errors_are_told_apart_by_reason_where_one_status_stands_for_several(gateway: Gateway) -> None:
     before = [value(HTTP_ERRORS, CHAT, reason) for reason in ("INVALID_ARGUMENT", "UNKNOWN_FIELD")]
     await gateway.chat(temperature=99)
     body = {"model": "chat", "messages": [{"role": "user", "content": "?"}], "colour": "blue"}

@@ -8,17 +8,21 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolUnionParam
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import UpstreamFailed
 from genaifactory_common.testing import orchestrator as script
+from tests.unit.gateway.conftest import Gateway
 
-QUESTION: Any = [{"role": "user", "content": "Xin chào?"}]
-TOOLS: Any = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}]
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Xin chào?"}]
+TOOLS: list[ChatCompletionToolUnionParam] = [
+    {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
+]
 
 
 @pytest.fixture
-async def client(gateway: Any) -> AsyncIterator[openai.AsyncOpenAI]:
+async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
     """A client of the gateway."""
     made = await asyncio.to_thread(
         lambda: openai.AsyncOpenAI(base_url=gateway.base_url, api_key="sk-acme-user", max_retries=0)
@@ -27,7 +31,7 @@ async def client(gateway: Any) -> AsyncIterator[openai.AsyncOpenAI]:
         yield made
 
 
-async def test_citations_are_annotations(gateway: Any, client: openai.AsyncOpenAI) -> None:
+async def test_citations_are_annotations(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
     citation = types_pb2.Citation(number=1, title="T", uri="guide.md", start_offset=2, end_offset=5)
     gateway.orchestrator.script = [script.delta("a [1]"), script.done(citations=[citation])]
     message = (await client.chat.completions.create(model="chat", messages=QUESTION)).choices[0].message
@@ -40,7 +44,7 @@ async def test_citations_are_annotations(gateway: Any, client: openai.AsyncOpenA
 
 
 async def test_documents_that_are_still_read_are_a_field_of_the_completion_and_of_a_stream_s_last_chunk(
-    gateway: Any, client: openai.AsyncOpenAI
+    gateway: Gateway, client: openai.AsyncOpenAI
 ) -> None:
     done = script.done()
     done.done.reading.documents_done, done.done.reading.documents_total = 84, 168
@@ -56,7 +60,7 @@ async def test_documents_that_are_still_read_are_a_field_of_the_completion_and_o
     assert chunks[-1].usage is not None
 
 
-async def test_the_clients_own_stream_helper_joins_tool_calls(gateway: Any, client: openai.AsyncOpenAI) -> None:
+async def test_the_clients_own_stream_helper_joins_tool_calls(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
     gateway.orchestrator.script = [
         script.tool_call(call_id="c1", name="search", arguments='{"q":'),
         script.tool_call(arguments='"gạo"}'),
@@ -69,7 +73,7 @@ async def test_the_clients_own_stream_helper_joins_tool_calls(gateway: Any, clie
     assert (calls[0].id, calls[0].function.name, calls[0].function.arguments) == ("c1", "search", '{"q":"gạo"}')
 
 
-async def test_log_probabilities_are_parsed(gateway: Any, client: openai.AsyncOpenAI) -> None:
+async def test_log_probabilities_are_parsed(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
     token = types_pb2.TokenLogprob(token="có", logprob=-0.5)
     gateway.orchestrator.script = [script.delta("có", logprobs=[token]), script.done()]
     choice = (await client.chat.completions.create(model="chat", messages=QUESTION, logprobs=True)).choices[0]
@@ -78,7 +82,7 @@ async def test_log_probabilities_are_parsed(gateway: Any, client: openai.AsyncOp
     assert (choice.logprobs.content[0].token, choice.logprobs.content[0].logprob) == ("có", -0.5)
 
 
-async def test_an_error_amid_a_stream_raises_api_error(gateway: Any, client: openai.AsyncOpenAI) -> None:
+async def test_an_error_amid_a_stream_raises_api_error(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
     stream = await client.chat.completions.create(model="chat", messages=QUESTION, stream=True)
     pieces = [(await anext(aiter(stream))).choices[0].delta.content for _ in range(2)]
@@ -88,7 +92,7 @@ async def test_an_error_amid_a_stream_raises_api_error(gateway: Any, client: ope
     assert failed.value.code == "upstream_failed"
 
 
-async def test_closing_the_clients_stream_cancels_the_work(gateway: Any, client: openai.AsyncOpenAI) -> None:
+async def test_closing_the_clients_stream_cancels_the_work(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
     stream = await client.chat.completions.create(model="chat", messages=QUESTION, stream=True)
     await anext(aiter(stream))
@@ -97,7 +101,7 @@ async def test_closing_the_clients_stream_cancels_the_work(gateway: Any, client:
         await gateway.orchestrator.cancelled.wait()
 
 
-async def test_the_official_client_parses_what_was_masked(gateway: Any, client: openai.AsyncOpenAI) -> None:
+async def test_the_official_client_parses_what_was_masked(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
     gateway.orchestrator.script = lambda _: [script.opened(script.delta("a"), masked={"VN_CCCD": 1}), script.done()]
     whole = await client.chat.completions.create(model="chat", messages=QUESTION)
     stream = await client.chat.completions.create(model="chat", messages=QUESTION, stream=True)

@@ -10,10 +10,10 @@ import sqlite3
 import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+from google.protobuf.struct_pb2 import ListValue
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
@@ -23,9 +23,10 @@ from genaifactory_common import settings, span_store
 from genaifactory_common.errors import ContentBlocked, UpstreamFailed
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import orchestrator as script
+from tests.unit.gateway.conftest import Gateway, Start
 
 
-async def test_embeddings_come_as_numbers_or_as_base64_of_little_endian_floats(gateway: Any) -> None:
+async def test_embeddings_come_as_numbers_or_as_base64_of_little_endian_floats(gateway: Gateway) -> None:
     body = {"model": "minilm", "input": ["Huế", "a b"], "dimensions": 3}
     numbers = (await gateway.post("/v1/embeddings", body)).json()
     assert numbers["data"][1] == {"object": "embedding", "index": 1, "embedding": pytest.approx([0.6, 0.8, 3.0])}
@@ -37,7 +38,7 @@ async def test_embeddings_come_as_numbers_or_as_base64_of_little_endian_floats(g
     assert list(gateway.orchestrator.embed_requests[0].texts) == ["Huế", "a b"]
 
 
-async def test_an_embedding_that_fails_keeps_its_error_and_pays_nothing(gateway: Any) -> None:
+async def test_an_embedding_that_fails_keeps_its_error_and_pays_nothing(gateway: Gateway) -> None:
     gateway.orchestrator.embed_error = UpstreamFailed("down")
     response = await gateway.post("/v1/embeddings", {"model": "minilm", "input": "a" * 9000}, key="sk-beta-user")
     assert response.status_code == 503
@@ -46,7 +47,7 @@ async def test_an_embedding_that_fails_keeps_its_error_and_pays_nothing(gateway:
     assert response.status_code == 200
 
 
-async def test_hanging_up_cancels_an_embedding(gateway: Any) -> None:
+async def test_hanging_up_cancels_an_embedding(gateway: Gateway) -> None:
     gateway.orchestrator.embed_waits_for = asyncio.Event()
     request = asyncio.create_task(gateway.post("/v1/embeddings", {"model": "minilm", "input": "a"}))
     async with asyncio.timeout(10):
@@ -55,7 +56,7 @@ async def test_hanging_up_cancels_an_embedding(gateway: Any) -> None:
         await gateway.orchestrator.cancelled.wait()
 
 
-async def test_feedback_is_joined_by_the_answers_id_and_stored_once(gateway: Any) -> None:
+async def test_feedback_is_joined_by_the_answers_id_and_stored_once(gateway: Gateway) -> None:
     answer = await gateway.chat()
     request_id = answer.headers["x-request-id"]
     gateway.monitor.known_requests.add(request_id)
@@ -71,11 +72,13 @@ async def test_feedback_is_joined_by_the_answers_id_and_stored_once(gateway: Any
     assert first.json()["request_known"] is True
     (stored,) = gateway.monitor.feedback.values()
     assert (stored.request_id, stored.rating, stored.correction) == (request_id, monitor_pb2.RATING_DOWN, "Huế")
-    assert list(stored.ground_truth["labels"]) == [1, "đúng", None, True]
+    labels = stored.ground_truth["labels"]
+    assert isinstance(labels, ListValue)
+    assert list(labels) == [1, "đúng", None, True]
     assert gateway.monitor.callers[0].tenant == "acme"
 
 
-async def test_feedback_of_two_tenants_never_collides(gateway: Any) -> None:
+async def test_feedback_of_two_tenants_never_collides(gateway: Gateway) -> None:
     body = {"request_id": "req-" + "1" * 32, "rating": "up", "idempotency_key": "k"}
     ids = {(await gateway.post("/v1/feedback", body, key=key)).json()["id"] for key in ("sk-acme-user", "sk-beta-user")}
     assert len(ids) == 2
@@ -83,14 +86,14 @@ async def test_feedback_of_two_tenants_never_collides(gateway: Any) -> None:
 
 
 @pytest.mark.parametrize("key", [{}, {"idempotency_key": "k"}], ids=["derived from the body", "the client's key"])
-async def test_what_two_people_of_one_tenant_say_alike_is_stored_twice(gateway: Any, key: dict[str, str]) -> None:
+async def test_what_two_people_of_one_tenant_say_alike_is_stored_twice(gateway: Gateway, key: dict[str, str]) -> None:
     body = {"request_id": "req-" + "1" * 32, "rating": "up"} | key
     for who in ("sk-acme-user", "sk-acme-colleague", "sk-acme-user"):
         assert (await gateway.post("/v1/feedback", body, key=who)).status_code == 200
     assert len(gateway.monitor.feedback) == 2
 
 
-async def test_usage_is_the_tenants_rows_of_the_period(gateway: Any) -> None:
+async def test_usage_is_the_tenants_rows_of_the_period(gateway: Gateway) -> None:
     gateway.monitor.usage = [
         monitor_pb2.UsageRow(
             day="2026-11-21",
@@ -123,7 +126,7 @@ async def test_usage_is_the_tenants_rows_of_the_period(gateway: Any) -> None:
     assert (request.tenant, request.HasField("end_time")) == ("", False)
 
 
-async def test_a_key_without_the_permission_may_ask_for_usage_in_its_own_name(gateway: Any) -> None:
+async def test_a_key_without_the_permission_may_ask_for_usage_in_its_own_name(gateway: Gateway) -> None:
     response = await gateway.get("/v1/usage", key="sk-acme-viewer")
     assert (response.status_code, response.json()["data"]) == (200, [])
     (caller,) = gateway.monitor.callers  # who decides what that is
@@ -131,7 +134,7 @@ async def test_a_key_without_the_permission_may_ask_for_usage_in_its_own_name(ga
     assert (await gateway.get("/v1/usage", key="sk-wrong")).status_code == 401
 
 
-async def test_ready_means_that_the_orchestrator_serves(start: Any) -> None:
+async def test_ready_means_that_the_orchestrator_serves(start: Start) -> None:
     async with start() as gateway:
         response = await gateway.http.get("/readyz")
         assert response.json() == {
@@ -141,7 +144,7 @@ async def test_ready_means_that_the_orchestrator_serves(start: Any) -> None:
         assert (await gateway.http.get("/healthz")).status_code == 200
 
 
-async def test_an_unreachable_orchestrator_is_told_by_readyz_within_its_deadline(start: Any) -> None:
+async def test_an_unreachable_orchestrator_is_told_by_readyz_within_its_deadline(start: Start) -> None:
     async with start(orchestrator_down=True) as gateway:
         response = await gateway.http.get("/readyz")
         assert response.status_code == 503
@@ -152,7 +155,7 @@ async def test_an_unreachable_orchestrator_is_told_by_readyz_within_its_deadline
         assert "orchestrator" not in answer.text  # where it is, is no client's business
 
 
-async def test_metrics_count_requests_by_route_and_status_without_unbounded_names(gateway: Any) -> None:
+async def test_metrics_count_requests_by_route_and_status_without_unbounded_names(gateway: Gateway) -> None:
     await gateway.chat()
     await gateway.get("/v1/models/rag")
     await gateway.http.request("PROPFIND", "/pot")
@@ -164,7 +167,7 @@ async def test_metrics_count_requests_by_route_and_status_without_unbounded_name
 
 
 async def test_the_log_has_one_line_for_a_request_and_nothing_of_its_content(
-    start: Any, caplog: pytest.LogCaptureFixture
+    start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with start() as gateway:
@@ -194,7 +197,7 @@ def traced() -> tuple[Telemetry, InMemorySpanExporter]:
 
 
 async def test_the_trace_begins_at_the_client_and_goes_on_upstream(
-    start: Any, traced: tuple[Telemetry, InMemorySpanExporter]
+    start: Start, traced: tuple[Telemetry, InMemorySpanExporter]
 ) -> None:
     telemetry, exporter = traced
     trace_id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -224,7 +227,7 @@ async def test_the_trace_begins_at_the_client_and_goes_on_upstream(
     }
 
 
-async def test_a_tenant_that_names_anothers_trace_neither_joins_nor_grows_it(start: Any, tmp_path: Path) -> None:
+async def test_a_tenant_that_names_anothers_trace_neither_joins_nor_grows_it(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "spans.sqlite"
     async with _kept(start, file) as gateway:
         victim = await gateway.get("/v1/models")
@@ -243,7 +246,7 @@ async def test_a_tenant_that_names_anothers_trace_neither_joins_nor_grows_it(sta
 
 
 @contextlib.asynccontextmanager
-async def _kept(start: Any, file: Path) -> AsyncIterator[Any]:
+async def _kept(start: Start, file: Path) -> AsyncIterator[Gateway]:
     """A gateway whose spans are in the file when it ends."""
     telemetry = await asyncio.to_thread(Telemetry, "gateway", settings.Telemetry(spans_file=file))
     async with start(telemetry=telemetry) as gateway:

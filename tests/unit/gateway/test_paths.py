@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+
+from tests.unit.gateway.conftest import Gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -34,7 +34,7 @@ CHAT = "did you mean /v1/chat/completions?"
         ("/v1/images/generations", "there are /healthz, "),
     ],
 )
-async def test_a_path_that_is_not_there_names_the_right_one(lasting_gateway: Any, path: str, says: str) -> None:
+async def test_a_path_that_is_not_there_names_the_right_one(lasting_gateway: Gateway, path: str, says: str) -> None:
     response = await lasting_gateway.post(path, {})
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (404, "not_found")
@@ -42,7 +42,7 @@ async def test_a_path_that_is_not_there_names_the_right_one(lasting_gateway: Any
     assert says in error["message"]
 
 
-async def test_a_path_that_is_not_there_is_never_repeated(lasting_gateway: Any) -> None:
+async def test_a_path_that_is_not_there_is_never_repeated(lasting_gateway: Gateway) -> None:
     response = await lasting_gateway.get("/v1/my-secret" * 50)
     assert response.status_code == 404
     assert "secret" not in response.text
@@ -58,7 +58,9 @@ async def test_a_path_that_is_not_there_is_never_repeated(lasting_gateway: Any) 
         ("PUT", "/healthz", "GET"),
     ],
 )
-async def test_the_wrong_method_names_the_right_one(lasting_gateway: Any, method: str, path: str, allowed: str) -> None:
+async def test_the_wrong_method_names_the_right_one(
+    lasting_gateway: Gateway, method: str, path: str, allowed: str
+) -> None:
     response = await lasting_gateway.http.request(method, path)
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
     assert f"takes {allowed} only" in response.json()["error"]["message"]

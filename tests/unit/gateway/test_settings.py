@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import socket
-from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from genaifactory_gateway.http.server import HttpServer
 from genaifactory_gateway.settings import Http, Settings
+from tests.unit.gateway.conftest import Start
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 
@@ -28,7 +28,7 @@ def test_the_signing_key_is_read_from_the_environment_and_never_shown(monkeypatc
     assert KEY not in f"{settings!r} {settings}"
 
 
-async def test_an_address_that_is_taken_is_named(start: Any) -> None:
+async def test_an_address_that_is_taken_is_named(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         server = HttpServer(Http(address=address))
@@ -36,5 +36,5 @@ async def test_an_address_that_is_taken_is_named(start: Any) -> None:
             await server.listening(_nobody, drain_seconds=1).__aenter__()
 
 
-async def _nobody(scope: Any, receive: Any, send: Any) -> None:
+async def _nobody(*_: object) -> None:
     raise AssertionError("nothing is asked")

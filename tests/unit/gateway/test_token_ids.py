@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import lzma
 import random
-from typing import Any
 
 import pytest
 import tiktoken_ext.openai_public
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway.openai import token_ids
+from tests.unit.gateway.conftest import Gateway
 
 ENCODING = token_ids._encoding()
 PLAIN = st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"]))
@@ -79,7 +79,7 @@ def test_the_ids_of_another_vocabulary_are_no_text() -> None:
         token_ids.texts([[order[i] for i in ENCODING.encode_ordinary(text)]], ["input"])
 
 
-async def test_ids_and_texts_have_the_same_vectors(gateway: Any) -> None:
+async def test_ids_and_texts_have_the_same_vectors(gateway: Gateway) -> None:
     texts = ["Huế", "annual leave", VIETNAMESE]
     ids = [ENCODING.encode_ordinary(text) for text in texts]
     for one, other in ((texts, ids), (texts[0], ids[0])):
@@ -90,7 +90,7 @@ async def test_ids_and_texts_have_the_same_vectors(gateway: Any) -> None:
     assert list(gateway.orchestrator.embed_requests[1].texts) == texts
 
 
-async def test_three_hundred_thousand_ids_are_one_request(gateway: Any) -> None:
+async def test_three_hundred_thousand_ids_are_one_request(gateway: Gateway) -> None:
     ids = ENCODING.encode_ordinary("annual leave " * 150)
     body = {"model": "minilm", "input": [ids] * 1000}
     response = await gateway.post("/v1/embeddings", body)
@@ -116,7 +116,7 @@ async def test_three_hundred_thousand_ids_are_one_request(gateway: Any) -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_what_is_wrong_is_named(gateway: Any, given_: Any, field: str, says: str) -> None:
+async def test_what_is_wrong_is_named(gateway: Gateway, given_: list[object], field: str, says: str) -> None:
     response = await gateway.post("/v1/embeddings", {"model": "minilm", "input": given_})
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, field)

@@ -6,10 +6,10 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
 from urllib.parse import quote
 
 import grpc.aio
+import httpx
 import pytest
 
 from genaifactory.gateway.v1 import gateway_pb2 as pb
@@ -17,7 +17,7 @@ from genaifactory.gateway.v1 import gateway_pb2_grpc
 from genaifactory_common import errors
 from genaifactory_common.errors import FactoryError, Reason
 from genaifactory_gateway.settings import Http, Transfers
-from tests.unit.gateway.conftest import at_rest, eventually
+from tests.unit.gateway.conftest import Gateway, Start, at_rest, eventually
 
 EDITOR, ADMIN = "sk-acme-editor", "sk-acme-admin"
 OPEN = pb.IngestRequest(open=pb.IngestOpen())
@@ -31,14 +31,17 @@ def document(name: str, *data: bytes, size: int | None = None) -> list[pb.Ingest
     return [pb.IngestRequest(document=header), *(pb.IngestRequest(data=each) for each in data)]
 
 
-def begun(gateway: Any, requests: Iterable[pb.IngestRequest] | AsyncIterator[pb.IngestRequest]) -> Any:
+def begun(
+    gateway: Gateway, requests: Iterable[pb.IngestRequest] | AsyncIterator[pb.IngestRequest]
+) -> grpc.aio.StreamStreamCall[pb.IngestRequest, pb.IngestResponse]:
     """An upload."""
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
-    return stub.Ingest(requests, metadata=(("authorization", f"Bearer {EDITOR}"),), timeout=20)
+    given = requests if isinstance(requests, AsyncIterator) else iter(requests)
+    return stub.Ingest(given, metadata=(("authorization", f"Bearer {EDITOR}"),), timeout=20)
 
 
 async def uploaded(
-    gateway: Any, requests: Iterable[pb.IngestRequest] | AsyncIterator[pb.IngestRequest]
+    gateway: Gateway, requests: Iterable[pb.IngestRequest] | AsyncIterator[pb.IngestRequest]
 ) -> list[pb.IngestResponse]:
     """What becomes of the documents. Raises FactoryError."""
     try:
@@ -54,7 +57,7 @@ async def then_silence(*requests: pb.IngestRequest) -> AsyncIterator[pb.IngestRe
     await asyncio.Event().wait()
 
 
-async def test_documents_are_passed_on_and_their_results_come_back(gateway: Any) -> None:
+async def test_documents_are_passed_on_and_their_results_come_back(gateway: Gateway) -> None:
     results = await uploaded(gateway, [OPEN, *document("a.md", b"one", b"two"), *document("bad.md", b"x")])
     assert [(each.document_id, each.outcome) for each in results] == [
         ("a.md", pb.INGEST_OUTCOME_ADDED),
@@ -68,7 +71,7 @@ async def test_documents_are_passed_on_and_their_results_come_back(gateway: Any)
     assert (caller.tenant, caller.key_id, caller.groups) == ("acme", "editor", ("staff",))
 
 
-async def test_a_client_hears_that_it_is_let_in_before_it_sends_documents(gateway: Any) -> None:
+async def test_a_client_hears_that_it_is_let_in_before_it_sends_documents(gateway: Gateway) -> None:
     call = begun(gateway, then_silence(OPEN))
     async with asyncio.timeout(10):
         await call.initial_metadata()
@@ -79,14 +82,14 @@ async def test_a_client_hears_that_it_is_let_in_before_it_sends_documents(gatewa
 @pytest.mark.parametrize(
     "first", [[], document("a.md", b"x"), [pb.IngestRequest()], [pb.IngestRequest(data=b"x")]], ids=len
 )
-async def test_an_upload_that_does_not_open_is_refused(gateway: Any, first: list[pb.IngestRequest]) -> None:
+async def test_an_upload_that_does_not_open_is_refused(gateway: Gateway, first: list[pb.IngestRequest]) -> None:
     with pytest.raises(FactoryError) as refused:
         await uploaded(gateway, first)
     assert (refused.value.reason, refused.value.field) == (Reason.INVALID_ARGUMENT, "open")
     assert not gateway.retriever.callers
 
 
-async def test_a_huge_upload_waits_for_the_retriever_and_is_not_gathered_here(gateway: Any) -> None:
+async def test_a_huge_upload_waits_for_the_retriever_and_is_not_gathered_here(gateway: Gateway) -> None:
     """What a client can send ahead is what gRPC's windows hold, however large the document is."""
     gateway.retriever.uploads_read = asyncio.Event()
     taken = itertools.count()
@@ -109,7 +112,7 @@ async def test_a_huge_upload_waits_for_the_retriever_and_is_not_gathered_here(ga
         await gateway.retriever.upload_ended.wait()
 
 
-async def test_a_client_that_goes_takes_its_upload_with_it(gateway: Any) -> None:
+async def test_a_client_that_goes_takes_its_upload_with_it(gateway: Gateway) -> None:
     call = begun(gateway, then_silence(OPEN, *document("a.md", b"half", size=100)))
     async with asyncio.timeout(10):
         await eventually(lambda: bool(gateway.retriever.uploaded.get("a.md")))
@@ -121,7 +124,7 @@ async def test_a_client_that_goes_takes_its_upload_with_it(gateway: Any) -> None
 @pytest.mark.parametrize(
     "sent", [[], [OPEN], [OPEN, *document("a.md", b"half", size=100)]], ids=["nothing", "open", "half a document"]
 )
-async def test_a_silent_client_is_told_and_loses_its_place(start: Callable[..., Any], sent: Any) -> None:
+async def test_a_silent_client_is_told_and_loses_its_place(start: Start, sent: list[pb.IngestRequest]) -> None:
     transfers = Transfers(idle_seconds=0.3, max_concurrent=1, max_concurrent_per_tenant=1)
     async with start(transfers=transfers) as gateway:
         async with asyncio.timeout(10):
@@ -131,7 +134,7 @@ async def test_a_silent_client_is_told_and_loses_its_place(start: Callable[..., 
         assert await uploaded(gateway, [OPEN, *document("b.md", b"x")])
 
 
-async def test_a_client_that_waits_for_results_is_not_silent(start: Callable[..., Any]) -> None:
+async def test_a_client_that_waits_for_results_is_not_silent(start: Start) -> None:
     async with start(transfers=Transfers(idle_seconds=1.0)) as gateway:
 
         async def slowly() -> AsyncIterator[pb.IngestRequest]:
@@ -144,7 +147,8 @@ async def test_a_client_that_waits_for_results_is_not_silent(start: Callable[...
         assert len(await uploaded(gateway, slowly())) == 4
 
 
-async def test_bytes_amid_an_upload_that_are_no_message_end_it_with_the_reason(gateway: Any) -> None:
+async def test_bytes_amid_an_upload_that_are_no_message_end_it_with_the_reason(gateway: Gateway) -> None:
+    method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
     method = gateway.channel.stream_stream("/genaifactory.gateway.v1.GatewayService/Ingest")
     good = [each.SerializeToString() for each in (OPEN, *document("a.md", b"half", size=100))]
     call = method(iter([*good, b"\xff"]), metadata=(("authorization", f"Bearer {EDITOR}"),), timeout=10)
@@ -154,7 +158,7 @@ async def test_bytes_amid_an_upload_that_are_no_message_end_it_with_the_reason(g
     assert (error.reason, "no protobuf message" in error.message) == (Reason.INVALID_ARGUMENT, True)
 
 
-async def test_the_retrievers_reason_reaches_a_client_that_is_still_sending(gateway: Any) -> None:
+async def test_the_retrievers_reason_reaches_a_client_that_is_still_sending(gateway: Gateway) -> None:
     gateway.retriever.error = errors.OutOfSpace("The disk is full.", retry_after_seconds=3.0)
 
     def endless() -> Iterator[pb.IngestRequest]:
@@ -167,14 +171,16 @@ async def test_the_retrievers_reason_reaches_a_client_that_is_still_sending(gate
     assert (refused.value.reason, refused.value.message) == (Reason.OUT_OF_SPACE, "The disk is full.")
 
 
-async def put(gateway: Any, path: str, content: Any, *, key: str | None = EDITOR, **headers: str) -> Any:
+async def put(
+    gateway: Gateway, path: str, content: bytes | AsyncIterator[bytes], *, key: str | None = EDITOR, **headers: str
+) -> httpx.Response:
     """A document over HTTP."""
     own = {} if key is None else {"authorization": f"Bearer {key}"}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return await gateway.http.put(path, content=content, headers=own | named)
 
 
-async def test_a_document_is_put_under_its_id(gateway: Any) -> None:
+async def test_a_document_is_put_under_its_id(gateway: Gateway) -> None:
     name = "handbook/Nghỉ phép? #1 50%.md"
     query = "?title=Leave&language=vi&source=web&allowed_groups=staff,hr&metadata=" + quote(
         json.dumps({"year": "2026"})
@@ -206,13 +212,13 @@ async def test_a_document_is_put_under_its_id(gateway: Any) -> None:
     assert gateway.retriever.uploaded == {name: "# Nghỉ".encode()}
 
 
-async def test_a_type_that_says_nothing_is_left_to_the_ending(gateway: Any) -> None:
+async def test_a_type_that_says_nothing_is_left_to_the_ending(gateway: Gateway) -> None:
     for kind in ("application/octet-stream", "application/x-www-form-urlencoded"):
         await put(gateway, "/v1/documents/a.md", b"x", content_type=kind)
         assert not gateway.retriever.requests[-1].media_type
 
 
-async def test_a_rejected_document_is_an_error(gateway: Any) -> None:
+async def test_a_rejected_document_is_an_error(gateway: Gateway) -> None:
     response = await put(gateway, "/v1/documents/bad.md", b"x")
     assert (response.status_code, response.json()["error"]["message"]) == (400, "It cannot be read.")
 
@@ -237,7 +243,12 @@ async def chunks() -> AsyncIterator[bytes]:
     ],
 )
 async def test_a_wrong_put_gets_an_error_that_says_what_is_right(
-    start: Callable[..., Any], path: str, content: Any, headers: dict[str, str], status: int, words: str
+    start: Start,
+    path: str,
+    content: bytes | Callable[[], AsyncIterator[bytes]],
+    headers: dict[str, str],
+    status: int,
+    words: str,
 ) -> None:
     async with start(http=Http(max_document_bytes=1000)) as gateway:
         response = await put(gateway, path, content() if callable(content) else content, **headers)
@@ -246,12 +257,12 @@ async def test_a_wrong_put_gets_an_error_that_says_what_is_right(
 
 
 @pytest.mark.parametrize(("key", "status"), [(None, 401), ("sk-wrong", 401), ("sk-acme-user", 403)])
-async def test_a_put_needs_the_permission(gateway: Any, key: str | None, status: int) -> None:
+async def test_a_put_needs_the_permission(gateway: Gateway, key: str | None, status: int) -> None:
     assert (await put(gateway, "/v1/documents/a.md", b"x", key=key)).status_code == status
     assert not gateway.retriever.callers
 
 
-async def _request(gateway: Any, size: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _request(gateway: Gateway, size: int, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, _, port = gateway.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = (
@@ -262,7 +273,7 @@ async def _request(gateway: Any, size: int, data: bytes) -> tuple[asyncio.Stream
     return reader, writer
 
 
-async def test_a_put_that_is_broken_off_ends_at_the_retriever_and_stores_nothing(gateway: Any) -> None:
+async def test_a_put_that_is_broken_off_ends_at_the_retriever_and_stores_nothing(gateway: Gateway) -> None:
     _, writer = await _request(gateway, 100, b"half")
     async with asyncio.timeout(10):
         await eventually(lambda: bool(gateway.retriever.uploaded.get("a.md")))
@@ -271,7 +282,7 @@ async def test_a_put_that_is_broken_off_ends_at_the_retriever_and_stores_nothing
     assert gateway.retriever.uploaded == {"a.md": b"half"}
 
 
-async def test_a_put_that_stands_still_is_a_408(start: Callable[..., Any]) -> None:
+async def test_a_put_that_stands_still_is_a_408(start: Start) -> None:
     async with start(transfers=Transfers(idle_seconds=0.3)) as gateway:
         reader, writer = await _request(gateway, 100, b"half")
         async with asyncio.timeout(10):

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from genaifactory_common import bounds
 from genaifactory_common.testing.images import part
+from tests.unit.gateway.conftest import Gateway
 
 # One gateway for the whole table: what a wrong request leaves behind would show in the next.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -26,7 +28,7 @@ class Wrong:
     """A wrong request and the error it deserves."""
 
     name: str
-    body: Any
+    body: object
     says: str
     """Part of the message: what is wrong or would be right."""
     param: str | None = None
@@ -37,11 +39,11 @@ class Wrong:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def _chat(**fields: Any) -> dict[str, Any]:
+def _chat(**fields: object) -> dict[str, object]:
     return {"model": "chat", "messages": [QUESTION]} | fields
 
 
-def _messages(*messages: Any) -> dict[str, Any]:
+def _messages(*messages: object) -> dict[str, object]:
     return {"model": "chat", "messages": list(messages)}
 
 
@@ -49,7 +51,7 @@ def _raw(text: str) -> bytes:
     return text.encode()
 
 
-def _infinite(body: Any) -> bytes:
+def _infinite(body: object) -> bytes:
     """The body with a number in place of 9.75 that JSON may write and no float holds."""
     return json.dumps(body).replace("9.75", "1e999").encode()
 
@@ -478,7 +480,7 @@ DOORS = [
     Wrong("an unknown rating", {"request_id": REQUEST, "rating": 5}, "'up' or 'down'", "rating", path=FEEDBACK),
     Wrong(
         "an endless comment",
-        {"request_id": REQUEST, "comment": "a" * 10_001},
+        {"request_id": REQUEST, "comment": "a" * (bounds.MAX_COMMENT_CHARACTERS + 1)},
         "at most 10000",
         "comment",
         path=FEEDBACK,
@@ -498,7 +500,7 @@ DOORS = [
 
 
 @pytest.mark.parametrize("wrong", [*BODIES, *FIELDS, *MESSAGES, *DOORS], ids=lambda wrong: wrong.name)
-async def test_is_refused_with_its_clear_error(lasting_gateway: Any, wrong: Wrong) -> None:
+async def test_is_refused_with_its_clear_error(lasting_gateway: Gateway, wrong: Wrong) -> None:
     response = await lasting_gateway.post(wrong.path, wrong.body, key=wrong.key, headers=wrong.headers)
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (wrong.status, wrong.code, wrong.param), error
@@ -510,7 +512,7 @@ async def test_is_refused_with_its_clear_error(lasting_gateway: Any, wrong: Wron
     assert lasting_gateway.orchestrator.requests == []
 
 
-async def test_no_error_repeats_what_the_client_wrote(lasting_gateway: Any) -> None:
+async def test_no_error_repeats_what_the_client_wrote(lasting_gateway: Gateway) -> None:
     for body in (
         _chat(temperature="my secret"),
         _messages({"role": "my secret", "content": "my secret"}),
@@ -531,7 +533,7 @@ async def test_no_error_repeats_what_the_client_wrote(lasting_gateway: Any) -> N
         ("start_time=2026-01-01T00:00:00Z&end_time=2026-01-01T00:00:00Z", "end_time"),
     ],
 )
-async def test_usage_of_a_wrong_period_is_refused(lasting_gateway: Any, query: str, param: str) -> None:
+async def test_usage_of_a_wrong_period_is_refused(lasting_gateway: Gateway, query: str, param: str) -> None:
     response = await lasting_gateway.get(f"/v1/usage?{query}")
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param

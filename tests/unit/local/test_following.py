@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import channels, runtime, settings, testing
+from genaifactory_common import channels, runtime, settings, specs, testing
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_local.endpoints import Service
@@ -41,6 +42,9 @@ class Reachable:
     def tenant(self, wanted: str | None) -> str:
         return wanted or "acme"
 
+    def factory(self) -> specs.Factory:
+        raise NotImplementedError
+
     def signing_in(self, tenant: str) -> Callable[[], None]:
         return testing.act_as
 
@@ -53,7 +57,7 @@ class Reachable:
         ):
             yield
 
-    async def record(self, request_id: str, began: datetime, *, seconds: float = 0.1, **fields: str) -> None:
+    async def record(self, request_id: str, began: datetime, *, seconds: float = 0.1, **fields: Any) -> None:
         start = Timestamp()
         start.FromDatetime(began)
         record = monitor_pb2.Interaction(

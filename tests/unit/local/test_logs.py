@@ -6,8 +6,8 @@ import errno
 import io
 import logging
 from pathlib import Path
-from typing import cast
 
+import pytest
 from rich.console import Console
 
 from genaifactory_local import logs
@@ -20,7 +20,9 @@ class FullStream(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_log_that_finds_no_room_says_so_once_and_is_written_again_when_there_is_some(tmp_path: Path) -> None:
+def test_a_log_that_finds_no_room_says_so_once_and_is_written_again_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     printed = io.StringIO()
     path = tmp_path / "log.jsonl"
     file = logs._File(path, Console(file=printed, width=1000))
@@ -29,10 +31,10 @@ def test_a_log_that_finds_no_room_says_so_once_and_is_written_again_when_there_i
         file.handle(logging.LogRecord("any", logging.INFO, "", 0, message, None, None))
 
     log("before")
-    stream, file.stream = file.stream, cast("io.TextIOWrapper", FullStream())
-    for number in range(3):
-        log(f"lost {number}")
-    file.stream = stream
+    with monkeypatch.context() as full:
+        full.setattr(file, "stream", FullStream())
+        for number in range(3):
+            log(f"lost {number}")
     log("after")
     log("later")
     file.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ def english() -> tuple[GroundingPassage, ...]:
 
 
 Ask = Callable[..., Generation]
+Answered = Callable[..., Awaitable[tuple[str, Step]]]
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def ask() -> Ask:
         documents: tuple[GroundingPassage, ...] = (),
         begun: str | None = None,
         model: str = "fake",
-        **sampling: object,
+        **sampling: Any,
     ) -> Generation:
         messages = [Message(Role.ASSISTANT if i % 2 else Role.USER, turn) for i, turn in enumerate(turns)]
         if begun is not None:
@@ -137,14 +138,14 @@ def ask() -> Ask:
             tuple(messages),
             documents=documents,
             continue_final_message=begun is not None,
-            sampling=Sampling(**sampling),  # type: ignore[arg-type]  # each test names its own
+            sampling=Sampling(**sampling),
         )
 
     return made
 
 
 @pytest.fixture
-def extractive(ask: Ask) -> Callable[..., object]:
+def extractive(ask: Ask) -> Answered:
     """Asks the extractive engine; gives the answer and the last step."""
     engine = Extractive(ExtractiveSpec())
 
@@ -156,6 +157,8 @@ def extractive(ask: Ask) -> Callable[..., object]:
 
 
 MakeApp = Callable[..., ServiceApp]
+Serve = Callable[..., AbstractAsyncContextManager["modelserver_pb2_grpc.ModelServiceAsyncStub"]]
+RequestFor = Callable[..., modelserver_pb2.GenerateRequest]
 
 
 @pytest.fixture
@@ -163,12 +166,12 @@ def make_app(tmp_path: Path) -> MakeApp:
     """A wired model server: of engines' settings, or of one fake engine with its bounds."""
 
     def made(
-        *engines: AnyEngine, fake: FakeEngine | None = None, telemetry: Telemetry | None = None, **rest: int
+        *engines: AnyEngine, fake: FakeEngine | None = None, telemetry: Telemetry | None = None, **rest: Any
     ) -> ServiceApp:
         settings = Settings(
             context_public_key=testing.SIGNER.public_key,
             data_dir=tmp_path,
-            **rest,  # type: ignore[arg-type]  # numbers alone
+            **rest,
         )
         given: list[Engine] | None = [fake] if fake is not None else None
         entries = engines or ((Fake(),) if fake is not None else (ExtractiveSpec(), Fake()))
@@ -180,11 +183,11 @@ def make_app(tmp_path: Path) -> MakeApp:
 
 
 @pytest.fixture
-def serve(make_app: MakeApp) -> Callable[..., Any]:
+def serve(make_app: MakeApp) -> Serve:
     """Runs a real model server, made as `make_app` does; yields its stub."""
 
     @asynccontextmanager
-    async def running(*engines: AnyEngine, **rest: Any) -> AsyncIterator[modelserver_pb2_grpc.ModelServiceStub]:
+    async def running(*engines: AnyEngine, **rest: object) -> AsyncIterator[modelserver_pb2_grpc.ModelServiceAsyncStub]:
         async with testing.served(make_app(*engines, **rest)) as channel:
             yield modelserver_pb2_grpc.ModelServiceStub(channel)
 
@@ -192,17 +195,17 @@ def serve(make_app: MakeApp) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def request_for() -> Callable[..., modelserver_pb2.GenerateRequest]:
+def request_for() -> RequestFor:
     """A GenerateRequest with one user message."""
 
-    def made(text: str = "hello world", model: str = "fake", **rest: object) -> modelserver_pb2.GenerateRequest:
+    def made(text: str = "hello world", model: str = "fake", **rest: Any) -> modelserver_pb2.GenerateRequest:
         conversation = modelserver_pb2.Conversation(
             messages=[types_pb2.Message(role=types_pb2.ROLE_USER, content=text)]
         )
         return modelserver_pb2.GenerateRequest(
             model=model,
             conversation=conversation,
-            **rest,  # type: ignore[arg-type]  # each test names its own
+            **rest,
         )
 
     return made

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +15,13 @@ from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, TooLarge, Unavailable, Unimplemented
 from genaifactory_modelserver.adapters.files import Adapter, Base, fetch_adapter, remove_unreferenced
 from tests.unit.modelserver import weights
-from tests.unit.modelserver.weights import Fault, lora, sha256, sums, tree, web, write
+from tests.unit.modelserver.weights import Array, Fault, lora, sha256, sums, tree, web, write
 
 GOOD = weights.adapter()
 DIGEST = sha256(GOOD["adapter_model.safetensors"])
 Q = "base_model.model.model.layers.0.self_attn.q_proj"
 
-Fetch = Callable[..., Awaitable[Adapter]]
+Fetch = Callable[..., Coroutine[None, None, Adapter]]
 
 
 @pytest.fixture
@@ -141,7 +140,7 @@ async def test_the_number_formats_of_training_are_taken(fetch: Fetch, tmp_path: 
     ],
 )
 async def test_what_vllm_cannot_serve_is_refused(
-    fetch: Fetch, tmp_path: Path, store: Path, change: Any, field: str | None, expected: str
+    fetch: Fetch, tmp_path: Path, store: Path, change: object, field: str | None, expected: str
 ) -> None:
     source = await saved(tmp_path / "a", weights.adapter(config=change))
     error = await refused(fetch(source), store)
@@ -169,7 +168,7 @@ async def test_the_ways_to_begin_that_leave_the_base_alone_are_taken(
     ],
 )
 async def test_metadata_that_do_not_match_are_refused(
-    fetch: Fetch, tmp_path: Path, store: Path, change: Any, field: str, expected: str
+    fetch: Fetch, tmp_path: Path, store: Path, change: object, field: str, expected: str
 ) -> None:
     error = await refused(fetch(await saved(tmp_path / "a", weights.adapter(metadata=change))), store)
     assert (error.field, expected in error.message) == (f"metadata.json{field}", True)
@@ -197,15 +196,15 @@ async def test_the_weights_have_the_checksum_that_was_asked_for(fetch: Fetch, tm
     assert (await fetch(source, DIGEST.upper())).sha256 == DIGEST
 
 
-def changed(**changes: Any) -> dict[str, np.ndarray[Any, Any]]:
+def changed(**changes: Array | None) -> dict[str, Array]:
     """Weights with q_proj of layer 0 changed; None takes a side out."""
-    made = lora()
+    made: dict[str, Array | None] = {**lora()}
     for side, value in changes.items():
         made[f"{Q}.lora_{side}.weight"] = value
     return {name: value for name, value in made.items() if value is not None}
 
 
-def zeros(*shape: int, dtype: str = "float32") -> np.ndarray[Any, Any]:
+def zeros(*shape: int, dtype: str = "float32") -> Array:
     return np.zeros(shape, dtype)
 
 
@@ -227,7 +226,7 @@ def zeros(*shape: int, dtype: str = "float32") -> np.ndarray[Any, Any]:
     ],
 )
 async def test_weights_that_do_not_fit_are_refused(
-    fetch: Fetch, tmp_path: Path, store: Path, values: dict[str, np.ndarray[Any, Any]], expected: str
+    fetch: Fetch, tmp_path: Path, store: Path, values: dict[str, Array], expected: str
 ) -> None:
     source = await saved(tmp_path / "a", weights.adapter(weights=values))
     with pytest.raises(InvalidArgument, match=expected):

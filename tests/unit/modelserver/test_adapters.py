@@ -88,7 +88,7 @@ class World:
 
 
 def made(name: str, **rest: str) -> Adapter:
-    return Adapter(name=name, source=f"/adapters/{name}", **rest)  # type: ignore[arg-type]
+    return Adapter(name=name, source=f"/adapters/{name}", **rest)
 
 
 @pytest.fixture

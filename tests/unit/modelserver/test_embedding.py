@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +13,7 @@ from genaifactory_common.channels import stream, unary
 from genaifactory_common.engine_specs import Extractive, MiniLM
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_modelserver.engines.minilm import MiniLMEngine
-
-Serve = Callable[..., Any]
+from tests.unit.modelserver.conftest import Serve
 
 
 async def test_texts_are_embedded_in_order_as_unit_vectors_and_their_tokens_counted(serve: Serve) -> None:

@@ -7,8 +7,8 @@ import gc
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -28,12 +28,11 @@ from genaifactory_modelserver.engines.protocol import (
     OutputFormat,
     Role,
     Sampling,
-    Step,
     Tool,
     ToolChoice,
 )
+from tests.unit.modelserver.conftest import Answered, Ask
 
-Extract = Callable[..., Awaitable[tuple[str, Step]]]
 Documents = tuple[GroundingPassage, ...]
 
 UNKNOWN_VI = "Tôi không biết"
@@ -67,7 +66,7 @@ def flat(text: str) -> str:
     ],
 )
 async def test_a_vietnamese_question_is_answered_with_the_sentence_that_says_it(
-    extractive: Extract, vietnamese: Documents, question: str, sentence: str, number: int
+    extractive: Answered, vietnamese: Documents, question: str, sentence: str, number: int
 ) -> None:
     answer, last = await extractive(question, documents=vietnamese)
     assert (sentence, number) in quotes(answer)
@@ -88,7 +87,7 @@ async def test_a_vietnamese_question_is_answered_with_the_sentence_that_says_it(
     ],
 )
 async def test_an_english_question_is_answered_with_the_sentence_that_says_it(
-    extractive: Extract, english: Documents, question: str, sentence: str, number: int
+    extractive: Answered, english: Documents, question: str, sentence: str, number: int
 ) -> None:
     answer, _ = await extractive(question, documents=english)
     assert any(sentence in flat(text) and number == n for text, n in quotes(answer)), answer
@@ -104,7 +103,7 @@ async def test_an_english_question_is_answered_with_the_sentence_that_says_it(
     ],
 )
 async def test_it_says_in_vietnamese_that_it_does_not_know(
-    extractive: Extract, vietnamese: Documents, question: str
+    extractive: Answered, vietnamese: Documents, question: str
 ) -> None:
     answer, _ = await extractive(question, documents=vietnamese)
     assert answer.startswith(UNKNOWN_VI)
@@ -113,7 +112,9 @@ async def test_it_says_in_vietnamese_that_it_does_not_know(
 @pytest.mark.parametrize(
     "question", ["Who won the world cup?", "What is the price of Bitcoin?", "Does it run on RISC-V?", "hello"]
 )
-async def test_it_says_in_english_that_it_does_not_know(extractive: Extract, english: Documents, question: str) -> None:
+async def test_it_says_in_english_that_it_does_not_know(
+    extractive: Answered, english: Documents, question: str
+) -> None:
     answer, _ = await extractive(question, documents=english)
     assert answer.startswith(UNKNOWN_EN)
 
@@ -143,7 +144,7 @@ SECURITY = GroundingPassage(
     ],
 )
 async def test_a_question_with_a_condition_is_answered_with_the_sentence_on_that_condition(
-    extractive: Extract, question: str, sentence: str
+    extractive: Answered, question: str, sentence: str
 ) -> None:
     answer, _ = await extractive(question, documents=(SECURITY,))
     assert quotes(answer) == [(sentence, 1)]
@@ -152,7 +153,7 @@ async def test_a_question_with_a_condition_is_answered_with_the_sentence_on_that
 @pytest.mark.parametrize(
     "question", ["What must I do when I lose my passport?", "What must I do when my car breaks down?"]
 )
-async def test_a_condition_that_no_document_speaks_of_is_not_known(extractive: Extract, question: str) -> None:
+async def test_a_condition_that_no_document_speaks_of_is_not_known(extractive: Answered, question: str) -> None:
     answer, _ = await extractive(question, documents=(SECURITY,))
     assert answer.startswith(UNKNOWN_EN)
 
@@ -176,13 +177,13 @@ ANNUAL_LEAVE = GroundingPassage(
     ],
 )
 async def test_a_number_beside_the_question_does_not_sink_its_answer(
-    extractive: Extract, english: Documents, question: str
+    extractive: Answered, english: Documents, question: str
 ) -> None:
     answer, _ = await extractive(question, documents=(ANNUAL_LEAVE, *english))
     assert ("Every employee has 16 days of paid annual leave.", 1) in quotes(answer)
 
 
-async def test_an_example_that_shows_the_question_is_not_quoted_as_its_answer(extractive: Extract) -> None:
+async def test_an_example_that_shows_the_question_is_not_quoted_as_its_answer(extractive: Answered) -> None:
     question = "How many days of annual leave do I have?"
     example = GroundingPassage(
         f'model = ChatOpenAI(model="rag")\nquestion = "{question}"\nprint(model.invoke(question))'
@@ -193,14 +194,14 @@ async def test_an_example_that_shows_the_question_is_not_quoted_as_its_answer(ex
     assert answer.startswith(UNKNOWN_EN)
 
 
-async def test_what_a_guardrail_masked_in_the_question_does_not_sink_its_answer(extractive: Extract) -> None:
+async def test_what_a_guardrail_masked_in_the_question_does_not_sink_its_answer(extractive: Answered) -> None:
     question = "My mail is <EMAIL_ADDRESS>, how many days of annual leave do I have?"
     answer, _ = await extractive(question, documents=(ANNUAL_LEAVE,))
     assert ("Every employee has 16 days of paid annual leave.", 1) in quotes(answer)
 
 
 async def test_a_number_beside_a_vietnamese_question_does_not_sink_its_answer(
-    extractive: Extract, vietnamese: Documents
+    extractive: Answered, vietnamese: Documents
 ) -> None:
     answer, _ = await extractive("Thời gian bảo hành bao lâu? (143)", documents=vietnamese)
     assert ("Thời gian bảo hành là 24 tháng kể từ ngày mua hàng.", 1) in quotes(answer)
@@ -218,14 +219,14 @@ async def test_a_number_beside_a_vietnamese_question_does_not_sink_its_answer(
     ],
 )
 async def test_a_missing_number_that_the_question_is_about_is_still_not_known(
-    extractive: Extract, english: Documents, question: str
+    extractive: Answered, english: Documents, question: str
 ) -> None:
     answer, _ = await extractive(question, documents=(ANNUAL_LEAVE, *english))
     assert answer.startswith(UNKNOWN_EN)
 
 
 async def test_every_quote_is_word_for_word_in_the_passage_that_it_names(
-    extractive: Extract, vietnamese: Documents, english: Documents
+    extractive: Answered, vietnamese: Documents, english: Documents
 ) -> None:
     documents = vietnamese + english
     asked = [
@@ -244,13 +245,13 @@ async def test_every_quote_is_word_for_word_in_the_passage_that_it_names(
     assert found >= len(asked)
 
 
-async def test_a_list_is_quoted_whole_with_its_lead_in(extractive: Extract, vietnamese: Documents) -> None:
+async def test_a_list_is_quoted_whole_with_its_lead_in(extractive: Answered, vietnamese: Documents) -> None:
     answer, _ = await extractive("Hồ sơ bảo hành gồm những gì?", documents=vietnamese)
     assert answer == "Hồ sơ bảo hành gồm có:\n- Hóa đơn mua hàng\n- Phiếu bảo hành\n- Giấy tờ tùy thân [1]"
 
 
 async def test_foreign_documents_are_quoted_after_a_sentence_in_the_questions_language(
-    extractive: Extract, english: Documents, vietnamese: Documents
+    extractive: Answered, english: Documents, vietnamese: Documents
 ) -> None:
     answer, _ = await extractive("Cần bao nhiêu RAM để cài trên ARM?", documents=english)
     assert answer.startswith("Các đoạn liên quan, trích nguyên văn bằng ngôn ngữ của tài liệu:")
@@ -262,26 +263,26 @@ async def test_foreign_documents_are_quoted_after_a_sentence_in_the_questions_la
 
 
 async def test_a_foreign_quote_says_nothing_of_the_language_of_other_documents(
-    extractive: Extract, english: Documents, vietnamese: Documents
+    extractive: Answered, english: Documents, vietnamese: Documents
 ) -> None:
     answer, _ = await extractive("Cài trên ARM cần những gì?", documents=(*vietnamese, *english))
     lead_in = answer.partition(":\n\n")[0]
     assert lead_in == "Các đoạn liên quan, trích nguyên văn bằng ngôn ngữ của tài liệu"
 
 
-async def test_a_foreign_document_that_shares_no_name_is_not_quoted(extractive: Extract, english: Documents) -> None:
+async def test_a_foreign_document_that_shares_no_name_is_not_quoted(extractive: Answered, english: Documents) -> None:
     answer, _ = await extractive("Nhiệt độ sôi của nước là bao nhiêu?", documents=english)
     assert answer.startswith(UNKNOWN_VI)
 
 
 async def test_documents_in_the_questions_language_go_before_foreign_ones(
-    extractive: Extract, english: Documents, vietnamese: Documents
+    extractive: Answered, english: Documents, vietnamese: Documents
 ) -> None:
     answer, _ = await extractive("Warranty for batteries?", documents=vietnamese + english)
     assert {number for _, number in quotes(answer)} == {5}
 
 
-async def test_a_name_that_no_document_holds_is_not_answered_with_what_is_said_of_another(extractive: Extract) -> None:
+async def test_a_name_that_no_document_holds_is_not_answered_with_what_is_said_of_another(extractive: Answered) -> None:
     english = GroundingPassage("Sao Mai makes sensors. The address of Sao Mai is 1 Main Street.", title="About Sao Mai")
     vietnamese = GroundingPassage("Sao Mai sản xuất cảm biến nông nghiệp.", title="Giới thiệu Sao Mai")
     for documents in ((english,), (vietnamese, english)):
@@ -290,7 +291,7 @@ async def test_a_name_that_no_document_holds_is_not_answered_with_what_is_said_o
 
 
 async def test_a_follow_up_takes_its_matter_from_the_turn_before(
-    extractive: Extract, english: Documents, vietnamese: Documents
+    extractive: Answered, english: Documents, vietnamese: Documents
 ) -> None:
     answer, _ = await extractive("How much memory do I need on AMD64?", "512 MB", "and for ARM?", documents=english)
     assert quotes(answer)[0] == ("On ARM, 256 MB of memory is enough.", 1)
@@ -299,20 +300,20 @@ async def test_a_follow_up_takes_its_matter_from_the_turn_before(
 
 
 async def test_a_follow_up_about_something_unknown_is_not_answered_by_the_turn_before(
-    extractive: Extract, english: Documents
+    extractive: Answered, english: Documents
 ) -> None:
     answer, _ = await extractive("How much memory do I need on AMD64?", "512 MB", "and for SPARC?", documents=english)
     assert answer.startswith(UNKNOWN_EN)
 
 
-async def test_a_new_question_owes_nothing_to_the_turn_before(extractive: Extract, english: Documents) -> None:
+async def test_a_new_question_owes_nothing_to_the_turn_before(extractive: Answered, english: Documents) -> None:
     answer, _ = await extractive(
         "How much memory do I need on AMD64?", "512 MB", "How long is the warranty period?", documents=english
     )
     assert quotes(answer) == [("The warranty period is 24 months from the date of purchase.", 2)]
 
 
-async def test_overlapping_passages_are_not_quoted_twice(extractive: Extract, vietnamese: Documents) -> None:
+async def test_overlapping_passages_are_not_quoted_twice(extractive: Answered, vietnamese: Documents) -> None:
     text = vietnamese[0].text
     overlapping = (
         vietnamese[0],
@@ -326,14 +327,14 @@ async def test_overlapping_passages_are_not_quoted_twice(extractive: Extract, vi
     ) == 1
 
 
-async def test_without_documents_it_says_how_to_configure_a_model(extractive: Extract) -> None:
+async def test_without_documents_it_says_how_to_configure_a_model(extractive: Answered) -> None:
     assert "factory.yaml" in (await extractive("Xin chào, bạn khỏe không?"))[0]
     assert (await extractive("Xin chào, bạn khỏe không?"))[0].startswith("Xin chào!")
     assert (await extractive("What can you do?"))[0].startswith("Hello!")
     assert (await extractive("hi", documents=(GroundingPassage("  \n"),)))[0].startswith("Hello!")
 
 
-async def test_a_mark_inside_a_passage_cannot_pass_for_a_citation(extractive: Extract) -> None:
+async def test_a_mark_inside_a_passage_cannot_pass_for_a_citation(extractive: Answered) -> None:
     passage = GroundingPassage(
         "The bridge is 300 metres long.[2] The bridge [7] opened in 1902. The bridge carries trams [3]."
     )
@@ -343,15 +344,13 @@ async def test_a_mark_inside_a_passage_cannot_pass_for_a_citation(extractive: Ex
     assert "1902" not in answer
 
 
-async def test_a_passage_cut_out_of_a_text_does_not_begin_the_answer_with_a_fragment(extractive: Extract) -> None:
+async def test_a_passage_cut_out_of_a_text_does_not_begin_the_answer_with_a_fragment(extractive: Answered) -> None:
     passage = GroundingPassage("of the warranty was refused. The warranty lasts two years.", starts_inside=True)
     answer, _ = await extractive("warranty?", documents=(passage,))
     assert answer == "The warranty lasts two years. [1]"
 
 
-async def test_the_answer_comes_in_small_pieces_and_its_tokens_are_its_words(
-    ask: Callable[..., Generation], vietnamese: Documents
-) -> None:
+async def test_the_answer_comes_in_small_pieces_and_its_tokens_are_its_words(ask: Ask, vietnamese: Documents) -> None:
     request = ask("Thời gian bảo hành bao lâu?", documents=vietnamese[:1])
     steps = [step async for step in Extractive(ExtractiveSpec()).generate(request)]
     answer = "".join(step.delta for step in steps)
@@ -365,7 +364,7 @@ async def test_the_answer_comes_in_small_pieces_and_its_tokens_are_its_words(
     assert [step.usage for step in steps[:-1]] == [None] * (len(steps) - 1)
 
 
-async def test_a_long_prompts_words_are_counted_once_wherever_it_is_cut(extractive: Extract) -> None:
+async def test_a_long_prompts_words_are_counted_once_wherever_it_is_cut(extractive: Answered) -> None:
     text = "mười ba chữ " * 9_000
     _, last = await extractive(text)
     assert last.usage is not None
@@ -374,7 +373,7 @@ async def test_a_long_prompts_words_are_counted_once_wherever_it_is_cut(extracti
 
 @pytest.mark.parametrize("tokens", [1, 5, 11])
 async def test_max_tokens_ends_the_answer_after_so_many_words(
-    extractive: Extract, vietnamese: Documents, tokens: int
+    extractive: Answered, vietnamese: Documents, tokens: int
 ) -> None:
     full, _ = await extractive("Thời gian bảo hành bao lâu?", documents=vietnamese)
     answer, last = await extractive("Thời gian bảo hành bao lâu?", documents=vietnamese, max_tokens=tokens)
@@ -385,7 +384,7 @@ async def test_max_tokens_ends_the_answer_after_so_many_words(
 
 
 async def test_max_tokens_that_the_answer_does_not_reach_changes_nothing(
-    extractive: Extract, vietnamese: Documents
+    extractive: Answered, vietnamese: Documents
 ) -> None:
     full, _ = await extractive("Thời gian bảo hành bao lâu?", documents=vietnamese)
     same = await extractive("Thời gian bảo hành bao lâu?", documents=vietnamese, max_tokens=len(full.split()))
@@ -393,14 +392,14 @@ async def test_max_tokens_that_the_answer_does_not_reach_changes_nothing(
 
 
 async def test_the_first_stop_text_ends_the_answer_and_is_no_part_of_it(
-    extractive: Extract, vietnamese: Documents
+    extractive: Answered, vietnamese: Documents
 ) -> None:
     answer, last = await extractive("Thời gian bảo hành bao lâu?", documents=vietnamese, stop=("kể từ", "24"))
     assert answer == "Thời gian bảo hành là "
     assert last.finish_reason is FinishReason.STOP
 
 
-async def test_an_answer_begun_by_itself_goes_on_from_any_place(extractive: Extract, english: Documents) -> None:
+async def test_an_answer_begun_by_itself_goes_on_from_any_place(extractive: Answered, english: Documents) -> None:
     for question in ("Warranty for batteries?", "How do I install it?", "Who won the cup?"):
         full, _ = await extractive(question, documents=english)
         for cut in range(len(full) + 1):
@@ -409,7 +408,7 @@ async def test_an_answer_begun_by_itself_goes_on_from_any_place(extractive: Extr
 
 
 async def test_an_answer_begun_by_another_model_is_ended_with_quotes_that_it_lacks(
-    extractive: Extract, english: Documents
+    extractive: Answered, english: Documents
 ) -> None:
     question, sentence = "How long is the warranty?", "The warranty period is 24 months from the date of purchase."
     begun = f"As the handbook says: {sentence[:30]}"
@@ -435,16 +434,14 @@ async def test_an_answer_begun_by_another_model_is_ended_with_quotes_that_it_lac
         ({"messages": (Message(Role.SYSTEM, "Be kind."),)}, "messages"),
     ],
 )
-async def test_what_needs_a_model_is_refused_by_name(
-    ask: Callable[..., Generation], change: dict[str, object], field: str
-) -> None:
-    request = replace(ask("hello"), **change)  # type: ignore[arg-type]  # one field of each row
+async def test_what_needs_a_model_is_refused_by_name(ask: Ask, change: dict[str, Any], field: str) -> None:
+    request = replace(ask("hello"), **change)
     with pytest.raises(InvalidArgument) as raised:
         Extractive(ExtractiveSpec()).generate(request)
     assert raised.value.field == field
 
 
-async def test_tools_that_may_not_be_called_are_no_obstacle(ask: Callable[..., Generation], english: Documents) -> None:
+async def test_tools_that_may_not_be_called_are_no_obstacle(ask: Ask, english: Documents) -> None:
     request = replace(
         ask("How long is the warranty?", documents=english),
         tools=(Tool("search", "", {}),),
@@ -455,7 +452,7 @@ async def test_tools_that_may_not_be_called_are_no_obstacle(ask: Callable[..., G
 
 
 @pytest.mark.parametrize("text", ["word " * 300, "x" * 10_000])
-async def test_a_prompt_longer_than_the_context_is_refused(ask: Callable[..., Generation], text: str) -> None:
+async def test_a_prompt_longer_than_the_context_is_refused(ask: Ask, text: str) -> None:
     steps = Extractive(ExtractiveSpec(context_tokens=256)).generate(
         ask("question?", documents=(GroundingPassage(text),))
     )
@@ -505,7 +502,7 @@ def test_whatever_the_passage_units_are_its_own_text_and_quotes_can_be_found_in_
     ],
 )
 @pytest.mark.allow_blocking
-async def test_no_passage_holds_the_event_loop(extractive: Extract, unkind: str) -> None:
+async def test_no_passage_holds_the_event_loop(extractive: Answered, unkind: str) -> None:
     longest = 0.0
     done = False
     gc.collect()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ import pytest
 from genaifactory_common.errors import InvalidArgument, RateLimited
 from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule, ScriptedUsage
 from genaifactory_modelserver.engines.protocol import FinishReason, Generation, Step, Usage
-
-Ask = Callable[..., Generation]
+from tests.unit.modelserver.conftest import Ask
 
 
 async def said(engine: FakeEngine, request: Generation) -> list[Step]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from genaifactory_modelserver.engines.vllm import plain_chat
 
-SYSTEM = {"role": "system", "content": "Answer from the passages."}
-USER = {"role": "user", "content": "How many days?"}
-ASSISTANT = {"role": "assistant", "content": "Twelve."}
+Turn = dict[str, str | None]
+
+SYSTEM: Turn = {"role": "system", "content": "Answer from the passages."}
+USER: Turn = {"role": "user", "content": "How many days?"}
+ASSISTANT: Turn = {"role": "assistant", "content": "Twelve."}
 
 
-def written(messages: list[dict[str, str | None]], **rest: Any) -> str:
+def written(messages: list[Turn], **rest: object) -> str:
     # As transformers sets the environment up for chat templates.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(plain_chat.TEMPLATE).render(messages=messages, **rest)
@@ -34,13 +34,13 @@ ASKED = "User: How many days?\n\n"
         ([USER, {"role": "assistant", "content": None}, USER], f"{ASKED}Assistant: \n\n{ASKED}Assistant:"),
     ],
 )
-def test_each_message_stands_behind_its_role_and_the_models_turn_comes_last(messages: Any, text: str) -> None:
+def test_each_message_stands_behind_its_role_and_the_models_turn_comes_last(messages: list[Turn], text: str) -> None:
     assert written(messages, add_generation_prompt=True) == text
     assert written(messages, add_generation_prompt=True, bos_token="<s>") == f"<s>{text}"
 
 
 def test_an_answer_that_is_to_be_continued_stands_as_it_is() -> None:
-    beginning = {"role": "assistant", "content": " Twelve, of which "}
+    beginning: Turn = {"role": "assistant", "content": " Twelve, of which "}
     assert " Twelve, of which " in written([USER, beginning], add_generation_prompt=False)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +15,7 @@ from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver.app import create_app
 from genaifactory_modelserver.settings import Settings
+from tests.unit.modelserver.conftest import RequestFor, Serve
 
 FACTORY = """
 tenants: [{name: acme}]
@@ -27,12 +26,16 @@ policies: [{name: default}]
 """
 
 
-def factory(engines: list[Any]) -> str:
+def factory(engines: list[dict[str, object]]) -> str:
     return FACTORY + f"engines: {json.dumps(engines)}\n"
 
 
 def test_engines_come_from_factory_yaml() -> None:
-    engines = [{"type": "fake", "models": ["a", "b"]}, {"type": "extractive", "max_running": 3}, {"type": "minilm"}]
+    engines: list[dict[str, object]] = [
+        {"type": "fake", "models": ["a", "b"]},
+        {"type": "extractive", "max_running": 3},
+        {"type": "minilm"},
+    ]
     assert specs.parse(factory(engines)).engines == (Fake(models=("a", "b")), Extractive(max_running=3), MiniLM())
 
 
@@ -62,7 +65,7 @@ VLLM = {"type": "vllm", "model": "tiny", "source": "/models/tiny"}
         ([VLLM | {"sha256": "x"}], r"engines\[0\]\.sha256"),
     ],
 )
-def test_wrong_engines_are_refused_by_name(engines: list[Any], said: str) -> None:
+def test_wrong_engines_are_refused_by_name(engines: list[dict[str, object]], said: str) -> None:
     with pytest.raises(specs.InvalidConfiguration, match=said):
         specs.parse(factory(engines))
 
@@ -73,14 +76,14 @@ def test_without_a_key_to_check_callers_there_is_no_service(tmp_path: Path) -> N
     assert raised.value.field == "context_public_key"
 
 
-async def test_a_server_of_which_no_engine_can_open_does_not_start(tmp_path: Path, serve: Callable[..., Any]) -> None:
+async def test_a_server_of_which_no_engine_can_open_does_not_start(tmp_path: Path, serve: Serve) -> None:
     with pytest.raises(InvalidArgument, match=r"nowhere\.json"):
         async with serve(Fake(script_file=str(tmp_path / "nowhere.json"))):
             raise AssertionError("must not serve")
 
 
 async def test_an_engine_that_cannot_open_says_why_and_leaves_the_others_alone(
-    tmp_path: Path, serve: Callable[..., Any], request_for: Callable[..., modelserver_pb2.GenerateRequest]
+    tmp_path: Path, serve: Serve, request_for: RequestFor
 ) -> None:
     broken = Fake(models=("broken",), script_file=str(tmp_path / "nowhere.json"))
     async with serve(Fake(), broken) as stub:

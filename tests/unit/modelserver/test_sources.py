@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -25,7 +26,7 @@ SUMS = sums(MODEL)
 MIRRORED = {**MODEL, "SHA256SUMS": SUMS}
 WEIGHTS = "/m/model.safetensors"
 
-Fetch = Callable[..., Awaitable[Path]]
+Fetch = Callable[..., Coroutine[None, None, Path]]
 
 
 @pytest.fixture
@@ -40,14 +41,14 @@ def fetch(tmp_path: Path, told: list[Progress], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # whatever the environment says
 
     async def fetched(source: str, pin: str = "", **rest: object) -> Path:
-        options = {
+        options: dict[str, Any] = {
             "cache": tmp_path / "cache",
             "hub_endpoint": None,
             "report": told.append,
             "backoff": Backoff(0, 0),
             **rest,
         }
-        return await fetch_model(source, pin, **options)  # type: ignore[arg-type]  # each test names its own
+        return await fetch_model(source, pin, **options)
 
     return fetched
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from genaifactory_common.errors import FactoryError, InvalidArgument, Reason
 from genaifactory_modelserver import validation
 from genaifactory_modelserver.engines.fake import FakeEngine
 from genaifactory_modelserver.engines.protocol import OutputFormat, Priority, Role, ToolChoice
+from tests.unit.modelserver.conftest import Serve
 
 USER = {"role": "ROLE_USER", "content": "hi"}
 BEGUN = {"role": "ROLE_ASSISTANT", "content": "Well"}
@@ -105,7 +105,7 @@ def made(change: dict[str, Any]) -> modelserver_pb2.GenerateRequest:
 
 
 async def test_every_wrong_generate_request_is_refused_with_its_field_and_reaches_no_engine(
-    serve: Callable[..., Any],
+    serve: Serve,
 ) -> None:
     engine = FakeEngine()
     async with serve(fake=engine) as stub:
@@ -134,7 +134,7 @@ async def test_every_wrong_generate_request_is_refused_with_its_field_and_reache
     ],
 )
 async def test_a_wrong_embed_request_is_refused_with_its_field(
-    serve: Callable[..., Any], model: str, texts: list[str], field: str
+    serve: Serve, model: str, texts: list[str], field: str
 ) -> None:
     async with serve(max_embedding_characters=1000) as stub:
         with pytest.raises(FactoryError) as raised:

@@ -16,6 +16,8 @@ from urllib.parse import unquote
 import numpy as np
 from safetensors.numpy import save
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 BASE_SHAPES = {"q_proj": (16, 16), "v_proj": (8, 16)}
 
 
@@ -42,9 +44,9 @@ def model() -> dict[str, bytes]:
 def adapter(
     *,
     rank: int = 4,
-    weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
-    config: Any = None,
-    metadata: Any = None,
+    weights: Mapping[str, Array] | None = None,
+    config: object = None,
+    metadata: object = None,
 ) -> dict[str, bytes]:
     """A LoRA adapter for that model; `config` and `metadata` change fields of its files, None takes one out."""
     data = save(dict(weights if weights is not None else lora(rank)))
@@ -57,7 +59,7 @@ def adapter(
     }
 
 
-def lora(rank: int = 4, *, layers: int = 2) -> dict[str, np.ndarray[Any, Any]]:
+def lora(rank: int = 4, *, layers: int = 2) -> dict[str, Array]:
     """The weights of an adapter."""
     made = {}
     for layer in range(layers):
@@ -68,7 +70,7 @@ def lora(rank: int = 4, *, layers: int = 2) -> dict[str, np.ndarray[Any, Any]]:
     return made
 
 
-def _changed(fields: dict[str, Any], changes: Any) -> Any:
+def _changed(fields: Mapping[str, object], changes: object) -> object:
     if changes is not None and not isinstance(changes, dict):
         return changes
     return {key: value for key, value in {**fields, **(changes or {})}.items() if value is not None}
@@ -119,7 +121,7 @@ class Web:
     """Method, path with query, and headers."""
     sent: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a held answer has sent its first part."""
-    answering: set[asyncio.Task[Any]] = field(default_factory=set)
+    answering: set[asyncio.Task[object]] = field(default_factory=set)
 
     def gets(self, path: str) -> list[dict[str, str]]:
         """The headers of each GET of a path."""

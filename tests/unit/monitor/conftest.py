@@ -83,7 +83,7 @@ class Monitor:
 
     settings: Settings
     app: ServiceApp
-    stub: Any
+    stub: monitor_pb2_grpc.MonitorServiceAsyncStub
 
     async def record(self, *messages: monitor_pb2.Interaction) -> tuple[int, int]:
         """Stores; returns how many were new and known."""

@@ -72,8 +72,8 @@ async def count(database: Database) -> int:
 
 
 async def test_the_migrations_build_the_schema_that_the_code_uses(database: Database) -> None:
-    def differences(connection: sa.Connection) -> Any:
-        return compare_metadata(MigrationContext.configure(connection), metadata)
+    def differences(connection: sa.Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
     async with database.reading() as connection:
         assert await connection.run_sync(differences) == []
@@ -271,10 +271,12 @@ async def test_a_monitor_whose_database_is_away_at_its_start_says_so_until_it_is
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(channels.connect(server.address))
 
-        async def status() -> Any:
-            return (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status
+        health: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
 
-        stub: Any = monitor_pb2_grpc.MonitorServiceStub(channel)
+        async def status() -> int:
+            return int((await health.Check(health_pb2.HealthCheckRequest())).status)
+
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
         request = monitor_pb2.RecordInteractionsRequest(interactions=[make_interaction("a")])
         async with postgres.away():
             opening = asyncio.create_task(stack.enter_async_context(runtime.running(app, server)))

@@ -29,8 +29,11 @@ def asked(query: str) -> Asked:
     rest = _RANGE.sub("", _STRING.sub('""', query))
     matched: dict[str, set[str]] = {}
     for name, matchers in _SELECTOR.findall(rest):
-        labels = {re.match(r"\s*(\w+)", matcher)[1] for matcher in matchers.split(",") if matcher.strip()}  # type: ignore[index]
-        matched.setdefault(name, set()).update(labels)
+        labels = matched.setdefault(name, set())
+        for matcher in filter(str.strip, matchers.split(",")):
+            label = _LABEL.match(matcher.strip())
+            assert label is not None, query
+            labels.add(label[0])
     rest = _SELECTOR.sub(r"\1", rest)
     grouped = {label for labels in _GROUPING.findall(rest) for label in _LABEL.findall(labels)}
     for name in _NAME.findall(_GROUPING.sub("", rest)):

@@ -154,7 +154,8 @@ def test_the_documentation_names_no_alert_that_does_not_exist() -> None:
 
 
 def test_every_alert_is_tried_once_where_it_fires_and_once_where_it_must_not() -> None:
-    fires, silent = set(), set()
+    fires: set[str] = set()
+    silent: set[str] = set()
     for path in CASES:
         for group in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
             for case in group["alert_rule_test"]:

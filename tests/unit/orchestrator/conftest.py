@@ -41,6 +41,7 @@ routes:
   - {name: rag, task: rag, models: [small, spare], prompt: rag, knowledge_base: docs}
   - {name: quick, task: chat, models: [small], timeout_seconds: 0.3, cache: {enabled: false}}
   - {name: other, task: rag, models: [small], prompt: rag, knowledge_base: secret}
+  - {name: others-talk, task: chat, models: [small], knowledge_base: secret}
 prompts:
   - name: rag
     version: 2
@@ -91,7 +92,7 @@ class World:
     monitor: FakeMonitor
     source: specs.Source
     settings: Settings
-    stub: Any
+    stub: orchestrator_pb2_grpc.OrchestratorServiceAsyncStub
 
     def request(self, question: str = "How many days of leave?", **fields: Any) -> orchestrator_pb2.AnswerRequest:
         """A request with a new id; `messages` replaces the question."""
@@ -122,7 +123,9 @@ class World:
             await self.monitor.arrived(len(self.monitor.interactions) + 1)
         return self.monitor.interactions[request_id]
 
-    async def failure(self, question: str = "How many days of leave?", **fields: Any) -> tuple[FactoryError, Any]:
+    async def failure(
+        self, question: str = "How many days of leave?", **fields: Any
+    ) -> tuple[FactoryError, monitor_pb2.Interaction]:
         """The error of a request, and its interaction."""
         request = self.request(question, **fields)
         with pytest.raises(FactoryError) as caught:
@@ -154,10 +157,9 @@ def make_world(tmp_path: Path) -> MakeWorld:
         )
         found = [passage("Leave is 14 days."), passage("Ask HR.", number=2)]
         safety = FakeSafety()
-        # What the orchestrator does not call is unimplemented.
-        retriever = FakeRetriever(found)  # type: ignore[abstract]
-        modelserver = FakeModelServer(["You have ", "14 days [1]."])  # type: ignore[abstract]
-        monitor = FakeMonitor()  # type: ignore[abstract]
+        retriever = FakeRetriever(found)
+        modelserver = FakeModelServer(["You have ", "14 days [1]."])
+        monitor = FakeMonitor()
         source = specs.Source(specs.parse(factory))
         act_as(CALLER)
         async with AsyncExitStack() as stack:

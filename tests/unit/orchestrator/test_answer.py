@@ -12,10 +12,12 @@ from google.protobuf import struct_pb2
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError, Internal, NotFound, Overloaded, Reason, Unavailable, UpstreamFailed
-from genaifactory_common.testing import CALLER, act_as
+from genaifactory_common.testing import CALLER, act_as, struct
+from tests.unit.orchestrator.conftest import MakeWorld, World
 
 STOP = types_pb2.FINISH_REASON_STOP
 FILTERED = types_pb2.FINISH_REASON_CONTENT_FILTER
@@ -30,7 +32,7 @@ def assistant(text: str) -> types_pb2.Message:
     return types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=text)
 
 
-async def test_a_rag_answer_comes_in_order_with_citations_usage_and_cost(world: Any) -> None:
+async def test_a_rag_answer_comes_in_order_with_citations_usage_and_cost(world: World) -> None:
     answer = await world.ask()
     assert answer.kinds == ["route", "passages", "delta", "verdict", "done"]
     assert answer.events[0].route.route == "rag"
@@ -46,7 +48,7 @@ async def test_a_rag_answer_comes_in_order_with_citations_usage_and_cost(world: 
 
 
 async def test_a_client_that_wants_the_answer_only_is_told_nothing_about_it_and_the_record_misses_nothing(
-    world: Any,
+    world: World,
 ) -> None:
     request = world.request(answer_only=True)
     answer = await world.send(request)
@@ -58,7 +60,7 @@ async def test_a_client_that_wants_the_answer_only_is_told_nothing_about_it_and_
     assert [v.direction for v in record.verdicts] == [types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_OUTPUT]
 
 
-async def test_the_record_of_an_answer_holds_all_that_is_known_about_it(world: Any) -> None:
+async def test_the_record_of_an_answer_holds_all_that_is_known_about_it(world: World) -> None:
     request = world.request(user="end-user-7")
     await world.send(request)
     record = await world.recorded(request.request_id)
@@ -78,7 +80,7 @@ async def test_the_record_of_an_answer_holds_all_that_is_known_about_it(world: A
     assert record.start_time.seconds > 0
 
 
-async def test_a_chat_answer_retrieves_nothing_and_leaves_marks_alone(world: Any) -> None:
+async def test_a_chat_answer_retrieves_nothing_and_leaves_marks_alone(world: World) -> None:
     world.modelserver.script = ["see a[7] and ", "[9]"]
     answer = await world.ask("hello", route="chat")
     assert answer.kinds == ["route", "delta", "verdict", "done"]
@@ -87,7 +89,7 @@ async def test_a_chat_answer_retrieves_nothing_and_leaves_marks_alone(world: Any
     assert not world.retriever.searches
 
 
-async def test_the_model_gets_the_prompt_the_passages_and_the_route_s_token_limit(world: Any) -> None:
+async def test_the_model_gets_the_prompt_the_passages_and_the_route_s_token_limit(world: World) -> None:
     messages = [types_pb2.Message(role=types_pb2.ROLE_SYSTEM, content="Be brief."), user("leave?")]
     await world.ask(messages=messages)
     (request,) = world.modelserver.requests
@@ -99,7 +101,7 @@ async def test_the_model_gets_the_prompt_the_passages_and_the_route_s_token_limi
     assert request.sampling.max_tokens == 1024
 
 
-async def test_a_mark_that_names_no_passage_is_taken_out(world: Any) -> None:
+async def test_a_mark_that_names_no_passage_is_taken_out(world: World) -> None:
     world.modelserver.script = ["14 days [1", "] or 15 [", "9]. Ask [2, 7]"]
     answer = await world.ask()
     assert answer.text() == "14 days [1] or 15. Ask [2]"
@@ -111,7 +113,7 @@ async def test_a_mark_that_names_no_passage_is_taken_out(world: Any) -> None:
     [("How is the weather?", "I cannot say."), ("Thời tiết hôm nay thế nào?", "Tôi không rõ.")],
 )
 async def test_a_question_that_the_passages_do_not_cover_is_refused_in_its_language(
-    world: Any, question: str, refusal: str
+    world: World, question: str, refusal: str
 ) -> None:
     world.retriever.term_coverage = 0.1
     answer = await world.ask(question)
@@ -121,7 +123,7 @@ async def test_a_question_that_the_passages_do_not_cover_is_refused_in_its_langu
     assert not world.modelserver.requests
 
 
-async def test_a_question_without_passages_is_refused_for_every_choice(world: Any) -> None:
+async def test_a_question_without_passages_is_refused_for_every_choice(world: World) -> None:
     world.retriever.passages = []
     answer = await world.ask(sampling=types_pb2.Sampling(n=2))
     assert answer.text(0) == answer.text(1) == "I cannot say."
@@ -139,7 +141,7 @@ async def test_a_question_without_passages_is_refused_for_every_choice(world: An
     ],
 )
 async def test_a_refusal_while_documents_are_read_says_how_far_they_are(
-    world: Any, question: str, refusal: str
+    world: World, question: str, refusal: str
 ) -> None:
     world.retriever.term_coverage = 0.1
     world.retriever.reading = types_pb2.Reading(documents_done=84, documents_total=168)
@@ -154,25 +156,25 @@ async def test_a_refusal_while_documents_are_read_says_how_far_they_are(
     assert not answer.done.HasField("reading")
 
 
-async def test_an_answer_while_documents_are_read_says_so_beside_its_text(world: Any) -> None:
+async def test_an_answer_while_documents_are_read_says_so_beside_its_text(world: World) -> None:
     world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=2)
     answer = await world.ask()
     assert answer.text() == "You have 14 days [1]."
     assert answer.done.reading.documents_total == 2
 
 
-async def test_a_chat_answer_says_nothing_of_documents_that_are_read(world: Any) -> None:
+async def test_a_chat_answer_says_nothing_of_documents_that_are_read(world: World) -> None:
     world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=2)
     assert not (await world.ask(route="chat")).done.HasField("reading")
 
 
-async def test_a_model_that_says_the_prompt_s_refusal_has_refused(world: Any) -> None:
+async def test_a_model_that_says_the_prompt_s_refusal_has_refused(world: World) -> None:
     world.modelserver.script = ["I cannot ", "say."]
     assert (await world.ask()).done.refused
 
 
 async def test_a_model_that_the_model_server_lacks_is_told_to_the_operator_and_not_to_the_client(
-    world: Any, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = NotFound("There is no model 'small'; this server has: extractive.", reason=Reason.MODEL_NOT_FOUND)
     world.modelserver.script = [missing]
@@ -183,7 +185,7 @@ async def test_a_model_that_the_model_server_lacks_is_told_to_the_operator_and_n
     assert "backend.model in factory.yaml" in line
 
 
-async def test_a_masked_question_is_used_masked_everywhere(world: Any) -> None:
+async def test_a_masked_question_is_used_masked_everywhere(world: World) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"}
     request = world.request("Whose number is 0912345678?")
     answer = await world.send(request)
@@ -196,7 +198,7 @@ async def test_a_masked_question_is_used_masked_everywhere(world: Any) -> None:
     assert record.input[0].content == "Whose number is <PHONE>?"
 
 
-async def test_masks_are_searched_for_by_nobody_and_the_client_learns_of_them_first(world: Any) -> None:
+async def test_masks_are_searched_for_by_nobody_and_the_client_learns_of_them_first(world: World) -> None:
     world.safety.mask = {"0912345678": "<VN_PHONE>", "an@example.com": "<EMAIL_ADDRESS>"}
     answer = await world.ask("I am an@example.com, phone 0912345678. How many days of leave?")
     assert world.retriever.searches[-1].query == "How many days of leave?"
@@ -204,7 +206,7 @@ async def test_masks_are_searched_for_by_nobody_and_the_client_learns_of_them_fi
     assert not any(event.HasField("opened") for event in answer.events[1:])
 
 
-async def test_a_question_of_nothing_but_a_mask_is_refused_and_not_searched_for(world: Any) -> None:
+async def test_a_question_of_nothing_but_a_mask_is_refused_and_not_searched_for(world: World) -> None:
     world.safety.mask = {"0912345678": "<VN_PHONE>"}
     searched = len(world.retriever.searches)
     answer = await world.ask("0912345678")
@@ -213,13 +215,13 @@ async def test_a_question_of_nothing_but_a_mask_is_refused_and_not_searched_for(
 
 
 @pytest.mark.parametrize("answer_only", [False, True])
-async def test_what_is_known_before_the_answer_comes_with_its_first_event(world: Any, answer_only: bool) -> None:
+async def test_what_is_known_before_the_answer_comes_with_its_first_event(world: World, answer_only: bool) -> None:
     answer = await world.ask(answer_only=answer_only)
     assert answer.events[0].opened.cache == types_pb2.CACHE_USE_MISS
     assert not answer.events[0].opened.masked
 
 
-async def test_every_text_of_a_client_is_checked(world: Any) -> None:
+async def test_every_text_of_a_client_is_checked(world: World) -> None:
     call = types_pb2.ToolCall(id="c1", name="f", arguments_json='{"a": "secret"}')
     messages = [
         user("one"),
@@ -235,9 +237,7 @@ async def test_every_text_of_a_client_is_checked(world: Any) -> None:
 
 
 def _schema(description: str) -> struct_pb2.Struct:
-    schema = struct_pb2.Struct()
-    schema.update({"type": "object", "properties": {"a": {"enum": ["x", description]}}})
-    return schema
+    return struct({"type": "object", "properties": {"a": {"enum": ["x", description]}}})
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def _schema(description: str) -> struct_pb2.Struct:
         ("sampling.stop", {"sampling": types_pb2.Sampling(stop=["0912345678"])}),
         (
             "sampling.chat_template_kwargs",
-            {"sampling": types_pb2.Sampling(chat_template_kwargs={"tone": "0912345678"})},
+            {"sampling": types_pb2.Sampling(chat_template_kwargs=struct({"tone": "0912345678"}))},
         ),
         ("output_format", {"output_format": types_pb2.OutputFormat(json_schema=_schema("0912345678"))}),
         ("output_format", {"output_format": types_pb2.OutputFormat(regex="0912345678")}),
@@ -257,7 +257,7 @@ def _schema(description: str) -> struct_pb2.Struct:
 )
 @pytest.mark.parametrize("action", ["mask", "block"])
 async def test_what_reaches_the_model_beside_the_messages_is_refused_where_they_would_be_masked(
-    world: Any, field: str, asked: dict[str, Any], action: str
+    world: World, field: str, asked: dict[str, Any], action: str
 ) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"} if action == "mask" else {}
     world.safety.block = ("0912345678",) if action == "block" else ()
@@ -304,7 +304,7 @@ def _calls(identifier: str, name: str, answered: str) -> list[types_pb2.Message]
 )
 @pytest.mark.parametrize("action", ["mask", "block"])
 async def test_an_id_is_refused_where_a_text_would_be_masked_and_is_stored_nowhere(
-    world: Any, field: str, asked: dict[str, Any], action: str
+    world: World, field: str, asked: dict[str, Any], action: str
 ) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"} if action == "mask" else {}
     world.safety.block = ("0912345678",) if action == "block" else ()
@@ -315,7 +315,7 @@ async def test_an_id_is_refused_where_a_text_would_be_masked_and_is_stored_nowhe
     assert b"0912345678" not in await asyncio.to_thread(_stored, world.settings.data_dir)
 
 
-async def test_a_user_s_address_is_masked_in_the_record_and_the_question_answered(world: Any) -> None:
+async def test_a_user_s_address_is_masked_in_the_record_and_the_question_answered(world: World) -> None:
     world.safety.mask = {"an@example.com": "<EMAIL_ADDRESS>"}
     request = world.request(user="an@example.com", conversation_id="c1", route="chat")
     await world.send(request)
@@ -324,13 +324,13 @@ async def test_a_user_s_address_is_masked_in_the_record_and_the_question_answere
     assert "an@example.com" not in str(record)
 
 
-async def test_a_user_that_holds_a_secret_is_refused(world: Any) -> None:
+async def test_a_user_that_holds_a_secret_is_refused(world: World) -> None:
     world.safety.block = ("AKIA",)
     error, record = await world.failure(user="AKIA7", conversation_id="c1", route="chat")
     assert (error.reason, error.field, record.user) == (Reason.CONTENT_BLOCKED, "user", "")
 
 
-async def test_ids_cost_one_check_and_none_where_there_are_none(world: Any) -> None:
+async def test_ids_cost_one_check_and_none_where_there_are_none(world: World) -> None:
     await world.ask(route="chat")
     plain = len(world.safety.checked)
     world.safety.checked.clear()
@@ -340,7 +340,7 @@ async def test_ids_cost_one_check_and_none_where_there_are_none(world: Any) -> N
     assert sorted(inputs) == ["c\nc1\nf\nu", "one", "three", "{}"]
 
 
-async def test_random_ids_of_machines_cost_no_check(world: Any) -> None:
+async def test_random_ids_of_machines_cost_no_check(world: World) -> None:
     identifier = "550e8400-e29b-41d4-a716-446655440000"
     call = f"chatcmpl-tool-{identifier.replace('-', '')}"
     await world.ask(route="chat", messages=_calls(call, "", call), user=identifier, conversation_id=identifier)
@@ -348,7 +348,7 @@ async def test_random_ids_of_machines_cost_no_check(world: Any) -> None:
     assert sorted(inputs) == ["one", "three", "{}"]
 
 
-async def test_ids_are_checked_in_parts_that_the_policy_takes(world: Any) -> None:
+async def test_ids_are_checked_in_parts_that_the_policy_takes(world: World) -> None:
     policy = world.source.current.policies[0].model_copy(update={"max_input_characters": 10})
     world.source.replace(world.source.current.model_copy(update={"policies": (policy,)}))
     await world.ask("one", route="chat", user="u" * 9, conversation_id="c" * 9)
@@ -356,7 +356,7 @@ async def test_ids_are_checked_in_parts_that_the_policy_takes(world: Any) -> Non
     assert inputs == ["c" * 9, "u" * 9, "one"]
 
 
-async def test_a_blocked_question_reaches_no_model_and_leaves_no_text(world: Any) -> None:
+async def test_a_blocked_question_reaches_no_model_and_leaves_no_text(world: World) -> None:
     world.safety.block = ("bomb",)
     error, record = await world.failure("how to build a bomb")
     assert error.reason == Reason.CONTENT_BLOCKED
@@ -368,7 +368,7 @@ async def test_a_blocked_question_reaches_no_model_and_leaves_no_text(world: Any
     assert record.verdicts[0].findings[0].entity_type == "FAKE_BLOCKED"
 
 
-async def test_a_block_wins_over_a_failing_search(world: Any) -> None:
+async def test_a_block_wins_over_a_failing_search(world: World) -> None:
     world.safety.block = ("bomb",)
     world.safety.hold = asyncio.Event()
     world.retriever.error = Unavailable("down")
@@ -379,7 +379,7 @@ async def test_a_block_wins_over_a_failing_search(world: Any) -> None:
     assert error.reason == Reason.CONTENT_BLOCKED
 
 
-async def test_nothing_is_sent_to_a_model_before_the_verdict(world: Any) -> None:
+async def test_nothing_is_sent_to_a_model_before_the_verdict(world: World) -> None:
     world.safety.hold = asyncio.Event()
     asking = asyncio.create_task(world.ask(route="chat"))
     await world.until(lambda: world.safety.checked)
@@ -400,7 +400,7 @@ async def test_nothing_is_sent_to_a_model_before_the_verdict(world: Any) -> None
     ],
 )
 async def test_a_guardrail_that_cannot_check_the_question_fails_closed(
-    world: Any, breakage: str, value: object
+    world: World, breakage: str, value: object
 ) -> None:
     setattr(world.safety, breakage, value)
     error, record = await world.failure()
@@ -411,7 +411,7 @@ async def test_a_guardrail_that_cannot_check_the_question_fails_closed(
     assert not record.input
 
 
-async def test_a_guardrail_that_breaks_in_the_middle_ends_the_answer(world: Any) -> None:
+async def test_a_guardrail_that_breaks_in_the_middle_ends_the_answer(world: World) -> None:
     world.modelserver.script = ["clean text, ", "and more of it"] * 20
     world.safety.stream_error_after = 200
     error, record = await world.failure(route="chat")
@@ -421,7 +421,7 @@ async def test_a_guardrail_that_breaks_in_the_middle_ends_the_answer(world: Any)
     assert ("clean text, and more of it" * 20).startswith(record.output)
 
 
-async def test_an_answer_without_a_verdict_is_none(world: Any) -> None:
+async def test_an_answer_without_a_verdict_is_none(world: World) -> None:
     world.modelserver.script = ["clean text"]
     world.safety.gives_verdicts = False
     error, record = await world.failure(route="chat")
@@ -430,7 +430,7 @@ async def test_an_answer_without_a_verdict_is_none(world: Any) -> None:
     assert record.error_reason == "UNAVAILABLE"
 
 
-async def test_a_blocked_output_ends_the_answer_with_a_content_filter_and_stops_the_model(world: Any) -> None:
+async def test_a_blocked_output_ends_the_answer_with_a_content_filter_and_stops_the_model(world: World) -> None:
     world.safety.block = ("bomb",)
     world.modelserver.script = ["This is fine. ", "Now the bomb", asyncio.Event(), " and what the model never says"]
     request = world.request(route="chat")
@@ -444,7 +444,7 @@ async def test_a_blocked_output_ends_the_answer_with_a_content_filter_and_stops_
     assert world.modelserver.cancelled == 1
 
 
-async def test_masked_output_leaves_masked(world: Any) -> None:
+async def test_masked_output_leaves_masked(world: World) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"}
     world.modelserver.script = ["Call 0912", "345", "678 now [1]"]
     request = world.request()
@@ -454,7 +454,7 @@ async def test_masked_output_leaves_masked(world: Any) -> None:
     assert (await world.recorded(request.request_id)).output == "Call <PHONE> now [1]"
 
 
-async def test_choices_are_checked_apart(world: Any) -> None:
+async def test_choices_are_checked_apart(world: World) -> None:
     def said(text: str, choice: int) -> modelserver_pb2.GenerateResponse:
         return modelserver_pb2.GenerateResponse(delta=text, choice=choice)
 
@@ -474,7 +474,7 @@ CALLING = modelserver_pb2.GenerateResponse(finish_reason=types_pb2.FINISH_REASON
 WEATHER = types_pb2.Tool(name="weather")
 
 
-async def test_a_tool_call_is_released_whole_and_masked(world: Any) -> None:
+async def test_a_tool_call_is_released_whole_and_masked(world: World) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"}
     world.modelserver.script = [
         call_piece('{"to": "0912', id="c1", name="weather"),
@@ -489,7 +489,7 @@ async def test_a_tool_call_is_released_whole_and_masked(world: Any) -> None:
 
 
 @pytest.mark.parametrize("mask", [{}, {"0912345678": '"'}], ids=["blocked", "mask breaks the JSON"])
-async def test_a_tool_call_that_may_not_pass_ends_the_choice(world: Any, mask: dict[str, str]) -> None:
+async def test_a_tool_call_that_may_not_pass_ends_the_choice(world: World, mask: dict[str, str]) -> None:
     world.safety.mask = mask
     world.safety.block = () if mask else ("0912345678",)
     world.modelserver.script = [call_piece('{"to": "0912345678"}', id="c1", name="weather"), CALLING]
@@ -498,7 +498,7 @@ async def test_a_tool_call_that_may_not_pass_ends_the_choice(world: Any, mask: d
     assert answer.done.finish_reasons == [FILTERED]
 
 
-async def test_a_call_of_a_tool_that_was_not_offered_is_an_upstream_s_failure(world: Any) -> None:
+async def test_a_call_of_a_tool_that_was_not_offered_is_an_upstream_s_failure(world: World) -> None:
     world.modelserver.script = [call_piece("{}", id="c1", name="rm"), CALLING]
     error, _ = await world.failure(route="chat", tools=[WEATHER])
     assert error.reason == Reason.UPSTREAM_FAILED
@@ -508,7 +508,7 @@ def with_logprob(text: str) -> modelserver_pb2.GenerateResponse:
     return modelserver_pb2.GenerateResponse(delta=text, logprobs=[types_pb2.TokenLogprob(token=text, logprob=-0.5)])
 
 
-async def test_logprobs_leave_with_their_text_and_end_at_the_first_mask(world: Any) -> None:
+async def test_logprobs_leave_with_their_text_and_end_at_the_first_mask(world: World) -> None:
     words = ["Call ", "me at ", "0912345678", " or ", "write"]
     world.modelserver.script = [with_logprob(word) for word in words]
     sampling = types_pb2.Sampling(logprobs=True)
@@ -522,7 +522,7 @@ async def test_logprobs_leave_with_their_text_and_end_at_the_first_mask(world: A
     assert len(tokens) <= 2
 
 
-async def test_when_the_first_model_fails_the_next_one_answers_and_both_are_on_record(world: Any) -> None:
+async def test_when_the_first_model_fails_the_next_one_answers_and_both_are_on_record(world: World) -> None:
     world.modelserver.scripts["small"] = [UpstreamFailed("down")]
     request = world.request(route="chat")
     answer = await world.send(request)
@@ -533,7 +533,7 @@ async def test_when_the_first_model_fails_the_next_one_answers_and_both_are_on_r
     assert record.model == "spare"
 
 
-async def test_when_every_model_fails_the_error_is_clear_and_on_record(world: Any) -> None:
+async def test_when_every_model_fails_the_error_is_clear_and_on_record(world: World) -> None:
     world.modelserver.script = [UpstreamFailed("down")]
     error, record = await world.failure(route="chat")
     assert error.reason == Reason.UPSTREAM_FAILED
@@ -542,21 +542,21 @@ async def test_when_every_model_fails_the_error_is_clear_and_on_record(world: An
     assert record.input[0].content
 
 
-async def test_a_search_that_fails_ends_the_answer(world: Any) -> None:
+async def test_a_search_that_fails_ends_the_answer(world: World) -> None:
     world.retriever.error = Unavailable("The index is being opened.")
     error, _ = await world.failure()
     assert error.reason == Reason.UNAVAILABLE
     assert not world.modelserver.requests
 
 
-async def test_an_answer_that_takes_longer_than_its_route_allows_ends_with_a_deadline(world: Any) -> None:
+async def test_an_answer_that_takes_longer_than_its_route_allows_ends_with_a_deadline(world: World) -> None:
     world.modelserver.script = ["first ", asyncio.Event()]
     error, record = await world.failure(route="quick")
     assert error.reason == Reason.DEADLINE_EXCEEDED
     assert record.outcome == monitor_pb2.OUTCOME_FAILED
 
 
-async def test_a_client_that_leaves_stops_the_model_and_the_guardrail_and_is_on_record(world: Any) -> None:
+async def test_a_client_that_leaves_stops_the_model_and_the_guardrail_and_is_on_record(world: World) -> None:
     world.modelserver.script = ["What was said before ", "the client left, ", asyncio.Event()]
     request = world.request(route="chat")
     async for event in channels.stream(world.stub.Answer, request, timeout_seconds=20):
@@ -572,10 +572,10 @@ async def test_a_client_that_leaves_stops_the_model_and_the_guardrail_and_is_on_
     assert world.modelserver.cancelled == 1
 
 
-async def test_a_client_that_does_not_read_holds_the_model_back(world: Any) -> None:
+async def test_a_client_that_does_not_read_holds_the_model_back(world: World) -> None:
     world.modelserver.script = ["0123456789" * 1000] * 5000
     call = world.stub.Answer(world.request(route="chat"), metadata=channels._metadata(), timeout=20)
-    while not (await call.read()).HasField("delta"):
+    while isinstance(event := await call.read(), orchestrator_pb2.AnswerResponse) and not event.HasField("delta"):
         pass
     sent = -1
     while sent != world.modelserver.sent:
@@ -585,7 +585,7 @@ async def test_a_client_that_does_not_read_holds_the_model_back(world: Any) -> N
     call.cancel()
 
 
-async def test_a_full_outbox_refuses_before_any_work_is_done(make_world: Any) -> None:
+async def test_a_full_outbox_refuses_before_any_work_is_done(make_world: MakeWorld) -> None:
     async with make_world(outbox={"max_records": 1, "gather_seconds": 0, "flush_seconds": 0}) as world:
         world.monitor.error = Unavailable("down")
         await world.ask(route="chat")
@@ -597,7 +597,7 @@ async def test_a_full_outbox_refuses_before_any_work_is_done(make_world: Any) ->
         assert len(world.safety.checked) == checked
 
 
-async def test_the_last_event_comes_after_the_record_is_on_disk(make_world: Any) -> None:
+async def test_the_last_event_comes_after_the_record_is_on_disk(make_world: MakeWorld) -> None:
     async with make_world(outbox={"flush_seconds": 0, "gather_seconds": 0}) as world:
         world.monitor.error = Unavailable("down")
         request = world.request(route="chat")
@@ -606,8 +606,8 @@ async def test_the_last_event_comes_after_the_record_is_on_disk(make_world: Any)
         assert (await world.recorded(request.request_id)).output == "You have 14 days [1]."
 
 
-async def test_routes_that_a_tenant_may_not_use_do_not_exist_for_it(world: Any) -> None:
-    for route in ("nothing", "other"):
+async def test_routes_that_a_tenant_may_not_use_do_not_exist_for_it(world: World) -> None:
+    for route in ("nothing", "other", "others-talk"):
         with pytest.raises(FactoryError) as caught:
             await world.ask(route=route)
         assert caught.value.reason == Reason.MODEL_NOT_FOUND
@@ -615,7 +615,7 @@ async def test_routes_that_a_tenant_may_not_use_do_not_exist_for_it(world: Any) 
     assert not world.retriever.searches
 
 
-async def test_the_caller_reaches_the_retriever_and_needs_the_permission(world: Any) -> None:
+async def test_the_caller_reaches_the_retriever_and_needs_the_permission(world: World) -> None:
     await world.ask()
     assert (world.retriever.callers[0].tenant, world.retriever.callers[0].groups) == ("acme", ("staff",))
     act_as(replace(CALLER, permissions=("embed",)))
@@ -624,7 +624,7 @@ async def test_the_caller_reaches_the_retriever_and_needs_the_permission(world: 
     assert caught.value.reason == Reason.PERMISSION_DENIED
 
 
-async def test_a_follow_up_is_searched_with_the_question_before_it(world: Any) -> None:
+async def test_a_follow_up_is_searched_with_the_question_before_it(world: World) -> None:
     history = [user("How many days of annual leave?"), assistant("14.")]
     await world.ask(messages=[*history, user("And for managers?")])
     assert world.retriever.searches[-1].query == "How many days of annual leave?\nAnd for managers?"
@@ -632,7 +632,7 @@ async def test_a_follow_up_is_searched_with_the_question_before_it(world: Any) -
     assert world.retriever.searches[-1].query.startswith("Where")
 
 
-async def test_texts_are_embedded_and_on_record_without_their_text(world: Any) -> None:
+async def test_texts_are_embedded_and_on_record_without_their_text(world: World) -> None:
     from genaifactory.orchestrator.v1 import orchestrator_pb2
 
     request = orchestrator_pb2.EmbedRequest(request_id="embed-1", model="minilm", texts=["abc", "de"])
@@ -644,7 +644,7 @@ async def test_texts_are_embedded_and_on_record_without_their_text(world: Any) -
     assert not record.input
 
 
-async def test_sixty_four_answers_at_once_are_all_right(world: Any) -> None:
+async def test_sixty_four_answers_at_once_are_all_right(world: World) -> None:
     answers = await asyncio.gather(*(world.ask(f"question {i} about leave") for i in range(64)))
     assert {answer.text() for answer in answers} == {"You have 14 days [1]."}
     await world.monitor.arrived(64)

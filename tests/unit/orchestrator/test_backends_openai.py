@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import errors, specs
 from genaifactory_common.settings import SECRETS_DIR
-from genaifactory_common.testing import openai_upstream
+from genaifactory_common.testing import openai_upstream, struct
 from genaifactory_common.testing.openai_upstream import Reply, Step, Upstream, answer, chunk, ending, failure, text
 from genaifactory_orchestrator.models import openai
 from genaifactory_orchestrator.models.backend import (
@@ -37,7 +37,7 @@ KEY = "sk-very-secret"
 QUESTION = types_pb2.Message(role=types_pb2.ROLE_USER, content="Xin chào?")
 TLS = httpx2.create_ssl_context()
 
-Begin = Callable[..., Any]
+Begin = Callable[..., Awaitable[tuple[OpenAIBackend, Upstream]]]
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ class TestWhatIsSent:
         sampling = types_pb2.Sampling(
             temperature=0.7, top_p=0.9, top_k=40, max_tokens=64, stop=["\n"], seed=-3, frequency_penalty=0.1,
             presence_penalty=-0.1, n=2, logprobs=True, top_logprobs=3, min_p=0.05, repetition_penalty=1.1,
-            chat_template_kwargs={"enable_thinking": False, "budget": 512, "tone": "brief"},
+            chat_template_kwargs=struct({"enable_thinking": False, "budget": 512, "tone": "brief"}),
         )  # fmt: skip
         stream = (*text("a"), chunk({"content": "b"}, index=1), chunk(index=1, finish="stop"), *ending())
         backend, upstream = await begin(Reply(stream), dialect="vllm")
@@ -588,7 +588,7 @@ class TestEmbeddings:
             {"data": [{"embedding": [1.0]}, {"embedding": [1.0]}], "usage": {"prompt_tokens": -1}},
         ],
     )
-    async def test_a_malformed_response_is_a_failure(self, begin: Begin, body: Any) -> None:
+    async def test_a_malformed_response_is_a_failure(self, begin: Begin, body: object) -> None:
         backend, _ = await begin(openai_upstream.json_reply(body))
         with pytest.raises(Failure, match="malformed") as caught:
             await backend.embed(["a", "b"], timeout_seconds=5)

@@ -17,11 +17,12 @@ from genaifactory_common import settings as common_settings
 from genaifactory_common import specs
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.space import Space
-from genaifactory_common.testing import CALLER, act_as
+from genaifactory_common.testing import CALLER, act_as, struct
 from genaifactory_common.testing.retriever import passage
 from genaifactory_orchestrator import settings
 from genaifactory_orchestrator.stores import cache
 from genaifactory_orchestrator.stores.cache import Cache, Entry
+from tests.unit.orchestrator.conftest import MakeWorld, World
 
 CREATIVE = {"sampling": types_pb2.Sampling(temperature=0.7)}
 GREEDY = types_pb2.Sampling(temperature=0)
@@ -31,7 +32,7 @@ def user(text: str) -> types_pb2.Message:
     return types_pb2.Message(role=types_pb2.ROLE_USER, content=text)
 
 
-async def test_the_same_question_is_answered_from_the_cache_with_the_same_events(world: Any) -> None:
+async def test_the_same_question_is_answered_from_the_cache_with_the_same_events(world: World) -> None:
     first = await world.ask()
     request = world.request("  How many days of leave?\r\n")
     second = await world.send(request)
@@ -50,7 +51,7 @@ async def test_the_same_question_is_answered_from_the_cache_with_the_same_events
     assert record.model == "small"
 
 
-async def test_what_a_refusal_says_of_documents_that_are_read_does_not_stay_in_the_cache(world: Any) -> None:
+async def test_what_a_refusal_says_of_documents_that_are_read_does_not_stay_in_the_cache(world: World) -> None:
     world.modelserver.script = ["I cannot say."]
     world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=3)
     first = await world.ask()
@@ -64,7 +65,7 @@ async def test_what_a_refusal_says_of_documents_that_are_read_does_not_stay_in_t
     assert third.text() == "I cannot say."
 
 
-async def test_a_client_learns_whether_its_answer_comes_from_the_cache(world: Any) -> None:
+async def test_a_client_learns_whether_its_answer_comes_from_the_cache(world: World) -> None:
     uses = [(await world.ask(**fields)).events[0].opened.cache for fields in ({}, {}, {"fresh": True}, CREATIVE)]
     assert uses == [
         types_pb2.CACHE_USE_MISS,
@@ -74,7 +75,7 @@ async def test_a_client_learns_whether_its_answer_comes_from_the_cache(world: An
     ]
 
 
-async def test_a_fresh_answer_is_written_anew_and_takes_the_place_of_the_cached_one(world: Any) -> None:
+async def test_a_fresh_answer_is_written_anew_and_takes_the_place_of_the_cached_one(world: World) -> None:
     await world.ask()
     world.modelserver.script = ["You have ", "20 days [1]."]
     fresh = await world.ask(fresh=True)
@@ -85,32 +86,36 @@ async def test_a_fresh_answer_is_written_anew_and_takes_the_place_of_the_cached_
     assert again.text() == "You have 20 days [1]."
 
 
-def other_tenant(world: Any) -> dict[str, Any]:
+Change = Callable[[World], dict[str, Any]]
+"""Changes something; returns what is changed in the request."""
+
+
+def other_tenant(world: World) -> dict[str, Any]:
     act_as(replace(CALLER, tenant="other"))
     return {}
 
 
-def other_groups(world: Any) -> dict[str, Any]:
+def other_groups(world: World) -> dict[str, Any]:
     act_as(replace(CALLER, groups=("staff", "board")))
     return {}
 
 
-def swapped_index(world: Any) -> dict[str, Any]:
+def swapped_index(world: World) -> dict[str, Any]:
     world.retriever.index_version = "v2"
     return {}
 
 
-def changed_document(world: Any) -> dict[str, Any]:
+def changed_document(world: World) -> dict[str, Any]:
     world.retriever.passages = [passage("Leave is 15 days."), world.retriever.passages[1]]
     return {}
 
 
-def changed(**fields: Any) -> Callable[[Any], dict[str, Any]]:
+def changed(**fields: Any) -> Change:
     return lambda world: fields
 
 
-def changed_factory(old: str, new: str) -> Callable[[Any], dict[str, Any]]:
-    def change(world: Any) -> dict[str, Any]:
+def changed_factory(old: str, new: str) -> Change:
+    def change(world: World) -> dict[str, Any]:
         document = world.source.current.model_dump_json()
         assert old in document
         world.source.replace(specs.parse(document.replace(old, new)))
@@ -133,7 +138,7 @@ def changed_factory(old: str, new: str) -> Callable[[Any], dict[str, Any]]:
         pytest.param(changed(sampling=types_pb2.Sampling(min_p=0.1)), id="another min_p"),
         pytest.param(changed(sampling=types_pb2.Sampling(repetition_penalty=1.1)), id="another repetition penalty"),
         pytest.param(
-            changed(sampling=types_pb2.Sampling(chat_template_kwargs={"a": 1})), id="another template variable"
+            changed(sampling=types_pb2.Sampling(chat_template_kwargs=struct({"a": 1}))), id="another template variable"
         ),
         pytest.param(changed(sampling=types_pb2.Sampling(n=2)), id="several choices"),
         pytest.param(changed(sampling=types_pb2.Sampling(logprobs=True)), id="logprobs"),
@@ -146,21 +151,21 @@ def changed_factory(old: str, new: str) -> Callable[[Any], dict[str, Any]]:
         pytest.param(changed_factory('"enabled":true', '"enabled":false'), id="a route without a cache"),
     ],
 )
-async def test_an_answer_is_not_given_again_for(world: Any, change: Callable[[Any], dict[str, Any]]) -> None:
+async def test_an_answer_is_not_given_again_for(world: World, change: Change) -> None:
     await world.ask()
     again = await world.ask(**change(world))
     assert not again.done.cached
     assert len(world.modelserver.requests) == 2
 
 
-async def test_a_reload_that_changes_nothing_for_the_route_keeps_its_answers(world: Any) -> None:
+async def test_a_reload_that_changes_nothing_for_the_route_keeps_its_answers(world: World) -> None:
     await world.ask()
     changed_factory('"name":"quick"', '"name":"fast"')(world)
     assert (await world.ask()).done.cached
 
 
 @pytest.mark.parametrize("case", ["blocked output", "cut off", "stored conversation"])
-async def test_an_answer_is_not_kept_when(world: Any, case: str) -> None:
+async def test_an_answer_is_not_kept_when(world: World, case: str) -> None:
     fields: dict[str, Any] = {}
     if case == "blocked output":
         world.safety.block = ("14",)
@@ -177,7 +182,7 @@ async def test_an_answer_is_not_kept_when(world: Any, case: str) -> None:
     assert not (await world.ask()).done.cached
 
 
-async def test_a_masked_question_is_cached_by_its_masked_text_alone(world: Any, tmp_path: Path) -> None:
+async def test_a_masked_question_is_cached_by_its_masked_text_alone(world: World, tmp_path: Path) -> None:
     world.safety.mask = {"0912345678": "<PHONE>", "0987654321": "<PHONE>"}
     await world.ask("Call 0912345678?")
     assert (await world.ask("Call 0987654321?")).done.cached
@@ -185,7 +190,7 @@ async def test_a_masked_question_is_cached_by_its_masked_text_alone(world: Any, 
     assert not (await world.ask("Call 0912345678?")).done.cached, "the text as it came was no key"
 
 
-async def test_answers_survive_a_restart_with_their_hits(make_world: Any, tmp_path: Path) -> None:
+async def test_answers_survive_a_restart_with_their_hits(make_world: MakeWorld, tmp_path: Path) -> None:
     async with make_world() as world:
         await world.ask()
         await world.ask()
@@ -198,7 +203,7 @@ async def test_answers_survive_a_restart_with_their_hits(make_world: Any, tmp_pa
     assert abs(time.time() - created_at) < 60
 
 
-async def rows(path: Path, query: str) -> list[Any]:
+async def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     return await asyncio.to_thread(lambda: sqlite3.connect(path).execute(query).fetchall())
 
 

@@ -39,24 +39,24 @@ async def world(make_world: MakeWorld, database_url: str | None) -> AsyncIterato
         yield made
 
 
-def last_conversation(world: Any) -> list[str]:
+def last_conversation(world: World) -> list[str]:
     return [m.content for m in world.modelserver.requests[-1].conversation.messages if m.role != types_pb2.ROLE_SYSTEM]
 
 
-async def erase(world: Any, name: str) -> bool:
+async def erase(world: World, name: str) -> bool:
     request = orchestrator_pb2.DeleteConversationRequest(conversation_id=name)
     response = await channels.unary(world.stub.DeleteConversation, request, timeout_seconds=5)
     return bool(response.existed)
 
 
-async def test_a_turn_continues_the_stored_conversation(world: Any) -> None:
+async def test_a_turn_continues_the_stored_conversation(world: World) -> None:
     world.modelserver.script = ["Hi Ann."]
     await world.ask("I am Ann.", route="chat", conversation_id="c1")
     await world.ask("Who am I?", route="chat", conversation_id="c1")
     assert last_conversation(world) == ["I am Ann.", "Hi Ann.", "Who am I?"]
 
 
-async def test_it_survives_a_restart(make_world: Any, database_url: str | None) -> None:
+async def test_it_survives_a_restart(make_world: MakeWorld, database_url: str | None) -> None:
     async with make_world(database_url=database_url) as world:
         await world.ask("I am Ann.", route="chat", conversation_id="c1")
     async with make_world(database_url=database_url) as world:
@@ -65,7 +65,7 @@ async def test_it_survives_a_restart(make_world: Any, database_url: str | None) 
 
 
 @pytest.mark.parametrize("other", [{"tenant": "other"}, {"principal": "bob"}])
-async def test_another_caller_neither_sees_nor_erases_it(world: Any, other: dict[str, str]) -> None:
+async def test_another_caller_neither_sees_nor_erases_it(world: World, other: dict[str, str]) -> None:
     await world.ask("I am Ann.", route="chat", conversation_id="c1")
     act_as(replace(CALLER, **other))  # type: ignore[arg-type]
     await world.ask("Who am I?", route="chat", conversation_id="c1")
@@ -80,7 +80,7 @@ def all_bytes(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.glob("conversations.db*"))
 
 
-async def test_an_erased_conversation_is_forgotten(world: Any) -> None:
+async def test_an_erased_conversation_is_forgotten(world: World) -> None:
     await world.ask("My secret is Xylophon.", route="chat", conversation_id="c1")
     assert await erase(world, "c1")
     assert not await erase(world, "c1")
@@ -96,7 +96,7 @@ async def test_an_erased_conversation_is_gone_from_the_file_too(make_world: Make
         assert b"Xylophon" not in await asyncio.to_thread(all_bytes, tmp_path / "orchestrator")
 
 
-async def test_an_answer_that_ends_after_the_erasure_does_not_bring_it_back(world: Any) -> None:
+async def test_an_answer_that_ends_after_the_erasure_does_not_bring_it_back(world: World) -> None:
     going_on = asyncio.Event()
     world.modelserver.script = ["started ", going_on, "done"]
     asking = asyncio.create_task(world.ask("first", route="chat", conversation_id="c1"))
@@ -109,7 +109,7 @@ async def test_an_answer_that_ends_after_the_erasure_does_not_bring_it_back(worl
     assert last_conversation(world) == ["second"]
 
 
-async def test_only_what_the_guardrails_let_pass_is_stored(world: Any) -> None:
+async def test_only_what_the_guardrails_let_pass_is_stored(world: World) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"}
     world.modelserver.script = ["Noted: 0912345678."]
     await world.ask("Mine is 0912345678", route="chat", conversation_id="c1")
@@ -123,7 +123,7 @@ async def test_only_what_the_guardrails_let_pass_is_stored(world: Any) -> None:
     assert last_conversation(world) == ["Mine is <PHONE>", "Noted: <PHONE>.", "and now?"]
 
 
-async def test_turns_at_the_same_time_are_stored_whole(world: Any) -> None:
+async def test_turns_at_the_same_time_are_stored_whole(world: World) -> None:
     await asyncio.gather(*(world.ask(f"q{i}", route="chat", conversation_id="c1") for i in range(8)))
     await world.ask("last", route="chat", conversation_id="c1")
     *turns, last = last_conversation(world)
@@ -132,7 +132,7 @@ async def test_turns_at_the_same_time_are_stored_whole(world: Any) -> None:
     assert set(turns[1::2]) == {"You have 14 days [1]."}
 
 
-async def test_a_tool_call_and_its_result_are_part_of_it(world: Any) -> None:
+async def test_a_tool_call_and_its_result_are_part_of_it(world: World) -> None:
     from genaifactory.modelserver.v1 import modelserver_pb2
 
     call = types_pb2.ToolCall(id="c1", name="f", arguments_json="{}")

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -65,6 +65,9 @@ def make_former(folder: Path) -> None:
     connection.close()
 
 
+Seen = TypeVar("Seen")
+
+
 def settings_for(folder: Path, url: str | None, **others: Any) -> Settings:
     return Settings(data_dir=folder, database_url=url, **others)
 
@@ -83,7 +86,7 @@ async def texts(store: Conversations) -> list[str]:
     return [message.content for message in (await store.begin(KEY, limit=100)).messages]
 
 
-async def seen(settings: Settings, look: Callable[[sa.Connection], Any]) -> Any:
+async def seen(settings: Settings, look: Callable[[sa.Connection], Seen]) -> Seen:
     """What `look` sees in the database once a store has opened it."""
     async with opened(settings):
         pass
@@ -97,15 +100,15 @@ async def seen(settings: Settings, look: Callable[[sa.Connection], Any]) -> Any:
 
 
 async def test_the_migrations_build_the_schema_that_the_code_uses(tmp_path: Path, database_url: str | None) -> None:
-    def differences(connection: sa.Connection) -> Any:
+    def differences(connection: sa.Connection) -> list[object]:
         options = {"version_table": "orchestrator_alembic_version"}
-        return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
     assert await seen(settings_for(tmp_path, database_url), differences) == []
 
 
 async def test_a_file_of_the_version_before_migrations_gets_the_schema_of_a_new_one(tmp_path: Path) -> None:
-    def schema(connection: sa.Connection) -> Any:
+    def schema(connection: sa.Connection) -> list[list[str]]:
         columns = "SELECT m.name, c.name, c.type, c.pk FROM sqlite_schema m, pragma_table_info(m.name) c"
         indexes = "SELECT i.name, c.name FROM sqlite_schema m, pragma_index_list(m.name) i, pragma_index_info(i.name) c"
         return [sorted(map(str, connection.exec_driver_sql(query))) for query in (columns, indexes)]

@@ -10,6 +10,7 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_orchestrator.answers import overview, small_talk
 from genaifactory_orchestrator.answers.retrieval import RetrievedPassages
 from genaifactory_orchestrator.answers.small_talk import Kind, Talk
+from tests.unit.orchestrator.conftest import World
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_what_no_document_is_called_has_no_overview(subject: str) -> None:
     assert overview.compose(subject, "en", SAMPLE, complete=True) is None
 
 
-async def test_small_talk_is_answered_without_a_model_checked_and_on_record(world: Any) -> None:
+async def test_small_talk_is_answered_without_a_model_checked_and_on_record(world: World) -> None:
     request = world.request("Hello!")
     answer = await world.send(request)
     assert answer.text().startswith("Hello!")
@@ -175,7 +176,7 @@ async def test_small_talk_is_answered_without_a_model_checked_and_on_record(worl
     assert [verdict.direction for verdict in record.verdicts] == [types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_OUTPUT]
 
 
-async def test_an_overview_cites_the_passages_that_it_shows(world: Any) -> None:
+async def test_an_overview_cites_the_passages_that_it_shows(world: World) -> None:
     request = world.request("What is in the documents?")
     answer = await world.send(request)
     assert [citation.document_id for citation in answer.done.citations] == ["d1", "d2"]
@@ -185,7 +186,7 @@ async def test_an_overview_cites_the_passages_that_it_shows(world: Any) -> None:
     assert [passage.document_id for passage in record.passages] == ["d1", "d2"]
 
 
-async def test_what_documents_are_called_passes_the_output_guardrail(world: Any) -> None:
+async def test_what_documents_are_called_passes_the_output_guardrail(world: World) -> None:
     world.safety.mask = {"Handbook": "<SECRET_NAME>"}
     assert "Handbook" not in (await world.ask("hello")).text()
     world.safety.mask, world.safety.block = {}, ("Handbook",)
@@ -194,7 +195,7 @@ async def test_what_documents_are_called_passes_the_output_guardrail(world: Any)
     assert list(blocked.done.finish_reasons) == [types_pb2.FINISH_REASON_CONTENT_FILTER]
 
 
-async def test_small_talk_that_a_guardrail_blocks_is_blocked(world: Any) -> None:
+async def test_small_talk_that_a_guardrail_blocks_is_blocked(world: World) -> None:
     world.safety.block = ("hello",)
     error, _ = await world.failure("hello")
     assert error.field == "messages[0].content"
@@ -210,12 +211,12 @@ async def test_small_talk_that_a_guardrail_blocks_is_blocked(world: Any) -> None
     ],
     ids=["no documents", "tools", "a form of output", "no document of that name"],
 )
-async def test_a_model_answers_what_is_not_for_a_reply(world: Any, fields: dict[str, Any]) -> None:
+async def test_a_model_answers_what_is_not_for_a_reply(world: World, fields: dict[str, Any]) -> None:
     await world.ask(**({"question": "hello"} | fields))
     assert len(world.modelserver.requests) == 1
 
 
-async def test_without_documents_small_talk_says_so_and_names_none(world: Any) -> None:
+async def test_without_documents_small_talk_says_so_and_names_none(world: World) -> None:
     world.retriever.passages = []
     assert (await world.ask("hello")).text().endswith("There are no documents yet that you may read.")
     assert (await world.ask("thanks")).text().startswith("You are welcome.")

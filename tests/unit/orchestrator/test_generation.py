@@ -95,7 +95,7 @@ class Begin:
         self, *first: Reply, second: Sequence[Reply] = (), settings: str = "", telemetry: Telemetry | None = None
     ) -> World:
         testing.act_as()
-        fake = FakeModelServer(["Xin", " chào"])  # type: ignore[abstract]  # it serves what the client calls
+        fake = FakeModelServer(["Xin", " chào"])
         channel = await self._stack.enter_async_context(testing.served(fake.app(testing.VERIFIER)))
         one = await self._stack.enter_async_context(openai_upstream.serve(first or [answer("Xin", " chào")]))
         two = await self._stack.enter_async_context(openai_upstream.serve(second or [answer("Chào", " bạn")]))

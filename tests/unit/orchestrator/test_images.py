@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from genaifactory_common.errors import ContentBlocked, InvalidArgument
 from genaifactory_common.testing import openai_upstream
 from genaifactory_common.testing.images import image, png
 from genaifactory_common.testing.openai_upstream import Upstream
+from tests.unit.orchestrator.conftest import MakeWorld, World
 
 FACTORY = """
 tenants: [{name: acme}]
@@ -43,7 +43,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture
-async def seeing(make_world: Any, upstream: Upstream) -> AsyncIterator[Any]:
+async def seeing(make_world: MakeWorld, upstream: Upstream) -> AsyncIterator[World]:
     async with make_world(FACTORY.replace("URL", upstream.base_url)) as world:
         yield world
 
@@ -53,7 +53,7 @@ def shows(content: str = "What is it?", *shown: types_pb2.Image) -> list[types_p
 
 
 async def test_images_go_to_the_first_model_that_sees_and_texts_to_the_first_of_all(
-    seeing: Any, upstream: Upstream
+    seeing: World, upstream: Upstream
 ) -> None:
     close = image(detail=types_pb2.Image.DETAIL_HIGH)
     answer = await seeing.ask(route="chat", messages=shows("What is it?", close))
@@ -66,13 +66,13 @@ async def test_images_go_to_the_first_model_that_sees_and_texts_to_the_first_of_
     assert (await seeing.ask("What is it?", route="chat")).done.model == "blind"
 
 
-async def test_a_route_without_a_model_that_sees_is_an_error(seeing: Any) -> None:
+async def test_a_route_without_a_model_that_sees_is_an_error(seeing: World) -> None:
     error, record = await seeing.failure(route="blind", messages=shows())
     assert (type(error), error.field) == (InvalidArgument, "messages[0].images[0]")
     assert record.outcome == monitor_pb2.OUTCOME_FAILED
 
 
-async def test_a_policy_lets_no_image_pass_unless_it_says_so(seeing: Any, upstream: Upstream) -> None:
+async def test_a_policy_lets_no_image_pass_unless_it_says_so(seeing: World, upstream: Upstream) -> None:
     error, record = await seeing.failure(route="guarded", messages=shows())
     assert (type(error), error.field) == (ContentBlocked, "messages[0].images[0]")
     assert "'default' cannot look into images" in error.message
@@ -82,7 +82,7 @@ async def test_a_policy_lets_no_image_pass_unless_it_says_so(seeing: Any, upstre
     assert not upstream.requests
 
 
-async def test_the_record_says_that_an_image_passed_unscanned(seeing: Any) -> None:
+async def test_the_record_says_that_an_image_passed_unscanned(seeing: World) -> None:
     request = seeing.request(route="chat", messages=shows())
     await seeing.send(request)
     verdicts = (await seeing.recorded(request.request_id)).verdicts
@@ -90,7 +90,7 @@ async def test_the_record_says_that_an_image_passed_unscanned(seeing: Any) -> No
     assert len([v for v in verdicts if v.scanners]) == 2  # the question and the answer
 
 
-async def test_an_image_is_counted_where_its_model_counts_nothing(make_world: Any) -> None:
+async def test_an_image_is_counted_where_its_model_counts_nothing(make_world: MakeWorld) -> None:
     async with (
         openai_upstream.serve([openai_upstream.answer("Red.", usage=None)]) as silent,
         make_world(FACTORY.replace("URL", silent.base_url)) as world,
@@ -100,7 +100,7 @@ async def test_an_image_is_counted_where_its_model_counts_nothing(make_world: An
 
 
 async def test_the_text_beside_an_image_is_scanned_and_masked_and_keeps_the_image_in_its_place(
-    seeing: Any, upstream: Upstream
+    seeing: World, upstream: Upstream
 ) -> None:
     seeing.safety.mask = {"0912345678": "<FAKE_MASKED>"}
     text = "I am 0912345678.\nWho is this?"
@@ -110,14 +110,14 @@ async def test_the_text_beside_an_image_is_scanned_and_masked_and_keeps_the_imag
     assert (types_pb2.DIRECTION_INPUT, text) in seeing.safety.checked
 
 
-async def test_text_that_is_blocked_is_blocked_beside_an_image(seeing: Any, upstream: Upstream) -> None:
+async def test_text_that_is_blocked_is_blocked_beside_an_image(seeing: World, upstream: Upstream) -> None:
     seeing.safety.block = ("bomb",)
     error, _ = await seeing.failure(route="chat", messages=shows("a bomb?"))
     assert isinstance(error, ContentBlocked)
     assert not upstream.requests
 
 
-async def test_passages_are_looked_for_by_the_text_and_the_image_goes_along(seeing: Any, upstream: Upstream) -> None:
+async def test_passages_are_looked_for_by_the_text_and_the_image_goes_along(seeing: World, upstream: Upstream) -> None:
     answer = await seeing.ask(route="rag", messages=shows("How many days of leave does this form say?"))
     assert answer.text() == "A red square."
     assert [search.query for search in seeing.retriever.searches] == ["How many days of leave does this form say?"]
@@ -126,14 +126,14 @@ async def test_passages_are_looked_for_by_the_text_and_the_image_goes_along(seei
     assert [part["type"] for part in asked["content"]] == ["image_url", "text"]
 
 
-async def test_an_answer_is_given_again_for_the_same_image_only(seeing: Any, upstream: Upstream) -> None:
+async def test_an_answer_is_given_again_for_the_same_image_only(seeing: World, upstream: Upstream) -> None:
     for data, cached in ((png(), False), (png(), True), (png(colour=b"\x00\x00\xff"), False)):
         answer = await seeing.ask(route="chat", messages=shows("What?", image(data)), sampling=GREEDY)
         assert answer.done.cached == cached
     assert len(upstream.requests) == 2
 
 
-async def test_the_record_keeps_a_digest_and_nowhere_are_the_bytes(seeing: Any) -> None:
+async def test_the_record_keeps_a_digest_and_nowhere_are_the_bytes(seeing: World) -> None:
     request = seeing.request(route="chat", messages=shows())
     await seeing.send(request)
     record = await seeing.recorded(request.request_id)
@@ -143,7 +143,7 @@ async def test_the_record_keeps_a_digest_and_nowhere_are_the_bytes(seeing: Any) 
     assert png() not in record.SerializeToString()
 
 
-async def test_a_stored_conversation_takes_no_images(seeing: Any, upstream: Upstream) -> None:
+async def test_a_stored_conversation_takes_no_images(seeing: World, upstream: Upstream) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await seeing.ask(route="chat", messages=shows(), conversation_id="c")
     assert caught.value.field == "conversation_id"

@@ -58,7 +58,7 @@ async def put(outbox: Outbox, request_id: str) -> None:
         await place.put(monitor_pb2.Interaction(request_id=request_id))
 
 
-async def rows(path: Path, query: str) -> list[Any]:
+async def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     return await asyncio.to_thread(lambda: sqlite3.connect(path / "outbox.db").execute(query).fetchall())
 
 

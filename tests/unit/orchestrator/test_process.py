@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import pytest
@@ -64,9 +63,9 @@ async def test_it_starts_answers_follows_factory_yaml_and_drains(
     folder = short_path
     await asyncio.to_thread((folder / "factory.yaml").write_text, FACTORY)
     # What the orchestrator does not call is unimplemented.
-    modelserver = FakeModelServer(["hello"])  # type: ignore[abstract]
-    monitor = FakeMonitor()  # type: ignore[abstract]
-    fakes: list[Any] = [FakeSafety(), FakeRetriever(), modelserver, monitor]  # type: ignore[abstract]
+    modelserver = FakeModelServer(["hello"])
+    monitor = FakeMonitor()
+    fakes = (FakeSafety(), FakeRetriever(), modelserver, monitor)
     async with AsyncExitStack() as stack:
         for fake in fakes:
             app = fake.app(VERIFIER)
@@ -104,7 +103,7 @@ _numbers = itertools.count(1)
 async def ask(channel: grpc.aio.Channel, route: str) -> str:
     """The answer's text, or the status of its error."""
     act_as()
-    stub: Any = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
+    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
     request = orchestrator_pb2.AnswerRequest(
         request_id=f"r{next(_numbers)}",
         route=route,

@@ -13,6 +13,7 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError, InvalidArgument, Reason, TooLarge
 from genaifactory_common.testing import CALLER, act_as
+from tests.unit.orchestrator.conftest import World
 
 USER, ASSISTANT = types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT
 NAN = float("nan")
@@ -86,7 +87,7 @@ def assert_names(error: FactoryError, field: str) -> None:
 
 
 @pytest.mark.parametrize(("fields", "field"), WRONG, ids=[f"{i}-{field}" for i, (_, field) in enumerate(WRONG)])
-async def test_a_wrong_request_is_told_its_field(world: Any, fields: dict[str, Any], field: str) -> None:
+async def test_a_wrong_request_is_told_its_field(world: World, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await world.ask(**fields)
     assert caught.value.field == field
@@ -100,7 +101,7 @@ async def test_a_wrong_request_is_told_its_field(world: Any, fields: dict[str, A
     [("", ["a"], "request_id"), ("r", [], "texts"), ("r", ["a"] * 2049, "texts"), ("r", ["a", " "], "texts[1]")],
 )
 async def test_wrong_texts_to_embed_are_told_their_field(
-    world: Any, request_id: str, texts: list[str], field: str
+    world: World, request_id: str, texts: list[str], field: str
 ) -> None:
     request = orchestrator_pb2.EmbedRequest(request_id=request_id, model="minilm", texts=texts)
     with pytest.raises(InvalidArgument) as caught:
@@ -110,14 +111,14 @@ async def test_wrong_texts_to_embed_are_told_their_field(
 
 
 @pytest.mark.parametrize("model", ["", "nothing", "small", "rag"])
-async def test_only_an_embedding_model_embeds(world: Any, model: str) -> None:
+async def test_only_an_embedding_model_embeds(world: World, model: str) -> None:
     request = orchestrator_pb2.EmbedRequest(request_id="r", model=model, texts=["a"])
     with pytest.raises(FactoryError) as caught:
         await channels.unary(world.stub.Embed, request, timeout_seconds=5)
     assert (caught.value.reason, caught.value.field) == (Reason.MODEL_NOT_FOUND, "model")
 
 
-async def test_a_bad_conversation_id_is_not_erased(world: Any) -> None:
+async def test_a_bad_conversation_id_is_not_erased(world: World) -> None:
     request = orchestrator_pb2.DeleteConversationRequest(conversation_id="../x")
     with pytest.raises(InvalidArgument) as caught:
         await channels.unary(world.stub.DeleteConversation, request, timeout_seconds=5)
@@ -126,7 +127,7 @@ async def test_a_bad_conversation_id_is_not_erased(world: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["Embed", "DeleteConversation"])
-async def test_each_method_needs_its_permission(world: Any, method: str) -> None:
+async def test_each_method_needs_its_permission(world: World, method: str) -> None:
     act_as(replace(CALLER, permissions=("models",)))
     requests = {
         "Embed": orchestrator_pb2.EmbedRequest(request_id="r", model="minilm", texts=["a"]),
@@ -137,7 +138,7 @@ async def test_each_method_needs_its_permission(world: Any, method: str) -> None
     assert caught.value.reason == Reason.PERMISSION_DENIED
 
 
-async def test_a_text_that_the_policy_finds_too_long_names_the_message(world: Any) -> None:
+async def test_a_text_that_the_policy_finds_too_long_names_the_message(world: World) -> None:
     world.safety.error = TooLarge("Must have at most 10 characters.", field="text")
     with pytest.raises(FactoryError) as caught:
         await world.ask(messages=[message(), message(ASSISTANT), message(content="long")], route="chat")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,10 +105,8 @@ class Client:
             await call.done_sending()
             return [response async for response in call]
 
-    async def search(
-        self, query: str, *, knowledge_base: str = "docs", **fields: object
-    ) -> retriever_pb2.SearchResponse:
-        request = retriever_pb2.SearchRequest(knowledge_base=knowledge_base, query=query, **fields)  # type: ignore[arg-type]
+    async def search(self, query: str, *, knowledge_base: str = "docs", **fields: Any) -> retriever_pb2.SearchResponse:
+        request = retriever_pb2.SearchRequest(knowledge_base=knowledge_base, query=query, **fields)
         return await channels.unary(self.stub.Search, request, timeout_seconds=10)
 
     async def build(self, key: str = "", *, knowledge_base: str = "docs") -> list[retriever_pb2.BuildIndexResponse]:
@@ -128,10 +127,10 @@ class Client:
 
 
 @asynccontextmanager
-async def retriever(data_dir: Path, model_dir: Path, **settings: object) -> AsyncIterator[Client]:
+async def retriever(data_dir: Path, model_dir: Path, **settings: Any) -> AsyncIterator[Client]:
     source = specs.Source(specs.parse(FACTORY))
     app = create_app(
-        Settings(data_dir=data_dir, model_cache_dir=model_dir, context_public_key=SIGNER.public_key, **settings),  # type: ignore[arg-type]
+        Settings(data_dir=data_dir, model_cache_dir=model_dir, context_public_key=SIGNER.public_key, **settings),
         source,
         Telemetry("retriever"),
     )

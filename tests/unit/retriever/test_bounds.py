@@ -169,7 +169,7 @@ def test_a_file_made_to_take_long_is_refused_by_the_bound_that_it_breaks(
 
 
 def test_documents_right_below_the_bounds_are_read() -> None:
-    rows = [["Name", "City", "Days"], *([f"An {i}", "Huế", i] for i in range(20_000))]
+    rows: list[list[object]] = [["Name", "City", "Days"], *([f"An {i}", "Huế", i] for i in range(20_000))]
     assert parser.parse(files.xlsx({"A": rows}), formats.XLSX, ROOMY).text.endswith(
         "Name: An 19999; City: Huế; Days: 19999"
     )

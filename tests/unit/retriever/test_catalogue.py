@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from genaifactory.retriever.v1 import retriever_pb2 as pb
-from genaifactory_common import channels
+from genaifactory_common import bounds, channels
 from genaifactory_common.errors import InvalidArgument, NotFound, PermissionDenied
 from genaifactory_common.minilm import MiniLM
 from genaifactory_common.testing import CALLER, act_as
@@ -77,7 +77,7 @@ async def test_pages_follow_each_other_without_gap_or_repetition(client: Client)
         if not token:
             break
     assert found == sorted(names)
-    assert ids(await listed(client, prefix="b/Đ", page_size=1000)) == names[5:]
+    assert ids(await listed(client, prefix="b/Đ", page_size=bounds.MAX_DOCUMENTS)) == names[5:]
     assert ids(await listed(client, prefix="b/_")) == []
     assert (await listed(client, prefix="b/", page_size=2)).total == 5
 
@@ -162,7 +162,7 @@ async def test_the_text_comes_by_sections_in_pieces_that_make_the_whole(client: 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"page_size": 1001}, "page_size"),
+        ({"page_size": bounds.MAX_DOCUMENTS + 1}, "page_size"),
         ({"prefix": "a\nb"}, "prefix"),
         ({"source": "x" * 1025}, "source"),
         ({"page_token": "\0"}, "page_token"),
@@ -177,7 +177,11 @@ async def test_a_wrong_list_is_named(client: Client, fields: dict[str, Any], fie
 
 @pytest.mark.parametrize(
     ("document_id", "fields", "field"),
-    [("", {}, "document_id"), ("x" * 513, {}, "document_id"), ("x", {"max_characters": 1_000_001}, "max_characters")],
+    [
+        ("", {}, "document_id"),
+        ("x" * 513, {}, "document_id"),
+        ("x", {"max_characters": bounds.MAX_TEXT_CHARACTERS + 1}, "max_characters"),
+    ],
 )
 async def test_a_wrong_look_at_a_document_is_named(
     client: Client, document_id: str, fields: dict[str, Any], field: str

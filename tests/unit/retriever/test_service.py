@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,7 +316,7 @@ async def test_an_empty_knowledge_base_has_no_passages(client: Client) -> None:
         ({"knowledge_base": ""}, "knowledge_base", "must name"),
         ({"knowledge_base": "nope"}, "knowledge_base", "no knowledge base 'nope'"),
         ({"knowledge_base": "private"}, "knowledge_base", "no knowledge base 'private'"),
-        ({"index_version": "v9"}, "index_version", "no index version 'v9'; there are v1"),
+        ({"index_version": "v9"}, "index_version", "no index version 'v9'; it has v1"),
     ],
 )
 async def test_a_wrong_query_names_the_field(client: Client, fields: dict[str, Any], field: str, expected: str) -> None:
@@ -373,7 +373,7 @@ async def test_an_access_list_that_is_narrowed_closes_at_once_in_every_version(c
 )
 async def test_each_call_needs_its_permission(client: Client, permissions: tuple[str, ...], allowed: set[str]) -> None:
     act_as(replace(CALLER, permissions=permissions))
-    calls: dict[str, Callable[[], Any]] = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "search": lambda: client.search("x"),
         "indexes": lambda: client.indexes(),
         "ingest": lambda: client.ingest([BOOT]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from genaifactory_common import channels
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever.uploading import Announced, Reading, Uploads
+from tests.unit.retriever.conftest import Client
 
 KEY = ("docs", "acme")
 
@@ -66,7 +66,7 @@ def test_two_uploads_are_added_up_and_one_that_names_no_size_does_not_count() ->
         assert uploads.reading(KEY) == Reading(1, 7)
 
 
-async def test_a_search_while_an_upload_goes_on_finds_what_is_read_and_says_how_far_it_is(client: Any) -> None:
+async def test_a_search_while_an_upload_goes_on_finds_what_is_read_and_says_how_far_it_is(client: Client) -> None:
     act_as()
     opened = retriever_pb2.IngestOpen(knowledge_base="docs", documents_total=2)
     async with channels.Duplex(client.stub.Ingest, timeout_seconds=60) as call:
@@ -88,7 +88,7 @@ async def test_a_search_while_an_upload_goes_on_finds_what_is_read_and_says_how_
     assert not (await client.search("annual leave")).HasField("reading")
 
 
-async def test_more_documents_before_than_in_the_whole_upload_are_refused(client: Any) -> None:
+async def test_more_documents_before_than_in_the_whole_upload_are_refused(client: Client) -> None:
     act_as()
     opened = retriever_pb2.IngestOpen(knowledge_base="docs", documents_total=2, documents_before=3)
     with pytest.raises(InvalidArgument, match="documents_total says 2") as caught:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qdrant_client import AsyncQdrantClient
@@ -44,7 +45,7 @@ def direction(axis: int, other: int = 0, lean: float = 0.0) -> list[float]:
     return vector
 
 
-def point(revision: int, ordinal: int = 0, axis: int = 0, terms: tuple[int, ...] = (1,), **fields: object) -> Point:
+def point(revision: int, ordinal: int = 0, axis: int = 0, terms: tuple[int, ...] = (1,), **fields: Any) -> Point:
     passage = Passage(
         tenant="acme",
         allowed_groups=(),
@@ -64,7 +65,7 @@ def point(revision: int, ordinal: int = 0, axis: int = 0, terms: tuple[int, ...]
         point_id(revision, ordinal),
         direction(axis),
         Sparse(sorted(terms), [float(term) for term in sorted(terms)]),
-        replace(passage, **fields),  # type: ignore[arg-type]
+        replace(passage, **fields),
     )
 
 

@@ -9,13 +9,15 @@ import asyncio
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from google.protobuf.struct_pb2 import Struct
 
 from genaifactory_common import channels, identity, settings
 from genaifactory_common.runtime import ServiceApp, running
@@ -39,6 +41,13 @@ CALLER = identity.Caller(
 def act_as(caller: identity.Caller = CALLER) -> None:
     """Makes the running task's calls come from `caller`, as the gateway would."""
     identity.set_current(caller, SIGNER.sign(caller))
+
+
+def struct(value: Mapping[str, Any]) -> Struct:
+    """A JSON object as a message has it."""
+    made = Struct()
+    made.update(value)
+    return made
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import orjson
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import formats
+from genaifactory_common import bounds, formats
 from genaifactory_common.errors import TABLE, FactoryError, InvalidArgument, Reason, TooLarge, UpstreamFailed
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.documents import Documents
@@ -32,8 +32,6 @@ _OUTCOMES = {
 }
 # What clients send that were not told the document's type; it is found by the id's ending.
 _NO_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
-_MAX_PAGE = 1000
-_MAX_CHARACTERS = 1_000_000
 _MAX_OFFSET = 2**32 - 1
 
 
@@ -56,7 +54,7 @@ class HttpDocuments:
             exchange.entered(entry)
             names = ("knowledge_base", "prefix", "source", "page_size", "page_token")
             given = query.parameters(exchange.query, names)
-            size = query.whole_number("page_size", given.pop("page_size"), most=_MAX_PAGE)
+            size = query.whole_number("page_size", given.pop("page_size"), most=bounds.MAX_DOCUMENTS)
             request = gateway_pb2.ListDocumentsRequest(**given, page_size=size)
             page = await self._documents.list(entry, request)
             answer = {
@@ -77,7 +75,9 @@ class HttpDocuments:
                 knowledge_base=given["knowledge_base"],
                 document_id=exchange.path.removeprefix(_ONE),
                 start_offset=query.whole_number("start_offset", given["start_offset"], most=_MAX_OFFSET),
-                max_characters=query.whole_number("max_characters", given["max_characters"], most=_MAX_CHARACTERS),
+                max_characters=query.whole_number(
+                    "max_characters", given["max_characters"], most=bounds.MAX_TEXT_CHARACTERS
+                ),
             )
             found = await self._documents.get(entry, request)
             answer = _object(found.document) | {

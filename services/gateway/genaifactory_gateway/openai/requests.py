@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import conversation, sampling
+from genaifactory_common import bounds, conversation, sampling
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import jsonbody, rules
 from genaifactory_gateway.openai import content as openai_content
@@ -233,8 +233,8 @@ class Feedback(Body):
 
     request_id: str = Field(pattern=rules.REQUEST_ID)
     rating: Literal["up", "down"] | None = None
-    correction: str = Field(default="", max_length=rules.MAX_CORRECTION_CHARACTERS)
-    comment: str = Field(default="", max_length=rules.MAX_COMMENT_CHARACTERS)
+    correction: str = Field(default="", max_length=bounds.MAX_CORRECTION_CHARACTERS)
+    comment: str = Field(default="", max_length=bounds.MAX_COMMENT_CHARACTERS)
     ground_truth: dict[str, Any] | None = None
     idempotency_key: str = Field(default="", max_length=rules.MAX_IDEMPOTENCY_KEY_CHARACTERS)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_modelserver.threads import Stop
-from genaifactory_modelserver.weights import checksums, tensors
+from genaifactory_modelserver.weights import checksums, disk, tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -105,15 +105,13 @@ def check(name: str, folder: Path, sha256: str, base: Base, stop: Stop) -> Check
 
 def _json(name: str, path: Path) -> dict[str, Any]:
     try:
-        parsed = json.loads(checksums.read_at_most(path, MAX_JSON_BYTES, field=path.name))
+        parsed = disk.read_object(path, MAX_JSON_BYTES, field=path.name)
     except FileNotFoundError:
         message = f"The adapter '{name}' has no {path.name}."
         if path.name == METADATA:
             message += ' It must hold {"base_model": NAME, "sha256": SHA-256 of ' + WEIGHTS + "}."
         raise InvalidArgument(message, field=path.name) from None
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
+    if parsed is None:
         raise InvalidArgument(f"The {path.name} of the adapter '{name}' is no JSON object.", field=path.name)
     return parsed
 
@@ -166,7 +164,7 @@ def _check_metadata(name: str, metadata: dict[str, Any], base: Base) -> None:
             field=f"{METADATA}.base_model",
         )
     sha256 = metadata.get("sha256", "")
-    if not isinstance(sha256, str) or not re.fullmatch(r"([0-9a-fA-F]{64})?", sha256):
+    if sha256 != "" and not checksums.is_digest(sha256):
         message = f"The sha256 in the {METADATA} of the adapter '{name}' is no SHA-256 in hex."
         raise InvalidArgument(message, field=f"{METADATA}.sha256")
 

@@ -22,7 +22,7 @@ from genaifactory_modelserver import threads
 from genaifactory_modelserver.adapters import checks, sources
 from genaifactory_modelserver.adapters.checks import CONFIG, FILES, METADATA, Base
 from genaifactory_modelserver.threads import Stop
-from genaifactory_modelserver.weights import disk, mirror
+from genaifactory_modelserver.weights import checksums, disk, mirror
 
 __all__ = ["Adapter", "Base", "fetch_adapter", "remove_unreferenced"]
 
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 _INCOMING = ".incoming-"
 _KEY = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}")
-_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ async def fetch_adapter(
     Raises InvalidArgument, NotFound, Unimplemented, or Unavailable for what may pass; then, as when it is cancelled,
     the store is as before. Processes may share a store.
     """
-    if sha256 and _DIGEST.fullmatch(sha256) is None:
+    if sha256 and not checksums.is_digest(sha256):
         raise InvalidArgument("The sha256 is no SHA-256 in hex.", field="sha256")
     sha256 = sha256.lower()
     try:

@@ -141,7 +141,7 @@ class Generation:
     continue_final_message: bool = False
     """The last message is the beginning of the answer."""
     documents: tuple[GroundingPassage, ...] = ()
-    chat_template_kwargs: Mapping[str, str | bool | float] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, str | bool | float | int] = field(default_factory=dict)
     """Variables of the chat template, for an engine that has one."""
     sampling: Sampling = field(default_factory=Sampling)
     tools: tuple[Tool, ...] = ()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_modelserver.threads import Stop
+from genaifactory_modelserver.weights import disk
 
 FILE = "SHA256SUMS"
 MAX_BYTES = 1 << 20
@@ -19,7 +20,8 @@ PIECE_BYTES = 1 << 20
 # What vLLM would read out of a model's folder.
 _READ = re.compile(r"(?!\.).*\.(safetensors|bin|pt|json|model|jinja|py|tiktoken)|(.*/)?(merges|vocab)\.txt")
 _PARALLEL = 4
-_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+_DIGEST = r"[0-9a-fA-F]{64}"
+_LINE = re.compile(rf"({_DIGEST}) [ *](.+)")
 _MAX_NAME_BYTES = 1024
 
 
@@ -71,7 +73,7 @@ def verify_folder(folder: Path, pin: str, stop: Stop, *, field: str, read: Calla
     None: all. Raises InvalidArgument for a file that is missing, differs, or is read by vLLM and not listed.
     """
     try:
-        data = read_at_most(folder / FILE, MAX_BYTES, field=field)
+        data = disk.read_at_most(folder / FILE, MAX_BYTES, field=field)
     except FileNotFoundError:
         if pin:
             message = f"A SHA-256 is asked for, so the folder must hold a {FILE} file; it does not."
@@ -114,13 +116,9 @@ def of_file(path: Path, stop: Stop) -> str:
     return digest.hexdigest()
 
 
-def read_at_most(path: Path, max_bytes: int, *, field: str) -> bytes:
-    """The content of a small file; blocks. Raises InvalidArgument when it is not small."""
-    with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise InvalidArgument(f"'{path.name}' is larger than {max_bytes} bytes.", field=field)
-    return data
+def is_digest(text: object) -> bool:
+    """Whether it is a SHA-256 in hex."""
+    return isinstance(text, str) and re.fullmatch(_DIGEST, text) is not None
 
 
 def _stays_inside(name: str) -> bool:

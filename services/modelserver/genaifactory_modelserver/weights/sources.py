@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from functools import partial
@@ -170,11 +169,8 @@ def _check_model(folder: Path) -> None:
 
 
 def _json(path: Path) -> dict[str, object]:
-    try:
-        parsed = json.loads(checksums.read_at_most(path, _MAX_CONFIG_BYTES, field="source"))
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
+    parsed = disk.read_object(path, _MAX_CONFIG_BYTES, field="source")
+    if parsed is None:
         raise InvalidArgument(f"'{path.name}' in {path.parent} is no JSON object.", field="source")
     return parsed
 

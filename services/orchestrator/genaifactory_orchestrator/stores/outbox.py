@@ -26,6 +26,7 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Gauge
 
 from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory_common import background
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, OutOfSpace, Overloaded, Unavailable
 from genaifactory_common.space import Space, is_full
@@ -176,9 +177,8 @@ class Outbox:
         rows = [(request_id, data) for request_id, data, _ in group]
         work = asyncio.ensure_future(self._write(rows))
         try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])  # the thread goes on by itself: those who wait are told how it ended
+            await background.to_the_end(work)
+        except asyncio.CancelledError:  # those who wait are told how it ended
             self._settle(group, work.exception())
             raise
         except sqlite3.Error as error:
