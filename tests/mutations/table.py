@@ -74,7 +74,37 @@ MUTATIONS = (
         "        if False:\n",
         (
             "common/test_identity.py::test_a_permission_is_named_when_it_is_missing",
+            "monitor/test_usage.py::test_without_the_permission_a_key_sees_what_it_used_itself",
+        ),
+    ),
+    Mutation(
+        "a method runs for a role without its permission",
+        "services/common/genaifactory_common/interceptors.py",
+        "            facts.require(caller.role, caller.permissions)\n",
+        "",
+        (
+            "common/test_interceptors.py::test_a_role_without_the_methods_permission_is_refused_before_the_method_runs",
             "orchestrator/test_wrong_requests.py::test_each_method_needs_its_permission",
+        ),
+    ),
+    Mutation(
+        "a method runs whose contract does not say who may call it",
+        "services/common/genaifactory_common/rpcs.py",
+        "    if [bool(declared.any_of_permissions), declared.any_caller, declared.peer].count(True) != 1:\n",
+        "    if False:\n",
+        (
+            "common/test_interceptors.py::test_a_method_whose_contract_does_not_say_who_may_call_it_is_refused",
+            "common/test_rpcs.py::test_a_method_that_does_not_say_who_may_call_it_is_refused",
+        ),
+    ),
+    Mutation(
+        "every method may be called without a caller",
+        "services/common/genaifactory_common/interceptors.py",
+        "            if facts.peer:\n",
+        "            if True:\n",
+        (
+            "common/test_interceptors.py::test_a_call_without_a_caller_is_refused",
+            "common/test_interceptors.py::test_a_peer_method_needs_no_caller_and_has_none",
         ),
     ),
     Mutation(
@@ -108,15 +138,15 @@ MUTATIONS = (
     Mutation(
         "the gateway lets a key do what its role may not",
         "services/gateway/genaifactory_gateway/admission.py",
-        "        if permission is not None and permission not in holder.role.permissions:\n",
-        "        if False:\n",
+        "        rpcs.facts(method).require(holder.role.name, holder.role.permissions)\n",
+        "",
         ("gateway/test_documents.py::test_without_the_permission_nothing_is_shown_and_nothing_removed",),
     ),
     Mutation(
         "removing documents over gRPC needs no permission",
         "services/gateway/genaifactory_gateway/servicer.py",
-        '"ingest", _request_id()) as entry:\n            return await self._documents.delete(',
-        "None, _request_id()) as entry:\n            return await self._documents.delete(",
+        '"DeleteDocuments", _request_id()) as entry:\n',
+        '"GetUsage", _request_id()) as entry:\n',
         ("gateway/test_documents.py::test_grpc_asks_for_the_permission_too",),
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""What stands around every served call, in this order: deadline, caller, trace, error mapping, metrics."""
+"""What stands around every served call, in this order: deadline, caller, permission, trace, error mapping, metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from genaifactory_common import channels, errors, garbage, identity, telemetry
+from genaifactory_common import channels, errors, garbage, identity, rpcs, telemetry
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.telemetry import Telemetry
 
@@ -37,19 +37,16 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         service_telemetry: Telemetry,
         verifier: identity.Verifier | None,
         *,
-        peer_methods: frozenset[str] = frozenset(),
         callers: frozenset[str] = frozenset(),
         default_timeout_seconds: float = 600.0,
     ) -> None:
         """verifier: None where clients call with their own credentials (the gateway).
 
-        peer_methods: full names ("/package.Service/Method") of methods that a service calls in its own name: they need
-        the trusted transport, and take no caller context. callers: URIs in the certificates that may call; empty: the
-        server asks for no certificates.
+        callers: URIs in the certificates that may call; empty: the server asks for no certificates. Who may call which
+        method is in its contract; one that does not say so is refused.
         """
         self._telemetry = service_telemetry
         self._verifier = verifier
-        self._peer_methods = peer_methods
         self._callers = frozenset(uri.encode() for uri in callers)
         self._default_timeout_seconds = default_timeout_seconds
         self._running: set[asyncio.Timeout] = set()
@@ -165,17 +162,19 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         remaining = context.time_remaining()
         seconds = self._default_timeout_seconds if remaining is None else min(remaining, 7 * 86400.0)
         channels.set_deadline(seconds)
+        facts = rpcs.facts(method)
         if self._verifier is not None:
             if self._callers:
                 self._require_known_peer(context)
             else:
                 _require_trusted_transport(context)
-            if method in self._peer_methods:
+            if facts.peer:
                 return float(seconds)
             token = _first(context, identity.METADATA_KEY)
             if token is None:
                 raise errors.Unauthenticated("The call carries no caller context; only the gateway's calls do.")
             caller = self._verifier.verify(token)
+            facts.require(caller.role, caller.permissions)
             identity.set_current(caller, token)
             telemetry.describe({"genaifactory.tenant": caller.tenant, "genaifactory.request_id": caller.request_id})
         return float(seconds)

@@ -8,7 +8,7 @@ Methods are named as gRPC names them on the wire: "/package.Service/Method".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -43,6 +43,12 @@ class Facts:
     """The name of the act in an audit trail; empty: it is not audited."""
     calls: tuple[str, ...]
     """Methods that it calls in the caller's name."""
+
+    def require(self, role: str, permissions: Iterable[str]) -> None:
+        """Raises PermissionDenied unless the permissions, which are the role's, are enough."""
+        if self.permissions and self.permissions.isdisjoint(permissions):
+            needed = " or ".join(f"'{permission}'" for permission in sorted(self.permissions))
+            raise PermissionDenied(f"The role '{role}' has no permission {needed}.")
 
 
 @cache

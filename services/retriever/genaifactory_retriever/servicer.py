@@ -1,4 +1,4 @@
-"""RetrieverService: translates messages, checks what they ask and who asks, and calls the domain."""
+"""RetrieverService: translates messages, checks what they ask, and calls the domain."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Parts:
 
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
-    """The service. Searching needs the permission 'chat', counting 'operate', everything else 'ingest'."""
+    """The service."""
 
     def __init__(self, settings: Settings, source: specs.Source, parts: Callable[[], Parts]) -> None:
         """parts: raises Unavailable while the state is not open."""
@@ -74,7 +74,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         self._uploads = Uploads()
 
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
-        caller, knowledge_base, _ = await self._caller("chat", request.knowledge_base)
+        caller, knowledge_base, _ = await self._caller(request.knowledge_base)
         query = _query(request, self._settings.search.default_limit)
         # Before the search: what it does not find yet is told of even if it is stored a moment later.
         reading = self._uploads.reading((knowledge_base.name, caller.tenant))
@@ -85,7 +85,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     ) -> AsyncIterator[retriever_pb2.IngestResponse]:
         requests = aiter(request_iterator)
         name, announced = await upload.first_message(requests)
-        caller, knowledge_base, _ = await self._caller("ingest", name)
+        caller, knowledge_base, _ = await self._caller(name)
         with self._uploads.call((knowledge_base.name, caller.tenant), announced) as call:
             # The caller is let in: clients may wait for this before they send documents.
             await context.send_initial_metadata(())
@@ -112,7 +112,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def ListIndexes(
         self, request: retriever_pb2.ListIndexesRequest, context: Any
     ) -> retriever_pb2.ListIndexesResponse:
-        caller, knowledge_base, _ = await self._caller("chat", request.knowledge_base)
+        caller, knowledge_base, _ = await self._caller(request.knowledge_base)
         library = self._parts().library
         response = retriever_pb2.ListIndexesResponse()
         for index in await library.run(library.indexes, knowledge_base.name):
@@ -132,7 +132,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def BuildIndex(
         self, request: retriever_pb2.BuildIndexRequest, context: Any
     ) -> AsyncIterator[retriever_pb2.BuildIndexResponse]:
-        _, knowledge_base, spec = await self._caller("ingest", request.knowledge_base)
+        _, knowledge_base, spec = await self._caller(request.knowledge_base)
         if len(request.idempotency_key) > MAX_KEY_CHARACTERS:
             raise InvalidArgument(
                 f"idempotency_key has at most {MAX_KEY_CHARACTERS} characters.", field="idempotency_key"
@@ -151,7 +151,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             await progress.aclose()
 
     async def SwapIndex(self, request: retriever_pb2.SwapIndexRequest, context: Any) -> retriever_pb2.SwapIndexResponse:
-        _, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        _, knowledge_base, _ = await self._caller(request.knowledge_base)
         if not request.index_version:
             raise InvalidArgument("index_version must name the version that shall serve.", field="index_version")
         active, previous = await knowledge_base.swap(request.index_version)
@@ -160,7 +160,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def DeleteDocuments(
         self, request: retriever_pb2.DeleteDocumentsRequest, context: Any
     ) -> retriever_pb2.DeleteDocumentsResponse:
-        caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        caller, knowledge_base, _ = await self._caller(request.knowledge_base)
         if not 1 <= len(request.document_ids) <= MAX_DELETED:
             raise InvalidArgument(f"document_ids must hold 1 to {MAX_DELETED} ids.", field="document_ids")
         for i, document_id in enumerate(request.document_ids):
@@ -174,7 +174,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def ListDocuments(
         self, request: retriever_pb2.ListDocumentsRequest, context: Any
     ) -> retriever_pb2.ListDocumentsResponse:
-        caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        caller, knowledge_base, _ = await self._caller(request.knowledge_base)
         for field in ("prefix", "source", "page_token"):
             upload.check_text(field, getattr(request, field), formats.MAX_SOURCE_CHARACTERS)
         limit = bounds.wanted(
@@ -202,7 +202,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def GetDocument(
         self, request: retriever_pb2.GetDocumentRequest, context: Any
     ) -> retriever_pb2.GetDocumentResponse:
-        caller, knowledge_base, _ = await self._caller("ingest", request.knowledge_base)
+        caller, knowledge_base, _ = await self._caller(request.knowledge_base)
         upload.check_document_id("document_id", request.document_id)
         max_characters = bounds.wanted(
             request.max_characters,
@@ -235,7 +235,6 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def CountDocuments(
         self, request: retriever_pb2.CountDocumentsRequest, context: Any
     ) -> retriever_pb2.CountDocumentsResponse:
-        identity.current().require("operate")
         library = self._parts().library
         return retriever_pb2.CountDocumentsResponse(
             counts=[
@@ -244,10 +243,9 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             ]
         )
 
-    async def _caller(self, permission: str, name: str) -> tuple[identity.Caller, KnowledgeBase, specs.KnowledgeBase]:
-        """Who calls, and the knowledge base if they may use it. Raises PermissionDenied and NotFound."""
+    async def _caller(self, name: str) -> tuple[identity.Caller, KnowledgeBase, specs.KnowledgeBase]:
+        """Who calls, and the knowledge base if they may use it. Raises InvalidArgument and NotFound."""
         caller = identity.current()
-        caller.require(permission)
         if not name:
             raise InvalidArgument("knowledge_base must name one of factory.yaml's.", field="knowledge_base")
         factory = self._source.current

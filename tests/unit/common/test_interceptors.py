@@ -6,16 +6,27 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import prometheus_client
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, identity, runtime, settings, telemetry, testing
-from genaifactory_common.errors import DeadlineExceeded, FactoryError, Internal, NotFound, Unauthenticated, from_rpc
+from genaifactory_common.errors import (
+    DeadlineExceeded,
+    FactoryError,
+    Internal,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    from_rpc,
+)
 from genaifactory_common.telemetry import Telemetry
 from tests.unit.common.conftest import CHECK_TEXT, Scripted, answer, released
 
@@ -60,25 +71,92 @@ async def test_a_caller_over_plain_tcp_is_refused_however_well_it_is_signed(scri
             await check(channel)
 
 
-async def test_a_peer_method_needs_no_caller_and_has_none(scripted: Scripted) -> None:
-    async def whoami(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
+async def record_interactions(channel: grpc.aio.Channel) -> None:
+    stub = monitor_pb2_grpc.MonitorServiceStub(channel)
+    await channels.unary(stub.RecordInteractions, monitor_pb2.RecordInteractionsRequest(), timeout_seconds=5)
+
+
+class Recorder(monitor_pb2_grpc.MonitorServiceServicer):
+    """Keeps whom a method is called for that services call in their own name."""
+
+    def __init__(self) -> None:
+        self.callers: list[str | None] = []
+
+    async def RecordInteractions(
+        self, request: monitor_pb2.RecordInteractionsRequest, context: Any
+    ) -> monitor_pb2.RecordInteractionsResponse:
         with pytest.raises(Unauthenticated):
             identity.current()
-        return answer("nobody")
+        self.callers.append(identity.current_token())
+        return monitor_pb2.RecordInteractionsResponse()
 
-    scripted.unary = whoami
-    async with testing.served(scripted.app(peer_methods=frozenset({CHECK_TEXT}))) as channel:
-        assert (await check(channel)).text == "nobody"
-        stream = channels.Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=5)
+    def app(self) -> runtime.ServiceApp:
+        return replace(
+            Scripted().app(),
+            service_names=("genaifactory.monitor.v1.MonitorService",),
+            register=lambda server: monitor_pb2_grpc.add_MonitorServiceServicer_to_server(self, server),
+        )
+
+
+async def test_a_peer_method_needs_no_caller_and_has_none() -> None:
+    recorder = Recorder()
+    async with testing.served(recorder.app()) as channel:
+        await record_interactions(channel)
+        testing.act_as()
+        await record_interactions(channel)
+        identity.forget()
+        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
         with pytest.raises(Unauthenticated):  # the service's other methods are as closed as before
-            [response async for response in stream]
+            await channels.unary(stub.GetUsage, monitor_pb2.GetUsageRequest(), timeout_seconds=5)
+    assert recorder.callers == [None, None]
 
 
-async def test_a_peer_method_is_closed_to_plain_tcp(scripted: Scripted) -> None:
-    app = scripted.app(peer_methods=frozenset({CHECK_TEXT}))
+async def test_a_peer_method_is_closed_to_plain_tcp() -> None:
     server = settings.Server(address="127.0.0.1:0", drain_seconds=0.1)
-    async with runtime.running(app, server) as address, channels.connect(address) as channel:
+    async with runtime.running(Recorder().app(), server) as address, channels.connect(address) as channel:
         with pytest.raises(Unauthenticated, match="mTLS or a unix socket"):
+            await record_interactions(channel)
+
+
+@pytest.mark.parametrize("verifier", [testing.VERIFIER, None], ids=["behind the gateway", "the gateway"])
+@pytest.mark.parametrize("service", ["tests.unknown.v1.Unknown", "tests.bare.v1.Bare"])
+async def test_a_method_whose_contract_does_not_say_who_may_call_it_is_refused(
+    service: str, verifier: identity.Verifier | None, scripted: Scripted
+) -> None:
+    if service.startswith("tests.bare"):  # its contract is there, without the option
+        bare = descriptor_pb2.FileDescriptorProto(name="tests/bare.proto", package="tests.bare.v1")
+        bare.message_type.add(name="Nothing")
+        declared = bare.service.add(name="Bare").method.add(name="Call")
+        declared.input_type = declared.output_type = ".tests.bare.v1.Nothing"
+        descriptor_pool.Default().Add(bare)
+    served = False
+
+    async def serve(request: bytes, context: Any) -> bytes:
+        nonlocal served
+        served = True
+        return b""
+
+    def register(server: grpc.aio.Server) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "Call": grpc.unary_unary_rpc_method_handler(serve, request_deserializer=bytes)
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+
+    testing.act_as(replace(testing.CALLER, permissions=(*testing.CALLER.permissions, "operate")))
+    async with testing.served(scripted.app(register=register, verifier=verifier)) as channel:
+        with pytest.raises(PermissionDenied, match="does not say in its contract who may call it"):
+            await channels.unary(channel.unary_unary(f"/{service}/Call"), b"", timeout_seconds=5)
+    assert not served
+
+
+async def test_a_role_without_the_methods_permission_is_refused_before_the_method_runs(scripted: Scripted) -> None:
+    async def refuse(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
+        raise AssertionError("it ran")
+
+    scripted.unary = refuse
+    testing.act_as(replace(testing.CALLER, role="reader", permissions=("models", "operate")))
+    async with testing.served(scripted.app()) as channel:
+        with pytest.raises(PermissionDenied, match="The role 'reader' has no permission 'chat'"):
             await check(channel)
 
 

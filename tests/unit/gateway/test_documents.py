@@ -10,7 +10,7 @@ import pytest
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import bounds, errors
+from genaifactory_common import bounds, errors, telemetry
 from genaifactory_common.errors import FactoryError, Reason, Unavailable
 from tests.unit.gateway.conftest import Gateway
 
@@ -95,6 +95,16 @@ async def test_a_document_of_any_name_is_shown_and_removed_by_its_encoded_path(g
         assert name in again.json()["error"]["message"]
 
 
+def refused_by_the_retriever() -> float:
+    """Calls that came through the gateway, though their callers had no permission for them."""
+    return sum(
+        sample.value
+        for sample in next(iter(telemetry.RPC_REQUESTS.collect())).samples
+        if sample.name.endswith("_total")
+        and (sample.labels["service"], sample.labels["code"]) == ("retriever", "PERMISSION_DENIED")
+    )
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("path", ["/v1/documents", "/v1/documents/handbook/leave.md"])
 @pytest.mark.parametrize(("key", "status"), [(None, 401), ("sk-wrong", 401), ("sk-acme-user", 403)])
@@ -103,9 +113,11 @@ async def test_without_the_permission_nothing_is_shown_and_nothing_removed(
 ) -> None:
     if (method, path) == ("DELETE", "/v1/documents"):
         status = 405
+    before = refused_by_the_retriever()
     response = await (gateway.get if method == "GET" else gateway.delete)(path, key=key)
     assert response.status_code == status
     assert not gateway.retriever.requests
+    assert refused_by_the_retriever() == before
     assert set(gateway.retriever.documents) == set(NAMES)
 
 
@@ -165,6 +177,7 @@ async def test_grpc_lists_shows_and_removes(gateway: Gateway) -> None:
 
 
 async def test_grpc_asks_for_the_permission_too(gateway: Gateway) -> None:
+    before = refused_by_the_retriever()
     for call in (
         stub(gateway).ListDocuments(gateway_pb2.ListDocumentsRequest(), metadata=metadata("sk-acme-user")),
         stub(gateway).GetDocument(gateway_pb2.GetDocumentRequest(document_id="x"), metadata=metadata("sk-acme-user")),
@@ -174,6 +187,7 @@ async def test_grpc_asks_for_the_permission_too(gateway: Gateway) -> None:
     ):
         assert (await failure(call)).reason is Reason.PERMISSION_DENIED
     assert not gateway.retriever.requests
+    assert refused_by_the_retriever() == before
 
 
 async def test_a_retriever_that_is_away_is_a_503(gateway: Gateway) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels, minilm, specs
+from genaifactory_common import channels, identity, minilm, specs
 from genaifactory_common.minilm import MiniLM
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_common.testing import SIGNER, served
+from genaifactory_common.testing import SIGNER, act_as, served
 from genaifactory_retriever.app import create_app
 from genaifactory_retriever.embedders import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder
@@ -50,6 +50,17 @@ def encoder(model: MiniLM) -> Iterator[Encoder]:
     encoder = Encoder(MiniLMEmbedder(model), document_threads=2, query_threads=1)
     yield encoder
     encoder.close()
+
+
+@contextmanager
+def operating() -> Iterator[None]:
+    """Calls inside come from the present caller with the permission 'operate' besides."""
+    caller = identity.current()
+    act_as(replace(caller, permissions=(*caller.permissions, "operate")))
+    try:
+        yield
+    finally:
+        act_as(caller)
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,16 @@ class Client:
         return await channels.unary(self.stub.Search, request, timeout_seconds=10)
 
     async def build(self, key: str = "", *, knowledge_base: str = "docs") -> list[retriever_pb2.BuildIndexResponse]:
+        """As one who may operate the platform."""
         request = retriever_pb2.BuildIndexRequest(knowledge_base=knowledge_base, idempotency_key=key)
-        return [step async for step in channels.stream(self.stub.BuildIndex, request, timeout_seconds=60)]
+        with operating():
+            return [step async for step in channels.stream(self.stub.BuildIndex, request, timeout_seconds=60)]
 
     async def swap(self, version: str, *, knowledge_base: str = "docs") -> retriever_pb2.SwapIndexResponse:
+        """As one who may operate the platform."""
         request = retriever_pb2.SwapIndexRequest(knowledge_base=knowledge_base, index_version=version)
-        return await channels.unary(self.stub.SwapIndex, request, timeout_seconds=10)
+        with operating():
+            return await channels.unary(self.stub.SwapIndex, request, timeout_seconds=10)
 
     async def delete(self, *ids: str, knowledge_base: str = "docs") -> int:
         request = retriever_pb2.DeleteDocumentsRequest(knowledge_base=knowledge_base, document_ids=ids)

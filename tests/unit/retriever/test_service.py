@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever.app import create_app
 from genaifactory_retriever.settings import Settings
 from tests.unit.retriever import files
-from tests.unit.retriever.conftest import FACTORY, Client, Doc, outcomes, retriever
+from tests.unit.retriever.conftest import FACTORY, Client, Doc, operating, outcomes, retriever
 
 BOOT = Doc("boot", "# Khởi động\n\nCắm thanh bộ nhớ USB rồi khởi động máy tính từ nó.")
 RAID = Doc("raid", "# RAID\n\nA RAID array joins several disks, so that a broken disk loses no data.")
@@ -367,9 +367,22 @@ async def test_an_access_list_that_is_narrowed_closes_at_once_in_every_version(c
         assert ids(await client.search("khởi động", index_version=name)) == []
 
 
+BUILD = pb.BuildIndexRequest(knowledge_base="docs")
+SWAP = pb.SwapIndexRequest(knowledge_base="docs", index_version="v1")
+
+
+async def collected(messages: AsyncIterator[Any]) -> list[Any]:
+    return [message async for message in messages]
+
+
 @pytest.mark.parametrize(
     ("permissions", "allowed"),
-    [(("chat",), {"search", "indexes"}), (("ingest",), {"ingest", "build", "swap", "delete"}), ((), set())],
+    [
+        (("chat",), {"search", "indexes"}),
+        (("ingest",), {"indexes", "ingest", "delete"}),
+        (("operate",), {"build", "swap"}),
+        ((), set()),
+    ],
 )
 async def test_each_call_needs_its_permission(client: Client, permissions: tuple[str, ...], allowed: set[str]) -> None:
     act_as(replace(CALLER, permissions=permissions))
@@ -377,8 +390,8 @@ async def test_each_call_needs_its_permission(client: Client, permissions: tuple
         "search": lambda: client.search("x"),
         "indexes": lambda: client.indexes(),
         "ingest": lambda: client.ingest([BOOT]),
-        "build": lambda: client.build(),
-        "swap": lambda: client.swap("v1"),
+        "build": lambda: collected(channels.stream(client.stub.BuildIndex, BUILD, timeout_seconds=60)),
+        "swap": lambda: channels.unary(client.stub.SwapIndex, SWAP, timeout_seconds=10),
         "delete": lambda: client.delete("x"),
     }
     for name, call in calls.items():
@@ -438,8 +451,9 @@ async def test_a_new_version_takes_the_new_chunking_and_the_old_one_keeps_its_ow
 async def test_documents_that_change_during_a_build_are_right_in_both_versions(client: Client) -> None:
     await client.ingest([Doc(f"d{i}", f"# T\n\nDocument number{i} about topic{i}") for i in range(40)])
     request = pb.BuildIndexRequest(knowledge_base="docs")
-    build = channels.stream(client.stub.BuildIndex, request, timeout_seconds=60)
-    steps = [await anext(build)]
+    with operating():
+        build = channels.stream(client.stub.BuildIndex, request, timeout_seconds=60)
+        steps = [await anext(build)]
     assert steps[0].state == pb.INDEX_STATE_BUILDING
     await client.ingest(
         [Doc("new", "A brandnew text"), Doc("d0", "Changed to other words"), Doc("d39", "Also changed")]
@@ -465,8 +479,9 @@ async def test_documents_that_change_during_a_build_are_right_in_both_versions(c
 async def test_a_build_whose_caller_goes_away_ends_and_can_be_begun_again(client: Client) -> None:
     await client.ingest([Doc(f"d{i}", f"Document number{i}") for i in range(40)])
     request = pb.BuildIndexRequest(knowledge_base="docs", idempotency_key="k")
-    build = channels.stream(client.stub.BuildIndex, request, timeout_seconds=60)
-    await anext(build)
+    with operating():
+        build = channels.stream(client.stub.BuildIndex, request, timeout_seconds=60)
+        await anext(build)
     with pytest.raises(FactoryError, match="Another build") as caught:
         await client.build("other")
     assert isinstance(caught.value, Conflict)

@@ -212,8 +212,8 @@ class GatewayServiceServicer:
 
     def BuildIndex(self, request, context):
         """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
-        'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+        ABORTED: another build runs. Idempotent by `idempotency_key`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,7 +265,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountRequests(self, request, context):
-        """Counts the requests on record of every tenant, as CountDocuments.
+        """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -67,8 +67,8 @@ class GatewayServiceStub:
     """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'."""
     BuildIndex: grpc.UnaryStreamMultiCallable[gateway_pb2.BuildIndexRequest, gateway_pb2.BuildIndexResponse]
     """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
-    'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+    ABORTED: another build runs. Idempotent by `idempotency_key`.
     """
     SwapIndex: grpc.UnaryUnaryMultiCallable[gateway_pb2.SwapIndexRequest, gateway_pb2.SwapIndexResponse]
     """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
@@ -89,7 +89,7 @@ class GatewayServiceStub:
     CountConversations: grpc.UnaryUnaryMultiCallable[gateway_pb2.CountConversationsRequest, gateway_pb2.CountConversationsResponse]
     """Counts the stored conversations of every tenant, as CountDocuments."""
     CountRequests: grpc.UnaryUnaryMultiCallable[gateway_pb2.CountRequestsRequest, gateway_pb2.CountRequestsResponse]
-    """Counts the requests on record of every tenant, as CountDocuments."""
+    """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides."""
 
 @typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
@@ -130,8 +130,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'."""
     BuildIndex: aio.UnaryStreamMultiCallable[gateway_pb2.BuildIndexRequest, gateway_pb2.BuildIndexResponse]  # type: ignore[assignment]
     """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
-    'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+    ABORTED: another build runs. Idempotent by `idempotency_key`.
     """
     SwapIndex: aio.UnaryUnaryMultiCallable[gateway_pb2.SwapIndexRequest, gateway_pb2.SwapIndexResponse]  # type: ignore[assignment]
     """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
@@ -152,7 +152,7 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     CountConversations: aio.UnaryUnaryMultiCallable[gateway_pb2.CountConversationsRequest, gateway_pb2.CountConversationsResponse]  # type: ignore[assignment]
     """Counts the stored conversations of every tenant, as CountDocuments."""
     CountRequests: aio.UnaryUnaryMultiCallable[gateway_pb2.CountRequestsRequest, gateway_pb2.CountRequestsResponse]  # type: ignore[assignment]
-    """Counts the requests on record of every tenant, as CountDocuments."""
+    """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides."""
 
 class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     """Answers clients. Every call needs `authorization: Bearer <API key>` in its metadata.
@@ -256,8 +256,8 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[gateway_pb2.BuildIndexResponse], abc.AsyncIterator[gateway_pb2.BuildIndexResponse]]:
         """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permissions 'ingest' and
-        'operate'. ABORTED: another build runs. Idempotent by `idempotency_key`.
+        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+        ABORTED: another build runs. Idempotent by `idempotency_key`.
         """
 
     @abc_1.abstractmethod
@@ -320,6 +320,6 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         request: gateway_pb2.CountRequestsRequest,
         context: _ServicerContext,
     ) -> typing.Union[gateway_pb2.CountRequestsResponse, abc.Awaitable[gateway_pb2.CountRequestsResponse]]:
-        """Counts the requests on record of every tenant, as CountDocuments."""
+        """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

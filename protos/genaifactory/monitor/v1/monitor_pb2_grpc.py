@@ -69,6 +69,7 @@ class MonitorServiceServicer:
     def RecordInteractions(self, request, context):
         """Stores interactions; the tenant is that of each record. At-least-once: a record whose request_id is
         known is ignored. The reply comes after the commit. INVALID_ARGUMENT: names the record and field.
+        Services send it in their own name: a record may wait in the sender's queue for longer than any caller's context lasts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,6 +36,7 @@ class MonitorServiceStub:
     RecordInteractions: grpc.UnaryUnaryMultiCallable[monitor_pb2.RecordInteractionsRequest, monitor_pb2.RecordInteractionsResponse]
     """Stores interactions; the tenant is that of each record. At-least-once: a record whose request_id is
     known is ignored. The reply comes after the commit. INVALID_ARGUMENT: names the record and field.
+    Services send it in their own name: a record may wait in the sender's queue for longer than any caller's context lasts.
     """
     RecordFeedback: grpc.UnaryUnaryMultiCallable[monitor_pb2.RecordFeedbackRequest, monitor_pb2.RecordFeedbackResponse]
     """Stores feedback on an interaction, joined by request_id. It may arrive before the interaction's record."""
@@ -54,6 +55,7 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     RecordInteractions: aio.UnaryUnaryMultiCallable[monitor_pb2.RecordInteractionsRequest, monitor_pb2.RecordInteractionsResponse]  # type: ignore[assignment]
     """Stores interactions; the tenant is that of each record. At-least-once: a record whose request_id is
     known is ignored. The reply comes after the commit. INVALID_ARGUMENT: names the record and field.
+    Services send it in their own name: a record may wait in the sender's queue for longer than any caller's context lasts.
     """
     RecordFeedback: aio.UnaryUnaryMultiCallable[monitor_pb2.RecordFeedbackRequest, monitor_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
     """Stores feedback on an interaction, joined by request_id. It may arrive before the interaction's record."""
@@ -75,6 +77,7 @@ class MonitorServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[monitor_pb2.RecordInteractionsResponse, abc.Awaitable[monitor_pb2.RecordInteractionsResponse]]:
         """Stores interactions; the tenant is that of each record. At-least-once: a record whose request_id is
         known is ignored. The reply comes after the commit. INVALID_ARGUMENT: names the record and field.
+        Services send it in their own name: a record may wait in the sender's queue for longer than any caller's context lasts.
         """
 
     @abc_1.abstractmethod

@@ -114,7 +114,7 @@ class RetrieverServiceServicer:
 
     def BuildIndex(self, request, context):
         """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. ABORTED: another build runs. Idempotent by `idempotency_key`.
+        SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent by `idempotency_key`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

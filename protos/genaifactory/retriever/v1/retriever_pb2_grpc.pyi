@@ -47,7 +47,7 @@ class RetrieverServiceStub:
     """Lists the index versions of a knowledge base."""
     BuildIndex: grpc.UnaryStreamMultiCallable[retriever_pb2.BuildIndexRequest, retriever_pb2.BuildIndexResponse]
     """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. ABORTED: another build runs. Idempotent by `idempotency_key`.
+    SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent by `idempotency_key`.
     """
     SwapIndex: grpc.UnaryUnaryMultiCallable[retriever_pb2.SwapIndexRequest, retriever_pb2.SwapIndexResponse]
     """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
@@ -88,7 +88,7 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     """Lists the index versions of a knowledge base."""
     BuildIndex: aio.UnaryStreamMultiCallable[retriever_pb2.BuildIndexRequest, retriever_pb2.BuildIndexResponse]  # type: ignore[assignment]
     """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. ABORTED: another build runs. Idempotent by `idempotency_key`.
+    SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent by `idempotency_key`.
     """
     SwapIndex: aio.UnaryUnaryMultiCallable[retriever_pb2.SwapIndexRequest, retriever_pb2.SwapIndexResponse]  # type: ignore[assignment]
     """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
@@ -150,7 +150,7 @@ class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[retriever_pb2.BuildIndexResponse], abc.AsyncIterator[retriever_pb2.BuildIndexResponse]]:
         """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. ABORTED: another build runs. Idempotent by `idempotency_key`.
+        SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent by `idempotency_key`.
         """
 
     @abc_1.abstractmethod

@@ -18,8 +18,6 @@ from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 
-RECORD_INTERACTIONS = "/genaifactory.monitor.v1.MonitorService/RecordInteractions"
-
 
 class FakeMonitor(monitor_pb2_grpc.MonitorServiceServicer):
     """Keeps each request's first interaction."""
@@ -65,7 +63,6 @@ class FakeMonitor(monitor_pb2_grpc.MonitorServiceServicer):
             register=lambda server: monitor_pb2_grpc.add_MonitorServiceServicer_to_server(self, server),
             lifespan=_nothing,
             verifier=verifier,
-            peer_methods=frozenset({RECORD_INTERACTIONS}),
         )
 
 

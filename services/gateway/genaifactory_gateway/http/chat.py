@@ -27,7 +27,7 @@ class HttpChat:
         return {PATH: {"POST": self._chat}}
 
     async def _chat(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "chat", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "Chat", exchange.request_id) as entry:
             exchange.entered(entry)
             body = await read(exchange, requests.ChatCompletion)
             route = entry.route(body.model)

@@ -25,7 +25,7 @@ class HttpConversations:
         return {f"{_ONE}{{id}}": {"DELETE": self._delete}}
 
     async def _delete(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "chat", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "DeleteConversation", exchange.request_id) as entry:
             exchange.entered(entry)
             exchange.named = lambda field: "id" if field == "conversation_id" else field
             query.parameters(exchange.query, ())

@@ -50,7 +50,7 @@ class HttpDocuments:
         return {_ALL: {"GET": self._list}, f"{_ONE}{{id}}": one}
 
     async def _list(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "ListDocuments", exchange.request_id) as entry:
             exchange.entered(entry)
             names = ("knowledge_base", "prefix", "source", "page_size", "page_token")
             given = query.parameters(exchange.query, names)
@@ -67,7 +67,7 @@ class HttpDocuments:
             await exchange.respond(orjson.dumps(answer))
 
     async def _get(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "GetDocument", exchange.request_id) as entry:
             exchange.entered(entry)
             exchange.named = _named
             given = query.parameters(exchange.query, ("knowledge_base", "start_offset", "max_characters"))
@@ -97,7 +97,7 @@ class HttpDocuments:
 
     async def _put(self, exchange: Exchange) -> None:
         """The body is the document, as it is: not JSON, and passed on as it comes."""
-        async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "Ingest", exchange.request_id) as entry:
             exchange.entered(entry)
             exchange.named = _named
             names = ("knowledge_base", "title", "language", "uri", "source", "allowed_groups", "metadata")
@@ -149,7 +149,7 @@ class HttpDocuments:
         )
 
     async def _delete(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "ingest", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "DeleteDocuments", exchange.request_id) as entry:
             exchange.entered(entry)
             exchange.named = _named
             given = query.parameters(exchange.query, ("knowledge_base",))

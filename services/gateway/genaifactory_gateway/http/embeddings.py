@@ -26,7 +26,7 @@ class HttpEmbeddings:
         return {"/v1/embeddings": {"POST": self._embed}}
 
     async def _embed(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "embed", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "Embed", exchange.request_id) as entry:
             exchange.entered(entry)
             body = await read(exchange, requests.Embeddings)
             model = entry.embedding_model(body.model)

@@ -28,7 +28,7 @@ class HttpFeedback:
         return {"/v1/feedback": {"POST": self._feedback}}
 
     async def _feedback(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "feedback", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "SubmitFeedback", exchange.request_id) as entry:
             exchange.entered(entry)
             body = await read(exchange, requests.Feedback)
             feedback = upstream.Feedback(

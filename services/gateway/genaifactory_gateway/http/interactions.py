@@ -24,7 +24,7 @@ class HttpInteractions:
         return {"/v1/interactions": {"GET": self._export}}
 
     async def _export(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "export", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "ExportInteractions", exchange.request_id) as entry:
             exchange.entered(entry)
             given = query.parameters(exchange.query, ("start_time", "end_time", "route", "model", "key_id"))
             wanted = monitor_pb2.InteractionFilter(

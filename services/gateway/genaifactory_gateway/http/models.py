@@ -26,14 +26,14 @@ class HttpModels:
         return {_ALL: {"GET": self._models}, f"{_ONE}{{model}}": {"GET": self._model}}
 
     async def _models(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "models", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "ListModels", exchange.request_id) as entry:
             exchange.entered(entry)
             await entry.reserve()
             data = [self._model_object(offer) for offer in entry.offers()]
             await exchange.respond(orjson.dumps({"object": "list", "data": data}))
 
     async def _model(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "models", exchange.request_id) as entry:
+        async with self._admission.admit(exchange.authorization, "ListModels", exchange.request_id) as entry:
             exchange.entered(entry)
             offer = entry.offer(exchange.path.removeprefix(_ONE))
             await entry.reserve()
