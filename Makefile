@@ -155,8 +155,9 @@ typecheck: .venv/.dev  ## strict types
 pytest: .venv/.dev  ## unit and integration tests
 	.venv/bin/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile
 
-protos: .venv/.dev  ## generate the contracts' Python code
+protos: .venv/.dev  ## generate the contracts' Python code, and the JSON Schema of exports
 	PATH="$$PWD/.venv/bin:$$PATH" protos/generate.sh
+	.venv/bin/python docs/schemas/generate.py
 
 dashboards: .venv/.dev  ## generate the Grafana dashboards and the Prometheus alerts
 	.venv/bin/python -m charts.observability

@@ -42,7 +42,7 @@ async def test_an_answer_is_on_record_with_its_passages_verdicts_times_and_feedb
     assert record["citations"][0]["passage_id"] in {passage["passage_id"] for passage in record["passages"]}
     assert {verdict["direction"] for verdict in record["verdicts"]} == {"input", "output"}
     assert all(verdict["scanners"] for verdict in record["verdicts"])
-    assert 0 < record["time_to_first_token_us"] <= record["latency_us"]
+    assert 0 < record["time_to_first_token_us"] <= record["duration_us"]
     assert answer.usage is not None
     assert record["usage"]["prompt_tokens"] == answer.usage.prompt_tokens > 0
     assert record["index_version"]

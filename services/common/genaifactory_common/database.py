@@ -39,6 +39,8 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _BACKOFF = Backoff(first_seconds=0.5, longest_seconds=5.0)
+# An index over a table of 100 million rows is built in minutes.
+_MIGRATION_STATEMENT_SECONDS = 3600.0
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """How values stand in columns of JSON."""
 
@@ -115,11 +117,15 @@ class Database:
     async def open(self) -> None:
         """Creates what is missing and migrates. Raises Unavailable when the database cannot be reached."""
         writer, reader = await asyncio.to_thread(self._engines)
+        migrator = self._postgresql(_MIGRATION_STATEMENT_SECONDS) if self.postgresql else writer
         try:
-            await self._migrate(writer)
+            await self._migrate(migrator)
         except BaseException:
             await _dispose(writer, reader)
             raise
+        finally:
+            if migrator is not writer:
+                await migrator.dispose()
         self._writer, self._reader = writer, reader
 
     async def open_when_reachable(self) -> None:
@@ -174,9 +180,9 @@ class Database:
             logger.error("the write-ahead log cannot be emptied: %s", error)
             raise self._unavailable("cannot be used now") from error
 
-    async def _migrate(self, writer: AsyncEngine) -> None:
+    async def _migrate(self, engine: AsyncEngine) -> None:
         scripts = await asyncio.to_thread(_scripts, self._layout.migrations)
-        async with self._transaction(writer) as connection:
+        async with self._transaction(engine) as connection:
             if self.postgresql:  # on SQLite BEGIN IMMEDIATE is the lock
                 await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(self._layout.migration_lock)))
             await connection.run_sync(_upgrade, scripts, self._layout.version_table)
@@ -221,8 +227,8 @@ class Database:
             logger.error("%s fails: %s", self._layout.name, failure)
 
     def _engines(self) -> tuple[AsyncEngine, AsyncEngine]:
-        if self._url is not None:
-            engine = self._postgresql(self._url.get_secret_value())
+        if self.postgresql:
+            engine = self._postgresql(self._store.statement_timeout_seconds)
             return engine, engine
         self._prepare_file()
         writer = self._sqlite(connections=1, begin="BEGIN IMMEDIATE")
@@ -256,16 +262,17 @@ class Database:
         sa.event.listen(engine.sync_engine, "begin", begun)
         return engine
 
-    def _postgresql(self, url: str) -> AsyncEngine:
+    def _postgresql(self, statement_timeout_seconds: float) -> AsyncEngine:
+        assert self._url is not None, "of PostgreSQL"
         return create_async_engine(
-            url,
+            self._url.get_secret_value(),
             pool_size=self._store.connections,
             max_overflow=0,
             pool_timeout=self._store.busy_timeout_seconds,
             pool_pre_ping=True,  # a failover leaves dead connections in the pool
             connect_args={
                 "timeout": self._store.connect_timeout_seconds,
-                "command_timeout": self._store.statement_timeout_seconds,
+                "command_timeout": statement_timeout_seconds,
                 "server_settings": {"application_name": f"genaifactory-{self._layout.service}"},
             },
             json_serializer=encode_json,

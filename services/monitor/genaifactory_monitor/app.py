@@ -1,4 +1,4 @@
-"""The wiring of the monitor: database, servicer, and the two tasks that run beside it."""
+"""The wiring of the monitor: database, servicer, and the tasks that run beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_monitor import retention, store
+from genaifactory_monitor import former, retention, store
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.servicer import MonitorServicer
 from genaifactory_monitor.settings import Settings
@@ -42,6 +42,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
                 tasks = [
                     group.create_task(health.watch(database), name="monitor-ping"),
                     group.create_task(retention.sweep_forever(database, settings.retention), name="monitor-retention"),
+                    group.create_task(former.count_forever(database), name="monitor-former"),
                 ]
                 yield
                 for task in tasks:

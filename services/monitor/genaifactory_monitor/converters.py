@@ -1,27 +1,31 @@
-"""The contract's messages as records and back; whatever a client may get wrong is found here, with its field's path."""
+"""The contract's messages as what is kept, and back; whatever a client may get wrong is found here, with its path."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, cast, get_args
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
-from google.protobuf import json_format, timestamp_pb2
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from google.protobuf.descriptor import FieldDescriptor
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument, TooLarge
-from genaifactory_monitor.message_dicts import enum_name, enum_number, from_dict, to_dict, without_nul
+from genaifactory_monitor.message_dicts import enum_name, enum_number, keepable, microseconds, timestamp, without_nul
 from genaifactory_monitor.records import (
     Feedback,
     Filter,
     GuardrailName,
-    Interaction,
     OutcomeName,
     RatingName,
     Usage,
     UsageKey,
 )
 
+# Fields of Interaction for the way to monitor alone.
+NOT_KEPT: tuple[Literal["traceparent"], ...] = ("traceparent",)
 MAX_INTERACTIONS = 500
 MAX_REQUEST_IDS = 500
 _MAX_ID = 128
@@ -41,84 +45,23 @@ _OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR
 _RATINGS = monitor_pb2.Rating.DESCRIPTOR
 
 
-def interaction(message: monitor_pb2.Interaction, path: str, *, now_us: int, max_bytes: int) -> Interaction:
-    """The record in a message that stands at `path`. Raises InvalidArgument, TooLarge."""
+def interaction(message: monitor_pb2.Interaction, path: str, *, now_us: int, max_bytes: int) -> monitor_pb2.Interaction:
+    """What is kept of a message that stands at `path`. Raises InvalidArgument, TooLarge."""
     size = message.ByteSize()
     if size > max_bytes:
         raise TooLarge(f"{path} has {size} bytes; at most {max_bytes} are kept.", field=path)
-    return Interaction(
-        tenant=_tenant(message.tenant, f"{path}.tenant"),
-        request_id=_required(message.request_id, f"{path}.request_id"),
-        start_time_us=_start(message, f"{path}.start_time", now_us),
-        principal=_text(message.principal, f"{path}.principal", _MAX_NAME),
-        key_id=_text(message.key_id, f"{path}.key_id", _MAX_NAME),
-        end_user=_text(message.user, f"{path}.user", _MAX_NAME),
-        task=_required(message.task, f"{path}.task"),
-        route=_text(message.route, f"{path}.route", _MAX_NAME),
-        model=_text(message.model, f"{path}.model", _MAX_NAME),
-        prompt_version=_text(message.prompt_version, f"{path}.prompt_version", _MAX_NAME),
-        index_version=_text(message.index_version, f"{path}.index_version", _MAX_NAME),
-        conversation_id=_text(message.conversation_id, f"{path}.conversation_id", _MAX_NAME),
-        trace_id=_matching(message.trace_id, f"{path}.trace_id", _TRACE_ID, "32 hex digits, or empty"),
-        outcome=_outcome(message.outcome, f"{path}.outcome"),
-        error_reason=_text(message.error_reason, f"{path}.error_reason", _MAX_NAME),
-        error_message=_text(message.error_message, f"{path}.error_message", _MAX_MESSAGE),
-        cached=message.cached,
-        refused=message.refused,
-        prompt_tokens=_count(message.usage.prompt_tokens, f"{path}.usage.prompt_tokens"),
-        completion_tokens=_count(message.usage.completion_tokens, f"{path}.usage.completion_tokens"),
-        cached_prompt_tokens=_count(message.usage.cached_prompt_tokens, f"{path}.usage.cached_prompt_tokens"),
-        cost_micros=_count(message.cost_micros, f"{path}.cost_micros"),
-        currency=_currency(message, f"{path}.currency"),
-        time_to_first_token_us=_count(message.time_to_first_token_us, f"{path}.time_to_first_token_us"),
-        duration_us=_count(message.duration_us, f"{path}.duration_us"),
-        size_bytes=size,
-        attempts=[to_dict(item) for item in message.attempts],
-        passages=[to_dict(item) for item in message.passages],
-        citations=[to_dict(item) for item in message.citations],
-        verdicts=[to_dict(item) for item in message.verdicts],
-        input=[to_dict(item) for item in message.input],
-        output=without_nul(message.output),
-    )
-
-
-def interaction_message(record: Interaction) -> monitor_pb2.Interaction:
-    """The message of a record."""
-    return monitor_pb2.Interaction(
-        request_id=record.request_id,
-        tenant=record.tenant,
-        principal=record.principal,
-        key_id=record.key_id,
-        user=record.end_user,
-        start_time=_timestamp(record.start_time_us),
-        task=record.task,
-        route=record.route,
-        model=record.model,
-        attempts=[from_dict(monitor_pb2.ModelAttempt, item) for item in record.attempts],
-        prompt_version=record.prompt_version,
-        index_version=record.index_version,
-        passages=[from_dict(monitor_pb2.PassageReference, item) for item in record.passages],
-        citations=[from_dict(types_pb2.Citation, item) for item in record.citations],
-        verdicts=[from_dict(types_pb2.Verdict, item) for item in record.verdicts],
-        input=[from_dict(types_pb2.Message, item) for item in record.input],
-        output=record.output,
-        usage=types_pb2.TokenUsage(
-            prompt_tokens=record.prompt_tokens,
-            completion_tokens=record.completion_tokens,
-            cached_prompt_tokens=record.cached_prompt_tokens,
-        ),
-        cost_micros=record.cost_micros,
-        currency=record.currency,
-        time_to_first_token_us=record.time_to_first_token_us,
-        duration_us=record.duration_us,
-        outcome=cast(monitor_pb2.Outcome.ValueType, enum_number(_OUTCOMES, record.outcome)),
-        error_reason=record.error_reason,
-        error_message=record.error_message,
-        cached=record.cached,
-        refused=record.refused,
-        conversation_id=record.conversation_id,
-        trace_id=record.trace_id,
-    )
+    for name, check in _CHECKS:
+        check(getattr(message, name), f"{path}.{name}")
+    for name in _COUNTS_OF_USAGE:
+        _count(getattr(message.usage, name), f"{path}.usage.{name}")
+    _require_start(message, f"{path}.start_time", now_us)
+    _require_currency(message, f"{path}.currency")
+    kept = monitor_pb2.Interaction()
+    kept.CopyFrom(message)
+    for name in NOT_KEPT:
+        kept.ClearField(name)
+    keepable(kept)
+    return kept
 
 
 def feedback(
@@ -150,6 +93,22 @@ def feedback(
     if not (given.rating or given.correction or given.comment or given.ground_truth):
         raise InvalidArgument("Feedback needs a rating, correction, comment or ground_truth.", field="rating")
     return given
+
+
+def feedback_message(given: Feedback) -> monitor_pb2.Feedback:
+    """The message of feedback."""
+    ground_truth = None
+    if given.ground_truth is not None:
+        ground_truth = json_format.ParseDict(dict(given.ground_truth), struct_pb2.Struct())
+    return monitor_pb2.Feedback(
+        feedback_id=given.feedback_id,
+        time=timestamp(given.time_us),
+        principal=given.principal,
+        rating=cast(monitor_pb2.Rating.ValueType, enum_number(_RATINGS, given.rating)),
+        correction=given.correction,
+        comment=given.comment,
+        ground_truth=ground_truth,
+    )
 
 
 def interaction_filter(message: monitor_pb2.InteractionFilter, *, tenant: str) -> Filter:
@@ -258,10 +217,9 @@ def _count(value: int, field: str) -> int:
     return value
 
 
-def _currency(message: monitor_pb2.Interaction, field: str) -> str:
+def _require_currency(message: monitor_pb2.Interaction, field: str) -> None:
     if message.cost_micros and not message.currency:
         raise InvalidArgument(f"{field} must be given with a cost: an ISO 4217 code such as USD.", field=field)
-    return _matching(message.currency, field, _CURRENCY, "an ISO 4217 code such as USD")
 
 
 def _outcome(number: int, field: str) -> OutcomeName:
@@ -272,25 +230,19 @@ def _outcome(number: int, field: str) -> OutcomeName:
     return cast(OutcomeName, name)
 
 
-def _start(message: monitor_pb2.Interaction, field: str, now_us: int) -> int:
+def _require_start(message: monitor_pb2.Interaction, field: str, now_us: int) -> None:
     if not message.HasField("start_time"):
         raise InvalidArgument(f"{field} must be given.", field=field)
     moment = _moment(message.start_time, field)
     if moment > now_us + _CLOCK_SKEW_US:
         raise InvalidArgument(f"{field} is more than a day ahead of the monitor's clock.", field=field)
-    return moment
 
 
 def _moment(value: timestamp_pb2.Timestamp, field: str) -> int:
-    moment = value.seconds * 1_000_000 + value.nanos // 1000
+    moment = microseconds(value)
     if not (_EARLIEST_US <= moment < _LATEST_US and 0 <= value.nanos < 1_000_000_000):
         raise InvalidArgument(f"{field} must be a moment in the years 2000 to 9998.", field=field)
     return moment
-
-
-def _timestamp(moment_us: int) -> timestamp_pb2.Timestamp:
-    seconds, micros = divmod(moment_us, 1_000_000)
-    return timestamp_pb2.Timestamp(seconds=seconds, nanos=micros * 1000)
 
 
 def _ground_truth(message: monitor_pb2.RecordFeedbackRequest) -> dict[str, Any]:
@@ -304,3 +256,42 @@ def _ground_truth(message: monitor_pb2.RecordFeedbackRequest) -> dict[str, Any]:
 
 def _seen(value: str) -> str:
     return "; it is empty" if not value else f", not {value[:80]!r}"
+
+
+def _trace_id(value: str, field: str) -> str:
+    return _matching(value, field, _TRACE_ID, "32 hex digits, or empty")
+
+
+def _currency(value: str, field: str) -> str:
+    return _matching(value, field, _CURRENCY, "an ISO 4217 code such as USD")
+
+
+_Check = Callable[[Any, str], object]
+# Of the values of Interaction; any other of its texts and numbers has the bound of its type.
+_SPECIAL: dict[str, _Check | None] = {
+    "tenant": _tenant,
+    "request_id": _required,
+    "task": _required,
+    "trace_id": _trace_id,
+    "currency": _currency,
+    "outcome": _outcome,
+    "error_message": partial(_text, longest=_MAX_MESSAGE),
+    "output": None,  # as long as the whole record may be
+    **dict.fromkeys(NOT_KEPT),
+}
+_BY_TYPE: dict[int, _Check] = {
+    FieldDescriptor.CPPTYPE_STRING: partial(_text, longest=_MAX_NAME),
+    FieldDescriptor.CPPTYPE_INT64: _count,
+    FieldDescriptor.CPPTYPE_UINT64: _count,
+}
+
+
+def _checks() -> Iterator[tuple[str, _Check]]:
+    for field in monitor_pb2.Interaction.DESCRIPTOR.fields:
+        check = _SPECIAL.get(field.name, _BY_TYPE.get(field.cpp_type))
+        if check is not None and not field.is_repeated:
+            yield field.name, check
+
+
+_CHECKS = tuple(_checks())
+_COUNTS_OF_USAGE = tuple(field.name for field in types_pb2.TokenUsage.DESCRIPTOR.fields)

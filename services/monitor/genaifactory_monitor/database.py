@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from genaifactory_common import database
 from genaifactory_monitor.settings import Settings
 
 FILE_NAME = "monitor.sqlite"
+# Of what is done to old rows, beside the requests.
+_UPKEEP_LOCK = 0x73776570
 
 _LAYOUT = database.Layout(
     service="monitor",
@@ -21,7 +26,13 @@ _LAYOUT = database.Layout(
 
 
 class Database(database.Database):
-    """Interactions, feedback and usage by day."""
+    """Interactions, feedback, and the sums of both usage and releases."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(_LAYOUT, data_dir=settings.data_dir, url=settings.database_url, store=settings.store)
+
+    async def alone(self, connection: AsyncConnection) -> bool:
+        """Whether this transaction is the only one that works on old rows; replicas would block each other."""
+        if not self.postgresql:
+            return True  # there is one writer
+        return bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_UPKEEP_LOCK))))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from genaifactory_monitor import store
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory_monitor import converters, message_schema, store
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.records import Feedback, Filter, Interaction, Position
+from genaifactory_monitor.message_dicts import to_dict
+from genaifactory_monitor.records import Feedback, Filter, Position
 
+SCHEMA_VERSION = 1
+"""Of docs/schemas/interaction-vN.schema.json. Every line names it; it changes with what breaks readers."""
 _PAGE = 200
 _PAGE_BYTES = 1024 * 1024
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def lines(database: Database, filter_: Filter) -> AsyncIterator[tuple[bytes, int]]:
@@ -37,63 +39,29 @@ async def lines(database: Database, filter_: Filter) -> AsyncIterator[tuple[byte
         after = page.next
 
 
-def line(item: Interaction, feedback: Sequence[Feedback]) -> bytes:
-    """One interaction as a line of UTF-8 JSON, with its line feed."""
-    values: dict[str, Any] = {
-        "request_id": item.request_id,
-        "time": _iso(item.start_time_us),
-        "tenant": item.tenant,
-        "principal": item.principal,
-        "key_id": item.key_id,
-        "user": item.end_user,
-        "task": item.task,
-        "route": item.route,
-        "model": item.model,
-        "prompt_version": item.prompt_version,
-        "index_version": item.index_version,
-        "input": item.input,
-        "output": item.output,
-        "outcome": item.outcome,
-        "error": _error(item),
-        "latency_us": item.duration_us,
-        "time_to_first_token_us": item.time_to_first_token_us,
-        "usage": {
-            "prompt_tokens": item.prompt_tokens,
-            "completion_tokens": item.completion_tokens,
-            "cached_prompt_tokens": item.cached_prompt_tokens,
-        },
-        "cost_micros": item.cost_micros,
-        "currency": item.currency,
-        "cached": item.cached,
-        "refused": item.refused,
-        "conversation_id": item.conversation_id,
-        "trace_id": item.trace_id,
-        "attempts": item.attempts,
-        "passages": item.passages,
-        "citations": item.citations,
-        "verdicts": item.verdicts,
-        "feedback": [_feedback(given) for given in feedback],
-    }
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _error(item: Interaction) -> dict[str, str] | None:
-    if not item.error_reason and not item.error_message:
-        return None
-    return {"reason": item.error_reason, "message": item.error_message}
-
-
-def _feedback(given: Feedback) -> dict[str, Any]:
+def schema(comments: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON Schema of a line. comments: see `message_schema.definition`."""
+    definitions: dict[str, Any] = {}
+    schema = message_schema.definition(monitor_pb2.Interaction.DESCRIPTOR, comments, definitions)
+    definitions["Feedback"] = message_schema.definition(monitor_pb2.Feedback.DESCRIPTOR, comments, definitions)
+    version = {"description": "Version of this schema.", "const": SCHEMA_VERSION}
+    given = {"description": "In the order in which it came.", "type": "array", "items": {"$ref": "#/$defs/Feedback"}}
+    fields = {name: field for name, field in schema["properties"].items() if name not in converters.NOT_KEPT}
+    properties = {"schema_version": version, **fields, "feedback": given}
     return {
-        "feedback_id": given.feedback_id,
-        "time": _iso(given.time_us),
-        "principal": given.principal,
-        "rating": given.rating,
-        "correction": given.correction,
-        "comment": given.comment,
-        "ground_truth": given.ground_truth,
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"A line of an export of interactions, version {SCHEMA_VERSION}",
+        **schema,
+        "properties": properties,
+        "required": list(properties),
+        "$defs": definitions,
     }
 
 
-def _iso(moment_us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=moment_us)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def line(item: monitor_pb2.Interaction, feedback: Sequence[Feedback]) -> bytes:
+    """One interaction as a line of UTF-8 JSON, with its line feed."""
+    values = {"schema_version": SCHEMA_VERSION, **to_dict(item)}
+    for name in converters.NOT_KEPT:
+        del values[name]
+    values["feedback"] = [to_dict(converters.feedback_message(given)) for given in feedback]
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

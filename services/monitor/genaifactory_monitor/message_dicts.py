@@ -1,24 +1,29 @@
-"""Protobuf messages as JSON-able values and back, in the form that exports show.
+"""Protobuf messages as JSON-able values and back, in the form that exports show; `message_schema` describes it.
 
 Names are those of the .proto files; enums are lower-case names without their prefix ("user" for ROLE_USER); 64-bit
-integers stay numbers, where protobuf's own JSON makes them strings; every field is present, so that a reader need not
-know the defaults.
+integers stay numbers, where protobuf's own JSON makes them strings; moments are RFC 3339 in UTC; every field is
+present, so that a reader need not know the defaults.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 M = TypeVar("M", bound=Message)
+MOMENT = timestamp_pb2.Timestamp.DESCRIPTOR.full_name
+OBJECT = struct_pb2.Struct.DESCRIPTOR.full_name
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_dict(message: Message) -> dict[str, Any]:
-    """The message as a dict. Text loses U+0000, which PostgreSQL cannot hold; an unset message is None."""
+    """The message as a dict; an unset message is None, and so are bytes, which records do not hold."""
     values: dict[str, Any] = {}
     for field in _plan(message.DESCRIPTOR):
         value = getattr(message, field.name)
@@ -32,7 +37,7 @@ def to_dict(message: Message) -> dict[str, Any]:
 
 
 def from_dict(kind: type[M], values: Mapping[str, Any]) -> M:
-    """The message of a dict that `to_plain` made, also with an older or newer .proto file."""
+    """The message of a dict that `to_dict` made, also with an older or newer .proto file. No moments, no objects."""
     message = kind()
     _fill(message, values)
     return message
@@ -51,6 +56,32 @@ def enum_number(kind: EnumDescriptor, name: str) -> int:
 def without_nul(text: str) -> str:
     """The text with U+0000 replaced: PostgreSQL cannot hold it, and a record must not be lost over it."""
     return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def keepable(message: Message) -> None:
+    """Replaces U+0000 in its texts and clears its fields of bytes, in the message itself."""
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_BYTES:
+            message.ClearField(field.name)
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            if field.is_repeated:
+                value[:] = [without_nul(text) for text in value]
+            else:
+                setattr(message, field.name, without_nul(value))
+        elif field.message_type is not None:
+            for item in value if field.is_repeated else (value,):
+                keepable(item)
+
+
+def microseconds(moment: timestamp_pb2.Timestamp) -> int:
+    """Since 1970 in UTC."""
+    return moment.seconds * 1_000_000 + moment.nanos // 1000
+
+
+def timestamp(moment_us: int) -> timestamp_pb2.Timestamp:
+    """The message of microseconds since 1970 in UTC."""
+    seconds, micros = divmod(moment_us, 1_000_000)
+    return timestamp_pb2.Timestamp(seconds=seconds, nanos=micros * 1000)
 
 
 class _Field(NamedTuple):
@@ -79,17 +110,20 @@ def _plan(descriptor: Descriptor) -> tuple[_Field, ...]:
 
 def _converter(field: FieldDescriptor) -> Callable[[Any], Any]:
     if field.message_type is not None:
-        return to_dict
+        return _OWN_FORM.get(field.message_type.full_name, to_dict)
     if field.enum_type is not None:
         kind = field.enum_type
         return lambda number: enum_name(kind, number)
     if field.type == FieldDescriptor.TYPE_FLOAT:
         return lambda number: round(number, 6)  # what a 32-bit float holds, without the noise of its conversion
-    if field.type == FieldDescriptor.TYPE_STRING:
-        return without_nul
     if field.type == FieldDescriptor.TYPE_BYTES:
         return _left_out  # records hold a digest in their place
     return _itself
+
+
+def _rfc3339(moment: timestamp_pb2.Timestamp) -> str:
+    value = _EPOCH + timedelta(microseconds=microseconds(moment))
+    return value.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _itself(value: Any) -> Any:
@@ -98,6 +132,9 @@ def _itself(value: Any) -> Any:
 
 def _left_out(value: Any) -> None:
     return None
+
+
+_OWN_FORM: dict[str, Callable[[Any], Any]] = {MOMENT: _rfc3339, OBJECT: json_format.MessageToDict}
 
 
 @cache

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
 
+from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.telemetry import LATENCY_BUCKETS
-from genaifactory_monitor.records import Interaction
+from genaifactory_monitor import indexed
+from genaifactory_monitor.message_dicts import enum_name
 
 INTERACTIONS = Counter(
     "genaifactory_interactions_total", "Interactions stored.", ["tenant", "model", "task", "outcome"]
@@ -34,6 +36,7 @@ DURATION = Histogram(
 SWEPT = Counter("genaifactory_interactions_swept_total", "Interactions deleted after the retention.")
 
 _OTHER = "other"
+_OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR
 
 
 class Recorder:
@@ -44,27 +47,27 @@ class Recorder:
         self._max_series = max_series
         self._seen: set[tuple[str, str]] = set()
 
-    def count(self, item: Interaction) -> None:
+    def count(self, item: monitor_pb2.Interaction) -> None:
         """Counts one interaction that is new."""
         tenant, model = self._labels(item.tenant, item.model)
-        INTERACTIONS.labels(tenant, model, item.task, item.outcome).inc()
+        INTERACTIONS.labels(tenant, model, item.task, enum_name(_OUTCOMES, item.outcome)).inc()
         for kind, tokens in (
-            ("prompt", item.prompt_tokens),
-            ("completion", item.completion_tokens),
-            ("cached_prompt", item.cached_prompt_tokens),
+            ("prompt", item.usage.prompt_tokens),
+            ("completion", item.usage.completion_tokens),
+            ("cached_prompt", item.usage.cached_prompt_tokens),
         ):
             if tokens:
                 TOKENS.labels(tenant, model, kind).inc(tokens)
         if item.cost_micros:
             COST.labels(tenant, model, item.currency).inc(item.cost_micros)
-        if item.outcome != "answered" or item.cached:
-            return  # a cached, blocked or broken answer says nothing about a model's speed
+        if not indexed.shows_speed(item):
+            return
         DURATION.labels(model).observe(item.duration_us / 1e6)
         if item.time_to_first_token_us:
             TIME_TO_FIRST_TOKEN.labels(model).observe(item.time_to_first_token_us / 1e6)
-            if item.completion_tokens > 1:
+            if item.usage.completion_tokens > 1:
                 generating_us = max(item.duration_us - item.time_to_first_token_us, 0)
-                TIME_PER_TOKEN.labels(model).observe(generating_us / (item.completion_tokens - 1) / 1e6)
+                TIME_PER_TOKEN.labels(model).observe(generating_us / (item.usage.completion_tokens - 1) / 1e6)
 
     def _labels(self, tenant: str, model: str) -> tuple[str, str]:
         pair = (tenant, model)

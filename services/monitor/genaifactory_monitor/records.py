@@ -1,8 +1,8 @@
-"""What the monitor keeps: interactions, feedback and usage, as values that know neither wire nor database."""
+"""Feedback, usage and questions about interactions, as values that know neither wire nor database."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,49 +12,6 @@ Json = Mapping[str, Any]
 OutcomeName = Literal["answered", "blocked", "failed", "cancelled"]
 RatingName = Literal["", "up", "down"]
 GuardrailName = Literal["mask", "block"]
-
-
-@dataclass(frozen=True)
-class Interaction:
-    """One answered, failed or cancelled request. The fields are the columns of `schema.interactions`."""
-
-    tenant: str
-    request_id: str
-    start_time_us: int
-    """UTC, microseconds since 1970."""
-    principal: str
-    key_id: str
-    end_user: str
-    task: str
-    route: str
-    model: str
-    prompt_version: str
-    index_version: str
-    conversation_id: str
-    trace_id: str
-    outcome: OutcomeName
-    error_reason: str
-    error_message: str
-    cached: bool
-    refused: bool
-    prompt_tokens: int
-    completion_tokens: int
-    cached_prompt_tokens: int
-    cost_micros: int
-    """Millionths of `currency`."""
-    currency: str
-    time_to_first_token_us: int
-    """0: there was no text."""
-    duration_us: int
-    size_bytes: int
-    """As sent; bounds pages and exports."""
-    attempts: Sequence[Json]
-    passages: Sequence[Json]
-    citations: Sequence[Json]
-    verdicts: Sequence[Json]
-    input: Sequence[Json]
-    """Messages."""
-    output: str
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from genaifactory_common.database import uninterrupted
 from genaifactory_common.errors import FactoryError
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.metrics import SWEPT
-from genaifactory_monitor.schema import feedback, interactions
+from genaifactory_monitor.releases import HOUR_US
+from genaifactory_monitor.schema import feedback, interactions, release_hours
 from genaifactory_monitor.settings import Retention
 
 logger = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400
-# Two replicas that sweep the same rows would only wait for each other.
-_SWEEP_LOCK = 0x73776570
 
 
 async def sweep_forever(database: Database, retention: Retention) -> None:
@@ -34,7 +33,9 @@ async def sweep_forever(database: Database, retention: Retention) -> None:
 
 
 async def sweep(database: Database, before_us: int, *, batch: int) -> int:
-    """Deletes interactions that began before the moment, with their feedback, and feedback that never found its own.
+    """Deletes interactions that began before the moment, with their feedback and their hours' sums by release.
+
+    Feedback of that time that never found its own goes too.
 
     Returns the number of interactions deleted. Raises Unavailable; what was deleted until then stays deleted.
     """
@@ -43,6 +44,8 @@ async def sweep(database: Database, before_us: int, *, batch: int) -> int:
         deleted += count
         SWEPT.inc(count)
     while await _sweep_orphans(database, before_us, batch):
+        pass
+    while await _sweep_hours(database, before_us, batch):
         pass
     if deleted:
         logger.info("%d interactions are deleted: older than the retention", deleted)
@@ -58,9 +61,7 @@ async def _sweep_interactions(database: Database, before_us: int, batch: int) ->
         .limit(batch)
     )
     async with database.writing() as connection:
-        if database.postgresql and not await connection.scalar(
-            sa.select(sa.func.pg_try_advisory_xact_lock(_SWEEP_LOCK))
-        ):
+        if not await database.alone(connection):
             return 0
         keys = [tuple(row) for row in await connection.execute(old)]
         if keys:
@@ -84,13 +85,24 @@ async def _sweep_orphans(database: Database, before_us: int, batch: int) -> int:
         .limit(batch)
     )
     async with database.writing() as connection:
-        if database.postgresql and not await connection.scalar(
-            sa.select(sa.func.pg_try_advisory_xact_lock(_SWEEP_LOCK))
-        ):
+        if not await database.alone(connection):
             return 0
         keys = [tuple(row) for row in await connection.execute(orphans)]
         if keys:
             await connection.execute(
                 sa.delete(feedback).where(sa.tuple_(feedback.c.tenant, feedback.c.feedback_id).in_(keys))
             )
+    return len(keys)
+
+
+@uninterrupted
+async def _sweep_hours(database: Database, before_us: int, batch: int) -> int:
+    key = list(release_hours.primary_key)
+    old = sa.select(*key).where(release_hours.c.hour_us <= before_us - HOUR_US).limit(batch)
+    async with database.writing() as connection:
+        if not await database.alone(connection):
+            return 0
+        keys = [tuple(row) for row in await connection.execute(old)]
+        if keys:
+            await connection.execute(sa.delete(release_hours).where(sa.tuple_(*key).in_(keys)))
     return len(keys)

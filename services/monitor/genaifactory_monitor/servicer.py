@@ -101,7 +101,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             without_text=request.without_text,
         )
         return monitor_pb2.QueryInteractionsResponse(
-            interactions=[converters.interaction_message(item) for item in found.interactions],
+            interactions=found.interactions,
             next_page_token=paging.encode(found.next, filter_) if found.next else "",
         )
 

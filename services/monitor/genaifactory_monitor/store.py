@@ -6,16 +6,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from genaifactory_common.database import encode_json, insert, uninterrupted
+from genaifactory.monitor.v1.monitor_pb2 import Interaction
+from genaifactory_common.database import insert, uninterrupted
 from genaifactory_common.errors import Conflict
-from genaifactory_monitor import usage
+from genaifactory_monitor import former, indexed, releases, usage
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.records import Feedback, Filter, GuardrailName, Interaction, Position
+from genaifactory_monitor.records import Feedback, Filter, GuardrailName, Position
 from genaifactory_monitor.schema import feedback as feedback_table
 from genaifactory_monitor.schema import interactions
 
@@ -24,7 +25,8 @@ MAX_FEEDBACK_PER_INTERACTION = 100
 _ROWS_PER_STATEMENT = 100
 # Rows fetched at a time: what a page may hold beyond its bytes.
 _FETCH = 10
-_NO_TEXT: dict[str, Any] = {"input": (), "output": "", "citations": ()}
+_TEXT: tuple[Literal["input", "output", "citations"], ...] = ("input", "output", "citations")
+_PAGED = [interactions.c[name] for name in ("tenant", "request_id", "start_time_us", "size_bytes", "record")]
 # No answer takes longer: specs.Route.timeout_seconds ends at an hour. It bounds what is looked through by its end.
 _LONGEST_ANSWER_US = 3_700_000_000
 
@@ -40,14 +42,14 @@ class Page:
 
 @uninterrupted
 async def record(database: Database, records: Sequence[Interaction]) -> list[Interaction]:
-    """Stores what is new, adds it to the usage, and returns it once it is on disk.
+    """Stores what is new, adds it to the sums, and returns it once it is on disk.
 
     A record is known by tenant and request_id; of two, the first stays. Raises Unavailable: nothing was stored.
     """
     # Of equal ids in one batch the first counts.
     unique = {(item.tenant, item.request_id): item for item in reversed(records)}
     # One order of locks for all writers, so that replicas on PostgreSQL cannot wait for each other in a circle.
-    rows = [vars(unique[key]) for key in sorted(unique)]
+    rows = [_row(unique[key]) for key in sorted(unique)]
     async with database.writing() as connection:
         stored: list[Interaction] = []
         for start in range(0, len(rows), _ROWS_PER_STATEMENT):
@@ -55,6 +57,7 @@ async def record(database: Database, records: Sequence[Interaction]) -> list[Int
             stored.extend(unique[tenant, request_id] for tenant, request_id in inserted)
         if stored:
             await usage.add(connection, database, stored)
+            await releases.add(connection, database, stored)
     return stored
 
 
@@ -99,12 +102,10 @@ async def page(
 ) -> Page:
     """Up to `limit` interactions beyond `after`, and no more than `max_bytes` of them, but at least one.
 
-    without_text: what was asked and answered is not read. Raises Unavailable.
+    without_text: what was asked and answered is left out. Raises Unavailable.
     """
     order = sa.tuple_(interactions.c.start_time_us, interactions.c.request_id)
-    left_out = _NO_TEXT if without_text else {}
-    columns = [column for column in interactions.c if column.name not in left_out]
-    statement = sa.select(*columns).where(*_conditions(filter_)).limit(limit + 1)
+    statement = sa.select(*_PAGED).where(*_conditions(filter_)).limit(limit + 1)
     if newest_first:
         statement = statement.order_by(interactions.c.start_time_us.desc(), interactions.c.request_id.desc())
     else:
@@ -112,20 +113,31 @@ async def page(
     if after is not None:
         mark = sa.tuple_(*after)
         statement = statement.where(order < mark if newest_first else order > mark)
-    found: list[Interaction] = []
+    found: list[sa.Row[Any]] = []
     size = 0
+    next_: Position | None = None
     async with database.reading() as connection:
         rows = await connection.stream(statement, execution_options={"yield_per": min(_FETCH, limit + 1)})
         try:
-            async for row in rows.mappings():
-                size += row["size_bytes"]
+            async for row in rows:
+                size += row.size_bytes
                 if found and (len(found) == limit or size > max_bytes):
-                    last = found[-1]
-                    return Page(found, Position(last.start_time_us, last.request_id))
-                found.append(Interaction(**row, **left_out))
+                    next_ = Position(found[-1].start_time_us, found[-1].request_id)
+                    break
+                found.append(row)
         finally:
             await rows.close()
-    return Page(found, None)
+        former_keys = [(row.tenant, row.request_id) for row in found if row.record is None]
+        of_former = await former.messages(connection, former_keys) if former_keys else {}
+    messages = [
+        Interaction.FromString(row.record) if row.record is not None else of_former[row.tenant, row.request_id]
+        for row in found
+    ]
+    if without_text:
+        for message in messages:
+            for name in _TEXT:
+                message.ClearField(name)
+    return Page(messages, next_)
 
 
 @uninterrupted
@@ -154,8 +166,15 @@ async def ping(database: Database) -> None:
 @cache
 def _insert(into_postgresql: bool) -> Any:
     # Building the statement costs more than running it with one record.
-    statement = insert(interactions, into_postgresql=into_postgresql).on_conflict_do_nothing()
+    statement = insert(interactions, into_postgresql=into_postgresql).values(former.EMPTY).on_conflict_do_nothing()
     return statement.returning(interactions.c.tenant, interactions.c.request_id)
+
+
+def _row(item: Interaction) -> dict[str, Any]:
+    record = item.SerializeToString()
+    row = indexed.values(item)
+    row.update(record=record, size_bytes=len(record), guardrail=indexed.guardrail(item))
+    return row
 
 
 def _conditions(filter_: Filter) -> list[sa.ColumnElement[bool]]:
@@ -184,13 +203,10 @@ def _conditions(filter_: Filter) -> list[sa.ColumnElement[bool]]:
 
 
 def _guarded(action: GuardrailName) -> sa.ColumnElement[bool]:
-    """A guardrail acted at least so. No string inside the JSON can hold the pair: its quotes would be escaped."""
-    verdicts = sa.cast(interactions.c.verdicts, sa.Text)
+    """A guardrail acted at least so."""
     actions = ("block",) if action == "block" else ("mask", "block")
-    return sa.or_(
-        interactions.c.outcome == "blocked",
-        *(verdicts.contains(encode_json({"action": name})[1:-1], autoescape=True) for name in actions),
-    )
+    columns = interactions.c
+    return sa.or_(columns.outcome == "blocked", columns.guardrail.in_(actions), former.acted(actions))
 
 
 async def _require_same(connection: AsyncConnection, given: Feedback) -> None:

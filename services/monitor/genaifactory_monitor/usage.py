@@ -15,10 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.database import insert, uninterrupted
 from genaifactory_common.errors import TooLarge
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.records import Interaction, Usage, UsageKey
+from genaifactory_monitor.message_dicts import microseconds
+from genaifactory_monitor.records import Usage, UsageKey
 from genaifactory_monitor.schema import interactions
 from genaifactory_monitor.schema import usage as table
 
@@ -28,17 +30,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SUMS = ("requests", "errors", "prompt_tokens", "completion_tokens", "cached_prompt_tokens", "cost_micros")
 
 
-async def add(connection: AsyncConnection, database: Database, stored: Iterable[Interaction]) -> None:
+async def add(connection: AsyncConnection, database: Database, stored: Iterable[monitor_pb2.Interaction]) -> None:
     """Adds new interactions to the sums, within the transaction that stores them."""
     sums: dict[UsageKey, Usage] = defaultdict(Usage)
     for item in stored:
-        key = UsageKey(day_of(item.start_time_us), item.tenant, item.key_id, item.model, item.currency)
-        sums[key] += Usage(
+        day = day_of(microseconds(item.start_time))
+        sums[UsageKey(day, item.tenant, item.key_id, item.model, item.currency)] += Usage(
             requests=1,
-            errors=int(item.outcome == "failed"),
-            prompt_tokens=item.prompt_tokens,
-            completion_tokens=item.completion_tokens,
-            cached_prompt_tokens=item.cached_prompt_tokens,
+            errors=int(item.outcome == monitor_pb2.OUTCOME_FAILED),
+            prompt_tokens=item.usage.prompt_tokens,
+            completion_tokens=item.usage.completion_tokens,
+            cached_prompt_tokens=item.usage.cached_prompt_tokens,
             cost_micros=item.cost_micros,
         )
     await connection.execute(_upsert(database.postgresql), [key._asdict() | vars(sums[key]) for key in sorted(sums)])
@@ -58,13 +60,11 @@ async def between(
         end_us = _ceiling(end_us)  # nothing is later than now: today is a whole day
     first, last = _ceiling(start_us), end_us // _DAY_US * _DAY_US
     sums: dict[UsageKey, Usage] = defaultdict(Usage)
+    parts = [(start_us, first), (last, end_us)] if first <= end_us else [(start_us, end_us)]
     async with database.reading() as connection:
         if first < last:
             for key, value in await _rows(connection, _whole_days(tenant, key_id, first, last)):
                 sums[key] += value
-            parts = [(start_us, first), (last, end_us)]
-        else:
-            parts = [(start_us, end_us)]
         for part_start, part_end in parts:
             if part_start < part_end:
                 for key, value in await _rows(connection, _part(tenant, key_id, part_start, part_end)):
@@ -97,11 +97,12 @@ def _whole_days(tenant: str | None, key_id: str | None, start_us: int, end_us: i
 
 
 def _part(tenant: str | None, key_id: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
+    """Of a part of one day: of a day that is computed, PostgreSQL expects a group for each row, and sorts them all."""
     columns = interactions.c
-    number = columns.start_time_us // _DAY_US
-    keys = (number, columns.tenant, columns.key_id, columns.model, columns.currency)
+    keys = (columns.tenant, columns.key_id, columns.model, columns.currency)
     statement = (
         sa.select(
+            sa.literal(day_of(start_us)),
             *keys,
             sa.func.count(),
             sa.func.sum(sa.case((columns.outcome == "failed", 1), else_=0)),
@@ -125,7 +126,4 @@ async def _rows(connection: AsyncConnection, statement: sa.Select[Any]) -> list[
         raise TooLarge(
             f"The usage of this period has more than {MAX_ROWS} rows; ask for a shorter one.", field="end_time"
         )
-    return [
-        (UsageKey(day if isinstance(day, str) else day_of(day * _DAY_US), *rest[:4]), Usage(*rest[4:]))
-        for day, *rest in rows
-    ]
+    return [(UsageKey(*row[:5]), Usage(*row[5:])) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 from google.protobuf import timestamp_pb2
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.types.v1 import types_pb2
@@ -167,3 +170,39 @@ def make_interaction(request_id: str, *, at: float = 0.0, **fields: Any) -> moni
 def moment(seconds_after_noon: float) -> timestamp_pb2.Timestamp:
     micros = round((NOON + seconds_after_noon) * 1_000_000)
     return timestamp_pb2.Timestamp(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
+
+
+def with_every_field(chance: random.Random) -> dict[str, Any]:
+    """Values for every field of an interaction but those that `make_interaction` sets, also for fields to come."""
+    message = monitor_pb2.Interaction()
+    _fill(message, chance)
+    message.trace_id = f"{chance.getrandbits(128):032x}"
+    message.currency = "VND"
+    kept = ("request_id", "tenant", "start_time", "traceparent")
+    return {field.name: value for field, value in message.ListFields() if field.name not in kept}
+
+
+def _fill(message: Message, chance: random.Random) -> None:
+    for field in message.DESCRIPTOR.fields:
+        if field.type == FieldDescriptor.TYPE_BYTES or field.message_type is timestamp_pb2.Timestamp.DESCRIPTOR:
+            continue
+        if field.message_type is not None:
+            values = getattr(message, field.name)
+            for item in [values.add() for _ in range(chance.randint(1, 2))] if field.is_repeated else [values]:
+                _fill(item, chance)
+            if not field.is_repeated:
+                values.SetInParent()
+        elif field.is_repeated:
+            getattr(message, field.name).extend([_any(field, chance) for _ in range(chance.randint(1, 2))])
+        else:
+            setattr(message, field.name, _any(field, chance))
+
+
+def _any(field: Any, chance: random.Random) -> Any:
+    if field.enum_type is not None:
+        return chance.choice([value.number for value in field.enum_type.values if value.number])
+    return {
+        FieldDescriptor.CPPTYPE_STRING: chance.choice(("an", "Hà Nội", '"block"', "\u0001")),
+        FieldDescriptor.CPPTYPE_BOOL: True,
+        FieldDescriptor.CPPTYPE_FLOAT: 0.25,
+    }.get(field.cpp_type, chance.randint(1, 10**6))

@@ -24,6 +24,7 @@ from alembic.migration import MigrationContext
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory.monitor.v1.monitor_pb2 import Interaction
 from genaifactory_common import channels, runtime, testing
 from genaifactory_common.database import Store as StoreSettings
 from genaifactory_common.database import uninterrupted
@@ -34,7 +35,7 @@ from genaifactory_common.testing.postgres import PostgresServer
 from genaifactory_monitor import converters, store
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.database import FILE_NAME, Database
-from genaifactory_monitor.records import Filter, Interaction
+from genaifactory_monitor.records import Filter
 from genaifactory_monitor.schema import metadata
 from genaifactory_monitor.settings import Settings
 from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment, opened, serving, settings_for

@@ -32,8 +32,9 @@ async def test_a_line_holds_what_a_replay_and_a_data_set_need(monitor: Monitor) 
 
     values = json.loads(line)
     assert line.endswith(b"}\n")
-    assert values["time"].endswith("T12:00:00.250000Z")
-    assert {key: values[key] for key in values if key not in ("time", "input")} == {
+    assert values["start_time"].endswith("T12:00:00.250000Z")
+    assert values == values | {
+        "schema_version": 1,
         "request_id": "a",
         "tenant": "acme",
         "principal": "alice",
@@ -46,8 +47,9 @@ async def test_a_line_holds_what_a_replay_and_a_data_set_need(monitor: Monitor) 
         "index_version": "",
         "output": "Hà Nội [1].",
         "outcome": "failed",
-        "error": {"reason": "UPSTREAM_FAILED", "message": "No model answered."},
-        "latency_us": 4500,
+        "error_reason": "UPSTREAM_FAILED",
+        "error_message": "No model answered.",
+        "duration_us": 4500,
         "time_to_first_token_us": 1500,
         "usage": {"prompt_tokens": 100, "completion_tokens": 10, "cached_prompt_tokens": 0},
         "cost_micros": 25,

@@ -39,7 +39,7 @@ async def test_feedback_is_joined_whether_it_came_before_or_after_its_interactio
         "feedback_id": "f2",
         "time": second["time"],
         "principal": "alice",
-        "rating": "",
+        "rating": "unspecified",
         "correction": "Hà Nội",
         "comment": "thiếu dấu",
         "ground_truth": {"label": 1.0},

@@ -9,10 +9,11 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.monitor.v1.monitor_pb2 import Interaction
 from genaifactory_common import testing
 from genaifactory_monitor import converters, retention, store
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.records import Feedback, Filter, Interaction
+from genaifactory_monitor.records import Feedback, Filter
 from genaifactory_monitor.schema import feedback as feedback_table
 from genaifactory_monitor.settings import Retention, Settings
 from tests.unit.monitor.conftest import NOON, make_interaction, serving

@@ -13,12 +13,14 @@ import sqlalchemy as sa
 from google.protobuf import timestamp_pb2
 
 from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.monitor.v1.monitor_pb2 import Interaction
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
 from genaifactory_common.errors import InvalidArgument, PermissionDenied, TooLarge
 from genaifactory_monitor import converters, retention, schema, store, usage
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.records import Interaction, Usage, UsageKey
+from genaifactory_monitor.message_dicts import microseconds
+from genaifactory_monitor.records import Usage, UsageKey
 from tests.unit.monitor.conftest import NOON, Monitor, make_interaction, moment
 
 DAY = 86_400
@@ -82,9 +84,11 @@ async def test_any_period_has_the_sums_of_its_interactions(database: Database) -
         tenant = chance.choice((None, "acme"))
         expected: dict[UsageKey, Usage] = defaultdict(Usage)
         for item in items:
-            if start <= item.start_time_us < end and tenant in (None, item.tenant):
-                key = UsageKey(usage.day_of(item.start_time_us), item.tenant, item.key_id, item.model, "USD")
-                expected[key] += Usage(1, int(item.outcome == "failed"), item.prompt_tokens, 0, 0, item.cost_micros)
+            began_us = microseconds(item.start_time)
+            if start <= began_us < end and tenant in (None, item.tenant):
+                key = UsageKey(usage.day_of(began_us), item.tenant, item.key_id, item.model, "USD")
+                failed = int(item.outcome == monitor_pb2.OUTCOME_FAILED)
+                expected[key] += Usage(1, failed, item.usage.prompt_tokens, 0, 0, item.cost_micros)
         found = await usage.between(database, tenant, start, end, now_us=(NOON + 30 * DAY) * 10**6)
         assert found == sorted(expected.items(), key=lambda pair: pair[0])
 

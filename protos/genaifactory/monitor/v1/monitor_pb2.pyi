@@ -78,7 +78,11 @@ RATING_DOWN: Rating.ValueType  # 2
 
 @typing.final
 class Interaction(message.Message):
-    """Everything about one answered, failed or cancelled request."""
+    """The one declaration of a record: monitor stores the message as it is, and an export's lines and their JSON Schema
+    (docs/schemas) are derived from it.
+
+    Everything about one answered, failed or cancelled request.
+    """
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -373,6 +377,54 @@ class RecordFeedbackRequest(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Feedback(message.Message):
+    """Feedback as it is kept and exported."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    FEEDBACK_ID_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    RATING_FIELD_NUMBER: builtins.int
+    CORRECTION_FIELD_NUMBER: builtins.int
+    COMMENT_FIELD_NUMBER: builtins.int
+    GROUND_TRUTH_FIELD_NUMBER: builtins.int
+    feedback_id: builtins.str
+    """Identifies the feedback."""
+    principal: builtins.str
+    """Who gave it."""
+    rating: Rating.ValueType
+    """The judgement."""
+    correction: builtins.str
+    """The right answer."""
+    comment: builtins.str
+    """A remark."""
+    @builtins.property
+    def time(self) -> timestamp_pb2.Timestamp:
+        """When it was given."""
+
+    @builtins.property
+    def ground_truth(self) -> struct_pb2.Struct:
+        """Delayed ground truth."""
+
+    def __init__(
+        self,
+        *,
+        feedback_id: builtins.str = ...,
+        time: timestamp_pb2.Timestamp | None = ...,
+        principal: builtins.str = ...,
+        rating: Rating.ValueType = ...,
+        correction: builtins.str = ...,
+        comment: builtins.str = ...,
+        ground_truth: struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["ground_truth", b"ground_truth", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["comment", b"comment", "correction", b"correction", "feedback_id", b"feedback_id", "ground_truth", b"ground_truth", "principal", b"principal", "rating", b"rating", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class RecordFeedbackResponse(message.Message):
     """It is stored."""
 
@@ -657,7 +709,9 @@ class ExportInteractionsResponse(message.Message):
     JSONL_FIELD_NUMBER: builtins.int
     COUNT_FIELD_NUMBER: builtins.int
     jsonl: builtins.bytes
-    """One JSON object a line, each ended by a line feed, UTF-8. A line longer than 4 MiB goes on in the next piece."""
+    """One JSON object a line, each ended by a line feed, UTF-8: docs/schemas. A line longer than 4 MiB goes on in the next
+    piece.
+    """
     count: builtins.int
     """Interactions that end in this piece."""
     def __init__(

@@ -1,0 +1,78 @@
+"""What of an interaction has a column of its own: what it is found, sorted and added up by."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_monitor.message_dicts import enum_name, microseconds
+
+# Column: where its value stands in the message. A moment is stored in microseconds, an enum by its lower-case name.
+FIELDS = {
+    "tenant": "tenant",
+    "request_id": "request_id",
+    "start_time_us": "start_time",
+    "key_id": "key_id",
+    "route": "route",
+    "model": "model",
+    "prompt_version": "prompt_version",
+    "index_version": "index_version",
+    "outcome": "outcome",
+    "cached": "cached",
+    "refused": "refused",
+    "prompt_tokens": "usage.prompt_tokens",
+    "completion_tokens": "usage.completion_tokens",
+    "cached_prompt_tokens": "usage.cached_prompt_tokens",
+    "cost_micros": "cost_micros",
+    "currency": "currency",
+    "time_to_first_token_us": "time_to_first_token_us",
+    "duration_us": "duration_us",
+}
+ADDED_UP = tuple(name for name in FIELDS if name not in ("start_time_us", "request_id"))
+"""What sums by usage and release are made of."""
+_values = attrgetter(*FIELDS.values())
+_OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR
+
+
+def columns() -> list[sa.Column[Any]]:
+    """Their columns, of the types that the fields have."""
+    return [
+        sa.Column(name, _type(monitor_pb2.Interaction.DESCRIPTOR, path), nullable=False)
+        for name, path in FIELDS.items()
+    ]
+
+
+def values(message: monitor_pb2.Interaction) -> dict[str, Any]:
+    """What stands in them, by column."""
+    row = dict(zip(FIELDS, _values(message), strict=True))
+    row["start_time_us"] = microseconds(message.start_time)
+    row["outcome"] = enum_name(_OUTCOMES, message.outcome)
+    return row
+
+
+def guardrail(message: monitor_pb2.Interaction) -> str:
+    """The strongest thing that a guardrail did to it: "block", "mask", or nothing."""
+    strongest = max((verdict.action for verdict in message.verdicts), default=types_pb2.ACTION_UNSPECIFIED)
+    acted = strongest in (types_pb2.ACTION_MASK, types_pb2.ACTION_BLOCK)
+    return enum_name(types_pb2.Action.DESCRIPTOR, strongest) if acted else ""
+
+
+def shows_speed(message: monitor_pb2.Interaction) -> bool:
+    """Its times say how fast its model is: those of a cached, blocked or broken answer do not."""
+    return message.outcome == monitor_pb2.OUTCOME_ANSWERED and not message.cached
+
+
+def _type(descriptor: Descriptor, path: str) -> type[sa.types.TypeEngine[Any]]:
+    name, _, rest = path.partition(".")
+    field = descriptor.fields_by_name[name]
+    if rest:
+        assert field.message_type is not None, "the path goes on"
+        return _type(field.message_type, rest)
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return sa.Boolean
+    return sa.Text if field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_ENUM) else sa.BigInteger

@@ -1,0 +1,68 @@
+"""Adds up what happened by the hour and by what answered: route, model, prompt and index version, for each tenant.
+
+How releases compare is a query on these sums, and on the interactions themselves for hours that are asked for in part;
+docs/records.md shows it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory_common.database import insert
+from genaifactory_monitor import indexed
+from genaifactory_monitor.database import Database
+from genaifactory_monitor.schema import release_hours as table
+
+HOUR_US = 3_600_000_000
+_KEY = tuple(column.name for column in table.primary_key)
+_SUMS = tuple(column.name for column in table.columns if column.name not in _KEY)
+
+
+async def add(connection: AsyncConnection, database: Database, stored: Sequence[monitor_pb2.Interaction]) -> None:
+    """Adds new interactions to the sums, within the transaction that stores them."""
+    sums: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0] * len(_SUMS))
+    for item in stored:
+        hour_us = item.start_time.seconds // 3600 * HOUR_US
+        key = (item.route, hour_us, item.tenant, item.model, item.prompt_version, item.index_version, item.currency)
+        sums[key] = [total + value for total, value in zip(sums[key], _values(item), strict=True)]
+    rows = [dict(zip((*_KEY, *_SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+    await connection.execute(_upsert(database.postgresql), rows)
+
+
+def _values(item: monitor_pb2.Interaction) -> tuple[float, ...]:
+    """In the order of `_SUMS`."""
+    timed = indexed.shows_speed(item) and item.time_to_first_token_us > 0
+    first_us, duration_us = (item.time_to_first_token_us, item.duration_us) if timed else (0, 0)
+    return (
+        1,
+        item.outcome == monitor_pb2.OUTCOME_FAILED,
+        item.outcome == monitor_pb2.OUTCOME_BLOCKED,
+        item.outcome == monitor_pb2.OUTCOME_CANCELLED,
+        indexed.guardrail(item) == "mask",
+        item.cached,
+        item.refused,
+        item.usage.prompt_tokens,
+        item.usage.completion_tokens,
+        item.usage.cached_prompt_tokens,
+        item.cost_micros,
+        timed,
+        first_us,
+        duration_us,
+        (first_us / 1e6) ** 2,
+        (duration_us / 1e6) ** 2,
+    )
+
+
+@cache
+def _upsert(into_postgresql: bool) -> Any:
+    statement = insert(table, into_postgresql=into_postgresql)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: table.c[name] + statement.excluded[name] for name in _SUMS},
+    )
