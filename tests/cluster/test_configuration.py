@@ -138,8 +138,12 @@ def test_an_upgrade_to_it_fails_with_the_words_and_changes_nothing(
 
 def test_an_upgrade_to_a_good_one_goes_on_and_leaves_nothing_of_the_check(release: Release) -> None:
     release.upgrade(*PROFILE)
-    names = release.namespace.kubectl("get", "jobs,configmaps,pods", "--output", "name")
-    assert f"{release.name}-check" not in names
+    namespace = release.namespace
+
+    def left() -> str:
+        return namespace.kubectl("get", "jobs,configmaps,pods", "--output", "name")
+
+    namespace.wait(lambda: f"/{release.name}-check" not in left(), 60, "nothing of the check is left")
 
 
 def test_a_first_installation_of_it_makes_nothing(namespace: Namespace, release: Release, tmp_path: Path) -> None:
