@@ -537,6 +537,32 @@ async def test_a_document_that_one_consumer_cannot_follow_reaches_no_other(
     assert (source.current, first.current, second.current) == (after, after, after.route("talk"))
 
 
+async def test_a_mistake_in_a_consumer_refuses_one_document_and_the_next_is_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "factory.yaml"
+    await asyncio.to_thread(path.write_text, GOOD)
+    source = await asyncio.to_thread(specs.Source.from_file, path)
+    talk = source.derive(lambda factory: {route.name: route for route in factory.routes}["talk"])
+    heard: asyncio.Queue[specs.Change] = asyncio.Queue()
+    source.follow(heard.put_nowait)
+    watching = asyncio.create_task(source.watch(interval_seconds=0.005))
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(path.write_text, GOOD.replace("name: talk", "name: chat"))
+            while not caplog.records:  # noqa: ASYNC110  # the watcher under test polls as well
+                await asyncio.sleep(0.005)
+            assert caplog.records[-1].getMessage() == "factory.yaml cannot be followed"
+            assert (metric("refused"), source.current.route("chat"), heard.empty()) == (1, None, True)
+            await asyncio.to_thread(
+                path.write_text, GOOD.replace("name: talk, task: chat", "name: talk, task: chat, passages: 9")
+            )
+            await heard.get()
+    finally:
+        watching.cancel()
+    assert (talk.current.passages, metric("refused")) == (9, 0)
+
+
 def test_what_the_document_in_force_does_not_allow_is_an_error_at_once() -> None:
     source = specs.Source(specs.parse(GOOD))
 

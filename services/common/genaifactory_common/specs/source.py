@@ -107,6 +107,9 @@ class Source:
                 await self._reload(self.path)
             except InvalidArgument as error:
                 _refuse(error)
+            except Exception:  # a consumer's mistake, or a disk that is full; the next document may be followed
+                in_force.refused()
+                logger.exception("factory.yaml cannot be followed")
 
     async def _reload(self, path: Path) -> None:
         text = await asyncio.to_thread(read, path)
