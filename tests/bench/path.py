@@ -27,7 +27,7 @@ import uvloop
 
 from genaifactory_common import channels, specs
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, finding, testing
+from genaifactory_local import documents, finding, testing
 
 SERVICES = ("monitor", "safety", "modelserver", "retriever", "orchestrator", "gateway")
 UPSTREAMS = {
@@ -108,9 +108,9 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         processes = {name: stack.enter_context(_process(name, folder, common | own[name])) for name in SERVICES}
         await _until_ready(http_port, folder, processes.values())
         found = finding.find([testing.SAMPLE])
-        async with channels.connect(sockets["retriever"]) as channel, asyncio.timeout(60):
+        async with channels.connect(f"127.0.0.1:{grpc_port}", api_key=KEY) as channel, asyncio.timeout(60):
             await channel.channel_ready()
-            await documents.ingest(channel, lambda: configuration.sign_in(signer, "dev"), "documents", found.documents)
+            await documents.ingest(channel, "documents", found.documents)
         pids = {name: process.pid for name, process in processes.items()}
         yield Cluster(pids, http_port, metrics_ports, factory)
 

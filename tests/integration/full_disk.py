@@ -25,7 +25,7 @@ from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels, files
 from genaifactory_common.errors import OutOfSpace, Unavailable
 from genaifactory_common.minilm import DIMENSIONS
-from genaifactory_local import monitoring, testing
+from genaifactory_local import testing
 from genaifactory_local.testing import Platform, Process
 from genaifactory_retriever.vectors.edge import EdgeVectors
 from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse, Where
@@ -170,12 +170,7 @@ class Client:
 
     async def _export(self) -> bool:
         """As `genaifactory export -o` does, to a file on the disk: the former one, or the new one whole."""
-        self.platform.sign_in()
-        output = self.disk.folder / "export.jsonl"
-        pieces = [
-            piece.jsonl async for piece in monitoring.export(self.platform.endpoints.socket("monitor"), None, None, "")
-        ]
-        return await self._written(output, b"".join(pieces))
+        return await self._written(self.disk.folder / "export.jsonl", await self.platform.export())
 
     async def _configure(self) -> bool:
         """What the state folder holds of itself is replaced whole or not at all: configuration, keys, lists."""
@@ -225,9 +220,7 @@ async def ready(client: Client) -> tuple[int, dict[str, Any]]:
 
 
 async def exported(platform: Platform) -> list[dict[str, Any]]:
-    platform.sign_in()
-    pieces = [piece.jsonl async for piece in monitoring.export(platform.endpoints.socket("monitor"), None, None, "")]
-    return [json.loads(line) for line in b"".join(pieces).splitlines()]
+    return [json.loads(line) for line in (await platform.export()).splitlines()]
 
 
 @asynccontextmanager

@@ -146,16 +146,16 @@ async def test_documents_are_listed_shown_and_removed_here_and_over_http_with_a_
 async def test_unknown_names_are_errors_that_list_the_known_ones(with_samples: Process, tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text(ALLOWANCE)
     for arguments, known in (
-        (("ingest", str(tmp_path / "a.md"), "--tenant", "nope"), "there are: dev"),
+        (("ingest", str(tmp_path / "a.md"), "--key", "gf-nope"), "The API key is not known."),
         (("ingest", str(tmp_path / "a.md"), "--knowledge-base", "nope"), "there are: documents"),
-        (("documents", "list", "--tenant", "nope"), "there are: dev"),
+        (("documents", "list", "--key", "gf-nope"), "The API key is not known."),
         (("documents", "list", "--knowledge-base", "nope"), "there are: documents"),
         (("documents", "show", "x", "--knowledge-base", "nope"), "there are: documents"),
         (("documents", "remove", "x", "--knowledge-base", "nope"), "there are: documents"),
         (("documents", "remove", "--source", "nope"), "samples."),
         (("remove", "nope"), "no document 'nope'"),
         (("export", "--route", "nope"), "there are: "),
-        (("export", "--tenant", "nope"), "there are: dev"),
+        (("export", "--key", "gf-nope"), "The API key is not known."),
     ):
         code, out, err = await genaifactory(with_samples, *arguments)
         assert (code, out, err.count("\n")) == (1, "", 1), arguments

@@ -9,14 +9,11 @@ from typing import Any
 import httpx
 import openai
 
-from genaifactory_local import monitoring
 from genaifactory_local.testing import Platform
 
 
 async def _exported(platform: Platform) -> list[dict[str, Any]]:
-    platform.sign_in()
-    pieces = [piece.jsonl async for piece in monitoring.export(platform.endpoints.socket("monitor"), None, None, "")]
-    return [json.loads(line) for line in b"".join(pieces).splitlines()]
+    return [json.loads(line) for line in (await platform.export()).splitlines()]
 
 
 async def test_an_answer_is_on_record_with_its_passages_verdicts_times_and_feedback(platform: Platform) -> None:

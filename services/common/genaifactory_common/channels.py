@@ -85,8 +85,12 @@ def remaining_seconds() -> float | None:
     return None if deadline is None else deadline - time.monotonic()
 
 
-def connect(address: str, tls: settings.Tls | None = None, *, patience_seconds: float = 0.0) -> grpc.aio.Channel:
-    """A channel to `address` (dns:///NAME:PORT or unix:PATH), over mTLS when `tls` is given. Opens on first use.
+def connect(
+    address: str, tls: settings.Trust | None = None, *, patience_seconds: float = 0.0, api_key: str = ""
+) -> grpc.aio.Channel:
+    """A channel to `address` (dns:///NAME:PORT or unix:PATH), over TLS when `tls` is given. Opens on first use.
+
+    api_key: shown with each call; for clients of the gateway.
 
     Of the servers behind a DNS name it calls, in turn, those whose health says that they serve. While there is none,
     calls made by `unary`, `stream` and `Duplex` wait for one, `patience_seconds` at most. The files of `tls` are
@@ -108,9 +112,9 @@ def connect(address: str, tls: settings.Tls | None = None, *, patience_seconds: 
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
-    if tls is None and patience_seconds == 0:
+    if tls is None and patience_seconds == 0 and not api_key:
         return grpc.aio.insecure_channel(address, options=options)
-    return Connection(address, options, tls, patience_seconds=patience_seconds)
+    return Connection(address, options, tls, patience_seconds=patience_seconds, api_key=api_key)
 
 
 async def _reached(method: Callable[..., Any]) -> dict[str, bool]:

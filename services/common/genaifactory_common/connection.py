@@ -28,15 +28,19 @@ class Connection(grpc.aio.Channel):
         self,
         address: str,
         options: list[tuple[str, Any]],
-        where: settings.Tls | None = None,
+        where: settings.Trust | None = None,
         *,
         patience_seconds: float = 0.0,
+        api_key: str = "",
     ) -> None:
         """where: the certificates to follow; None: no TLS. patience_seconds: how long callers are to wait for a server.
+        api_key: shown with each call, if there is one.
 
         Raises InvalidArgument when the certificates are no good.
         """
         self.patience_seconds = patience_seconds
+        self.credentials = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        """What each call says of the caller, in its metadata."""
         self._address = address
         self._options = options
         self._files = tls.Files(where) if where is not None else None
@@ -147,6 +151,8 @@ class Method:
         running = self.connection.current()
         if running is not self._running:
             self._running, self._call = running, self._make(running.channel)
+        if self.connection.credentials:
+            kwargs["metadata"] = (*(kwargs.get("metadata") or ()), *self.connection.credentials)
         return running.begun(self._call(*args, **kwargs))
 
 

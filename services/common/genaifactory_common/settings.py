@@ -83,12 +83,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class Tls(Settings):
+class Trust(Settings):
+    """TLS of a client that shows no certificate, but an API key. The file is followed while it changes."""
+
+    ca: Path = Field(description="PEM bundle that signs the peers.")
+
+
+class Tls(Trust):
     """mTLS: what this service shows and whom it trusts. The files are followed while they change."""
 
     certificate: Path = Field(description="PEM chain of this service.")
     private_key: Path = Field(description="PEM key of this service.")
-    ca: Path = Field(description="PEM bundle that signs the peers.")
 
 
 class Server(Settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import grpc
@@ -28,24 +29,24 @@ EXPIRY = Gauge(
 class Material:
     """PEM that belongs together."""
 
-    certificate: bytes
-    private_key: bytes
     ca: bytes
+    certificate: bytes | None = None
+    """None for a client that shows none."""
+    private_key: bytes | None = None
 
 
 class Files:
-    """The last good set of the three files; gRPC asks from threads of its own."""
+    """The last good set of the files; gRPC asks from threads of its own."""
 
-    def __init__(self, where: settings.Tls) -> None:
+    def __init__(self, where: settings.Trust) -> None:
         """Raises InvalidArgument that names the file when the set is no good: there is none to keep."""
         self._where = where
         self._lock = threading.Lock()
         self._seen = _fingerprint(where)
         self._material = _read(where)
+        shown = where.certificate if isinstance(where, settings.Tls) else where.ca
         # Asked when the metric is read, so that it is right although nobody connects.
-        EXPIRY.labels(str(where.certificate)).set_function(
-            lambda: certificates.expiry(self.current().certificate).timestamp()
-        )
+        EXPIRY.labels(str(shown)).set_function(lambda: _expiry(self.current()).timestamp())
 
     def current(self) -> Material:
         """Looks whether the files changed, and reads them only then. A set that is no good is logged, once."""
@@ -60,9 +61,7 @@ class Files:
             except InvalidArgument as error:
                 logger.error("the new certificate is refused, the last good one stays in force: %s", error.message)
             else:
-                logger.info(
-                    "follows a new certificate, until %s", certificates.expiry(self._material.certificate).isoformat()
-                )
+                logger.info("follows a new certificate, until %s", _expiry(self._material).isoformat())
             return self._material
 
 
@@ -92,22 +91,30 @@ def channel_credentials(material: Material) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(material.ca, material.private_key, material.certificate)
 
 
+def _expiry(material: Material) -> datetime:
+    return certificates.expiry(material.certificate or material.ca)
+
+
 def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(material.private_key, material.certificate)], material.ca)
+    pair = (material.private_key, material.certificate)
+    return grpc.ssl_server_certificate_configuration([pair], material.ca)  # type: ignore[list-item]  # a server has both
 
 
-def _read(where: settings.Tls) -> Material:
+def _read(where: settings.Trust) -> Material:
     """Raises InvalidArgument when a file is missing or no PEM, or the key is another certificate's."""
-    certificate, private_key, ca = (_content(path) for path in (where.certificate, where.private_key, where.ca))
-    public_key = _certificates(where.certificate, certificate)[0].public_key()
+    ca = _content(where.ca)
     _certificates(where.ca, ca)
+    if not isinstance(where, settings.Tls):
+        return Material(ca)
+    certificate, private_key = _content(where.certificate), _content(where.private_key)
+    public_key = _certificates(where.certificate, certificate)[0].public_key()
     try:
         key = serialization.load_pem_private_key(private_key, password=None)
     except (ValueError, TypeError):
         raise InvalidArgument(f"{where.private_key} holds no PEM key without a password.") from None
     if key.public_key() != public_key:
         raise InvalidArgument(f"{where.private_key} is not the key of {where.certificate}.")
-    return Material(certificate, private_key, ca)
+    return Material(ca, certificate, private_key)
 
 
 def _content(path: Path) -> bytes:
@@ -124,5 +131,6 @@ def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
         raise InvalidArgument(f"{path} holds no PEM certificate.") from None
 
 
-def _fingerprint(where: settings.Tls) -> tuple[files.Fingerprint | None, ...]:
-    return tuple(files.fingerprint(path) for path in (where.certificate, where.private_key, where.ca))
+def _fingerprint(where: settings.Trust) -> tuple[files.Fingerprint | None, ...]:
+    own = (where.certificate, where.private_key) if isinstance(where, settings.Tls) else ()
+    return tuple(files.fingerprint(path) for path in (*own, where.ca))

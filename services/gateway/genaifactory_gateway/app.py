@@ -31,7 +31,7 @@ from genaifactory_gateway.http.server import HttpServer
 from genaifactory_gateway.http.usage import HttpUsage
 from genaifactory_gateway.indexes import Indexes
 from genaifactory_gateway.limits import Limiter
-from genaifactory_gateway.quotas import MemoryQuotas, QuotaStore
+from genaifactory_gateway.quotas import MemoryQuotas, QuotaStore, Unlimited
 from genaifactory_gateway.records import Records
 from genaifactory_gateway.servicer import GatewayServicer, Parts
 from genaifactory_gateway.settings import Settings, Upstreams
@@ -100,13 +100,14 @@ def create_app(
 def create_private_app(settings: Settings, source: specs.Source, to: Channels, telemetry: Telemetry) -> ServiceApp:
     """The gRPC API alone, for who starts a platform and has work to do in it before its clients are let in.
 
-    For a unix socket that its owner alone can open. It asks for keys as the gateway does, and counts for itself.
+    For a unix socket that its owner alone can open. It asks for keys as the gateway does; a tenant's limits are for
+    its clients and not for this.
     """
     return ServiceApp(
         name="gateway",
         telemetry=telemetry,
         service_names=(SERVICE,),
-        register=partial(_register, _parts(settings, source, to, MemoryQuotas())),
+        register=partial(_register, _parts(settings, source, to, Unlimited())),
         lifespan=contextlib.nullcontext,
     )
 

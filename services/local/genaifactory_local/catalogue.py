@@ -1,4 +1,4 @@
-"""What a running platform has read, for the command line: over the gateway with a key, or from the retriever itself."""
+"""What a running platform has read, for the command line: with a key, over HTTP or gRPC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx2
 from google.protobuf import json_format
 
-from genaifactory.retriever.v1 import retriever_pb2
+from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import FactoryError, NotFound, Unavailable
 from genaifactory_local import asking
@@ -33,10 +33,10 @@ class Catalogue(Protocol):
 
     async def page(
         self, *, prefix: str = "", source: str = "", size: int = PAGE, after: str = ""
-    ) -> retriever_pb2.ListDocumentsResponse:
+    ) -> gateway_pb2.ListDocumentsResponse:
         """Documents by id, with how many there are in all."""
 
-    async def get(self, document_id: str, characters: int) -> retriever_pb2.GetDocumentResponse:
+    async def get(self, document_id: str, characters: int) -> gateway_pb2.GetDocumentResponse:
         """One document, with the beginning of its text. Raises NotFound."""
 
     async def remove(self, document_ids: list[str]) -> list[str]:
@@ -54,21 +54,21 @@ class OverHttp:
 
     async def page(
         self, *, prefix: str = "", source: str = "", size: int = PAGE, after: str = ""
-    ) -> retriever_pb2.ListDocumentsResponse:
+    ) -> gateway_pb2.ListDocumentsResponse:
         """Documents by id, with how many there are in all."""
         wanted = {"prefix": prefix, "source": source, "page_size": str(size), "page_token": after}
         body = await self._ask("GET", "", {name: value for name, value in wanted.items() if value})
-        return retriever_pb2.ListDocumentsResponse(
+        return gateway_pb2.ListDocumentsResponse(
             documents=[_document(each) for each in body["data"]],
             next_page_token=body["next_page_token"] or "",
             total=body["total"],
         )
 
-    async def get(self, document_id: str, characters: int) -> retriever_pb2.GetDocumentResponse:
+    async def get(self, document_id: str, characters: int) -> gateway_pb2.GetDocumentResponse:
         """One document, with the beginning of its text. Raises NotFound."""
         body = await self._ask("GET", document_id, {"max_characters": str(characters)})
         sections = [json_format.ParseDict(each, types_pb2.DocumentSection()) for each in body["sections"]]
-        return retriever_pb2.GetDocumentResponse(
+        return gateway_pb2.GetDocumentResponse(
             document=_document(body), sections=sections, next_offset=body["next_offset"] or 0
         )
 
@@ -121,7 +121,7 @@ async def sources(catalogue: Catalogue) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-async def get(catalogue: Catalogue, document_id: str, characters: int) -> retriever_pb2.GetDocumentResponse:
+async def get(catalogue: Catalogue, document_id: str, characters: int) -> gateway_pb2.GetDocumentResponse:
     """As the catalogue's own, but the error for an unknown id names those that may be meant."""
     try:
         return await catalogue.get(document_id, characters)

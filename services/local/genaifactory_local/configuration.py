@@ -87,17 +87,17 @@ def without_choice(state: State) -> Path:
     return own.absolute() if own.exists() else state.factory_file
 
 
-def sign_in(signer: Signer, tenant: str, principal: str = DEVELOPMENT_KEY_ID) -> None:
-    """Makes the running task's calls come from the principal, who may do everything in the tenant.
+def sign_in(signer: Signer, tenant: str) -> None:
+    """Makes the running task's calls come from the development key's holder.
 
-    Lasts for identity.LIFETIME_SECONDS. Without a principal it is the development key's holder.
+    Lasts for identity.LIFETIME_SECONDS. For the time before there is a gateway to ask, in the process that will be it.
     """
     caller = Caller(
         tenant=tenant,
-        principal=principal,
-        key_id=principal,
-        role=principal,
+        principal=DEVELOPMENT_KEY_ID,
+        key_id=DEVELOPMENT_KEY_ID,
+        role=DEVELOPMENT_KEY_ID,
         permissions=PERMISSIONS,
-        request_id=f"{principal}-{uuid.uuid4().hex}",
+        request_id=f"{DEVELOPMENT_KEY_ID}-{uuid.uuid4().hex}",
     )
     set_current(caller, signer.sign(caller))

@@ -1,4 +1,4 @@
-"""What becomes of documents in the retriever: they are sent, and removed."""
+"""Documents are sent to a running platform, and removed from it, through its gateway."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels, formats
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory_common import formats
 from genaifactory_common.channels import Duplex
-from genaifactory_local import finding
+from genaifactory_common.errors import NotFound
+from genaifactory_local import finding, limited
 from genaifactory_local.finding import DocumentFile
 from genaifactory_retriever.parsing import decoding
 
@@ -22,7 +23,7 @@ _PIECE_BYTES = 512 * 1024
 # One call takes this many documents, so that each call has a deadline that fits it.
 _DOCUMENTS_PER_CALL = 32
 _CALL_TIMEOUT_SECONDS = 600.0
-_DELETIONS_PER_CALL = 500
+_DELETIONS_PER_CALL = 100
 
 Item = TypeVar("Item")
 
@@ -58,7 +59,6 @@ class Summary:
 
 async def ingest(
     channel: grpc.aio.Channel,
-    sign_in: Callable[[], None],
     knowledge_base: str,
     documents: Iterable[DocumentFile],
     *,
@@ -66,50 +66,43 @@ async def ingest(
     metadata: Mapping[str, str] | None = None,
     on_progress: Callable[[Summary], None] = lambda _: None,
 ) -> Summary:
-    """Sends the documents to the retriever on `channel`.
+    """Sends the documents to the gateway on `channel`.
 
-    sign_in: makes the running task's calls come from somebody, anew for each batch since that proof runs out.
-
-    A document that is refused is listed in the summary and stops no other. Raises FactoryError when the retriever
+    A document that is refused is listed in the summary and stops no other. Raises FactoryError when the platform
     refuses the call as a whole or goes away.
     """
     summary = Summary()
-    stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
-    header = retriever_pb2.DocumentHeader(allowed_groups=list(groups), metadata=dict(metadata or {}))
+    stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+    header = gateway_pb2.DocumentHeader(allowed_groups=list(groups), metadata=dict(metadata or {}))
     waiting = list(documents)
     total = len(waiting)
     for number, batch in enumerate(_batches(waiting, _DOCUMENTS_PER_CALL), start=1):
-        sign_in()
-        opened = retriever_pb2.IngestOpen(
+        opened = gateway_pb2.IngestOpen(
             knowledge_base=knowledge_base,
             documents_total=total,
             documents_before=summary.done,
             continues=number * _DOCUMENTS_PER_CALL < total,
         )
-        try:
-            async with Duplex(stub.Ingest, timeout_seconds=_CALL_TIMEOUT_SECONDS) as call, asyncio.TaskGroup() as tasks:
-                sending = tasks.create_task(_send(call, opened, batch, header, summary, on_progress))
-                async for response in call:
-                    _count(summary, response)
-                    on_progress(summary)
-                sending.cancel()  # the retriever has ended the call; there is nobody to send to
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        upload = _Upload(stub, opened, batch, header, summary, on_progress)
+        await limited.patiently(upload.run)
     on_progress(summary)
     return summary
 
 
-async def remove(
-    channel: grpc.aio.Channel, sign_in: Callable[[], None], knowledge_base: str, document_ids: Iterable[str]
-) -> list[str]:
-    """Deletes documents from the retriever on `channel`; those of the ids that name none. Raises FactoryError."""
-    stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
+async def remove(channel: grpc.aio.Channel, knowledge_base: str, document_ids: Iterable[str]) -> list[str]:
+    """Deletes documents through the gateway on `channel`; those of the ids that name none. Raises FactoryError."""
+    stub = gateway_pb2_grpc.GatewayServiceStub(channel)
     missing: list[str] = []
     for batch in _batches(document_ids, _DELETIONS_PER_CALL):
-        sign_in()
-        request = retriever_pb2.DeleteDocumentsRequest(knowledge_base=knowledge_base, document_ids=batch)
-        response = await channels.unary(stub.DeleteDocuments, request, timeout_seconds=_CALL_TIMEOUT_SECONDS)
-        missing += response.missing_ids
+        request = gateway_pb2.DeleteDocumentsRequest(knowledge_base=knowledge_base, document_ids=batch)
+        try:
+            response = await limited.unary(stub.DeleteDocuments, request, timeout_seconds=_CALL_TIMEOUT_SECONDS)
+        except NotFound as error:
+            if error.field != "document_ids":
+                raise
+            missing += batch  # none of them is there
+        else:
+            missing += response.missing_ids
     return missing
 
 
@@ -119,36 +112,56 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-async def _send(
-    call: Duplex,
-    opened: retriever_pb2.IngestOpen,
-    batch: list[DocumentFile],
-    header: retriever_pb2.DocumentHeader,
-    summary: Summary,
-    on_progress: Callable[[Summary], None],
-) -> None:
-    request = retriever_pb2.IngestRequest
-    await call.send(request(open=opened))
-    await call.accepted()
-    on_progress(summary)  # from here on the retriever's searches report how far the upload is
-    for document in batch:
-        data = await asyncio.to_thread(finding.read, document)
-        if isinstance(data, str):
-            summary.failures.append(Failure(document.document_id, data))
-            continue
-        if encoding := await asyncio.to_thread(_guessed_encoding, document.document_id, data):
-            summary.guessed[document.document_id] = encoding
-        own = retriever_pb2.DocumentHeader(
-            document_id=document.document_id,
-            uri=formats.uri(document.document_id),
-            size_bytes=len(data),
-            source=document.source.name,
-        )
-        own.MergeFrom(header)
-        await call.send(request(document=own))
-        for start in range(0, len(data), _PIECE_BYTES):
-            await call.send(request(data=data[start : start + _PIECE_BYTES]))
-    await call.done_sending()
+@dataclass(frozen=True)
+class _Upload:
+    """One call with a batch of documents."""
+
+    stub: gateway_pb2_grpc.GatewayServiceAsyncStub
+    opened: gateway_pb2.IngestOpen
+    batch: list[DocumentFile]
+    header: gateway_pb2.DocumentHeader
+    """What all of them have."""
+    summary: Summary
+    on_progress: Callable[[Summary], None]
+
+    async def run(self) -> None:
+        """Raises FactoryError; RateLimited and Overloaded before any document was sent."""
+        try:
+            async with (
+                Duplex(self.stub.Ingest, timeout_seconds=_CALL_TIMEOUT_SECONDS) as call,
+                asyncio.TaskGroup() as tasks,
+            ):
+                sending = tasks.create_task(self._send(call))
+                async for response in call:
+                    _count(self.summary, response)
+                    self.on_progress(self.summary)
+                sending.cancel()  # the gateway has ended the call; there is nobody to send to
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _send(self, call: Duplex) -> None:
+        request = gateway_pb2.IngestRequest
+        await call.send(request(open=self.opened))
+        await call.accepted()
+        self.on_progress(self.summary)  # from here on searches report how far the upload is
+        for document in self.batch:
+            data = await asyncio.to_thread(finding.read, document)
+            if isinstance(data, str):
+                self.summary.failures.append(Failure(document.document_id, data))
+                continue
+            if encoding := await asyncio.to_thread(_guessed_encoding, document.document_id, data):
+                self.summary.guessed[document.document_id] = encoding
+            own = gateway_pb2.DocumentHeader(
+                document_id=document.document_id,
+                uri=formats.uri(document.document_id),
+                size_bytes=len(data),
+                source=document.source.name,
+            )
+            own.MergeFrom(self.header)
+            await call.send(request(document=own))
+            for start in range(0, len(data), _PIECE_BYTES):
+                await call.send(request(data=data[start : start + _PIECE_BYTES]))
+        await call.done_sending()
 
 
 def _guessed_encoding(document_id: str, data: bytes) -> str:
@@ -159,13 +172,13 @@ def _guessed_encoding(document_id: str, data: bytes) -> str:
 def _count(summary: Summary, response: Any) -> None:
     outcome = response.outcome
     summary.passages += response.passages
-    if outcome == retriever_pb2.INGEST_OUTCOME_ADDED:
+    if outcome == gateway_pb2.INGEST_OUTCOME_ADDED:
         summary.added += 1
-    elif outcome == retriever_pb2.INGEST_OUTCOME_REPLACED:
+    elif outcome == gateway_pb2.INGEST_OUTCOME_REPLACED:
         summary.replaced += 1
-    elif outcome == retriever_pb2.INGEST_OUTCOME_UNCHANGED:
+    elif outcome == gateway_pb2.INGEST_OUTCOME_UNCHANGED:
         summary.unchanged += 1
-    elif outcome == retriever_pb2.INGEST_OUTCOME_DUPLICATE:
+    elif outcome == gateway_pb2.INGEST_OUTCOME_DUPLICATE:
         summary.duplicates += 1
     else:
         summary.failures.append(Failure(response.document_id, response.error_message))

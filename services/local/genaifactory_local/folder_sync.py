@@ -11,8 +11,7 @@ from rich.markup import escape
 
 from genaifactory_common import channels, space
 from genaifactory_common.errors import FactoryError, OutOfSpace
-from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, finding, progress, sources
+from genaifactory_local import documents, finding, progress, sources
 from genaifactory_local.printable import printable
 
 _OWN = Path(__file__).parents[3] / "docs"
@@ -29,8 +28,8 @@ _LIST = "`genaifactory documents list` shows them."
 class FolderSync:
     """The documents of one run, and where they go."""
 
-    signer: Signer
-    tenant: str
+    key: str
+    """Of the tenant that they are for."""
     knowledge_base: str
     found: finding.FoundFiles
     console: Console
@@ -39,14 +38,14 @@ class FolderSync:
     verbose: bool = False
     """Every skipped file is named."""
 
-    async def read(self, retriever: str, begun: asyncio.Event) -> bool:
+    async def read(self, gateway: str, begun: asyncio.Event) -> bool:
         """Brings the knowledge base to what the folders hold, and says on the console what became of it.
 
-        retriever: its gRPC address. begun: set when answers say that reading goes on, or when it has ended. Returns
+        gateway: its gRPC address. begun: set when answers say that reading goes on, or when it has ended. Returns
         whether the samples were left out, since there is something else to ask about.
         """
         try:
-            done = await self._read_when_there_is_room(retriever, begun)
+            done = await self._read_when_there_is_room(gateway, begun)
         except FactoryError as error:
             self.console.print(f"[red]The documents were not ingested:[/red] {escape(error.message)}", soft_wrap=True)
         else:
@@ -60,12 +59,12 @@ class FolderSync:
             begun.set()
         return False
 
-    async def _read_when_there_is_room(self, retriever: str, begun: asyncio.Event) -> _Done | None:
+    async def _read_when_there_is_room(self, gateway: str, begun: asyncio.Event) -> _Done | None:
         """As `_read`; a disk that is full is waited for."""
         waits = False
         while True:
             try:
-                return await self._read(retriever, begun)
+                return await self._read(gateway, begun)
             except OutOfSpace as full:
                 if not waits:
                     waits = True
@@ -74,9 +73,9 @@ class FolderSync:
             begun.set()
             await asyncio.sleep(space.RETRY_SECONDS)
 
-    async def _read(self, retriever: str, begun: asyncio.Event) -> _Done | None:
-        async with channels.connect(retriever) as channel:
-            store = sources.Store(channel, self.knowledge_base, self._sign_in)
+    async def _read(self, gateway: str, begun: asyncio.Event) -> _Done | None:
+        async with channels.connect(gateway, api_key=self.key) as channel:
+            store = sources.Store(channel, self.knowledge_base)
             if not self.chosen and await sources.count_others(store, DEFAULT_SOURCES):
                 return None
             # What leaves does so first: its names are free then, and a file under a new one is no duplicate of itself.
@@ -92,9 +91,7 @@ class FolderSync:
                     begun.set()
                     report(summary)
 
-                summary = await documents.ingest(
-                    channel, self._sign_in, self.knowledge_base, found.documents, on_progress=on_progress
-                )
+                summary = await documents.ingest(channel, self.knowledge_base, found.documents, on_progress=on_progress)
             summary.removed = removed
             elsewhere = await sources.count_others(store, frozenset(source.name for source in found.sources))
         return _Done(found, summary, elsewhere)
@@ -104,9 +101,6 @@ class FolderSync:
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, highlight=False)
-
-    def _sign_in(self) -> None:
-        configuration.sign_in(self.signer, self.tenant)
 
 
 @dataclass(frozen=True)

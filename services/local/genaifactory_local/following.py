@@ -21,26 +21,27 @@ _MOST_AT_ONCE = 2_000
 
 
 class Follower:
-    """Asks monitor again and again for what has ended since the newest record that it has seen."""
+    """Asks again and again for what has ended since the newest record that it has seen."""
 
     def __init__(
         self,
         find: Callable[[], Platform],
-        tenant: str | None,
+        key: str | None,
         since: datetime,
         *,
         route: str = "",
         key_id: str = "",
     ) -> None:
-        """find: the platform as it runs now. since: from when on requests must have ended to be shown."""
+        """find: the platform as it runs now. key: what is shown to it; None: its own. since: from when on requests must
+        have ended to be shown.
+        """
         self._find = find
-        self._tenant = tenant
+        self._key = key
         self._since = self._newest = since
         self._filter = monitor_pb2.InteractionFilter(route=route, key_id=key_id)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._connection = AsyncExitStack()
         self._channel: grpc.aio.Channel | None = None
-        self._sign_in: Callable[[], None] = _nobody
 
     async def new(self) -> list[monitor_pb2.Interaction]:
         """What has ended since the last call, oldest first; of very many the newest.
@@ -60,7 +61,6 @@ class Follower:
 
     async def _ask(self) -> list[monitor_pb2.Interaction]:
         channel = self._channel or await self._connect()
-        self._sign_in()  # what it signs is short-lived
         wanted = monitor_pb2.InteractionFilter()
         wanted.CopyFrom(self._filter)
         wanted.ended_since.FromDatetime(max(self._since, self._newest - _OVERLAP))
@@ -75,18 +75,17 @@ class Follower:
         return new
 
     async def _connect(self) -> grpc.aio.Channel:
-        platform = self._find()
-        self._sign_in = platform.signing_in(platform.tenant(self._tenant))
-        self._channel = await self._connection.enter_async_context(monitoring.connected(platform, patience_seconds=0))
+        connected = self._find().connected(self._key, patience_seconds=0)
+        self._channel = await self._connection.enter_async_context(connected)
         return self._channel
 
 
 @asynccontextmanager
 async def following(
-    find: Callable[[], Platform], tenant: str | None, since: datetime, *, route: str = "", key_id: str = ""
+    find: Callable[[], Platform], key: str | None, since: datetime, *, route: str = "", key_id: str = ""
 ) -> AsyncIterator[Follower]:
     """A Follower that lets go of its connection at the end."""
-    follower = Follower(find, tenant, since, route=route, key_id=key_id)
+    follower = Follower(find, key, since, route=route, key_id=key_id)
     try:
         yield follower
     finally:
@@ -96,7 +95,3 @@ async def following(
 def ended(record: monitor_pb2.Interaction) -> datetime:
     """When a request came to its end."""
     return record.start_time.ToDatetime(UTC) + timedelta(microseconds=record.duration_us)
-
-
-def _nobody() -> None:
-    """Before the first connection there is nobody to sign for."""

@@ -6,26 +6,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels, settings, specs, stored
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory_common import specs, stored
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.stored import Kind, Stored
-from genaifactory_local.endpoints import Service
+from genaifactory_local import limited
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _TIMEOUT_SECONDS = 10.0
-_PATIENCE_SECONDS = 2.0
-_FIRST_SECOND = 946_684_800  # of 2000, the earliest that the monitor takes
+PATIENCE_SECONDS = 2.0
+"""For a gateway that is asked before a document is in force, and may be away."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +31,23 @@ class Inventory:
     """What could not be counted, each with the reason."""
 
 
-async def take(
-    address: Callable[[Service], str], sign_in: Callable[[], None], tls: settings.Tls | None = None
-) -> Inventory:
-    """Asks the services that store. sign_in: makes a task's calls come from somebody with the permission 'operate'."""
+async def take(channel: grpc.aio.Channel) -> Inventory:
+    """Asks the gateway on `channel`, to which a key with the permissions 'operate' and 'usage' is shown."""
+    stub = gateway_pb2_grpc.GatewayServiceStub(channel)
 
     async def ask(
-        service: Service, kind: Kind, count: Callable[[grpc.aio.Channel], Awaitable[list[Stored]]]
+        kind: Kind, count: Callable[[gateway_pb2_grpc.GatewayServiceAsyncStub], Awaitable[list[Stored]]]
     ) -> Inventory:
         try:
-            sign_in()
-            async with channels.connect(address(service), tls, patience_seconds=_PATIENCE_SECONDS) as channel:
-                return Inventory(tuple(await count(channel)))
+            return Inventory(tuple(await count(stub)))
         except FactoryError as error:
             return Inventory((), (f"{kind} ({error.message})",))
 
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(ask("retriever", "documents", _documents)),
-            group.create_task(ask("orchestrator", "conversations", _conversations)),
-            group.create_task(ask("monitor", "requests on record", _requests)),
+            group.create_task(ask("documents", _documents)),
+            group.create_task(ask("conversations", _conversations)),
+            group.create_task(ask("requests on record", _requests)),
         ]
     found = [task.result() for task in tasks]
     return Inventory(
@@ -88,25 +79,19 @@ def _names(factory: specs.Factory) -> set[tuple[str, str]]:
     }
 
 
-async def _documents(channel: grpc.aio.Channel) -> list[Stored]:
-    stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
-    request = retriever_pb2.CountDocumentsRequest()
-    response = await channels.unary(stub.CountDocuments, request, timeout_seconds=_TIMEOUT_SECONDS)
+async def _documents(stub: gateway_pb2_grpc.GatewayServiceAsyncStub) -> list[Stored]:
+    request = gateway_pb2.CountDocumentsRequest()
+    response = await limited.unary(stub.CountDocuments, request, timeout_seconds=_TIMEOUT_SECONDS)
     return [Stored(each.tenant, "documents", each.documents, each.knowledge_base) for each in response.counts]
 
 
-async def _conversations(channel: grpc.aio.Channel) -> list[Stored]:
-    stub = orchestrator_pb2_grpc.OrchestratorServiceStub(channel)
-    request = orchestrator_pb2.CountConversationsRequest()
-    response = await channels.unary(stub.CountConversations, request, timeout_seconds=_TIMEOUT_SECONDS)
+async def _conversations(stub: gateway_pb2_grpc.GatewayServiceAsyncStub) -> list[Stored]:
+    request = gateway_pb2.CountConversationsRequest()
+    response = await limited.unary(stub.CountConversations, request, timeout_seconds=_TIMEOUT_SECONDS)
     return [Stored(each.tenant, "conversations", each.conversations) for each in response.counts]
 
 
-async def _requests(channel: grpc.aio.Channel) -> list[Stored]:
-    stub = monitor_pb2_grpc.MonitorServiceStub(channel)
-    request = monitor_pb2.GetUsageRequest(tenant="*", start_time=Timestamp(seconds=_FIRST_SECOND))
-    response = await channels.unary(stub.GetUsage, request, timeout_seconds=_TIMEOUT_SECONDS)
-    of_tenant: dict[str, int] = {}
-    for row in response.rows:
-        of_tenant[row.tenant] = of_tenant.get(row.tenant, 0) + row.requests
-    return [Stored(tenant, "requests on record", count) for tenant, count in sorted(of_tenant.items())]
+async def _requests(stub: gateway_pb2_grpc.GatewayServiceAsyncStub) -> list[Stored]:
+    request = gateway_pb2.CountRequestsRequest()
+    response = await limited.unary(stub.CountRequests, request, timeout_seconds=_TIMEOUT_SECONDS)
+    return [Stored(each.tenant, "requests on record", each.requests) for each in response.counts]

@@ -67,10 +67,9 @@ async def running(
 ) -> AsyncIterator[Endpoints]:
     """Runs the six services inside the block, from those that call nobody to the gateway; stops them in reverse.
 
-    sockets: a private folder with a short path. before_gateway: awaited when the inner services answer and nobody
-    outside is let in yet. report: told how far a model's loading is. A model server with vLLM is a process of its own.
-    Raises OSError when a port is taken, FactoryError when a store
-    cannot be opened.
+    sockets: a private folder with a short path. before_gateway: awaited when the gateway answers on its socket there,
+    with gRPC alone, and nobody outside is let in yet. report: told how far a model's loading is. A model server with
+    vLLM is a process of its own. Raises OSError when a port is taken, FactoryError when a store cannot be opened.
     """
     tracing = options.telemetry
     if tracing.otlp_endpoint is None:
@@ -138,20 +137,18 @@ async def running(
             of_orchestrator.server,
         )
 
-        if before_gateway is not None:
-            await before_gateway()
         of_gateway = GatewaySettings(
             server=settings.Server(address=f"{options.host}:{options.grpc_port}", drain_seconds=options.drain_seconds),
             telemetry=tracing,
             http=Http(address=f"{options.host}:{options.http_port}"),
             context_private_key=SecretStr(base64.b64encode(signer.private_key).decode()),
         )
-        gateway_app = gateway.create_app(
-            of_gateway,
-            source,
-            gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever),
-            await telemetry("gateway"),
-        )
+        to = gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever)
+        of_itself = await telemetry("gateway")
+        await serve(gateway.create_private_app(of_gateway, source, to, of_itself), where("gateway")["server"])
+        if before_gateway is not None:
+            await before_gateway()
+        gateway_app = gateway.create_app(of_gateway, source, to, of_itself)
         grpc_address = await stack.enter_async_context(runtime.running(gateway_app, of_gateway.server))
         yield Endpoints(
             pid=os.getpid(),

@@ -21,7 +21,7 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory_common import known, settings, space, specs
+from genaifactory_common import channels, known, settings, space, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.identity import Signer
 from genaifactory_local import configuration, environment, finding, inventory, invocation, local_model, logs, state
@@ -137,8 +137,9 @@ async def _serve(
         async def begin_reading() -> None:
             """Before the first question can come: what an answer lacks may stand in what is not read yet."""
             if wanted is not None:
-                retriever = state.service_address(sockets, "retriever")
-                readings.append(tasks.create_task(wanted.read(retriever, begun), name="read"))
+                readings.append(
+                    tasks.create_task(wanted.read(state.service_address(sockets, "gateway"), begun), name="read")
+                )
                 await begun.wait()
 
         async def welcome(endpoints: Endpoints) -> None:
@@ -169,15 +170,15 @@ async def _serve(
 def _follow(plan: _Plan, sockets: Path, endpoints: Endpoints, console: Console) -> None:
     """Looks at every change of factory.yaml before it is in force, and prints it when it is."""
 
-    def sign_in() -> None:
-        configuration.sign_in(plan.signer, plan.source.current.tenants[0].name)
+    async def look() -> inventory.Inventory:
+        async with channels.connect(state.service_address(sockets, "gateway"), api_key=plan.key) as channel:
+            return await inventory.take(channel)
 
     def follow(change: specs.Change) -> None:
         if change.after.tenants[0].name != change.before.tenants[0].name:
             state.announce(plan.state, replace(endpoints, tenant=change.after.tenants[0].name))
         _print_change(change, console, datetime.now().astimezone())
 
-    look = partial(inventory.take, partial(state.service_address, sockets), sign_in)
     plan.source.review(inventory.reviewer(look))
     plan.source.follow(follow)
 
@@ -197,8 +198,7 @@ def _reading(plan: _Plan, console: Console) -> FolderSync | None:
     if plan.knowledge_base is None:
         return None
     return FolderSync(
-        plan.signer,
-        plan.source.current.tenants[0].name,
+        plan.key,
         plan.knowledge_base,
         plan.found,
         console,

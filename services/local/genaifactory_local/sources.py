@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import grpc.aio
 
-from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
-from genaifactory_common import channels, formats
-from genaifactory_local import documents, finding
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory_common import formats
+from genaifactory_local import documents, finding, limited
 from genaifactory_local.catalogue import PAGE, stored
 from genaifactory_local.finding import FoundFiles, Reason, Skipped, Source
 
@@ -18,39 +17,35 @@ _TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Store:
-    """A knowledge base of a running platform, for the current caller. Every method raises FactoryError."""
+    """A knowledge base of a running platform, for the holder of a key. Every method raises FactoryError."""
 
     channel: grpc.aio.Channel
-    """To the retriever."""
+    """To the gateway; it shows the key."""
     knowledge_base: str
-    sign_in: Callable[[], None]
-    """Makes the running task's calls come from somebody, anew for each call since that proof runs out."""
 
     async def page(
         self, *, prefix: str = "", source: str = "", size: int = PAGE, after: str = ""
-    ) -> retriever_pb2.ListDocumentsResponse:
+    ) -> gateway_pb2.ListDocumentsResponse:
         """Documents by id, with how many there are in all."""
-        request = retriever_pb2.ListDocumentsRequest(
+        request = gateway_pb2.ListDocumentsRequest(
             knowledge_base=self.knowledge_base, prefix=prefix, source=source, page_size=size, page_token=after
         )
-        self.sign_in()
-        return await channels.unary(self._stub.ListDocuments, request, timeout_seconds=_TIMEOUT_SECONDS)
+        return await limited.unary(self._stub.ListDocuments, request, timeout_seconds=_TIMEOUT_SECONDS)
 
-    async def get(self, document_id: str, characters: int) -> retriever_pb2.GetDocumentResponse:
+    async def get(self, document_id: str, characters: int) -> gateway_pb2.GetDocumentResponse:
         """One document, with the beginning of its text. Raises NotFound."""
-        request = retriever_pb2.GetDocumentRequest(
+        request = gateway_pb2.GetDocumentRequest(
             knowledge_base=self.knowledge_base, document_id=document_id, max_characters=characters
         )
-        self.sign_in()
-        return await channels.unary(self._stub.GetDocument, request, timeout_seconds=_TIMEOUT_SECONDS)
+        return await limited.unary(self._stub.GetDocument, request, timeout_seconds=_TIMEOUT_SECONDS)
 
     async def remove(self, document_ids: list[str]) -> list[str]:
         """Removes documents; returns those of the ids that name none."""
-        return await documents.remove(self.channel, self.sign_in, self.knowledge_base, document_ids)
+        return await documents.remove(self.channel, self.knowledge_base, document_ids)
 
     @property
-    def _stub(self) -> retriever_pb2_grpc.RetrieverServiceAsyncStub:
-        return retriever_pb2_grpc.RetrieverServiceStub(self.channel)
+    def _stub(self) -> gateway_pb2_grpc.GatewayServiceAsyncStub:
+        return gateway_pb2_grpc.GatewayServiceStub(self.channel)
 
 
 async def labelled(store: Store, found: FoundFiles) -> FoundFiles:

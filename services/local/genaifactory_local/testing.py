@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc.aio
+
 from genaifactory_common import channels
 from genaifactory_common.identity import Signer
-from genaifactory_local import configuration, documents, finding, platform, state
+from genaifactory_local import configuration, documents, finding, monitoring, platform, state
 from genaifactory_local.documents import Summary
 from genaifactory_local.state import Endpoints, State
 
@@ -41,11 +43,20 @@ class Platform:
         """Makes the running task's calls to inner services come from the development key's holder."""
         configuration.sign_in(self.signer, self.endpoints.tenant)
 
+    def connected(self) -> grpc.aio.Channel:
+        """A channel to the gateway that shows the development key."""
+        return channels.connect(self.endpoints.grpc_address, api_key=self.key)
+
     async def ingest(self, paths: Iterable[Path], knowledge_base: str = "documents") -> Summary:
         """Ingests files and folders."""
         found = await asyncio.to_thread(finding.find, list(paths))
-        async with channels.connect(self.endpoints.socket("retriever")) as channel:
-            return await documents.ingest(channel, self.sign_in, knowledge_base, found.documents)
+        async with self.connected() as channel:
+            return await documents.ingest(channel, knowledge_base, found.documents)
+
+    async def export(self) -> bytes:
+        """Everything on record, as JSON lines."""
+        async with self.connected() as channel:
+            return b"".join([piece.jsonl async for piece in monitoring.export(channel, None, None, "")])
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -33,13 +32,17 @@ from genaifactory_monitor.settings import Settings as MonitorSettings
 from genaifactory_retriever import app as retriever
 from genaifactory_retriever.settings import Settings as RetrieverSettings
 
-KEY = "gf-administrator"
+KEY, USER = "gf-administrator", "gf-user"
 TENANTS = """
 tenants:
   - name: acme
-    keys: [{{id: admin, sha256: {hash}, role: admin}}]
+    keys:
+      - {{id: admin, sha256: {hash}, role: admin}}
+      - {{id: user, sha256: {user}, role: user}}
 {more}
-roles: [{{name: admin, permissions: [chat, usage]}}]
+roles:
+  - {{name: admin, permissions: [chat, usage, ingest, export, operate]}}
+  - {{name: user, permissions: [chat]}}
 models: [{{name: extractive, backend: {{type: modelserver, model: extractive}}}}]
 routes: [{{name: chat, task: chat, models: [extractive]}}]
 knowledge_bases: [{{name: documents}}]
@@ -48,7 +51,9 @@ policies: [{{name: default}}]
 
 
 def _factory(*others: str) -> str:
-    return TENANTS.format(hash=specs.hash_key(KEY), more="\n".join(f"  - name: {name}" for name in others))
+    return TENANTS.format(
+        hash=specs.hash_key(KEY), user=specs.hash_key(USER), more="\n".join(f"  - name: {name}" for name in others)
+    )
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,6 @@ class Cluster:
     """Services on loopback, and the environment of a pod beside them."""
 
     environment: dict[str, str]
-    stranger: dict[str, str]
-    """The part of the environment in which a pod differs that the services do not admit."""
     monitor: str
     tls: settings.Tls
 
@@ -88,12 +91,10 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     factory = tmp_path / "factory.yaml"
     factory.write_text(_factory())
     source = specs.Source.from_file(factory)
-    tools = _issue(authority, tmp_path, "tools")
-    safety = _issue(authority, tmp_path, "safety")
+    of_orchestrator = _issue(authority, tmp_path, "orchestrator")
     private_key = base64.b64encode(testing.SIGNER.private_key).decode()
     secrets = tmp_path / "secrets"
     secrets.mkdir()
-    (secrets / "GENAIFACTORY_CONTEXT_PRIVATE_KEY").write_text(private_key)
     (secrets / "GENAIFACTORY_API_KEY").write_text(KEY)
     async with AsyncExitStack() as stack:
 
@@ -109,10 +110,12 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
         key = testing.SIGNER.public_key
         of_monitor = MonitorSettings(data_dir=tmp_path / "monitor", context_public_key=key)
-        at_monitor = await serve(monitor.create_app(of_monitor, Telemetry("monitor")), "monitor", "gateway", "tools")
+        at_monitor = await serve(
+            monitor.create_app(of_monitor, Telemetry("monitor")), "monitor", "gateway", "orchestrator"
+        )
         of_retriever = RetrieverSettings(data_dir=tmp_path / "retriever", context_public_key=key)
         at_retriever = await serve(
-            retriever.create_app(of_retriever, source, Telemetry("retriever")), "retriever", "gateway", "tools"
+            retriever.create_app(of_retriever, source, Telemetry("retriever")), "retriever", "gateway"
         )
         orchestrator = FakeOrchestrator()
         orchestrator.script = [route(), delta("Sixteen days."), done()]
@@ -131,20 +134,12 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
             {
                 "GENAIFACTORY_CLUSTER__HTTP_URL": f"http://{gateway_app.http_address()}",
                 "GENAIFACTORY_CLUSTER__GRPC_ADDRESS": at_gateway,
-                "GENAIFACTORY_CLUSTER__RETRIEVER": at_retriever,
-                "GENAIFACTORY_CLUSTER__MONITOR": at_monitor,
-                "GENAIFACTORY_CLUSTER__TLS__CERTIFICATE": str(tools.certificate),
-                "GENAIFACTORY_CLUSTER__TLS__PRIVATE_KEY": str(tools.private_key),
-                "GENAIFACTORY_CLUSTER__TLS__CA": str(tools.ca),
+                "GENAIFACTORY_CLUSTER__TLS__CA": str(of_orchestrator.ca),
                 "GENAIFACTORY_FACTORY_FILE": str(factory),
                 "GENAIFACTORY_SECRETS_DIR": str(secrets),
             },
-            {
-                "GENAIFACTORY_CLUSTER__TLS__CERTIFICATE": str(safety.certificate),
-                "GENAIFACTORY_CLUSTER__TLS__PRIVATE_KEY": str(safety.private_key),
-            },
             at_monitor,
-            tools,
+            of_orchestrator,
         )
 
 
@@ -176,9 +171,11 @@ async def test_every_command_works_from_a_pod_beside_the_platform(cluster: Clust
     code, out, err = await cluster.genaifactory("ingest", "--samples", "--json")
     assert code == 0, err
     assert json.loads(out)["added"] == 8
-    removed = await cluster.genaifactory("remove", "sample/leave.md", "--tenant", "acme")
+    removed = await cluster.genaifactory("remove", "sample/leave.md")
     assert removed == (0, "1 document removed\n", "")
 
+    other = tmp_path / "other-ca.crt"
+    other.write_bytes(Authority.create("another", valid=timedelta(days=1)).pem)
     await _record(cluster)
     code, out, err = await cluster.genaifactory("export", "--route", "chat")
     assert code == 0, err
@@ -196,25 +193,27 @@ async def test_every_command_works_from_a_pod_beside_the_platform(cluster: Clust
     assert code == 1
     assert "cites nothing" in err
     code, out, err = await cluster.genaifactory("config", "check")
-    right, compared = out.splitlines()
+    right, *compared = out.splitlines()
     assert (code, right.endswith("is right: routes chat")) == (0, True)
     assert "warning: knowledge_bases[documents]: no route searches it, so nobody reaches 7 documents" in err
-    assert "Not compared with what is stored: conversations (The tools of a cluster do not reach" in compared
+    assert not compared
 
-    stranger = dataclasses.replace(cluster, environment={**cluster.environment, **cluster.stranger})
-    code, out, err = await stranger.genaifactory("remove", "sample/leave.md")
+    for arguments in (("remove", "sample/leave.md"), ("export",), ("ingest", "--samples"), ("blocked",)):
+        code, out, err = await cluster.genaifactory(*arguments, "--key", USER)
+        assert (code, out) == (1, ""), arguments
+        assert "The role 'user' has no permission" in err
+        assert err.count("\n") == 1
+    code, out, err = await cluster.genaifactory("config", "check", "--key", USER)
+    assert "Not compared with what is stored: documents (The role 'user' has no permission 'operate'.)" in out
+    trusting_another = {**cluster.environment, "GENAIFACTORY_CLUSTER__TLS__CA": str(other)}
+    code, out, err = await local_testing.genaifactory("usage", environment=trusting_another)
     assert (code, out) == (1, "")
-    assert "may not call" in err
-    assert err.count("\n") == 1
+    assert KEY not in err
 
 
 ENVIRONMENT = {
     "GENAIFACTORY_CLUSTER__HTTP_URL": "http://factory-gateway",
     "GENAIFACTORY_CLUSTER__GRPC_ADDRESS": "dns:///factory-gateway:50051",
-    "GENAIFACTORY_CLUSTER__RETRIEVER": "dns:///factory-retriever:50051",
-    "GENAIFACTORY_CLUSTER__MONITOR": "dns:///factory-monitor:50051",
-    "GENAIFACTORY_CLUSTER__TLS__CERTIFICATE": "tls.crt",
-    "GENAIFACTORY_CLUSTER__TLS__PRIVATE_KEY": "tls.key",
     "GENAIFACTORY_CLUSTER__TLS__CA": "ca.crt",
 }
 
@@ -238,34 +237,23 @@ def test_without_a_cluster_in_the_environment_the_platform_is_on_this_machine(tm
 
 def test_a_part_of_the_environment_that_is_missing_is_named(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENAIFACTORY_CLUSTER__TLS__CA")
-    with pytest.raises(InvalidArgument, match="GENAIFACTORY_CLUSTER__TLS__CA is wrong: Field required"):
+    with pytest.raises(InvalidArgument, match="GENAIFACTORY_CLUSTER__TLS is wrong: Field required"):
         endpoints.find(environment.parent)
 
 
-def test_the_only_tenant_is_meant_where_none_is_named(environment: Path) -> None:
+def test_the_tenant_is_that_of_the_key(environment: Path) -> None:
     platform = endpoints.find(environment.parent)
-    assert platform.tenant(None) == platform.tenant("acme") == "acme"
+    assert (platform.tenant(KEY), platform.tenant("gf-of-nobody")) == ("acme", "")
 
 
-def test_of_several_tenants_one_must_be_named(environment: Path) -> None:
-    environment.write_text(_factory("beta"))
+def test_a_key_that_is_missing_is_named(environment: Path) -> None:
     platform = endpoints.find(environment.parent)
-    assert platform.tenant("beta") == "beta"
-    with pytest.raises(InvalidArgument, match="with --tenant: acme, beta"):
-        platform.tenant(None)
-    with pytest.raises(InvalidArgument, match="no tenant 'gamma'; there are: acme, beta"):
-        platform.tenant("gamma")
-
-
-@pytest.mark.parametrize("key", [None, "no base64", base64.b64encode(b"short").decode()])
-def test_a_key_that_is_missing_or_none_is_named(
-    key: str | None, environment: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if key is not None:
-        monkeypatch.setenv("GENAIFACTORY_CONTEXT_PRIVATE_KEY", key)
-    platform = endpoints.find(environment.parent)
-    with pytest.raises(InvalidArgument, match="GENAIFACTORY_CONTEXT_PRIVATE_KEY must be") as caught:
-        platform.signing_in("acme")
-    assert key is None or key not in caught.value.message
     with pytest.raises(InvalidArgument, match="set GENAIFACTORY_API_KEY"):
-        platform.key()
+        platform.connected(None)
+
+
+def test_an_authority_that_cannot_be_read_is_named(environment: Path) -> None:
+    """Without it a key could be shown to whoever answers under the gateway's name."""
+    platform = endpoints.find(environment.parent)
+    with pytest.raises(InvalidArgument, match=r"ca\.crt cannot be read"):
+        platform.connected(KEY)

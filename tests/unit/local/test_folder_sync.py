@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common.testing import VERIFIER, act_as, served
+from genaifactory_common.testing import VERIFIER, served
 from genaifactory_common.testing.retriever import FakeRetriever
 from genaifactory_local import finding, sources
 from genaifactory_local.sources import Store
+from tests.unit.local.gateways import gateway
 
 pytestmark = pytest.mark.allow_blocking  # makes the folders that it looks through
 
@@ -24,8 +25,8 @@ def retriever() -> FakeRetriever:
 
 @pytest.fixture
 async def store(retriever: FakeRetriever) -> AsyncIterator[Store]:
-    async with served(retriever.app(VERIFIER)) as channel:
-        yield Store(channel, "documents", act_as)
+    async with served(retriever.app(VERIFIER)) as to_retriever, gateway(retriever=to_retriever) as channel:
+        yield Store(channel, "documents")
 
 
 def put(retriever: FakeRetriever, document_id: str, source: Path | str) -> None:

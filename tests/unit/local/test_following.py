@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,44 +17,44 @@ from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory_common import channels, runtime, settings, specs, testing
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_local.endpoints import Service
 from genaifactory_local.following import Follower, following
 from genaifactory_monitor.app import create_app
 from genaifactory_monitor.settings import Settings
+from tests.unit.local.gateways import KEY, gateway
 
 NOW = datetime.now(UTC)
 
 
 class Reachable:
-    """A platform of which only the monitor is needed."""
+    """A platform of which only the monitor is needed, and the gateway before it."""
 
-    http_url = grpc_address = collector = ""
-    tls = None
+    http_url = collector = ""
 
     def __init__(self, folder: Path) -> None:
         self.socket = f"unix:{folder}/monitor.sock"
-
-    def address(self, service: Service) -> str:
-        return self.socket
+        self.gateway = f"unix:{folder}/gateway.sock"
 
     def key(self) -> str:
-        raise NotImplementedError
+        return KEY
 
-    def tenant(self, wanted: str | None) -> str:
-        return wanted or "acme"
+    def connected(self, key: str | None, *, patience_seconds: float = 0.0) -> grpc.aio.Channel:
+        return channels.connect(self.gateway, patience_seconds=patience_seconds, api_key=key or self.key())
 
     def factory(self) -> specs.Factory:
         raise NotImplementedError
 
-    def signing_in(self, tenant: str) -> Callable[[], None]:
-        return testing.act_as
+    def tenant(self, key: str) -> str:
+        raise NotImplementedError
 
     @asynccontextmanager
     async def monitor(self, folder: Path) -> AsyncIterator[None]:
-        """The real monitor inside the block."""
+        """The real monitor and gateway inside the block."""
         own = Settings(data_dir=folder, database_url=None, context_public_key=testing.SIGNER.public_key)
-        async with runtime.running(
-            create_app(own, Telemetry("monitor")), settings.Server(address=self.socket, drain_seconds=0.1)
+        server = settings.Server(address=self.socket, drain_seconds=0.1)
+        async with (
+            runtime.running(create_app(own, Telemetry("monitor")), server),
+            channels.connect(self.socket) as to_monitor,
+            gateway(monitor=to_monitor, address=self.gateway),
         ):
             yield
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_local import endpoints, guarded, monitoring, state
-from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json, table
+from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json, table
 from genaifactory_local.guarded import Enforced
 
 _NARROW_COLUMNS = 116
@@ -25,7 +25,7 @@ def blocked(
     since: Annotated[str, typer.Option(help="From when: an age like 24h or 7d, or a date like 2026-11-21.")] = "7d",
     summary: Annotated[bool, typer.Option("--summary", help="Count by rule instead.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most requests to look at, the newest.")] = 1000,
-    tenant: TenantOption = None,
+    key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
@@ -35,14 +35,12 @@ def blocked(
     """
     start = monitoring.moment(since, datetime.now(UTC), "--since")
     platform = endpoints.find(state_folder)
-    sign_in = platform.signing_in(platform.tenant(tenant))
     wanted = monitor_pb2.InteractionFilter(
         start_time=monitoring.timestamp(start), guardrail_action=types_pb2.ACTION_MASK
     )
 
     async def read() -> list[monitor_pb2.Interaction]:
-        sign_in()
-        async with monitoring.connected(platform) as channel:
+        async with platform.connected(key) as channel:
             return [item async for item in monitoring.interactions(channel, wanted, most=limit + 1)]
 
     found = [(record, guarded.enforced(record)) for record in asyncio.run(read())]

@@ -15,7 +15,7 @@ import typer
 from genaifactory_common import specs, stored
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_local import configuration, endpoints, inventory, state
-from genaifactory_local.commands.options import StateOption, print_json
+from genaifactory_local.commands.options import KeyOption, StateOption, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,12 +34,14 @@ def config_check(
             show_default=False,
         ),
     ] = None,
+    key: KeyOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
     """Say whether a factory.yaml is right, and if not, the path of every bad field.
 
     It is also compared with what the running platform stores: where a tenant or knowledge base is gone under whose name
-    there are documents, conversations or records, that is an error too, since nobody would reach them any more.
+    there are documents, conversations or records, that is an error too, since nobody would reach them any more. That
+    needs a key with the permissions 'operate' and 'usage'; it counts what all tenants store.
 
     Example: `genaifactory config check factory.yaml`
     """
@@ -52,7 +54,7 @@ def config_check(
     except specs.InvalidConfiguration as error:
         print("\n".join(error.lines), file=sys.stderr)
         raise typer.Exit(1) from None
-    compared = _compared(factory, state_folder)
+    compared = _compared(factory, state_folder, key)
     for each in compared.hidden:
         print(f"{file}: {each}" if each.renamed else f"{file}: warning: {each}", file=sys.stderr)
     if any(each.renamed for each in compared.hidden):
@@ -69,7 +71,7 @@ class _Compared:
     """What the document could not be compared with, each with the reason."""
 
 
-def _compared(factory: specs.Factory, folder: Path) -> _Compared:
+def _compared(factory: specs.Factory, folder: Path, key: str | None) -> _Compared:
     """The document beside what the platform on the folder, or on the cluster, stores."""
     try:
         platform = endpoints.find(folder)
@@ -77,8 +79,15 @@ def _compared(factory: specs.Factory, folder: Path) -> _Compared:
         return _Compared(unknown=(error.message,))
     if isinstance(platform, endpoints.OnThisMachine):  # `genaifactory run` adds it to every version
         factory = configuration.with_development_key(factory, specs.hash_key(platform.key()))
-    sign_in = platform.signing_in(factory.tenants[0].name)
-    found = asyncio.run(inventory.take(platform.address, sign_in, platform.tls))
+
+    async def count() -> inventory.Inventory:
+        async with platform.connected(key, patience_seconds=inventory.PATIENCE_SECONDS) as channel:
+            return await inventory.take(channel)
+
+    try:
+        found = asyncio.run(count())
+    except InvalidArgument as error:  # there is no key to show
+        return _Compared(unknown=(error.message,))
     return _Compared(stored.hidden(factory, found.stored), found.unknown)
 
 

@@ -7,14 +7,12 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import grpc.aio
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from genaifactory.retriever.v1 import retriever_pb2
+from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels
 from genaifactory_common.errors import InvalidArgument, NotFound
 from genaifactory_local import catalogue, documents, endpoints, finding, progress, sources, state
 from genaifactory_local.catalogue import Catalogue
@@ -23,7 +21,6 @@ from genaifactory_local.commands.options import (
     KeyOption,
     KnowledgeBaseOption,
     StateOption,
-    TenantOption,
     UrlOption,
     VerboseOption,
     key_for_url,
@@ -56,7 +53,7 @@ def ingest(
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="To filter by. May be given again.")
     ] = None,
-    tenant: TenantOption = None,
+    key: KeyOption = None,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -72,16 +69,14 @@ def ingest(
         raise InvalidArgument("Give a PATH to read, or --samples.", field="PATH")
     found = finding.find([path.expanduser() for path in paths or ()] + [finding.SAMPLE] * samples)
     platform = endpoints.find(state_folder)
-    sign_in = platform.signing_in(platform.tenant(tenant))
     console = Console(stderr=as_json)
 
     async def send() -> tuple[finding.FoundFiles, documents.Summary]:
-        async with _connected(platform) as channel:
-            named = await sources.labelled(sources.Store(channel, knowledge_base, sign_in), found)
+        async with platform.connected(key) as channel:
+            named = await sources.labelled(sources.Store(channel, knowledge_base), found)
             with progress.bar(console, len(named.documents)) as report:
                 return named, await documents.ingest(
                     channel,
-                    sign_in,
                     knowledge_base,
                     named.documents,
                     groups=group or (),
@@ -104,7 +99,6 @@ def list_documents(
     source: Annotated[str, typer.Option(help="Only documents of this source; `documents sources` names them.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Most documents to print in the table.")] = _SHOWN,
     knowledge_base: KnowledgeBaseOption = "documents",
-    tenant: TenantOption = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -124,7 +118,7 @@ def list_documents(
                 break
         return found, total
 
-    found, total = _asked(read, knowledge_base, tenant, url, key, state_folder)
+    found, total = _asked(read, knowledge_base, url, key, state_folder)
     if as_json:
         print_json([_facts(document) for document in found])
     elif not found:
@@ -139,7 +133,6 @@ def list_documents(
 @app.command("sources")
 def list_sources(
     knowledge_base: KnowledgeBaseOption = "documents",
-    tenant: TenantOption = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -149,7 +142,7 @@ def list_sources(
 
     Example: `genaifactory documents sources`
     """
-    counts = _asked(catalogue.sources, knowledge_base, tenant, url, key, state_folder)
+    counts = _asked(catalogue.sources, knowledge_base, url, key, state_folder)
     if as_json:
         print_json([{"source": name, "documents": count} for name, count in counts.items()])
         return
@@ -170,7 +163,6 @@ def show_document(
         int, typer.Option(min=1, max=1_000_000, help="Most characters of its text to print.")
     ] = _SHOWN_CHARACTERS,
     knowledge_base: KnowledgeBaseOption = "documents",
-    tenant: TenantOption = None,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -181,10 +173,10 @@ def show_document(
     Example: `genaifactory documents show handbook/leave.md`
     """
 
-    async def read(of: Catalogue) -> retriever_pb2.GetDocumentResponse:
+    async def read(of: Catalogue) -> gateway_pb2.GetDocumentResponse:
         return await catalogue.get(of, document_id, characters)
 
-    shown = _asked(read, knowledge_base, tenant, url, key, state_folder)
+    shown = _asked(read, knowledge_base, url, key, state_folder)
     facts = _facts(shown.document)
     if as_json:
         sections = [{"headings": list(each.headings), "text": each.text} for each in shown.sections]
@@ -211,7 +203,6 @@ def remove(
         str, typer.Option(help="Everything that was read from here; `documents sources` names them.")
     ] = "",
     knowledge_base: KnowledgeBaseOption = "documents",
-    tenant: TenantOption = None,
     url: UrlOption = None,
     key: KeyOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -239,29 +230,24 @@ def remove(
         if missing:
             raise await catalogue.unknown(of, missing)
 
-    _asked(send, knowledge_base, tenant, url, key, state_folder)
+    _asked(send, knowledge_base, url, key, state_folder)
 
 
 def _asked(
     work: Callable[[Catalogue], Coroutine[Any, Any, Result]],
     knowledge_base: str,
-    tenant: str | None,
     url: str | None,
     key: str | None,
     state_folder: Path,
 ) -> Result:
     """What the work returns on the platform that is meant: at --url with --key, else the one that is near."""
     if url is not None:
-        key = key_for_url(key)
-        if tenant is not None:
-            raise InvalidArgument("With --url the tenant is the key's; leave out --tenant.", field="--tenant")
-        return asyncio.run(work(catalogue.OverHttp(url, key, knowledge_base)))
+        return asyncio.run(work(catalogue.OverHttp(url, key_for_url(key), knowledge_base)))
     platform = endpoints.find(state_folder)
-    sign_in = platform.signing_in(platform.tenant(tenant))
 
     async def run() -> Result:
-        async with _connected(platform) as channel:
-            return await work(sources.Store(channel, knowledge_base, sign_in))
+        async with platform.connected(key) as channel:
+            return await work(sources.Store(channel, knowledge_base))
 
     return asyncio.run(run())
 
@@ -271,10 +257,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise InvalidArgument(f"'{text}' is no metadata; write NAME=VALUE.", field="--metadata")
     return name, value
-
-
-def _connected(platform: endpoints.Platform) -> grpc.aio.Channel:
-    return channels.connect(platform.address("retriever"), platform.tls, patience_seconds=endpoints.PATIENCE_SECONDS)
 
 
 def _as_json(found: finding.FoundFiles, summary: documents.Summary) -> dict[str, Any]:

@@ -16,10 +16,10 @@ StateOption = Annotated[
 ]
 KeyOption = Annotated[
     str | None,
-    typer.Option(envvar="GENAIFACTORY_API_KEY", help="API key. Without it: the key of the platform on --state."),
-]
-TenantOption = Annotated[
-    str | None, typer.Option(help="Whose they are. Without it: the only tenant, or on this machine the first.")
+    typer.Option(
+        envvar="GENAIFACTORY_API_KEY",
+        help="API key, which says for which tenant. Without it: the key of the platform on --state.",
+    ),
 ]
 KnowledgeBaseOption = Annotated[str, typer.Option(help="Where they are or go: a knowledge base of factory.yaml.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name all files skipped or guessed at.")]

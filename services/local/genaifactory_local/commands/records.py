@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import endpoints, monitoring, state
 from genaifactory_local import plot as bars
-from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, TenantOption, print_json
+from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
 
 
 def usage(
@@ -37,7 +38,12 @@ def usage(
         raise InvalidArgument("--plot draws and --json prints for programs; give one of them.", field="--plot")
     start = monitoring.moment(since, datetime.now(UTC), "--since")
     platform = endpoints.find(state_folder)
-    rows = asyncio.run(monitoring.usage(platform.grpc_address, key or platform.key(), start, platform.tls))
+
+    async def read() -> list[gateway_pb2.UsageRow]:
+        async with platform.connected(key) as channel:
+            return await monitoring.usage(channel, start)
+
+    rows = asyncio.run(read())
     if as_json:
         print_json(
             [
@@ -87,10 +93,10 @@ def export(
     since: Annotated[str | None, typer.Option(help="From when: an age like 24h, or a date like 2026-11-21.")] = None,
     until: Annotated[str | None, typer.Option(help="Until when, exclusive; like --since.")] = None,
     route: Annotated[str, typer.Option(help="Only this route.")] = "",
-    tenant: TenantOption = None,
+    key: KeyOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Write every recorded question and answer as JSON lines, oldest first.
+    """Write every recorded question and answer of the key's tenant as JSON lines, oldest first.
 
     Example: `genaifactory export --since 7d --output week.jsonl`
     """
@@ -98,16 +104,15 @@ def export(
     start = monitoring.moment(since, now, "--since") if since else None
     end = monitoring.moment(until, now, "--until") if until else None
     platform = endpoints.find(state_folder)
-    sign_in = platform.signing_in(platform.tenant(tenant))
     if route:
-        asyncio.run(monitoring.require_route(platform, sign_in, route))
+        asyncio.run(monitoring.require_route(platform, key, route))
 
     async def write(file: BinaryIO) -> int:
-        sign_in()
         count = 0
-        async for piece in monitoring.export(platform.address("monitor"), start, end, route, platform.tls):
-            file.write(piece.jsonl)
-            count += piece.count
+        async with platform.connected(key) as channel:
+            async for piece in monitoring.export(channel, start, end, route):
+                file.write(piece.jsonl)
+                count += piece.count
         file.flush()
         return count
 

@@ -16,14 +16,14 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import NotFound, Unavailable
 from genaifactory_common.span_store import Span
 from genaifactory_local import endpoints, monitoring, state, traces
-from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption, print_json
+from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
 
 
 def trace(
     request: Annotated[
         str, typer.Argument(help="x-request-id of a response (req-...), id of an answer (chatcmpl-...), or: last.")
     ],
-    tenant: TenantOption = None,
+    key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
@@ -36,7 +36,7 @@ def trace(
     """
     platform = _running(state_folder)
     if platform is not None and platform.collector:
-        _print_where(platform, request, tenant)
+        _print_where(platform, request, key)
         return
     file = state.State(state_folder.absolute()).spans_file
     spans = traces.read(file, request)
@@ -61,15 +61,13 @@ def _running(state_folder: Path) -> endpoints.Platform | None:
         return None
 
 
-def _print_where(platform: endpoints.Platform, request: str, tenant: str | None) -> None:
-    sign_in = platform.signing_in(platform.tenant(tenant))
+def _print_where(platform: endpoints.Platform, request: str, key: str | None) -> None:
     wanted = () if request == traces.LAST else (traces.request_id(request),)
 
     async def look() -> monitor_pb2.Interaction | None:
-        sign_in()
         filter_ = monitor_pb2.InteractionFilter(request_ids=wanted)
         async with (
-            monitoring.connected(platform) as channel,
+            platform.connected(key) as channel,
             aclosing(monitoring.interactions(channel, filter_, most=1)) as found,
         ):
             return await anext(found, None)

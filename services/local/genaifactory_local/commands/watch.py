@@ -20,7 +20,7 @@ from rich.live import Live
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError
 from genaifactory_local import endpoints, following, monitoring, state, watch_page
-from genaifactory_local.commands.options import JsonOption, StateOption, TenantOption
+from genaifactory_local.commands.options import JsonOption, StateOption
 
 _INTERVAL_SECONDS = 1.0
 _TERMINATED = 128 + signal.SIGTERM
@@ -33,7 +33,14 @@ def watch(
     since: Annotated[str, typer.Option(help="Begin with what ended since: an age like 10m, or a time.")] = "10m",
     route: Annotated[str, typer.Option(help="Only this route.")] = "",
     key: Annotated[str, typer.Option("--key", help="Only this API key: its id in factory.yaml, not the key.")] = "",
-    tenant: TenantOption = None,
+    shown_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            envvar="GENAIFACTORY_API_KEY",
+            help="API key to show, which says for which tenant. Without it: the key of the platform on --state.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
@@ -45,18 +52,19 @@ def watch(
     """
     start = monitoring.moment(since, datetime.now(UTC), "--since")
     platform = endpoints.find(state_folder)  # once, so that a mistake ends the command instead of being tried again
-    whose = platform.tenant(tenant)
+    shown_key = shown_key or platform.key()
+    whose = platform.tenant(shown_key)
     if route:
-        asyncio.run(monitoring.require_route(platform, platform.signing_in(whose), route))
+        asyncio.run(monitoring.require_route(platform, shown_key, route))
     logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong is shown, on the page or once
-    follow = following.following(lambda: endpoints.find(state_folder), whose, start, route=route, key_id=key)
+    follow = following.following(lambda: endpoints.find(state_folder), shown_key, start, route=route, key_id=key)
     console = Console()
     try:
         if as_json or not console.is_terminal:
             printer = _Lines(as_json)
             asyncio.run(_follow(follow, printer.show, printer.complain))
             return
-        title = "  ".join(filter(None, (f"tenant {whose}", route and f"route {route}", key and f"key {key}")))
+        title = "  ".join(filter(None, (whose and f"tenant {whose}", route and f"route {route}", key and f"key {key}")))
         page = watch_page.Page(title, lambda: datetime.now(UTC))
         with Live(page, console=console, screen=True, auto_refresh=False) as live:
 
