@@ -26,11 +26,7 @@ from genaifactory_common import channels, settings
 
 RELEASE = sys.argv[1]
 KEY = Path("/etc/genaifactory-secrets/GENAIFACTORY_API_KEY").read_text().strip()
-TLS = settings.Tls(
-    certificate=Path("/etc/genaifactory-tls/tls.crt"),
-    private_key=Path("/etc/genaifactory-tls/tls.key"),
-    ca=Path("/etc/genaifactory-tls/ca.crt"),
-)
+TLS = settings.Trust(ca=Path("/etc/genaifactory-tls/ca.crt"))
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "0.4"))
 SUMMARY_SECONDS = 5.0
 KEEP_ALIVE = os.environ.get("KEEP_ALIVE", "yes") == "yes"

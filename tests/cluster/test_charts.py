@@ -110,6 +110,8 @@ def test_helm_lint_finds_nothing(namespace: Namespace, chart: str) -> None:
         ("httpRoute.enabled=true", "httpRoute.parentRefs: name the Gateway"),
         ("global.existingFactory=mine", "apiKey.create"),
         ("samples.enabled=true,tools.enabled=false", "samples.enabled"),
+        ("samples.enabled=true,apiKey.create=false", "name a Secret that holds one with the permission 'ingest'"),
+        ("samples.enabled=true,apiKey.role=user", "whose role 'user' has no permission 'ingest'"),
     ],
 )
 def test_a_wrong_value_is_named(namespace: Namespace, value: str, message: str) -> None:
@@ -118,6 +120,20 @@ def test_a_wrong_value_is_named(namespace: Namespace, value: str, message: str) 
     )
     assert done.returncode != 0
     assert message in done.stderr
+
+
+def test_an_api_key_of_ones_own_is_what_the_tools_show(namespace: Namespace) -> None:
+    values = "apiKey.create=false,tools.apiKeySecret=mine,samples.enabled=true"
+    text = helm("template", "factory", str(CHART), "--namespace", namespace.name, "--set", values).stdout
+    shown = {}
+    for each in filter(None, yaml.safe_load_all(text)):
+        if each["kind"] in ("Pod", "Deployment", "Job"):
+            pod = each["spec"] if each["kind"] == "Pod" else each["spec"]["template"]["spec"]
+            secrets = [
+                volume["secret"] for volume in pod["volumes"] if volume["name"] == "secrets" and "secret" in volume
+            ]
+            shown |= {each["metadata"]["name"]: secret["secretName"] for secret in secrets}
+    assert shown == dict.fromkeys(("factory-tools", "factory-test", "factory-samples-1"), "mine")
 
 
 def test_a_rollout_waits_until_clients_can_have_found_the_new_pod(namespace: Namespace) -> None:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import httpx
@@ -28,9 +29,9 @@ CALLERS = {
     "gateway": (),
     "safety": ("orchestrator",),
     "orchestrator": ("gateway",),
-    "retriever": ("gateway", "orchestrator", "tools"),
+    "retriever": ("gateway", "orchestrator"),
     "modelserver": ("orchestrator",),
-    "monitor": ("gateway", "orchestrator", "tools"),
+    "monitor": ("gateway", "orchestrator"),
 }
 # Which of the addresses, read from stdin, take a TCP connection.
 CONNECT = """
@@ -167,7 +168,7 @@ def test_a_service_takes_its_callers_certificates_only(release: Release) -> None
         address = f"{next(iter(release.pods(service).values()))['status']['podIP']}:50051"
         ca = release.secret(f"{service}-tls")["ca.crt"]
         name = f"{release.name}-{service}"
-        for component in (*SERVICES, "tools"):
+        for component in SERVICES:
             files = release.secret(f"{component}-tls")
             code = knock(address, name, ca, files["tls.crt"], files["tls.key"])
             # Let in, it is asked who the call is for, which nobody has signed here.
@@ -198,7 +199,7 @@ def test_the_gateway_asks_for_a_key(release: Release) -> None:
 def test_no_secret_is_where_it_does_not_belong(release: Release) -> None:
     namespace = release.namespace
     secrets = secret_values(release)
-    assert len(secrets) >= 10
+    assert len(secrets) >= 9
     config_maps = namespace.kubectl("get", "configmaps", "--output", "json")
     manifests = namespace.kubectl("get", "deployments,statefulsets,jobs,cronjobs,pods", "--output", "json")
     for name, value in secrets.items():
@@ -217,6 +218,36 @@ def test_no_secret_is_where_it_does_not_belong(release: Release) -> None:
         assert not scanned["found"], component
     issuer = namespace.kubectl("logs", f"job/{release.name}-issuer-1")
     assert not [name for name, value in secrets.items() if value.decode() in issuer]
+
+
+def test_no_pod_but_the_gateways_mounts_the_key_that_signs_callers_or_anothers_certificate(release: Release) -> None:
+    release.helm("test", "--timeout", "2m")  # its pod stays
+    mounted = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: volumes(pod)
+        for pod in release.namespace.get("pods", "--selector", f"app.kubernetes.io/instance={release.name}")
+    }
+    assert set(mounted) >= {*SERVICES, "tools"}
+    for component, secrets in mounted.items():
+        keys = {name: items for name, items in secrets.items() if items is None or "tls.key" in items}
+        allowed = {f"{release.name}-{component}-tls", f"{release.name}-context-public-key"}
+        if component == "gateway":
+            allowed.add(f"{release.name}-context-key")
+        assert set(keys) <= allowed, f"{component} mounts {sorted(keys)}"
+    assert mounted["tools"] == {
+        f"{release.name}-gateway-tls": {"ca.crt"},
+        f"{release.name}-api-key": {"GENAIFACTORY_API_KEY"},
+    }
+
+
+def volumes(pod: dict[str, Any]) -> dict[str, set[str] | None]:
+    """Secrets that a pod mounts, with the keys of them; None: all."""
+    found: dict[str, set[str] | None] = {}
+    for volume in pod["spec"]["volumes"]:
+        sources = [each["secret"] for each in volume.get("projected", {}).get("sources", ()) if "secret" in each]
+        for source in (*([volume["secret"]] if "secret" in volume else []), *sources):
+            items = {item["key"] for item in source["items"]} if "items" in source else None
+            found[source.get("secretName") or source["name"]] = items
+    return found
 
 
 def secret_values(release: Release) -> dict[str, bytes]:
@@ -280,7 +311,7 @@ def can(release: Release, account: str, verb: str, what: str) -> bool:
 
 
 def test_certificates_are_rotated_while_nothing_stops(release: Release) -> None:
-    before = {name: release.secret(f"{name}-tls") for name in (*SERVICES, "tools")}
+    before = {name: release.secret(f"{name}-tls") for name in SERVICES}
     with release.load() as load:
         release.namespace.kubectl("create", "job", "rotate", f"--from=cronjob/{release.name}-rotate")
         release.namespace.kubectl("wait", "job/rotate", "--for=condition=Complete", "--timeout=600s", seconds=620)

@@ -14,7 +14,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Values of the service whose image checks factory.yaml: the first that is installed. Its nodes need the image anyway. */}}
 {{- define "genai.checking" -}}
-{{- $names := without (splitList " " (include "genai.components" . | trim)) "tools" }}
+{{- $names := splitList " " (include "genai.components" . | trim) }}
 {{- toYaml (index .Values (first $names)) }}
 {{- end }}
 
@@ -36,11 +36,16 @@ dns:///{{ .Release.Name }}-monitor{{ if include "genai.databaseSecret" . }}-pods
 {{- end }}
 {{- end }}
 
-{{/* Services that are installed, and the tools. */}}
+{{/* Services that are installed. */}}
 {{- define "genai.components" -}}
-{{- range $name := list "gateway" "safety" "orchestrator" "retriever" "modelserver" "monitor" "tools" }}
+{{- range $name := list "gateway" "safety" "orchestrator" "retriever" "modelserver" "monitor" }}
 {{- if (index $.Values $name).enabled }}{{ $name }} {{ end }}
 {{- end }}
+{{- end }}
+
+{{/* Secret with the API key of the tools; empty: they have none. */}}
+{{- define "genai.apiKeySecret" -}}
+{{- if .Values.tools.apiKeySecret }}{{ .Values.tools.apiKeySecret }}{{ else if .Values.apiKey.create }}{{ .Release.Name }}-api-key{{ end }}
 {{- end }}
 
 {{/* DNS names of a component's certificate. Takes (list CONTEXT COMPONENT). */}}

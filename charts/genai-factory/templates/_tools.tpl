@@ -1,6 +1,7 @@
-{{/* A pod with the command line. Takes (list CONTEXT COMMAND). */}}
+{{/* A pod with the command line: a client of the gateway, which it trusts by its authority and shows an API key. Takes (list CONTEXT COMMAND). */}}
 {{- define "genai.toolsPod" -}}
 {{- $context := index . 0 -}}
+{{- $secret := include "genai.apiKeySecret" $context -}}
 serviceAccountName: {{ $context.Release.Name }}-tools
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -16,12 +17,10 @@ containers:
     env:
       - {name: GENAIFACTORY_CLUSTER__HTTP_URL, value: "http://{{ $context.Release.Name }}-gateway"}
       - {name: GENAIFACTORY_CLUSTER__GRPC_ADDRESS, value: "dns:///{{ $context.Release.Name }}-gateway:50051"}
-      - {name: GENAIFACTORY_CLUSTER__RETRIEVER, value: "dns:///{{ $context.Release.Name }}-retriever:50051"}
-      - {name: GENAIFACTORY_CLUSTER__MONITOR, value: "{{ include "genai.monitor" $context }}"}
-      - {name: GENAIFACTORY_CLUSTER__TLS__CERTIFICATE, value: /etc/genaifactory-tls/tls.crt}
-      - {name: GENAIFACTORY_CLUSTER__TLS__PRIVATE_KEY, value: /etc/genaifactory-tls/tls.key}
       - {name: GENAIFACTORY_CLUSTER__TLS__CA, value: /etc/genaifactory-tls/ca.crt}
+      {{- if $secret }}
       - {name: GENAIFACTORY_SECRETS_DIR, value: /etc/genaifactory-secrets}
+      {{- end }}
     resources:
       {{- toYaml $context.Values.tools.resources | nindent 6 }}
     securityContext:
@@ -30,7 +29,9 @@ containers:
       - {name: tmp, mountPath: /tmp}
       - {name: config, mountPath: /etc/genaifactory, readOnly: true}
       - {name: tls, mountPath: /etc/genaifactory-tls, readOnly: true}
+      {{- if $secret }}
       - {name: secrets, mountPath: /etc/genaifactory-secrets, readOnly: true}
+      {{- end }}
 volumes:
   - {name: tmp, emptyDir: {}}
   - name: config
@@ -38,18 +39,17 @@ volumes:
       name: {{ include "genai.factory" $context }}
   - name: tls
     secret:
-      secretName: {{ $context.Release.Name }}-tools-tls
+      secretName: {{ $context.Release.Name }}-gateway-tls
+      defaultMode: 0440
+      # The authority alone, and no private key.
+      items:
+        - {key: ca.crt, path: ca.crt}
+  {{- if $secret }}
+  - name: secrets
+    secret:
+      secretName: {{ $secret }}
       defaultMode: 0440
       items:
-        - {key: tls.crt, path: tls.crt}
-        - {key: tls.key, path: tls.key}
-        - {key: ca.crt, path: ca.crt}
-  - name: secrets
-    projected:
-      defaultMode: 0440
-      sources:
-        - secret: {name: {{ $context.Release.Name }}-context-key}
-        {{- if $context.Values.apiKey.create }}
-        - secret: {name: {{ $context.Release.Name }}-api-key}
-        {{- end }}
+        - {key: GENAIFACTORY_API_KEY, path: GENAIFACTORY_API_KEY}
+  {{- end }}
 {{- end }}
