@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -212,11 +212,11 @@ async def all_report(cluster: Cluster, digest: str, *, refused: bool) -> bool:
     return True
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Waits for an awaitable condition."""
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Waits for a condition. Raises AssertionError after a minute."""
     try:
         async with asyncio.timeout(60):
-            while not await condition():  # type: ignore[misc]
+            while not await condition():
                 await asyncio.sleep(0.2)
     except TimeoutError:
         raise AssertionError(f"not reported by every service in 60 s: {what}") from None
