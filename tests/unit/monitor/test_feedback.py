@@ -7,21 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from google.protobuf import struct_pb2
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import testing
 from genaifactory_common.errors import Conflict, InvalidArgument, PermissionDenied, TooLarge
+from genaifactory_common.testing import struct
 from genaifactory_monitor.store import MAX_FEEDBACK_PER_INTERACTION
 from tests.unit.monitor.conftest import Monitor, make_interaction
 
 UP = monitor_pb2.RATING_UP
-
-
-def struct(**values: Any) -> struct_pb2.Struct:
-    made = struct_pb2.Struct()
-    made.update(values)
-    return made
 
 
 async def test_feedback_is_joined_whether_it_came_before_or_after_its_interaction(monitor: Monitor) -> None:
@@ -29,7 +23,7 @@ async def test_feedback_is_joined_whether_it_came_before_or_after_its_interactio
     assert not await monitor.feedback(feedback_id="f1", request_id="a", rating=monitor_pb2.RATING_DOWN)
     await monitor.record(make_interaction("a"))
     assert await monitor.feedback(
-        feedback_id="f2", request_id="a", correction="Hà Nội", comment="thiếu dấu", ground_truth=struct(label=1.0)
+        feedback_id="f2", request_id="a", correction="Hà Nội", comment="thiếu dấu", ground_truth=struct({"label": 1.0})
     )
 
     (line,) = await monitor.export()
@@ -50,7 +44,7 @@ async def test_feedback_that_arrives_again_is_stored_once(monitor: Monitor) -> N
     testing.act_as()
     await monitor.record(make_interaction("a"))
     for _ in range(3):
-        assert await monitor.feedback(feedback_id="f", request_id="a", rating=UP, ground_truth=struct(x="y"))
+        assert await monitor.feedback(feedback_id="f", request_id="a", rating=UP, ground_truth=struct({"x": "y"}))
     (line,) = await monitor.export()
     assert len(json.loads(line)["feedback"]) == 1
 
@@ -95,9 +89,9 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no such rating": ({"rating": 5}, "rating", "RATING_UP or RATING_DOWN, not 5"),
     "long correction": ({"correction": "x" * 100_001}, "correction", "at most 100000"),
     "long comment": ({"comment": "x" * 10_001}, "comment", "at most 10000"),
-    "long ground truth": ({"ground_truth": struct(x="y" * 70_000)}, "ground_truth", "65536 bytes"),
-    "ground truth that is no JSON": ({"ground_truth": struct(x=float("nan"))}, "ground_truth", "NaN"),
-    "infinite ground truth": ({"ground_truth": struct(x=[float("inf")])}, "ground_truth", "NaN"),
+    "long ground truth": ({"ground_truth": struct({"x": "y" * 70_000})}, "ground_truth", "65536 bytes"),
+    "ground truth that is no JSON": ({"ground_truth": struct({"x": float("nan")})}, "ground_truth", "NaN"),
+    "infinite ground truth": ({"ground_truth": struct({"x": [float("inf")]})}, "ground_truth", "NaN"),
 }
 
 
@@ -120,6 +114,6 @@ async def test_feedback_needs_its_permission(sqlite_monitor: Monitor) -> None:
 async def test_ground_truth_with_nul_is_kept(monitor: Monitor) -> None:
     testing.act_as()
     await monitor.record(make_interaction("a"))
-    await monitor.feedback(feedback_id="f", request_id="a", ground_truth=struct(text="a\0b"))
+    await monitor.feedback(feedback_id="f", request_id="a", ground_truth=struct({"text": "a\0b"}))
     (line,) = await monitor.export()
     assert json.loads(line)["feedback"][0]["ground_truth"] == {"text": "a\0b"}
