@@ -12,7 +12,9 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common import bounds
 from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_common.specs import names
 from genaifactory_monitor.message_dicts import enum_name, enum_number, keepable, microseconds, timestamp, without_nul
 from genaifactory_monitor.records import (
     Feedback,
@@ -31,14 +33,12 @@ MAX_REQUEST_IDS = 500
 _MAX_ID = 128
 _MAX_NAME = 256
 _MAX_MESSAGE = 10_000
-_MAX_CORRECTION = 100_000
-_MAX_COMMENT = 10_000
 _MAX_GROUND_TRUTH = 65_536
 _MAX_COUNT = 10**15
 _EARLIEST_US = 946_684_800_000_000  # 2000-01-01
 _LATEST_US = 253_370_764_800_000_000  # 9999-01-01: the day after any moment is still a date
 _CLOCK_SKEW_US = 86_400_000_000
-_TENANT = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+_TENANT = re.compile(names.NAME)
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR
@@ -86,8 +86,8 @@ def feedback(
         principal=principal,
         key_id=key_id,
         rating=cast(RatingName, rating),
-        correction=_text(message.correction, "correction", _MAX_CORRECTION),
-        comment=_text(message.comment, "comment", _MAX_COMMENT),
+        correction=_text(message.correction, "correction", bounds.MAX_CORRECTION_CHARACTERS),
+        comment=_text(message.comment, "comment", bounds.MAX_COMMENT_CHARACTERS),
         ground_truth=ground_truth,
     )
     if not (given.rating or given.correction or given.comment or given.ground_truth):

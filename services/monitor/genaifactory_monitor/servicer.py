@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import identity
+from genaifactory_common import bounds, identity
 from genaifactory_common.errors import InvalidArgument, PermissionDenied
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
@@ -86,8 +86,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         self, request: monitor_pb2.QueryInteractionsRequest, context: Any
     ) -> monitor_pb2.QueryInteractionsResponse:
         """A page, newest first."""
-        if request.page_size > _MAX_PAGE:
-            raise InvalidArgument(f"page_size must be 1 to {_MAX_PAGE}, or 0 for {_DEFAULT_PAGE}.", field="page_size")
+        limit = bounds.wanted(request.page_size, "page_size", default=_DEFAULT_PAGE, most=_MAX_PAGE)
         filter_ = converters.interaction_filter(
             request.filter, tenant=_allowed_tenant(request.filter.tenant, "filter.tenant")
         )
@@ -95,7 +94,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             self._database,
             filter_,
             after=paging.decode(request.page_token, filter_) if request.page_token else None,
-            limit=request.page_size or _DEFAULT_PAGE,
+            limit=limit,
             max_bytes=_PAGE_BYTES,
             newest_first=True,
             without_text=request.without_text,

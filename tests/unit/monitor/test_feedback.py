@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common import testing
+from genaifactory_common import bounds, testing
 from genaifactory_common.errors import Conflict, InvalidArgument, PermissionDenied, TooLarge
 from genaifactory_common.testing import struct
 from genaifactory_monitor.store import MAX_FEEDBACK_PER_INTERACTION
@@ -38,6 +38,17 @@ async def test_feedback_is_joined_whether_it_came_before_or_after_its_interactio
         "comment": "thiếu dấu",
         "ground_truth": {"label": 1.0},
     }
+
+
+async def test_what_the_gateway_accepts_is_stored(monitor: Monitor) -> None:
+    testing.act_as()
+    await monitor.record(make_interaction("a"))
+    longest = {"correction": bounds.MAX_CORRECTION_CHARACTERS, "comment": bounds.MAX_COMMENT_CHARACTERS}
+    for name, characters in longest.items():
+        assert await monitor.feedback(feedback_id=name, request_id="a", **{name: "ệ" * characters})
+    (line,) = await monitor.export()
+    stored = {each["feedback_id"]: each for each in json.loads(line)["feedback"]}
+    assert {name: len(stored[name][name]) for name in longest} == longest
 
 
 async def test_feedback_that_arrives_again_is_stored_once(monitor: Monitor) -> None:
@@ -87,8 +98,8 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no request_id": ({"request_id": ""}, "request_id", "it is empty"),
     "nothing said": ({"rating": 0}, "rating", "needs a rating, correction, comment or ground_truth"),
     "no such rating": ({"rating": 5}, "rating", "RATING_UP or RATING_DOWN, not 5"),
-    "long correction": ({"correction": "x" * 100_001}, "correction", "at most 100000"),
-    "long comment": ({"comment": "x" * 10_001}, "comment", "at most 10000"),
+    "long correction": ({"correction": "x" * (bounds.MAX_CORRECTION_CHARACTERS + 1)}, "correction", "at most 100000"),
+    "long comment": ({"comment": "x" * (bounds.MAX_COMMENT_CHARACTERS + 1)}, "comment", "at most 10000"),
     "long ground truth": ({"ground_truth": struct({"x": "y" * 70_000})}, "ground_truth", "65536 bytes"),
     "ground truth that is no JSON": ({"ground_truth": struct({"x": float("nan")})}, "ground_truth", "NaN"),
     "infinite ground truth": ({"ground_truth": struct({"x": [float("inf")]})}, "ground_truth", "NaN"),

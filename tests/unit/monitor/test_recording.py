@@ -149,6 +149,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no tenant": ({"tenant": ""}, "tenant", "tenant's name"),
     "no such tenant name": ({"tenant": "Acme Ltd"}, "tenant", "not 'Acme Ltd'"),
     "every tenant": ({"tenant": "*"}, "tenant", "tenant's name"),
+    "a tenant with a line end": ({"tenant": "acme\n"}, "tenant", "tenant's name"),
     "long tenant": ({"tenant": "t" * 64}, "tenant", "1 to 63"),
     "no start": ({"start_time": None}, "start_time", "must be given"),
     "start before 2000": ({"start_time": timestamp_pb2.Timestamp(seconds=5)}, "start_time", "2000 to 9998"),
