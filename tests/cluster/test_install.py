@@ -30,7 +30,7 @@ CALLERS = {
     "safety": ("orchestrator",),
     "orchestrator": ("gateway",),
     "retriever": ("gateway", "orchestrator"),
-    "modelserver": ("orchestrator",),
+    "modelserver": ("gateway", "orchestrator"),
     "monitor": ("gateway", "orchestrator"),
 }
 # Which of the addresses, read from stdin, take a TCP connection.

@@ -86,11 +86,12 @@ def remaining_seconds() -> float | None:
 
 
 def connect(
-    address: str, tls: settings.Trust | None = None, *, patience_seconds: float = 0.0, api_key: str = ""
+    address: str, tls: settings.Trust | None = None, *, patience_seconds: float = 0.0, api_key: str = "", name: str = ""
 ) -> grpc.aio.Channel:
     """A channel to `address` (dns:///NAME:PORT or unix:PATH), over TLS when `tls` is given. Opens on first use.
 
-    api_key: shown with each call; for clients of the gateway.
+    api_key: shown with each call; for clients of the gateway. name: what the server's certificate must prove, where the
+    address is an IP's (ipv4:HOST:PORT).
 
     Of the servers behind a DNS name it calls, in turn, those whose health says that they serve. While there is none,
     calls made by `unary`, `stream` and `Duplex` wait for one, `patience_seconds` at most. The files of `tls` are
@@ -112,6 +113,8 @@ def connect(
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
+    if name:
+        options.append(("grpc.ssl_target_name_override", name))
     if tls is None and patience_seconds == 0 and not api_key:
         return grpc.aio.insecure_channel(address, options=options)
     return Connection(address, options, tls, patience_seconds=patience_seconds, api_key=api_key)

@@ -14,6 +14,7 @@ from genaifactory.gateway.v1 import gateway_pb2_grpc
 from genaifactory_common import background, channels, identity, specs
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
+from genaifactory_gateway.adapters import Adapters
 from genaifactory_gateway.admission import SERVICE, Admission
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
@@ -135,6 +136,7 @@ def _parts(settings: Settings, source: specs.Source, to: Channels, quotas: Quota
             build_timeout_seconds=settings.transfers.timeout_seconds,
         ),
         records=Records(to.monitor, transfers, timeout_seconds=upstreams.record_timeout_seconds),
+        adapters=Adapters(upstreams.modelserver, upstreams.tls, timeout_seconds=settings.transfers.timeout_seconds),
         counts=Counts(to, timeout_seconds=upstreams.record_timeout_seconds),
     )
 

@@ -17,6 +17,7 @@ from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory_common import bounds, conversation
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import rules
+from genaifactory_gateway.adapters import Adapters
 from genaifactory_gateway.admission import Admission
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
@@ -45,6 +46,7 @@ class Parts:
     indexes: Indexes
     records: Records
     counts: Counts
+    adapters: Adapters
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
@@ -58,6 +60,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._indexes = parts.indexes
         self._records = parts.records
         self._counts = parts.counts
+        self._adapters = parts.adapters
 
     async def Chat(
         self, request: gateway_pb2.ChatRequest, context: _Context
@@ -223,6 +226,20 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """Counts requests on record of all tenants."""
         async with self._admission.admit(_authorization(context), "CountRequests", _request_id()) as entry:
             return await self._counts.requests(entry)
+
+    async def LoadAdapter(
+        self, request: gateway_pb2.LoadAdapterRequest, context: _Context
+    ) -> gateway_pb2.LoadAdapterResponse:
+        """Loads an adapter on every replica of the model server."""
+        async with self._admission.admit(_authorization(context), "LoadAdapter", _request_id()) as entry:
+            return await self._adapters.load(entry, request)
+
+    async def UnloadAdapter(
+        self, request: gateway_pb2.UnloadAdapterRequest, context: _Context
+    ) -> gateway_pb2.UnloadAdapterResponse:
+        """Unloads an adapter from every replica of the model server."""
+        async with self._admission.admit(_authorization(context), "UnloadAdapter", _request_id()) as entry:
+            return await self._adapters.unload(entry, request)
 
 
 def _request_id() -> str:

@@ -70,6 +70,10 @@ class Upstreams(settings.Settings):
     orchestrator: str = "dns:///orchestrator:50051"
     monitor: str = "dns:///monitor:50051"
     retriever: str = Field(default="dns:///retriever:50051", description="For documents; questions go by orchestrator.")
+    modelserver: str = Field(
+        default="",
+        description="For adapters, each of its replicas by a name that has all their addresses; empty: there is none.",
+    )
     tls: Tls | None = Field(default=None, description="What to show them; None only for unix sockets.")
     patience_seconds: float = Field(
         default=30.0, ge=0, description="How long requests wait for one that restarts; 0: they fail at once."

@@ -26,7 +26,7 @@ from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.identity import Signer
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_gateway.settings import Http
+from genaifactory_gateway.settings import Http, Upstreams
 from genaifactory_gateway.settings import Settings as GatewaySettings
 from genaifactory_local import local_model, model_process
 from genaifactory_local.state import Endpoints, State, service_address
@@ -141,6 +141,7 @@ async def running(
             server=settings.Server(address=f"{options.host}:{options.grpc_port}", drain_seconds=options.drain_seconds),
             telemetry=tracing,
             http=Http(address=f"{options.host}:{options.http_port}"),
+            upstreams=Upstreams(modelserver=service_address(sockets, "modelserver")),
             context_private_key=SecretStr(base64.b64encode(signer.private_key).decode()),
         )
         to = gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever)

@@ -53,10 +53,16 @@ DOORS: dict[str, tuple[Any, set[str]]] = {
     "CountRequests": (pb.CountRequestsRequest(), {"operate"}),
 }
 
+# Of these too, though no test here has a model server behind them; tests/unit/gateway/test_adapters.py does.
+ALL_DOORS = DOORS | {
+    "LoadAdapter": (pb.LoadAdapterRequest(name="a", source_uri="/a"), {"operate"}),
+    "UnloadAdapter": (pb.UnloadAdapterRequest(name="a"), {"operate"}),
+}
 
-@pytest.mark.parametrize("name", DOORS)
+
+@pytest.mark.parametrize("name", ALL_DOORS)
 async def test_a_key_without_the_permission_is_refused_and_nobody_is_asked(gateway: Gateway, name: str) -> None:
-    request, permissions = DOORS[name]
+    request, permissions = ALL_DOORS[name]
     everything = ("chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate")
     document = gateway.source.current
     lacking = tuple(each for each in everything if each not in permissions)
@@ -81,12 +87,12 @@ async def test_a_door_opens_for_its_permission_and_speaks_for_the_keys_tenant(ga
     assert [(caller.tenant, caller.key_id) for caller in callers] == [("acme", "admin")]
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", ALL_DOORS)
 async def test_every_door_counts_in_the_tenants_limit(gateway: Gateway, name: str) -> None:
     for _ in range(3):
         assert (await gateway.chat("sk-beta-user")).status_code == 200
     with pytest.raises(FactoryError) as refused:
-        await asked(gateway, name, DOORS[name][0], BETA_ADMIN)
+        await asked(gateway, name, ALL_DOORS[name][0], BETA_ADMIN)
     assert refused.value.reason is Reason.RATE_LIMITED
     assert not [*gateway.retriever.callers, *gateway.monitor.callers]
 

@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_gateway.twins import twin
@@ -17,6 +18,8 @@ TWINS = (
     (gateway_pb2.BuildIndexResponse, retriever_pb2.BuildIndexResponse),
     (gateway_pb2.SwapIndexResponse, retriever_pb2.SwapIndexResponse),
     (gateway_pb2.CountDocumentsResponse, retriever_pb2.CountDocumentsResponse),
+    (gateway_pb2.LoadAdapterRequest, modelserver_pb2.LoadAdapterRequest),
+    (gateway_pb2.UnloadAdapterRequest, modelserver_pb2.UnloadAdapterRequest),
     (gateway_pb2.CountConversationsResponse, orchestrator_pb2.CountConversationsResponse),
 )
 

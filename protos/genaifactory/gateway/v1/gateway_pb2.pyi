@@ -1493,3 +1493,95 @@ class RequestCount(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["requests", b"requests", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LoadAdapterRequest(message.Message):
+    """An adapter to load."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SOURCE_URI_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    BASE_MODEL_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Name under which requests use it."""
+    source_uri: builtins.str
+    """A folder, an https:// folder with SHA256SUMS, an MLflow model (models:/…) or object storage (s3://…)."""
+    sha256: builtins.str
+    """SHA-256 of the adapter's weights, hex; empty: taken from its metadata.json."""
+    base_model: builtins.str
+    """The model that it was made for; may be empty where the server has one model that takes adapters."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        source_uri: builtins.str = ...,
+        sha256: builtins.str = ...,
+        base_model: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["base_model", b"base_model", "name", b"name", "sha256", b"sha256", "source_uri", b"source_uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class LoadAdapterResponse(message.Message):
+    """The adapter serves."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: builtins.int
+    replicas: builtins.int
+    """Replicas that have it."""
+    def __init__(
+        self,
+        *,
+        replicas: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UnloadAdapterRequest(message.Message):
+    """An adapter to unload."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class UnloadAdapterResponse(message.Message):
+    """The adapter is gone."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: builtins.int
+    replicas: builtins.int
+    """Replicas that were asked."""
+    def __init__(
+        self,
+        *,
+        replicas: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["replicas", b"replicas"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -126,6 +126,16 @@ class GatewayServiceStub:
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsResponse.FromString,
                 _registered_method=True)
+        self.LoadAdapter = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/LoadAdapter',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.LoadAdapterRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.LoadAdapterResponse.FromString,
+                _registered_method=True)
+        self.UnloadAdapter = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/UnloadAdapter',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.UnloadAdapterRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.UnloadAdapterResponse.FromString,
+                _registered_method=True)
 
 
 class GatewayServiceServicer:
@@ -271,6 +281,24 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LoadAdapter(self, request, context):
+        """Loads an adapter while models serve, on every replica of the model server. Again with the same weights does nothing;
+        with other weights its name means the new ones from then on. This and UnloadAdapter concern every tenant: they need
+        the permission 'operate'. INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNAVAILABLE: not on
+        every replica; the message says on how many, and the call may be made again.
+        UNIMPLEMENTED: no engine takes adapters, or the installation has no model server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadAdapter(self, request, context):
+        """Unloads an adapter from every replica; requests that use it finish first. An unknown adapter is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GatewayServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -363,6 +391,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.CountRequests,
                     request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsRequest.FromString,
                     response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsResponse.SerializeToString,
+            ),
+            'LoadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadAdapter,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.LoadAdapterRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.LoadAdapterResponse.SerializeToString,
+            ),
+            'UnloadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadAdapter,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.UnloadAdapterRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.UnloadAdapterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -853,6 +891,60 @@ class GatewayService:
             '/genaifactory.gateway.v1.GatewayService/CountRequests',
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsRequest.SerializeToString,
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CountRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/LoadAdapter',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.LoadAdapterRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.LoadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/UnloadAdapter',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.UnloadAdapterRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.UnloadAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

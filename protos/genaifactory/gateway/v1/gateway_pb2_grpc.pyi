@@ -90,6 +90,15 @@ class GatewayServiceStub:
     """Counts the stored conversations of every tenant, as CountDocuments."""
     CountRequests: grpc.UnaryUnaryMultiCallable[gateway_pb2.CountRequestsRequest, gateway_pb2.CountRequestsResponse]
     """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides."""
+    LoadAdapter: grpc.UnaryUnaryMultiCallable[gateway_pb2.LoadAdapterRequest, gateway_pb2.LoadAdapterResponse]
+    """Loads an adapter while models serve, on every replica of the model server. Again with the same weights does nothing;
+    with other weights its name means the new ones from then on. This and UnloadAdapter concern every tenant: they need
+    the permission 'operate'. INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNAVAILABLE: not on
+    every replica; the message says on how many, and the call may be made again.
+    UNIMPLEMENTED: no engine takes adapters, or the installation has no model server.
+    """
+    UnloadAdapter: grpc.UnaryUnaryMultiCallable[gateway_pb2.UnloadAdapterRequest, gateway_pb2.UnloadAdapterResponse]
+    """Unloads an adapter from every replica; requests that use it finish first. An unknown adapter is no error."""
 
 @typing.type_check_only
 class GatewayServiceAsyncStub(GatewayServiceStub):
@@ -153,6 +162,15 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """Counts the stored conversations of every tenant, as CountDocuments."""
     CountRequests: aio.UnaryUnaryMultiCallable[gateway_pb2.CountRequestsRequest, gateway_pb2.CountRequestsResponse]  # type: ignore[assignment]
     """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides."""
+    LoadAdapter: aio.UnaryUnaryMultiCallable[gateway_pb2.LoadAdapterRequest, gateway_pb2.LoadAdapterResponse]  # type: ignore[assignment]
+    """Loads an adapter while models serve, on every replica of the model server. Again with the same weights does nothing;
+    with other weights its name means the new ones from then on. This and UnloadAdapter concern every tenant: they need
+    the permission 'operate'. INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNAVAILABLE: not on
+    every replica; the message says on how many, and the call may be made again.
+    UNIMPLEMENTED: no engine takes adapters, or the installation has no model server.
+    """
+    UnloadAdapter: aio.UnaryUnaryMultiCallable[gateway_pb2.UnloadAdapterRequest, gateway_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
+    """Unloads an adapter from every replica; requests that use it finish first. An unknown adapter is no error."""
 
 class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     """Answers clients. Every call needs `authorization: Bearer <API key>` in its metadata.
@@ -321,5 +339,26 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[gateway_pb2.CountRequestsResponse, abc.Awaitable[gateway_pb2.CountRequestsResponse]]:
         """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides."""
+
+    @abc_1.abstractmethod
+    def LoadAdapter(
+        self,
+        request: gateway_pb2.LoadAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.LoadAdapterResponse, abc.Awaitable[gateway_pb2.LoadAdapterResponse]]:
+        """Loads an adapter while models serve, on every replica of the model server. Again with the same weights does nothing;
+        with other weights its name means the new ones from then on. This and UnloadAdapter concern every tenant: they need
+        the permission 'operate'. INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNAVAILABLE: not on
+        every replica; the message says on how many, and the call may be made again.
+        UNIMPLEMENTED: no engine takes adapters, or the installation has no model server.
+        """
+
+    @abc_1.abstractmethod
+    def UnloadAdapter(
+        self,
+        request: gateway_pb2.UnloadAdapterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.UnloadAdapterResponse, abc.Awaitable[gateway_pb2.UnloadAdapterResponse]]:
+        """Unloads an adapter from every replica; requests that use it finish first. An unknown adapter is no error."""
 
 def add_GatewayServiceServicer_to_server(servicer: GatewayServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -35,6 +35,12 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
         self.requests: list[modelserver_pb2.GenerateRequest] = []
         self.sent = 0
         """Pieces of text that gRPC has taken."""
+        self.adapters: dict[str, modelserver_pb2.LoadAdapterRequest] = {}
+        """Those that are loaded."""
+        self.adapter_error: FactoryError | None = None
+        """Raised when one is to be loaded."""
+        self.callers: list[identity.Caller] = []
+        """Of calls about adapters."""
         self.running = 0
         self.cancelled = 0
         """Requests whose caller went away before the end."""
@@ -76,6 +82,24 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
         return modelserver_pb2.EmbedResponse(
             embeddings=vectors, usage=types_pb2.TokenUsage(prompt_tokens=len(request.texts))
         )
+
+    async def LoadAdapter(
+        self, request: modelserver_pb2.LoadAdapterRequest, context: Any
+    ) -> modelserver_pb2.LoadAdapterResponse:
+        """Keeps the request, or raises `adapter_error`."""
+        self.callers.append(identity.current())
+        if self.adapter_error is not None:
+            raise self.adapter_error
+        self.adapters[request.name] = request
+        return modelserver_pb2.LoadAdapterResponse()
+
+    async def UnloadAdapter(
+        self, request: modelserver_pb2.UnloadAdapterRequest, context: Any
+    ) -> modelserver_pb2.UnloadAdapterResponse:
+        """Forgets it."""
+        self.callers.append(identity.current())
+        self.adapters.pop(request.name, None)
+        return modelserver_pb2.UnloadAdapterResponse()
 
     def app(self, verifier: identity.Verifier) -> ServiceApp:
         """For `served`."""
