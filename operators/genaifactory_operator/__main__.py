@@ -16,13 +16,16 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         wanted = configuration.load(arguments.config)
+        rotate = arguments.action == "rotate"
         with Secrets(wanted.namespace) as secrets:
             issuer.run(
                 wanted,
                 secrets,
                 lambda line: print(line, flush=True),
-                rotate=arguments.action == "rotate" and not arguments.leaves,
-                renew_all=arguments.action == "rotate" and arguments.leaves,
+                rotate=rotate and not (arguments.leaves or arguments.context_key),
+                rotate_key=rotate and arguments.context_key,
+                renew_all=rotate and arguments.leaves,
+                patient=not arguments.without_waiting,
             )
     except FactoryError as error:
         print(f"genaifactory_operator: {' '.join(error.message.split())}", file=sys.stderr)
@@ -35,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     certificates = commands.add_parser(
         "certificates",
         help="make and renew what is due",
-        description="Fills and renews the Secrets with the services' certificates and the key of callers' contexts.",
+        description="Fills and renews the Secrets with the services' certificates and the key of callers' tokens.",
         allow_abbrev=False,
     )
     certificates.add_argument(
@@ -44,7 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=["rotate"],
         help="replace the authority and every certificate, in steps with waits between them, while nothing stops",
     )
-    certificates.add_argument("--leaves", action="store_true", help="rotate: keep the authority")
+    what = certificates.add_mutually_exclusive_group()
+    what.add_argument("--leaves", action="store_true", help="rotate: keep the authority")
+    what.add_argument(
+        "--context-key", action="store_true", help="rotate: the key of callers' tokens, and no certificate"
+    )
+    certificates.add_argument(
+        "--without-waiting", action="store_true", help="leave a step that is not due yet to a later run"
+    )
     certificates.add_argument("--config", type=Path, required=True, metavar="FILE", help="what to issue (YAML or JSON)")
     return parser
 

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from genaifactory_common import settings
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.passes import LONGEST_SECONDS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 """Of an object of Kubernetes."""
@@ -46,10 +47,17 @@ class Issued(settings.Settings):
 
 
 class ContextKey(settings.Settings):
-    """The key with which the gateway signs callers. It is made once and not rotated."""
+    """The key with which the gateway signs callers' tokens."""
 
     private_secret: Name
     public_secrets: tuple[Name, ...] = ()
+    rotate_after_days: int = Field(default=90, ge=1, description="It is replaced when it is that old.")
+    token_seconds: float = Field(
+        default=LONGEST_SECONDS,
+        gt=0,
+        description="Longest life of a token that the gateway signs (its context_token_seconds): a key that is "
+        "replaced is trusted for as long.",
+    )
 
 
 class Configuration(settings.Settings):
@@ -68,10 +76,10 @@ class Configuration(settings.Settings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every Secret that is named, the authority's last: see `issuer`."""
+        """Every Secret that is named, those that others follow from last: see `issuer`."""
         names = [each.secret for each in self.issued]
         if self.context_key is not None:
-            names += [self.context_key.private_secret, *self.context_key.public_secrets]
+            names += [*self.context_key.public_secrets, self.context_key.private_secret]
         return (*names, self.authority.secret) if self.authority is not None else tuple(names)
 
     @model_validator(mode="after")

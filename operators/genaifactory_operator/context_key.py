@@ -1,7 +1,16 @@
-"""The key with which the gateway signs callers: made once, and its public half copied to where it is checked.
+"""What is due on the Secrets with the key that signs callers' tokens: functions of what they hold and of the time.
 
-It is not rotated: the services hold one public key at a time, so a new one would make them refuse every call until all
-of them have it. To replace it, delete its data, run the issuer, and restart the services.
+The key is replaced in steps, and no call fails: between two steps every pod gets to see its Secrets change, and tokens
+that are under way run out. Which step it is, the private Secret says; its key PRIVATE always signs, and the public
+Secrets hold all that is there, as a set.
+
+    PRIVATE                  nothing is under way
+    PRIVATE, NEXT            everybody learns to trust the next key
+    PRIVATE, PREVIOUS        the next one has become PRIVATE; tokens of the previous one run out
+    PRIVATE                  everybody forgets the previous key
+
+A step begins with the last change of the Secrets that it waits for. Each change is of one Secret, and the next run goes
+on from any of them.
 """
 
 from __future__ import annotations
@@ -9,35 +18,135 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from genaifactory_common import settings, tokens
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.identity import Signer
-from genaifactory_operator.configuration import ContextKey
+from genaifactory_common.tokens import Signer
+from genaifactory_operator.configuration import Configuration, ContextKey
+from genaifactory_operator.planning import Plan
 from genaifactory_operator.secret import Change, Secret
 
-PRIVATE, PUBLIC = "GENAIFACTORY_CONTEXT_PRIVATE_KEY", "GENAIFACTORY_CONTEXT_PUBLIC_KEY"
-"""Keys of the Secrets, and the settings that read them."""
+PRIVATE = settings.variable(["context_private_key"])
+"""Key of the private Secret, and the setting that the gateway signs with: 32 bytes in base64."""
+PUBLIC, PUBLIC_ONE = settings.KEY_SET, settings.KEY
+"""Keys of the public Secrets, and the settings that check it: a key set; one key, from before there were sets."""
+NEXT, PREVIOUS = "next.key", "previous.pub"
+"""Keys of the private Secret: a private and a public key, 32 bytes in base64."""
 
 
-def due(wanted: ContextKey | None, secrets: Mapping[str, Secret]) -> tuple[Change, ...]:
-    """What is to be changed. Raises InvalidArgument when the private Secret holds something that is no key."""
-    if wanted is None:
-        return ()
-    private = secrets[wanted.private_secret]
-    text = private.data.get(PRIVATE)
-    if not text:
-        made = base64.b64encode(Signer.generate().private_key)
-        return (Change(private, {PRIVATE: made}, "a new key for the callers' contexts: there is none"),)
+@dataclass(frozen=True)
+class _Keys:
+    """What the private Secret holds."""
+
+    secret: Secret
+    public: tuple[bytes, ...]
+    """Those that are trusted; 32 raw bytes each."""
+
+    @property
+    def rotating(self) -> bool:
+        return is_rotating(self.secret)
+
+
+def is_rotating(private: Secret) -> bool:
+    """Whether a rotation of the key is under way."""
+    return NEXT in private.data or PREVIOUS in private.data
+
+
+def plan(wanted: Configuration, secrets: Mapping[str, Secret], now: datetime, *, rotate: bool = False) -> Plan:
+    """What is due on the Secrets of `wanted.context_key`.
+
+    rotate: begin to replace the key, if that is not under way. Raises InvalidArgument when the private Secret holds
+    something that is no key: what is there and cannot be used is never replaced.
+    """
+    context_key = wanted.context_key
+    if context_key is None:
+        return Plan()
+    secret = secrets[context_key.private_secret]
+    if not secret.data.get(PRIVATE):
+        # What is left of a rotation says nothing any more.
+        rest = {key: None for key in (NEXT, PREVIOUS) if key in secret.data}
+        return Plan((Change(secret, {PRIVATE: _made(), **rest}, "a new key for callers' tokens: there is none"),))
+    keys = _read(secret)
+    if changes := tuple(_published(context_key, secrets, keys)):
+        return Plan(changes)
+    propagation = timedelta(seconds=wanted.propagation_seconds)
+    if NEXT in secret.data:
+        shown = [secret.changed, *(secrets[name].changed for name in context_key.public_secrets)]
+        return _after(_latest(shown, now) + propagation, now, _switch(secret))
+    if PREVIOUS in secret.data:
+        running_out = timedelta(seconds=context_key.token_seconds + tokens.LEEWAY_SECONDS)
+        forget = Change(secret, {PREVIOUS: None}, "forgets the previous key of callers' tokens")
+        return _after(_latest([secret.changed], now) + propagation + running_out, now, forget)
+    if rotate or now >= _latest([secret.changed], now) + timedelta(days=context_key.rotate_after_days):
+        why = "the next key of callers' tokens; this one signs until all trust both"
+        return Plan((Change(secret, {NEXT: _made()}, why),))
+    return Plan()
+
+
+def _read(secret: Secret) -> _Keys:
+    current = _private(secret, PRIVATE)
+    trusted = [current.public_key]
+    if NEXT in secret.data:
+        trusted.append(_private(secret, NEXT).public_key)
+    if PREVIOUS in secret.data:
+        trusted.append(_bytes(secret, PREVIOUS))
+    return _Keys(secret, tuple(sorted(trusted)))  # in the same order, whichever of them signs
+
+
+def _published(wanted: ContextKey, secrets: Mapping[str, Secret], keys: _Keys) -> list[Change]:
+    """Changes until every public Secret holds the keys, and every Secret says since when."""
+    changes = []
+    text = tokens.jwks(keys.public).encode()
+    for secret in (secrets[name] for name in wanted.public_secrets):
+        if secret.data.get(PUBLIC) != text:
+            count = len(keys.public)
+            data: dict[str, bytes | None] = {PUBLIC: text}
+            if keys.rotating and PUBLIC_ONE in secret.data:
+                data[PUBLIC_ONE] = None  # it will not be the one that signs
+            changes.append(Change(secret, data, f"trusts {count} key{'s' * (count > 1)} of callers' tokens"))
+        elif keys.rotating and secret.changed is None:
+            changes.append(Change(secret, {}, "is as it should be from now on"))
+    if keys.secret.changed is None:
+        changes.append(Change(keys.secret, {}, "is as it should be from now on"))
+    return changes
+
+
+def _switch(secret: Secret) -> Change:
+    data: dict[str, bytes | None] = {
+        PRIVATE: secret.data[NEXT],
+        NEXT: None,
+        PREVIOUS: base64.b64encode(_private(secret, PRIVATE).public_key),
+    }
+    return Change(secret, data, "the next key signs callers' tokens from now on")
+
+
+def _after(moment: datetime, now: datetime, change: Change) -> Plan:
+    return Plan(wait_until=moment) if now < moment else Plan((change,))
+
+
+def _latest(times: list[datetime | None], now: datetime) -> datetime:
+    # No later than now: the clock of an earlier run may have been ahead.
+    return max((min(each, now) for each in times if each is not None), default=now)
+
+
+def _made() -> bytes:
+    return base64.b64encode(Signer.generate().private_key)
+
+
+def _private(secret: Secret, key: str) -> Signer:
+    return Signer(_bytes(secret, key))
+
+
+def _bytes(secret: Secret, key: str) -> bytes:
     try:
-        signer = Signer(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError):
+        raw = base64.b64decode(secret.data[key], validate=True)
+    except binascii.Error:
+        raw = b""
+    if len(raw) != 32:
         raise InvalidArgument(
-            f"The Secret {private.name} holds no key in {PRIVATE}: it must be 32 bytes in base64. Delete it to have a "
-            "new one made."
-        ) from None
-    public = base64.b64encode(signer.public_key)
-    return tuple(
-        Change(secrets[name], {PUBLIC: public}, "the public key of the callers' contexts")
-        for name in wanted.public_secrets
-        if secrets[name].data.get(PUBLIC) != public
-    )
+            f"The Secret {secret.name} holds no key in {key}: it must be 32 bytes in base64. Delete it to have a new "
+            "one made."
+        )
+    return raw

@@ -14,7 +14,7 @@ from genaifactory_operator.configuration import Configuration
 from genaifactory_operator.planning import is_rotating, plan
 from genaifactory_operator.secret import Change, Secret
 
-# A rotation has fewer; a Secret that something else puts back each time would go on for ever.
+# Two rotations have fewer; a Secret that something else puts back each time would go on for ever.
 _MOST_ROUNDS = 30
 _CONFLICT_PAUSE_SECONDS = 0.5
 
@@ -33,13 +33,16 @@ def run(
     report: Callable[[str], None],
     *,
     rotate: bool = False,
+    rotate_key: bool = False,
     renew_all: bool = False,
+    patient: bool = True,
     clock: Clock | None = None,
 ) -> None:
-    """Makes and renews what is due; a rotation of the authority that is under way is brought to its end.
+    """Makes and renews what is due; a rotation that is under way is brought to its end.
 
-    rotate: replace the authority, and so every certificate; one that is under way counts. renew_all: replace every
-    certificate, by the same authority. report: told each change, and each wait.
+    rotate: replace the authority, and so every certificate; one that is under way counts. rotate_key: replace the key
+    of callers' tokens, likewise. renew_all: replace every certificate, by the same authority. patient: wait for the
+    steps of a rotation; else they are left to the next run. report: called with each change, and each wait.
 
     Runs at the same time do each other no harm. Raises FactoryError.
     """
@@ -48,28 +51,40 @@ def run(
         raise InvalidArgument("The authority is not the issuer's own: replace it in its Secret, in steps.")
     renew_changed_before = clock.now() if renew_all else None
     for _ in range(_MOST_ROUNDS):
-        # The authority comes last: what it signs for a Secret that was read before it and is unchanged since is no
-        # older than what another run has put there.
+        # The authority and the private key come last: what follows from them for a Secret that was read before and is
+        # unchanged since is no older than what another run has put there.
         found = {name: secrets.read(name) for name in wanted.secrets}
         rotate = rotate and not _under_way(wanted, found)
+        rotate_key = rotate_key and not _key_under_way(wanted, found)
         now = clock.now()
-        key_changes = context_key.due(wanted.context_key, found)
-        step = plan(wanted, found, now, rotate=rotate, renew_changed_before=renew_changed_before)
-        if changes := (*key_changes, *step.changes):
+        steps = (
+            context_key.plan(wanted, found, now, rotate=rotate_key),
+            plan(wanted, found, now, rotate=rotate, renew_changed_before=renew_changed_before),
+        )
+        waits = [step.wait_until for step in steps if step.wait_until is not None]
+        if changes := tuple(change for step in steps for change in step.changes):
             _apply(changes, secrets, report, clock)
-        elif step.wait_until is not None:
-            seconds = (step.wait_until - now).total_seconds()
-            report(f"waiting {seconds:.0f} s, until every pod has seen its Secrets change")
+        elif waits and patient:
+            seconds = (min(waits) - now).total_seconds()
+            report(f"waiting {seconds:.0f} s, until every pod has seen its Secrets change and old tokens have run out")
             clock.sleep(seconds)
+        elif waits:
+            report(f"the next step of a rotation is due at {min(waits):%Y-%m-%dT%H:%M:%SZ}; a later run takes it")
+            return
         else:
-            if step.note:
-                report(step.note)
+            for step in steps:
+                if step.note:
+                    report(step.note)
             return
     raise Internal(f"The Secrets are not as they should be after {_MOST_ROUNDS} rounds; does something put them back?")
 
 
 def _under_way(wanted: Configuration, found: dict[str, Secret]) -> bool:
     return wanted.authority is not None and is_rotating(found[wanted.authority.secret])
+
+
+def _key_under_way(wanted: Configuration, found: dict[str, Secret]) -> bool:
+    return wanted.context_key is not None and context_key.is_rotating(found[wanted.context_key.private_secret])
 
 
 def _apply(changes: tuple[Change, ...], secrets: Secrets, report: Callable[[str], None], clock: Clock) -> None:

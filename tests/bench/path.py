@@ -26,7 +26,7 @@ from urllib.request import urlopen
 import uvloop
 
 from genaifactory_common import channels, specs
-from genaifactory_common.identity import Signer
+from genaifactory_common.tokens import Signer
 from genaifactory_local import documents, finding, testing
 
 SERVICES = ("monitor", "safety", "modelserver", "retriever", "orchestrator", "gateway")

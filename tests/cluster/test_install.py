@@ -20,10 +20,14 @@ from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_common.certificates import Authority
 from tests.cluster.kube import Namespace
 from tests.cluster.release import CHART, SERVICES, Release
+from tests.full import FULL
 
 PROFILE = ("--values", str(CHART / "profiles" / "laptop.yaml"))
 # Long enough for kubelets to show the pods a changed Secret.
 PROPAGATION_SECONDS = 100
+# The least; rotating the key of callers' tokens takes as long.
+TOKEN_SECONDS = 300
+PRIVATE_KEY = "GENAIFACTORY_CONTEXT_PRIVATE_KEY"
 A_DAY = timedelta(days=1)
 CALLERS = {
     "gateway": (),
@@ -82,7 +86,8 @@ def release(namespace: Namespace) -> Iterator[Release]:
     """The profile, installed by one command; with the time that it took to the first answer."""
     release = Release(namespace)
     started = time.monotonic()
-    release.install(*PROFILE, "--set", f"certificates.propagationSeconds={PROPAGATION_SECONDS}")
+    times = f"certificates.propagationSeconds={PROPAGATION_SECONDS},global.callerTokenSeconds={TOKEN_SECONDS}"
+    release.install(*PROFILE, "--set", times)
     answer = release.ask()
     seconds = time.monotonic() - started
     assert answer["annotations"], answer
@@ -331,6 +336,43 @@ def test_certificates_are_rotated_while_nothing_stops(release: Release) -> None:
     )
     shown = served_certificate(next(iter(release.pods("safety").values()))["status"]["podIP"], release)
     assert shown == "UNAUTHENTICATED"
+
+
+@pytest.mark.timeout(1200)
+def test_the_key_of_callers_tokens_is_rotated_while_nothing_stops(release: Release) -> None:
+    before = release.secret("context-key")[PRIVATE_KEY]
+    with release.load() as load:
+        release.namespace.kubectl("create", "job", "rotate-key", f"--from=cronjob/{release.name}-rotate-context-key")
+        release.namespace.wait(lambda: release.secret("context-key")[PRIVATE_KEY] != before, 200, "the next key signs")
+        # Every gateway has seen it, and every service both keys.
+        time.sleep(PROPAGATION_SECONDS)
+        assert len(trusted_keys(release)) == 2
+        for component, line in (
+            ("gateway", "the signing key: follows a change"),
+            *((service, "callers' public keys: follows a change") for service in SERVICES if service != "gateway"),
+        ):
+            for pod in release.pods(component):
+                assert line in release.namespace.kubectl("logs", pod), pod
+        if FULL:  # until the last token of the old key has ended, which other tests need not wait for
+            done = ("job/rotate-key", "--for=condition=Complete", "--timeout=600s")
+            release.namespace.kubectl("wait", *done, seconds=620)
+            assert len(trusted_keys(release)) == 1
+            time.sleep(PROPAGATION_SECONDS)
+        answered = load.answered()
+        release.namespace.wait(lambda: load.answered() > answered, 30, "answers with the new key")
+        summary = load.summary()
+        assert not load.failures(), load.failures()[:5]
+    print(f"\n{summary}")
+    assert not any(
+        status["restartCount"] for pod in release.pods().values() for status in pod["status"]["containerStatuses"]
+    )
+    release.namespace.kubectl("delete", "job/rotate-key")
+
+
+def trusted_keys(release: Release) -> list[object]:
+    """Public keys by which the services check callers' tokens."""
+    keys: list[object] = json.loads(release.secret("context-public-key")["GENAIFACTORY_CONTEXT_PUBLIC_KEYS"])["keys"]
+    return keys
 
 
 def served_certificate(ip: str, release: Release) -> str:

@@ -255,7 +255,8 @@ def test_a_pod_is_answered_on_the_headless_service_and_on_kserves_own(deployed: 
     name, _, port = service.partition(":")
     script = (Path(__file__).parent / "ask.py").read_text()
     address = f"dns:///{deployed.host(name)}:{port}"
-    answer = deployed.namespace.exec("client", "python", "-c", script, address, testing.SIGNER.sign(CALLER))
+    context = testing.signed("/genaifactory.modelserver.v1.ModelService/Generate", CALLER)
+    answer = deployed.namespace.exec("client", "python", "-c", script, address, context)
     assert len(answer) > 8
 
 

@@ -23,6 +23,8 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, identity, rpcs
+from genaifactory_common.followed import Fixed
+from genaifactory_common.passes import Issued
 from genaifactory_common.specs.tenants import Permission
 from genaifactory_local import testing
 from genaifactory_local.platform import Options
@@ -91,7 +93,7 @@ class Place:
         if method.startswith(GATEWAY):
             return [("authorization", f"Bearer {key(permissions)}")]
         caller = identity.Caller("dev", "p", "k", "tester", tuple(permissions))
-        return [(identity.METADATA_KEY, self.platform.signer.sign(caller))]
+        return list(Issued(Fixed(self.platform.signer)).metadata(caller, method, 60))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

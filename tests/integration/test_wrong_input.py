@@ -33,7 +33,8 @@ from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels, errors, identity, specs
+from genaifactory_common import channels, errors, identity, passes, specs, tokens
+from genaifactory_common.testing import signed
 from genaifactory_common.testing.images import image, part
 from genaifactory_local import testing
 from genaifactory_local.platform import Options
@@ -280,7 +281,7 @@ STUBS: dict[str, Callable[[grpc.aio.Channel], object]] = {
     "modelserver": modelserver_pb2_grpc.ModelServiceStub,
     "monitor": monitor_pb2_grpc.MonitorServiceStub,
 }
-STRANGER = identity.Signer(bytes(32))
+STRANGER = tokens.Signer(bytes(32))
 PERMISSIONS = ("chat", "embed", "models", "feedback", "usage", "ingest", "export")
 
 
@@ -300,7 +301,7 @@ def rpc(
     request: Message | list[Message],
     *,
     who: identity.Caller | str | None = None,
-    signer: identity.Signer | None = None,
+    signer: tokens.Signer | None = None,
 ) -> Send:
     """A call of "service.Method". who: an API key for the gateway, a caller for the services behind it; "": nobody.
 
@@ -313,8 +314,9 @@ def rpc(
         if service == "gateway" and who != "":
             metadata.append(("authorization", f"Bearer {who or USER}"))
         elif who != "":
-            token = (signer or place.platform.signer).sign(who if isinstance(who, identity.Caller) else caller())
-            metadata.append((identity.METADATA_KEY, token))
+            calling = who if isinstance(who, identity.Caller) else caller()
+            token = signed(_full(service, name), calling, signer or place.platform.signer)
+            metadata.append((passes.CONTEXT, token))
         call = getattr(STUBS[service](place.channels[service]), name)(
             iter(request) if isinstance(request, list) else request, timeout=30, metadata=metadata
         )
@@ -324,6 +326,10 @@ def rpc(
         return Refusal(f"{caught.value.code().name} {error.reason}", error.field, error.message)
 
     return send
+
+
+def _full(service: str, name: str) -> str:
+    return f"/genaifactory.{service}.v1.{STUBS[service].__name__.removesuffix('Stub')}/{name}"
 
 
 async def _end(call: grpc.aio.UnaryUnaryCall[Message, Message] | AsyncIterable[Message]) -> None:
@@ -353,7 +359,7 @@ def answers(who: identity.Caller | None = None, **fields: Any) -> Send:
     return rpc("orchestrator.Answer", orchestrator_pb2.AnswerRequest(**named), who=who)
 
 
-def searches(who: identity.Caller | str | None = None, signer: identity.Signer | None = None, **fields: Any) -> Send:
+def searches(who: identity.Caller | str | None = None, signer: tokens.Signer | None = None, **fields: Any) -> Send:
     named: dict[str, Any] = {"knowledge_base": "documents", "query": "leave"} | fields
     return rpc("retriever.Search", retriever_pb2.SearchRequest(**named), who=who, signer=signer)
 
@@ -433,7 +439,7 @@ GRPC: dict[str, Row] = {
         (rpc("orchestrator.DeleteConversation", orchestrator_pb2.DeleteConversationRequest()),
          INVALID, "conversation_id", "1 to 128"),
     "retriever: a caller signed by a stranger":
-        (searches(signer=STRANGER), NO_CALLER, None, "not signed by the gateway"),
+        (searches(signer=STRANGER), NO_CALLER, None, "a key that is not trusted"),
     "retriever: another tenant's documents":
         (searches(GLOBEX), MISSING, "knowledge_base", "documents"),
     "retriever: no such knowledge base": (searches(knowledge_base="wiki"), MISSING, "knowledge_base", "wiki"),
@@ -511,9 +517,9 @@ def _document(uri: str, data: bytes, **header: Any) -> list[retriever_pb2.Ingest
 
 
 def _ingest(place: Place, parts: Sequence[retriever_pb2.IngestRequest]) -> AsyncIterable[retriever_pb2.IngestResponse]:
-    token = place.platform.signer.sign(caller())
+    token = signed(_full("retriever", "Ingest"), caller(), place.platform.signer)
     stub = retriever_pb2_grpc.RetrieverServiceStub(place.channels["retriever"])
-    return stub.Ingest(iter(parts), timeout=60, metadata=((identity.METADATA_KEY, token),))
+    return stub.Ingest(iter(parts), timeout=60, metadata=((passes.CONTEXT, token),))
 
 
 def uploads(*parts: retriever_pb2.IngestRequest, who: identity.Caller | str | None = None) -> Send:

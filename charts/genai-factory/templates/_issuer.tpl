@@ -2,7 +2,8 @@
 {{- define "genai.issuerJob" -}}
 {{- $context := index . 0 -}}
 backoffLimit: 6
-activeDeadlineSeconds: {{ add 600 (mul 3 $context.Values.certificates.propagationSeconds) }}
+{{- /* The steps of a rotation, and what comes between. */}}
+activeDeadlineSeconds: {{ add 600 (mul 3 $context.Values.certificates.propagationSeconds) $context.Values.global.callerTokenSeconds }}
 template:
   metadata:
     labels:

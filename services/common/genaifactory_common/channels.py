@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 
-from genaifactory_common import identity, settings, telemetry
+from genaifactory_common import identity, passes, settings, telemetry
 from genaifactory_common.connection import Connection, Method
 from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable, from_rpc
 
@@ -29,6 +29,9 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+# gRPC's own bound of 8 KiB is less than the tokens of a caller of many groups.
+METADATA_OPTIONS = (("grpc.max_metadata_size", 64 * 1024), ("grpc.absolute_max_metadata_size", 80 * 1024))
+"""How much metadata one call may carry, for channels and servers."""
 
 # Methods that may run twice without harm; only these are sent again by the channel, when a server was not reached or
 # said before its first message that another may answer.
@@ -103,6 +106,7 @@ def connect(
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        *METADATA_OPTIONS,
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         # An attempt's own time: the address of a pod that is gone may answer nothing at all.
@@ -115,8 +119,6 @@ def connect(
     ]
     if name:
         options.append(("grpc.ssl_target_name_override", name))
-    if tls is None and patience_seconds == 0 and not api_key:
-        return grpc.aio.insecure_channel(address, options=options)
     return Connection(address, options, tls, patience_seconds=patience_seconds, api_key=api_key)
 
 
@@ -137,10 +139,11 @@ def _timeout(timeout_seconds: float) -> float:
     return min(timeout_seconds, remaining)
 
 
-def _metadata() -> list[tuple[str, str]]:
+def _metadata(method: Callable[..., Any], timeout_seconds: float) -> list[tuple[str, str]]:
     metadata = telemetry.inject()
-    if token := identity.current_token():
-        metadata.append((identity.METADATA_KEY, token))
+    if (shown := identity.passes()) is not None and isinstance(method, Method):
+        metadata.extend(shown.metadata(method.name, timeout_seconds))
+        metadata.append((passes.REQUEST_ID, identity.request_id()))
     return metadata
 
 
@@ -156,7 +159,8 @@ async def unary(
     """
     how = await _reached(method) if patient else {}
     try:
-        return await method(request, timeout=_timeout(timeout_seconds), metadata=_metadata(), **how)
+        timeout_seconds = _timeout(timeout_seconds)
+        return await method(request, timeout=timeout_seconds, metadata=_metadata(method, timeout_seconds), **how)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error) from None
 
@@ -166,7 +170,8 @@ async def stream(
 ) -> AsyncGenerator[Response, None]:
     """Calls a server-streaming method, as `unary`; leaving the iteration cancels the call. Raises FactoryError."""
     how = await _reached(method)
-    call = method(request, timeout=_timeout(timeout_seconds), metadata=_metadata(), **how)
+    timeout_seconds = _timeout(timeout_seconds)
+    call = method(request, timeout=timeout_seconds, metadata=_metadata(method, timeout_seconds), **how)
     try:
         async for message in call:
             yield message
@@ -246,7 +251,8 @@ class Duplex:
                 how = await _reached(self._method)
                 if self._closed:
                     raise Cancelled("The call was ended before it began.")
-                self._call = self._method(timeout=_timeout(self._timeout_seconds), metadata=_metadata(), **how)
+                seconds = _timeout(self._timeout_seconds)
+                self._call = self._method(timeout=seconds, metadata=_metadata(self._method, seconds), **how)
             return self._call
 
 

@@ -109,21 +109,21 @@ class Connection(grpc.aio.Channel):
                 raise Unavailable("The platform stops.")
             await self._running.channel.wait_for_state_change(state)
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """For stubs."""
-        return Method(self, lambda channel: channel.unary_unary(*args, **kwargs))
+        return Method(self, method, lambda channel: channel.unary_unary(method, *args, **kwargs))
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """For stubs."""
-        return Method(self, lambda channel: channel.unary_stream(*args, **kwargs))
+        return Method(self, method, lambda channel: channel.unary_stream(method, *args, **kwargs))
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """For stubs."""
-        return Method(self, lambda channel: channel.stream_unary(*args, **kwargs))
+        return Method(self, method, lambda channel: channel.stream_unary(method, *args, **kwargs))
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
+    def stream_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """For stubs."""
-        return Method(self, lambda channel: channel.stream_stream(*args, **kwargs))
+        return Method(self, method, lambda channel: channel.stream_stream(method, *args, **kwargs))
 
     def _open(self) -> grpc.aio.Channel:
         if self._files is None:
@@ -141,8 +141,12 @@ class Connection(grpc.aio.Channel):
 class Method:
     """A method of a stub: each call goes over the channel that is current then."""
 
-    def __init__(self, connection: Connection, make: Callable[[grpc.aio.Channel], Callable[..., Any]]) -> None:
+    def __init__(
+        self, connection: Connection, name: str, make: Callable[[grpc.aio.Channel], Callable[..., Any]]
+    ) -> None:
         self.connection = connection
+        self.name = name
+        """"/package.Service/Method"."""
         self._make = make
         self._running: _Running | None = None
         self._call: Callable[..., Any] = make

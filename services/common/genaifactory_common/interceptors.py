@@ -16,13 +16,14 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind
 
-from genaifactory_common import channels, errors, garbage, identity, rpcs, telemetry
+from genaifactory_common import channels, errors, garbage, identity, passes, rpcs, telemetry, tokens
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 0.5
+_LONGEST_ID = 128
 # Answered to anybody who can connect: every client asks it before it calls.
 _HEALTH = "/grpc.health.v1."
 # For tools, which carry no caller.
@@ -35,7 +36,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         service_telemetry: Telemetry,
-        verifier: identity.Verifier | None,
+        verifier: tokens.Verifier | None,
         *,
         callers: frozenset[str] = frozenset(),
         default_timeout_seconds: float = 600.0,
@@ -97,7 +98,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             observed = _Observed(self._telemetry, method, context)
             try:
-                async with self._bounded(self._begin(method, context)):
+                async with self._bounded(await self._begin(method, context)):
                     return await behaviour(garbage.checked(request, method), context)
             except BaseException as error:
                 await observed.fail(self._ended(error), context)
@@ -111,7 +112,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             observed = _Observed(self._telemetry, method, context)
             messages: AsyncIterator[Any] | None = None
             try:
-                async with self._bounded(self._begin(method, context)):
+                async with self._bounded(await self._begin(method, context)):
                     messages = behaviour(garbage.checked(request, method), context)
                     async for message in messages:
                         yield message
@@ -156,7 +157,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             return errors.Unavailable("The service stops; another replica can answer.", retry_after_seconds=1.0)
         return error
 
-    def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+    async def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> float:
         """Sets deadline and caller for the call's task; returns the seconds it may take."""
         self.last_call_at = asyncio.get_running_loop().time()
         remaining = context.time_remaining()
@@ -170,13 +171,14 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                 _require_trusted_transport(context)
             if facts.peer:
                 return float(seconds)
-            token = _first(context, identity.METADATA_KEY)
+            shown, request_id = _shown(context)
+            token = shown.pop(passes.CONTEXT, None)
             if token is None:
                 raise errors.Unauthenticated("The call carries no caller context; only the gateway's calls do.")
-            caller = self._verifier.verify(token)
+            caller = await self._verifier.verify(token, method)
             facts.require(caller.role, caller.permissions)
-            identity.set_current(caller, token)
-            telemetry.describe({"genaifactory.tenant": caller.tenant, "genaifactory.request_id": caller.request_id})
+            identity.set_current(caller, passes.Received(shown), request_id)
+            telemetry.describe({"genaifactory.tenant": caller.tenant, "genaifactory.request_id": request_id})
         return float(seconds)
 
     def _require_known_peer(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -245,11 +247,17 @@ async def _drain(requests: Any) -> None:
                 pass
 
 
-def _first(context: grpc.aio.ServicerContext[Any, Any], key: str) -> str | None:
+def _shown(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[dict[str, str], str]:
+    """The call's tokens by their keys, and the request's id, which may be empty."""
+    found, request_id = {}, ""
     for name, value in context.invocation_metadata() or ():
-        if name == key:
-            return value if isinstance(value, str) else value.decode("ascii", "replace")
-    return None
+        if isinstance(value, bytes):
+            continue
+        if name.startswith(passes.CONTEXT):
+            found[name] = value
+        elif name == passes.REQUEST_ID:
+            request_id = value[:_LONGEST_ID]
+    return found, request_id
 
 
 def _number(code: grpc.StatusCode) -> int:

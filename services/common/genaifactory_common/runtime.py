@@ -20,8 +20,8 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from genaifactory_common import background, identity, settings, specs, tls
-from genaifactory_common.channels import MAX_MESSAGE_BYTES
+from genaifactory_common import background, settings, specs, tls, tokens
+from genaifactory_common.channels import MAX_MESSAGE_BYTES, METADATA_OPTIONS
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_common.interceptors import ServerInterceptor
 from genaifactory_common.space import Room, Space
@@ -64,7 +64,7 @@ class ServiceApp:
     """False when only a new start can help; asked once a second, and shown as the service "liveness"."""
     serves_while_opening: bool = False
     """Whether calls, health among them, are answered while the lifespan still opens; `ready` says no until then."""
-    verifier: identity.Verifier | None = None
+    verifier: tokens.Verifier | None = None
     """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
     factory: specs.Source | None = None
     """The factory.yaml that it follows; `main` watches it for changes."""
@@ -92,6 +92,7 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
         options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            *METADATA_OPTIONS,
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.max_connection_age_ms", int(server_settings.max_connection_age_seconds * 1000)),
@@ -105,7 +106,7 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
     reflection.enable_server_reflection((*app.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     address = _bind(server, server_settings, ask_clients=app.verifier is not None)
     opened = asyncio.Event()
-    async with _probed(reporter, server_settings), _reported(app, reporter, opened):
+    async with _probed(reporter, server_settings), _reported(app, reporter, opened), _keys_followed(app):
         if app.serves_while_opening:
             await server.start()
         try:
@@ -153,6 +154,12 @@ def _reported(
     app: ServiceApp, reporter: health.aio.HealthServicer, opened: asyncio.Event
 ) -> AbstractAsyncContextManager[None]:
     return background.running(_report_forever(app, reporter, opened), name=f"{app.name}-health")
+
+
+def _keys_followed(app: ServiceApp) -> AbstractAsyncContextManager[None]:
+    if app.verifier is None:
+        return contextlib.nullcontext()
+    return background.running(app.verifier.watch(), name=f"{app.name}-keys")
 
 
 async def _drain(app: ServiceApp) -> None:

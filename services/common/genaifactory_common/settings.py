@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from genaifactory_common import identity
+from genaifactory_common import tokens
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.followed import Fixed, Followed
 
 
 def _key_bytes(value: object) -> object:
@@ -58,6 +59,12 @@ def secret(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
         raise InvalidArgument(f"{name} in {SECRETS_DIR} cannot be read as text.", field=name) from None
 
 
+def is_file(name: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether `secret` reads the variable's file, which may change while a service runs."""
+    folder = environ.get(SECRETS_DIR)
+    return bool(folder) and not environ.get(name) and (Path(folder or "") / name).is_file()
+
+
 class _SecretFiles(EnvSettingsSource):
     """The files that stand for variables, read as variables are: nested groups and JSON as well."""
 
@@ -73,6 +80,18 @@ class _SecretFiles(EnvSettingsSource):
         return {name.lower(): secret(name, {SECRETS_DIR: folder}) for name in names}
 
 
+def _key_set(value: str) -> str:
+    try:
+        tokens.parse_jwks(value)
+    except InvalidArgument as error:
+        raise ValueError(error.message) from None
+    return value
+
+
+KEY_SET, KEY = variable(["context_public_keys"]), variable(["context_public_key"])
+
+KeySet = Annotated[str, AfterValidator(_key_set)]
+"""Ed25519 public keys as a JSON Web Key Set."""
 PublicKey = Annotated[bytes, BeforeValidator(_key_bytes)]
 """An Ed25519 public key: 32 bytes, base64 in the environment."""
 
@@ -175,8 +194,11 @@ class Common(BaseSettings):
     server: Server = Server()
     telemetry: Telemetry = Telemetry()
     factory_file: Path = Field(default=Path("factory.yaml"), description="The factory.yaml to follow.")
+    context_public_keys: KeySet | None = Field(
+        default=None, description="Check the callers' tokens that the gateway signs. As a file it is followed."
+    )
     context_public_key: PublicKey | None = Field(
-        default=None, description="Checks the caller contexts that the gateway signs."
+        default=None, description="One such key, instead of a set, where keys are not rotated."
     )
 
     @classmethod
@@ -191,10 +213,27 @@ class Common(BaseSettings):
         """Variables win over the files of their names. Raises InvalidArgument when the folder cannot be read."""
         return init_settings, env_settings, _SecretFiles(settings_cls)
 
-    def verifier(self) -> identity.Verifier:
+    def verifier(self) -> tokens.Verifier:
         """Checks who a call is for. Raises InvalidArgument without a public key: only the gateway does without."""
-        if self.context_public_key is None:
+        if self.context_public_keys is None and self.context_public_key is None:
             raise InvalidArgument(
-                "GENAIFACTORY_CONTEXT_PUBLIC_KEY must be set: it checks who a call is for.", field="context_public_key"
+                f"{KEY_SET}, or {KEY}, must be set: it checks who a call is for.", field="context_public_keys"
             )
-        return identity.Verifier(self.context_public_key)
+        if is_file(KEY_SET) or is_file(KEY):
+            return tokens.Verifier(Followed("callers' public keys", _public_keys, tokens.parse_jwks))
+        if self.context_public_keys is not None:
+            return tokens.Verifier(Fixed(tokens.parse_jwks(self.context_public_keys)))
+        assert self.context_public_key is not None
+        return tokens.Verifier(Fixed(tokens.key_set([self.context_public_key])))
+
+
+def _public_keys() -> str:
+    """The key set as it is now. A Secret of a version before there were sets holds one key."""
+    if (text := secret(KEY_SET)) is not None:
+        return text
+    try:
+        key = _key_bytes(secret(KEY) or "")
+    except ValueError as error:
+        raise InvalidArgument(f"{KEY} {error}", field=KEY) from None
+    assert isinstance(key, bytes)
+    return tokens.jwks([key])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common import identity, known, rpcs, specs
 from genaifactory_common.errors import InvalidArgument, NotFound, Overloaded, PermissionDenied, Reason, Unauthenticated
+from genaifactory_common.passes import Issued
 from genaifactory_gateway.limits import Amounts, Kind, Limiter, Reservation, States
 
 SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
@@ -178,11 +179,9 @@ class Entry:
 class Admission:
     """Knows the keys of the document in force, and counts who is inside."""
 
-    def __init__(
-        self, source: specs.Source, signer: identity.Signer, limiter: Limiter, *, max_concurrent_requests: int
-    ) -> None:
+    def __init__(self, source: specs.Source, issued: Issued, limiter: Limiter, *, max_concurrent_requests: int) -> None:
         self.limiter = limiter
-        self._signer = signer
+        self._issued = issued
         self._max_concurrent_requests = max_concurrent_requests
         self._inside = 0
         self._source = source
@@ -220,7 +219,7 @@ class Admission:
             await entry._settle()
 
     def speak_for(self, holder: Holder, request_id: str) -> None:
-        """Makes the holder, signed, the identity of the running task's calls."""
+        """Makes the holder the identity of the running task's calls, which are signed when they are made."""
         caller = identity.Caller(
             tenant=holder.tenant.name,
             principal=holder.principal,
@@ -228,9 +227,8 @@ class Admission:
             role=holder.role.name,
             permissions=holder.role.permissions,
             groups=holder.key.groups,
-            request_id=request_id,
         )
-        identity.set_current(caller, self._signer.sign(caller))
+        identity.set_current(caller, self._issued.of(caller), request_id)
 
     def _authenticate(self, authorization: str | None) -> Holder:
         if not authorization:

@@ -11,9 +11,12 @@ from functools import partial
 import grpc.aio
 
 from genaifactory.gateway.v1 import gateway_pb2_grpc
-from genaifactory_common import background, channels, identity, specs
+from genaifactory_common import background, channels, specs
+from genaifactory_common.followed import Followed
+from genaifactory_common.passes import Issued
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
+from genaifactory_common.tokens import Signer
 from genaifactory_gateway.adapters import Adapters
 from genaifactory_gateway.admission import SERVICE, Admission
 from genaifactory_gateway.counts import Counts
@@ -60,7 +63,8 @@ def create_app(
     quotas: QuotaStore | None = None,
 ) -> GatewayApp:
     """The gateway over the given channels. quotas: for tests that set the clock."""
-    parts = _parts(settings, source, to, quotas or MemoryQuotas())
+    signer = settings.signer()
+    parts = _parts(settings, source, to, signer, quotas or MemoryQuotas())
     admission, upstream = parts.admission, parts.upstream
     health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
     resources = [
@@ -82,6 +86,7 @@ def create_app(
         async with (
             server.listening(door, drain_seconds=settings.server.drain_seconds),
             background.running(health.watch(), name="gateway-health"),
+            background.running(signer.watch(), name="gateway-signing-key"),
         ):
             yield
 
@@ -108,18 +113,20 @@ def create_private_app(settings: Settings, source: specs.Source, to: Channels, t
         name="gateway",
         telemetry=telemetry,
         service_names=(SERVICE,),
-        register=partial(_register, _parts(settings, source, to, Unlimited())),
+        register=partial(_register, _parts(settings, source, to, settings.signer(), Unlimited())),
         lifespan=contextlib.nullcontext,
     )
 
 
-def _parts(settings: Settings, source: specs.Source, to: Channels, quotas: QuotaStore) -> Parts:
+def _parts(
+    settings: Settings, source: specs.Source, to: Channels, signer: Followed[Signer], quotas: QuotaStore
+) -> Parts:
     upstreams = settings.upstreams
     transfers = Transfers(settings.transfers)
     return Parts(
         admission=Admission(
             source,
-            identity.Signer(settings.signing_key),
+            Issued(signer, longest_seconds=settings.context_token_seconds),
             Limiter(quotas),
             max_concurrent_requests=settings.max_concurrent_requests,
         ),

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
 from genaifactory_common import formats, settings
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.followed import Fixed, Followed
+from genaifactory_common.passes import LONGEST_SECONDS
 from genaifactory_common.settings import Tls
+from genaifactory_common.tokens import LIFETIME_SECONDS, Signer
 
 
 def _private_key(value: SecretStr) -> SecretStr:
     try:
-        size = len(base64.b64decode(value.get_secret_value(), validate=True))
-    except binascii.Error:
-        raise ValueError("must be base64") from None
-    if size != 32:
-        raise ValueError("must be 32 bytes, base64")
+        Signer.parse(value.get_secret_value())
+    except InvalidArgument:
+        raise ValueError("must be 32 bytes, base64") from None
     return value
+
+
+_KEY = settings.variable(["context_private_key"])
 
 
 class Http(settings.Settings):
@@ -98,10 +101,18 @@ class Settings(settings.Common):
         default=512, ge=1, description="Of both doors together; more are refused at once as overloaded."
     )
     context_private_key: Annotated[SecretStr, AfterValidator(_private_key)] = Field(
-        description="Signs the caller contexts: an Ed25519 key, 32 bytes in base64. The gateway alone holds it."
+        description="Signs the callers' tokens: an Ed25519 key, 32 bytes in base64. The gateway alone holds it. As a "
+        "file it is followed."
+    )
+    context_token_seconds: float = Field(
+        default=LONGEST_SECONDS,
+        ge=LIFETIME_SECONDS,
+        description="Longest life of a token, also for a request with a later deadline. A key that is replaced is "
+        "trusted for as long.",
     )
 
-    @property
-    def signing_key(self) -> bytes:
-        """The private key, 32 raw bytes."""
-        return base64.b64decode(self.context_private_key.get_secret_value())
+    def signer(self) -> Followed[Signer]:
+        """The key that signs. Raises InvalidArgument."""
+        if settings.is_file(_KEY):
+            return Followed("the signing key", lambda: settings.secret(_KEY) or "", Signer.parse)
+        return Fixed(Signer.parse(self.context_private_key.get_secret_value()))

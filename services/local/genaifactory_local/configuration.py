@@ -9,7 +9,10 @@ from pathlib import Path
 from genaifactory_common import files, specs
 from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.identity import Caller, Signer, set_current
+from genaifactory_common.followed import Fixed
+from genaifactory_common.identity import Caller, set_current
+from genaifactory_common.passes import Issued
+from genaifactory_common.tokens import Signer
 from genaifactory_local import local_model
 from genaifactory_local.state import State
 
@@ -90,7 +93,7 @@ def without_choice(state: State) -> Path:
 def sign_in(signer: Signer, tenant: str) -> None:
     """Makes the running task's calls come from the development key's holder.
 
-    Lasts for identity.LIFETIME_SECONDS. For the time before there is a gateway to ask, in the process that will be it.
+    For the time before there is a gateway to ask, in the process that will be it.
     """
     caller = Caller(
         tenant=tenant,
@@ -98,6 +101,5 @@ def sign_in(signer: Signer, tenant: str) -> None:
         key_id=DEVELOPMENT_KEY_ID,
         role=DEVELOPMENT_KEY_ID,
         permissions=PERMISSIONS,
-        request_id=f"{DEVELOPMENT_KEY_ID}-{uuid.uuid4().hex}",
     )
-    set_current(caller, signer.sign(caller))
+    set_current(caller, Issued(Fixed(signer)).of(caller), f"{DEVELOPMENT_KEY_ID}-{uuid.uuid4().hex}")

@@ -17,7 +17,7 @@ import grpc.aio
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory_common import channels, files, settings, specs
 from genaifactory_common.errors import Unavailable
-from genaifactory_common.identity import Signer
+from genaifactory_common.tokens import Signer
 from genaifactory_local.configuration import sign_in
 from genaifactory_local.state import State, service_address
 

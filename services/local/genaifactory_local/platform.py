@@ -23,9 +23,9 @@ import genaifactory_retriever.app as retriever
 import genaifactory_safety.app as safety
 from genaifactory_common import channels, runtime, settings, specs
 from genaifactory_common.engine_specs import Vllm
-from genaifactory_common.identity import Signer
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
+from genaifactory_common.tokens import Signer
 from genaifactory_gateway.settings import Http, Upstreams
 from genaifactory_gateway.settings import Settings as GatewaySettings
 from genaifactory_local import local_model, model_process

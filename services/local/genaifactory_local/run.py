@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from genaifactory_common import channels, known, settings, space, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
-from genaifactory_common.identity import Signer
+from genaifactory_common.tokens import Signer
 from genaifactory_local import configuration, environment, finding, inventory, invocation, local_model, logs, state
 from genaifactory_local.folder_sync import DEFAULT_PATHS, FolderSync
 from genaifactory_local.state import Endpoints, State

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import errno
 import json
 import os
@@ -22,7 +21,7 @@ from genaifactory_common import files
 from genaifactory_common.damage import damaged
 from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument, Unavailable
 from genaifactory_common.file_locks import file_lock, is_held
-from genaifactory_common.identity import Signer
+from genaifactory_common.tokens import Signer
 from genaifactory_local import invocation
 
 DEFAULT_FOLDER = Path(".genaifactory")
@@ -164,8 +163,8 @@ def signer(state: State) -> Signer:
     """Signs callers for this folder's platform; its key is made on first use. Raises Damaged."""
     text = _kept(state.signing_key_file, _NOTHING, lambda: base64.b64encode(Signer.generate().private_key).decode())
     try:
-        return Signer(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError):
+        return Signer.parse(text)
+    except InvalidArgument:
         raise damaged(state.signing_key_file, "it holds no key to sign with", _NOTHING) from None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc.aio
 
 from genaifactory_common import channels
-from genaifactory_common.identity import Signer
+from genaifactory_common.tokens import Signer
 from genaifactory_local import configuration, documents, finding, monitoring, platform, state
 from genaifactory_local.documents import Summary
 from genaifactory_local.state import Endpoints, State

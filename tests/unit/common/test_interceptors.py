@@ -17,7 +17,7 @@ from opentelemetry.trace import StatusCode
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
-from genaifactory_common import channels, identity, runtime, settings, telemetry, testing
+from genaifactory_common import channels, identity, passes, runtime, settings, telemetry, testing, tokens
 from genaifactory_common.errors import (
     DeadlineExceeded,
     FactoryError,
@@ -56,11 +56,11 @@ async def test_a_call_without_a_caller_is_refused(scripted: Scripted) -> None:
             await check(channel)
 
 
-@pytest.mark.parametrize("token", ["", "a.b", "x" * 4000, identity.Signer.generate().sign(testing.CALLER)])
+@pytest.mark.parametrize("token", ["", "a.b", "x" * 4000, testing.signed(CHECK_TEXT, signer=tokens.Signer.generate())])
 async def test_a_forged_caller_is_refused(token: str, scripted: Scripted) -> None:
     async with testing.served(scripted.app()) as channel:
-        with pytest.raises(Unauthenticated, match="not signed by the gateway"):
-            await check_with(channel, (identity.METADATA_KEY, token))
+        with pytest.raises(Unauthenticated, match=r"not signed by the gateway|a key that is not trusted"):
+            await check_with(channel, (passes.CONTEXT, token))
 
 
 async def test_a_caller_over_plain_tcp_is_refused_however_well_it_is_signed(scripted: Scripted) -> None:
@@ -80,14 +80,15 @@ class Recorder(monitor_pb2_grpc.MonitorServiceServicer):
     """Keeps whom a method is called for that services call in their own name."""
 
     def __init__(self) -> None:
-        self.callers: list[str | None] = []
+        self.callers: list[list[tuple[str, str]]] = []
 
     async def RecordInteractions(
         self, request: monitor_pb2.RecordInteractionsRequest, context: Any
     ) -> monitor_pb2.RecordInteractionsResponse:
         with pytest.raises(Unauthenticated):
             identity.current()
-        self.callers.append(identity.current_token())
+        shown = context.invocation_metadata()
+        self.callers.append([pair for pair in shown if pair[0].startswith(passes.CONTEXT)])
         return monitor_pb2.RecordInteractionsResponse()
 
     def app(self) -> runtime.ServiceApp:
@@ -108,7 +109,7 @@ async def test_a_peer_method_needs_no_caller_and_has_none() -> None:
         stub = monitor_pb2_grpc.MonitorServiceStub(channel)
         with pytest.raises(Unauthenticated):  # the service's other methods are as closed as before
             await channels.unary(stub.GetUsage, monitor_pb2.GetUsageRequest(), timeout_seconds=5)
-    assert recorder.callers == [None, None]
+    assert recorder.callers == [[], []]
 
 
 async def test_a_peer_method_is_closed_to_plain_tcp() -> None:
@@ -121,7 +122,7 @@ async def test_a_peer_method_is_closed_to_plain_tcp() -> None:
 @pytest.mark.parametrize("verifier", [testing.VERIFIER, None], ids=["behind the gateway", "the gateway"])
 @pytest.mark.parametrize("service", ["tests.unknown.v1.Unknown", "tests.bare.v1.Bare"])
 async def test_a_method_whose_contract_does_not_say_who_may_call_it_is_refused(
-    service: str, verifier: identity.Verifier | None, scripted: Scripted
+    service: str, verifier: tokens.Verifier | None, scripted: Scripted
 ) -> None:
     if service.startswith("tests.bare"):  # its contract is there, without the option
         bare = descriptor_pb2.FileDescriptorProto(name="tests/bare.proto", package="tests.bare.v1")
@@ -142,7 +143,7 @@ async def test_a_method_whose_contract_does_not_say_who_may_call_it_is_refused(
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
-    testing.act_as(replace(testing.CALLER, permissions=(*testing.CALLER.permissions, "operate")))
+    # With a caller, `channels` would refuse it before the server does.
     async with testing.served(scripted.app(register=register, verifier=verifier)) as channel:
         with pytest.raises(PermissionDenied, match="does not say in its contract who may call it"):
             await channels.unary(channel.unary_unary(f"/{service}/Call"), b"", timeout_seconds=5)
@@ -183,12 +184,12 @@ async def test_a_call_without_a_deadline_is_given_one(scripted: Scripted, socket
         raise AssertionError
 
     scripted.unary = hang
-    token = testing.SIGNER.sign(testing.CALLER)
+    token = testing.signed(CHECK_TEXT)
     server = settings.Server(address=f"unix:{socket_folder}/s.sock", drain_seconds=0.1, default_timeout_seconds=0.05)
     async with runtime.running(scripted.app(), server) as address, channels.connect(address) as channel:
         stub = safety_pb2_grpc.SafetyServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await stub.CheckText(REQUEST, metadata=[(identity.METADATA_KEY, token)])
+            await stub.CheckText(REQUEST, metadata=[(passes.CONTEXT, token)])
     assert type(from_rpc(raised.value)) is DeadlineExceeded
 
 

@@ -19,10 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
-from genaifactory_common import channels, errors, identity, runtime, settings, testing
+from genaifactory_common import channels, errors, passes, runtime, settings, testing
 from genaifactory_common.errors import DeadlineExceeded, FactoryError, Overloaded, Unavailable
 from genaifactory_common.testing import certificates
-from tests.unit.common.conftest import SERVICE, Scripted, answer
+from tests.unit.common.conftest import CHECK_TEXT, SERVICE, Scripted, answer
 
 REQUEST = safety_pb2.CheckTextRequest(text="x")
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -147,9 +147,7 @@ async def test_a_call_that_outlasts_the_drain_is_told_to_go_elsewhere(scripted: 
         async with runtime.running(scripted.app(), server) as address:
             once = grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)])
             stub = safety_pb2_grpc.SafetyServiceStub(await clients.enter_async_context(once))
-            token = identity.current_token()
-            assert token is not None
-            call = stub.CheckText(REQUEST, metadata=((identity.METADATA_KEY, token),))
+            call = stub.CheckText(REQUEST, metadata=((passes.CONTEXT, testing.signed(CHECK_TEXT)),))
             await begun.wait()
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await call

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from genaifactory_common import settings
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common import settings, testing, tokens
+from genaifactory_common.errors import InvalidArgument, Unauthenticated
 from genaifactory_common.settings import Common
 
 KEY = bytes(range(32))
@@ -141,3 +142,60 @@ def test_a_wrong_file_is_named_as_its_variable_would_be(secrets_dir: Path) -> No
 def test_callers_are_a_list_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAIFACTORY_SERVER__CALLERS", '["spiffe://a/ns/b/sa/c", "spiffe://a/ns/b/sa/d"]')
     assert Common().server.callers == ("spiffe://a/ns/b/sa/c", "spiffe://a/ns/b/sa/d")
+
+
+OTHER = bytes(reversed(KEY))
+KEY_SET = "GENAIFACTORY_CONTEXT_PUBLIC_KEYS"
+
+
+async def trusts(verifier: tokens.Verifier, key: bytes) -> bool:
+    """Whether a token is believed that this private key signed."""
+    try:
+        await verifier.verify(testing.signed("/a.B/C", signer=tokens.Signer(key)), "/a.B/C")
+    except Unauthenticated:
+        return False
+    return True
+
+
+def public(*keys: bytes) -> list[bytes]:
+    return [tokens.Signer(key).public_key for key in keys]
+
+
+async def test_one_key_or_a_set_of_the_environment_checks_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENAIFACTORY_CONTEXT_PUBLIC_KEY", base64.b64encode(*public(KEY)).decode())
+    verifier = Common().verifier()
+    assert (await trusts(verifier, KEY), await trusts(verifier, OTHER)) == (True, False)
+    monkeypatch.setenv(KEY_SET, tokens.jwks(public(OTHER)))
+    verifier = Common().verifier()
+    assert (await trusts(verifier, KEY), await trusts(verifier, OTHER)) == (False, True)
+
+
+@pytest.mark.allow_blocking
+async def test_a_key_set_among_the_secrets_is_followed_also_from_the_one_key_of_a_former_version(
+    secrets_dir: Path,
+) -> None:
+    one = secrets_dir / "GENAIFACTORY_CONTEXT_PUBLIC_KEY"
+    one.write_text(base64.b64encode(*public(KEY)).decode())
+    verifier = Common().verifier()
+    assert (await trusts(verifier, KEY), await trusts(verifier, OTHER)) == (True, False)
+    for keys in ((KEY,), (KEY, OTHER), (OTHER,)):
+        (secrets_dir / KEY_SET).write_text(tokens.jwks(public(*keys)) + "\n")
+        await asyncio.sleep(0.21)
+        await verifier._followed.look()
+        assert [await trusts(verifier, key) for key in (KEY, OTHER)] == [key in keys for key in (KEY, OTHER)]
+    (secrets_dir / KEY_SET).write_text("{}")
+    await asyncio.sleep(0.21)
+    await verifier._followed.look()
+    assert await trusts(verifier, OTHER)
+
+
+def test_a_key_set_that_is_none_is_refused_when_a_service_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_SET, '{"keys": []}')
+    with pytest.raises(ValidationError, match="1 to 3 keys") as refused:
+        Common()
+    assert refused.value.errors()[0]["loc"] == ("context_public_keys",)
+
+
+def test_without_a_key_a_service_does_not_start() -> None:
+    with pytest.raises(InvalidArgument, match="GENAIFACTORY_CONTEXT_PUBLIC_KEYS, or GENAIFACTORY_CONTEXT_PUBLIC_KEY,"):
+        Common().verifier()

@@ -47,7 +47,7 @@ class Replicas:
 @asynccontextmanager
 async def _admitted() -> AsyncIterator[Any]:
     source = specs.Source(specs.parse(FACTORY))
-    admission = Admission(source, testing.SIGNER, Limiter(MemoryQuotas()), max_concurrent_requests=5)
+    admission = Admission(source, testing.ISSUED, Limiter(MemoryQuotas()), max_concurrent_requests=5)
     async with admission.admit(f"Bearer {ADMIN}", "LoadAdapter", "req-1") as entry:
         yield entry
 

@@ -168,7 +168,7 @@ async def test_the_orchestrator_learns_the_signed_caller(gateway: Gateway) -> No
     caller = gateway.orchestrator.callers[0]
     assert (caller.tenant, caller.principal, caller.key_id, caller.role) == ("acme", "user", "user", "user")
     assert caller.groups == ("staff",)
-    assert caller.request_id == response.headers["x-request-id"]
+    assert gateway.orchestrator.request_ids == [response.headers["x-request-id"]]
 
 
 async def test_citations_are_url_annotations_of_the_message_and_of_the_last_delta(gateway: Gateway) -> None:

@@ -24,7 +24,7 @@ def test_a_signing_key_that_is_none_is_refused(key: str) -> None:
 def test_the_signing_key_is_read_from_the_environment_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAIFACTORY_CONTEXT_PRIVATE_KEY", KEY)
     settings = Settings()
-    assert settings.signing_key == bytes(range(32))
+    assert settings.signer().current.private_key == bytes(range(32))
     assert KEY not in f"{settings!r} {settings}"
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from genaifactory_common import identity, specs
+from genaifactory_common import identity, passes, specs, tokens
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.followed import Fixed
 from genaifactory_local import configuration
 from genaifactory_local.state import State
 
+ANSWER = "/genaifactory.orchestrator.v1.OrchestratorService/Answer"
 DEFAULT = Path(configuration.__file__).with_name("factory.yaml")
 
 
@@ -82,11 +84,13 @@ async def test_a_change_of_the_file_reaches_those_who_follow_it_with_the_key(tmp
     assert source.current.tenants[0].keys[-1].id == configuration.DEVELOPMENT_KEY_ID
 
 
-def test_signing_in_makes_a_caller_that_the_services_believe() -> None:
-    signer = identity.Signer.generate()
+async def test_signing_in_makes_a_caller_that_the_services_believe() -> None:
+    signer = tokens.Signer.generate()
     configuration.sign_in(signer, "dev")
-    token = identity.current_token()
-    assert token is not None
-    caller = identity.Verifier(signer.public_key).verify(token)
+    shown = identity.passes()
+    assert shown is not None
+    metadata = dict(shown.metadata(ANSWER, 60))
+    verifier = tokens.Verifier(Fixed(tokens.key_set([signer.public_key])))
+    caller = await verifier.verify(metadata[passes.CONTEXT], ANSWER)
     assert (caller.tenant, caller.key_id) == ("dev", configuration.DEVELOPMENT_KEY_ID)
     caller.require("ingest")

@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels, errors, identity, runtime, settings, testing
+from genaifactory_common import channels, errors, identity, passes, runtime, settings, testing
 from genaifactory_common.channels import stream, unary
 from genaifactory_common.engine_specs import Extractive, Fake
 from genaifactory_common.errors import (
@@ -37,6 +37,8 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_modelserver import metrics
 from genaifactory_modelserver.engines.fake import Failure, FakeEngine, Rule
 from tests.unit.modelserver.conftest import MakeApp, RequestFor, Serve
+
+GENERATE = "/genaifactory.modelserver.v1.ModelService/Generate"
 
 
 def metric(collector: Counter | Gauge | Histogram, suffix: str = "", **labels: str) -> float:
@@ -130,7 +132,10 @@ async def test_a_client_that_goes_away_while_the_engine_is_silent_stops_it_too(
 ) -> None:
     engine = FakeEngine(rules=[Rule(pieces=(), hang=True)])
     async with serve(fake=engine) as stub:
-        call = stub.Generate(request_for(), metadata=[("x-genaifactory-context", testing.SIGNER.sign(testing.CALLER))])
+        call = stub.Generate(
+            request_for(),
+            metadata=[(passes.CONTEXT, testing.signed(GENERATE))],
+        )
         await until(lambda: engine.running == 1)
         call.cancel()
         await until(lambda: engine.running == 0)
@@ -141,7 +146,10 @@ async def test_a_client_that_does_not_read_holds_the_engine_back(serve: Serve, r
     engine = FakeEngine(rules=[Rule(pieces=("x" * 100_000,), repeat=1_000)])
     produced = metric(metrics.COMPLETION_TOKENS, "_total", model="fake")
     async with serve(fake=engine) as stub:
-        call = stub.Generate(request_for(), metadata=[("x-genaifactory-context", testing.SIGNER.sign(testing.CALLER))])
+        call = stub.Generate(
+            request_for(),
+            metadata=[(passes.CONTEXT, testing.signed(GENERATE))],
+        )
         await call.read()
         await asyncio.sleep(0.2)
         assert engine.running == 1  # 100 MB are not piled up in memory

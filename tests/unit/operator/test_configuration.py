@@ -18,7 +18,7 @@ def test_a_file_may_be_yaml_or_json(tmp_path: Path) -> None:
     (tmp_path / "issuer.json").write_text(json.dumps(document))
     (tmp_path / "issuer.yaml").write_text("namespace: genai\ncontext_key: {private_secret: a, public_secrets: [b]}\n")
     assert configuration.load(tmp_path / "issuer.json") == wanted()
-    assert configuration.load(tmp_path / "issuer.yaml").secrets == ("a", "b")
+    assert configuration.load(tmp_path / "issuer.yaml").secrets == ("b", "a")
 
 
 @pytest.mark.parametrize(

@@ -1,57 +1,333 @@
-"""The key with which the gateway signs callers, in its Secrets."""
+"""The key that signs callers' tokens, in its Secrets: made once, replaced in steps, while no token is refused."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
+import random
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.identity import Caller, Signer, Verifier
-from genaifactory_operator import context_key
-from tests.unit.operator.wanted import NOW, Memory, wanted
+from genaifactory_common.errors import Conflict, InvalidArgument
+from genaifactory_common.followed import Fixed
+from genaifactory_common.identity import Caller
+from genaifactory_common.tokens import Signer, Verifier, jwks, key_id, parse_jwks
+from genaifactory_operator import issuer
+from genaifactory_operator.configuration import Configuration
+from genaifactory_operator.context_key import NEXT, PREVIOUS, PRIVATE, PUBLIC, PUBLIC_ONE, is_rotating, plan
+from genaifactory_operator.issuer import Clock
+from genaifactory_operator.secret import Change, Secret
+from tests.unit.operator.wanted import NOW, Memory, days, wanted
 
-PRIVATE, PUBLIC = "factory-context-key", "factory-context-public-key"
+SIGNING, CHECKING = "factory-context-key", "factory-context-public-key"
+PROPAGATION, TOKEN = timedelta(seconds=120), timedelta(seconds=1000)
+# What the clocks of two nodes may differ by is waited for too.
+RUNNING_OUT = PROPAGATION + TOKEN + timedelta(seconds=30)
 
 
-def _settle(memory: Memory) -> int:
-    count = 0
-    while changes := context_key.due(wanted().context_key, memory.secrets):
-        for change in changes:
-            memory.apply(change, NOW)
-            count += 1
-    return count
+def configuration(**changes: Any) -> Configuration:
+    key = {"private_secret": SIGNING, "public_secrets": [CHECKING], "token_seconds": 1000, "rotate_after_days": 90}
+    return wanted(authority=None, issued=[], context_key={**key, **changes})
 
 
-def test_a_caller_that_the_private_secret_signs_is_known_by_the_public_one() -> None:
-    memory = Memory(wanted().secrets)
-    assert _settle(memory) == 2
-    signer = Signer(base64.b64decode(memory.secrets[PRIVATE].data["GENAIFACTORY_CONTEXT_PRIVATE_KEY"]))
-    verifier = Verifier(base64.b64decode(memory.secrets[PUBLIC].data["GENAIFACTORY_CONTEXT_PUBLIC_KEY"]))
+class Killed(BaseException):
+    """Ends a run wherever it is."""
+
+
+class Cluster:
+    """Secrets with every version that they had, and a clock that passes when somebody waits, and a little otherwise."""
+
+    def __init__(self) -> None:
+        self.memory = Memory(configuration().secrets)
+        self.now = NOW
+        self.waits: list[float] = []
+        self.history: dict[str, list[tuple[datetime, Secret]]] = {name: [] for name in self.memory.secrets}
+        self.writes_left = 10**6
+        self.wanted = configuration()
+
+    def read(self, name: str) -> Secret:
+        self.now += timedelta(seconds=1)
+        return self.memory.secrets[name]
+
+    def apply(self, change: Change, now: datetime) -> None:
+        if self.writes_left == 0:
+            raise Killed
+        self.writes_left -= 1
+        self.memory.apply(change, now)
+        self.put(change.secret.name, {}, now)
+
+    def put(self, name: str, data: dict[str, bytes | None], changed: datetime | None) -> None:
+        """As somebody else might."""
+        self.memory.put(name, data, changed)
+        self.history[name].append((self.now, self.memory.secrets[name]))
+
+    def run(self, *, writes: int = 10**6, rotate: bool = False, patient: bool = True) -> list[str]:
+        """A run of the issuer, which is killed before it writes once more."""
+        lines: list[str] = []
+        self.writes_left = writes
+        clock = Clock(now=lambda: self.now, sleep=self._sleep)
+        issuer.run(self.wanted, self, lines.append, rotate_key=rotate, patient=patient, clock=clock)  # type: ignore[arg-type]
+        return lines
+
+    def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += timedelta(seconds=seconds)
+
+    def signing(self) -> Secret:
+        return self.memory.secrets[SIGNING]
+
+    def checking(self) -> Secret:
+        return self.memory.secrets[CHECKING]
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """With a key, long enough ago for every pod to have it."""
+    return installed()
+
+
+def installed() -> Cluster:
+    cluster = Cluster()
+    cluster.run()
+    cluster.now += days(1)
+    return cluster
+
+
+def public_of(secret: Secret) -> bytes:
+    return Signer(base64.b64decode(secret.data[PRIVATE])).public_key
+
+
+def trusted(secret: Secret) -> set[str]:
+    return set(parse_jwks(secret.data[PUBLIC].decode()))
+
+
+def assert_no_token_is_refused(cluster: Cluster, since: datetime) -> None:
+    """Whenever a gateway may have signed with a key, until the last token of it ends, every service trusts the key.
+
+    A pod sees any version of its Secret that was the newest at some time in the last PROPAGATION.
+    """
+    signing, checking = cluster.history[SIGNING], cluster.history[CHECKING]
+    ends = [*(time for time, _ in signing[1:]), datetime.max.replace(tzinfo=NOW.tzinfo) - days(100)]
+    for (begins, secret), replaced in zip(signing, ends, strict=True):
+        if PRIVATE not in secret.data:
+            continue
+        first, last = max(begins, since), replaced + PROPAGATION + TOKEN
+        shown = [
+            each
+            for (put, each), gone in zip(checking, [*(time for time, _ in checking[1:]), last], strict=True)
+            if put <= last and gone >= first - PROPAGATION
+        ]
+        assert shown
+        for each in shown:
+            assert key_id(public_of(secret)) in trusted(each), (begins, each)
+
+
+async def test_a_token_that_the_private_secret_signs_is_known_by_the_public_one(cluster: Cluster) -> None:
+    signer = Signer.parse(cluster.signing().data["GENAIFACTORY_CONTEXT_PRIVATE_KEY"].decode())
+    keys = parse_jwks(cluster.checking().data["GENAIFACTORY_CONTEXT_PUBLIC_KEYS"].decode())
     caller = Caller("acme", "alice", "alice", "user")
-    assert verifier.verify(signer.sign(caller)) == caller
+    assert await Verifier(Fixed(keys)).verify(signer.sign(caller, "a.B", ["C"]), "/a.B/C") == caller
 
 
-def test_it_is_made_once() -> None:
-    memory = Memory(wanted().secrets)
-    _settle(memory)
-    assert _settle(memory) == 0
+def test_it_is_made_once(cluster: Cluster) -> None:
+    before = dict(cluster.memory.secrets)
+    assert cluster.run() == []
+    assert cluster.memory.secrets == before
 
 
-def test_a_public_key_that_does_not_fit_is_mended() -> None:
-    memory = Memory(wanted().secrets)
-    _settle(memory)
-    before = dict(memory.secrets)
-    memory.put(PUBLIC, {"GENAIFACTORY_CONTEXT_PUBLIC_KEY": b"another"}, NOW)
-    assert _settle(memory) == 1
-    assert memory.secrets[PUBLIC].data == before[PUBLIC].data
-    assert memory.secrets[PRIVATE] == before[PRIVATE]
+def test_public_keys_that_do_not_fit_are_mended(cluster: Cluster) -> None:
+    before = dict(cluster.memory.secrets)
+    cluster.put(CHECKING, {PUBLIC: b"another"}, NOW)
+    assert len(cluster.run()) == 1
+    assert cluster.checking().data == before[CHECKING].data
+    assert cluster.signing() == before[SIGNING]
 
 
+def test_a_rotation_announces_the_next_key_signs_with_it_and_forgets_the_last_when_its_tokens_ended(
+    cluster: Cluster,
+) -> None:
+    old = public_of(cluster.signing())
+    started = cluster.now
+    lines = cluster.run(rotate=True)
+    assert [round(wait / 10) * 10 for wait in cluster.waits] == [120, 1150]
+    new = public_of(cluster.signing())
+    assert new != old
+    assert cluster.signing().data.keys() == {PRIVATE}
+    assert trusted(cluster.checking()) == {key_id(new)}
+    shown = [trusted(secret) for time, secret in cluster.history[CHECKING] if time > started]
+    assert shown == [{key_id(old), key_id(new)}, {key_id(new)}]
+    assert [line for line in lines if not line.startswith("waiting")] == [
+        f"{SIGNING}: the next key of callers' tokens; this one signs until all trust both",
+        f"{CHECKING}: trusts 2 keys of callers' tokens",
+        f"{SIGNING}: the next key signs callers' tokens from now on",
+        f"{SIGNING}: forgets the previous key of callers' tokens",
+        f"{CHECKING}: trusts 1 key of callers' tokens",
+    ]
+    assert_no_token_is_refused(cluster, started)
+
+
+@given(
+    kills=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4000), st.booleans()), max_size=12),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_rotation_may_be_killed_between_any_two_writes(kills: list[tuple[int, int, bool]], seed: int) -> None:
+    chance = random.Random(seed)
+    cluster = installed()
+    started, old = cluster.now, public_of(cluster.signing())
+    for writes, pause, patient in kills:
+        with contextlib.suppress(Killed):
+            cluster.run(writes=writes, rotate=chance.random() < 0.7, patient=patient)
+        cluster.now += timedelta(seconds=pause)
+    cluster.run(rotate=public_of(cluster.signing()) == old)
+    assert public_of(cluster.signing()) != old
+    assert not is_rotating(cluster.signing())
+    assert trusted(cluster.checking()) == {key_id(public_of(cluster.signing()))}
+    assert_no_token_is_refused(cluster, started)
+
+
+class Turns:
+    """Two runs at the same time, of which chance lets one or the other do its next read, change or wait."""
+
+    def __init__(self, cluster: Cluster, chance: random.Random) -> None:
+        self._cluster, self._chance = cluster, chance
+
+    def finish(self) -> None:
+        waits = dict.fromkeys((self._run(), self._run()), self._cluster.now)
+        while waits:
+            ready = [run for run, until in waits.items() if until <= self._cluster.now]
+            if not ready:
+                self._cluster.now = min(waits.values())
+                continue
+            run = self._chance.choice(ready)
+            self._cluster.now += timedelta(seconds=self._chance.choice([0, 1, 60, 300]))
+            try:
+                waits[run] = next(run)
+            except StopIteration:
+                del waits[run]
+
+    def _run(self) -> Any:
+        """As `issuer.run`: yields when it goes on."""
+        rotate = True
+        while True:
+            found = {}
+            for name in self._cluster.wanted.secrets:
+                found[name] = self._cluster.read(name)
+                yield self._cluster.now
+            rotate = rotate and not is_rotating(found[SIGNING])
+            step = plan(self._cluster.wanted, found, self._cluster.now, rotate=rotate)
+            for change in step.changes:
+                try:
+                    self._cluster.apply(change, self._cluster.now)
+                except Conflict:
+                    break
+                yield self._cluster.now
+            if not step.changes:
+                if step.wait_until is None:
+                    return
+                yield step.wait_until
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_two_rotations_at_the_same_time_do_no_harm(seed: int) -> None:
+    cluster = installed()
+    started = cluster.now
+    Turns(cluster, random.Random(seed)).finish()
+    cluster.run()
+    assert cluster.signing().data.keys() == {PRIVATE}
+    assert trusted(cluster.checking()) == {key_id(public_of(cluster.signing()))}
+    assert_no_token_is_refused(cluster, started)
+
+
+def test_a_rotation_is_due_by_age(cluster: Cluster) -> None:
+    made = cluster.signing().changed
+    assert made is not None
+    old = public_of(cluster.signing())
+    cluster.now = made + days(90) - timedelta(minutes=1)
+    assert cluster.run() == []
+    cluster.now = made + days(90)
+    cluster.run()
+    assert public_of(cluster.signing()) != old
+    assert cluster.run() == []
+
+
+def test_asking_again_for_a_rotation_that_is_under_way_begins_no_second_one(cluster: Cluster) -> None:
+    cluster.run(rotate=True, patient=False)
+    following = cluster.signing().data[NEXT]
+    cluster.run(rotate=True)
+    assert cluster.signing().data == {PRIVATE: following}
+
+
+def test_a_run_that_is_not_to_wait_leaves_the_rest_to_a_later_one(cluster: Cluster) -> None:
+    lines = cluster.run(rotate=True, patient=False)
+    assert cluster.waits == []
+    assert lines[-1].startswith("the next step of a rotation is due at 2026-11-22T12:0")
+    assert NEXT in cluster.signing().data
+    cluster.now += PROPAGATION
+    cluster.run(patient=False)
+    assert PREVIOUS in cluster.signing().data
+    cluster.now += RUNNING_OUT
+    cluster.run(patient=False)
+    assert cluster.signing().data.keys() == {PRIVATE}
+    assert cluster.waits == []
+
+
+def test_a_public_secret_that_somebody_put_back_begins_its_step_anew(cluster: Cluster) -> None:
+    before = dict(cluster.checking().data)
+    cluster.run(rotate=True, patient=False)
+    cluster.put(CHECKING, dict(before), None)
+    later = cluster.now + days(1)
+    cluster.now = later
+    cluster.run(patient=False)
+    assert NEXT in cluster.signing().data
+    assert len(trusted(cluster.checking())) == 2
+    assert (cluster.checking().changed or NOW) >= later
+
+
+def test_a_secret_that_does_not_say_since_when_begins_its_step_now(cluster: Cluster) -> None:
+    cluster.run(rotate=True, patient=False)
+    for name in (SIGNING, CHECKING):
+        cluster.put(name, {}, None)
+    cluster.now += days(1)
+    lines = cluster.run(patient=False)
+    assert [line for line in lines if "from now on" in line] == [
+        f"{CHECKING}: is as it should be from now on",
+        f"{SIGNING}: is as it should be from now on",
+    ]
+    assert NEXT in cluster.signing().data
+
+
+def test_the_single_public_key_of_a_former_version_becomes_a_set_with_the_same_key() -> None:
+    cluster = Cluster()
+    signer = Signer.generate()
+    one = base64.b64encode(signer.public_key)
+    cluster.put(SIGNING, {PRIVATE: base64.b64encode(signer.private_key)}, NOW)
+    cluster.put(CHECKING, {PUBLIC_ONE: one}, NOW)
+    assert len(cluster.run(patient=False)) == 1
+    # Pods of the former version that start during the upgrade still find it.
+    assert cluster.checking().data == {PUBLIC_ONE: one, PUBLIC: jwks([signer.public_key]).encode()}
+    cluster.run(rotate=True)
+    assert cluster.checking().data.keys() == {PUBLIC}
+    assert len(json.loads(cluster.checking().data[PUBLIC])["keys"]) == 1
+
+
+def test_what_is_left_of_a_rotation_without_a_key_that_signs_says_nothing(cluster: Cluster) -> None:
+    cluster.run(rotate=True, patient=False)
+    cluster.put(SIGNING, {PRIVATE: None}, None)
+    cluster.run(patient=False)
+    assert cluster.signing().data.keys() == {PRIVATE}
+    assert trusted(cluster.checking()) == {key_id(public_of(cluster.signing()))}
+
+
+@pytest.mark.parametrize("key", [PRIVATE, NEXT, PREVIOUS])
 @pytest.mark.parametrize("text", [b"not base64", base64.b64encode(b"too short")])
-def test_what_is_no_key_is_not_replaced_but_said(text: bytes) -> None:
-    memory = Memory(wanted().secrets)
-    memory.put(PRIVATE, {"GENAIFACTORY_CONTEXT_PRIVATE_KEY": text}, NOW)
-    with pytest.raises(InvalidArgument, match=f"{PRIVATE} holds no key") as caught:
-        context_key.due(wanted().context_key, memory.secrets)
+def test_what_is_no_key_is_not_replaced_but_said(key: str, text: bytes, cluster: Cluster) -> None:
+    cluster.put(SIGNING, {key: text}, NOW)
+    with pytest.raises(InvalidArgument, match=f"{SIGNING} holds no key in {key}") as caught:
+        cluster.run(rotate=True)
     assert text.decode() not in caught.value.message  # it may be a key with a typing mistake

@@ -14,7 +14,7 @@ from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels
+from genaifactory_common import channels, testing
 from genaifactory_common.errors import FactoryError, Internal, NotFound, Overloaded, Reason, Unavailable, UpstreamFailed
 from genaifactory_common.testing import CALLER, act_as, struct
 from tests.unit.orchestrator.conftest import MakeWorld, World
@@ -574,7 +574,8 @@ async def test_a_client_that_leaves_stops_the_model_and_the_guardrail_and_is_on_
 
 async def test_a_client_that_does_not_read_holds_the_model_back(world: World) -> None:
     world.modelserver.script = ["0123456789" * 1000] * 5000
-    call = world.stub.Answer(world.request(route="chat"), metadata=channels._metadata(), timeout=20)
+    shown = testing.metadata("/genaifactory.orchestrator.v1.OrchestratorService/Answer")
+    call = world.stub.Answer(world.request(route="chat"), metadata=shown, timeout=20)
     while isinstance(event := await call.read(), orchestrator_pb2.AnswerResponse) and not event.HasField("delta"):
         pass
     sent = -1

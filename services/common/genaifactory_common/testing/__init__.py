@@ -19,12 +19,15 @@ import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 from google.protobuf.struct_pb2 import Struct
 
-from genaifactory_common import channels, identity, settings
+from genaifactory_common import channels, identity, passes, rpcs, settings, tokens
+from genaifactory_common.followed import Fixed
 from genaifactory_common.runtime import ServiceApp, running
 
-SIGNER = identity.Signer(bytes(range(32)))
+SIGNER = tokens.Signer(bytes(range(32)))
 """The gateway's key in tests."""
-VERIFIER = identity.Verifier(SIGNER.public_key)
+VERIFIER = tokens.Verifier(Fixed(tokens.key_set([SIGNER.public_key])))
+REQUEST_ID = "req-test"
+ISSUED = passes.Issued(Fixed(SIGNER))
 
 CALLER = identity.Caller(
     tenant="acme",
@@ -33,14 +36,23 @@ CALLER = identity.Caller(
     role="developer",
     permissions=("chat", "embed", "models", "feedback", "usage", "ingest", "export"),
     groups=("staff",),
-    request_id="req-test",
 )
 """Who tests are by default."""
 
 
 def act_as(caller: identity.Caller = CALLER) -> None:
     """Makes the running task's calls come from `caller`, as the gateway would."""
-    identity.set_current(caller, SIGNER.sign(caller))
+    identity.set_current(caller, ISSUED.of(caller), REQUEST_ID)
+
+
+def metadata(method: str) -> passes.Metadata:
+    """What a call of "/package.Service/Method" shows for CALLER, for stubs that are not called by `channels`."""
+    return ISSUED.metadata(CALLER, method, 60)
+
+
+def signed(method: str, caller: identity.Caller = CALLER, signer: tokens.Signer = SIGNER) -> str:
+    """A token with which `caller` may call "/package.Service/Method"."""
+    return signer.sign(caller, rpcs.service(method), [method.rpartition("/")[2]])
 
 
 def struct(value: Mapping[str, Any]) -> Struct:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc.aio
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import identity
+from genaifactory_common import identity, tokens
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
@@ -35,7 +35,7 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
         self.export_ended = asyncio.Event()
         """Set when an export has ended, whichever way."""
 
-    def app(self, verifier: identity.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
+    def app(self, verifier: tokens.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
         """The service, to be run by `testing.served`."""
         return ServiceApp(
             name="monitor",

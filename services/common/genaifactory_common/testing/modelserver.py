@@ -13,7 +13,7 @@ from typing import Any
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import identity
+from genaifactory_common import identity, tokens
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
@@ -101,7 +101,7 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
         self.adapters.pop(request.name, None)
         return modelserver_pb2.UnloadAdapterResponse()
 
-    def app(self, verifier: identity.Verifier) -> ServiceApp:
+    def app(self, verifier: tokens.Verifier) -> ServiceApp:
         """For `served`."""
         return ServiceApp(
             name="modelserver",

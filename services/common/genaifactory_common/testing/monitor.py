@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import identity
+from genaifactory_common import tokens
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
@@ -54,7 +54,7 @@ class FakeMonitor(monitor_pb2_grpc.MonitorServiceServicer):
             self._news.clear()
             await self._news.wait()
 
-    def app(self, verifier: identity.Verifier) -> ServiceApp:
+    def app(self, verifier: tokens.Verifier) -> ServiceApp:
         """For `served`."""
         return ServiceApp(
             name="monitor",

@@ -16,7 +16,7 @@ import grpc.aio
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import identity
+from genaifactory_common import identity, tokens
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
@@ -97,6 +97,7 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         self.requests: list[orchestrator_pb2.AnswerRequest] = []
         self.embed_requests: list[orchestrator_pb2.EmbedRequest] = []
         self.callers: list[identity.Caller] = []
+        self.request_ids: list[str] = []
         """The signed caller of each request."""
         self.metadata: list[dict[str, str | bytes]] = []
         self.started = asyncio.Event()
@@ -108,7 +109,7 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         self.sent = 0
         """Events that have been handed to gRPC."""
 
-    def app(self, verifier: identity.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
+    def app(self, verifier: tokens.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
         """The service, to be run by `testing.served`."""
         return ServiceApp(
             name="orchestrator",
@@ -178,6 +179,7 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
 
     def _note(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self.callers.append(identity.current())
+        self.request_ids.append(identity.request_id())
         self.metadata.append(dict(context.invocation_metadata() or ()))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import identity
+from genaifactory_common import identity, tokens
 from genaifactory_common.errors import FactoryError, NotFound
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
@@ -184,7 +184,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         if self.error is not None:
             raise self.error
 
-    def app(self, verifier: identity.Verifier) -> ServiceApp:
+    def app(self, verifier: tokens.Verifier) -> ServiceApp:
         """For `served`."""
         return ServiceApp(
             name="retriever",

@@ -13,7 +13,7 @@ from typing import Any
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import identity
+from genaifactory_common import tokens
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
@@ -82,7 +82,7 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
         finally:
             self.streams_running -= 1
 
-    def app(self, verifier: identity.Verifier) -> ServiceApp:
+    def app(self, verifier: tokens.Verifier) -> ServiceApp:
         """For `served`."""
         return ServiceApp(
             name="safety",
