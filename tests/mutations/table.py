@@ -352,6 +352,21 @@ MUTATIONS = (
         "        own_key = None\n",
         ("monitor/test_usage.py::test_without_the_permission_a_key_sees_what_it_used_itself",),
     ),
+    # Retries
+    Mutation(
+        "every request of a drain counts for the circuit, which opens for the replicas that serve",
+        "services/orchestrator/genaifactory_orchestrator/models/attempts.py",
+        "            if error.unhealthy and not (error.elsewhere and self._first):\n",
+        "            if error.unhealthy:\n",
+        ("orchestrator/test_resending.py::test_a_drain_leaves_the_circuit_closed_and_an_absent_model_opens_it",),
+    ),
+    Mutation(
+        "a model that has one attempt loses what meets a replica that stops",
+        "services/orchestrator/genaifactory_orchestrator/models/client.py",
+        "        resend = failure.elsewhere and len(failed) == 1\n",
+        "        resend = False\n",
+        ("orchestrator/test_resending.py::test_a_stopping_replica_is_left_at_once_also_with_one_attempt",),
+    ),
     # Guardrails
     Mutation(
         "a text that no scanner has looked at passes the guardrail",
@@ -506,11 +521,13 @@ MUTATIONS = (
     ),
     Mutation(
         "an answer is written, paid and recorded again when the connection fails",
-        "services/common/genaifactory_common/channels.py",
-        '    ("genaifactory.orchestrator.v1.OrchestratorService", "DeleteConversation"),\n',
-        '    ("genaifactory.orchestrator.v1.OrchestratorService", "DeleteConversation"),\n'
-        '    ("genaifactory.orchestrator.v1.OrchestratorService", "Answer"),\n',
-        ("common/test_channels.py::test_a_call_that_writes_an_answer_is_never_sent_again",),
+        "services/common/genaifactory_common/rpcs.py",
+        "for method in methods() if facts(method).idempotent)",
+        "for method in methods())",
+        (
+            "common/test_channels.py::test_a_call_that_writes_an_answer_is_never_sent_again",
+            "orchestrator/test_resending.py::test_every_attempt_on_record_is_one_call_of_the_server",
+        ),
     ),
     Mutation(
         "two processes write one folder of documents",

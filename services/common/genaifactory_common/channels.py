@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 import grpc
 import grpc.aio
 
-from genaifactory_common import identity, passes, settings, telemetry
+from genaifactory_common import identity, passes, rpcs, settings, telemetry
 from genaifactory_common.connection import Connection, Method
 from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable, from_rpc
 
@@ -33,30 +33,15 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 METADATA_OPTIONS = (("grpc.max_metadata_size", 64 * 1024), ("grpc.absolute_max_metadata_size", 80 * 1024))
 """How much metadata one call may carry, for channels and servers."""
 
-# Methods that may run twice without harm; only these are sent again by the channel, when a server was not reached or
-# said before its first message that another may answer.
-_IDEMPOTENT = (
-    ("genaifactory.safety.v1.SafetyService", "CheckText"),
-    ("genaifactory.retriever.v1.RetrieverService", "Search"),
-    ("genaifactory.retriever.v1.RetrieverService", "ListIndexes"),
-    ("genaifactory.retriever.v1.RetrieverService", "DeleteDocuments"),
-    ("genaifactory.retriever.v1.RetrieverService", "ListDocuments"),
-    ("genaifactory.retriever.v1.RetrieverService", "GetDocument"),
-    ("genaifactory.modelserver.v1.ModelService", "Generate"),
-    ("genaifactory.modelserver.v1.ModelService", "Embed"),
-    ("genaifactory.modelserver.v1.ModelService", "ListModels"),
-    ("genaifactory.orchestrator.v1.OrchestratorService", "DeleteConversation"),
-    ("genaifactory.monitor.v1.MonitorService", "RecordInteractions"),
-    ("genaifactory.monitor.v1.MonitorService", "RecordFeedback"),
-    ("genaifactory.monitor.v1.MonitorService", "QueryInteractions"),
-    ("genaifactory.monitor.v1.MonitorService", "GetUsage"),
-)
-
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
-            "name": [{"service": service, "method": method} for service, method in _IDEMPOTENT],
+            # Only these are sent again by the channel, when a server was not reached or said before its first message
+            # that another may answer.
+            "name": [
+                {"service": rpcs.service(method), "method": method.rpartition("/")[2]} for method in rpcs.idempotent()
+            ],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",

@@ -75,6 +75,11 @@ def methods() -> tuple[str, ...]:
     return tuple(f"/{service.full_name}/{name}" for service in services for name in service.methods_by_name)
 
 
+def idempotent() -> tuple[str, ...]:
+    """Every method that may run twice without harm; channels send these again."""
+    return tuple(method for method in methods() if facts(method).idempotent)
+
+
 @cache
 def granted(method: str) -> Mapping[str, frozenset[str]]:
     """What is called in the caller's name below `method`, directly and further down, by "package.Service".

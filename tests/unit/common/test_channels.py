@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import grpc.aio
 import pytest
 
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
-from genaifactory_common import channels, identity, testing
+from genaifactory_common import channels, identity, rpcs, testing
 from genaifactory_common.channels import MAX_MESSAGE_BYTES, Duplex
 from genaifactory_common.errors import (
     Cancelled,
@@ -138,36 +139,52 @@ async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable
     assert calls == 3
 
 
-@pytest.mark.parametrize("method", ["orchestrator.v1.OrchestratorService/Answer", "gateway.v1.GatewayService/Chat"])
-async def test_a_call_that_writes_an_answer_is_never_sent_again(tmp_path: Path, method: str) -> None:
-    asked: list[str] = []
+async def times_sent(method: str, folder: Path) -> int:
+    """How often a call reaches a server that turns the first one away."""
+    asked = 0
 
     async def away(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
-        await refuse(context)
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "later")
         yield b""
-
-    async def refuse(context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "later")
 
     class Handlers(grpc.GenericRpcHandler):
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-            asked.append(handler_call_details.method)
+            assert handler_call_details.method == method
             return grpc.unary_stream_rpc_method_handler(away)
 
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Handlers(),))
-    address = f"unix:{tmp_path / 's.sock'}"
+    # A socket of its own: gRPC holds retries back by the server's address.
+    address = f"unix:{folder / method.rpartition('.')[2].replace('/', '.')}"
     server.add_insecure_port(address)
     await server.start()
     try:
         async with channels.connect(address) as channel:
-            call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/genaifactory.{method}")
-            answer = channels.stream(call, b"", timeout_seconds=5)
-            with pytest.raises(Unavailable):
-                await anext(answer)
+            call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(method)
+            with contextlib.suppress(Unavailable):
+                async for _ in channels.stream(call, b"", timeout_seconds=20):
+                    pass
     finally:
         await server.stop(0)
-    assert asked == [f"/genaifactory.{method}"]
+    return asked
+
+
+@pytest.mark.parametrize("method", ["orchestrator.v1.OrchestratorService/Answer", "gateway.v1.GatewayService/Chat"])
+async def test_a_call_that_writes_an_answer_is_never_sent_again(socket_folder: Path, method: str) -> None:
+    assert await times_sent(f"/genaifactory.{method}", socket_folder) == 1
+
+
+async def test_the_channel_sends_again_what_the_contracts_say_may_run_twice_and_nothing_else(
+    socket_folder: Path,
+) -> None:
+    sent = {method: await times_sent(method, socket_folder) for method in rpcs.methods()}
+    assert {method for method, times in sent.items() if times == 2} == set(rpcs.idempotent())
+    assert {method for method, times in sent.items() if times == 1} == set(rpcs.methods()) - set(rpcs.idempotent())
+    # Its tries are the orchestrator's.
+    assert not {method for method in rpcs.idempotent() if method.endswith(("ModelService/Generate", "/Embed"))}
 
 
 async def test_other_errors_are_not_tried_again(scripted: Scripted) -> None:

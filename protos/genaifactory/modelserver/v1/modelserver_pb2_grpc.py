@@ -79,6 +79,7 @@ class ModelServiceServicer:
     def Generate(self, request, context):
         """Generates. NOT_FOUND: no such model or adapter. INVALID_ARGUMENT: names the field. OUT_OF_RANGE: the prompt is
         longer than the context. RESOURCE_EXHAUSTED: the queue is full (RetryInfo). UNAVAILABLE: not ready or draining.
+        Channels do not send this and Embed again, though both could run twice: the orchestrator does, and records each try.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

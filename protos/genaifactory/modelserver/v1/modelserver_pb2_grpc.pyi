@@ -36,6 +36,7 @@ class ModelServiceStub:
     Generate: grpc.UnaryStreamMultiCallable[modelserver_pb2.GenerateRequest, modelserver_pb2.GenerateResponse]
     """Generates. NOT_FOUND: no such model or adapter. INVALID_ARGUMENT: names the field. OUT_OF_RANGE: the prompt is
     longer than the context. RESOURCE_EXHAUSTED: the queue is full (RetryInfo). UNAVAILABLE: not ready or draining.
+    Channels do not send this and Embed again, though both could run twice: the orchestrator does, and records each try.
     """
     Embed: grpc.UnaryUnaryMultiCallable[modelserver_pb2.EmbedRequest, modelserver_pb2.EmbedResponse]
     """Embeds texts."""
@@ -63,6 +64,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Generate: aio.UnaryStreamMultiCallable[modelserver_pb2.GenerateRequest, modelserver_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates. NOT_FOUND: no such model or adapter. INVALID_ARGUMENT: names the field. OUT_OF_RANGE: the prompt is
     longer than the context. RESOURCE_EXHAUSTED: the queue is full (RetryInfo). UNAVAILABLE: not ready or draining.
+    Channels do not send this and Embed again, though both could run twice: the orchestrator does, and records each try.
     """
     Embed: aio.UnaryUnaryMultiCallable[modelserver_pb2.EmbedRequest, modelserver_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds texts."""
@@ -93,6 +95,7 @@ class ModelServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[abc.Iterator[modelserver_pb2.GenerateResponse], abc.AsyncIterator[modelserver_pb2.GenerateResponse]]:
         """Generates. NOT_FOUND: no such model or adapter. INVALID_ARGUMENT: names the field. OUT_OF_RANGE: the prompt is
         longer than the context. RESOURCE_EXHAUSTED: the queue is full (RetryInfo). UNAVAILABLE: not ready or draining.
+        Channels do not send this and Embed again, though both could run twice: the orchestrator does, and records each try.
         """
 
     @abc_1.abstractmethod

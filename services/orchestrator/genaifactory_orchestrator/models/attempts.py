@@ -51,12 +51,23 @@ class Try:
     """A try that runs; a context manager that records how it ends, whichever way that is."""
 
     def __init__(
-        self, spec: specs.Model, operation: str, permit: Permit, attempts: list[Attempt], telemetry: Telemetry
+        self,
+        spec: specs.Model,
+        operation: str,
+        permit: Permit,
+        attempts: list[Attempt],
+        telemetry: Telemetry,
+        *,
+        first: bool,
     ) -> None:
-        """operation: gen_ai.operation.name. The finished try is appended to `attempts`."""
+        """operation: gen_ai.operation.name. first: of its model for this request.
+
+        The finished try is appended to `attempts`.
+        """
         self._spec = spec
         self._permit = permit
         self._attempts = attempts
+        self._first = first
         self._started = time.perf_counter()
         self._first_token_seconds: float | None = None
         self.usage = Usage()
@@ -97,7 +108,8 @@ class Try:
             self._permit.succeeded()
         elif isinstance(error, Failure):
             reason = error.reason.value
-            if error.unhealthy:
+            # Every request may meet a replica that stops; what says that the model is away is a second one in a row.
+            if error.unhealthy and not (error.elsewhere and self._first):
                 self._permit.failed()
             else:
                 self._permit.abandoned()

@@ -120,6 +120,7 @@ class Failure(Exception):
     reason: why, for the record; `error.reason` unless it would mislead the caller (an upstream's 401).
     retry_after_seconds: when the backend itself asks to wait.
     unhealthy: whether it says something about the backend's health, and so counts for its circuit.
+    elsewhere: it may be about one replica alone, that stops or has gone: another one may answer at once.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Failure(Exception):
         reason: Reason | None = None,
         retry_after_seconds: float | None = None,
         unhealthy: bool = True,
+        elsewhere: bool = False,
     ) -> None:
         super().__init__(error.message)
         self.error = error
@@ -137,6 +139,7 @@ class Failure(Exception):
         self.reason = reason or error.reason
         self.retry_after_seconds = retry_after_seconds
         self.unhealthy = unhealthy
+        self.elsewhere = elsewhere
 
 
 class Backend(Protocol):

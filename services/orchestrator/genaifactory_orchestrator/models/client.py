@@ -6,7 +6,9 @@
         async with aclosing(client.generate(route.models, prompt, timeout_seconds=60, attempts=attempts)) as events:
             async for event in events: ...
 
-A model is tried again only before its first token. After it, the next model of the chain goes on with the answer
+Nothing below repeats a call: each try is one call of a server. A request that met a replica which stops is sent again
+at once, whatever the model's `attempts`, and counts for the model's circuit only when that fails too. A model is tried
+again only before its first token. After it, the next model of the chain goes on with the answer
 from everything that was yielded so far, so that the caller sees it once, without a gap or a repeated piece.
 """
 
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 RETRIES_DENIED = Counter(
     "genaifactory_model_retries_denied_total", "Retries that the retry budget did not allow.", ["model"]
 )
+# So long at most, so that requests that a replica turned away together do not come together to the next one.
+_RESEND_SECONDS = 0.1
 _USAGE_GRACE_SECONDS = 2.0  # an answer that is complete does not wait longer for its token counts
 _SPARE_SECONDS = 1.0  # given to a backend beyond the time of a try, so that our own limit comes first
 
@@ -120,7 +124,7 @@ class ModelClient:
             failed: list[Failure] = []
             while (permit := target.breaker.admit()) is not None:
                 try:
-                    with Try(target.spec, "embeddings", permit, tries, self._telemetry) as this:
+                    with Try(target.spec, "embeddings", permit, tries, self._telemetry, first=not failed) as this:
                         with this.as_current():
                             embeddings = await self._embed_once(target, texts, deadline)
                         this.usage = embeddings.usage
@@ -157,7 +161,7 @@ class ModelClient:
                 return
             events_before = draft.events
             try:
-                async with aclosing(self._try(target, permit, draft, deadline)) as events:
+                async with aclosing(self._try(target, permit, draft, deadline, first=not failed)) as events:
                     async for event in events:
                         yield event
                 return
@@ -176,10 +180,12 @@ class ModelClient:
                     return
             await self._sleep(wait)
 
-    async def _try(self, target: Target, permit: Permit, draft: Draft, deadline: float) -> AsyncGenerator[Event, None]:
+    async def _try(
+        self, target: Target, permit: Permit, draft: Draft, deadline: float, *, first: bool
+    ) -> AsyncGenerator[Event, None]:
         """One call of one model; raises Failure."""
         spec, backend = target.spec, target.backend
-        with Try(spec, "chat", permit, draft.attempts, self._telemetry) as this:
+        with Try(spec, "chat", permit, draft.attempts, self._telemetry, first=first) as this:
             part = draft.part(this, spec.name, continues_exactly=backend.continues_exactly)
             pace = _Pace(spec, self._clock, deadline)
             pieces = backend.generate(
@@ -204,9 +210,12 @@ class ModelClient:
     def _wait_seconds(self, target: Target, failed: Sequence[Failure], deadline: float, *, last: bool) -> float | None:
         """How long to wait before the model that failed so is tried again; None: do not."""
         retry, failure = target.spec.retry, failed[-1]
-        if failure.remedy is not Remedy.RETRY or len(failed) >= retry.attempts:
+        resend = failure.elsewhere and len(failed) == 1
+        if failure.remedy is not Remedy.RETRY or (len(failed) >= retry.attempts and not resend):
             return None
-        if failure.retry_after_seconds is None:
+        if resend:  # to another replica, which need not be waited for
+            wait = self._rng.uniform(0.0, min(_RESEND_SECONDS, retry.max_backoff_seconds))
+        elif failure.retry_after_seconds is None:
             backoff = Backoff(retry.initial_backoff_seconds, retry.max_backoff_seconds)
             wait = backoff.seconds(len(failed), self._rng.uniform)
         else:

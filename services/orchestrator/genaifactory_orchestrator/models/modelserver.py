@@ -106,7 +106,14 @@ class ModelServerBackend:
                 return Failure(error, Remedy.NONE, unhealthy=False)
             case _:
                 hidden = errors.UpstreamFailed("The model server cannot answer now.")
-                return Failure(hidden, Remedy.RETRY, reason=error.reason, retry_after_seconds=error.retry_after_seconds)
+                return Failure(
+                    hidden,
+                    Remedy.RETRY,
+                    reason=error.reason,
+                    retry_after_seconds=error.retry_after_seconds,
+                    # gRPC itself cancels a call that reaches a server just after it was told to stop.
+                    elsewhere=isinstance(error, errors.Unavailable | errors.Cancelled),
+                )
 
     def _tell_operator(self, error: FactoryError) -> None:
         """Only a person can repair it."""
