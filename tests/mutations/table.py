@@ -552,10 +552,13 @@ MUTATIONS = (
     ),
     Mutation(
         "an erased conversation stays in the file's bytes",
-        "services/common/genaifactory_common/database.py",
-        'cursor.execute("PRAGMA secure_delete = ON")',
-        'cursor.execute("PRAGMA secure_delete = OFF")',
-        ("orchestrator/test_conversations.py::test_an_erased_conversation_is_gone_from_the_file_too",),
+        "services/common/genaifactory_common/sqlite_files.py",
+        'execute("PRAGMA secure_delete = ON")',
+        'execute("PRAGMA secure_delete = OFF")',
+        (
+            "common/test_sqlite_files.py::test_a_connection_has_the_pragmas_that_were_asked_for",
+            "orchestrator/test_conversations.py::test_an_erased_conversation_is_gone_from_the_file_too",
+        ),
     ),
     Mutation(
         "others on the machine read what is stored",
@@ -575,15 +578,15 @@ MUTATIONS = (
     Mutation(
         "of several answers to one question one is reserved",
         "services/gateway/genaifactory_gateway/upstream.py",
-        "        await entry.reserve(prompt_tokens + choices * (",
-        "        await entry.reserve(prompt_tokens + (",
+        "        answer_tokens = choices * (",
+        "        answer_tokens = 1 * (",
         ("gateway/test_limits.py::test_every_answer_of_n_is_reserved",),
     ),
     Mutation(
         "who hangs up pays for nothing that was delivered",
         "services/gateway/genaifactory_gateway/upstream.py",
         "                        characters += len(event.delta.text)\n"
-        "                        entry.used(prompt_tokens + characters // 4)\n",
+        '                        entry.used({"tokens": prompt_tokens + characters // 4})\n',
         "                        characters += len(event.delta.text)\n",
         ("gateway/test_connections.py::test_who_hangs_up_pays_for_what_was_delivered",),
     ),
