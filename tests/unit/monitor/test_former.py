@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
@@ -64,11 +65,11 @@ def full(count: int, name: str = "r") -> list[monitor_pb2.Interaction]:
     for item in items:
         for field, _ in item.ListFields():
             if field.number > LAST_FIELD:
-                item.ClearField(field.name)  # type: ignore[arg-type]
+                item.ClearField(field.name)  # type: ignore[arg-type]  # of those that it has
     return items
 
 
-async def write_as_the_former_version(connection: Any, items: Iterable[monitor_pb2.Interaction]) -> None:
+async def write_as_the_former_version(connection: AsyncConnection, items: Iterable[monitor_pb2.Interaction]) -> None:
     texts = ("principal", "task", "conversation_id", "trace_id", "error_reason", "error_message", "output")
     rows = [
         {name: value for name, value in indexed.values(item).items() if name in INDEXED}

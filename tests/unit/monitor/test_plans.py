@@ -59,7 +59,7 @@ async def test_what_is_asked_of_a_large_table_reads_a_small_part_of_it(
             )
             assert len(found.interactions) == 200
 
-        questions: dict[str, tuple[Callable[[], Awaitable[Any]], str]] = {
+        questions: dict[str, tuple[Callable[[], Awaitable[object]], str]] = {
             "usage of two days and a half": (
                 lambda: usage.between(database, None, start, end, now_us=year[1]),
                 "Index Only Scan using ix_interactions_time_sums",

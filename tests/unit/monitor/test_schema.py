@@ -14,12 +14,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import testing
+from genaifactory_common.testing import struct
 from genaifactory_monitor import message_schema
 from genaifactory_monitor.export import SCHEMA_VERSION
 from tests.unit.monitor.conftest import Monitor, make_interaction, with_every_field
@@ -66,10 +66,9 @@ async def test_exported_lines_follow_the_published_schema(monitor: Monitor, publ
     await monitor.record(
         make_interaction("bare", usage=None, input=[], model=""),
         *(make_interaction(f"full{i}", **with_every_field(chance)) for i in range(20)),
-        make_interaction("newer", verdicts=[types_pb2.Verdict(action=99)]),  # type: ignore[arg-type]
+        make_interaction("newer", verdicts=[types_pb2.Verdict(action=99)]),  # type: ignore[arg-type]  # a later version's
     )
-    truth = struct_pb2.Struct()
-    truth.update({"label": [1.5, None, "x"]})
+    truth = struct({"label": [1.5, None, "x"]})
     await monitor.feedback(feedback_id="f1", request_id="bare", rating=monitor_pb2.RATING_UP)
     await monitor.feedback(feedback_id="f2", request_id="bare", correction="so", ground_truth=truth)
 
