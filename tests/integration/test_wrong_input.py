@@ -448,7 +448,7 @@ GRPC: dict[str, Row] = {
     "retriever: a language by its name": (searches(language="Vietnamese!"), INVALID, "language", "BCP 47"),
     "retriever: no such version": (searches(index_version="v99"), MISSING, "index_version", "v99"),
     "retriever: a swap to what is not there":
-        (rpc("retriever.SwapIndex", base(retriever_pb2.SwapIndexRequest, index_version="v99")),
+        (rpc("retriever.SwapIndex", base(retriever_pb2.SwapIndexRequest, index_version="v99"), who=OPERATOR),
          MISSING, "index_version", "v99"),
     "retriever: a deletion of nothing":
         (rpc("retriever.DeleteDocuments", base(retriever_pb2.DeleteDocumentsRequest)),

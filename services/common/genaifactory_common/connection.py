@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from genaifactory_common import settings, tls
-from genaifactory_common.errors import Unavailable
+from genaifactory_common.errors import Unavailable, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Connection(grpc.aio.Channel):
     async def reached(self, within_seconds: float) -> None:
         """Waits until a server can take a call; with health checks, until one says that it serves.
 
-        Raises Unavailable when none does in time.
+        Raises Unreachable when none does in time.
         """
         running = self.current()
         if running.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
@@ -76,7 +76,7 @@ class Connection(grpc.aio.Channel):
                 # up to two minutes apart; a new channel begins at once.
                 self._replace()
             logger.warning("nobody serves on %s within %.1f s", self._address, within_seconds)
-            raise Unavailable(
+            raise Unreachable(
                 "A service of the platform cannot be reached; try again.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from None
 

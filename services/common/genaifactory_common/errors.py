@@ -12,6 +12,7 @@ FactoryError
 ├── RateLimited          a limit of the caller is used up; `retry_after_seconds`
 ├── Overloaded           the service is full; `retry_after_seconds`
 ├── Unavailable          the service cannot answer now
+│   ├── Unreachable      none of its replicas could be reached for as long as the caller waits for one
 │   ├── UpstreamFailed   a model backend cannot
 │   └── OutOfSpace       its disk is full; `retry_after_seconds`
 ├── DeadlineExceeded     it took longer than allowed
@@ -175,6 +176,10 @@ class UpstreamFailed(Unavailable):
     """No model backend could answer."""
 
     reason = Reason.UPSTREAM_FAILED
+
+
+class Unreachable(Unavailable):
+    """None of the service's replicas could be reached; raised by the caller's own channel, after waiting for one."""
 
 
 class OutOfSpace(Unavailable):

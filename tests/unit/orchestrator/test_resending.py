@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc.aio
 import pytest
@@ -131,6 +132,21 @@ async def test_a_drain_leaves_the_circuit_closed_and_an_absent_model_opens_it(er
                 await world.ask()
             assert len(fake.requests) == calls
     assert world.attempts[-1].error_reason == Reason.UNAVAILABLE
+
+
+async def test_a_model_that_nobody_serves_is_waited_for_no_longer_than_its_attempts_say(tmp_path: Path) -> None:
+    testing.act_as()
+    settings = "retry: {attempts: 1}, circuit_breaker: {failures: 1}"
+    async with (
+        channels.connect(f"unix:{tmp_path / 'nobody.sock'}", patience_seconds=0.2) as channel,
+        over(channel, settings) as world,
+    ):
+        for _ in range(2):  # the second meets an open circuit
+            with pytest.raises(errors.UpstreamFailed):
+                await world.ask()
+    assert [attempt.error_reason for attempt in world.attempts] == [Reason.UNAVAILABLE] * 2
+    assert not world.waits
+    assert world.attempts[0].duration_seconds >= 0.2 > world.attempts[1].duration_seconds
 
 
 async def test_retries_of_an_outage_are_bounded_to_a_share_of_the_requests() -> None:

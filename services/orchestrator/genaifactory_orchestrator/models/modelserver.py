@@ -106,13 +106,14 @@ class ModelServerBackend:
                 return Failure(error, Remedy.NONE, unhealthy=False)
             case _:
                 hidden = errors.UpstreamFailed("The model server cannot answer now.")
+                one_replica = isinstance(error, errors.Unavailable | errors.Cancelled)
                 return Failure(
                     hidden,
                     Remedy.RETRY,
                     reason=error.reason,
                     retry_after_seconds=error.retry_after_seconds,
                     # gRPC itself cancels a call that reaches a server just after it was told to stop.
-                    elsewhere=isinstance(error, errors.Unavailable | errors.Cancelled),
+                    elsewhere=one_replica and not isinstance(error, errors.Unreachable),
                 )
 
     def _tell_operator(self, error: FactoryError) -> None:
