@@ -32,7 +32,7 @@ from genaifactory_local import documents, finding, testing
 SERVICES = ("monitor", "safety", "modelserver", "retriever", "orchestrator", "gateway")
 UPSTREAMS = {
     "orchestrator": ("safety", "retriever", "modelserver", "monitor"),
-    "gateway": ("orchestrator", "monitor"),
+    "gateway": ("orchestrator", "monitor", "retriever"),
 }
 KEY = "gf-bench-key-0123456789abcdef"
 QUESTIONS = (

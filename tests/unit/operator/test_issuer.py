@@ -214,6 +214,25 @@ def test_the_command_fills_and_rotates(
     assert "forgets the previous authority" in capsys.readouterr().out
 
 
+def test_the_command_rotates_the_key_of_callers_tokens_alone_and_leaves_what_is_not_due_to_a_later_run(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "issuer.json"
+    file.write_text(json.dumps(wanted(propagation_seconds=3600).model_dump(mode="json")))
+    assert _main(["certificates", "--config", str(file)], monkeypatch) == 0
+    before = {name: api.secrets[name] for name in (AUTHORITY, GATEWAY)}
+    capsys.readouterr()
+    rotate = ["certificates", "rotate", "--context-key", "--without-waiting", "--config", str(file)]
+    assert _main(rotate, monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "factory-context-key: the next key of callers' tokens" in printed
+    assert "factory-context-public-key: trusts 2 keys of callers' tokens" in printed
+    assert "a later run takes it" in printed
+    assert {name: api.secrets[name] for name in (AUTHORITY, GATEWAY)} == before
+    assert _main(["certificates", "rotate", "--context-key", "--leaves", "--config", str(file)], monkeypatch) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def test_a_failure_is_one_line_and_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
