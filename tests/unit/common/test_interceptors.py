@@ -63,6 +63,23 @@ async def test_a_forged_caller_is_refused(token: str, scripted: Scripted) -> Non
             await check_with(channel, (passes.CONTEXT, token))
 
 
+async def test_a_caller_of_many_groups_is_known_whole(scripted: Scripted) -> None:
+    seen: list[tuple[str, ...]] = []
+
+    async def look(_: Any) -> safety_pb2.CheckTextResponse:
+        seen.append(identity.current().groups)
+        return answer("")
+
+    scripted.unary = look
+    # As a token about 19 KB, of which gRPC by itself takes 8.
+    groups = tuple(f"department-{number:030}" for number in range(300))
+    testing.act_as(replace(testing.CALLER, groups=groups))
+    async with testing.served(scripted.app()) as channel:
+        for _ in range(20):  # what is above gRPC's own bound is refused by chance
+            await check(channel)
+    assert seen == [groups] * 20
+
+
 async def test_a_caller_over_plain_tcp_is_refused_however_well_it_is_signed(scripted: Scripted) -> None:
     testing.act_as()
     server = settings.Server(address="127.0.0.1:0", drain_seconds=0.1)
