@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from genaifactory_common.errors import Conflict, InvalidArgument
@@ -109,7 +109,7 @@ def trusted(secret: Secret) -> set[str]:
 def assert_no_token_is_refused(cluster: Cluster, since: datetime) -> None:
     """Whenever a gateway may have signed with a key, until the last token of it ends, every service trusts the key.
 
-    A pod sees any version of its Secret that was the newest at some time in the last PROPAGATION.
+    A pod sees any version of its Secret that was the newest less than PROPAGATION ago.
     """
     signing, checking = cluster.history[SIGNING], cluster.history[CHECKING]
     ends = [*(time for time, _ in signing[1:]), datetime.max.replace(tzinfo=NOW.tzinfo) - days(100)]
@@ -120,7 +120,7 @@ def assert_no_token_is_refused(cluster: Cluster, since: datetime) -> None:
         shown = [
             each
             for (put, each), gone in zip(checking, [*(time for time, _ in checking[1:]), last], strict=True)
-            if put <= last and gone >= first - PROPAGATION
+            if put <= last and gone > first - PROPAGATION
         ]
         assert shown
         for each in shown:
@@ -175,6 +175,7 @@ def test_a_rotation_announces_the_next_key_signs_with_it_and_forgets_the_last_wh
     kills=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4000), st.booleans()), max_size=12),
     seed=st.integers(0, 2**32),
 )
+@example(kills=[(2, 116, False)], seed=1)  # the next run looks in the very second in which the step is due
 @settings(max_examples=60, deadline=None)
 def test_a_rotation_may_be_killed_between_any_two_writes(kills: list[tuple[int, int, bool]], seed: int) -> None:
     chance = random.Random(seed)
