@@ -75,7 +75,8 @@ async def test_one_trace_shows_a_questions_way_through_all_six_services(tmp_path
                 )
             assert response.status_code == 200
         # Leaving the platform sends the last spans.
-    roots = [span for name, span in collector.spans if name == "genaifactory-gateway" and not span.parent_span_id]
+    begun = [span for name, span in collector.spans if name == "genaifactory-gateway" and not span.parent_span_id]
+    roots = [span for span in begun if not span.name.endswith("/Ingest")]  # the documents' way is a trace of its own
     assert len(roots) == 1
     trace = [(name, span) for name, span in collector.spans if span.trace_id == roots[0].trace_id]
     assert {name for name, _ in trace} == {
