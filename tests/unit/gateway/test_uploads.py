@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from urllib.parse import quote
 
 import grpc.aio
@@ -161,13 +161,10 @@ async def test_bytes_amid_an_upload_that_are_no_message_end_it_with_the_reason(g
 async def test_the_retrievers_reason_reaches_a_client_that_is_still_sending(gateway: Gateway) -> None:
     gateway.retriever.error = errors.OutOfSpace("The disk is full.", retry_after_seconds=3.0)
 
-    def endless() -> Iterator[pb.IngestRequest]:
-        yield OPEN
-        yield document("huge.bin", size=512 * MIB)[0]
-        yield from (pb.IngestRequest(data=bytes(MIB)) for _ in range(512))
-
+    # What gRPC's client still sends when the call ends costs it the reason: the gateway reads on for half a second.
+    sent = (pb.IngestRequest(data=bytes(MIB)) for _ in range(4))
     with pytest.raises(FactoryError) as refused:
-        await uploaded(gateway, endless())
+        await uploaded(gateway, then_silence(OPEN, document("huge.bin", size=512 * MIB)[0], *sent))
     assert (refused.value.reason, refused.value.message) == (Reason.OUT_OF_SPACE, "The disk is full.")
 
 
