@@ -315,18 +315,37 @@ def can(release: Release, account: str, verb: str, what: str) -> bool:
     return release.namespace.kubectl("auth", "can-i", verb, what, "--as", account, check=False).strip() == "yes"
 
 
-def test_certificates_are_rotated_while_nothing_stops(release: Release) -> None:
-    before = {name: release.secret(f"{name}-tls") for name in SERVICES}
+@pytest.mark.timeout(1200)
+def test_certificates_and_the_key_of_callers_tokens_are_rotated_at_once_while_nothing_stops(release: Release) -> None:
+    namespace = release.namespace
+    certificates = {name: release.secret(f"{name}-tls") for name in SERVICES}
+    key = release.secret("context-key")[PRIVATE_KEY]
     with release.load() as load:
-        release.namespace.kubectl("create", "job", "rotate", f"--from=cronjob/{release.name}-rotate")
-        release.namespace.kubectl("wait", "job/rotate", "--for=condition=Complete", "--timeout=600s", seconds=620)
-        # The old authority is trusted by nobody any more, the new one by all.
-        release.namespace.wait(lambda: load.answered() > 0, 10, "load")
+        for job in ("rotate", "rotate-context-key"):
+            namespace.kubectl("create", "job", job, f"--from=cronjob/{release.name}-{job}")
+        namespace.wait(lambda: release.secret("context-key")[PRIVATE_KEY] != key, 200, "the next key signs")
+        # Every gateway has seen it, and every service both keys.
         time.sleep(PROPAGATION_SECONDS)
+        assert len(trusted_keys(release)) == 2
+        for component, line in (
+            ("gateway", "the signing key: follows a change"),
+            *((service, "callers' public keys: follows a change") for service in SERVICES if service != "gateway"),
+        ):
+            for pod in release.pods(component):
+                assert line in namespace.kubectl("logs", pod), pod
+        namespace.kubectl("wait", "job/rotate", "--for=condition=Complete", "--timeout=600s", seconds=620)
+        if FULL:  # until the last token of the old key has ended, which other tests need not wait for
+            done = ("job/rotate-context-key", "--for=condition=Complete", "--timeout=600s")
+            namespace.kubectl("wait", *done, seconds=620)
+            assert len(trusted_keys(release)) == 1
+        # The old authority is trusted by nobody any more, the new one by all.
+        time.sleep(PROPAGATION_SECONDS)
+        answered = load.answered()
+        namespace.wait(lambda: load.answered() > answered, 30, "answers with the new certificates and key")
         summary = load.summary()
-        assert not load.failures()
+        assert not load.failures(), load.failures()[:5]
     print(f"\n{summary}")
-    for name, old in before.items():
+    for name, old in certificates.items():
         new = release.secret(f"{name}-tls")
         assert new["tls.crt"] != old["tls.crt"]
         assert new["ca.crt"] != old["ca.crt"]
@@ -336,37 +355,6 @@ def test_certificates_are_rotated_while_nothing_stops(release: Release) -> None:
     )
     shown = served_certificate(next(iter(release.pods("safety").values()))["status"]["podIP"], release)
     assert shown == "UNAUTHENTICATED"
-
-
-@pytest.mark.timeout(1200)
-def test_the_key_of_callers_tokens_is_rotated_while_nothing_stops(release: Release) -> None:
-    before = release.secret("context-key")[PRIVATE_KEY]
-    with release.load() as load:
-        release.namespace.kubectl("create", "job", "rotate-key", f"--from=cronjob/{release.name}-rotate-context-key")
-        release.namespace.wait(lambda: release.secret("context-key")[PRIVATE_KEY] != before, 200, "the next key signs")
-        # Every gateway has seen it, and every service both keys.
-        time.sleep(PROPAGATION_SECONDS)
-        assert len(trusted_keys(release)) == 2
-        for component, line in (
-            ("gateway", "the signing key: follows a change"),
-            *((service, "callers' public keys: follows a change") for service in SERVICES if service != "gateway"),
-        ):
-            for pod in release.pods(component):
-                assert line in release.namespace.kubectl("logs", pod), pod
-        if FULL:  # until the last token of the old key has ended, which other tests need not wait for
-            done = ("job/rotate-key", "--for=condition=Complete", "--timeout=600s")
-            release.namespace.kubectl("wait", *done, seconds=620)
-            assert len(trusted_keys(release)) == 1
-            time.sleep(PROPAGATION_SECONDS)
-        answered = load.answered()
-        release.namespace.wait(lambda: load.answered() > answered, 30, "answers with the new key")
-        summary = load.summary()
-        assert not load.failures(), load.failures()[:5]
-    print(f"\n{summary}")
-    assert not any(
-        status["restartCount"] for pod in release.pods().values() for status in pod["status"]["containerStatuses"]
-    )
-    release.namespace.kubectl("delete", "job/rotate-key")
 
 
 def trusted_keys(release: Release) -> list[object]:
