@@ -186,6 +186,17 @@ async def test_an_overview_cites_the_passages_that_it_shows(world: World) -> Non
     assert [passage.document_id for passage in record.passages] == ["d1", "d2"]
 
 
+async def test_an_overview_out_of_many_passages_has_more_of_the_documents_that_it_names(world: World) -> None:
+    others = [_passage(f"other/{n}.md", "", "Nothing of it.", 0, "Other") for n in range(99)]
+    annual = _passage("hr/leave.md", "Annual leave", "You have 16 days.", 30, "Leave")
+    sick = _passage("hr/leave.md", "Sick leave", "Call your manager.", 90, "Leave")
+    world.retriever.passages = [annual, *others]
+    world.retriever.passages_of = {"Leave": [sick, annual, *others]}
+    answer = await world.ask("Summarise the leave policy")
+    assert answer.text() == "Leave\n- Annual leave: You have 16 days. [1]\n- Sick leave: Call your manager. [2]"
+    assert [citation.passage_id for citation in answer.done.citations] == [annual.passage_id, sick.passage_id]
+
+
 async def test_what_documents_are_called_passes_the_output_guardrail(world: World) -> None:
     world.safety.mask = {"Handbook": "<SECRET_NAME>"}
     assert "Handbook" not in (await world.ask("hello")).text()

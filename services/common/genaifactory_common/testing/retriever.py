@@ -31,6 +31,8 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
 
     def __init__(self, passages: Iterable[types_pb2.Passage] = ()) -> None:
         self.passages = list(passages)
+        self.passages_of: dict[str, list[types_pb2.Passage]] = {}
+        """By query: in place of `passages`."""
         self.index_version = "v1"
         self.term_coverage = 1.0
         self.reading: types_pb2.Reading | None = None
@@ -59,7 +61,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
             await self.hold.wait()
         if self.error is not None:
             raise self.error
-        passages = self.passages[: request.limit or None]
+        passages = self.passages_of.get(request.query, self.passages)[: request.limit or None]
         return retriever_pb2.SearchResponse(
             passages=passages,
             index_version=self.index_version,

@@ -56,7 +56,12 @@ async def _small_talk(talk: Talk, text: str, route: specs.Route, retriever: Retr
 async def _overview(subject: str, text: str, route: specs.Route, retriever: Retrieval) -> Reply | None:
     spoken = language.of_reply(text)
     sample = await _sample(text, spoken, route, retriever)
-    composed = overview.compose(subject, spoken, sample, complete=len(sample.passages) < SAMPLE_PASSAGES)
+    complete = len(sample.passages) < SAMPLE_PASSAGES
+    if not complete and (named := overview.named(subject, sample.passages)):
+        # What is nearest to the question may be one passage of each document; what is nearest to their titles is more.
+        nearer = await _sample("\n".join(named[: overview.MAX_DOCUMENTS]), spoken, route, retriever)
+        sample = _united(sample, nearer)
+    composed = overview.compose(subject, spoken, sample, complete=complete)
     return None if composed is None else Reply(*composed)
 
 
@@ -64,3 +69,11 @@ async def _sample(text: str, spoken: str, route: specs.Route, retriever: Retriev
     """Passages in the language, or in any where there are none in it."""
     found = await retriever.sample(route, text, language=spoken)
     return found if found.passages else await retriever.sample(route, text, language="")
+
+
+def _united(sample: RetrievedPassages, other: RetrievedPassages) -> RetrievedPassages:
+    """The sample, and those of the other that are not in it and come from the same index version."""
+    if other.index_version != sample.index_version:
+        return sample
+    passages = {passage.passage_id: passage for passage in (*sample.passages, *other.passages)}
+    return replace(sample, passages=tuple(passages.values()))

@@ -95,6 +95,13 @@ def compose(
     return text, replace(sample, passages=tuple(passage for _, passage in entries))
 
 
+def named(subject: str, passages: Sequence[types_pb2.Passage]) -> list[str]:
+    """Titles of the documents that the subject names, the best first; none when it names no document."""
+    if not _naming(subject):
+        return []
+    return titles([document[0] for document in _named(subject, _by_document(passages))])
+
+
 def titles(passages: Sequence[types_pb2.Passage]) -> list[str]:
     """Titles of the passages' documents, each once, the best first."""
     return list(dict.fromkeys(_clean(passage.title) for passage in passages))
@@ -109,7 +116,7 @@ def _by_document(passages: Sequence[types_pb2.Passage]) -> list[list[types_pb2.P
 
 
 def _named(subject: str, documents: list[list[types_pb2.Passage]]) -> list[list[types_pb2.Passage]]:
-    words = [word for word in subject.split() if word not in _ANY]
+    words = _naming(subject)
     if not words:
         return documents
     named = [document for document in documents if _holds(document[0], words)]
@@ -117,6 +124,11 @@ def _named(subject: str, documents: list[list[types_pb2.Passage]]) -> list[list[
     if not named and len(rest) < len(words):
         named = [document for document in documents if _holds(document[0], rest)]
     return named
+
+
+def _naming(subject: str) -> list[str]:
+    """The subject's words that a document must have."""
+    return [word for word in subject.split() if word not in _ANY]
 
 
 def _holds(opening: types_pb2.Passage, words: list[str]) -> bool:
