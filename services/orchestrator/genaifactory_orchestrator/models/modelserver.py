@@ -11,7 +11,7 @@ import grpc.aio
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, errors, specs
-from genaifactory_common.errors import FactoryError
+from genaifactory_common.errors import FactoryError, Reason
 from genaifactory_orchestrator.models.backend import (
     ChoiceFinished,
     Delta,
@@ -106,7 +106,7 @@ class ModelServerBackend:
                 return Failure(error, Remedy.NONE, unhealthy=False)
             case _:
                 hidden = errors.UpstreamFailed("The model server cannot answer now.")
-                one_replica = isinstance(error, errors.Unavailable | errors.Cancelled)
+                one_replica = error.reason in (Reason.UNAVAILABLE, Reason.CANCELLED)
                 return Failure(
                     hidden,
                     Remedy.RETRY,
