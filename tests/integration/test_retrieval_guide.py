@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from genaifactory.retriever.v1 import retriever_pb2
-from genaifactory_common import channels
+from genaifactory_common import channels, testing
 from tests.bench import retrieval
 from tests.data import debian_guide
 from tests.data.debian_guide import LANGUAGES, Page
@@ -82,6 +83,7 @@ async def test_a_swap_under_load_loses_no_query_and_mixes_no_versions(pages: lis
     answers = 0
     done = asyncio.Event()
     async with retrieval.retriever(tmp_path) as stub:
+        testing.act_as(replace(testing.CALLER, permissions=(*testing.CALLER.permissions, "operate")))
         await retrieval.ingest(stub, retrieval.GUIDE, [*some, changing])
         before = {question: await _found(stub, question) for question in questions[:2]}
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import grpc.aio
 from pydantic import Field, SecretStr
 
-from genaifactory_common import channels, settings, specs
+from genaifactory_common import settings, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import environment, state
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 PATIENCE_SECONDS = 30.0
 """How long a command waits for a gateway that restarts."""
@@ -58,6 +60,8 @@ class OnThisMachine:
 
     def connected(self, key: str | None, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
         """On a port of this machine."""
+        from genaifactory_common import channels
+
         return channels.connect(
             self._endpoints.grpc_address, patience_seconds=patience_seconds, api_key=key or self.key()
         )
@@ -103,6 +107,8 @@ class OnACluster:
 
     def connected(self, key: str | None, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
         """By its name in the cluster's DNS."""
+        from genaifactory_common import channels
+
         where = self._where
         return channels.connect(
             where.grpc_address, where.tls, patience_seconds=patience_seconds, api_key=key or self.key()

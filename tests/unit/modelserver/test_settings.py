@@ -73,7 +73,7 @@ def test_wrong_engines_are_refused_by_name(engines: list[dict[str, object]], sai
 def test_without_a_key_to_check_callers_there_is_no_service(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument) as raised:
         create_app(Settings(data_dir=tmp_path), specs.Source(specs.parse(FACTORY)), Telemetry("modelserver"))
-    assert raised.value.field == "context_public_key"
+    assert raised.value.field == "context_public_keys"
 
 
 async def test_a_server_of_which_no_engine_can_open_does_not_start(tmp_path: Path, serve: Serve) -> None:
