@@ -109,9 +109,18 @@ class Newcomer:
     def export(self, step: Shown) -> None:
         """Every question of this hour is in the file."""
         self.command(step.text)
-        exported = (ROOT / step.text.rpartition(" ")[2]).read_text()
+        exported = (ROOT / step.text.rpartition(" ")[2]).read_text(encoding="utf-8")
         assert "annual leave" in exported
         assert "nghỉ phép" in exported
+
+    def upload(self, step: Shown) -> None:
+        """Stores the file that is named; it is gone again afterwards, so that the samples answer what follows."""
+        file = ROOT / step.text.split()[2]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(OWN_DOCUMENT)
+        stored = self.command(step.text)
+        assert '"outcome":"added"' in stored, stored
+        self.command(f".venv/bin/genaifactory documents remove {file.relative_to(ROOT)}")
 
     def snippet(self, step: Shown) -> None:
         """A Python snippet with the official client, in an environment of the reader's own."""
@@ -184,7 +193,9 @@ PLAYED: tuple[tuple[str, Play], ...] = (
     (r"make run DOCS=.*", Newcomer.make_run_with_documents),
     (r'\.venv/bin/genaifactory ask ".*"', Newcomer.ask_shown),
     (r"\.venv/bin/genaifactory config schema > .*", Newcomer.config_schema),
-    (r"\.venv/bin/genaifactory export -o .*", Newcomer.export),
+    (r"\.venv/bin/genaifactory export (--since \S+ )?-o .*", Newcomer.export),
+    (r"curl .*/v1/interactions\S* .* > .*", Newcomer.export),
+    (r"curl -T .*", Newcomer.upload),
     (r"\.venv/bin/genaifactory watch", Newcomer.watch),
     (r"\.venv/bin/genaifactory .*", Newcomer.plain),
     (r"from openai import OpenAI", Newcomer.snippet),
