@@ -42,7 +42,8 @@ def run(
 
     rotate: replace the authority, and so every certificate; one that is under way counts. rotate_key: replace the key
     of callers' tokens, likewise. renew_all: replace every certificate, by the same authority. patient: wait for the
-    steps of a rotation; else they are left to the next run. report: called with each change, and each wait.
+    steps of what is to be replaced, or of every rotation when that is nothing; other steps that are not due yet are
+    left to the next run. report: called with each change, and each wait.
 
     Runs at the same time do each other no harm. Raises FactoryError.
     """
@@ -50,6 +51,8 @@ def run(
     if rotate and (wanted.authority is None or wanted.authority.external):
         raise InvalidArgument("The authority is not the issuer's own: replace it in its Secret, in steps.")
     renew_changed_before = clock.now() if renew_all else None
+    # A token lives longer than a rotation of certificates takes, and than its job may run.
+    awaits_key, awaits_certificates = patient and not (rotate or renew_all), patient and not rotate_key
     for _ in range(_MOST_ROUNDS):
         # The authority and the private key come last: what follows from them for a Secret that was read before and is
         # unchanged since is no older than what another run has put there.
@@ -57,19 +60,23 @@ def run(
         rotate = rotate and not _under_way(wanted, found)
         rotate_key = rotate_key and not _key_under_way(wanted, found)
         now = clock.now()
-        steps = (
-            context_key.plan(wanted, found, now, rotate=rotate_key),
-            plan(wanted, found, now, rotate=rotate, renew_changed_before=renew_changed_before),
-        )
-        waits = [step.wait_until for step in steps if step.wait_until is not None]
+        key = context_key.plan(wanted, found, now, rotate=rotate_key)
+        certificates = plan(wanted, found, now, rotate=rotate, renew_changed_before=renew_changed_before)
+        steps = (key, certificates)
+        later = [step.wait_until for step in steps if step.wait_until is not None]
+        awaited = [
+            step.wait_until
+            for step, awaits in ((key, awaits_key), (certificates, awaits_certificates))
+            if awaits and step.wait_until is not None
+        ]
         if changes := tuple(change for step in steps for change in step.changes):
             _apply(changes, secrets, report, clock)
-        elif waits and patient:
-            seconds = (min(waits) - now).total_seconds()
+        elif awaited:
+            seconds = (min(awaited) - now).total_seconds()
             report(f"waiting {seconds:.0f} s, until every pod has seen its Secrets change and old tokens have run out")
             clock.sleep(seconds)
-        elif waits:
-            report(f"the next step of a rotation is due at {min(waits):%Y-%m-%dT%H:%M:%SZ}; a later run takes it")
+        elif later:
+            report(f"the next step of a rotation is due at {min(later):%Y-%m-%dT%H:%M:%SZ}; a later run takes it")
             return
         else:
             for step in steps:

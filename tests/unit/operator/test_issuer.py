@@ -16,11 +16,13 @@ from genaifactory_common import certificates
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_operator import __main__, issuer
 from genaifactory_operator.cluster import Secrets
+from genaifactory_operator.context_key import PRIVATE
 from genaifactory_operator.issuer import Clock
 from tests.unit.operator.api import Api, kubeconfig, serving
 from tests.unit.operator.wanted import AUTHORITY, NOW, SERVICES, wanted
 
 GATEWAY = "factory-gateway-tls"
+CONTEXT_KEY = "factory-context-key"
 
 
 class Time:
@@ -99,6 +101,20 @@ def test_a_rotation_replaces_the_authority_and_every_certificate_with_two_waits(
     assert _value(api, AUTHORITY, "ca.crt") != authority
     assert _value(api, GATEWAY, "ca.crt") == _value(api, AUTHORITY, "ca.crt")
     assert _value(api, GATEWAY, "tls.crt") != before
+
+
+def test_a_rotation_of_certificates_does_not_wait_for_old_tokens_to_run_out(api: Api) -> None:
+    time = Time()
+    _run(time)
+    key = _value(api, CONTEXT_KEY, PRIVATE)
+    with Secrets("genai") as secrets:
+        issuer.run(wanted(), secrets, print, rotate_key=True, patient=False, clock=time.clock())
+    authority = _value(api, AUTHORITY, "ca.crt")
+    lines = _run(time, rotate=True)
+    assert sum(time.waits) == 240
+    assert _value(api, AUTHORITY, "ca.crt") != authority
+    assert _value(api, CONTEXT_KEY, PRIVATE) != key  # what became due on the way was done
+    assert "a later run takes it" in lines[-1]
 
 
 def test_a_rotation_that_was_ended_is_brought_to_its_end_by_the_next_run(api: Api) -> None:
