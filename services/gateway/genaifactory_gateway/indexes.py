@@ -25,22 +25,19 @@ class Indexes:
 
     async def list(self, entry: Entry, request: gateway_pb2.ListIndexesRequest) -> gateway_pb2.ListIndexesResponse:
         """The versions, newest first. Raises FactoryError."""
-        base = entry.knowledge_base(request.knowledge_base).name
+        wanted = twin(request, retriever_pb2.ListIndexesRequest)
+        wanted.knowledge_base = entry.knowledge_base(request.knowledge_base).name
         await entry.reserve()
-        found = await channels.unary(
-            self._retriever.ListIndexes,
-            retriever_pb2.ListIndexesRequest(knowledge_base=base),
-            timeout_seconds=self._timeout_seconds,
-        )
+        found = await channels.unary(self._retriever.ListIndexes, wanted, timeout_seconds=self._timeout_seconds)
         return twin(found, gateway_pb2.ListIndexesResponse)
 
     async def build(
         self, entry: Entry, request: gateway_pb2.BuildIndexRequest
     ) -> AsyncGenerator[gateway_pb2.BuildIndexResponse, None]:
         """Builds a version and yields how far it is. Raises FactoryError."""
-        base = entry.knowledge_base(request.knowledge_base).name
+        wanted = twin(request, retriever_pb2.BuildIndexRequest)
+        wanted.knowledge_base = entry.knowledge_base(request.knowledge_base).name
         await entry.reserve()
-        wanted = retriever_pb2.BuildIndexRequest(knowledge_base=base, idempotency_key=request.idempotency_key)
         call = channels.stream(self._retriever.BuildIndex, wanted, timeout_seconds=self._build_timeout_seconds)
         async with aclosing(call) as steps:
             async for step in steps:
@@ -48,11 +45,8 @@ class Indexes:
 
     async def swap(self, entry: Entry, request: gateway_pb2.SwapIndexRequest) -> gateway_pb2.SwapIndexResponse:
         """Puts a version into service. Raises FactoryError."""
-        base = entry.knowledge_base(request.knowledge_base).name
+        wanted = twin(request, retriever_pb2.SwapIndexRequest)
+        wanted.knowledge_base = entry.knowledge_base(request.knowledge_base).name
         await entry.reserve()
-        done = await channels.unary(
-            self._retriever.SwapIndex,
-            retriever_pb2.SwapIndexRequest(knowledge_base=base, index_version=request.index_version),
-            timeout_seconds=self._timeout_seconds,
-        )
+        done = await channels.unary(self._retriever.SwapIndex, wanted, timeout_seconds=self._timeout_seconds)
         return twin(done, gateway_pb2.SwapIndexResponse)

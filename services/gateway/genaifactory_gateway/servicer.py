@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from genaifactory_common import bounds, conversation
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway import rules
 from genaifactory_gateway.adapters import Adapters
-from genaifactory_gateway.admission import Admission
+from genaifactory_gateway.admission import Admission, Entry
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.indexes import Indexes
@@ -66,21 +66,20 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ChatRequest, context: _Context
     ) -> AsyncIterator[gateway_pb2.ChatResponse]:
         """Answers a conversation."""
-        request_id = _request_id()
-        async with self._admission.admit(_authorization(context), "Chat", request_id) as entry:
+        async with self._admit(context, "Chat") as entry:
             conversation.check(request)
             route = entry.route(request.model)
-            answer = self._upstream.answer(entry, route, _answer_request(request, request_id))
+            answer = self._upstream.answer(entry, route, _answer_request(request, entry.request_id))
             async with aclosing(answer) as events:
                 known = orchestrator_pb2.AnswerOpened()
                 async for event in events:
                     if event.HasField("opened"):
                         known = event.opened
-                    yield _chat_response(event, request_id, known)
+                    yield _chat_response(event, entry.request_id, known)
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: _Context) -> gateway_pb2.EmbedResponse:
         """Embeds texts."""
-        async with self._admission.admit(_authorization(context), "Embed", _request_id()) as entry:
+        async with self._admit(context, "Embed") as entry:
             conversation.check_texts(request.texts, "texts")
             model = entry.embedding_model(request.model)
             response = await self._upstream.embed(entry, model, list(request.texts))
@@ -93,7 +92,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListModelsRequest, context: _Context
     ) -> gateway_pb2.ListModelsResponse:
         """Lists what the key may use."""
-        async with self._admission.admit(_authorization(context), "ListModels", _request_id()) as entry:
+        async with self._admit(context, "ListModels") as entry:
             await entry.reserve()
             return gateway_pb2.ListModelsResponse(
                 models=[
@@ -106,14 +105,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.SubmitFeedbackRequest, context: _Context
     ) -> gateway_pb2.SubmitFeedbackResponse:
         """Stores a judgement of an answer."""
-        async with self._admission.admit(_authorization(context), "SubmitFeedback", _request_id()) as entry:
+        async with self._admit(context, "SubmitFeedback") as entry:
             feedback = _feedback(request)
             feedback_id, known = await self._upstream.record_feedback(entry, feedback)
             return gateway_pb2.SubmitFeedbackResponse(feedback_id=feedback_id, request_known=known)
 
     async def GetUsage(self, request: gateway_pb2.GetUsageRequest, context: _Context) -> gateway_pb2.GetUsageResponse:
         """Adds up usage: the tenant's with the permission 'usage', a key's own without it."""
-        async with self._admission.admit(_authorization(context), "GetUsage", _request_id()) as entry:
+        async with self._admit(context, "GetUsage") as entry:
             start = request.start_time if request.HasField("start_time") else None
             end = request.end_time if request.HasField("end_time") else None
             rows = await self._upstream.usage(entry, start, end)
@@ -123,28 +122,28 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListDocumentsRequest, context: _Context
     ) -> gateway_pb2.ListDocumentsResponse:
         """Lists the tenant's documents."""
-        async with self._admission.admit(_authorization(context), "ListDocuments", _request_id()) as entry:
+        async with self._admit(context, "ListDocuments") as entry:
             return await self._documents.list(entry, request)
 
     async def GetDocument(
         self, request: gateway_pb2.GetDocumentRequest, context: _Context
     ) -> gateway_pb2.GetDocumentResponse:
         """Shows a document."""
-        async with self._admission.admit(_authorization(context), "GetDocument", _request_id()) as entry:
+        async with self._admit(context, "GetDocument") as entry:
             return await self._documents.get(entry, request)
 
     async def DeleteDocuments(
         self, request: gateway_pb2.DeleteDocumentsRequest, context: _Context
     ) -> gateway_pb2.DeleteDocumentsResponse:
         """Removes documents."""
-        async with self._admission.admit(_authorization(context), "DeleteDocuments", _request_id()) as entry:
+        async with self._admit(context, "DeleteDocuments") as entry:
             return await self._documents.delete(entry, request)
 
     async def Ingest(
         self, request_iterator: AsyncIterator[gateway_pb2.IngestRequest], context: _Context
     ) -> AsyncIterator[gateway_pb2.IngestResponse]:
         """Stores documents."""
-        async with self._admission.admit(_authorization(context), "Ingest", _request_id()) as entry:
+        async with self._admit(context, "Ingest") as entry:
             requests = aiter(request_iterator)
             opened = await self._uploads.opened(requests)
 
@@ -159,7 +158,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListIndexesRequest, context: _Context
     ) -> gateway_pb2.ListIndexesResponse:
         """Lists index versions."""
-        async with self._admission.admit(_authorization(context), "ListIndexes", _request_id()) as entry:
+        async with self._admit(context, "ListIndexes") as entry:
             return await self._indexes.list(entry, request)
 
     async def BuildIndex(
@@ -167,7 +166,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.BuildIndexResponse]:
         """Builds an index version."""
         async with (
-            self._admission.admit(_authorization(context), "BuildIndex", _request_id()) as entry,
+            self._admit(context, "BuildIndex") as entry,
             aclosing(self._indexes.build(entry, request)) as steps,
         ):
             async for step in steps:
@@ -177,14 +176,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.SwapIndexRequest, context: _Context
     ) -> gateway_pb2.SwapIndexResponse:
         """Puts an index version into service."""
-        async with self._admission.admit(_authorization(context), "SwapIndex", _request_id()) as entry:
+        async with self._admit(context, "SwapIndex") as entry:
             return await self._indexes.swap(entry, request)
 
     async def QueryInteractions(
         self, request: gateway_pb2.QueryInteractionsRequest, context: _Context
     ) -> gateway_pb2.QueryInteractionsResponse:
         """Lists the tenant's interactions."""
-        async with self._admission.admit(_authorization(context), "QueryInteractions", _request_id()) as entry:
+        async with self._admit(context, "QueryInteractions") as entry:
             return await self._records.query(entry, request)
 
     async def ExportInteractions(
@@ -192,7 +191,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.ExportInteractionsResponse]:
         """Streams the tenant's interactions as JSON."""
         async with (
-            self._admission.admit(_authorization(context), "ExportInteractions", _request_id()) as entry,
+            self._admit(context, "ExportInteractions") as entry,
             aclosing(self._records.export(entry, request.filter)) as pieces,
         ):
             async for piece in pieces:
@@ -202,7 +201,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.DeleteConversationRequest, context: _Context
     ) -> gateway_pb2.DeleteConversationResponse:
         """Forgets a conversation of the caller."""
-        async with self._admission.admit(_authorization(context), "DeleteConversation", _request_id()) as entry:
+        async with self._admit(context, "DeleteConversation") as entry:
             existed = await self._upstream.forget_conversation(entry, request.conversation_id)
             return gateway_pb2.DeleteConversationResponse(existed=existed)
 
@@ -210,40 +209,40 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.CountDocumentsRequest, context: _Context
     ) -> gateway_pb2.CountDocumentsResponse:
         """Counts documents of all tenants."""
-        async with self._admission.admit(_authorization(context), "CountDocuments", _request_id()) as entry:
+        async with self._admit(context, "CountDocuments") as entry:
             return await self._counts.documents(entry)
 
     async def CountConversations(
         self, request: gateway_pb2.CountConversationsRequest, context: _Context
     ) -> gateway_pb2.CountConversationsResponse:
         """Counts conversations of all tenants."""
-        async with self._admission.admit(_authorization(context), "CountConversations", _request_id()) as entry:
+        async with self._admit(context, "CountConversations") as entry:
             return await self._counts.conversations(entry)
 
     async def CountRequests(
         self, request: gateway_pb2.CountRequestsRequest, context: _Context
     ) -> gateway_pb2.CountRequestsResponse:
         """Counts requests on record of all tenants."""
-        async with self._admission.admit(_authorization(context), "CountRequests", _request_id()) as entry:
+        async with self._admit(context, "CountRequests") as entry:
             return await self._counts.requests(entry)
 
     async def LoadAdapter(
         self, request: gateway_pb2.LoadAdapterRequest, context: _Context
     ) -> gateway_pb2.LoadAdapterResponse:
         """Loads an adapter on every replica of the model server."""
-        async with self._admission.admit(_authorization(context), "LoadAdapter", _request_id()) as entry:
+        async with self._admit(context, "LoadAdapter") as entry:
             return await self._adapters.load(entry, request)
 
     async def UnloadAdapter(
         self, request: gateway_pb2.UnloadAdapterRequest, context: _Context
     ) -> gateway_pb2.UnloadAdapterResponse:
         """Unloads an adapter from every replica of the model server."""
-        async with self._admission.admit(_authorization(context), "UnloadAdapter", _request_id()) as entry:
+        async with self._admit(context, "UnloadAdapter") as entry:
             return await self._adapters.unload(entry, request)
 
-
-def _request_id() -> str:
-    return f"req-{uuid.uuid4().hex}"
+    def _admit(self, context: _Context, rpc: str) -> AbstractAsyncContextManager[Entry]:
+        """As Admission.admit, for a call that begins."""
+        return self._admission.admit(_authorization(context), rpc, f"req-{uuid.uuid4().hex}")
 
 
 def _authorization(context: _Context) -> str | None:
