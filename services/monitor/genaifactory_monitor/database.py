@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -36,3 +38,14 @@ class Database(database.Database):
         if not self.postgresql:
             return True  # there is one writer
         return bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_UPKEEP_LOCK))))
+
+
+@cache
+def adding_up(table: sa.Table, *, into_postgresql: bool) -> Any:
+    """An insert into a table of sums: a row adds to the one of its key, in every column beside the key."""
+    statement = database.insert(table, into_postgresql=into_postgresql)
+    sums = [column.name for column in table.columns if not column.primary_key]
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: table.c[name] + statement.excluded[name] for name in sums},
+    )

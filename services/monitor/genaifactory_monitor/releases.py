@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common.database import insert
 from genaifactory_monitor import indexed
-from genaifactory_monitor.database import Database
+from genaifactory_monitor.database import Database, adding_up
 from genaifactory_monitor.schema import release_hours as table
 
 HOUR_US = 3_600_000_000
@@ -32,7 +30,7 @@ async def add(connection: AsyncConnection, database: Database, stored: Sequence[
         key = (item.route, hour_us, item.tenant, item.model, item.prompt_version, item.index_version, item.currency)
         sums[key] = [total + value for total, value in zip(sums[key], _values(item), strict=True)]
     rows = [dict(zip((*_KEY, *_SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
-    await connection.execute(_upsert(database.postgresql), rows)
+    await connection.execute(adding_up(table, into_postgresql=database.postgresql), rows)
 
 
 def _values(item: monitor_pb2.Interaction) -> tuple[float, ...]:
@@ -56,13 +54,4 @@ def _values(item: monitor_pb2.Interaction) -> tuple[float, ...]:
         duration_us,
         (first_us / 1e6) ** 2,
         (duration_us / 1e6) ** 2,
-    )
-
-
-@cache
-def _upsert(into_postgresql: bool) -> Any:
-    statement = insert(table, into_postgresql=into_postgresql)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={name: table.c[name] + statement.excluded[name] for name in _SUMS},
     )

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common.database import insert, uninterrupted
+from genaifactory_common.database import uninterrupted
 from genaifactory_common.errors import TooLarge
-from genaifactory_monitor.database import Database
+from genaifactory_monitor.database import Database, adding_up
 from genaifactory_monitor.message_dicts import microseconds
 from genaifactory_monitor.records import Usage, UsageKey
 from genaifactory_monitor.schema import interactions
@@ -43,7 +42,8 @@ async def add(connection: AsyncConnection, database: Database, stored: Iterable[
             cached_prompt_tokens=item.usage.cached_prompt_tokens,
             cost_micros=item.cost_micros,
         )
-    await connection.execute(_upsert(database.postgresql), [key._asdict() | vars(sums[key]) for key in sorted(sums)])
+    rows = [key._asdict() | vars(sums[key]) for key in sorted(sums)]
+    await connection.execute(adding_up(table, into_postgresql=database.postgresql), rows)
 
 
 @uninterrupted
@@ -75,15 +75,6 @@ async def between(
 def day_of(moment_us: int) -> str:
     """The UTC day of a moment, YYYY-MM-DD."""
     return (_EPOCH + timedelta(microseconds=moment_us)).date().isoformat()
-
-
-@cache
-def _upsert(into_postgresql: bool) -> Any:
-    statement = insert(table, into_postgresql=into_postgresql)
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={name: table.c[name] + statement.excluded[name] for name in _SUMS},
-    )
 
 
 def _ceiling(moment_us: int) -> int:
