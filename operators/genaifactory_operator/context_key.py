@@ -18,7 +18,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from genaifactory_common import settings, tokens
@@ -34,19 +33,6 @@ PUBLIC, PUBLIC_ONE = settings.KEY_SET, settings.KEY
 """Keys of the public Secrets, and the settings that check it: a key set; one key, from before there were sets."""
 NEXT, PREVIOUS = "next.key", "previous.pub"
 """Keys of the private Secret: a private and a public key, 32 bytes in base64."""
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """What the private Secret holds."""
-
-    secret: Secret
-    public: tuple[bytes, ...]
-    """Those that are trusted; 32 raw bytes each."""
-
-    @property
-    def rotating(self) -> bool:
-        return is_rotating(self.secret)
 
 
 def is_rotating(private: Secret) -> bool:
@@ -68,8 +54,7 @@ def plan(wanted: Configuration, secrets: Mapping[str, Secret], now: datetime, *,
         # What is left of a rotation says nothing any more.
         rest = {key: None for key in (NEXT, PREVIOUS) if key in secret.data}
         return Plan((Change(secret, {PRIVATE: _made(), **rest}, "a new key for callers' tokens: there is none"),))
-    keys = _read(secret)
-    if changes := tuple(_published(context_key, secrets, keys)):
+    if changes := tuple(_published(context_key, secrets, secret)):
         return Plan(changes)
     propagation = timedelta(seconds=wanted.propagation_seconds)
     if NEXT in secret.data:
@@ -85,31 +70,32 @@ def plan(wanted: Configuration, secrets: Mapping[str, Secret], now: datetime, *,
     return Plan()
 
 
-def _read(secret: Secret) -> _Keys:
-    current = _private(secret, PRIVATE)
-    trusted = [current.public_key]
+def _trusted(secret: Secret) -> list[bytes]:
+    """The public keys that go with what the private Secret holds; 32 raw bytes each."""
+    trusted = [_private(secret, PRIVATE).public_key]
     if NEXT in secret.data:
         trusted.append(_private(secret, NEXT).public_key)
     if PREVIOUS in secret.data:
         trusted.append(_bytes(secret, PREVIOUS))
-    return _Keys(secret, tuple(sorted(trusted)))  # in the same order, whichever of them signs
+    return sorted(trusted)  # in the same order, whichever of them signs
 
 
-def _published(wanted: ContextKey, secrets: Mapping[str, Secret], keys: _Keys) -> list[Change]:
+def _published(wanted: ContextKey, secrets: Mapping[str, Secret], private: Secret) -> list[Change]:
     """Changes until every public Secret holds the keys, and every Secret says since when."""
+    trusted, rotating = _trusted(private), is_rotating(private)
     changes = []
-    text = tokens.jwks(keys.public).encode()
+    text = tokens.jwks(trusted).encode()
     for secret in (secrets[name] for name in wanted.public_secrets):
         if secret.data.get(PUBLIC) != text:
-            count = len(keys.public)
+            count = len(trusted)
             data: dict[str, bytes | None] = {PUBLIC: text}
-            if keys.rotating and PUBLIC_ONE in secret.data:
+            if rotating and PUBLIC_ONE in secret.data:
                 data[PUBLIC_ONE] = None  # it will not be the one that signs
             changes.append(Change(secret, data, f"trusts {count} key{'s' * (count > 1)} of callers' tokens"))
-        elif keys.rotating and secret.changed is None:
+        elif rotating and secret.changed is None:
             changes.append(Change(secret, {}, "is as it should be from now on"))
-    if keys.secret.changed is None:
-        changes.append(Change(keys.secret, {}, "is as it should be from now on"))
+    if private.changed is None:
+        changes.append(Change(private, {}, "is as it should be from now on"))
     return changes
 
 
