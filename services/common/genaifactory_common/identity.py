@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,8 +25,14 @@ class Caller:
 
     def require(self, permission: str) -> None:
         """Raises PermissionDenied unless the role has the permission."""
-        if permission not in self.permissions:
-            raise PermissionDenied(f"The role '{self.role}' has no permission '{permission}'.")
+        require_any({permission}, self.role, self.permissions)
+
+
+def require_any(needed: Collection[str], role: str, permissions: Collection[str]) -> None:
+    """Raises PermissionDenied unless the permissions, which are the role's, hold one of those needed."""
+    if not any(permission in permissions for permission in needed):
+        names = " or ".join(f"'{permission}'" for permission in sorted(needed))
+        raise PermissionDenied(f"The role '{role}' has no permission {names}.")
 
 
 class Passes(Protocol):

@@ -8,7 +8,7 @@ Methods are named as gRPC names them on the wire: "/package.Service/Method".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,6 +23,7 @@ from genaifactory.options.v1 import options_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory.safety.v1 import safety_pb2
+from genaifactory_common import identity
 from genaifactory_common.errors import PermissionDenied
 
 _CONTRACTS = (gateway_pb2, modelserver_pb2, monitor_pb2, orchestrator_pb2, retriever_pb2, safety_pb2)
@@ -44,11 +45,10 @@ class Facts:
     calls: tuple[str, ...]
     """Methods that it calls in the caller's name."""
 
-    def require(self, role: str, permissions: Iterable[str]) -> None:
+    def require(self, role: str, permissions: Collection[str]) -> None:
         """Raises PermissionDenied unless the permissions, which are the role's, are enough."""
-        if self.permissions and self.permissions.isdisjoint(permissions):
-            needed = " or ".join(f"'{permission}'" for permission in sorted(self.permissions))
-            raise PermissionDenied(f"The role '{role}' has no permission {needed}.")
+        if self.permissions:
+            identity.require_any(self.permissions, role, permissions)
 
 
 @cache
