@@ -51,7 +51,7 @@ def run(
     if rotate and (wanted.authority is None or wanted.authority.external):
         raise InvalidArgument("The authority is not the issuer's own: replace it in its Secret, in steps.")
     renew_changed_before = clock.now() if renew_all else None
-    # A token lives longer than a rotation of certificates takes, and than its job may run.
+    # A token of the old key may live for an hour, which a rotation of certificates need not wait for.
     awaits_key, awaits_certificates = patient and not (rotate or renew_all), patient and not rotate_key
     for _ in range(_MOST_ROUNDS):
         # The authority and the private key come last: what follows from them for a Secret that was read before and is
