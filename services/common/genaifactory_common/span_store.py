@@ -168,10 +168,10 @@ class Reader:
         self._connection = connection
 
     def last_request(self) -> str | None:
-        """Id of the request that was the last to reach the orchestrator, or None."""
+        """Id of the last request for an answer or vectors, or None; what the command line itself asks is neither."""
         row = self._connection.execute(
             "SELECT request_id FROM spans WHERE request_id <> '' AND service = 'orchestrator' "
-            "ORDER BY start_ns DESC LIMIT 1"
+            "AND (name LIKE '%Answer' OR name LIKE '%Embed') ORDER BY start_ns DESC LIMIT 1"
         ).fetchone()
         return None if row is None else str(row[0])
 

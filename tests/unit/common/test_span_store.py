@@ -72,6 +72,16 @@ def test_spans_of_several_services_are_one_trace(file: Path) -> None:
         assert reader.last_request() == "req-1"
 
 
+def test_the_last_request_is_one_for_an_answer_or_vectors_and_not_what_the_command_line_counted(file: Path) -> None:
+    orchestrator = Service(file, "orchestrator")
+    for method, request_id in (("Answer", "req-1"), ("Embed", "req-2"), ("CountConversations", "req-3")):
+        name = f"genaifactory.orchestrator.v1.OrchestratorService/{method}"
+        orchestrator.tracer.start_span(name, attributes={"genaifactory.request_id": request_id}).end()
+    with span_store.reading(file) as reader:
+        assert reader is not None
+        assert reader.last_request() == "req-2"
+
+
 def test_what_is_kept_is_found_after_a_restart(file: Path) -> None:
     service = Service(file)
     service.request("req-1")
