@@ -195,3 +195,13 @@ async def test_a_retriever_that_is_away_is_a_503(gateway: Gateway) -> None:
     response = await gateway.get("/v1/documents", key=EDITOR)
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
+
+
+async def test_the_retriever_is_told_which_knowledge_base_was_meant(gateway: Gateway) -> None:
+    """Not to choose one itself: what was checked here is what is used there."""
+    gateway_stub, name = stub(gateway), NAMES[0]
+    await gateway_stub.ListDocuments(gateway_pb2.ListDocumentsRequest(prefix="other/"), metadata=metadata())
+    await gateway_stub.GetDocument(gateway_pb2.GetDocumentRequest(document_id=name), metadata=metadata())
+    await gateway_stub.DeleteDocuments(gateway_pb2.DeleteDocumentsRequest(document_ids=[name]), metadata=metadata())
+    assert [each.knowledge_base for each in gateway.retriever.requests] == ["documents"] * 3
+    assert gateway.retriever.requests[0].prefix == "other/"
