@@ -420,7 +420,7 @@ MUTATIONS = (
         "services/safety/genaifactory_safety/workers.py",
         "            async with asyncio.timeout(self._settings.timeout_seconds):\n",
         "            async with asyncio.timeout(300):\n",
-        ("safety/test_service.py::test_a_scanner_that_hangs_is_an_error_in_time_and_then_the_service_is_full",),
+        ("safety/test_service.py::test_a_scanner_that_hangs_is_an_error_after_the_timeout_and_new_calls_are_refused",),
     ),
     # What was acknowledged stays, once
     Mutation(

@@ -1,4 +1,4 @@
-"""The wiring of the guardrails: policies out of factory.yaml and threads to scan in, behind the gRPC service."""
+"""Builds the guardrail service: the policies of factory.yaml and the scan threads, behind gRPC."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ NAME = "safety"
 def create_app(
     settings: Settings, source: specs.Source, telemetry: Telemetry, *, recognisers: Catalogue | None = None
 ) -> ServiceApp:
-    """The service. Raises InvalidArgument when there is no key to check callers with.
+    """The service. Raises InvalidArgument when no key is set that verifies callers' tokens.
 
-    recognisers: instead of the platform's own.
+    recognisers: None: the platform's own.
     """
     policies = Policies(source, recognisers if recognisers is not None else catalogue())
     workers = Workers(settings.scan)

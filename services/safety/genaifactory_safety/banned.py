@@ -1,4 +1,4 @@
-"""Finds banned terms in a growing text, and says up to where the text can hold no beginning of one."""
+"""Finds banned terms in a growing text, and returns the position before which no term can begin."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BANNED_TERM = "BANNED_TERM"
 
 
 def compile_terms(terms: Iterable[str]) -> regex.Pattern[str]:
-    """A pattern for whole words, without case, with whatever few signs or blanks stand between the words of a term."""
-    # Shortest first: of two terms that begin at one place the one that is complete first wins, however text is cut.
+    """A pattern for whole words, without case; 1 to 4 signs or blanks may separate the words of a term."""
+    # Shortest first: of two terms that begin at one place the shorter wins, so that the cuts do not decide.
     shortest_first = sorted(set(terms), key=lambda term: (len(term), term))
     return regex.compile("|".join(_term(term) for term in shortest_first), regex.IGNORECASE)
 
@@ -38,9 +38,9 @@ class BannedTerms:
     """The search in one text."""
 
     def __init__(self, pattern: regex.Pattern[str]) -> None:
-        """pattern: of compile_terms."""
+        """pattern: from compile_terms."""
         self.clear = 0
-        """Before it every term is found, and none can begin that ends later."""
+        """Every term before it is found, and none begins before it that ends later."""
         self._pattern = pattern
 
     def find(self, segments: Segments, end: int, *, final: bool) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Whether a match can be what it looks like: checksums, structures and numbers that nobody was ever given."""
+"""Checks of matches: checksums, structures, and numbers that are never issued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IBAN_FORMS = {
     country: re.compile(re.sub(r"(\d+)([anc])", lambda part: f"{_CLASSES[part[2]]}{{{part[1]}}}", structure))
     for country, _, structure in (entry.partition(":") for entry in _IBAN_STRUCTURES.split())
 }
-# Printed on cards and in advertisements as examples; the Social Security Administration gives them to nobody.
+# Printed as examples on cards and in advertisements; the Social Security Administration does not issue them.
 _SSN_SAMPLES = frozenset(("123456789", "987654320", "078051120"))
 
 
@@ -43,7 +43,7 @@ def _luhn(digits: str) -> bool:
 
 
 def is_iban(text: str) -> bool:
-    """Whether it has its country's structure and the check digits of ISO 7064's MOD 97-10. Blanks, hyphens: skipped."""
+    """Whether it has its country's structure and valid check digits (ISO 7064, MOD 97-10). Ignores blanks, hyphens."""
     iban = text.replace(" ", "").replace("-", "").upper()
     form = _IBAN_FORMS.get(iban[:2])
     if form is None or not form.fullmatch(iban, 4):
@@ -53,7 +53,7 @@ def is_iban(text: str) -> bool:
 
 
 def is_us_ssn(text: str) -> bool:
-    """Whether a social security number of nine digits may have been issued: no part of zeros, no sample."""
+    """Whether a social security number of nine digits can have been issued: no part is zeros, and it is no sample."""
     digits = digits_of(text)
     area, group, serial = digits[:3], digits[3:5], digits[5:]
     return (
@@ -66,7 +66,7 @@ def is_us_ssn(text: str) -> bool:
 
 
 def is_phone(text: str) -> bool:
-    """Whether a number, with its country's prefix or of North America, has a length that is in use there."""
+    """Whether a number, with a country prefix or of North America, has a length that is in use there."""
     try:
         number = phonenumbers.parse(text, "US")
     except phonenumbers.NumberParseException:

@@ -1,4 +1,4 @@
-"""Personal data that looks the same in every country, and that of the United States."""
+"""Recognisers of personal data of every country, and of the United States."""
 
 from __future__ import annotations
 
@@ -124,5 +124,5 @@ def _is_ip(text: str) -> bool:
         address = ipaddress.ip_interface(text).ip
     except ValueError:
         return False
-    # These name nobody and fill every manual.
+    # These identify nobody, and are common in manuals.
     return not (address.is_loopback or address.is_unspecified or address.is_multicast)

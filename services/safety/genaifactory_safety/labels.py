@@ -1,7 +1,7 @@
-"""What the words around a number say it is: "số tài khoản 0123456789", "0123456789 (STK)".
+"""Labels: the words around a number that name its kind: "số tài khoản 0123456789", "0123456789 (STK)".
 
-A label is a phrase of one or more syllables. It is looked for without case and without diacritics, because people
-write "so tai khoan" as often as "số tài khoản".
+A label is a phrase of one or more syllables. It is matched without case and diacritics, because people write
+"so tai khoan" as often as "số tài khoản".
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from enum import Enum, auto
 
 BEFORE_CHARACTERS = 96
-"""How far before a number its label may stand."""
+"""The greatest distance of a label before its number."""
 AFTER_CHARACTERS = 48
-"""How far after it."""
+"""The greatest distance after it."""
 
 _OTHER = (
     "don hang", "ma don", "ma van don", "van don", "hoa don", "giao dich", "phien ban", "ma san pham", "so luong",
@@ -36,14 +36,14 @@ def fold(text: str) -> str:
 
 
 class Standing(Enum):
-    """What labels say about a candidate."""
+    """What the labels around a candidate name."""
 
     UNKNOWN = auto()
     NAMED = auto()
     LISTED = auto()
-    """Named, with another number in between: perhaps the next of a list, perhaps something else."""
+    """This kind, with another number in between: it may be the next of a list, or something else."""
     OTHER = auto()
-    """Something else: an order number, a version."""
+    """Another kind: an order number, a version."""
 
 
 class Labels:
@@ -54,32 +54,32 @@ class Labels:
         self._named = _phrases(phrases)
 
     def before(self, folded: str) -> Standing:
-        """What the text up to a candidate says; the nearest label decides."""
+        """By the text up to a candidate; the nearest label decides."""
         named = _last(self._named, folded)
         other = _last(_OTHER_PATTERN, folded)
         if named > other:
-            return _through(folded[named:])
-        # A label of something else takes a number out of sight, so it has to stand right before it.
+            return _standing_across(folded[named:])
+        # A label of another kind clears a number of suspicion, so it has to stand directly before it.
         if other >= 0 and not _APART.search(folded, other):
             return Standing.OTHER
-        return _through(folded[named:]) if named >= 0 else Standing.UNKNOWN
+        return _standing_across(folded[named:]) if named >= 0 else Standing.UNKNOWN
 
     def after(self, folded: str) -> Standing:
-        """What the text from a candidate on says."""
-        named = self._named.search(_own(folded))
+        """By the text from a candidate on."""
+        named = self._named.search(_own_part(folded))
         return Standing.NAMED if named else Standing.UNKNOWN
 
 
-def _through(between: str) -> Standing:
-    """What a label is worth to a number behind this text."""
+def _standing_across(between: str) -> Standing:
+    """How a label counts for a number that this text separates from it."""
     number = _NUMBER.search(between)
     if number is None:
         return Standing.NAMED
     return Standing.UNKNOWN if _SENTENCE_END.search(between, number.end()) else Standing.LISTED
 
 
-def _own(folded: str) -> str:
-    """The part that speaks of the number before it: up to the sentence's end, less a label of the next number."""
+def _own_part(folded: str) -> str:
+    """The part that may label the number before it: to the sentence's end, without the label of the next number."""
     stop = re.search(r"[.;!?]\s|\n|\d", folded)
     if stop is None:
         return folded

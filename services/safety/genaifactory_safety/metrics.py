@@ -1,4 +1,4 @@
-"""What Prometheus sees of the guardrails: verdicts, findings, what could not be scanned, and how long scans take."""
+"""Metrics of the guardrails: verdicts, findings, texts that could not be scanned, and how long scans take."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ FINDINGS = Counter(
 )
 NOT_SCANNED = Counter(
     "genaifactory_safety_not_scanned_total",
-    "Texts whose scan failed, came too late or found no room; none may be used. Alert on it.",
+    "Texts whose scan failed, ran out of time or was refused under load; none may be used. Alert on it.",
     ["direction", "reason"],
 )
 SECONDS = Histogram(
     "genaifactory_safety_scan_seconds",
-    "Scanning one text, all its pieces and waiting for a thread included; not waiting for pieces.",
+    "Scanning one text: all its pieces, with waits for a thread, without waits for pieces.",
     ["direction"],
     buckets=LATENCY_BUCKETS,
 )
 
-# A deadline and the client's hanging up at that deadline come together; whoever was first, the deadline was it.
+# A client cancels at the deadline as well: a cancellation this close to it counts as the deadline.
 _DEADLINE_TOLERANCE_SECONDS = 0.05
 
-# Prometheus sees how far a counter rises, not that it appears: the first text that is not scanned must not be missed.
+# Created at 0: Prometheus computes increases, and a series that appears with 1 would hide the first failure.
 for _direction in Direction:
     for _reason in (Reason.OVERLOADED, Reason.UNAVAILABLE, Reason.DEADLINE_EXCEEDED, Reason.INTERNAL):
         NOT_SCANNED.labels(_direction.name, _reason.value)
@@ -57,12 +57,12 @@ class Scanning:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._seconds += time.perf_counter() - self._started
-        if error is None or (reason := _why(error)) is None:
+        if error is None or (reason := _failure_reason(error)) is None:
             return
         NOT_SCANNED.labels(self._direction, reason.value).inc()
 
     def ended(self, verdict: Verdict) -> None:
-        """Counts the outcome, and notes it on the call's span."""
+        """Counts the outcome, and sets it on the call's span."""
         telemetry.describe(
             {
                 "genaifactory.guardrail.policy": self._policy,
@@ -78,8 +78,8 @@ class Scanning:
             FINDINGS.labels(finding.entity, self._direction, finding.action.name).inc()
 
 
-def _why(error: BaseException) -> Reason | None:
-    """None where the client left: nobody wanted the text scanned any more."""
+def _failure_reason(error: BaseException) -> Reason | None:
+    """None where the client cancelled: the text is not used."""
     if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
         remaining = channels.remaining_seconds()
         expired = remaining is not None and remaining < _DEADLINE_TOLERANCE_SECONDS

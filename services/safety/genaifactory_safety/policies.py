@@ -1,4 +1,4 @@
-"""The guardrail policies of factory.yaml in the form that scanning needs, derived once for each document."""
+"""The guardrail policies of factory.yaml, compiled for scanning once for each document."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ACTIONS = {"allow": Action.ALLOW, "mask": Action.MASK, "block": Action.BLOCK}
 
 @dataclass(frozen=True)
 class Decision:
-    """What a policy wants done about one entity type."""
+    """A policy's action for one entity type."""
 
     action: Action
     min_score: float
@@ -41,19 +41,19 @@ class Policy:
 
     name: str
     decisions: Mapping[str, Decision]
-    """By entity type; what is not in it is not looked for."""
+    """By entity type; others are not searched for."""
     counted: tuple[StrictRecogniser, ...]
     """Recognisers that need digits, those that need the fewest first."""
     named: tuple[tuple[str, StrictRecogniser], ...]
-    """Those that need one of some literals, under each literal."""
+    """Recognisers that need one of some literals, once for each literal."""
     banned: Any
     """The pattern of compile_terms, or None."""
     max_characters: int | None
     scanners: tuple[str, ...]
-    """What a scan by this policy runs; empty when the policy looks for nothing."""
+    """The scanners that this policy runs; empty when it searches for nothing."""
 
     def recognisers(self, segment: str, window: str) -> list[StrictRecogniser]:
-        """Those that could find something in a segment; window: the segment with the text before it."""
+        """The recognisers that could match in a segment. window: the segment with the text before it."""
         digits = len(_NOT_DIGIT.sub("", segment))
         possible = []
         for recogniser in self.counted:
@@ -126,7 +126,7 @@ def compile_policy(policy: specs.Policy, direction: Direction, recognisers: Cata
     if banned is not None:
         decisions.setdefault(BANNED_TERM, Decision(Action.BLOCK, 0.0, BANNED_SCANNER))
         scanners.add(BANNED_SCANNER)
-    # What cannot be scanned is treated as the worst that the policy looks for.
+    # A run that cannot be scanned gets the policy's strongest action.
     strongest = max((decision.action for decision in decisions.values()), default=Action.ALLOW)
     decisions.setdefault(UNSCANNABLE, Decision(strongest, 0.0, LENGTH_SCANNER))
     return Policy(

@@ -1,6 +1,6 @@
-"""A recogniser of patterns that fails closed and says cheaply when it has nothing to look for.
+"""A recogniser of patterns that fails closed, with cheap conditions under which it need not run.
 
-A pattern that runs out of time raises: to skip it would return a clean result for a text that was not scanned.
+A pattern that runs out of time raises: skipping it would return a clean result for a text that was not scanned.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import regex  # type: ignore[import-untyped]
 from genaifactory_safety.labels import Labels
 
 REGEX_TIMEOUT_SECONDS = 0.5
-"""For one pattern on one window of text; a pattern needs microseconds."""
+"""For one pattern on one window of text; it normally takes microseconds."""
 LABELLED_SCORE = 0.9
 LISTED_SCORE = 0.55
 OTHER_SCORE = 0.3
@@ -33,7 +33,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that looks like an entity; labels have not spoken yet."""
+    """A match of a pattern whose labels are not considered yet."""
 
     recogniser: StrictRecogniser
     start: int
@@ -44,12 +44,11 @@ class Candidate:
 class StrictRecogniser:
     """Finds one entity type by patterns and a check.
 
-    entity: its type. patterns: scores without a label. accept: says whether a match is one; None takes all.
-    labels: phrases, folded, one of which nearby raises the score to LABELLED_SCORE. doubtful: a label of something
-    else nearby (an order number) lowers it to OTHER_SCORE. min_digits, literals, hint: the segment holds that many
-    digits and a match of the hint, and it or its context one of the literals (lower case), or nothing can match.
-    behind: how many characters before a segment the match may begin; the entity, the group of that name, begins in
-    the segment.
+    entity: its type. patterns: with scores for a match without a label. accept: whether a match is one; None: always.
+    labels: folded phrases, one of which nearby raises the score to LABELLED_SCORE. doubtful: a nearby label of another
+    kind (an order number) lowers it to OTHER_SCORE. min_digits, literals, hint: necessary for a match: so many digits
+    and a match of the hint in the segment, and one of the literals (lower case) in it or its context. behind: how many
+    characters before a segment a match may begin; the entity (the group "entity") begins in the segment.
     """
 
     def __init__(
@@ -78,11 +77,11 @@ class StrictRecogniser:
         self._compiled = [(regex.compile(pattern.regex), pattern) for pattern in patterns]
 
     def find(self, text: str, start: int = 0) -> Iterator[Candidate]:
-        """Candidates that begin at or after `start`; what stands before is seen. Raises TimeoutError."""
+        """Candidates that begin at or after `start`; the text before it is context. Raises TimeoutError."""
         for compiled, pattern in self._compiled:
             try:
                 for match in compiled.finditer(text, max(start - self._behind, 0), timeout=REGEX_TIMEOUT_SECONDS):
-                    # The entity is the group named so, where a pattern also needs what stands around it.
+                    # A pattern that also matches the text around the entity has a group of that name.
                     begin, end = match.span("entity") if "entity" in compiled.groupindex else match.span()
                     if begin >= start and (self._accept is None or self._accept(text[begin:end])):
                         yield Candidate(self, begin, end, pattern.score)

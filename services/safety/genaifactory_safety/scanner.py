@@ -1,21 +1,21 @@
-"""Scans a text while it is being written: `push` returns what may pass, `finish` the rest, `verdict` the outcome.
+"""Scans a text while it is being written: `push` returns what may leave, `finish` the rest, `verdict` the outcome.
 
 The released text, the findings and the verdict are functions of the text alone, however it was cut:
 
-- The text is cut into segments at places that only the text decides (segments.py). What stands between segments can
-  hold no entity and passes at once.
-- A segment is scanned once, together with the CONTEXT_CHARACTERS before it; if a label after it could decide what a
-  number is, it waits for the AFTER_CHARACTERS that follow, or for the end of the line.
+- The text is cut into segments at places that depend on the text alone (segments.py). Text between segments can hold
+  no entity and leaves at once.
+- A segment is scanned once, with the CONTEXT_CHARACTERS before it; if a label after it could name the kind of a
+  number, it waits for the AFTER_CHARACTERS that follow, or for the end of the line.
 - A chain longer than WINDOW_CHARACTERS is scanned in windows. A window is decided up to a *joint*, a character that
-  no token holds, which lies at least OVERLAP_CHARACTERS before the window's end, and never within a candidate: the
-  rest is scanned again in the next window. A run without a joint is UNSCANNABLE: the policy's strongest action, to
-  the run's end.
+  is part of no token, at least OVERLAP_CHARACTERS before the window's end and not within a candidate: the rest is
+  scanned again in the next window. A run without a joint is UNSCANNABLE: the policy's strongest action, to the run's
+  end.
 - A private key is recognised by its header and suppressed to its footer, or to the end of the text.
-- Text and findings leave in the order of the text, and only up to where every scanner is done. The first finding
-  that blocks ends the scan: what stands before it has left, nothing after it does.
+- Text and findings leave in the order of the text, and only up to the position that every scanner has passed. The
+  first finding that blocks ends the scan: the text before it has left, none after it does.
 
-So a scan of the whole text at once is this scan with one piece. Memory is bounded by the window and the piece; time
-is linear, since no character is in more than a few windows.
+A scan of a whole text is this scan with one piece. Memory is bounded by the window and the piece; time is linear,
+since no character is in more than a few windows.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ from genaifactory_safety.verdicts import Action, Finding, Verdict, clusters, res
 
 logger = logging.getLogger(__name__)
 
-# No token and no number holds one of these.
+# Characters that are part of no token and no number.
 _JOINT = re.compile(f"[\\s\"'`,;(){{}}\\[\\]<>|&?\u00c0-\u024f\u1e00-\u1eff{UNSPACED}]")
 _LINE_END = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
 class _Scanned:
-    """A scanned segment with candidates that a label after it may still decide."""
+    """A scanned segment, with candidates whose score a label after it may still change."""
 
     segment: Segment
     text: Normalised
     rated: list[tuple[Candidate, float, bool]]
-    """Candidate by position in `text`, its score so far, and whether a label after it would count."""
+    """Candidate by position in `text`, its score so far, and whether a label after it can change the score."""
 
 
 @dataclass
 class _Suppressed:
-    """A stretch of the text that does not leave, whose end is not known yet."""
+    """A span of the text that does not leave, whose end is not reached yet."""
 
     finding: Finding
     end_pattern: re.Pattern[str]
     through: bool
-    """The match of end_pattern is part of it."""
+    """Whether the match of end_pattern is part of it."""
     keep: int
-    """Characters of an unfinished match of end_pattern."""
+    """The greatest length of a match of end_pattern: so many characters are kept for an unfinished one."""
     position: int
 
 
@@ -71,7 +71,7 @@ class StreamScanner:
 
     def __init__(self, policy: Policy) -> None:
         self.blocked = False
-        """A finding blocks: nothing more will be released."""
+        """Whether a finding blocked the text: nothing more leaves."""
         self._policy = policy
         self._segments = Segments()
         self._banned = BannedTerms(policy.banned) if policy.banned is not None else None
@@ -84,7 +84,7 @@ class StreamScanner:
         self._failed = False
 
     def push(self, text: str) -> str:
-        """Takes the next piece of the text; returns what may leave now. Raises Unavailable when a scanner fails."""
+        """Adds the next piece of the text; returns what may leave now. Raises Unavailable when a scanner fails."""
         if self.blocked:
             return ""
         if not self._policy.scanners:
@@ -102,13 +102,13 @@ class StreamScanner:
 
     @property
     def held(self) -> int:
-        """Characters that were pushed and neither left nor were taken out yet."""
+        """Characters that were pushed and are neither released nor removed yet."""
         return self._segments.end - self._released
 
     def verdict(self) -> Verdict:
         """The outcome; after `finish` or a block."""
         if self._failed or not (self.blocked or self._segments.final):
-            raise Unavailable("The text is not scanned to its end.")
+            raise Unavailable("The text is not scanned to its end; it must not be used.")
         return Verdict(
             action=max((finding.action for finding in self._findings), default=Action.ALLOW),
             findings=tuple(self._findings),
@@ -123,7 +123,7 @@ class StreamScanner:
             self._advance()
         except Exception as error:
             self._failed = True
-            # Neither message nor traceback: both may hold the text.
+            # Neither message nor traceback is logged: both may hold the text.
             logger.error("a scanner failed: %s", type(error).__name__)
             raise Unavailable("A scanner failed; the text must not be used.") from None
         released = "".join(self._output)
@@ -150,7 +150,7 @@ class StreamScanner:
         self._segments.forget(self._released)
 
     def _scan(self, segment: Segment) -> _Scanned:
-        """Runs the recognisers over a segment and looks at the labels before its candidates."""
+        """Runs the recognisers over a segment, and rates its candidates by the labels before them."""
         text = normalise(self._segments.slice(segment.start, segment.end))
         before = normalise(self._segments.context(segment.start)).text
         window = before + text.text
@@ -176,7 +176,7 @@ class StreamScanner:
         return moved, score, score < needed <= LABELLED_SCORE
 
     def _decide(self, scanned: _Scanned) -> bool:
-        """Turns candidates into findings; False when the text after the segment has to be known first."""
+        """Turns candidates into findings; False when the text after the segment is needed first."""
         segment, text = scanned.segment, scanned.text
         rated = scanned.rated
         if any(open_ for _, _, open_ in rated):
@@ -233,7 +233,7 @@ class StreamScanner:
         return segment.start + start, segment.start + end
 
     def _cut(self, segment: Segment, spans: list[tuple[int, int]]) -> int | None:
-        """Up to where an unfinished segment is decided; None when there is no such place."""
+        """The position up to which an unfinished segment is decided; None when there is none."""
         limit = segment.end - OVERLAP_CHARACTERS
         joints = [segment.start + m.end() for m in _JOINT.finditer(self._segments.slice(segment.start, limit))]
         if not joints:
@@ -243,12 +243,12 @@ class StreamScanner:
             cut = min(start for start, _ in straddling)
         if cut > segment.start:
             return cut
-        # Candidates without a gap from the start on: decided up to where the first of them end.
+        # The candidates leave no gap from the start on: decided up to the first end among those that begin there.
         cut = min(end for start, end in spans if start == segment.start)
         return cut if cut < limit else None
 
     def _suppress_key(self, findings: list[Finding], start: int) -> None:
-        """A private key begins: what stands before it is decided, it and all up to its footer are not released."""
+        """Begins a private key: the text before it is decided; all from it to its footer is not released."""
         header = next(f for f in findings if f.entity == PRIVATE_KEY and f.start == start)
         overlapping = [f for f in findings if f.start < start < f.end]
         self._pending += [f for f in findings if f.end <= start]
@@ -257,7 +257,7 @@ class StreamScanner:
         self._enforce(_Suppressed(finding, PEM_FOOTER, through=True, keep=PEM_FOOTER_CHARACTERS, position=header.end))
 
     def _enforce(self, suppressed: _Suppressed) -> None:
-        """Begins a stretch that does not leave; all scanners are done with what stands before it."""
+        """Begins a span that does not leave; every scanner has passed the text before it."""
         finding = suppressed.finding
         self._release(finding.start, finding.start, final=True)
         if self.blocked:
@@ -273,7 +273,7 @@ class StreamScanner:
         self._suppressed = suppressed
 
     def _skip(self, suppressed: _Suppressed) -> bool:
-        """Goes on through a suppressed stretch; False when more text is needed."""
+        """Advances through a suppressed span; False when more text is needed."""
         text = self._segments.slice(suppressed.position, self._segments.end)
         found = suppressed.end_pattern.search(text)
         if found:
@@ -296,21 +296,21 @@ class StreamScanner:
         return not (found is None and end == self._segments.end)
 
     def _release(self, clear: int, words_end: int, final: bool) -> None:
-        """Lets out the text up to where all scanners are done."""
+        """Releases the text up to the position that every scanner has passed."""
         if self._banned is not None:
             decision = self._policy.decisions[BANNED_TERM]
             spans = self._banned.find(self._segments, words_end, final=final)
             self._pending += [Finding(BANNED_TERM, *span, 1.0, decision.action, decision.scanner) for span in spans]
             clear = min(clear, self._banned.clear)
         if not self._pending:
-            self._let_out(clear)
+            self._emit(clear)
             return
         groups = clusters(self._pending)
         closed = 0
         while closed < len(groups) and max(f.end for f in groups[closed]) <= clear:
             closed += 1
         for finding in chain.from_iterable(resolve(group) for group in groups[:closed]):
-            self._let_out(finding.start)
+            self._emit(finding.start)
             self._findings.append(finding)
             if finding.action is Action.BLOCK:
                 self.blocked = True
@@ -320,9 +320,9 @@ class StreamScanner:
                 self._output.append(mask(finding.entity))
                 self._released = finding.end
         self._pending = [finding for group in groups[closed:] for finding in group]
-        self._let_out(min(clear, *(finding.start for finding in self._pending)) if self._pending else clear)
+        self._emit(min(clear, *(finding.start for finding in self._pending)) if self._pending else clear)
 
-    def _let_out(self, end: int) -> None:
+    def _emit(self, end: int) -> None:
         if end > self._released:
             self._output.append(self._segments.slice(self._released, end))
             self._released = end

@@ -1,4 +1,4 @@
-"""Credentials: tokens that name their issuer, keys in PEM, and values assigned to a name that says secret."""
+"""Recognisers of credentials: tokens with an issuer's prefix, keys in PEM, and values of names such as "password"."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ ASSIGNED_NAME = (
     r"|auth[ _-]?key|account[ _-]?key|encryption[ _-]?key|signing[ _-]?key|kh[oó][aá] bí mật|mã bí mật)"
     rf"|{_CODE_NAME})"
 )
-"""The end of a name whose value is a secret."""
+"""Matches the end of a name whose value is a secret."""
 SEPARATOR = r"(?:\s?(?:[:=]{1,2}|=>|:=)\s?|\s(?i:is|là|la)\s?:?\s?)"
 
 _NAME_LITERALS = (
     "pass", "pwd", "secret", "token", "credential", "key", "khẩu", "khau", "bí mật", "mk", "pin", "otp", "xác thực",
     "bearer", "basic",
 )  # fmt: skip
-"""One of these, lower case, is in every name."""
+"""Every such name holds one of these, lower case."""
 NAME_CHARACTERS = 64
-"""How far before a value its name may begin."""
+"""The greatest distance between the beginnings of a name and of its value."""
 
 
 def recognisers() -> list[StrictRecogniser]:
@@ -87,7 +87,7 @@ def recognisers() -> list[StrictRecogniser]:
                     rf"{ASSIGNED_NAME}[\"'`\])]{{0,2}}{SEPARATOR}(?P<quote>[\"'`])(?P<entity>(?![<$*{{])[^\"'`\n]{{4,256}})(?P=quote)",
                     0.8,
                 ),
-                # Of digits alone only what people remember: "max_token: 4096" is none.
+                # Digits alone count for codes that people remember, not for "max_token: 4096".
                 Pattern("code", rf"{_CODE_NAME}[\"'`\])]{{0,2}}{SEPARATOR}[\"'`]?(?P<entity>\d{{4,12}})(?![\w])", 0.8),
                 Pattern(
                     "assigned",
@@ -103,19 +103,19 @@ def recognisers() -> list[StrictRecogniser]:
 
 
 _CODE = re.compile(r"[A-Za-z_][\w.]*[(\[]|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+[,;.)]*$|[$%]?[({<]|\*+$|[.…]+$|https?://")
-_SAYS_NOTHING = re.compile(ASSIGNED_NAME)
+_NAME_OF_SECRET = re.compile(ASSIGNED_NAME)
 
 
 def _is_credential(value: str) -> bool:
-    if " " in value:  # only quotes let blanks in: a passphrase
+    if " " in value:  # only the quoted form matches blanks: a passphrase
         return not value.isspace()
     value = value.rstrip(".,;:!?)")
-    if len(value) < 4 or _CODE.match(value) or (_SAYS_NOTHING.search(value) and value.isidentifier()):
+    if len(value) < 4 or _CODE.match(value) or (_NAME_OF_SECRET.search(value) and value.isidentifier()):
         return False
     letters, digits = sum(c.isalpha() for c in value), sum(c.isdigit() for c in value)
     if digits == len(value):
         return True
     if letters == len(value):
-        # A word: "password: required". Not one: capitals within it.
+        # "password: required" is a word; capitals within make it none.
         return len(value) >= 8 and not (value.islower() or value[1:].islower() or value.isupper())
     return len(value) >= 6

@@ -1,16 +1,15 @@
-"""Cuts a growing text into segments that are scanned one by one, at places which only the text decides.
+"""Cuts a growing text into segments that are scanned one by one, at places that depend on the text alone.
 
-Most words can hold nothing: short, without a digit and without any of `@ = : --`. They are passed over at the speed
-of a regular expression. A word that could hold something opens a *chain*, which goes on while the words after it
-could belong to the same entity: groups of digits, groups of an IBAN, the value after "password =", a PEM header. The
-chain is the segment.
+Most words can be part of no entity: short, without a digit and without any of `@ = : --`. One regular expression skips
+them. Another word opens a *chain*, which continues while the words after it could belong to the same entity: groups of
+digits, groups of an IBAN, the value after "password =", a PEM header. The chain is the segment.
 
-Why this does not depend on how the text was cut: a word is judged when the character after it is known, or when what
-is known of it already settles the matter whatever follows (it holds a digit, or is long); a chain ends when the next
-word is judged. Both are functions of the text alone. Chunks decide when, never what.
+Why the pieces in which the text arrives make no difference: a word is classified when the character after it is known,
+or when its known part already decides (it holds a digit, or is long); a chain ends when the next word is classified.
+Both are functions of the text alone. The pieces decide when a segment is returned, not which.
 
-Why it is bounded: a chain of WINDOW characters is handed out as it is; whoever scans it says up to where it is done
-(`resume`), which leaves an overlap.
+Why memory is bounded: a chain of WINDOW_CHARACTERS is returned unfinished; the scanner reports the position up to
+which it is decided (`resume`), which leaves an overlap.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from genaifactory_safety.secrets import ASSIGNED_NAME, NAME_CHARACTERS, SEPARATO
 WINDOW_CHARACTERS = 1280
 """The longest segment."""
 OVERLAP_CHARACTERS = 256
-"""Longer than any entity that may hold a place where a long chain is cut; see scanner.py."""
+"""Longer than any entity in which a long chain may be cut; see scanner.py."""
 CONTEXT_CHARACTERS = 96
-"""What is kept of the text before a segment."""
+"""The text before a segment that is kept."""
 
 _BREAK = rf"\s{UNSPACED}"
-# Marks of decomposed Vietnamese are common; other marks, and characters that another form of text would read as
-# ASCII, make a word worth a look.
+# Marks of decomposed Vietnamese are common; other marks, and characters that normalisation maps to ASCII, make a word
+# suspicious.
 _STYLED = (
     "\u0304\u0305\u0307\u0308\u030a-\u031a\u031c-\u0322\u0324-\u036f\u20d0-\u20ff\u00b2\u00b3\u00b9\u2070-\u209f"
     "\u2100-\u214f\u2460-\u24ff\u3200-\u33ff\uff00-\uffef\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff"
@@ -45,7 +44,7 @@ _GAP = re.compile(rf"[{_BREAK}]*")
 _IS_BREAK = re.compile(rf"[{_BREAK}]").match
 _NO_BREAK = re.compile(r"[^\S\n\r\v\f\x1c-\x1e\x85\u2028\u2029]{1,8}\Z")
 
-# Words that hold nothing themselves but may stand inside an entity, or say that a number is an amount.
+# Words that are no entity themselves but may stand inside one, or mark a number as an amount.
 _CONNECTOR = re.compile(
     r"[-–—./()+·,]{1,3}|\(?(?:đ|đồng|vnđ|vnd|usd|eur|triệu|tỷ|nghìn|ngàn|k|%|km|kg|m2)[.,;:!?)]*", re.IGNORECASE
 )
@@ -63,7 +62,7 @@ class Segment:
     start: int
     end: int
     unfinished: bool
-    """It is the beginning of a longer chain."""
+    """Whether it is the beginning of a longer chain."""
 
 
 class Segments:
@@ -73,7 +72,7 @@ class Segments:
         self.end = 0
         """Characters fed so far."""
         self.clear = 0
-        """Before it there is no segment that was not handed out."""
+        """Every segment that begins before it was returned."""
         self._text = ""
         self._base = 0
         self._final = False
@@ -81,12 +80,12 @@ class Segments:
         self._chain_end = 0
 
     def feed(self, text: str) -> None:
-        """More of the text."""
+        """Adds the next piece of the text."""
         self._text += text
         self.end += len(text)
 
     def close(self) -> None:
-        """There is no more text."""
+        """Marks the end of the text."""
         self._final = True
 
     @property
@@ -96,7 +95,7 @@ class Segments:
 
     @property
     def words_end(self) -> int:
-        """Where the last word that is known to have ended ends, with the gap behind it."""
+        """The end of the last complete word, with the gap after it."""
         if self._final:
             return self.end
         position = len(self._text)
@@ -105,7 +104,7 @@ class Segments:
         return self._base + position
 
     def slice(self, start: int, end: int) -> str:
-        """The text from start to end, as far as it is held."""
+        """The part of the text from start to end that is held."""
         return self._text[max(start - self._base, 0) : max(end - self._base, 0)]
 
     def context(self, position: int) -> str:
@@ -113,7 +112,7 @@ class Segments:
         return self.slice(position - CONTEXT_CHARACTERS, position)
 
     def next(self) -> Segment | None:
-        """The next segment, or None when more text is needed; `clear` then says what is free of segments."""
+        """The next segment, or None when more text is needed; there is then none before `clear`."""
         if self._chain is None:
             found = _PLAIN_WORDS.match(self._text, self.clear - self._base)
             self.clear = self._base + (found.end() if found else 0)
@@ -126,27 +125,27 @@ class Segments:
         return self._follow(self._chain)
 
     def resume(self, position: int) -> None:
-        """The last segment is decided up to here."""
+        """Goes on from here: the last segment is decided up to this position."""
         self.clear = position
         self._chain = None
 
     def forget(self, position: int) -> None:
-        """The text before this position, but for its context, is not needed any more."""
+        """Drops the text before this position, but for its context."""
         drop = position - CONTEXT_CHARACTERS - self._base
         if drop > 0:
             self._text = self._text[drop:]
             self._base += drop
 
     def _follow(self, start: int) -> Segment | None:
-        """The chain from `start`, once its end is known."""
+        """The chain from `start`; None until its end is known."""
         while self._chain_end - start < WINDOW_CHARACTERS:
             begin = self._chain_end
             if begin > start:
                 begin += len(self._gap(begin))
                 gap = self.slice(self._chain_end, begin)
-                if begin == self.end and not self._final and not self._parts(gap):
+                if begin == self.end and not self._final and not self._separates(gap):
                     return None
-                if begin == self.end or self._parts(gap):
+                if begin == self.end or self._separates(gap):
                     return Segment(start, self._chain_end, unfinished=False)
             word = self._word(begin)
             known = begin + len(word) < self.end or self._final
@@ -168,12 +167,12 @@ class Segments:
         return found.group() if found else ""
 
     @staticmethod
-    def _parts(gap: str) -> bool:
-        """Whether no entity reaches over this gap."""
+    def _separates(gap: str) -> bool:
+        """Whether no entity can span this gap."""
         return gap != "" and not _NO_BREAK.match(gap)
 
     def _joins(self, start: int, word: str) -> bool:
-        """Whether a word that holds nothing itself may belong to the chain before it."""
+        """Whether a word that is not suspicious itself may belong to the chain before it."""
         if _CONNECTOR.fullmatch(word):
             return True
         chain = self.slice(max(start, self._chain_end - 2 * OVERLAP_CHARACTERS), self._chain_end)

@@ -1,4 +1,4 @@
-"""SafetyService: translates messages to scans and verdicts."""
+"""SafetyService: converts requests to scans, and verdicts to messages."""
 
 from __future__ import annotations
 
@@ -114,6 +114,6 @@ def _direction(value: types_pb2.Direction.ValueType, field: str) -> Direction:
 def _require_size(policy: Policy, characters: int) -> None:
     if policy.max_characters is not None and characters > policy.max_characters:
         raise TooLarge(
-            f"The text is longer than the {policy.max_characters} characters that the policy '{policy.name}' takes.",
+            f"The text is longer than the {policy.max_characters} characters that the policy '{policy.name}' accepts.",
             field="text",
         )

@@ -1,4 +1,4 @@
-"""What a scan says: findings and the verdict over them."""
+"""The outcome of a scan: findings, and the verdict over them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Action(IntEnum):
-    """What to do about a finding; the stronger, the greater. The numbers are those of types.v1.Action."""
+    """What to do about a finding; a stronger action is greater. The numbers are those of types.v1.Action."""
 
     ALLOW = 1
     MASK = 2
@@ -15,7 +15,7 @@ class Action(IntEnum):
 
 
 class Direction(IntEnum):
-    """Which way a text goes. The numbers are those of types.v1.Direction."""
+    """To a model or from it. The numbers are those of types.v1.Direction."""
 
     INPUT = 1
     OUTPUT = 2
@@ -23,7 +23,7 @@ class Direction(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found in a text, by position in code points; never the text itself."""
+    """An entity in a text, by position in code points; never the text itself."""
 
     entity: str
     start: int
@@ -45,7 +45,7 @@ class Verdict:
 
 
 def resolve(overlapping: list[Finding]) -> list[Finding]:
-    """One finding for each stretch of text: the strongest names it, and its span covers all that were enforced."""
+    """One finding for each span: of the strongest's entity, covering all that mask or block."""
     enforced = [finding for finding in overlapping if finding.action is not Action.ALLOW]
     if not enforced:
         return [max(overlapping, key=_strength)]
@@ -60,7 +60,7 @@ def resolve(overlapping: list[Finding]) -> list[Finding]:
 
 
 def clusters(findings: list[Finding]) -> list[list[Finding]]:
-    """Findings by position, those that overlap together."""
+    """Findings by position, in groups of those that overlap."""
     groups: list[list[Finding]] = []
     end = -1
     for finding in sorted(findings, key=lambda f: (f.start, f.end, f.entity)):

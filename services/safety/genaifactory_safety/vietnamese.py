@@ -1,6 +1,6 @@
-"""Vietnamese personal data. Most of it is bare digits, so the labels around a number decide.
+"""Recognisers of Vietnamese personal data. Most of it is bare digits, so the labels around a number decide.
 
-Names of people and addresses are not here: without a model they cannot be told from other words honestly.
+Names of people and addresses are not recognised: without a model they cannot be distinguished from other words.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _ACCOUNT = (
     "account number", "account no", "bank account", "acct",
 )  # fmt: skip
 
-# Circular 59/2021/TT-BCA: codes of provinces and cities at birth.
 _DATE = re.compile(r"(?:19|20)\d\d([-. ])[01]\d\1[0-3]\d|[0-3]?\d([-.])[01]?\d\2(?:19|20)\d\d")
+# Circular 59/2021/TT-BCA: codes of provinces and cities at birth.
 _PROVINCES = frozenset(
     (1, 2, 4, 6, 8, 10, 11, 12, 14, 15, 17, 19, 20, 22, 24, 25, 26, 27, 30, 31, 33, 34, 35, 36, 37, 38, 40, 42, 44, 45,
      46, 48, 49, 51, 52, 54, 56, 58, 60, 62, 64, 66, 67, 68, 70, 72, 74, 75, 77, 79, 80, 82, 83, 84, 86, 87, 89, 91, 92,
      93, 94, 95, 96)
 )  # fmt: skip
-# Not an amount of money or a quantity.
+# Excludes an amount of money or a quantity.
 _NOT_AMOUNT = r"(?!\s?(?:đ|đồng|vnđ|VNĐ|vnd|VND|usd|USD|eur|EUR|triệu|tỷ|nghìn|ngàn|k|%|km|kg|m2)(?!\w))(?![.,]\d)"
 _ALONE = r"(?<![0-9A-Za-z_])(?<![0-9][.,])"
 _ALONE_END = rf"(?![0-9A-Za-z_]){_NOT_AMOUNT}"
@@ -78,7 +78,7 @@ def recognisers() -> list[StrictRecogniser]:
                     rf"(?:3[2-9]|5[25689]|7[06-9]|8[1-9]|9[0-9])(?:[ .-]?\d){{7}}{NUMBER_END}",
                     0.8,
                 ),
-                # With every digit apart.
+                # With a separator before every digit.
                 Pattern("spelt", rf"{NUMBER_START}0[ .-][35789](?:[ .-]\d){{8}}{NUMBER_END}", 0.8),
                 Pattern(
                     "landline",
@@ -145,7 +145,7 @@ def recognisers() -> list[StrictRecogniser]:
 
 
 def tax_code_is_valid(digits: str) -> bool:
-    """Whether ten digits carry the check digit of a mã số thuế (weights modulo 11)."""
+    """Whether the last of ten digits is the check digit of a mã số thuế (weights modulo 11)."""
     if len(set(digits)) == 1:
         return False
     weighted = sum(

@@ -49,7 +49,7 @@ def compiled(
     direction: Direction = Direction.OUTPUT,
     recognisers: Catalogue | None = None,
 ) -> Policy:
-    """A policy as scans take it; without rules: PII and secrets are masked."""
+    """A compiled policy; without rules: PII and secrets are masked."""
     rules = rules or (specs.Rule(entities=("PII", "SECRET")),)
     policy = specs.Policy(name="test", rules=rules, banned_terms=tuple(banned_terms))
     return compile_policy(policy, direction, recognisers or catalogue())
@@ -59,7 +59,7 @@ MASK = compiled()
 
 
 def scan(text: str, policy: Policy = MASK, cuts: Iterable[int] = ()) -> tuple[str, Verdict]:
-    """What a scan of the text releases in all, cut at these offsets, and its verdict."""
+    """All that a scan of the text, cut at these offsets, releases, and its verdict."""
     scanner = StreamScanner(policy)
     released, begin = [], 0
     for end in (*sorted(cuts), len(text)):

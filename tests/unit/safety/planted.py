@@ -47,7 +47,7 @@ def plant(rng: random.Random) -> Planted:
 
 
 def document(rng: random.Random, *, sentences: int) -> tuple[str, list[Planted]]:
-    """A text of so many sentences, about a third with a planted value, and what is planted."""
+    """A text of so many sentences, about a third with a planted value, and the planted values."""
     parts: list[str] = []
     planted: list[Planted] = []
     for _ in range(sentences):
@@ -70,7 +70,7 @@ def _token(rng: random.Random, count: int, alphabet: str = string.ascii_letters 
 
 
 def luhn(prefix: str, length: int) -> str:
-    """A number of this length that carries its check digit."""
+    """A number of this length with a valid check digit (Luhn)."""
     body = prefix.ljust(length - 1, "7")
     doubled = [int(d) * (2 if i % 2 == 0 else 1) for i, d in enumerate(reversed(body))]
     return body + str(-sum(d // 10 + d % 10 for d in doubled) % 10)

@@ -1,4 +1,4 @@
-"""What a match must be besides looking the part; examples are from the public registries."""
+"""The checks of matches; examples are from the public registries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IBANS = (
 
 
 @pytest.mark.parametrize("iban", IBANS)
-def test_the_registrys_ibans_are_such_however_they_are_grouped_and_none_is_with_another_digit(iban: str) -> None:
+def test_the_registrys_ibans_are_accepted_in_any_grouping_and_rejected_with_a_wrong_digit(iban: str) -> None:
     grouped = " ".join(iban[i : i + 4] for i in range(0, len(iban), 4))
     assert all(map(checks.is_iban, (iban, grouped, grouped.replace(" ", "-"), iban.lower())))
     others = [iban[:i] + "9" + iban[i + 1 :] for i in range(2, len(iban)) if iban[i] in "0123456780"]
@@ -29,7 +29,7 @@ def test_the_registrys_ibans_are_such_however_they_are_grouped_and_none_is_with_
 @pytest.mark.parametrize(
     "text",
     [
-        "ZZ46370400440532013000",  # no country's
+        "ZZ46370400440532013000",  # no such country
         "DE8937040044053201300",  # too short
         "DE893704004405320130001",  # too long
         "GB29123460161331926819",  # a bank's code has letters
@@ -37,7 +37,7 @@ def test_the_registrys_ibans_are_such_however_they_are_grouped_and_none_is_with_
         "DE٨٩370400440532013000",
     ],
 )
-def test_what_only_looks_like_an_iban_is_none(text: str) -> None:
+def test_a_text_that_only_looks_like_an_iban_is_rejected(text: str) -> None:
     assert not checks.is_iban(text)
 
 
@@ -53,7 +53,7 @@ def test_what_only_looks_like_an_iban_is_none(text: str) -> None:
         ("79927398713", False),  # Luhn's example: too short for a card
     ],
 )
-def test_a_card_has_a_length_and_a_check_digit(number: str, expected: bool) -> None:
+def test_a_card_number_needs_a_valid_length_and_check_digit(number: str, expected: bool) -> None:
     assert checks.is_card(number) is expected
 
 
@@ -69,7 +69,7 @@ def test_a_card_has_a_length_and_a_check_digit(number: str, expected: bool) -> N
         ("078-05-1120", False),
     ],
 )
-def test_a_social_security_number_may_have_been_issued(number: str, expected: bool) -> None:
+def test_only_social_security_numbers_that_can_have_been_issued_are_accepted(number: str, expected: bool) -> None:
     assert checks.is_us_ssn(number) is expected
 
 
@@ -77,5 +77,5 @@ def test_a_social_security_number_may_have_been_issued(number: str, expected: bo
     ("number", "expected"),
     [("+84 912 345 678", True), ("(212) 555-0123", True), ("+1 23", False), ("+999 12345678", False)],
 )
-def test_a_phone_number_has_a_length_of_its_country(number: str, expected: bool) -> None:
+def test_a_phone_number_needs_a_length_of_its_country(number: str, expected: bool) -> None:
     assert checks.is_phone(number) is expected

@@ -1,4 +1,4 @@
-"""What is found, under which name, in which forms, and what is left alone."""
+"""The entities that are found, in which forms, and the texts that pass unmasked."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FOUND = [
 
 
 @pytest.mark.parametrize(("entity", "text", "value"), FOUND, ids=[f"{e}: {t[:40]}" for e, t, _ in FOUND])
-def test_it_is_found_under_its_name_and_nothing_else_is_masked(entity: str, text: str, value: str) -> None:
+def test_a_value_is_found_as_its_entity_and_nothing_else_is_masked(entity: str, text: str, value: str) -> None:
     released, verdict = scan(text)
     assert released == text.replace(value, f"<{entity}>")
     assert [text[f.start : f.end] for f in verdict.findings] == [value]
@@ -149,7 +149,7 @@ EVASIONS = [
 
 
 @pytest.mark.parametrize(("text", "entity"), [(t, e) for _, t, e in EVASIONS], ids=[name for name, _, _ in EVASIONS])
-def test_what_hides_a_value_from_a_pattern_is_looked_through_and_masked_with_it(text: str, entity: str) -> None:
+def test_characters_that_hide_a_value_from_a_pattern_are_ignored_and_masked_with_it(text: str, entity: str) -> None:
     for cuts in ((), range(len(text))):
         released, verdict = scan(f"x {text} y", MASK, cuts)
         assert [finding.entity for finding in verdict.findings] == [entity]
@@ -177,7 +177,7 @@ def test_a_card_needs_its_check_digit(length: int) -> None:
     assert scan(wrong)[0] == wrong
 
 
-def test_the_tax_codes_check_digit_is_computed_by_its_weights() -> None:
+def test_a_tax_codes_check_digit_is_verified() -> None:
     assert tax_code_is_valid("0100109106")  # Viettel
     assert tax_code_is_valid("0101243150")  # MISA
     assert not tax_code_is_valid("0100109107")

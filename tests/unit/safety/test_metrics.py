@@ -1,4 +1,4 @@
-"""What Prometheus sees of the guardrails: outcomes, findings, and every text that could not be scanned."""
+"""Metrics of the guardrails: outcomes, findings, and every text that could not be scanned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def value(collector: Counter | Histogram, *labels: str) -> float:
 
 
 def not_scanned() -> dict[str, float]:
-    """Texts that go out, by reason."""
+    """Texts of direction OUTPUT that were not scanned, by reason."""
     samples = (sample for family in metrics.NOT_SCANNED.collect() for sample in family.samples)
     return {
         sample.labels["reason"]: sample.value
@@ -50,11 +50,11 @@ async def test_a_text_is_counted_by_policy_direction_and_verdict_and_its_finding
     assert value(metrics.SECONDS, "OUTPUT") == timed + 3
 
 
-def test_every_reason_not_to_scan_is_at_0_before_the_first_so_that_prometheus_sees_it_rise() -> None:
+def test_every_reason_has_a_counter_at_0_from_the_start_so_that_prometheus_computes_the_first_increase() -> None:
     assert set(not_scanned()) == {"OVERLOADED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "INTERNAL"}
 
 
-async def test_a_text_whose_scanner_fails_hangs_or_has_no_room_is_counted_as_not_scanned(served: Served) -> None:
+async def test_a_text_whose_scan_fails_hangs_or_is_refused_under_load_is_counted_as_not_scanned(served: Served) -> None:
     before = not_scanned()
     broken = Broken("SAMPLE", [Pattern("sample", r"\d+", 1.0)])
     async with served(source=SOURCE, recognisers=only(broken)) as stub:
@@ -81,7 +81,7 @@ async def test_a_text_whose_scanner_fails_hangs_or_has_no_room_is_counted_as_not
     }
 
 
-async def test_a_wrong_request_and_a_client_that_leaves_are_not_counted_as_not_scanned(served: Served) -> None:
+async def test_a_wrong_request_and_a_cancelled_call_are_not_counted_as_not_scanned(served: Served) -> None:
     before = not_scanned()
     Hanging.let_go.clear()
     hanging = Hanging("SAMPLE", [Pattern("sample", r"\d+", 1.0)])

@@ -1,4 +1,4 @@
-"""Which rule decides, and what happens to a document that cannot be followed."""
+"""Which rule of a policy decides, and how a change of factory.yaml comes into force."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_entity_that_no_rule_names_passes_and_is_not_reported() -> None:
     assert (released, verdict.findings, verdict.scanners) == (BOTH, (), ("pii",))
 
 
-def test_an_entity_of_a_language_that_the_policy_leaves_out_is_not_looked_for() -> None:
+def test_an_entity_of_a_language_that_the_policy_omits_is_not_searched_for() -> None:
     document = factory("[{name: vi, languages: [vi], rules: [{entities: [PII]}]}]", used="vi")
     policy = Policies(specs.Source(document), catalogue()).get("vi", Direction.OUTPUT)
     assert scan("536-22-1867, 0912345678", policy)[0] == "536-22-1867, <VN_PHONE>"
@@ -75,19 +75,19 @@ def test_a_new_document_is_in_force_at_once() -> None:
     assert scan(BOTH, policies.get("default", Direction.OUTPUT))[0] == "<EMAIL_ADDRESS> AKIAIOSFODNN7EXAMPLE"
 
 
-def test_policies_may_name_exactly_what_the_recognisers_find() -> None:
+def test_policies_may_name_exactly_the_entities_that_the_recognisers_find() -> None:
     assert groups(catalogue()) == entities.GROUPS
     assert entities.OTHERS == (UNSCANNABLE,)
 
 
 @pytest.mark.parametrize("entity", [*entities.GROUPS, *chain.from_iterable(entities.GROUPS.values()), *entities.OTHERS])
-def test_a_policy_with_any_name_that_the_schema_offers_can_be_scanned_by(entity: str) -> None:
+def test_a_policy_with_any_entity_name_of_the_schema_compiles(entity: str) -> None:
     document = factory(f"[{{name: default, rules: [{{entities: [{entity}], output: block}}]}}]")
     policy = Policies(specs.Source(document), catalogue()).get("default", Direction.OUTPUT)
     assert {decision.action for decision in policy.decisions.values()} == {Action.BLOCK}
 
 
-def test_the_mask_of_every_entity_is_known_as_one_and_not_searched_for() -> None:
+def test_the_mask_of_every_entity_is_recognised_and_removed_from_a_question() -> None:
     entities = {entity for members in groups(catalogue()).values() for entity in members}
     assert len(entities) > 20
     assert {entity for entity in entities if question_without_masks(mask(entity))} == set()

@@ -1,4 +1,4 @@
-"""However a text is cut, the same text leaves, with the same verdict, and nothing sensitive does, not even in part."""
+"""For every cut of a text the released text and the verdict are the same, and no part of a planted value leaves."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ TERMS = compiled(
     banned_terms=("không biết", "dự án mật", "room b204"),
 )
 PIECE_OF_A_VALUE = 6
-"""So many characters of a value in a row are a leak."""
+"""So many consecutive characters of a value are a leak."""
 
 
 def cuts_of(rng: random.Random, text: str, planted: list[Planted]) -> list[int]:
-    """Random cuts of a random style: few, many, tokens of a model, every character, or within one value."""
+    """Random cuts in a random style: few, many, of a token's length, every character, or within one value."""
     match rng.randrange(5):
         case 0:
             return sorted(rng.choices(range(len(text) + 1), k=rng.randint(1, 4)))
@@ -52,7 +52,7 @@ def cuts_of(rng: random.Random, text: str, planted: list[Planted]) -> list[int]:
 
 
 def leaks(released: str, planted: Iterable[Planted], text: str) -> list[str]:
-    """Pieces of planted values in what was released that stand nowhere else in the text."""
+    """Pieces of planted values in the released text that stand nowhere else in the original."""
     found = []
     released = re.sub(r"<[A-Z_]+>", "", released)
     for value in planted:
@@ -76,7 +76,7 @@ def test_ten_thousand_random_cuts_release_the_same_and_leak_nothing() -> None:
         covered = {i for finding in uncut[1].findings for i in range(finding.start, finding.end)}
         assert all(covered.issuperset(span) for span in spans), text
         for finding in uncut[1].findings:
-            # Nothing but planted values is masked: a mask overlaps one, and covers not much more.
+            # Nothing but planted values is masked.
             assert any(finding.start < s.stop and s.start < finding.end for s in spans), (text, finding)
         for _ in range(40):
             cuts = cuts_of(rng, text, planted)
@@ -121,7 +121,7 @@ HARD = (
     st.data(),
     st.sampled_from((MASK, BLOCK_SECRETS, TERMS)),
 )
-def test_no_text_makes_the_result_depend_on_the_cut(text: str, data: st.DataObject, policy: Policy) -> None:
+def test_the_result_does_not_depend_on_the_cut_for_any_text(text: str, data: st.DataObject, policy: Policy) -> None:
     uncut = scan(text, policy)
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=30))
     assert scan(text, policy, cuts) == uncut
@@ -129,8 +129,7 @@ def test_no_text_makes_the_result_depend_on_the_cut(text: str, data: st.DataObje
         assert scan(text, policy, range(len(text))) == uncut
 
 
-def test_segments_lose_nothing_that_a_scan_of_the_whole_text_finds() -> None:
-    """The recognisers over the whole text at once, without segments or windows, find no more."""
+def test_a_scan_in_segments_finds_all_that_the_recognisers_find_in_the_whole_text() -> None:
     rng = random.Random(3)
     recognisers = [r for members in catalogue().values() for r in members if not r.doubtful]
     checked = 0
@@ -159,13 +158,13 @@ def test_ordinary_prose_leaves_word_by_word() -> None:
     assert held <= max(map(len, text.split()))
 
 
-def test_a_year_holds_the_text_back_by_one_word() -> None:
+def test_a_year_delays_the_text_by_one_word() -> None:
     scanner = StreamScanner(MASK)
     assert scanner.push("Năm 2024 ") == "Năm "
     assert scanner.push("công ") == "2024 công "
 
 
-def test_a_number_that_a_label_behind_it_may_name_waits_for_the_label() -> None:
+def test_a_number_waits_for_the_label_that_may_follow_it() -> None:
     scanner = StreamScanner(MASK)
     assert scanner.push("Số 001203004567 là ") == "Số "
     assert scanner.push("số CCCD của tôi, và đây là một đoạn dài hơn nữa.").startswith("<VN_CCCD> là số CCCD")
@@ -181,7 +180,7 @@ def test_an_unbroken_run_is_masked_and_memory_stays_bounded() -> None:
     assert (finding.start, finding.end, finding.scanner) == (0, 800_000, "length")
 
 
-def test_an_unbroken_run_passes_where_the_policy_only_watches() -> None:
+def test_an_unbroken_run_passes_where_the_policy_allows_everything() -> None:
     watching = compiled(specs.Rule(entities=("PII", "SECRET"), output="allow"))
     text = "a1b2c3d4" * 1_000 + " alice@example.com"
     released, verdict = scan(text, watching, range(0, len(text), 7))

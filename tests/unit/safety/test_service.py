@@ -52,7 +52,7 @@ async def stream(
     direction: types_pb2.Direction.ValueType = OUTPUT,
     policy: str = "default",
 ) -> tuple[str, types_pb2.Verdict]:
-    """What a stream releases, and its verdict, which has to be its last message."""
+    """The text that a stream releases, and its verdict, which must be its last message."""
     async with channels.Duplex(stub.CheckStream, timeout_seconds=10) as call:
         released = ""
         verdict: types_pb2.Verdict | None = None
@@ -80,7 +80,7 @@ async def stream(
     return released, verdict
 
 
-async def test_a_whole_text_is_masked_and_the_verdict_says_what_and_by_whom(served: Served) -> None:
+async def test_a_whole_text_is_masked_and_the_verdict_names_findings_and_scanners(served: Served) -> None:
     async with served() as stub:
         response = await check(stub, TEXT)
     assert response.text == MASKED
@@ -102,7 +102,9 @@ async def test_the_direction_decides_between_mask_and_block(served: Served) -> N
 
 
 @pytest.mark.parametrize("scan", [Scan(), Scan(inline_characters=0)], ids=["inline", "in threads"])
-async def test_a_stream_gives_what_the_whole_text_gives_however_it_is_cut(served: Served, scan: Scan) -> None:
+async def test_a_stream_releases_what_a_check_of_the_whole_text_returns_for_every_cut(
+    served: Served, scan: Scan
+) -> None:
     rng = random.Random(5)
     async with served(scan=scan) as stub:
         for policy in ("default", "strict"):
@@ -114,14 +116,14 @@ async def test_a_stream_gives_what_the_whole_text_gives_however_it_is_cut(served
                 released, verdict = await stream(stub, pieces, policy=policy)
                 assert verdict == whole.verdict
                 if verdict.action == types_pb2.ACTION_BLOCK:
-                    # What had left before the block is clean; of a whole text nothing is given.
+                    # A stream has released the text before the block; a check of the whole text returns none.
                     assert whole.text == ""
                     assert released == (await stream(stub, [text], policy=policy))[0]
                 else:
                     assert released == whole.text
 
 
-async def test_after_a_block_the_stream_ends_with_the_verdict_though_the_client_goes_on(served: Served) -> None:
+async def test_after_a_block_the_stream_ends_with_the_verdict_while_the_client_still_sends(served: Served) -> None:
     async with served() as stub:
         pieces = ["Đây là dự ", "án MẬT ", *["và còn nữa "] * 500]
         released, verdict = await stream(stub, pieces, policy="strict")
@@ -140,7 +142,7 @@ async def test_an_empty_stream_and_an_empty_text_are_clean(served: Served) -> No
     assert verdict.action == types_pb2.ACTION_ALLOW
 
 
-async def test_a_policy_without_rules_lets_pass_and_says_that_nothing_was_scanned(served: Served) -> None:
+async def test_a_policy_without_rules_releases_everything_and_reports_no_scanners(served: Served) -> None:
     async with served() as stub:
         response = await check(stub, TEXT, policy="open")
         released, verdict = await stream(stub, [TEXT], policy="open")
@@ -148,7 +150,7 @@ async def test_a_policy_without_rules_lets_pass_and_says_that_nothing_was_scanne
     assert list(verdict.scanners) == []
 
 
-async def test_a_long_text_is_scanned_in_threads_to_the_same_end(served: Served) -> None:
+async def test_a_long_text_is_scanned_in_threads_with_the_same_result(served: Served) -> None:
     text = (TEXT + " Một câu bình thường. ") * 2_000
     async with served() as stub:
         response = await check(stub, text)
@@ -165,7 +167,7 @@ WRONG: list[tuple[str, dict[str, Any], type[FactoryError], str]] = [
 
 
 @pytest.mark.parametrize(("request_", "error", "field"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG])
-async def test_a_wrong_request_is_refused_by_the_name_of_its_field(
+async def test_a_wrong_request_is_refused_with_the_name_of_its_field(
     served: Served, request_: dict[str, Any], error: type[FactoryError], field: str
 ) -> None:
     fields: dict[str, Any] = {"text": "x", "direction": OUTPUT, "policy": "default"} | request_
@@ -218,14 +220,14 @@ async def test_a_call_without_a_signed_caller_is_refused(served: Served) -> None
 
 
 class Broken(StrictRecogniser):
-    """Raises at the word that it is meant to look at."""
+    """Raises for every segment."""
 
     def find(self, text: str, start: int = 0) -> Iterator[Candidate]:
         raise RuntimeError(f"broken at {text}")
 
 
 class Hanging(StrictRecogniser):
-    """Does not come back before it is let go."""
+    """Blocks until `let_go` is set."""
 
     let_go = threading.Event()
 
@@ -241,7 +243,7 @@ def only(recogniser: StrictRecogniser) -> Catalogue:
 SOURCE = specs.Source(factory("[{name: default, rules: [{entities: [PII]}]}]"))
 
 
-async def test_a_scanner_that_raises_makes_the_text_unusable_and_says_nothing_of_it(
+async def test_a_scanner_that_raises_makes_the_text_unusable_and_its_text_is_not_logged(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = Broken("SAMPLE", [Pattern("sample", r"\d+", 1.0)])
@@ -255,14 +257,14 @@ async def test_a_scanner_that_raises_makes_the_text_unusable_and_says_nothing_of
     assert "12345" not in caplog.text
 
 
-async def test_a_pattern_that_runs_away_is_an_error_and_not_a_clean_verdict(served: Served) -> None:
+async def test_a_pattern_that_runs_out_of_time_is_an_error_and_not_a_clean_verdict(served: Served) -> None:
     runaway = StrictRecogniser("SAMPLE", [Pattern("sample", r"^(?:a|aa|a1?)+$", 1.0)])
     async with served(source=SOURCE, recognisers=only(runaway)) as stub:
         with pytest.raises(Unavailable):
             await stream(stub, ["a" * 60 + "1! "])
 
 
-async def test_a_scanner_that_hangs_is_an_error_in_time_and_then_the_service_is_full(served: Served) -> None:
+async def test_a_scanner_that_hangs_is_an_error_after_the_timeout_and_new_calls_are_refused(served: Served) -> None:
     Hanging.let_go.clear()
     hanging = Hanging("SAMPLE", [Pattern("sample", r"\d+", 1.0)])
     scan = Scan(inline_characters=0, threads=1, max_queued=0, timeout_seconds=0.2)
@@ -270,7 +272,7 @@ async def test_a_scanner_that_hangs_is_an_error_in_time_and_then_the_service_is_
         async with served(source=SOURCE, recognisers=only(hanging), scan=scan) as stub:
             with pytest.raises(Unavailable):
                 await stream(stub, ["number 12345 "])
-            # The thread is still taken: a new call is refused at once, not queued without end.
+            # The thread is still occupied: a new call is refused at once, not queued without a bound.
             with pytest.raises(Overloaded) as raised:
                 await check(stub, "number 12345")
             with pytest.raises(Overloaded):
