@@ -1,1 +1,1 @@
-"""Keeps the platform's objects on a cluster as they should be."""
+"""Creates and renews the certificates and keys of a platform on Kubernetes."""

@@ -12,7 +12,7 @@ from genaifactory_operator.cluster import Secrets
 
 
 def main() -> None:
-    """Exit code 0: all is as it should be; 1: one line on stderr says what is not."""
+    """Exit code 0: nothing is left to do; 1: failed, with the error as one line on stderr."""
     arguments = _parser().parse_args()
     try:
         wanted = configuration.load(arguments.config)
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         "action",
         nargs="?",
         choices=["rotate"],
-        help="replace the authority and every certificate, in steps with waits between them, while nothing stops",
+        help="replace the authority and every certificate, in steps with waits between them and without downtime",
     )
     what = certificates.add_mutually_exclusive_group()
     what.add_argument("--leaves", action="store_true", help="rotate: keep the authority")
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--context-key", action="store_true", help="rotate: the key of callers' tokens, and no certificate"
     )
     certificates.add_argument(
-        "--without-waiting", action="store_true", help="leave a step that is not due yet to a later run"
+        "--without-waiting", action="store_true", help="leave steps that are not due yet to a later run"
     )
     certificates.add_argument("--config", type=Path, required=True, metavar="FILE", help="what to issue (YAML or JSON)")
     return parser

@@ -1,4 +1,4 @@
-"""Secrets on a Kubernetes cluster: read, and changed unless another was faster."""
+"""Reads Secrets on a Kubernetes cluster, and changes them unless they have changed since they were read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genaifactory_common.errors import Conflict, FactoryError, Internal, NotFoun
 from genaifactory_operator.secret import Change, Secret
 
 CHANGED = "genaifactory.dev/changed"
-"""Annotation with the time of the issuer's last change, which the wait between two steps of a rotation begins with."""
+"""Annotation with the time of the issuer's last change, from which the wait between two steps of a rotation counts."""
 
 _TIMEOUT_SECONDS = 15.0
 _CONFLICT = 409
@@ -27,10 +27,10 @@ _FORBIDDEN = frozenset({401, 403})
 
 
 class Secrets:
-    """The Secrets of one namespace; a context manager. Needs get and patch on those it is asked for, nothing else."""
+    """The Secrets of one namespace; a context manager. Needs the verbs get and patch on those that it accesses."""
 
     def __init__(self, namespace: str) -> None:
-        """Connects as the pod's ServiceAccount or, outside of a cluster, as KUBECONFIG says. Raises Unavailable."""
+        """Connects as the pod's ServiceAccount or, outside of a cluster, by KUBECONFIG. Raises Unavailable."""
         self._namespace = namespace
         try:
             self._client = Client(
@@ -40,7 +40,7 @@ class Secrets:
                 trust_env=False,
             )
         except (ConfigError, OSError, KeyError, ValueError) as error:
-            raise Unavailable(f"There is no Kubernetes cluster to speak to: {error}") from None
+            raise Unavailable(f"There is no Kubernetes cluster to connect to: {error}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -49,8 +49,8 @@ class Secrets:
         self._client.close()
 
     def read(self, name: str) -> Secret:
-        """Raises FactoryError that names the Secret and what is missing."""
-        with self._told(name, "get"):
+        """The Secret of this name. Raises FactoryError that names the Secret and what is missing."""
+        with self._translated(name, "get"):
             found = self._client.get(core_v1.Secret, name, namespace=self._namespace)
         metadata = found.metadata
         assert metadata is not None
@@ -60,7 +60,7 @@ class Secrets:
         return Secret(name, metadata.resourceVersion, data, _time(changed))
 
     def apply(self, change: Change, now: datetime) -> None:
-        """Raises Conflict when the Secret has changed since it was read, else FactoryError as `read`."""
+        """Patches the Secret. Raises Conflict when it has changed since it was read, else FactoryError as `read`."""
         patch = {
             "metadata": {"resourceVersion": change.secret.version, "annotations": {CHANGED: now.isoformat()}},
             "data": {
@@ -68,11 +68,12 @@ class Secrets:
             },
         }
         name = change.secret.name
-        with self._told(name, "patch"):
+        with self._translated(name, "patch"):
             self._client.patch(core_v1.Secret, name, patch, namespace=self._namespace, patch_type=PatchType.MERGE)
 
     @contextmanager
-    def _told(self, name: str, verb: str) -> Iterator[None]:
+    def _translated(self, name: str, verb: str) -> Iterator[None]:
+        """Raises the API's errors as FactoryError."""
         try:
             yield
         except ApiError as error:
@@ -84,11 +85,11 @@ class Secrets:
         secret = f"The Secret {self._namespace}/{name}"
         code = error.status.code
         if code == _CONFLICT:
-            return Conflict(f"{secret} was changed by another.")
+            return Conflict(f"{secret} has changed since it was read.")
         if code == _ABSENT:
-            return NotFound(f"{secret} does not exist. The issuer fills Secrets and makes none: the chart does.")
+            return NotFound(f"{secret} does not exist. The issuer fills Secrets; the chart creates them.")
         if code in _FORBIDDEN:
-            return PermissionDenied(f"{secret} is not open to the issuer: its Role needs the verb '{verb}' on it.")
+            return PermissionDenied(f"{secret} is forbidden to the issuer: its Role needs the verb '{verb}' on it.")
         return Internal(f"{secret}: the Kubernetes API refuses {verb}: {error.status.message}")
 
 

@@ -1,4 +1,4 @@
-"""What the certificate issuer is told: which Secrets it fills, with what, and for how long that is valid."""
+"""Configuration of the certificate issuer: which Secrets it fills, with what, and for how long that is valid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.passes import LONGEST_SECONDS
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-"""Of an object of Kubernetes."""
+"""The name of a Kubernetes object."""
 DnsName = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
 
@@ -24,8 +24,8 @@ class Authority(settings.Settings):
     secret: Name
     external: bool = Field(
         default=False,
-        description="It is yours: used as it is, never made, renewed or replaced. Certificates in ca.crt after the "
-        "first, which signs, are trusted too, so that you can replace it in steps.",
+        description="It is your own: used as it is, never made, renewed or replaced. The first certificate in ca.crt "
+        "signs; those after it are trusted too, so that you can replace it in steps.",
     )
     valid_days: int = Field(default=3650, ge=1)
     renew_before_days: int = Field(default=365, ge=0)
@@ -51,7 +51,7 @@ class ContextKey(settings.Settings):
 
     private_secret: Name
     public_secrets: tuple[Name, ...] = ()
-    rotate_after_days: int = Field(default=90, ge=1, description="It is replaced when it is that old.")
+    rotate_after_days: int = Field(default=90, ge=1, description="The age at which it is replaced.")
     token_seconds: float = Field(
         default=LONGEST_SECONDS,
         gt=0,
@@ -61,7 +61,7 @@ class ContextKey(settings.Settings):
 
 
 class Configuration(settings.Settings):
-    """Everything that the issuer is told."""
+    """The whole configuration."""
 
     namespace: Name
     authority: Authority | None = Field(default=None, description="None: no certificates are issued.")
@@ -71,12 +71,12 @@ class Configuration(settings.Settings):
     propagation_seconds: float = Field(
         default=120.0,
         ge=0,
-        description="Until every pod has seen its Secrets change; a kubelet takes up to 90 s.",
+        description="How long a change of a Secret takes to reach every pod; a kubelet needs up to 90 s.",
     )
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every Secret that is named, those that others follow from last: see `issuer`."""
+        """Every Secret that is named; those from which the content of others follows come last: see `issuer`."""
         names = [each.secret for each in self.issued]
         if self.context_key is not None:
             names += [*self.context_key.public_secrets, self.context_key.private_secret]
@@ -95,7 +95,7 @@ class Configuration(settings.Settings):
         if authority is not None and not authority.external:
             if authority.renew_before_days >= authority.valid_days:
                 raise ValueError("authority.renew_before_days must be less than authority.valid_days")
-            # Or no certificate that the ageing authority signs would be valid for long enough.
+            # Otherwise certificates that the ageing authority signs would be due for renewal at once.
             if authority.renew_before_days <= self.certificates.renew_before_days:
                 raise ValueError("authority.renew_before_days must be more than certificates.renew_before_days")
         return self

@@ -1,16 +1,16 @@
-"""What is due on the Secrets with the key that signs callers' tokens: functions of what they hold and of the time.
+"""Computes what is due on the Secrets with the key that signs callers' tokens, from their content and the time.
 
-The key is replaced in steps, and no call fails: between two steps every pod gets to see its Secrets change, and tokens
-that are under way run out. Which step it is, the private Secret says; its key PRIVATE always signs, and the public
-Secrets hold all that is there, as a set.
+The key is replaced in steps, and no call fails: between two steps the change reaches every pod, and tokens in use
+expire. The keys of the private Secret determine the step; PRIVATE always signs, and the public Secrets hold the public
+keys of all of them, as a set.
 
-    PRIVATE                  nothing is under way
-    PRIVATE, NEXT            everybody learns to trust the next key
-    PRIVATE, PREVIOUS        the next one has become PRIVATE; tokens of the previous one run out
-    PRIVATE                  everybody forgets the previous key
+    PRIVATE                  no rotation
+    PRIVATE, NEXT            every pod begins to trust the next key
+    PRIVATE, PREVIOUS        the next one has become PRIVATE; tokens of the previous one expire
+    PRIVATE                  no pod trusts the previous key any more
 
-A step begins with the last change of the Secrets that it waits for. Each change is of one Secret, and the next run goes
-on from any of them.
+A step begins with the last change of the Secrets that it waits for. Each change is of one Secret, and the next run
+continues after any of them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from genaifactory_common import settings, tokens
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.tokens import Signer
 from genaifactory_operator.configuration import Configuration, ContextKey
-from genaifactory_operator.planning import Plan
+from genaifactory_operator.planning import UNCHANGED, Plan
 from genaifactory_operator.secret import Change, Secret
 
 PRIVATE = settings.variable(["context_private_key"])
 """Key of the private Secret, and the setting that the gateway signs with: 32 bytes in base64."""
 PUBLIC, PUBLIC_ONE = settings.KEY_SET, settings.KEY
-"""Keys of the public Secrets, and the settings that check it: a key set; one key, from before there were sets."""
+"""Keys of the public Secrets, and the settings that verify with them: a key set; one key, of former versions."""
 NEXT, PREVIOUS = "next.key", "previous.pub"
 """Keys of the private Secret: a private and a public key, 32 bytes in base64."""
 
@@ -41,17 +41,17 @@ def is_rotating(private: Secret) -> bool:
 
 
 def plan(wanted: Configuration, secrets: Mapping[str, Secret], now: datetime, *, rotate: bool = False) -> Plan:
-    """What is due on the Secrets of `wanted.context_key`.
+    """The changes that are due on the Secrets of `wanted.context_key`.
 
     rotate: begin to replace the key, if that is not under way. Raises InvalidArgument when the private Secret holds
-    something that is no key: what is there and cannot be used is never replaced.
+    something that is no key: it is never replaced.
     """
     context_key = wanted.context_key
     if context_key is None:
         return Plan()
     secret = secrets[context_key.private_secret]
     if not secret.data.get(PRIVATE):
-        # What is left of a rotation says nothing any more.
+        # The keys that a rotation left behind are of no use any more.
         rest = {key: None for key in (NEXT, PREVIOUS) if key in secret.data}
         return Plan((Change(secret, {PRIVATE: _made(), **rest}, "a new key for callers' tokens: there is none"),))
     if changes := tuple(_published(context_key, secrets, secret)):
@@ -81,7 +81,7 @@ def _trusted(secret: Secret) -> list[bytes]:
 
 
 def _published(wanted: ContextKey, secrets: Mapping[str, Secret], private: Secret) -> list[Change]:
-    """Changes until every public Secret holds the keys, and every Secret says since when."""
+    """Changes that are missing until every public Secret holds the keys, and every Secret the time of its change."""
     trusted, rotating = _trusted(private), is_rotating(private)
     changes = []
     text = tokens.jwks(trusted).encode()
@@ -90,12 +90,12 @@ def _published(wanted: ContextKey, secrets: Mapping[str, Secret], private: Secre
             count = len(trusted)
             data: dict[str, bytes | None] = {PUBLIC: text}
             if rotating and PUBLIC_ONE in secret.data:
-                data[PUBLIC_ONE] = None  # it will not be the one that signs
+                data[PUBLIC_ONE] = None  # it will not sign any more
             changes.append(Change(secret, data, f"trusts {count} key{'s' * (count > 1)} of callers' tokens"))
         elif rotating and secret.changed is None:
-            changes.append(Change(secret, {}, "is as it should be from now on"))
+            changes.append(Change(secret, {}, UNCHANGED))
     if private.changed is None:
-        changes.append(Change(private, {}, "is as it should be from now on"))
+        changes.append(Change(private, {}, UNCHANGED))
     return changes
 
 

@@ -1,4 +1,4 @@
-"""Brings the Secrets to what is due, round after round, and waits between the steps of a rotation."""
+"""Applies what is due on the Secrets, round after round, and waits between the steps of a rotation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from genaifactory_operator.configuration import Configuration
 from genaifactory_operator.planning import is_rotating, plan
 from genaifactory_operator.secret import Change, Secret
 
-# Two rotations have fewer; a Secret that something else puts back each time would go on for ever.
+# Two rotations need fewer; without a bound, a Secret that something else reverts would keep it running for ever.
 _MOST_ROUNDS = 30
 _CONFLICT_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Clock:
-    """What time it is, and waiting; a test's own passes at once."""
+    """The time, and waiting; tests have one that does not wait."""
 
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     sleep: Callable[[float], None] = time.sleep
@@ -38,24 +38,24 @@ def run(
     patient: bool = True,
     clock: Clock | None = None,
 ) -> None:
-    """Makes and renews what is due; a rotation that is under way is brought to its end.
+    """Makes and renews what is due; completes a rotation that is under way.
 
-    rotate: replace the authority, and so every certificate; one that is under way counts. rotate_key: replace the key
-    of callers' tokens, likewise. renew_all: replace every certificate, by the same authority. patient: wait for the
-    steps of what is to be replaced, or of every rotation when that is nothing; other steps that are not due yet are
-    left to the next run. report: called with each change, and each wait.
+    rotate: replace the authority, and so every certificate, unless that is under way. rotate_key: likewise the key of
+    callers' tokens. renew_all: replace every certificate, by the same authority. patient: wait for the steps of the
+    requested rotation, or without one of every rotation; other steps that are not due yet are left to the next run.
+    report: called with each change, and each wait.
 
-    Runs at the same time do each other no harm. Raises FactoryError.
+    Concurrent runs are safe. Raises FactoryError.
     """
     clock = clock or Clock()
     if rotate and (wanted.authority is None or wanted.authority.external):
         raise InvalidArgument("The authority is not the issuer's own: replace it in its Secret, in steps.")
     renew_changed_before = clock.now() if renew_all else None
-    # A token of the old key may live for an hour, which a rotation of certificates need not wait for.
+    # A token of the old key may be valid for an hour, for which a rotation of certificates need not wait.
     awaits_key, awaits_certificates = patient and not (rotate or renew_all), patient and not rotate_key
     for _ in range(_MOST_ROUNDS):
-        # The authority and the private key come last: what follows from them for a Secret that was read before and is
-        # unchanged since is no older than what another run has put there.
+        # The authority and the private key are read last: what is derived from them for a Secret that was read before
+        # and has not changed since is no older than what another run has written there.
         found = {name: secrets.read(name) for name in wanted.secrets}
         rotate = rotate and not _under_way(wanted, found)
         rotate_key = rotate_key and not _key_under_way(wanted, found)
@@ -83,7 +83,7 @@ def run(
                 if step.note:
                     report(step.note)
             return
-    raise Internal(f"The Secrets are not as they should be after {_MOST_ROUNDS} rounds; does something put them back?")
+    raise Internal(f"The Secrets still need changes after {_MOST_ROUNDS} rounds; does something revert them?")
 
 
 def _under_way(wanted: Configuration, found: dict[str, Secret]) -> bool:
@@ -99,7 +99,7 @@ def _apply(changes: tuple[Change, ...], secrets: Secrets, report: Callable[[str]
         try:
             secrets.apply(change, clock.now())
         except Conflict as conflict:
-            report(f"{conflict.message} Looking again.")
+            report(f"{conflict.message} It is read again.")
             clock.sleep(_CONFLICT_PAUSE_SECONDS)
             return
         report(f"{change.secret.name}: {change.why}")

@@ -1,15 +1,15 @@
-"""What is due on the Secrets with certificates: functions of what they hold and of the time.
+"""Computes what is due on the Secrets with certificates, from their content and the time.
 
-The authority is replaced in steps, and nothing stops: between two steps every pod gets to see its Secrets change.
-Which step it is, the keys of the authority's Secret say; `ca` always signs, and all that are there are trusted.
+The authority is replaced in steps, without downtime: between two steps the change reaches every pod. The keys of the
+authority's Secret determine the step; `ca` always signs, and all that are there are trusted.
 
-    ca                  nothing is under way
-    ca, next            everybody learns to trust the next one
-    previous, ca        the next one has become ca, and everybody gets a certificate that it signs
-    ca                  everybody forgets the previous one
+    ca                  no rotation
+    ca, next            every service begins to trust the next one
+    previous, ca        the next one has become ca, and every service gets a certificate that it signs
+    ca                  no service trusts the previous one any more
 
-When a step began is written on the services' Secrets, each with the time of its last change: a run that was ended
-goes on with the next run, and a Secret that somebody else put back starts its step again.
+The services' Secrets hold the time of their last change, from which a step counts: the next run continues one that was
+ended, and a Secret that was reverted by something else begins its step again.
 """
 
 from __future__ import annotations
@@ -33,23 +33,25 @@ CERTIFICATE, KEY, TRUSTED = "tls.crt", "tls.key", "ca.crt"
 CA_CERTIFICATE, CA_KEY = "ca.crt", "ca.key"
 NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS_CERTIFICATE = "next.crt", "next.key", "previous.crt"
 """Keys of the authority's Secret."""
+UNCHANGED = "unchanged; its step of the rotation counts from now"
+"""Why a Secret with the right content gets the time of the change alone."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done now."""
+    """What is due now."""
 
     changes: tuple[Change, ...] = ()
-    """One does not depend on another; what depends on them is due when they are made."""
+    """Independent of each other; what depends on them is due once they are made."""
     wait_until: datetime | None = None
-    """Without changes: when the next step of a rotation is due. None: all is done."""
+    """Without changes: when the next step of a rotation is due. None: nothing is left to do."""
     note: str = ""
-    """What a person has to do, when all is done."""
+    """A request to a person, when nothing is left to do."""
 
 
 @dataclass(frozen=True)
 class _Authorities:
-    """What the authority's Secret holds."""
+    """The content of the authority's Secret."""
 
     secret: Secret
     signer: certificates.Authority
@@ -74,10 +76,10 @@ def plan(
     rotate: bool = False,
     renew_changed_before: datetime | None = None,
 ) -> Plan:
-    """What is due on the Secrets of `wanted`.
+    """The changes that are due on the Secrets of `wanted`.
 
-    rotate: begin to replace the authority, if that is not under way. renew_changed_before: issue those services'
-    certificates anew whose Secrets were last changed before this.
+    rotate: begin to replace the authority, if that is not under way. renew_changed_before: renew the certificates of
+    Secrets that were last changed before this.
 
     Raises InvalidArgument when the authority's Secret holds something that cannot be used.
     """
@@ -107,7 +109,7 @@ def plan(
 
 
 def _read(wanted: configuration.Authority, secret: Secret, now: datetime) -> _Authorities | None:
-    """None: there is no authority that can sign, and the first, or one in its place, may be made."""
+    """None when no authority can sign and one may be made."""
     if not wanted.external and not secret.data.keys() & {CA_CERTIFICATE, CA_KEY}:
         return None
     signer = _loaded(secret, CA_CERTIFICATE, CA_KEY)
@@ -124,7 +126,7 @@ def _read(wanted: configuration.Authority, secret: Secret, now: datetime) -> _Au
 
 
 def _loaded(secret: Secret, certificate: str, key: str) -> certificates.Authority:
-    """What is there and cannot be used is never replaced: it may be somebody's own."""
+    """Raises InvalidArgument for content that cannot be used: it is never replaced, since it may be the user's own."""
     try:
         return certificates.Authority.load(secret.data[certificate], secret.data[key])
     except KeyError as missing:
@@ -137,7 +139,7 @@ def _loaded(secret: Secret, certificate: str, key: str) -> certificates.Authorit
 
 def _first_authority(wanted: configuration.Authority, secret: Secret, now: datetime) -> Change:
     made = _new_authority(wanted, now)
-    # What is left of a rotation says nothing any more.
+    # The keys that a rotation left behind are of no use any more.
     rest = {key: None for key in (NEXT_CERTIFICATE, NEXT_KEY, PREVIOUS_CERTIFICATE) if key in secret.data}
     why = f"a new authority until {certificates.expiry(made.pem):%Y-%m-%d}: there is none that is valid"
     return Change(secret, {CA_CERTIFICATE: made.pem, CA_KEY: made.key_pem, **rest}, why)
@@ -150,7 +152,7 @@ def _announcement(wanted: configuration.Authority, authorities: _Authorities, no
 
 
 def _new_authority(wanted: configuration.Authority, now: datetime) -> certificates.Authority:
-    # A name of its own, by which clients tell the authorities in a bundle from each other.
+    # A distinct name, by which clients distinguish the authorities in a bundle.
     return certificates.Authority.create(
         f"{wanted.secret} {now:%Y-%m-%dT%H:%M:%SZ}", valid=timedelta(days=wanted.valid_days), now=now
     )
@@ -178,12 +180,12 @@ def _of_service(
         count = authorities.trusted.count(b"-----BEGIN CERTIFICATE-----")
         return Change(secret, {TRUSTED: authorities.trusted}, f"trusts {count} authorit{'y' if count == 1 else 'ies'}")
     if authorities.rotating and secret.changed is None:
-        return Change(secret, {}, "is as it should be from now on")
+        return Change(secret, {}, UNCHANGED)
     return None
 
 
 def _flaws(issued: Issued, secret: Secret, signer: certificates.Authority) -> Iterator[str]:
-    """What is wrong with a service's certificate and key, the worst first."""
+    """The faults of a service's certificate and key, the worst first."""
     pem, key_pem = secret.data.get(CERTIFICATE), secret.data.get(KEY)
     if not pem or not key_pem:
         yield "there is none"
@@ -207,12 +209,12 @@ def _flaws(issued: Issued, secret: Secret, signer: certificates.Authority) -> It
 
 def _lapsing(secret: Secret, renew_before: timedelta, valid: timedelta, now: datetime) -> str | None:
     expires = certificates.expiry(secret.data[CERTIFICATE])
-    # A new one is no help where the authority itself ends as soon.
+    # A new one does not help where the authority itself expires as early.
     return f"it ends on {expires:%Y-%m-%d}" if expires - renew_before <= now and now + valid > expires else None
 
 
 def _settled(wanted: Configuration, secrets: Mapping[str, Secret], now: datetime) -> datetime:
-    """When every pod has seen the last change of the services' Secrets."""
+    """When the last change of the services' Secrets has reached every pod."""
     # No later than now: the clock of an earlier run may have been ahead.
     times = [min(changed, now) for issued in wanted.issued if (changed := secrets[issued.secret].changed)]
     return max(times, default=now) + timedelta(seconds=wanted.propagation_seconds)

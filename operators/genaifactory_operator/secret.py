@@ -1,4 +1,4 @@
-"""A Secret as the issuer sees it, and a change of it."""
+"""A Secret, and a change of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Secret:
-    """What a Secret held when it was read."""
+    """The content of a Secret when it was read."""
 
     name: str
     version: str
-    """Its resourceVersion: a change of it that another overtook is refused."""
+    """Its resourceVersion: a change is refused when the Secret has another one by then."""
     data: Mapping[str, bytes]
     changed: datetime | None = None
     """When the issuer last changed it."""
@@ -21,10 +21,10 @@ class Secret:
 
 @dataclass(frozen=True)
 class Change:
-    """Keys that a Secret should get, or lose."""
+    """Keys to set in a Secret, or to remove."""
 
     secret: Secret
     data: Mapping[str, bytes | None]
-    """None: the key goes."""
+    """None: the key is removed."""
     why: str
-    """For people: "a new certificate until 2027-02-20: there is none"."""
+    """The reason, for people: "a new certificate until 2027-02-20: there is none"."""

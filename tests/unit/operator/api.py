@@ -26,7 +26,7 @@ class Api:
         """Status by method and name."""
         self.patched: list[str] = []
         self.overtaken: set[str] = set()
-        """Names of Secrets that somebody else changes just before the next patch."""
+        """Names of Secrets that another client changes just before the next patch."""
         self._lock = Lock()
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The issuer's file: every mistake in it is named."""
+"""The issuer's configuration file: errors name each bad field."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_a_wrong_field_is_named(changes: dict[str, Any], message: str, tmp_path:
 
 
 @pytest.mark.parametrize("text", ["a: [", "just text", "\udcff"])
-def test_a_file_that_is_no_document_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_without_a_yaml_mapping_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "issuer.yaml"
     file.write_text(text, errors="surrogateescape")
     with pytest.raises(InvalidArgument, match=r"issuer\.yaml"):
         configuration.load(file)
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="nowhere cannot be read: No such file"):
         configuration.load(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""The key that signs callers' tokens, in its Secrets: made once, replaced in steps, while no token is refused."""
+"""The key that signs callers' tokens, in its Secrets: made once, and replaced in steps without refusing a token."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.unit.operator.wanted import NOW, Memory, days, wanted
 
 SIGNING, CHECKING = "factory-context-key", "factory-context-public-key"
 PROPAGATION, TOKEN = timedelta(seconds=120), timedelta(seconds=1000)
-# What the clocks of two nodes may differ by is waited for too.
+# With the 30 s by which the clocks of two nodes may differ.
 RUNNING_OUT = PROPAGATION + TOKEN + timedelta(seconds=30)
 
 
@@ -36,11 +36,11 @@ def configuration(**changes: Any) -> Configuration:
 
 
 class Killed(BaseException):
-    """Ends a run wherever it is."""
+    """Ends a run at any point."""
 
 
 class Cluster:
-    """Secrets with every version that they had, and a clock that passes when somebody waits, and a little otherwise."""
+    """Secrets with all their versions, and a clock that advances with each wait, and a second with each read."""
 
     def __init__(self) -> None:
         self.memory = Memory(configuration().secrets)
@@ -62,12 +62,12 @@ class Cluster:
         self.put(change.secret.name, {}, now)
 
     def put(self, name: str, data: dict[str, bytes | None], changed: datetime | None) -> None:
-        """As somebody else might."""
+        """Changes a Secret as another client would."""
         self.memory.put(name, data, changed)
         self.history[name].append((self.now, self.memory.secrets[name]))
 
     def run(self, *, writes: int = 10**6, rotate: bool = False, patient: bool = True) -> list[str]:
-        """A run of the issuer, which is killed before it writes once more."""
+        """Runs the issuer, which is killed before it exceeds this number of writes."""
         lines: list[str] = []
         self.writes_left = writes
         clock = Clock(now=lambda: self.now, sleep=self._sleep)
@@ -87,7 +87,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster() -> Cluster:
-    """With a key, long enough ago for every pod to have it."""
+    """With a key that every pod has."""
     return installed()
 
 
@@ -107,9 +107,9 @@ def trusted(secret: Secret) -> set[str]:
 
 
 def assert_no_token_is_refused(cluster: Cluster, since: datetime) -> None:
-    """Whenever a gateway may have signed with a key, until the last token of it ends, every service trusts the key.
+    """From when a gateway may sign with a key until its last token has expired, every service must trust the key.
 
-    A pod sees any version of its Secret that was the newest less than PROPAGATION ago.
+    A pod may use any version of its Secret that was the newest less than PROPAGATION ago.
     """
     signing, checking = cluster.history[SIGNING], cluster.history[CHECKING]
     ends = [*(time for time, _ in signing[1:]), datetime.max.replace(tzinfo=NOW.tzinfo) - days(100)]
@@ -127,20 +127,20 @@ def assert_no_token_is_refused(cluster: Cluster, since: datetime) -> None:
             assert key_id(public_of(secret)) in trusted(each), (begins, each)
 
 
-async def test_a_token_that_the_private_secret_signs_is_known_by_the_public_one(cluster: Cluster) -> None:
+async def test_a_token_signed_with_the_private_secrets_key_is_verified_with_the_public_ones(cluster: Cluster) -> None:
     signer = Signer.parse(cluster.signing().data["GENAIFACTORY_CONTEXT_PRIVATE_KEY"].decode())
     keys = parse_jwks(cluster.checking().data["GENAIFACTORY_CONTEXT_PUBLIC_KEYS"].decode())
     caller = Caller("acme", "alice", "alice", "user")
     assert await Verifier(Fixed(keys)).verify(signer.sign(caller, "a.B", ["C"]), "/a.B/C") == caller
 
 
-def test_it_is_made_once(cluster: Cluster) -> None:
+def test_a_key_is_made_once(cluster: Cluster) -> None:
     before = dict(cluster.memory.secrets)
     assert cluster.run() == []
     assert cluster.memory.secrets == before
 
 
-def test_public_keys_that_do_not_fit_are_mended(cluster: Cluster) -> None:
+def test_wrong_public_keys_are_replaced(cluster: Cluster) -> None:
     before = dict(cluster.memory.secrets)
     cluster.put(CHECKING, {PUBLIC: b"another"}, NOW)
     assert len(cluster.run()) == 1
@@ -148,7 +148,7 @@ def test_public_keys_that_do_not_fit_are_mended(cluster: Cluster) -> None:
     assert cluster.signing() == before[SIGNING]
 
 
-def test_a_rotation_announces_the_next_key_signs_with_it_and_forgets_the_last_when_its_tokens_ended(
+def test_a_rotation_publishes_the_next_key_signs_with_it_and_removes_the_last_once_its_tokens_have_expired(
     cluster: Cluster,
 ) -> None:
     old = public_of(cluster.signing())
@@ -175,7 +175,7 @@ def test_a_rotation_announces_the_next_key_signs_with_it_and_forgets_the_last_wh
     kills=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4000), st.booleans()), max_size=12),
     seed=st.integers(0, 2**32),
 )
-@example(kills=[(2, 116, False)], seed=1)  # the next run looks in the very second in which the step is due
+@example(kills=[(2, 116, False)], seed=1)  # the next run reads in the very second in which the step is due
 @settings(max_examples=60, deadline=None)
 def test_a_rotation_may_be_killed_between_any_two_writes(kills: list[tuple[int, int, bool]], seed: int) -> None:
     chance = random.Random(seed)
@@ -193,7 +193,7 @@ def test_a_rotation_may_be_killed_between_any_two_writes(kills: list[tuple[int, 
 
 
 class Turns:
-    """Two runs at the same time, of which chance lets one or the other do its next read, change or wait."""
+    """Two concurrent runs; which one makes its next read, change or wait is random."""
 
     def __init__(self, cluster: Cluster, chance: random.Random) -> None:
         self._cluster, self._chance = cluster, chance
@@ -213,7 +213,7 @@ class Turns:
                 del waits[run]
 
     def _run(self) -> Any:
-        """As `issuer.run`: yields when it goes on."""
+        """As `issuer.run`; yields the time at which it continues."""
         rotate = True
         while True:
             found = {}
@@ -235,7 +235,7 @@ class Turns:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_rotations_at_the_same_time_do_no_harm(seed: int) -> None:
+def test_two_concurrent_rotations_are_safe(seed: int) -> None:
     cluster = installed()
     started = cluster.now
     Turns(cluster, random.Random(seed)).finish()
@@ -257,14 +257,14 @@ def test_a_rotation_is_due_by_age(cluster: Cluster) -> None:
     assert cluster.run() == []
 
 
-def test_asking_again_for_a_rotation_that_is_under_way_begins_no_second_one(cluster: Cluster) -> None:
+def test_a_rotation_that_is_requested_while_one_is_under_way_begins_no_second_one(cluster: Cluster) -> None:
     cluster.run(rotate=True, patient=False)
     following = cluster.signing().data[NEXT]
     cluster.run(rotate=True)
     assert cluster.signing().data == {PRIVATE: following}
 
 
-def test_a_run_that_is_not_to_wait_leaves_the_rest_to_a_later_one(cluster: Cluster) -> None:
+def test_a_run_without_waiting_leaves_the_rest_to_a_later_one(cluster: Cluster) -> None:
     lines = cluster.run(rotate=True, patient=False)
     assert cluster.waits == []
     assert lines[-1].startswith("the next step of a rotation is due at 2026-11-22T12:0")
@@ -278,7 +278,7 @@ def test_a_run_that_is_not_to_wait_leaves_the_rest_to_a_later_one(cluster: Clust
     assert cluster.waits == []
 
 
-def test_a_public_secret_that_somebody_put_back_begins_its_step_anew(cluster: Cluster) -> None:
+def test_a_public_secret_that_was_reverted_begins_its_step_again(cluster: Cluster) -> None:
     before = dict(cluster.checking().data)
     cluster.run(rotate=True, patient=False)
     cluster.put(CHECKING, dict(before), None)
@@ -290,15 +290,15 @@ def test_a_public_secret_that_somebody_put_back_begins_its_step_anew(cluster: Cl
     assert (cluster.checking().changed or NOW) >= later
 
 
-def test_a_secret_that_does_not_say_since_when_begins_its_step_now(cluster: Cluster) -> None:
+def test_the_step_of_a_secret_without_the_time_of_its_change_counts_from_now(cluster: Cluster) -> None:
     cluster.run(rotate=True, patient=False)
     for name in (SIGNING, CHECKING):
         cluster.put(name, {}, None)
     cluster.now += days(1)
     lines = cluster.run(patient=False)
-    assert [line for line in lines if "from now on" in line] == [
-        f"{CHECKING}: is as it should be from now on",
-        f"{SIGNING}: is as it should be from now on",
+    assert [line for line in lines if "unchanged" in line] == [
+        f"{CHECKING}: unchanged; its step of the rotation counts from now",
+        f"{SIGNING}: unchanged; its step of the rotation counts from now",
     ]
     assert NEXT in cluster.signing().data
 
@@ -317,7 +317,7 @@ def test_the_single_public_key_of_a_former_version_becomes_a_set_with_the_same_k
     assert len(json.loads(cluster.checking().data[PUBLIC])["keys"]) == 1
 
 
-def test_what_is_left_of_a_rotation_without_a_key_that_signs_says_nothing(cluster: Cluster) -> None:
+def test_the_rest_of_a_rotation_without_a_signing_key_is_removed(cluster: Cluster) -> None:
     cluster.run(rotate=True, patient=False)
     cluster.put(SIGNING, {PRIVATE: None}, None)
     cluster.run(patient=False)
@@ -327,7 +327,7 @@ def test_what_is_left_of_a_rotation_without_a_key_that_signs_says_nothing(cluste
 
 @pytest.mark.parametrize("key", [PRIVATE, NEXT, PREVIOUS])
 @pytest.mark.parametrize("text", [b"not base64", base64.b64encode(b"too short")])
-def test_what_is_no_key_is_not_replaced_but_said(key: str, text: bytes, cluster: Cluster) -> None:
+def test_a_malformed_key_is_an_error_and_is_not_replaced(key: str, text: bytes, cluster: Cluster) -> None:
     cluster.put(SIGNING, {key: text}, NOW)
     with pytest.raises(InvalidArgument, match=f"{SIGNING} holds no key in {key}") as caught:
         cluster.run(rotate=True)

@@ -1,4 +1,4 @@
-"""The issuer against an API: what it changes, what it waits for, and what it says."""
+"""The issuer against a Kubernetes API: its changes, waits and messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTEXT_KEY = "factory-context-key"
 
 
 class Time:
-    """Passes only when somebody waits."""
+    """A clock that advances only with waits."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -103,7 +103,7 @@ def test_a_rotation_replaces_the_authority_and_every_certificate_with_two_waits(
     assert _value(api, GATEWAY, "tls.crt") != before
 
 
-def test_a_rotation_of_certificates_does_not_wait_for_old_tokens_to_run_out(api: Api) -> None:
+def test_a_rotation_of_certificates_does_not_wait_for_old_tokens_to_expire(api: Api) -> None:
     time = Time()
     _run(time)
     key = _value(api, CONTEXT_KEY, PRIVATE)
@@ -113,11 +113,11 @@ def test_a_rotation_of_certificates_does_not_wait_for_old_tokens_to_run_out(api:
     lines = _run(time, rotate=True)
     assert sum(time.waits) == 240
     assert _value(api, AUTHORITY, "ca.crt") != authority
-    assert _value(api, CONTEXT_KEY, PRIVATE) != key  # what became due on the way was done
+    assert _value(api, CONTEXT_KEY, PRIVATE) != key  # what became due meanwhile was applied
     assert "a later run takes it" in lines[-1]
 
 
-def test_a_rotation_that_was_ended_is_brought_to_its_end_by_the_next_run(api: Api) -> None:
+def test_the_next_run_completes_a_rotation_that_was_interrupted(api: Api) -> None:
     time = Time()
     _run(time)
     _begin_rotation(time)
@@ -128,7 +128,7 @@ def test_a_rotation_that_was_ended_is_brought_to_its_end_by_the_next_run(api: Ap
     assert _value(api, AUTHORITY, "ca.crt") == following
 
 
-def test_asking_again_for_a_rotation_that_is_under_way_begins_no_second_one(api: Api) -> None:
+def test_a_rotation_that_is_requested_while_one_is_under_way_begins_no_second_one(api: Api) -> None:
     time = Time()
     _run(time)
     _begin_rotation(time)
@@ -137,7 +137,7 @@ def test_asking_again_for_a_rotation_that_is_under_way_begins_no_second_one(api:
     assert _value(api, AUTHORITY, "ca.crt") == following
 
 
-def test_all_certificates_are_issued_anew_by_the_same_authority(api: Api) -> None:
+def test_all_certificates_are_renewed_by_the_same_authority(api: Api) -> None:
     time = Time()
     _run(time)
     authority, before = api.secrets[AUTHORITY], _value(api, GATEWAY, "tls.crt")
@@ -147,14 +147,14 @@ def test_all_certificates_are_issued_anew_by_the_same_authority(api: Api) -> Non
     assert _value(api, GATEWAY, "tls.crt") != before
 
 
-def test_a_change_that_another_overtook_is_looked_at_again(api: Api) -> None:
+def test_a_secret_that_changed_since_it_was_read_is_read_again(api: Api) -> None:
     api.overtaken = {AUTHORITY, GATEWAY}
     lines = _run(Time())
-    assert sum("was changed by another" in line for line in lines) == 2
+    assert sum("has changed since it was read" in line for line in lines) == 2
     assert sorted(api.patched) == sorted(wanted().secrets)
 
 
-def test_runs_at_the_same_time_end_with_one_authority_that_signed_everything(api: Api) -> None:
+def test_concurrent_runs_end_with_one_authority_that_signed_every_certificate(api: Api) -> None:
     with ThreadPoolExecutor(4) as pool:
         for run in [pool.submit(_run, Time()) for _ in range(4)]:
             run.result()
@@ -168,14 +168,14 @@ def test_runs_at_the_same_time_end_with_one_authority_that_signed_everything(api
 @pytest.mark.parametrize(
     ("method", "name", "status", "message"),
     [
-        ("GET", GATEWAY, 403, "genai/factory-gateway-tls is not open to the issuer: its Role needs the verb 'get'"),
-        ("PATCH", AUTHORITY, 403, "genai/factory-ca is not open to the issuer: its Role needs the verb 'patch'"),
+        ("GET", GATEWAY, 403, "genai/factory-gateway-tls is forbidden to the issuer: its Role needs the verb 'get'"),
+        ("PATCH", AUTHORITY, 403, "genai/factory-ca is forbidden to the issuer: its Role needs the verb 'patch'"),
         ("GET", AUTHORITY, 404, "genai/factory-ca does not exist"),
         ("PATCH", AUTHORITY, 422, "genai/factory-ca: the Kubernetes API refuses patch: as the test wants"),
         ("GET", AUTHORITY, 500, "genai/factory-ca: the Kubernetes API refuses get: as the test wants"),
     ],
 )
-def test_what_the_api_refuses_is_said_with_the_name_of_the_secret(
+def test_an_error_of_the_api_is_reported_with_the_name_of_the_secret(
     api: Api, method: str, name: str, status: int, message: str
 ) -> None:
     api.refused[method, name] = status
@@ -184,14 +184,14 @@ def test_what_the_api_refuses_is_said_with_the_name_of_the_secret(
     assert message in caught.value.message
 
 
-def test_a_secret_that_something_puts_back_each_time_ends_the_run(api: Api) -> None:
+def test_a_secret_that_something_reverts_each_time_ends_the_run(api: Api) -> None:
     before = dict(api.secrets[GATEWAY])
 
     def report(line: str) -> None:
         if line.startswith(GATEWAY):
             api.secrets[GATEWAY] = before
 
-    with Secrets("genai") as secrets, pytest.raises(FactoryError, match="does something put them back"):
+    with Secrets("genai") as secrets, pytest.raises(FactoryError, match="does something revert them"):
         issuer.run(wanted(), secrets, report, clock=Time().clock())
 
 
@@ -260,4 +260,4 @@ def test_a_failure_is_one_line_and_exit_code_1(
     assert printed.err.count("\n") == 1
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     assert _main(["certificates", "--config", _file(tmp_path)], monkeypatch) == 1
-    assert "There is no Kubernetes cluster to speak to" in capsys.readouterr().err
+    assert "There is no Kubernetes cluster to connect to" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is due on the certificates' Secrets, for every state that they may be in."""
+"""What is due on the certificates' Secrets, for every state of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAVES = [f"factory-{name}-tls" for name in SERVICES]
 
 
 def _settle(memory: Memory, now: datetime, configuration: Configuration | None = None) -> list[str]:
-    """Does all that is due at one moment; what was done."""
+    """Applies all that is due at one moment; returns what was applied."""
     configuration = configuration or wanted()
     done: list[str] = []
     while changes := plan(configuration, memory.secrets, now).changes:
@@ -66,7 +66,7 @@ def test_a_certificate_carries_the_identity_and_the_names_of_its_service(memory:
     assert certificate.not_valid_after_utc == NOW + days(90)
 
 
-def test_nothing_is_due_on_what_is_as_it_should_be(memory: Memory) -> None:
+def test_nothing_is_due_on_valid_certificates(memory: Memory) -> None:
     assert plan(wanted(), memory.secrets, NOW + days(59)) == certificates_due.Plan()
 
 
@@ -74,11 +74,11 @@ def _damage(key: str, value: bytes | None) -> Callable[[Memory], None]:
     return lambda memory: memory.put(GATEWAY, {key: value}, NOW)
 
 
-def _take_key_of_another(memory: Memory) -> None:
+def _use_key_of_another(memory: Memory) -> None:
     memory.put(GATEWAY, {"tls.key": memory.secrets[MONITOR].data["tls.key"]}, NOW)
 
 
-def _take_all_of_another(memory: Memory) -> None:
+def _use_all_of_another(memory: Memory) -> None:
     memory.put(GATEWAY, dict(memory.secrets[MONITOR].data), NOW)
 
 
@@ -96,14 +96,14 @@ def _sign_by_another_authority(memory: Memory) -> None:
         (_damage("tls.key", None), "there is none"),
         (_damage("tls.crt", b"no certificate"), "cannot be read"),
         (_damage("tls.key", b"no key"), "cannot be read"),
-        (_take_key_of_another, "its key is not that of the certificate"),
-        (_take_all_of_another, "the names changed"),
+        (_use_key_of_another, "its key is not that of the certificate"),
+        (_use_all_of_another, "the names changed"),
         (_sign_by_another_authority, "another authority signed it"),
         (_damage("ca.crt", b"trusts nobody"), "trusts 1 authority"),
         (_damage("ca.crt", None), "trusts 1 authority"),
     ],
 )
-def test_a_flaw_is_mended_for_its_service_alone(memory: Memory, damage: Callable[[Memory], None], why: str) -> None:
+def test_a_fault_is_repaired_for_its_service_alone(memory: Memory, damage: Callable[[Memory], None], why: str) -> None:
     damage(memory)
     before = dict(memory.secrets)
     (done,) = _settle(memory, NOW)
@@ -114,7 +114,7 @@ def test_a_flaw_is_mended_for_its_service_alone(memory: Memory, damage: Callable
     }
 
 
-def test_another_trust_domain_gives_everybody_a_new_certificate(memory: Memory) -> None:
+def test_another_trust_domain_gives_every_service_a_new_certificate(memory: Memory) -> None:
     issued = [
         {**each.model_dump(), "identity": each.identity.replace("cluster.local", "example.org")}
         for each in wanted().issued
@@ -124,7 +124,7 @@ def test_another_trust_domain_gives_everybody_a_new_certificate(memory: Memory) 
     assert all("the identity changed" in line for line in done)
 
 
-def test_a_certificate_is_renewed_when_the_time_before_its_end_has_come(memory: Memory) -> None:
+def test_a_certificate_is_renewed_the_configured_time_before_its_end(memory: Memory) -> None:
     memory.put(MONITOR, {"tls.crt": None}, NOW)
     _settle(memory, NOW + days(10))  # a service that came later
     done = _settle(memory, NOW + days(60))
@@ -132,7 +132,7 @@ def test_a_certificate_is_renewed_when_the_time_before_its_end_has_come(memory: 
     assert certificates.expiry(memory.secrets[GATEWAY].data["tls.crt"]) == NOW + days(150)
 
 
-def test_certificates_are_all_issued_anew_when_that_is_asked_for(memory: Memory) -> None:
+def test_all_certificates_are_renewed_on_request(memory: Memory) -> None:
     later = NOW + days(1)
     before = {name: memory.secrets[name].data["tls.crt"] for name in LEAVES}
     for change in plan(wanted(), memory.secrets, later, renew_changed_before=later).changes:
@@ -151,7 +151,7 @@ def test_certificates_are_all_issued_anew_when_that_is_asked_for(memory: Memory)
         {"next.crt": b"no certificate", "next.key": b"no key"},
     ],
 )
-def test_an_authority_that_cannot_be_used_is_never_replaced_by_itself(
+def test_an_authority_that_cannot_be_used_is_an_error_and_never_replaced(
     memory: Memory, data: dict[str, bytes | None]
 ) -> None:
     memory.put(AUTHORITY, data, NOW)
@@ -159,7 +159,7 @@ def test_an_authority_that_cannot_be_used_is_never_replaced_by_itself(
         plan(wanted(), memory.secrets, NOW)
 
 
-def test_an_authority_that_has_ended_is_replaced_at_once(memory: Memory) -> None:
+def test_an_expired_authority_is_replaced_at_once(memory: Memory) -> None:
     done = _settle(memory, NOW + days(3651))
     assert len(done) == 1 + len(SERVICES)
     assert not certificates_due.is_rotating(memory.secrets[AUTHORITY])
@@ -170,7 +170,7 @@ def test_without_an_authority_nothing_is_due() -> None:
 
 
 class TestAnExternalAuthority:
-    """One that the user brings."""
+    """An authority of the user's own."""
 
     configuration = wanted(authority={"secret": AUTHORITY, "external": True})
 
@@ -187,13 +187,13 @@ class TestAnExternalAuthority:
         assert plan(self.configuration, memory.secrets, NOW, rotate=True) == certificates_due.Plan()
         assert memory.secrets[AUTHORITY] == before
 
-    def test_a_missing_or_ended_one_is_an_error_that_says_so(self) -> None:
+    def test_a_missing_or_expired_one_is_an_error_that_names_the_fault(self) -> None:
         with pytest.raises(InvalidArgument, match=r"factory-ca needs both ca\.crt and ca\.key; it has no"):
             plan(self.configuration, Memory(self.configuration.secrets).secrets, NOW)
         with pytest.raises(InvalidArgument, match="factory-ca: the authority expired on 2026-12-01"):
             plan(self.configuration, self._memory(days(10)).secrets, NOW + days(11))
 
-    def test_a_certificate_ends_with_it_and_is_not_issued_over_and_over(self) -> None:
+    def test_a_certificate_expires_with_it_and_is_not_renewed_over_and_over(self) -> None:
         memory = self._memory(days(20))
         assert len(_settle(memory, NOW, self.configuration)) == len(SERVICES)
         assert certificates.expiry(memory.secrets[GATEWAY].data["tls.crt"]) == NOW + days(20)
@@ -213,7 +213,7 @@ class TestAnExternalAuthority:
 
 
 class Fleet:
-    """Services that see a change of their Secret up to the propagation time later, each file by itself."""
+    """Services that get a change of their Secret up to the propagation time later, each file independently."""
 
     def __init__(self, memory: Memory, now: datetime) -> None:
         self._memory = memory
@@ -221,7 +221,7 @@ class Fleet:
         self.look(now)
 
     def look(self, now: datetime) -> None:
-        """Notes what the Secrets hold from now on."""
+        """Stores the present versions of the Secrets."""
         for name, key in itertools.product(LEAVES, ("tls.crt", "ca.crt")):
             versions = self._seen.setdefault((name, key), [])
             value = self._memory.secrets[name].data[key]
@@ -229,13 +229,13 @@ class Fleet:
                 versions.append((now, value))
 
     def _possible(self, name: str, key: str, now: datetime) -> list[bytes]:
-        """The versions that a service may use: of the old ones, those that were replaced a short time ago."""
+        """The versions that a service may use: the present one, and those replaced less than two minutes ago."""
         versions = self._seen[name, key]
         ends = [begin for begin, _ in versions[1:]] + [now + timedelta(seconds=1)]
         return [value for (_, value), end in zip(versions, ends, strict=True) if end > now - timedelta(seconds=120)]
 
     def require_trust(self, now: datetime) -> int:
-        """Fails unless each service accepts each other's certificate, whichever versions they use; how many pairs."""
+        """Fails unless each service accepts each other's certificate in any versions; returns the number of pairs."""
         pairs = 0
         for one, other in itertools.product(LEAVES, LEAVES):
             shown, trusted = self._possible(one, "tls.crt", now), self._possible(other, "ca.crt", now)
@@ -267,7 +267,7 @@ def _accepted(bundle: bytes, certificate: bytes) -> tuple[datetime, datetime]:
 def _rotate(
     memory: Memory, fleet: Fleet, now: datetime, *, forced: bool, late: Callable[[], timedelta]
 ) -> tuple[datetime, list[str]]:
-    """Does what is due until nothing is; `late` is how long after it was due each round happens."""
+    """Applies what is due until nothing is; each round happens `late` after it was due."""
     lines: list[str] = []
     for _ in range(40):
         step = plan(wanted(), memory.secrets, now, rotate=forced)
@@ -288,8 +288,8 @@ def _rotate(
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_in_every_moment_of_a_rotation_all_services_trust_each_other(memory: Memory, seed: int) -> None:
-    chance = random.Random(seed)  # the run is slow, is ended, goes on hours later: from nothing to hours
+def test_all_services_trust_each_other_at_every_moment_of_a_rotation(memory: Memory, seed: int) -> None:
+    chance = random.Random(seed)  # a run may be slow, or interrupted and continued hours later
     before = {name: memory.secrets[name].data["tls.crt"] for name in [*LEAVES]}
     first = memory.secrets[AUTHORITY].data["ca.crt"]
     fleet = Fleet(memory, NOW)
@@ -309,7 +309,7 @@ def test_in_every_moment_of_a_rotation_all_services_trust_each_other(memory: Mem
     assert len(lines) == 3 + 3 * len(SERVICES)  # each Secret is changed once a step
 
 
-def test_an_authority_is_replaced_in_steps_when_the_time_before_its_end_has_come(memory: Memory) -> None:
+def test_an_authority_is_replaced_in_steps_the_configured_time_before_its_end(memory: Memory) -> None:
     assert plan(wanted(), memory.secrets, NOW + days(3284)).changes[0].secret.name != AUTHORITY
     _settle(memory, NOW + days(3284))
     fleet = Fleet(memory, NOW + days(3284))
@@ -321,7 +321,7 @@ def test_an_authority_is_replaced_in_steps_when_the_time_before_its_end_has_come
     ]
 
 
-def test_a_service_that_comes_during_a_rotation_is_trusted_by_all_and_trusts_all(memory: Memory) -> None:
+def test_a_service_that_is_added_during_a_rotation_is_trusted_by_all_and_trusts_all(memory: Memory) -> None:
     later = NOW + days(1)
     for change in plan(wanted(), memory.secrets, later, rotate=True).changes:
         memory.apply(change, later)
@@ -333,7 +333,7 @@ def test_a_service_that_comes_during_a_rotation_is_trusted_by_all_and_trusts_all
     _rotate(memory, fleet, later + timedelta(seconds=100), forced=False, late=timedelta)
 
 
-def test_a_secret_that_is_put_back_during_a_rotation_begins_the_wait_again(memory: Memory) -> None:
+def test_a_secret_that_is_reverted_during_a_rotation_begins_the_wait_again(memory: Memory) -> None:
     later, before = NOW + days(1), dict(memory.secrets[MONITOR].data)
     memory.apply(plan(wanted(), memory.secrets, later, rotate=True).changes[0], later)
     _settle(memory, later)
@@ -342,7 +342,7 @@ def test_a_secret_that_is_put_back_during_a_rotation_begins_the_wait_again(memor
     assert plan(wanted(), memory.secrets, later + timedelta(seconds=121)).wait_until == later + timedelta(seconds=239)
 
 
-def test_a_clock_that_was_ahead_does_not_hold_a_rotation_up(memory: Memory) -> None:
+def test_a_clock_that_was_ahead_does_not_delay_a_rotation(memory: Memory) -> None:
     later = NOW + days(1)
     memory.apply(plan(wanted(), memory.secrets, later, rotate=True).changes[0], later)
     for change in plan(wanted(), memory.secrets, later).changes:
@@ -351,13 +351,13 @@ def test_a_clock_that_was_ahead_does_not_hold_a_rotation_up(memory: Memory) -> N
 
 
 class Runs:
-    """Two runs at the same time, of which chance lets one or the other do its next read or change."""
+    """Two concurrent runs; which one makes its next read or change is random."""
 
     def __init__(self, memory: Memory, fleet: Fleet, now: datetime, chance: random.Random) -> None:
         self._memory, self._fleet, self._now, self._chance = memory, fleet, now, chance
 
     def finish(self) -> None:
-        """Until both have ended."""
+        """Runs both to their ends."""
         waits = dict.fromkeys((self._run(), self._run()), self._now)
         while waits:
             ready = [run for run, until in waits.items() if until <= self._now]
@@ -374,7 +374,7 @@ class Runs:
             self._fleet.require_trust(self._now)
 
     def _run(self) -> Iterator[datetime]:
-        """As `issuer.run`, a rotation; yields when it goes on."""
+        """As `issuer.run` with a rotation; yields the time at which it continues."""
         rotate = True
         while True:
             found = {}
@@ -396,7 +396,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_two_rotations_at_the_same_time_do_no_harm(memory: Memory, seed: int) -> None:
+def test_two_concurrent_rotations_are_safe(memory: Memory, seed: int) -> None:
     later = NOW + days(1)
     Runs(memory, Fleet(memory, later), later, random.Random(seed)).finish()
     assert memory.secrets[AUTHORITY].data.keys() == {"ca.crt", "ca.key"}

@@ -1,4 +1,4 @@
-"""What the issuer's tests want issued, and Secrets in memory that behave as a cluster's."""
+"""The configuration of the issuer's tests, and Secrets in memory that behave as a cluster's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVICES = ("gateway", "monitor", "tools")
 
 
 def wanted(**changes: Any) -> Configuration:
-    """Three services, a wait of two minutes."""
+    """A configuration of three services, with a wait of two minutes."""
     document: dict[str, Any] = {
         "namespace": "genai",
         "authority": {"secret": AUTHORITY, "valid_days": 3650, "renew_before_days": 365},
@@ -36,25 +36,25 @@ def wanted(**changes: Any) -> Configuration:
 
 
 class Memory:
-    """Secrets without data, as the chart makes them."""
+    """Secrets, at first without data, as the chart creates them."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.secrets = {name: Secret(name, "1", {}) for name in names}
 
     def put(self, name: str, data: dict[str, bytes | None], changed: datetime | None) -> None:
-        """Changes keys whoever has changed them since."""
+        """Changes keys, whatever version the Secret has."""
         before = self.secrets[name]
         merged = {**before.data, **data}
         after = {key: value for key, value in merged.items() if value is not None}
         self.secrets[name] = Secret(name, str(int(before.version) + 1), after, changed)
 
     def apply(self, change: Change, now: datetime) -> None:
-        """As the issuer would. Raises Conflict."""
+        """Applies a change of the issuer. Raises Conflict."""
         if self.secrets[change.secret.name].version != change.secret.version:
-            raise Conflict("changed by another")
+            raise Conflict("has changed since it was read")
         self.put(change.secret.name, dict(change.data), now)
 
 
 def days(count: float) -> timedelta:
-    """A span."""
+    """A time span."""
     return timedelta(days=count)
