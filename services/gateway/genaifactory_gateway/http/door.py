@@ -1,8 +1,6 @@
-"""The door for OpenAI's clients: finds what a path does, and answers what goes wrong. An ASGI application.
+"""The HTTP API as an ASGI application: finds the handler of a path, and answers errors in one shape.
 
-Plain ASGI rather than a framework: when a stream's status goes out, what a hang-up ends and how long a slow reader may
-take are decided here, and a framework's response objects would hide just that. A dozen paths need no router. Each
-resource is a module of its own, http_<resource>.py.
+Each resource is a module beside this one. Why there is no framework: docs/decisions/20-http-without-a-framework.md.
 """
 
 from __future__ import annotations
