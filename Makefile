@@ -16,6 +16,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PYTHON := $(PYTHON)
+# Tests start hundreds of processes: where this is set, each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The commit that contracts must stay compatible with.
 BASE ?= $(shell git rev-parse --quiet --verify HEAD~1 2>/dev/null)

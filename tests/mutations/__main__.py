@@ -23,11 +23,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from xml.etree import ElementTree
 
+from tests.mutations import checks
+from tests.mutations.checks import BELOW, ROOT
 from tests.mutations.table import MUTATIONS, Mutation
 
-ROOT = Path(__file__).parents[2]
 _PACKAGES = re.compile(r"(?:services/\w+|operators)/(genaifactory_\w+)/__init__\.py|protos/(genaifactory)/.*")
-_BELOW = "tests/unit/"
 _COPIES = 2
 _PASSED, _FAILED = "passed", "failed"
 
@@ -68,10 +68,15 @@ class Copy:
         if self._answer() != "ready":
             raise SystemExit("a copy of the project cannot be tested; the reason stands above")
 
-    def run(self, tests: Sequence[str]) -> Outcome:
-        """Runs the tests on what the copy holds now."""
+    def run(self, tests: Sequence[str], *, until_failed: bool = False) -> Outcome:
+        """Runs the tests on what the copy holds now. until_failed: only until each has failed in one of its cases."""
         self._report.unlink(missing_ok=True)
-        job = {"tests": [_BELOW + test for test in tests], "report": str(self._report), "output": str(self._output)}
+        job = {
+            "tests": [BELOW + test for test in tests],
+            "report": str(self._report),
+            "output": str(self._output),
+            "until_failed": until_failed,
+        }
         assert self._worker.stdin is not None
         self._worker.stdin.write(json.dumps(job) + "\n")
         self._worker.stdin.flush()
@@ -109,7 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make test-mutations", description=__doc__)
     parser.add_argument("--only", default="", help="those whose file or reason holds this text")
     chosen = [m for m in MUTATIONS if (only := parser.parse_args().only) in m.file or only in m.why]
-    problems = [problem for mutation in chosen for problem in _wrong(mutation)]
+    problems = [problem for mutation in chosen for problem in checks.problems(mutation)]
     if problems or not chosen:
         print("\n".join(problems) or "no mutation is meant")
         return 1
@@ -126,7 +131,7 @@ def main() -> int:
             copy = free.get()
             try:
                 with copy.mutated(mutation):
-                    outcome = copy.run(mutation.tests)
+                    outcome = copy.run(mutation.tests, until_failed=True)
             finally:
                 free.put(copy)
             found = _survived(mutation, outcome)
@@ -173,20 +178,6 @@ def _interpreter(folder: Path, project: Path) -> Path:
     return python
 
 
-def _wrong(mutation: Mutation) -> Iterator[str]:
-    """What is wrong with a line of the table."""
-    path = ROOT / mutation.file
-    count = path.read_text().count(mutation.text) if path.is_file() else None
-    if count is None:
-        yield f"{mutation.file} does not exist; the table names it for: {mutation.why}"
-    elif count != 1:
-        yield f"{mutation.file} holds {count} times, not once: {mutation.text!r}"
-    if mutation.text == mutation.replacement:
-        yield f"{mutation.file}: the replacement changes nothing: {mutation.text!r}"
-    if not mutation.tests:
-        yield f"{mutation.file}: no test is named for: {mutation.why}"
-
-
 def _unbroken(copies: Sequence[Copy], tests: Sequence[str]) -> list[str]:
     """The named tests that do not pass while nothing is broken."""
     by_file: dict[str, list[str]] = {}
@@ -220,7 +211,7 @@ def _survived(mutation: Mutation, outcome: Outcome) -> str:
 
 
 def _has(outcome: Outcome, test: str, result: str) -> bool:
-    file, *names = (_BELOW + test).split("::")
+    file, *names = (BELOW + test).split("::")
     return result in outcome.results.get(".".join((*Path(file).with_suffix("").parts, *names)), ())
 
 

@@ -160,8 +160,8 @@ MUTATIONS = (
     Mutation(
         "a role may do what it has no permission for",
         "services/common/genaifactory_common/identity.py",
-        "        if permission not in self.permissions:\n",
-        "        if False:\n",
+        "    if not any(permission in permissions for permission in needed):\n",
+        "    if False:\n",
         (
             "common/test_identity.py::test_a_permission_is_named_when_it_is_missing",
             "monitor/test_usage.py::test_without_the_permission_a_key_sees_what_it_used_itself",
@@ -235,8 +235,8 @@ MUTATIONS = (
     Mutation(
         "removing documents over gRPC needs no permission",
         "services/gateway/genaifactory_gateway/servicer.py",
-        '"DeleteDocuments", _request_id()) as entry:\n',
-        '"GetUsage", _request_id()) as entry:\n',
+        'self._admit(context, "DeleteDocuments") as entry:\n',
+        'self._admit(context, "GetUsage") as entry:\n',
         ("gateway/test_documents.py::test_grpc_asks_for_the_permission_too",),
     ),
     Mutation(

@@ -7,20 +7,25 @@ costs is that import, and a mutation must be what the child imports.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-# What the tests import beside the project. One that is missing costs time only.
+# What the tests import beside the project, and pytest's plugins. One that is missing costs time only.
 _LIBRARIES = (
     "pytest", "grpc.aio", "grpc_status.rpc_status", "grpc_health.v1.health_pb2_grpc", "google.protobuf.json_format",
     "google.rpc.error_details_pb2", "pydantic", "pydantic_settings", "sqlalchemy.ext.asyncio", "alembic.operations",
     "alembic.script", "aiosqlite", "asyncpg", "opentelemetry.sdk.trace.export", "prometheus_client", "blockbuster",
     "cryptography.x509", "httpx", "httpx2", "jinja2.sandbox", "lxml.etree", "numpy", "openai", "orjson", "yaml",
-    "hypothesis", "uvicorn", "uvloop",
+    "hypothesis", "uvicorn.protocols.http.httptools_impl", "uvloop", "anyio._backends._asyncio", "anyio.pytest_plugin",
+    "grpc_reflection.v1alpha.reflection", "h2.connection", "httpcore", "jwt", "tiktoken", "xml.etree.ElementTree",
+    "_hypothesis_pytestplugin", "_pytest.junitxml", "_pytest.unraisableexception", "pytest_asyncio.plugin",
+    "pytest_timeout",
 )  # fmt: skip
 _PROJECT = "genaifactory"
 ELSEWHERE = 70
@@ -28,7 +33,7 @@ ELSEWHERE = 70
 
 
 def main() -> None:
-    """argv: the project's packages. Answers each job {"tests", "report", "output"} with exit code and CPU seconds."""
+    """argv: the project's packages. Answers each job, the arguments of `_run`, with exit code and CPU seconds."""
     root = Path.cwd()
     sys.path[0] = str(root)  # as `python -m pytest` does
     for name in sys.argv[1:]:
@@ -41,17 +46,36 @@ def main() -> None:
             importlib.import_module(name)
     if ours := [name for name in sys.modules if name.startswith(_PROJECT)]:
         sys.exit(f"imported before the fork: {', '.join(ours)}")
+    gc.collect()
+    gc.freeze()  # a child would look through all of it again, and copy it by that
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
         child = os.fork()
         if child == 0:
-            os._exit(_run(root, job["tests"], job["report"], job["output"]))
+            os._exit(_run(root, **job))
         _, status, used = os.wait4(child, 0)
         print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, flush=True)
 
 
-def _run(root: Path, tests: list[str], report: str, output: str) -> int:
+class _UntilFailed:
+    """A plugin that ends a run when each test has failed in one of its cases: the others would show nothing more."""
+
+    def __init__(self, tests: list[str]) -> None:
+        self._left = set(tests)
+        self._session: Any = None
+
+    def pytest_sessionstart(self, session: Any) -> None:
+        self._session = session
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self._left.discard(report.nodeid.partition("[")[0])
+            if not self._left:
+                self._session.shouldfail = "every named test has failed"
+
+
+def _run(root: Path, tests: list[str], report: str, output: str, *, until_failed: bool) -> int:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, null), (1, descriptor), (2, descriptor)):
@@ -59,8 +83,9 @@ def _run(root: Path, tests: list[str], report: str, output: str) -> int:
     import pytest
 
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=60", f"--junitxml={report}"]
+    plugins = [_UntilFailed(tests)] if until_failed else []
     # The libraries are imported already: what pytest would rewrite in them does not matter here.
-    code = int(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]))
+    code = int(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests], plugins))
     for name, module in sys.modules.items():
         file = getattr(module, "__file__", None)
         if name.startswith(_PROJECT) and file and not Path(file).is_relative_to(root):

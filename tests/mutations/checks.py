@@ -1,0 +1,34 @@
+"""What can be wrong with a line of the table, found without running a test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.mutations.table import Mutation
+
+ROOT = Path(__file__).parents[2]
+BELOW = "tests/unit/"
+"""Where the named tests are."""
+
+
+def problems(mutation: Mutation) -> Iterator[str]:
+    """What is wrong with the mutation, each in a sentence."""
+    path = ROOT / mutation.file
+    count = path.read_text().count(mutation.text) if path.is_file() else None
+    if count is None:
+        yield f"{mutation.file} does not exist; the table names it for: {mutation.why}"
+    elif count != 1:
+        yield f"{mutation.file} holds {count} times, not once: {mutation.text!r}"
+    if mutation.text == mutation.replacement:
+        yield f"{mutation.file}: the replacement changes nothing: {mutation.text!r}"
+    if not mutation.tests:
+        yield f"{mutation.file}: no test is named for: {mutation.why}"
+    for test in mutation.tests:
+        file, *_, name = test.split("::")
+        source = ROOT / BELOW / file
+        if not source.is_file() or not re.search(
+            rf"^ *(async )?def {re.escape(name)}\(", source.read_text(), re.MULTILINE
+        ):
+            yield f"{BELOW}{test} does not exist; the table names it for: {mutation.why}"
