@@ -59,7 +59,7 @@ async def test_an_address_in_a_question_is_masked_and_spoils_no_answer(asker: As
     assert not cited, answer
     out, errors = await asker.ask("I am anna@example.com. How long is the warranty of a gateway?")
     assert "24 months" in out
-    assert errors == "A guardrail masked in your question: EMAIL_ADDRESS. No model saw it.\n"
+    assert errors == "A guardrail masked in your question: EMAIL_ADDRESS. It was not sent to a model.\n"
 
 
 async def test_the_same_question_is_cached_until_it_is_asked_anew(asker: Asker) -> None:

@@ -87,7 +87,7 @@ async def test_a_rename_is_refused_while_it_runs_and_named_by_the_check_until_it
         )
         assert await genaifactory(folder, "config", "check", str(file)) == (
             0,
-            f"{file} is right: routes rag, chat\n",
+            f"{file} is valid: routes rag, chat\n",
             "",
         )
         # The development key is the new tenant's now, and so is what the command line reads.

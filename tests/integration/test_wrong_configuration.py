@@ -103,7 +103,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
         ["run", "--port", "8080", "--grpc-port", "8080"],
         "--port (PORT) and --grpc-port (GRPC_PORT) are both 8080; give each a port of its own",
     ),
-    "an address of another machine": (["run", "--host", "192.0.2.1"], "192.0.2.1 is no address of this machine"),
+    "an address of another machine": (["run", "--host", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
     "no such factory.yaml": (["run", "--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
     "a factory.yaml that is no text": (["run", "--config", "photo.jpg"], "must be UTF-8 text"),
     "a factory.yaml that does not fit": (["run", "--config", "wrong.yaml"], "routes: must be a list"),

@@ -1,4 +1,4 @@
-"""Asks the OpenAI API of a platform and reads the streamed answer; what `genaifactory ask` does."""
+"""Sends a question to a platform's OpenAI API and reads the streamed answer: `genaifactory ask`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _CONNECT_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What to ask, and whom."""
+    """A question, and the platform and key that it is sent with."""
 
     text: str
     url: str
-    """Where the platform answers, with or without the /v1 of its OpenAI API: http://127.0.0.1:8080."""
+    """Of the platform, with or without the /v1 of its OpenAI API: http://127.0.0.1:8080."""
     key: str
     route: str = "rag"
     conversation_id: str | None = None
     fresh: bool = False
-    """Not from the cache."""
+    """The answer may not come from the cache."""
     idle_timeout_seconds: float = 120.0
-    """How long nothing may come."""
+    """Longest time without any data."""
 
 
 @dataclass
 class Answer:
-    """What came; complete when the stream has ended."""
+    """The answer so far; complete when the stream has ended."""
 
     request_id: str = ""
     text: str = ""
@@ -49,11 +49,11 @@ class Answer:
     finish_reason: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     reading: dict[str, int] = field(default_factory=dict)
-    """How far documents were read, while they were: documents_done, documents_total."""
+    """Progress of reading documents while it goes on: documents_done, documents_total."""
     cache: str = ""
-    """hit, miss or bypass; empty when the platform says nothing."""
+    """hit, miss or bypass; empty when the platform does not report it."""
     masked: dict[str, int] = field(default_factory=dict)
-    """What a guardrail masked in the question: entity types, with how often."""
+    """Entity type -> count of what a guardrail masked in the question."""
 
     def sources(self) -> dict[int, dict[str, Any]]:
         """The cited passages by their number, each once."""
@@ -62,7 +62,7 @@ class Answer:
 
 @contextmanager
 def asked(question: ChatRequest) -> Iterator[tuple[Answer, Iterator[str]]]:
-    """Sends the question; yields the answer to be and the pieces of its text as they come. Raises FactoryError."""
+    """Sends the question; yields the answer, which is filled by iterating over its text. Raises FactoryError."""
     for option, text in (
         ("QUESTION", question.text),
         ("--route", question.route),
@@ -97,7 +97,7 @@ def asked(question: ChatRequest) -> Iterator[tuple[Answer, Iterator[str]]]:
 
 
 def _require_text(option: str, text: str) -> None:
-    """Bytes of a command line that are no text come as halves of surrogate pairs, which no request can hold."""
+    """Bytes of a command line that are not UTF-8 arrive as surrogates, which a request cannot hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -108,11 +108,11 @@ def _require_text(option: str, text: str) -> None:
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Around a request to a platform: what keeps it from being answered becomes a FactoryError."""
+    """Around a request to a platform: translates errors of the HTTP client into FactoryError."""
     try:
         yield
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise InvalidArgument(f"'{url}' is no http:// or https:// address.", field="--url") from None
+        raise InvalidArgument(f"'{url}' is not an http:// or https:// address.", field="--url") from None
     except (httpx2.LocalProtocolError, UnicodeEncodeError):
         raise Unauthenticated("The key holds characters that no key has.", field="--key") from None
     except httpx2.HTTPError as error:
@@ -120,7 +120,7 @@ def reaching(url: str) -> Iterator[None]:
 
 
 def refusal(response: httpx2.Response) -> FactoryError:
-    """The error in an answer that is none."""
+    """The error in a response that is not 200."""
     body = _object(response.text)
     if "error" in body:
         return _from_body(body)

@@ -1,4 +1,4 @@
-"""What a running platform has read, for the command line: with a key, over HTTP or gRPC."""
+"""The documents of a running platform, for the command line: with an API key, over HTTP or gRPC."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SUGGESTED = 3
 
 
 class Catalogue(Protocol):
-    """Documents of one knowledge base, of one caller's. Every method raises FactoryError."""
+    """Documents of one knowledge base that belong to the key's tenant. Every method raises FactoryError."""
 
     @property
     def knowledge_base(self) -> str:
@@ -114,7 +114,7 @@ async def stored(catalogue: Catalogue, *, prefix: str = "", source: str = "") ->
 
 
 async def sources(catalogue: Catalogue) -> dict[str, int]:
-    """How many documents each source has; the empty one stands for those that have none. Raises FactoryError."""
+    """How many documents each source has; "" for documents without one. Raises FactoryError."""
     counts: Counter[str] = Counter()
     async for document in stored(catalogue):
         counts[document.source] += 1
@@ -122,7 +122,7 @@ async def sources(catalogue: Catalogue) -> dict[str, int]:
 
 
 async def get(catalogue: Catalogue, document_id: str, characters: int) -> gateway_pb2.GetDocumentResponse:
-    """As the catalogue's own, but the error for an unknown id names those that may be meant."""
+    """As Catalogue.get, but the error for an unknown id suggests similar ones."""
     try:
         return await catalogue.get(document_id, characters)
     except NotFound as error:
@@ -131,13 +131,13 @@ async def get(catalogue: Catalogue, document_id: str, characters: int) -> gatewa
 
 
 def _require_knowledge_base(error: NotFound) -> None:
-    """Raises the error when it is the knowledge base that was not found, and no document in it."""
+    """Raises the error when the knowledge base was not found, rather than a document."""
     if error.field == "knowledge_base":
         raise error
 
 
 async def unknown(catalogue: Catalogue, document_ids: list[str]) -> FactoryError:
-    """The error for ids that name no document, with those that may be meant."""
+    """The error for ids that name no document; it suggests similar ones."""
     known = []
     async for document in stored(catalogue):
         known.append(document.document_id)
@@ -146,11 +146,11 @@ async def unknown(catalogue: Catalogue, document_ids: list[str]) -> FactoryError
     where = f"in the knowledge base '{catalogue.knowledge_base}'"
     if not known:
         return NotFound(f"There is no document {where}; read some with: genaifactory ingest PATH", field="DOCUMENT_ID")
-    parts = [f"There is no document '{each}' {where}{_meant(each, known)}" for each in document_ids]
-    return NotFound(f"{' '.join(parts)} `genaifactory documents list` names all.", field="DOCUMENT_ID")
+    parts = [f"There is no document '{each}' {where}{_suggestion(each, known)}" for each in document_ids]
+    return NotFound(f"{' '.join(parts)} `genaifactory documents list` lists all.", field="DOCUMENT_ID")
 
 
-def _meant(document_id: str, known: list[str]) -> str:
+def _suggestion(document_id: str, known: list[str]) -> str:
     simple = _simplified(document_id)
     near = [each for each in known if _simplified(each) == simple or _simplified(each).endswith(f"/{simple}")]
     near += difflib.get_close_matches(document_id, known, n=_SUGGESTED, cutoff=0.6)

@@ -31,7 +31,7 @@ _COMMANDS = {
 
 
 class _Commands(MutableMapping[str, Any]):
-    """The commands by name; a module is imported when one of its commands is asked for.
+    """The commands by name; a module is imported when one of its commands is used.
 
     Importing all of them takes a third of the CPU of `genaifactory ask`.
     """
@@ -91,7 +91,7 @@ def main() -> None:
         app()
     except FactoryError as error:
         _fail(error.message)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of the pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -114,7 +114,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[  # typer calls it back
+    version: Annotated[  # read by its callback
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:

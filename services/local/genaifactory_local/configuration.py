@@ -1,4 +1,4 @@
-"""Which factory.yaml a platform on this machine follows, with the development key and model that it has besides."""
+"""The factory.yaml of a platform on this machine, and the development key and model that are added to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genaifactory_local import local_model
 from genaifactory_local.state import State
 
 DEVELOPMENT_KEY_ID = "local-dev"
-"""Id of the development key and name of its role; a factory.yaml's own of that name give way to them."""
+"""Id of the development key and name of its role; they replace those of that name in factory.yaml."""
 
 PERMISSIONS: tuple[specs.Permission, ...] = (
     "chat",
@@ -29,7 +29,7 @@ PERMISSIONS: tuple[specs.Permission, ...] = (
     "export",
     "operate",
 )
-"""What the development key may do: everything."""
+"""Those of the development key: all."""
 
 
 class Source(specs.Source):
@@ -91,9 +91,9 @@ def without_choice(state: State) -> Path:
 
 
 def sign_in(signer: Signer, tenant: str) -> None:
-    """Makes the running task's calls come from the development key's holder.
+    """Signs the running task's calls as the development key's.
 
-    For the time before there is a gateway to ask, in the process that will be it.
+    Only for calls of inner services by this process, before the gateway serves.
     """
     caller = Caller(
         tenant=tenant,

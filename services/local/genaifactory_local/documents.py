@@ -1,4 +1,4 @@
-"""Documents are sent to a running platform, and removed from it, through its gateway."""
+"""Sends documents to a running platform through its gateway, and removes them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ class Failure:
 
 @dataclass
 class Summary:
-    """What became of the documents."""
+    """Documents by outcome."""
 
     added: int = 0
     replaced: int = 0
     unchanged: int = 0
     duplicates: int = 0
     removed: int = 0
-    """Documents that were stored and are gone from where they came from."""
+    """Stored documents that were gone from their source."""
     passages: int = 0
     failures: list[Failure] = field(default_factory=list)
     guessed: dict[str, str] = field(default_factory=dict)
-    """Ids of documents of text that declares no encoding and is not UTF-8, with the one that it was read in."""
+    """Document id -> encoding, of texts that declare none and are not UTF-8."""
 
     @property
     def done(self) -> int:
@@ -69,7 +69,7 @@ async def ingest(
     """Sends the documents to the gateway on `channel`.
 
     A document that is refused is listed in the summary and stops no other. Raises FactoryError when the platform
-    refuses the call as a whole or goes away.
+    refuses the call as a whole or cannot be reached.
     """
     summary = Summary()
     stub = gateway_pb2_grpc.GatewayServiceStub(channel)
@@ -84,13 +84,13 @@ async def ingest(
             continues=number * _DOCUMENTS_PER_CALL < total,
         )
         upload = _Upload(stub, opened, batch, header, summary, on_progress)
-        await limited.patiently(upload.run)
+        await limited.retried(upload.run)
     on_progress(summary)
     return summary
 
 
 async def remove(channel: grpc.aio.Channel, knowledge_base: str, document_ids: Iterable[str]) -> list[str]:
-    """Deletes documents through the gateway on `channel`; those of the ids that name none. Raises FactoryError."""
+    """Deletes documents through the gateway on `channel`; returns ids that name none. Raises FactoryError."""
     stub = gateway_pb2_grpc.GatewayServiceStub(channel)
     missing: list[str] = []
     for batch in _batches(document_ids, _DELETIONS_PER_CALL):
@@ -120,7 +120,7 @@ class _Upload:
     opened: gateway_pb2.IngestOpen
     batch: list[DocumentFile]
     header: gateway_pb2.DocumentHeader
-    """What all of them have."""
+    """Fields that all of them share."""
     summary: Summary
     on_progress: Callable[[Summary], None]
 
@@ -135,7 +135,7 @@ class _Upload:
                 async for response in call:
                     _count(self.summary, response)
                     self.on_progress(self.summary)
-                sending.cancel()  # the gateway has ended the call; there is nobody to send to
+                sending.cancel()  # the gateway has ended the call
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 

@@ -1,4 +1,4 @@
-"""Where a running platform answers, on this machine or on a cluster, and the key that the command line shows it."""
+"""Addresses of a running platform, on this machine or on a cluster, and the API key of the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class Platform(Protocol):
-    """A running platform: where its gateway is, and the key to show there."""
+    """A running platform: the addresses of its gateway, and an API key."""
 
     @property
     def http_url(self) -> str:
@@ -27,22 +27,22 @@ class Platform(Protocol):
 
     @property
     def collector(self) -> str:
-        """Where its spans go, in words; empty: into the state folder."""
+        """Where its spans are sent, in words; empty: they are in the state folder."""
 
     def key(self) -> str:
         """An API key. Raises InvalidArgument when there is none."""
 
     def connected(self, key: str | None, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
-        """A channel to the gateway that shows the key, and waits so long for a gateway that restarts.
+        """A channel to the gateway with the key, which waits so long for a gateway that restarts.
 
-        key: None: the platform's own. Raises InvalidArgument when there is none, or no authority to trust.
+        key: None: the platform's own. Raises InvalidArgument when there is none, or no certificate authority.
         """
 
     def factory(self) -> specs.Factory:
         """The factory.yaml that it follows. Raises InvalidConfiguration."""
 
     def tenant(self, key: str) -> str:
-        """Name of the key's tenant; empty for a key that its factory.yaml does not hold."""
+        """Name of the key's tenant; empty for a key that is not in its factory.yaml."""
 
 
 class OnThisMachine:
@@ -59,7 +59,7 @@ class OnThisMachine:
         return state.development_key(self._state)
 
     def connected(self, key: str | None, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
-        """On a port of this machine."""
+        """To a port of this machine."""
         from genaifactory_common import channels
 
         return channels.connect(
@@ -67,16 +67,16 @@ class OnThisMachine:
         )
 
     def factory(self) -> specs.Factory:
-        """What the platform follows."""
+        """The file that the platform follows."""
         return specs.load(Path(self._endpoints.factory))
 
     def tenant(self, key: str) -> str:
-        """The first for the development key, which factory.yaml does not hold."""
+        """The first tenant for the development key, which is not in factory.yaml."""
         return self._endpoints.tenant if key == self.key() else _tenant(key, self.factory())
 
 
 class Cluster(settings.Settings):
-    """Where the gateway of a platform on a cluster is, as seen from a pod there."""
+    """Addresses of the gateway of a platform on a cluster, for a pod there."""
 
     http_url: str = Field(description="Its OpenAI API, http://HOST:PORT.")
     grpc_address: str = Field(description="Its gRPC API, dns:///NAME:PORT.")
@@ -84,14 +84,14 @@ class Cluster(settings.Settings):
 
 
 class Settings(settings.Common):
-    """What the command line reads from the environment."""
+    """Settings of the command line."""
 
     cluster: Cluster | None = Field(default=None, description="None: the platform is on this machine.")
-    api_key: SecretStr | None = Field(default=None, description="What is shown to the gateway.")
+    api_key: SecretStr | None = Field(default=None, description="For the gateway.")
 
 
 class OnACluster:
-    """The platform that a chart installed, from a pod beside it."""
+    """The platform that the chart installed, for a pod in its namespace."""
 
     def __init__(self, where: Cluster, own: Settings) -> None:
         self.http_url = where.http_url
@@ -100,7 +100,7 @@ class OnACluster:
         self._own = own
 
     def key(self) -> str:
-        """Of the environment."""
+        """From the environment."""
         if self._own.api_key is None:
             raise InvalidArgument("There is no API key: give --key, or set GENAIFACTORY_API_KEY.", field="--key")
         return self._own.api_key.get_secret_value()
@@ -115,16 +115,16 @@ class OnACluster:
         )
 
     def factory(self) -> specs.Factory:
-        """What the pods are given."""
+        """The file that is mounted into the pods."""
         return specs.load(self._own.factory_file)
 
     def tenant(self, key: str) -> str:
-        """As factory.yaml has it."""
+        """From factory.yaml."""
         return _tenant(key, self.factory())
 
 
 def find(folder: Path) -> Platform:
-    """The platform on a cluster, where the environment says so, else the one that runs on the state folder.
+    """The platform on a cluster, where the environment names one, else the one that runs on the state folder.
 
     Raises Unavailable when none runs there, InvalidArgument when the environment is wrong.
     """

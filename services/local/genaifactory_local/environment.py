@@ -1,4 +1,4 @@
-"""Settings out of the environment, for the command line: what is wrong with them is said in one line."""
+"""Settings from the environment, for the command line: a wrong one is an error of one line."""
 
 from __future__ import annotations
 

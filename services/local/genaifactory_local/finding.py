@@ -1,7 +1,7 @@
 """Which files of folders are documents, what they are named, and why the others are skipped.
 
-A folder may hold anything: names that are no text, links that lead out or in circles, pipes, devices, what may not be
-read, and what changes while it is looked through. None of it ends the walk; each is a document or has its reason.
+A folder may hold anything: names that are no text, links that lead out or in circles, pipes, devices, files that may
+not be read or change during the walk. None of it ends the walk; each is a document or has a reason why not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SAMPLE_QUESTIONS = (
     "What must I do when I lose my hardware key?",
     "Pin của cảm biến Lúa 3 dùng được bao lâu?",
 )
-"""That it answers."""
+"""Questions that it answers."""
 
 
 class Reason(StrEnum):
@@ -56,9 +56,9 @@ class Source:
     """Stored with its documents, and printed: the path, or SAMPLES."""
     is_folder: bool
     root: str
-    """Where the path leads: what is read lies there or below."""
+    """The path without links; every file that is read is there or below."""
     label: str
-    """What its documents are named by: one of `labels`."""
+    """The beginning of its documents' ids: one of `labels`."""
 
     def labelled(self, below: str) -> str:
         """The id of the document at this path below the source; "" for the source itself."""
@@ -74,11 +74,11 @@ class Skipped:
     """Its path below the source, printable; a folder's ends in '/'."""
     reason: Reason
     detail: str = ""
-    """More of the reason: what the system says."""
+    """The system's error text."""
 
     @property
     def name(self) -> str:
-        """As the id of a document would be."""
+        """In the form of a document's id."""
         return self.source.labelled(self.below)
 
     @property
@@ -98,13 +98,13 @@ class DocumentFile:
 
     @property
     def document_id(self) -> str:
-        """Of the source's label and the path below it, with '/': "handbook/leave.md"."""
+        """The source's label and the path below it, with '/': "handbook/leave.md"."""
         return self.source.labelled(self.below)
 
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """What is at and below the paths that were given."""
+    """The files at and below the paths that were given."""
 
     documents: tuple[DocumentFile, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -114,14 +114,14 @@ class FoundFiles:
 def find(paths: Iterable[Path]) -> FoundFiles:
     """The documents at and below `paths`, sorted, and what is skipped below them.
 
-    A path that is itself a link is followed: whoever gives it wants that. Raises InvalidArgument when a path does not
+    A given path that is itself a link is followed. Raises InvalidArgument when a path does not
     exist, may not be read or is no document.
     """
     documents: list[DocumentFile] = []
     skipped: list[Skipped] = []
     sources: dict[Path, Source] = {}
     for path in paths:
-        path = Path(os.path.abspath(path))  # also without '..', which would be a part of a label
+        path = Path(os.path.abspath(path))  # without '..', which would become part of a label
         if path in sources:
             continue
         source = sources[path] = _source(path)
@@ -137,16 +137,16 @@ def find(paths: Iterable[Path]) -> FoundFiles:
 
 
 def labels(path: Path) -> Iterator[str]:
-    """What documents of an absolute path may be named by, shortest first: its name, then with the folders above it."""
+    """Possible labels of an absolute path, shortest first: its name, then with the folders above it."""
     parts = [printable(part) for part in path.parts if part != path.anchor] or ["root"]
     for count in range(1, len(parts) + 1):
         yield "/".join(parts[-count:])
 
 
 def read(document: DocumentFile) -> bytes | str:
-    """The file's bytes, or why it cannot be taken. Blocks; never on a pipe or device.
+    """The file's bytes, or why it cannot be read. Blocks; never on a pipe or device.
 
-    What was opened is looked at, not what stood there during the walk: it must be a file inside the source.
+    Checks the opened file, not the path as it was during the walk: it must be a regular file inside the source.
     """
     try:
         descriptor = os.open(document.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -185,7 +185,7 @@ def _source(path: Path) -> Source:
         raise InvalidArgument(f"{name} is {Reason.SPECIAL}; give a file or a folder.", field="path")
     if not _is_document(path.name):
         endings = ", ".join(sorted(formats.BY_ENDING))
-        raise InvalidArgument(f"{name} is no document; documents end in {endings}.", field="path")
+        raise InvalidArgument(f"{name} is not a document; documents end in {endings}.", field="path")
     return Source(path, name, is_folder=False, root=root, label=next(labels(path)))
 
 
@@ -194,7 +194,7 @@ def _bounded(name: str) -> str:
 
 
 class _Walk:
-    """One look through a folder: first what is in it, then what its links to folders lead to, each folder once."""
+    """One walk through a folder: first its content, then the targets of its links to folders, each folder once."""
 
     def __init__(self, source: Source) -> None:
         self.documents: dict[str, DocumentFile] = {}
@@ -208,7 +208,7 @@ class _Walk:
         links: list[tuple[str, str]] = []
         waiting = [(str(self._source.path), "")]
         while waiting or links:
-            # What a link leads to is read last: what also stands in the folder has its name from there.
+            # Targets of links come last, so that what also stands in the folder is named by its path there.
             path, below = waiting.pop() if waiting else links.pop(0)
             folders = []
             for entry in self._entries(path, below):
@@ -224,7 +224,7 @@ class _Walk:
             waiting += reversed(folders)
 
     def _entries(self, path: str, below: str) -> list[os.DirEntry[str]]:
-        """What is in a folder; nothing, and the reason is noted, when it cannot be read or was read before."""
+        """A folder's entries; none, and the reason in `skipped`, when it cannot be read or was read before."""
         try:
             status = os.stat(path)
             place = (status.st_dev, status.st_ino)
@@ -272,7 +272,7 @@ class _Walk:
             self._add(document, name)
 
     def _add(self, document: DocumentFile, name: str) -> None:
-        """Of two files whose names are written alike, the one that has the name as it is written is read."""
+        """Of two files with the same printable name, the one whose name is unchanged by it is read."""
         other = self.documents.get(document.below)
         if other is not None and name != document.below:
             self._skip(name, Reason.TWIN)

@@ -1,4 +1,4 @@
-"""What `genaifactory run` does with documents: reads those of its folders, removes those that are gone from them."""
+"""Synchronises a knowledge base with the folders of `genaifactory run`: stores documents, removes those gone since."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from genaifactory_local import documents, finding, progress, sources
 from genaifactory_local.printable import printable
 
 _OWN = Path(__file__).parents[3] / "docs"
-# Not the README: it shows questions, and a question is what is found best for itself.
+# Not the README: it shows questions, and a search for a question finds the question first.
 DEFAULT_PATHS = (finding.SAMPLE, *([_OWN] if _OWN.is_dir() else []))
-"""What is read where no DOCS are given: a sample handbook, and in a clone of the project its own documents."""
+"""Folders that are read without DOCS: a sample handbook, and in a clone of the project its own documents."""
 DEFAULT_SOURCES = frozenset((finding.SAMPLES, printable(str(_OWN))))
-"""Their names. They leave when DOCS are given."""
+"""Names of these sources, whose documents are removed when DOCS are given."""
 
 _LIST = "`genaifactory documents list` shows them."
 
 
 @dataclass(frozen=True)
 class FolderSync:
-    """The documents of one run, and where they go."""
+    """The documents of one run, and the knowledge base that stores them."""
 
     key: str
-    """Of the tenant that they are for."""
+    """API key of the tenant that they are for."""
     knowledge_base: str
     found: finding.FoundFiles
     console: Console
@@ -39,10 +39,10 @@ class FolderSync:
     """Every skipped file is named."""
 
     async def read(self, gateway: str, begun: asyncio.Event) -> bool:
-        """Brings the knowledge base to what the folders hold, and says on the console what became of it.
+        """Brings the knowledge base to the state of the folders, and prints the outcome.
 
-        gateway: its gRPC address. begun: set when answers say that reading goes on, or when it has ended. Returns
-        whether the samples were left out, since there is something else to ask about.
+        gateway: its gRPC address. begun: set when answers report that reading goes on, or when it has ended. Returns
+        whether the samples were left out, since documents of other sources are stored.
         """
         try:
             done = await self._read_when_there_is_room(gateway, begun)
@@ -54,13 +54,13 @@ class FolderSync:
                 return True
             progress.print_summary(self.console, done.summary, done.found.skipped, verbose=self.verbose)
             if done.elsewhere:
-                self._print(f"{done.elsewhere} documents of other sources answer too. {_LIST}")
+                self._print(f"{done.elsewhere} documents of other sources are searched too. {_LIST}")
         finally:
             begun.set()
         return False
 
     async def _read_when_there_is_room(self, gateway: str, begun: asyncio.Event) -> _Done | None:
-        """As `_read`; a disk that is full is waited for."""
+        """As `_read`; tried again while the disk is full."""
         waits = False
         while True:
             try:
@@ -69,7 +69,7 @@ class FolderSync:
                 if not waits:
                     waits = True
                     why = escape(full.message)
-                    self.console.print(f"[red]The documents wait to be read:[/red] {why}", soft_wrap=True)
+                    self.console.print(f"[red]The documents are read when there is room:[/red] {why}", soft_wrap=True)
             begun.set()
             await asyncio.sleep(space.RETRY_SECONDS)
 
@@ -78,7 +78,7 @@ class FolderSync:
             store = sources.Store(channel, self.knowledge_base)
             if not self.chosen and await sources.count_others(store, DEFAULT_SOURCES):
                 return None
-            # What leaves does so first: its names are free then, and a file under a new one is no duplicate of itself.
+            # Removed first, so that their labels are free and a renamed file is no duplicate of itself.
             removed = 0
             if self.chosen:
                 kept = {source.name for source in self.found.sources}
@@ -105,7 +105,7 @@ class FolderSync:
 
 @dataclass(frozen=True)
 class _Done:
-    """What a reading came to."""
+    """The outcome of a reading."""
 
     found: finding.FoundFiles
     summary: documents.Summary

@@ -1,4 +1,4 @@
-"""Follows what is recorded: each request once, in the order in which they end, across restarts of the platform."""
+"""Follows recorded requests: each once, in the order in which they end, across restarts of the platform."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from genaifactory_common.errors import FactoryError
 from genaifactory_local import monitoring
 from genaifactory_local.endpoints import Platform
 
-# A record comes a moment after its answer's end, and the clocks of a cluster's pods differ a little.
+# A record is stored a moment after its answer's end, and the clocks of a cluster's pods differ a little.
 _OVERLAP = timedelta(seconds=30)
 _SEEN = 20_000
 _MOST_AT_ONCE = 2_000
 
 
 class Follower:
-    """Asks again and again for what has ended since the newest record that it has seen."""
+    """Polls for requests that have ended since the newest one that it has returned."""
 
     def __init__(
         self,
@@ -32,8 +32,8 @@ class Follower:
         route: str = "",
         key_id: str = "",
     ) -> None:
-        """find: the platform as it runs now. key: what is shown to it; None: its own. since: from when on requests must
-        have ended to be shown.
+        """find: returns the platform that runs now. key: API key; None: the platform's own. since: requests that ended
+        before are left out.
         """
         self._find = find
         self._key = key
@@ -44,22 +44,22 @@ class Follower:
         self._channel: grpc.aio.Channel | None = None
 
     async def new(self) -> list[monitor_pb2.Interaction]:
-        """What has ended since the last call, oldest first; of very many the newest.
+        """Requests that have ended since the last call, oldest first; of very many the newest.
 
-        Raises FactoryError when the platform cannot be asked; the next call tries to reach it anew.
+        Raises FactoryError when the platform cannot be reached; the next call connects again.
         """
         try:
-            return await self._ask()
+            return await self._poll()
         except FactoryError:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Lets go of the connection."""
+        """Closes the connection."""
         self._channel = None
         await self._connection.aclose()
 
-    async def _ask(self) -> list[monitor_pb2.Interaction]:
+    async def _poll(self) -> list[monitor_pb2.Interaction]:
         channel = self._channel or await self._connect()
         wanted = monitor_pb2.InteractionFilter()
         wanted.CopyFrom(self._filter)
@@ -84,7 +84,7 @@ class Follower:
 async def following(
     find: Callable[[], Platform], key: str | None, since: datetime, *, route: str = "", key_id: str = ""
 ) -> AsyncIterator[Follower]:
-    """A Follower that lets go of its connection at the end."""
+    """A Follower whose connection is closed at the end of the block."""
     follower = Follower(find, key, since, route=route, key_id=key_id)
     try:
         yield follower
@@ -93,5 +93,5 @@ async def following(
 
 
 def ended(record: monitor_pb2.Interaction) -> datetime:
-    """When a request came to its end."""
+    """When a request ended."""
     return record.start_time.ToDatetime(UTC) + timedelta(microseconds=record.duration_us)

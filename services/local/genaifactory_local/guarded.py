@@ -1,4 +1,4 @@
-"""What guardrails did to a request, out of its record: which rule, on which way, with what outcome; never the text."""
+"""Guardrail rules that were enforced on a request, from its record: rule, direction and action; never the text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _DIRECTIONS = {types_pb2.DIRECTION_INPUT: "in", types_pb2.DIRECTION_OUTPUT: "out
 
 
 class Rule(NamedTuple):
-    """What was enforced."""
+    """A rule that was enforced."""
 
     action: str
     """"masked" or "blocked"."""
     direction: str
-    """"in": what was asked; "out": what was answered."""
+    """"in": on the input; "out": on the output."""
     entity: str
-    """What was found, such as EMAIL_ADDRESS; for a block without a finding, the reason of the refusal."""
+    """Entity type of the finding, such as EMAIL_ADDRESS; for a block without a finding, the reason of the refusal."""
     policy: str
 
 
@@ -32,11 +32,11 @@ class Enforced:
 
     rule: Rule
     findings: int
-    """How often; 0 where there is no finding to count."""
+    """Number of findings; 0 for a block without one."""
 
 
 def enforced(record: monitor_pb2.Interaction) -> list[Enforced]:
-    """What guardrails enforced on a request, blocks first; empty when they let everything pass."""
+    """Rules enforced on a request, blocks first; empty when everything was allowed."""
     found: Counter[Rule] = Counter()
     for verdict in record.verdicts:
         direction = _DIRECTIONS.get(verdict.direction, "")
@@ -51,7 +51,7 @@ def enforced(record: monitor_pb2.Interaction) -> list[Enforced]:
 
 
 def summary(records: Iterable[Sequence[Enforced]]) -> list[tuple[Rule, int, int]]:
-    """Each rule with the requests on which it was enforced and how often in all; the most frequent first."""
+    """Each rule with its number of requests and of findings, the most frequent first."""
     requests: Counter[Rule] = Counter()
     findings: Counter[Rule] = Counter()
     for items in records:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
-"""For a gateway that is asked before a document is in force, and may be away."""
+"""How long a check of a document waits for a gateway that restarts."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Inventory:
 
 
 async def take(channel: grpc.aio.Channel) -> Inventory:
-    """Asks the gateway on `channel`, to which a key with the permissions 'operate' and 'usage' is shown."""
+    """Counts through the gateway on `channel`, whose key needs the permissions 'operate' and 'usage'."""
     stub = gateway_pb2_grpc.GatewayServiceStub(channel)
 
     async def ask(
@@ -58,7 +58,7 @@ async def take(channel: grpc.aio.Channel) -> Inventory:
 def reviewer(look: Callable[[], Awaitable[Inventory]]) -> Callable[[specs.Factory, specs.Factory], Awaitable[None]]:
     """For `specs.Source.review`: refuses a document that lacks a name under which something is stored.
 
-    What cannot be counted is no reason to refuse, or no document could mend what is broken; then a line warns of it.
+    What cannot be counted is logged as a warning and not refused, since a document may be what repairs a service.
     """
 
     async def review(before: specs.Factory, after: specs.Factory) -> None:
@@ -68,7 +68,7 @@ def reviewer(look: Callable[[], Awaitable[Inventory]]) -> Callable[[specs.Factor
         if found := [each for each in stored.newly_hidden(before, after, inventory.stored) if each.renamed]:
             raise specs.InvalidConfiguration([str(each) for each in found], "factory.yaml")
         for why in inventory.unknown:
-            logger.warning("names are gone from factory.yaml; whether that hides any %s is not known", why)
+            logger.warning("names were removed from factory.yaml; it is not known whether that hides %s", why)
 
     return review
 

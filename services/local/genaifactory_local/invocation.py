@@ -1,4 +1,4 @@
-"""How a person types the `genaifactory` command where they are now."""
+"""The `genaifactory` command as it is typed in the working folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAME = "genaifactory"
 
 
 def command() -> str:
-    """What to type to run this same command again, from the working folder; quoted for a shell."""
+    """The command that runs this same program again, from the working folder; quoted for a shell."""
     program = Path(sys.argv[0]).absolute()
     if program.name == "__main__.py":
         return f"{_from_here(Path(sys.executable))} -m {Path(__file__).parent.name}"

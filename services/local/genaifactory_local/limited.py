@@ -1,4 +1,4 @@
-"""Calls of a gateway that refuses what is too much for now: they wait for as long as it says, and are made again."""
+"""Calls of the gateway that wait and are repeated when it refuses them because of a limit or its load."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOST_SECONDS = 120.0
 
 
 async def unary(method: Callable[..., Awaitable[Response]], request: Request, *, timeout_seconds: float) -> Response:
-    """As channels.unary."""
-    return await patiently(lambda: channels.unary(method, request, timeout_seconds=timeout_seconds))  # type: ignore[arg-type]
+    """As channels.unary, repeated as by `retried`."""
+    return await retried(lambda: channels.unary(method, request, timeout_seconds=timeout_seconds))  # type: ignore[arg-type]
 
 
-async def patiently(call: Callable[[], Awaitable[Result]]) -> Result:
-    """What the call returns, made again after a pause while it is refused as too much, for two minutes at most.
+async def retried(call: Callable[[], Awaitable[Result]]) -> Result:
+    """Returns the call's result; repeats it after the pause that its refusal names, for two minutes at most.
 
-    call: may be made again when it raised RateLimited or Overloaded. Raises FactoryError.
+    call: may be repeated after RateLimited and Overloaded. Raises FactoryError.
     """
     waited = 0.0
     while True:

@@ -18,7 +18,7 @@ from genaifactory_common.errors import InvalidArgument
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _FIND_VLLM = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
-# A laptop has its memory for other things too: a bounded cache, the context that fits into it, and no compiler.
+# For the memory of a laptop: a bounded cache, the context that fits into it, and no compiler.
 _ON_A_CPU: dict[str, JsonValue] = {"kv_cache_memory_bytes": 2 << 30, "max_model_len": -1, "enforce_eager": True}
 
 
@@ -70,14 +70,14 @@ def added(factory: specs.Factory, model: Vllm) -> specs.Factory:
     taken = {each.name for each in factory.models} | {name for each in factory.engines for name in each.names()}
     if model.model in taken:
         raise InvalidArgument(
-            f"factory.yaml has a model '{model.model}' already; leave MODEL away, or name the folder differently.",
+            f"factory.yaml has a model '{model.model}' already; omit MODEL, or rename the folder.",
             field="--model",
         )
     spec = specs.Model(
         name=model.model,
         description=f"From {model.source}.",
         backend=specs.ModelServerBackend(model=model.model),
-        # On a laptop's CPU a long prompt takes its time.
+        # A long prompt is slow on a laptop's CPU.
         first_token_timeout_seconds=120.0,
         idle_timeout_seconds=60.0,
         timeout_seconds=600.0,

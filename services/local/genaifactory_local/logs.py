@@ -1,4 +1,4 @@
-"""Where the logs of a platform on this machine go: all to a file as JSON lines, warnings to the terminal too."""
+"""Logs of a platform on this machine: all to a file as JSON lines, warnings to the terminal too."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from genaifactory_common.telemetry import JsonFormatter
 _FILE_BYTES = 20 * 1024 * 1024
 _FILES_KEPT = 3
 _QUEUED_LINES = 10_000
-_TALKATIVE = ("alembic", "uvicorn.error")
+_VERBOSE_LOGGERS = ("alembic", "uvicorn.error")
 
 
 @contextmanager
@@ -27,11 +27,11 @@ def to_file(path: Path, console: Console, level: str) -> Iterator[None]:
     """Logs to `path` and warnings to `console` inside the block. Raises OSError when the file cannot be written."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = _File(path, console)
-    # The line is made where it is logged, since it carries that task's trace id, and written by another thread.
+    # Formatted in the task that logs, for its trace id, and written by another thread.
     lines = QueueHandler(queue.Queue(_QUEUED_LINES))
     lines.setFormatter(JsonFormatter())
     listener = QueueListener(lines.queue, file)
-    for name in _TALKATIVE:
+    for name in _VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.basicConfig(level=level, handlers=[lines, _Warnings(console)], force=True)
     listener.start()
@@ -45,7 +45,7 @@ def to_file(path: Path, console: Console, level: str) -> Iterator[None]:
 
 
 class _File(RotatingFileHandler):
-    """Lines for which there is no room on the disk are left out: the platform goes on without its log."""
+    """Leaves out lines for which the disk has no room: the platform goes on without its log."""
 
     def __init__(self, path: Path, console: Console) -> None:
         super().__init__(path, maxBytes=_FILE_BYTES, backupCount=_FILES_KEPT, encoding="utf-8")
@@ -57,7 +57,7 @@ class _File(RotatingFileHandler):
         super().emit(record)
         if left_out and self._left_out == left_out:
             self._left_out = 0
-            self._say(f"{self.baseFilename} is written again; {left_out} lines were left out")
+            self._warn(f"{self.baseFilename} is written again; {left_out} lines were left out")
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -65,15 +65,15 @@ class _File(RotatingFileHandler):
             super().handleError(record)
             return
         if self._left_out == 0:
-            self._say(f"{self.baseFilename} cannot be written ({error.strerror}); the platform goes on without it")
+            self._warn(f"{self.baseFilename} cannot be written ({error.strerror}); the platform goes on without it")
         self._left_out += 1
 
-    def _say(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
         self._console.print(f"[yellow]warning: {escape(message)}[/yellow]", soft_wrap=True, highlight=False)
 
 
 class _Warnings(logging.Handler):
-    """One line on the terminal; how it came to that is in the file."""
+    """Prints warnings as one line on the terminal; tracebacks are in the file."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)

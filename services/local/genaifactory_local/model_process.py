@@ -1,4 +1,4 @@
-"""The model server as a process of its own: vLLM has its own Python, its own processes, and minutes to load."""
+"""The model server as a process of its own: vLLM has its own Python and processes, and loads for minutes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.5
 _KILL_AFTER_SECONDS = 15.0
 
 Report = Callable[[str], None]
-"""Told what a person who waits should know."""
+"""Called with a line about progress, for the terminal."""
 
 
 @asynccontextmanager
@@ -42,7 +42,7 @@ async def running(
     drain_seconds: float,
     report: Report,
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """Runs it inside the block; yields a channel once every model answers. Raises FactoryError: why one cannot."""
+    """Runs it inside the block; yields a channel once every model is ready. Raises FactoryError when one cannot be."""
     address = service_address(sockets, "modelserver")
     factory_file = state.data("modelserver") / "factory.yaml"
     log = state.log_file.with_name("modelserver.log")
@@ -76,7 +76,7 @@ async def running(
 
 def _start(python: Path, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
-        # Its own session: the terminal's Ctrl-C is for us, and we stop it when its callers are done.
+        # Its own session: Ctrl-C in the terminal must not stop it before its callers.
         return subprocess.Popen(  # noqa: S603  # the interpreter that has vLLM
             (python, "-m", "genaifactory_modelserver"),
             env=environment,
@@ -98,10 +98,10 @@ async def _opened(
 ) -> None:
     sign_in(signer, tenant)
     stub = modelserver_pb2_grpc.ModelServiceStub(channel)
-    told = ""
+    reported = ""
     while True:
         if process.poll() is not None:
-            raise Unavailable(f"The model server has ended: {await asyncio.to_thread(_last_words, log)}")
+            raise Unavailable(f"The model server has ended: {await asyncio.to_thread(_last_line, log)}")
         if not await asyncio.to_thread(socket.exists):  # it does not listen yet
             await asyncio.sleep(_LOOK_SECONDS)
             continue
@@ -116,13 +116,13 @@ async def _opened(
                     logger.warning("%s: %s", model.name, model.state_message)
             return
         message = f"{waiting[0].name}: {waiting[0].state_message}"
-        if message != told:
+        if message != reported:
             report(message)
-            told = message
+            reported = message
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _last_words(log: Path) -> str:
+def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"{lines[-1].removeprefix('modelserver: ')} ({log})" if lines else f"its log {log} is empty."
 

@@ -27,7 +27,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def moment(text: str, now: datetime, option: str) -> datetime:
-    """The time that `text` means: an age ("90m", "24h", "7d", "2w") or an ISO date or time, UTC unless it says other.
+    """Parses an age ("90m", "24h", "7d", "2w") or an ISO date or time, in UTC unless it has an offset.
 
     Raises InvalidArgument.
     """
@@ -37,7 +37,7 @@ def moment(text: str, now: datetime, option: str) -> datetime:
         value = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise InvalidArgument(
-            f"'{text}' is no time. Give an age like 24h or 7d, or a date like 2026-11-21.", field=option
+            f"'{text}' is not a time. Give an age like 24h or 7d, or a date like 2026-11-21.", field=option
         ) from None
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
@@ -88,13 +88,13 @@ async def require_route(platform: Platform, key: str | None, route: str) -> None
         async for _ in recorded:
             return
     raise NotFound(
-        f"There is no route '{route}', and nothing on record was answered by one; there are: {', '.join(names)}.",
+        f"There is no route '{route}' in factory.yaml or on record; there are: {', '.join(names)}.",
         field="--route",
     )
 
 
 def timestamp(value: datetime | None) -> Timestamp | None:
-    """A moment as messages carry it."""
+    """A moment as protobuf has it."""
     if value is None:
         return None
     moment_ = Timestamp()

@@ -1,4 +1,4 @@
-"""All six real services in this process, or the model server beside it, on unix sockets and wired as in a cluster."""
+"""All six services in this process (with vLLM, the model server in another), on unix sockets, wired as in a cluster."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ async def running(
     before_gateway: Callable[[], Awaitable[None]] | None = None,
     report: model_process.Report = logger.info,
 ) -> AsyncIterator[Endpoints]:
-    """Runs the six services inside the block, from those that call nobody to the gateway; stops them in reverse.
+    """Runs the six services inside the block, each after those that it calls; stops them in reverse.
 
-    sockets: a private folder with a short path. before_gateway: awaited when the gateway answers on its socket there,
-    with gRPC alone, and nobody outside is let in yet. report: told how far a model's loading is. A model server with
-    vLLM is a process of its own. Raises OSError when a port is taken, FactoryError when a store cannot be opened.
+    sockets: a private folder with a short path. before_gateway: awaited when the gateway serves gRPC on its socket
+    there, before its ports are open. report: called with the progress of a model's loading. A model server with vLLM
+    is a process of its own. Raises OSError when a port is taken, FactoryError when a store cannot be opened.
     """
     tracing = options.telemetry
     if tracing.otlp_endpoint is None:

@@ -15,14 +15,14 @@ Measure = Literal["requests", "tokens", "cost"]
 Group = Literal["model", "key"]
 
 NO_MODEL = "(no model)"
-"""Stands for the model of requests that ended before one was asked: refused, blocked or failed."""
+"""In place of the model of requests that ended before one was called: refused, blocked or failed."""
 
 _OTHERS = "others"
 _MOST_BARS = 62
 _MOST_PARTS = 6
 _LEAST_BAR_CELLS = 10
 _STYLES = ("cyan", "magenta", "green", "yellow", "blue", "white")
-# Parts differ without colours too.
+# So that parts differ without colours.
 _FILLS = "█▓▒░▚▞"
 
 _MEASURES: dict[Measure, Callable[[gateway_pb2.UsageRow], int]] = {

@@ -1,4 +1,4 @@
-"""How ingestion looks: a bar in a terminal, lines elsewhere, then what became of the documents."""
+"""What ingestion prints: a bar in a terminal, lines elsewhere, then a summary."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LINE_INTERVAL_SECONDS = 10.0
 def bar(
     console: Console, total: int, *, line_interval_seconds: float = _LINE_INTERVAL_SECONDS
 ) -> Iterator[Callable[[Summary], None]]:
-    """Shows how many of `total` documents are done inside the block; yields what is told of it.
+    """Shows how many of `total` documents are done inside the block; yields the function that updates it.
 
-    line_interval_seconds: where there is no terminal (CI, a container's log), how often a line says it instead.
+    line_interval_seconds: between lines where there is no terminal (CI, a container's log).
     """
     if not console.is_terminal:
         with _lines(console, total, line_interval_seconds) as report:
@@ -38,16 +38,16 @@ def bar(
 
 
 def print_summary(console: Console, summary: Summary, skipped: Sequence[Skipped], *, verbose: bool = False) -> None:
-    """Says what became of the documents, why some were refused, and what was skipped.
+    """Prints documents by outcome, why some were refused, and what was skipped.
 
-    verbose: names everything that was skipped or guessed, not only the first of each kind.
+    verbose: names every file that was skipped or guessed, not only the first of each kind.
     """
     counts = (
         (summary.added, "new"),
         (summary.replaced, "changed"),
         (summary.removed, "removed"),
         (summary.unchanged, "unchanged"),
-        (summary.duplicates, "with the content of another"),
+        (summary.duplicates, "duplicates"),
         (len(summary.failures), "refused"),
     )
     parts = ", ".join(f"{count} {what}" for count, what in counts if count) or "none"
@@ -93,7 +93,7 @@ def _lines(console: Console, total: int, interval_seconds: float) -> Iterator[Ca
         done = summary.done
 
     def write() -> None:
-        # By the clock and not by the document: a line is wanted most while one large document takes long.
+        # By time, not by document: one large document can take minutes.
         while not finished.wait(interval_seconds):
             seconds = time.monotonic() - started
             console.print(

@@ -1,4 +1,4 @@
-"""`genaifactory run`: the platform in this process, fed with documents, until Ctrl-C or SIGTERM."""
+"""`genaifactory run`: the platform in this process with documents ingested, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _OWN_QUESTION = "Your question about the documents"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command."""
 
     paths: tuple[Path, ...] = ()
     """Folders and files to ingest; none: the sample and the project's own documents."""
@@ -51,14 +51,14 @@ class Options:
     http_port: int = 8080
     grpc_port: int = 8081
     model: str | None = None
-    """A folder, an https:// folder or a hub's ORG/NAME to answer with; None: what factory.yaml says."""
+    """A folder, an https:// folder or a hub's ORG/NAME to answer with; None: the models of factory.yaml alone."""
     verbose: bool = False
     """Name every file that is skipped."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything that is known before the start."""
+    """What is read and checked before the start."""
 
     options: Options
     state: State
@@ -86,7 +86,7 @@ def run(options: Options, console: Console) -> None:
         with logs.to_file(held.log_file, console, telemetry.log_level), state.socket_folder(held) as sockets:
             try:
                 console.print("Starting six services ...", highlight=False)
-                from genaifactory_local import platform  # loads them all; a mistake in the options is found without
+                from genaifactory_local import platform  # imports every service: only once the options are right
 
                 addresses = platform.Options(
                     host=options.host, http_port=options.http_port, grpc_port=options.grpc_port, telemetry=telemetry
@@ -94,29 +94,29 @@ def run(options: Options, console: Console) -> None:
                 start = partial(platform.running, held, sockets, source, plan.signer, addresses)
                 uvloop.run(_serve(plan, start, sockets, console))
             except Exception as error:
-                raise _told(error, options, held.log_file) from error
+                raise _reported(error, options, held.log_file) from error
 
 
-def _told(error: Exception, options: Options, log: Path) -> FactoryError:
-    """What a person is told of an error that ended the platform."""
+def _reported(error: Exception, options: Options, log: Path) -> FactoryError:
+    """The error to report for one that ended the platform."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, FactoryError):
         return error
     if isinstance(error, OSError):
         try:
-            _require_ports(options)  # somebody took one while the services started
+            _require_ports(options)  # one was taken while the services started
         except FactoryError as taken:
             return taken
         return state.explained(error, options.state_folder)
     logger.error("the platform ended", exc_info=error)
-    return Internal(f"The platform ended by a mistake of its own ({type(error).__name__}); {log} has the details.")
+    return Internal(f"The platform ended because of an internal error ({type(error).__name__}); {log} has the details.")
 
 
 async def _serve(
     plan: _Plan, start: Callable[..., AbstractAsyncContextManager[Endpoints]], sockets: Path, console: Console
 ) -> None:
-    """start: `platform.running`, with all but what it calls back."""
+    """start: `platform.running`, with all arguments but its callbacks."""
     stop = asyncio.Event()
     begun = asyncio.Event()
 
@@ -135,7 +135,7 @@ async def _serve(
     async with asyncio.TaskGroup() as tasks:
 
         async def begin_reading() -> None:
-            """Before the first question can come: what an answer lacks may stand in what is not read yet."""
+            """Before the ports are open, so that the first answer reports that reading goes on."""
             if wanted is not None:
                 readings.append(
                     tasks.create_task(wanted.read(state.service_address(sockets, "gateway"), begun), name="read")
@@ -168,7 +168,7 @@ async def _serve(
 
 
 def _follow(plan: _Plan, sockets: Path, endpoints: Endpoints, console: Console) -> None:
-    """Looks at every change of factory.yaml before it is in force, and prints it when it is."""
+    """Reviews every change of factory.yaml before it is in force, and prints it afterwards."""
 
     async def look() -> inventory.Inventory:
         async with channels.connect(state.service_address(sockets, "gateway"), api_key=plan.key) as channel:
@@ -218,13 +218,13 @@ def _knowledge_base(options: Options, factory: specs.Factory) -> str | None:
     usable = known.knowledge_bases(factory, tenant)
     if options.paths and not usable:
         raise InvalidArgument(
-            "There is nowhere to put the documents: factory.yaml has no knowledge base.", field="DOCS"
+            "The documents cannot be stored: factory.yaml has no knowledge base. Add one.", field="DOCS"
         )
     return next(iter(usable), None)
 
 
 def _require_ports(options: Options) -> None:
-    """Raises InvalidArgument or Conflict, by the option's name, when the platform cannot listen as it is asked to."""
+    """Raises InvalidArgument or Conflict that names the option, when the platform cannot listen there."""
     for option, port in (("--port", options.http_port), ("--grpc-port", options.grpc_port)):
         if not 0 <= port <= 65535:
             raise InvalidArgument(
@@ -243,7 +243,7 @@ def _require_free(host: str, port: int, option: str) -> None:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise InvalidArgument(f"'{host}' is no address to listen on: {error.strerror}.", field="--host") from None
+        raise InvalidArgument(f"'{host}' is not an address to listen on: {error.strerror}.", field="--host") from None
     for family, kind, protocol, _, address in addresses:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -255,7 +255,7 @@ def _require_free(host: str, port: int, option: str) -> None:
 
 def _unusable(error: OSError, host: str, port: int, option: str) -> FactoryError:
     if error.errno == errno.EADDRNOTAVAIL:
-        return InvalidArgument(f"--host {host} is no address of this machine.", field="--host")
+        return InvalidArgument(f"--host {host} is not an address of this machine.", field="--host")
     if error.errno == errno.EADDRINUSE:
         reason, other = "is in use by another program", port + 10 if port <= 65525 else port - 10
     elif error.errno == errno.EACCES:
@@ -269,12 +269,12 @@ def _unusable(error: OSError, host: str, port: int, option: str) -> FactoryError
 
 
 def _variable(option: str) -> str:
-    """What `make run` names it."""
+    """Its name for `make run`."""
     return option.removeprefix("--").replace("-", "_").upper()
 
 
 def _print_answering(plan: _Plan, endpoints: Endpoints, console: Console, questions: tuple[str, ...]) -> None:
-    """One line, so that nobody waits for the end of the reading to ask."""
+    """One line: questions are answered before the reading has ended."""
     console.print(
         f"{endpoints.http_url} answers already, from what is read so far: {escape(_ask(plan, questions[0]))}",
         soft_wrap=True,
@@ -283,12 +283,12 @@ def _print_answering(plan: _Plan, endpoints: Endpoints, console: Console, questi
 
 
 def _questions(own: bool) -> tuple[str, ...]:
-    """What to ask of documents of one's own, or of the samples."""
+    """Questions to show, for the user's own documents or for the samples."""
     return (_OWN_QUESTION,) if own else finding.SAMPLE_QUESTIONS
 
 
 def _ask(plan: _Plan, question: str) -> str:
-    """What to type to ask it."""
+    """The command that asks it."""
     folder = (
         "" if plan.options.state_folder == state.DEFAULT_FOLDER else f" --state {shlex.quote(str(plan.state.folder))}"
     )
@@ -296,7 +296,7 @@ def _ask(plan: _Plan, question: str) -> str:
 
 
 def _age_seconds() -> float:
-    """How long this process runs: imports count, which a clock that we start would leave out (Linux, proc(5))."""
+    """Age of this process with its imports, which a clock started here would leave out (Linux, proc(5))."""
     started = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
 
@@ -304,7 +304,7 @@ def _age_seconds() -> float:
 def _print_ready(
     plan: _Plan, endpoints: Endpoints, console: Console, seconds: float, questions: tuple[str, ...]
 ) -> None:
-    """The lines that a person copies from must not be wrapped."""
+    """Not wrapped, so that lines can be copied."""
     factory = plan.source.current
     route = next((r.name for r in factory.routes if r.task == "rag"), factory.routes[0].name)
     body = f'{{"model": "{route}", "stream": true, "messages": [{{"role": "user", "content": "{questions[0]}"}}]}}'

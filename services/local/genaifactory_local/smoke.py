@@ -1,4 +1,4 @@
-"""Asks one question as a client would and looks at the answer; what `genaifactory smoke` does."""
+"""Asks one question as a client does and checks the answer: `genaifactory smoke`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test(
 ) -> None:
     """Reports the question, the answer and the time it took.
 
-    Raises FactoryError when no answer comes in time, or none with text and, if it needs one, a citation.
+    Raises FactoryError when the answer is late or empty, or lacks a citation that it needs.
     """
     started = time.monotonic()
     report(f"Question  {question.text}")

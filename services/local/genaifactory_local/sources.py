@@ -1,4 +1,4 @@
-"""Where stored documents were read from: what a folder's documents are named by, and which of them are gone from it."""
+"""Sources of stored documents: the labels that name their documents, and which documents are gone from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Store:
     """A knowledge base of a running platform, for the holder of a key. Every method raises FactoryError."""
 
     channel: grpc.aio.Channel
-    """To the gateway; it shows the key."""
+    """To the gateway, with the key."""
     knowledge_base: str
 
     async def page(
@@ -67,7 +67,7 @@ async def labelled(store: Store, found: FoundFiles) -> FoundFiles:
 async def gone(store: Store, found: FoundFiles) -> list[str]:
     """Ids of stored documents that are not in their source any more. Raises FactoryError.
 
-    What could not be looked into may still be there.
+    Documents below a folder that cannot be read are not among them.
     """
     here = {document.document_id for document in found.documents}
     unknown = tuple(each.name for each in found.skipped if each.reason is Reason.UNREADABLE)
@@ -97,13 +97,13 @@ async def _label(store: Store, source: Source, taken: set[str]) -> str:
         if any(_belongs(document_id, label, source) for document_id in own):
             return label
     for label in candidates:
-        if not await _is_anothers(store, source, label):
+        if not await _is_taken(store, source, label):
             return label
     return candidates[-1]
 
 
-async def _is_anothers(store: Store, source: Source, label: str) -> bool:
-    """Whether a document of another source is named by the label. One that has no source may be anybody's."""
+async def _is_taken(store: Store, source: Source, label: str) -> bool:
+    """Whether a document of another source is named by the label; one without a source does not count."""
     async for document in stored(store, prefix=label):
         if _belongs(document.document_id, label, source) and document.source not in ("", source.name):
             return True

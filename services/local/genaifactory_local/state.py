@@ -1,4 +1,4 @@
-"""The state folder of a platform on this machine: who holds it, its keys, and where the running platform answers."""
+"""The state folder of a platform on this machine: its lock, its keys, and the running platform's addresses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from genaifactory_local import invocation
 
 DEFAULT_FOLDER = Path(".genaifactory")
 
-# The kernel takes 107 bytes for a unix socket's path.
+# The kernel accepts 107 bytes for a unix socket's path.
 _LONGEST_SOCKET_PATH = 107
 _LONGEST_SOCKET_NAME = "orchestrator.sock"
 # Something else stands where a file or folder of ours should, or it is another user's.
@@ -69,7 +69,7 @@ class State:
 
     @property
     def endpoints_file(self) -> Path:
-        """Where the running platform answers."""
+        """Addresses of the running platform."""
         return self.folder / "running.json"
 
     @property
@@ -84,7 +84,7 @@ class State:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a running platform answers."""
+    """Addresses of a running platform."""
 
     pid: int
     http_url: str
@@ -96,7 +96,7 @@ class Endpoints:
     factory: str
     """The factory.yaml that it follows."""
     collector: str = ""
-    """Where its spans go; empty: to State.spans_file."""
+    """Address that its spans are sent to; empty: they are in State.spans_file."""
 
     def socket(self, service: str) -> str:
         """gRPC address of one service."""
@@ -110,7 +110,7 @@ def service_address(sockets: Path, service: str) -> str:
 
 @contextmanager
 def owner_only() -> Iterator[None]:
-    """Whatever the process makes inside the block (sockets, databases, the log) only its owner may use."""
+    """What the process creates inside the block (sockets, databases, the log) is readable by its owner alone."""
     before = os.umask(0o077)
     try:
         yield
@@ -120,9 +120,9 @@ def owner_only() -> Iterator[None]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[State]:
-    """Makes the folder if needed (mode 0700) and holds it inside the block.
+    """Creates the folder if needed (mode 0700) and locks it inside the block.
 
-    Raises Conflict when another process holds it, InvalidArgument when it cannot be written.
+    Raises Conflict when another process has locked it, InvalidArgument when it cannot be written.
     """
     state = State(folder.absolute())
     try:
@@ -141,7 +141,7 @@ def held(folder: Path) -> Iterator[State]:
             field="--state",
         ) from None
     try:
-        # What a killed process left behind says nothing about this one.
+        # A killed process leaves its addresses behind.
         try:
             state.endpoints_file.unlink(missing_ok=True)
         except OSError as error:
@@ -152,7 +152,7 @@ def held(folder: Path) -> Iterator[State]:
 
 
 def development_key(state: State) -> str:
-    """The key in .genaifactory/key, made on first use. Raises Damaged when the file holds something else."""
+    """The key in .genaifactory/key, created on first use. Raises Damaged when the file holds something else."""
     key = _kept(state.key_file, _LOSS_OF_KEY, lambda: f"gf-{secrets.token_urlsafe(32)}")
     if not _KEY_FORM.fullmatch(key):
         raise damaged(state.key_file, "it holds no key of this platform", _LOSS_OF_KEY)
@@ -160,7 +160,7 @@ def development_key(state: State) -> str:
 
 
 def signer(state: State) -> Signer:
-    """Signs callers for this folder's platform; its key is made on first use. Raises Damaged."""
+    """Signs callers for this folder's platform; its key is created on first use. Raises Damaged."""
     text = _kept(state.signing_key_file, _NOTHING, lambda: base64.b64encode(Signer.generate().private_key).decode())
     try:
         return Signer.parse(text)
@@ -212,8 +212,8 @@ def find_running(folder: Path) -> tuple[State, Endpoints]:
         pass
     if starting:
         raise Unavailable(
-            f"The platform on {state.folder} is starting or stopping. Try again when it has said that it is ready; "
-            "on its first run it reads the documents before."
+            f"The platform on {state.folder} is starting or stopping. Try again when it has printed Ready; "
+            "on its first run it reads the documents before that."
         )
     raise Unavailable(
         f"No platform runs on {state.folder}. Start one with: make run   (or: {invocation.command()} run)"
@@ -221,7 +221,7 @@ def find_running(folder: Path) -> tuple[State, Endpoints]:
 
 
 def explained(error: OSError, folder: Path) -> FactoryError:
-    """What an error means that ended the start of a platform on the state folder."""
+    """The error to report for one that ended the start of a platform on the state folder."""
     path = Path(os.fsdecode(error.filename)).absolute() if error.filename else folder
     if folder.absolute() in path.parents:
         return _explained(error, path, "what it holds")
@@ -235,7 +235,7 @@ def _explained(error: OSError, path: Path, loss: str) -> FactoryError:
 
 
 def _of(error: OSError, known: Path | None = None) -> str:
-    """What went wrong, with the path unless that is known."""
+    """The system's error text, with the path unless that is `known`."""
     if error.filename and Path(os.fsdecode(error.filename)) != known:
         return f"{error.filename}: {error.strerror}"
     return str(error.strerror or error)

@@ -27,7 +27,7 @@ DEFAULT_FACTORY = Path(__file__).parent / "factory.yaml"
 
 @dataclass(frozen=True)
 class Platform:
-    """A running platform and what one needs to speak to it."""
+    """A running platform with its addresses and keys."""
 
     state: State
     endpoints: Endpoints
@@ -40,11 +40,11 @@ class Platform:
         return f"{self.endpoints.http_url}/v1"
 
     def sign_in(self) -> None:
-        """Makes the running task's calls to inner services come from the development key's holder."""
+        """Signs the running task's calls to inner services as the development key's."""
         configuration.sign_in(self.signer, self.endpoints.tenant)
 
     def connected(self) -> grpc.aio.Channel:
-        """A channel to the gateway that shows the development key."""
+        """A channel to the gateway with the development key."""
         return channels.connect(self.endpoints.grpc_address, api_key=self.key)
 
     async def ingest(self, paths: Iterable[Path], knowledge_base: str = "documents") -> Summary:
@@ -54,7 +54,7 @@ class Platform:
             return await documents.ingest(channel, knowledge_base, found.documents)
 
     async def export(self) -> bytes:
-        """Everything on record, as JSON lines."""
+        """The whole record, as JSON lines."""
         async with self.connected() as channel:
             return b"".join([piece.jsonl async for piece in monitoring.export(channel, None, None, "")])
 
@@ -100,7 +100,7 @@ class Process:
         return self._output.decode(errors="replace")
 
     def resident_bytes(self) -> int:
-        """Memory that it holds."""
+        """Its resident memory."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -110,7 +110,7 @@ class Process:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a terminal whose commands find this platform."""
+        """Environment variables with which commands find this platform."""
         return {"GENAIFACTORY_STATE": str(self.platform.state.folder)}
 
     async def kill(self) -> None:
@@ -119,7 +119,7 @@ class Process:
         await self._process.wait()
 
     async def stop(self, number: signal.Signals = signal.SIGTERM, *, timeout_seconds: float = 30) -> int:
-        """Asks it to end; returns its exit code. Raises TimeoutError."""
+        """Sends it the signal; returns its exit code. Raises TimeoutError."""
         self._process.send_signal(number)
         async with asyncio.timeout(timeout_seconds):
             return await self._process.wait()
@@ -130,7 +130,7 @@ async def genaifactory(
 ) -> tuple[int, str, str]:
     """Runs `genaifactory` as a process; its exit code, stdout and stderr. Raises TimeoutError.
 
-    timeout_seconds: a command needs three seconds of processor, and a busy machine has little to spare.
+    timeout_seconds: a command needs three seconds of CPU, which may take long on a busy machine.
     """
     process = await begun(*arguments, environment=environment)
     try:
@@ -161,7 +161,7 @@ async def started(
     working_folder: Path | None = None,
     timeout_seconds: float = 120,
 ) -> AsyncIterator[Process]:
-    """Runs `genaifactory run` on free ports until it says that it is ready; kills it at the end if it still runs.
+    """Runs `genaifactory run` on free ports and waits until it is ready; kills it at the end if it still runs.
 
     Raises RuntimeError with its output when it ends before, TimeoutError when it takes too long.
     """

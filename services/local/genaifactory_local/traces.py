@@ -20,7 +20,7 @@ from genaifactory_common.span_store import Span
 from genaifactory_gateway import rules
 
 LAST = "last"
-"""Stands for the request that came last."""
+"""Names the last request."""
 
 # The record is stored a moment after the answer, and services write spans twice a second.
 _SETTLE_SECONDS = 3.0
@@ -46,22 +46,22 @@ _SHOWN = {
     "error.type": "",
     span_store.CALLER_TRACE: "client's trace",
 }
-"""What is shown of a span's attributes, in this order, and under which name."""
+"""Attributes of a span that are shown, in this order, each with its label."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A span and what was done within it."""
+    """A span and the spans below it."""
 
     span: Span
     children: Sequence[Node]
 
 
 def request_id(text: str) -> str:
-    """The id of a request, as `x-request-id` or an answer's `id` gives it. Raises InvalidArgument."""
+    """The id of a request, from an `x-request-id` or an answer's `id`. Raises InvalidArgument."""
     if not re.fullmatch(rules.REQUEST_ID, text):
         raise InvalidArgument(
-            f"'{text}' is no request. Give the x-request-id of a response (req-...), the id of an answer "
+            f"'{text}' is not the id of a request. Give the x-request-id of a response (req-...), the id of an answer "
             f"(chatcmpl-...), or: {LAST}.",
             field="REQUEST",
         )
@@ -69,9 +69,9 @@ def request_id(text: str) -> str:
 
 
 def read(file: Path, request: str) -> list[Span]:
-    """The spans of a request id, or of the last request; empty when none are kept.
+    """The spans of a request id, or of the last request; empty when none are stored.
 
-    Waits a moment for the last of them. Raises InvalidArgument for what is no id, Unavailable when the file is bad.
+    Waits up to 3 s for the last of them. Raises InvalidArgument for a wrong id, Unavailable when the file is damaged.
     """
     wanted = None if request == LAST else request_id(request)
     until = time.monotonic() + _SETTLE_SECONDS
@@ -96,7 +96,7 @@ def roots(spans: Sequence[Span]) -> list[Node]:
 
 
 def details(span: Span) -> str:
-    """What is worth knowing of a span, without anything that was asked or answered."""
+    """A span's attributes in one line; none of them holds text of a question or an answer."""
     return ", ".join(
         f"{name} {_value(key, span.attributes[key])}".strip()
         for key, name in _SHOWN.items()
@@ -107,7 +107,7 @@ def details(span: Span) -> str:
 def table(spans: Sequence[Span], width: int) -> Table:
     """The tree, with a bar for each span's time, on the scale of the first's; a narrow terminal has no bars."""
     narrow = width < _NARROW_COLUMNS
-    start, scale = spans[0].start_ns, max(1, _taken(spans[0]))
+    start, scale = spans[0].start_ns, max(1, _duration(spans[0]))
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     times = max(len(_milliseconds(max(span.end_ns for span in spans) - start)), len("Took"))
     names = max(_LEAST_CELLS, width - 2 * (times + 1) - 1)
@@ -127,7 +127,7 @@ def table(spans: Sequence[Span], width: int) -> Table:
             branch = rest + ("│  " if node.children else "   ")
             lines = textwrap.wrap(noted.plain, max(_LEAST_CELLS, names - len(branch)))
             name = Text("\n").join([name, *(Text(branch, "dim").append(line, noted.style) for line in lines)])
-        cells = [name, Text(_milliseconds(span.start_ns - start)), Text(_milliseconds(_taken(span)))]
+        cells = [name, Text(_milliseconds(span.start_ns - start)), Text(_milliseconds(_duration(span)))]
         shown.add_row(*cells, *(() if narrow else (_bar(span, start, scale), noted)))
         for i, child in enumerate(node.children):
             last = i == len(node.children) - 1
@@ -149,7 +149,7 @@ def plain(spans: Sequence[Span]) -> list[Mapping[str, Any]]:
             "trace_id": span.trace_id,
             "span_id": span.span_id,
             "start_us": span.start_ns // 1000,
-            "duration_us": _taken(span) // 1000,
+            "duration_us": _duration(span) // 1000,
             "failed": span.failed,
             "attributes": {key: span.attributes[key] for key in _SHOWN if key in span.attributes},
             "children": [value(child) for child in node.children],
@@ -166,16 +166,16 @@ def _read(file: Path, wanted: str | None) -> list[Span]:
             found = wanted or reader.last_request()
             return reader.of_request(found) if found else []
     except sqlite3.Error as error:
-        raise Unavailable(f"{file} cannot be read ({error}). Delete it; the next request makes it anew.") from None
+        raise Unavailable(f"{file} cannot be read ({error}). Delete it; the next request creates it again.") from None
 
 
 def _complete(spans: Sequence[Span]) -> bool:
-    """Whether the span of the gateway is here, which ends last, and that of the record, if there is to be one."""
+    """Whether the gateway's span is there, which ends last, and monitor's, if the orchestrator was called."""
     services = {span.service for span in spans}
     return "gateway" in services and ("orchestrator" not in services or "monitor" in services)
 
 
-def _taken(span: Span) -> int:
+def _duration(span: Span) -> int:
     return max(0, span.end_ns - span.start_ns)
 
 
@@ -184,14 +184,14 @@ def _milliseconds(nanoseconds: int) -> str:
 
 
 def _bar(span: Span, start: int, scale: int) -> Text:
-    """What came after the answer, its record, ends at the right edge."""
+    """A span that begins after the first has ended (the record's) is drawn at the right edge."""
     first = min(_BAR_CELLS - 1, max(0, (span.start_ns - start) * _BAR_CELLS // scale))
-    cells = min(_BAR_CELLS - first, max(1, round(_taken(span) * _BAR_CELLS / scale)))
+    cells = min(_BAR_CELLS - first, max(1, round(_duration(span) * _BAR_CELLS / scale)))
     return Text(" " * first + "━" * cells, "red" if span.failed else "cyan")
 
 
 def _short(name: str) -> str:
-    """Without the package of an RPC, which is as long as it says little."""
+    """An RPC by its method alone."""
     return name.rpartition("/")[2] if name.startswith("genaifactory.") else name
 
 

@@ -89,7 +89,7 @@ class Page:
         self._totals = Totals()
         self._rows: deque[monitor_pb2.Interaction] = deque(maxlen=_ROWS_KEPT)
         self.trouble = ""
-        """Why nothing new can be shown; empty while all is well."""
+        """Why nothing new can be shown; empty while records are read."""
 
     def add(self, records: Sequence[monitor_pb2.Interaction]) -> None:
         """Shows more requests, the last on top."""
@@ -165,14 +165,14 @@ class Page:
 
 
 def outcome(record: monitor_pb2.Interaction) -> str:
-    """How a request ended, in a word or two."""
+    """How a request ended, in one or two words."""
     if record.outcome == monitor_pb2.OUTCOME_ANSWERED:
         return "no answer" if record.refused else "cached" if record.cached else "answered"
     return monitor_pb2.Outcome.Name(record.outcome).removeprefix("OUTCOME_").lower()
 
 
 def why(record: monitor_pb2.Interaction) -> str:
-    """What guardrails did, and why it failed; never any of the text."""
+    """What guardrails enforced, and the reason of a failure; never any text of the request."""
     reason = record.error_reason if record.outcome == monitor_pb2.OUTCOME_FAILED else ""
     return "; ".join(filter(None, (reason, guarded.in_words(guarded.enforced(record)))))
 
@@ -226,7 +226,7 @@ class _Column:
     right: bool = False
     ratio: int = 0
     least: int = 0
-    """Cells that it needs, whatever is beside it."""
+    """Minimum width in cells."""
 
     @property
     def justify(self) -> Any:
@@ -275,7 +275,7 @@ def _milliseconds(microseconds: int) -> str:
 
 
 def _percentile(values: Sequence[int], share: float) -> str:
-    """The nearest rank: no value is made up between two."""
+    """By nearest rank, without interpolation."""
     ranked = sorted(values)
     return _milliseconds(ranked[min(len(ranked) - 1, int(len(ranked) * share))]) if ranked else "-"
 
@@ -290,5 +290,5 @@ def _spark(counts: Sequence[int]) -> str:
 
 
 def _printable(text: str) -> str:
-    """Names come from files and records; none of them may steer the terminal."""
+    """Without control characters: names come from files and records, and must not steer the terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -76,18 +76,18 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         (["smoke"], "No platform runs on"),
         (["watch"], "No platform runs on"),
         (["blocked"], "No platform runs on"),
-        (["blocked", "--since", "then"], "'then' is no time"),
+        (["blocked", "--since", "then"], "'then' is not a time"),
         (["usage", "--plot", "--json"], "give one of them"),
         (["trace", "last"], "No spans of 'last' are in"),
-        (["trace", "req-1"], "'req-1' is no request. Give the x-request-id of a response (req-...)"),
+        (["trace", "req-1"], "'req-1' is not the id of a request. Give the x-request-id of a response (req-...)"),
         (["ask", "hello", "--url", "http://127.0.0.1:1"], "--url needs --key"),
         (["ask", "hello", "--url", "http://127.0.0.1:1", "--key", "k"], "http://127.0.0.1:1 does not answer"),
-        (["ask", "hello", "--url", "ftp://x", "--key", "k"], "'ftp://x' is no http:// or https:// address"),
+        (["ask", "hello", "--url", "ftp://x", "--key", "k"], "'ftp://x' is not an http:// or https:// address"),
         (["ask", "hello", "--url", "http://127.0.0.1:1", "--key", "khóa"], "characters that no key has"),
         (["ingest", "nowhere"], "nowhere does not exist"),
-        (["ingest", ".", "--metadata", "year"], "'year' is no metadata; write NAME=VALUE"),
-        (["usage", "--since", "then"], "'then' is no time"),
-        (["export", "--until", "then"], "'then' is no time"),
+        (["ingest", ".", "--metadata", "year"], "'year' is not metadata; write NAME=VALUE"),
+        (["usage", "--since", "then"], "'then' is not a time"),
+        (["export", "--until", "then"], "'then' is not a time"),
         (["run", "nowhere"], "nowhere does not exist"),
         (["run", "--port", "70000"], "--port (PORT) must be from 0"),
         (["run", "--port", "70", "--grpc-port", "70"], "--port (PORT) and --grpc-port (GRPC_PORT) are both 70;"),
@@ -96,7 +96,7 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
             ["run", "--knowledge-base", "secrets"],
             "no knowledge base 'secrets' that the tenant may use; there are: doc",
         ),
-        (["run", "--host", "no.such.host.invalid"], "is no address to listen on"),
+        (["run", "--host", "no.such.host.invalid"], "is not an address to listen on"),
         (["run", "--state", "file/below"], "cannot be used: Not a directory"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -153,7 +153,7 @@ def test_config_check_names_what_only_a_service_knows_to_be_wrong(
 def test_config_check_accepts_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _genaifactory(["config", "check", str(DEFAULT)], monkeypatch, capsys)
     assert code == 0
-    assert "is right: routes rag, chat" in out
+    assert "is valid: routes rag, chat" in out
 
 
 def test_config_check_reads_the_file_that_the_services_follow(
@@ -163,7 +163,7 @@ def test_config_check_reads_the_file_that_the_services_follow(
     monkeypatch.setenv("GENAIFACTORY_FACTORY_FILE", str(DEFAULT))
     code, out, _ = _genaifactory(["config", "check"], monkeypatch, capsys)
     assert code == 0
-    assert out.startswith(f"{DEFAULT} is right")
+    assert out.startswith(f"{DEFAULT} is valid")
 
 
 def test_config_check_without_a_file_reads_the_one_that_the_platform_follows(
@@ -178,7 +178,7 @@ def test_config_check_without_a_file_reads_the_one_that_the_platform_follows(
     (tmp_path / ".genaifactory" / "factory.yaml").write_bytes(DEFAULT.read_bytes())
     code, out, _ = _genaifactory(["config", "check"], monkeypatch, capsys)
     assert code == 0
-    assert ".genaifactory/factory.yaml is right" in out
+    assert ".genaifactory/factory.yaml is valid" in out
 
 
 def test_a_run_with_a_bad_factory_yaml_ends_before_anything_starts(

@@ -193,8 +193,8 @@ async def test_every_command_works_from_a_pod_beside_the_platform(cluster: Clust
     assert code == 1
     assert "cites nothing" in err
     code, out, err = await cluster.genaifactory("config", "check")
-    right, *compared = out.splitlines()
-    assert (code, right.endswith("is right: routes chat")) == (0, True)
+    valid, *compared = out.splitlines()
+    assert (code, valid.endswith("is valid: routes chat")) == (0, True)
     assert "warning: knowledge_bases[documents]: no route searches it, so nobody reaches 7 documents" in err
     assert not compared
 

@@ -51,7 +51,7 @@ def test_the_names_of_a_path_grow_by_the_folders_above_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("nowhere", "does not exist"), ("program.exe", r"is no document.*\.pdf")]
+    ("name", "message"), [("nowhere", "does not exist"), ("program.exe", r"is not a document.*\.pdf")]
 )
 def test_a_path_that_cannot_be_read_as_documents_is_refused_by_its_name(
     tmp_path: Path, name: str, message: str

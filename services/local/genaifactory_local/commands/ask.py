@@ -17,7 +17,7 @@ def ask(
     conversation: Annotated[
         str | None, typer.Option(help="Continue this conversation; choose any name to start one.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Answer anew, not from the cache.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not answer from the cache.")] = False,
     url: UrlOption = None,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -51,16 +51,16 @@ def ask(
         return
     print()
     if answer.masked:
-        said = f"A guardrail masked in your question: {_counted(answer.masked)}. No model saw it."
-        typer.secho(said, dim=True, err=True)
+        note = f"A guardrail masked in your question: {_counted(answer.masked)}. It was not sent to a model."
+        typer.secho(note, dim=True, err=True)
     sources = sorted(answer.sources().items())
     if sources:
         print("\nSources")
     for number, source in sources:
         print(f"  [{number}] {source['title']} ({source['document_id']})")
-    if answer.reading and sources:  # a refusal says it in its own text
+    if answer.reading and sources:  # the text of a refusal contains this note
         done, total = answer.reading["documents_done"], answer.reading["documents_total"]
-        print(f"\nThe documents are still being read ({done} of {total}); a later answer may know more.")
+        print(f"\nThe documents are still being read ({done} of {total}); a later answer may be more complete.")
 
 
 def _counted(masked: Mapping[str, int]) -> str:
@@ -69,9 +69,9 @@ def _counted(masked: Mapping[str, int]) -> str:
 
 def smoke_test(
     route: Annotated[str, typer.Option(help="Which route of factory.yaml answers.")] = "rag",
-    question: Annotated[str, typer.Option(help="What to ask.")] = finding.SAMPLE_QUESTIONS[0],
+    question: Annotated[str, typer.Option(help="The question.")] = finding.SAMPLE_QUESTIONS[0],
     timeout_seconds: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds in which the whole answer must come.")
+        float, typer.Option("--timeout", min=0.1, help="Deadline of the whole answer, in seconds.")
     ] = 60.0,
     citation: Annotated[
         bool, typer.Option("--citation/--no-citation", help="Whether the answer must cite a document.")
@@ -79,7 +79,7 @@ def smoke_test(
     key: KeyOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Ask one question as a client would; fail unless an answer comes that cites a document.
+    """Ask one question as a client does; fail unless the answer cites a document.
 
     Example: `genaifactory smoke --route chat --no-citation`
     """

@@ -24,7 +24,7 @@ _STYLES = {"blocked": "red", "masked": "yellow"}
 def blocked(
     since: Annotated[str, typer.Option(help="From when: an age like 24h or 7d, or a date like 2026-11-21.")] = "7d",
     summary: Annotated[bool, typer.Option("--summary", help="Count by rule instead.")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most requests to look at, the newest.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Most requests to show, newest first.")] = 1000,
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -67,7 +67,7 @@ def _table(records: _Records, width: int) -> Table:
             shown.add_row(f"{_time(record)}  {record.request_id}  {escape(f'{record.route}  {record.key_id}')}")
             shown.add_row(f"  [{_STYLES[items[0].rule.action]}]{escape(guarded.in_words(items))}[/]" if items else "")
         return shown
-    shown = table("Time", "Request", "Key", "Route", "Action", "Way", "Rule", "Policy")
+    shown = table("Time", "Request", "Key", "Route", "Action", "In/out", "Rule", "Policy")
     for record, items in records:
         for item in items:
             rule = item.rule
@@ -89,7 +89,7 @@ def _time(record: monitor_pb2.Interaction) -> str:
 
 
 def _summary_table(records: _Records) -> Table:
-    shown = table("Rule", "Policy", "Way", "Action")
+    shown = table("Rule", "Policy", "In/out", "Action")
     for heading in ("Requests", "Findings"):
         shown.add_column(heading, justify="right")
     for rule, requests, findings in guarded.summary(items for _, items in records):

@@ -37,18 +37,18 @@ def config_check(
     key: KeyOption = None,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Say whether a factory.yaml is right, and if not, the path of every bad field.
+    """Check a factory.yaml; print the path of every wrong field.
 
-    It is also compared with what the running platform stores: where a tenant or knowledge base is gone under whose name
-    there are documents, conversations or records, that is an error too, since nobody would reach them any more. That
-    needs a key with the permissions 'operate' and 'usage'; it counts what all tenants store.
+    It is also compared with what the running platform stores: a tenant or knowledge base that is gone while documents,
+    conversations or records are stored under its name is an error, since no key would reach them. The comparison needs
+    a key with the permissions 'operate' and 'usage': it counts what all tenants store.
 
     Example: `genaifactory config check factory.yaml`
     """
     if file is None:
         file = configuration.without_choice(state.State(state_folder.absolute()))
         if not file.exists():
-            raise InvalidArgument("There is no factory.yaml here and none of a platform: name the FILE.", field="FILE")
+            raise InvalidArgument("There is no factory.yaml here or in the state folder: name the FILE.", field="FILE")
     try:
         factory = specs.load(file)
     except specs.InvalidConfiguration as error:
@@ -59,7 +59,7 @@ def config_check(
         print(f"{file}: {each}" if each.renamed else f"{file}: warning: {each}", file=sys.stderr)
     if any(each.renamed for each in compared.hidden):
         raise typer.Exit(1)
-    print(f"{file} is right: routes {', '.join(route.name for route in factory.routes)}")
+    print(f"{file} is valid: routes {', '.join(route.name for route in factory.routes)}")
     for why in compared.unknown:
         print(f"Not compared with what is stored: {why}")
 
@@ -72,7 +72,7 @@ class _Compared:
 
 
 def _compared(factory: specs.Factory, folder: Path, key: str | None) -> _Compared:
-    """The document beside what the platform on the folder, or on the cluster, stores."""
+    """Compares the document with what the platform on the folder, or on the cluster, stores."""
     try:
         platform = endpoints.find(folder)
     except Unavailable as error:
@@ -86,7 +86,7 @@ def _compared(factory: specs.Factory, folder: Path, key: str | None) -> _Compare
 
     try:
         found = asyncio.run(count())
-    except InvalidArgument as error:  # there is no key to show
+    except InvalidArgument as error:  # no API key is given
         return _Compared(unknown=(error.message,))
     return _Compared(stored.hidden(factory, found.stored), found.unknown)
 
@@ -95,7 +95,7 @@ def _compared(factory: specs.Factory, folder: Path, key: str | None) -> _Compare
 def config_hash_key(
     key: Annotated[str | None, typer.Argument(help="The key, or - to type it. Without it a new key is made.")] = None,
 ) -> None:
-    """Make an API key and the hash of it that factory.yaml wants (tenants[].keys[].sha256).
+    """Make an API key and its hash for factory.yaml (tenants[].keys[].sha256).
 
     Example: `genaifactory config hash-key`
     """

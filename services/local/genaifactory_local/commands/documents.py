@@ -1,4 +1,4 @@
-"""`genaifactory ingest` and `genaifactory documents`: what a running platform has read."""
+"""`genaifactory ingest` and `genaifactory documents`: the documents of a running platform."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from genaifactory_local.commands.options import (
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="List, show and remove what a running platform has read.",
+    help="List, show and remove the documents of a running platform.",
 )
 
 _SHOWN = 200
@@ -60,7 +60,7 @@ def ingest(
 ) -> None:
     """Read more documents into a running platform.
 
-    What is known already with the same content costs nothing; what has changed is replaced.
+    Documents that are stored with the same content are skipped; changed ones are replaced.
 
     Example: `genaifactory ingest ~/contracts --group legal --metadata year=2026`
     """
@@ -96,8 +96,8 @@ def ingest(
 @app.command("list")
 def list_documents(
     prefix: Annotated[str, typer.Option(help="Only documents whose id begins with this.")] = "",
-    source: Annotated[str, typer.Option(help="Only documents of this source; `documents sources` names them.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Most documents to print in the table.")] = _SHOWN,
+    source: Annotated[str, typer.Option(help="Only documents of this source; `documents sources` lists them.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many documents to print at most, in the table.")] = _SHOWN,
     knowledge_base: KnowledgeBaseOption = "documents",
     url: UrlOption = None,
     key: KeyOption = None,
@@ -127,7 +127,7 @@ def list_documents(
     else:
         _print_table(found)
         if total > len(found):
-            print(f"{len(found)} of {total}; --limit prints more, --prefix and --source choose.")
+            print(f"{len(found)} of {total}; --limit prints more, --prefix and --source filter.")
 
 
 @app.command("sources")
@@ -160,7 +160,7 @@ def list_sources(
 def show_document(
     document_id: Annotated[str, typer.Argument(metavar="DOCUMENT_ID", help="As answers cite it: FOLDER/PATH.")],
     characters: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Most characters of its text to print.")
+        int, typer.Option(min=1, max=1_000_000, help="How many characters of its text to print at most.")
     ] = _SHOWN_CHARACTERS,
     knowledge_base: KnowledgeBaseOption = "documents",
     url: UrlOption = None,
@@ -168,7 +168,7 @@ def show_document(
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Show what is stored of one document: what is known about it, and its text as answers see it.
+    """Show one document: its metadata, and its text as it was parsed.
 
     Example: `genaifactory documents show handbook/leave.md`
     """
@@ -199,9 +199,7 @@ def remove(
     document_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[DOCUMENT_ID]...", help="As answers cite them: FOLDER/PATH.")
     ] = None,
-    source: Annotated[
-        str, typer.Option(help="Everything that was read from here; `documents sources` names them.")
-    ] = "",
+    source: Annotated[str, typer.Option(help="All documents of this source; `documents sources` lists them.")] = "",
     knowledge_base: KnowledgeBaseOption = "documents",
     url: UrlOption = None,
     key: KeyOption = None,
@@ -240,7 +238,7 @@ def _asked(
     key: str | None,
     state_folder: Path,
 ) -> Result:
-    """What the work returns on the platform that is meant: at --url with --key, else the one that is near."""
+    """Runs the work on the platform at --url with --key, else on the cluster's or the one on the state folder."""
     if url is not None:
         return asyncio.run(work(catalogue.OverHttp(url, key_for_url(key), knowledge_base)))
     platform = endpoints.find(state_folder)
@@ -255,7 +253,7 @@ def _asked(
 def _pair(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise InvalidArgument(f"'{text}' is no metadata; write NAME=VALUE.", field="--metadata")
+        raise InvalidArgument(f"'{text}' is not metadata; write NAME=VALUE.", field="--metadata")
     return name, value
 
 
@@ -315,6 +313,6 @@ def _size(size_bytes: int) -> str:
 
 
 def _console() -> Console:
-    """Wide where it is no terminal: ids must come whole to what reads them."""
+    """Wide where the output is not a terminal, so that programs get whole ids."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDE)

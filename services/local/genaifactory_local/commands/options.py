@@ -18,17 +18,17 @@ KeyOption = Annotated[
     str | None,
     typer.Option(
         envvar="GENAIFACTORY_API_KEY",
-        help="API key, which says for which tenant. Without it: the key of the platform on --state.",
+        help="API key; its tenant is the one that is meant. Without it: the key of the platform on --state.",
     ),
 ]
-KnowledgeBaseOption = Annotated[str, typer.Option(help="Where they are or go: a knowledge base of factory.yaml.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name all files skipped or guessed at.")]
-UrlOption = Annotated[str | None, typer.Option(help="Where the platform answers. Without it: the platform on --state.")]
+KnowledgeBaseOption = Annotated[str, typer.Option(help="A knowledge base of factory.yaml.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name all files that were skipped or guessed at.")]
+UrlOption = Annotated[str | None, typer.Option(help="URL of the platform. Without it: the platform on --state.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
 
 def key_for_url(key: str | None) -> str:
-    """The key to show at --url, whose platform has none here. Raises InvalidArgument when none is given."""
+    """The API key for --url, which has no default. Raises InvalidArgument when none is given."""
     if key is None:
         raise InvalidArgument("--url needs --key, or the environment variable GENAIFACTORY_API_KEY.", field="--key")
     return key

@@ -1,4 +1,4 @@
-"""`genaifactory usage` and `genaifactory export`: what was asked and answered."""
+"""`genaifactory usage` and `genaifactory export`: the record of requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def usage(
     since: Annotated[str, typer.Option(help="From when: an age like 24h or 7d, or a date like 2026-11-21.")] = "30d",
     plot: Annotated[bool, typer.Option("--plot", help="Draw a bar for each day instead.")] = False,
     of: Annotated[bars.Measure, typer.Option(help="What --plot draws.")] = "requests",
-    by: Annotated[bars.Group, typer.Option(help="By what --plot divides its bars.")] = "model",
+    by: Annotated[bars.Group, typer.Option(help="What divides the bars of --plot.")] = "model",
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -82,7 +82,7 @@ def usage(
         )
     console.print(table)
     if any(not row.model for row in rows):
-        console.print(f"[dim]{bars.NO_MODEL}: refused, blocked or failed before a model was asked.[/dim]")
+        console.print(f"[dim]{bars.NO_MODEL}: refused, blocked or failed before a model was called.[/dim]")
 
 
 def export(
@@ -130,4 +130,4 @@ def export(
             "pipe, or - for the terminal.",
             field="--output",
         ) from None
-    print(f"{count} interactions in {output}", file=sys.stderr)  # not into what may be the output itself
+    print(f"{count} interactions in {output}", file=sys.stderr)  # stdout may be the output

@@ -18,7 +18,7 @@ def run(
     ] = None,
     port: Annotated[int, typer.Option(help="Port of the OpenAI API; 0: any free one.")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="Port of the gRPC API; 0: any free one.")] = 8081,
-    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: other machines may connect.")] = "127.0.0.1",
     config: Annotated[
         Path | None, typer.Option(help="The factory.yaml to follow. Without it: ./factory.yaml, or a default.")
     ] = None,
@@ -58,7 +58,7 @@ def run(
             ),
             Console(),
         )
-    except BrokenPipeError:  # nobody reads what is printed
+    except BrokenPipeError:  # the reader of the output has closed it
         raise
     except OSError as error:
         raise state.explained(error, state_folder) from None

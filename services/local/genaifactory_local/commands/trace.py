@@ -1,4 +1,4 @@
-"""`genaifactory trace`: the way of one request through the services."""
+"""`genaifactory trace`: the path of one request through the services."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def trace(
 ) -> None:
     """Show what each service did for one request, as a tree with times.
 
-    A platform on this machine keeps the spans of the last 2,000 requests of each tenant for a week, if it has no
-    collector for them; where it has one, this says under which trace id they are there.
+    A platform on this machine stores the spans of the last 2,000 requests of each tenant for a week, unless it sends
+    them to a collector; then the command prints the trace id to look up there.
 
     Example: `genaifactory trace last`
     """
@@ -42,8 +42,8 @@ def trace(
     spans = traces.read(file, request)
     if not spans:
         raise NotFound(
-            f"No spans of '{request}' are in {file}: it is unknown, or older than what is kept. Ask something, then "
-            f"give: {traces.LAST}."
+            f"No spans of '{request}' are in {file}: unknown, or older than those that are kept. Ask a question, "
+            f"then give: {traces.LAST}."
         )
     if as_json:
         print_json(traces.plain(spans))
@@ -54,7 +54,7 @@ def trace(
 
 
 def _running(state_folder: Path) -> endpoints.Platform | None:
-    """None: the platform is down, and what it has kept is in its state folder."""
+    """None when no platform runs; its spans are in the state folder all the same."""
     try:
         return endpoints.find(state_folder)
     except Unavailable:
@@ -75,7 +75,7 @@ def _print_where(platform: endpoints.Platform, request: str, key: str | None) ->
     record = asyncio.run(look())
     if record is None:
         raise NotFound(f"{request} is not on record: it is unknown, too old, or was refused before it was answered.")
-    print(f"{record.request_id} has the trace id {record.trace_id}; its spans are with {platform.collector}.")
+    print(f"{record.request_id} has the trace id {record.trace_id}; its spans were sent to {platform.collector}.")
 
 
 def _heading(spans: Sequence[Span]) -> str:

@@ -1,4 +1,4 @@
-"""`genaifactory watch`: requests as they come."""
+"""`genaifactory watch`: requests as they end."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ _INTERVAL_SECONDS = 1.0
 _TERMINATED = 128 + signal.SIGTERM
 
 _Show = Callable[[Sequence[monitor_pb2.Interaction]], None]
-_Complain = Callable[[str], None]
+_Warn = Callable[[str], None]
 
 
 def watch(
-    since: Annotated[str, typer.Option(help="Begin with what ended since: an age like 10m, or a time.")] = "10m",
+    since: Annotated[str, typer.Option(help="Show what ended since then: an age like 10m, or a time.")] = "10m",
     route: Annotated[str, typer.Option(help="Only this route.")] = "",
     key: Annotated[str, typer.Option("--key", help="Only this API key: its id in factory.yaml, not the key.")] = "",
-    shown_key: Annotated[
+    api_key: Annotated[
         str | None,
         typer.Option(
             "--api-key",
             envvar="GENAIFACTORY_API_KEY",
-            help="API key to show, which says for which tenant. Without it: the key of the platform on --state.",
+            help="API key; its tenant is the one that is meant. Without it: the key of the platform on --state.",
         ),
     ] = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Show requests as they end: who, what, how long, at what cost, what was blocked and why. Ctrl-C ends it.
+    """Show requests as they end: key, route, tokens, time, cost, what was blocked and why. Ctrl-C ends it.
 
     It goes on when the platform restarts. In a pipe, or with --json, every request is a line.
 
     Example: `genaifactory watch --since 1h`
     """
     start = monitoring.moment(since, datetime.now(UTC), "--since")
-    platform = endpoints.find(state_folder)  # once, so that a mistake ends the command instead of being tried again
-    shown_key = shown_key or platform.key()
-    whose = platform.tenant(shown_key)
+    platform = endpoints.find(state_folder)  # once here, so that a wrong option ends the command and is not tried again
+    api_key = api_key or platform.key()
+    whose = platform.tenant(api_key)
     if route:
-        asyncio.run(monitoring.require_route(platform, shown_key, route))
-    logging.getLogger().addHandler(logging.NullHandler())  # what goes wrong is shown, on the page or once
-    follow = following.following(lambda: endpoints.find(state_folder), shown_key, start, route=route, key_id=key)
+        asyncio.run(monitoring.require_route(platform, api_key, route))
+    logging.getLogger().addHandler(logging.NullHandler())  # errors are shown on the page, or once on stderr
+    follow = following.following(lambda: endpoints.find(state_folder), api_key, start, route=route, key_id=key)
     console = Console()
     try:
         if as_json or not console.is_terminal:
             printer = _Lines(as_json)
-            asyncio.run(_follow(follow, printer.show, printer.complain))
+            asyncio.run(_follow(follow, printer.show, printer.warn))
             return
         title = "  ".join(filter(None, (whose and f"tenant {whose}", route and f"route {route}", key and f"key {key}")))
         page = watch_page.Page(title, lambda: datetime.now(UTC))
@@ -73,16 +73,16 @@ def watch(
                 page.trouble = ""
                 live.refresh()
 
-            def complain(trouble: str) -> None:
+            def warn(trouble: str) -> None:
                 page.trouble = trouble
                 live.refresh()
 
-            asyncio.run(_follow(follow, show, complain))
+            asyncio.run(_follow(follow, show, warn))
     except KeyboardInterrupt:
-        pass  # the way to end it
+        pass  # the command ends so
 
 
-async def _follow(follow: AbstractAsyncContextManager[following.Follower], show: _Show, complain: _Complain) -> None:
+async def _follow(follow: AbstractAsyncContextManager[following.Follower], show: _Show, warn: _Warn) -> None:
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ async def _follow(follow: AbstractAsyncContextManager[following.Follower], show:
         terminated = True
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, terminate)  # the terminal is put back as it was
+    loop.add_signal_handler(signal.SIGTERM, terminate)  # as Ctrl-C does, so that the terminal is restored
     try:
         async with follow as follower:
             while True:
@@ -101,8 +101,8 @@ async def _follow(follow: AbstractAsyncContextManager[following.Follower], show:
                 try:
                     show(await follower.new())
                 except FactoryError as error:
-                    complain(f"Nothing new can be read; this goes on by itself when it can. {error.message}")
-                # A monitor that is slow is asked less often.
+                    warn(f"Nothing new can be read; trying again. {error.message}")
+                # A slow monitor is polled less often.
                 await asyncio.sleep(max(_INTERVAL_SECONDS, 4 * (loop.time() - before)))
     except asyncio.CancelledError:
         if terminated:
@@ -111,7 +111,7 @@ async def _follow(follow: AbstractAsyncContextManager[following.Follower], show:
 
 
 class _Lines:
-    """Prints each request on a line of its own, and on stderr when the platform goes."""
+    """Prints each request on a line of its own; on stderr, that the platform cannot be reached."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -131,8 +131,8 @@ class _Lines:
                 print(watch_page.line(record))
         sys.stdout.flush()
 
-    def complain(self, trouble: str) -> None:
-        """Once for each time that the platform is away."""
+    def warn(self, trouble: str) -> None:
+        """Prints the trouble, once until requests are read again."""
         if not self._away:
             print(f"genaifactory: {trouble}", file=sys.stderr, flush=True)
         self._away = True
