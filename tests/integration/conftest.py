@@ -14,7 +14,7 @@ from genaifactory_local.testing import Platform, Process
 
 @pytest.fixture
 async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
-    """All six real services in this process, with the default factory.yaml and the sample handbook ingested."""
+    """All six services in this process, with the default factory.yaml and the sample handbook ingested."""
     async with testing.running(tmp_path / "state", options=Options(http_port=0, grpc_port=0)) as running:
         await running.ingest([testing.SAMPLE])
         yield running

@@ -1,7 +1,7 @@
 """Fills a small disk under a running platform, a little further each time; run by test_full_disk.py in a namespace.
 
 python -m tests.integration.full_disk FOLDER mounts a tmpfs on FOLDER, which needs `unshare --user --map-root-user
---mount`; exits 0 when all that was acknowledged is there at the end. FULL=1: many more fill levels, and starts on them.
+--mount`; exits 0 when everything acknowledged is stored at the end. FULL=1: many more fill levels, and starts on them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PAGE = 4 * KIB
 # the next block of a mapped file, after it.
 LEVELS = (0, 8 * KIB, 64 * KIB, 300 * KIB, 1 * MIB, 3 * MIB, 6 * MIB)
 MANY_LEVELS = (*range(0, 512 * KIB, 16 * KIB), *range(512 * KIB, 12 * MIB, 256 * KIB))
-# Of one call; far more than it takes, far less than a hang.
+# Of one call: far longer than it lasts.
 DEADLINE_SECONDS = 20.0
 RECOVERY_SECONDS = 15.0
 OUT_OF_SPACE = "out_of_space"
@@ -72,7 +72,7 @@ class Disk:
                 while self.free() >= leave + piece:
                     try:
                         os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, piece)
-                    except OSError:  # another's write came between
+                    except OSError:  # another process has written meanwhile
                         break
 
     def empty(self) -> None:
@@ -81,11 +81,11 @@ class Disk:
 
 @dataclass
 class Acknowledged:
-    """What the platform said that it had done."""
+    """What the platform has acknowledged."""
 
     answers: list[str] = field(default_factory=list)
     documents: dict[str, str] = field(default_factory=dict)
-    """Id -> a word that is its own."""
+    """Id -> a word that no other document has."""
     feedback: list[str] = field(default_factory=list)
     refused: collections.Counter[str] = field(default_factory=collections.Counter)
     """Calls that were refused, by kind."""
@@ -120,7 +120,7 @@ class Client:
         print(f"  {kind}: {'done' if done else 'refused'} in {time.monotonic() - started:.1f} s", flush=True)
 
     async def _ingest(self) -> bool:
-        """More documents than one write takes, so that a write may fail after another has succeeded."""
+        """More documents than are stored in one write, so that a write may fail after another has succeeded."""
         words = {f"n{self._number}x{i}.md": f"zq{self._number}x{i}" for i in range(20)}
         for name, word in words.items():
             text = f"# Note {word}\n\nThe secret word of note {word} is kept in the drawer of {word}.\n"
@@ -143,7 +143,7 @@ class Client:
         return self._accepted(response, self.seen.answers)
 
     async def delete_one(self) -> None:
-        """A deletion is done on a full disk too, with the room that is kept for it."""
+        """A deletion succeeds on a full disk too, with the space that is reserved for it."""
         name = next(iter(self.seen.documents))
         self.platform.sign_in()
         async with channels.connect(self.platform.endpoints.socket("retriever")) as channel:
@@ -169,11 +169,11 @@ class Client:
         return False
 
     async def _export(self) -> bool:
-        """As `genaifactory export -o` does, to a file on the disk: the former one, or the new one whole."""
+        """As `genaifactory export -o` does, to a file on the disk: it is replaced whole or not at all."""
         return await self._written(self.disk.folder / "export.jsonl", await self.platform.export())
 
     async def _configure(self) -> bool:
-        """What the state folder holds of itself is replaced whole or not at all: configuration, keys, lists."""
+        """Files of the state folder (configuration, keys, lists) are replaced whole or not at all."""
         return await self._written(self.platform.state.folder / "list.json", b'{"dev": {}}' + b" " * 8192)
 
     async def _written(self, path: Path, data: bytes) -> bool:
@@ -189,7 +189,7 @@ class Client:
 
 
 def expect_full(message: str) -> None:
-    """Raises AssertionError unless the message says that the disk is."""
+    """Raises AssertionError unless the message is that of a full disk."""
     assert "The disk that holds" in message, message
 
 
@@ -206,7 +206,7 @@ def _read(path: Path) -> bytes | None:
 
 
 async def eventually(what: str, holds: Callable[[], Awaitable[bool]], seconds: float = RECOVERY_SECONDS) -> None:
-    """Asks until it holds. Raises TimeoutError that names it."""
+    """Polls the condition until it is true. Raises TimeoutError that names it."""
     end = time.monotonic() + seconds
     while not await holds():
         if time.monotonic() > end:
@@ -233,7 +233,7 @@ async def clients(process: Process, disk: Disk, notes: Path) -> AsyncIterator[Cl
 
 
 async def verify(client: Client, process: Process) -> None:
-    """With room again and no restart: everything works, and all that was acknowledged is there, once."""
+    """With room again and no restart: everything works, and everything acknowledged is stored, once."""
 
     async def works() -> bool:
         before = client.seen.refused.total()
@@ -260,7 +260,7 @@ async def verify(client: Client, process: Process) -> None:
 
 
 async def watermark(disk: Disk, state: Path, notes: Path) -> None:
-    """As it is installed: refused in time by a clear error, shown by /readyz, and over by itself."""
+    """With the default marks: calls are refused in time by a clear error, /readyz reports it, and it ends by itself."""
     async with testing.started(state, str(testing.SAMPLE)) as process, clients(process, disk, notes) as client:
         await client.everything()
         assert not client.seen.refused, client.seen.refused
@@ -270,7 +270,7 @@ async def watermark(disk: Disk, state: Path, notes: Path) -> None:
             status, body = await ready(client)
             return status == 503 and body["upstreams"]["orchestrator"] == "out of space"
 
-        await eventually("/readyz says that the disk is full", full)
+        await eventually("/readyz reports that the disk is full", full)
         body = {
             "model": "rag",
             "stream": True,
@@ -293,7 +293,7 @@ async def watermark(disk: Disk, state: Path, notes: Path) -> None:
         async def over() -> bool:
             return (await ready(client))[0] == 200
 
-        await eventually("/readyz says that there is room again", over)
+        await eventually("/readyz reports that there is room again", over)
         await verify(client, process)
         assert await process.stop() == 0
     disk.fill(0)
@@ -315,7 +315,7 @@ async def refused_start(state: Path) -> None:
 
 
 async def fault_by_fault(disk: Disk, state: Path, notes: Path) -> None:
-    """Without the mark, so that each write fails where it is: nothing hangs, nothing is lost, nothing ends."""
+    """Without the mark, so that writes themselves fail: nothing hangs, nothing is lost, no process ends."""
     environment = {"GENAIFACTORY_SPACE__FULL_BYTES": "0"}
     async with (
         testing.started(state, str(testing.SAMPLE), environment=environment) as process,
@@ -334,7 +334,7 @@ async def fault_by_fault(disk: Disk, state: Path, notes: Path) -> None:
 
 
 async def mapped_files(disk: Disk) -> None:
-    """With no mark before it, a store whose files are mapped refuses what it has no blocks for; or SIGBUS ends us."""
+    """Without the mark, a store with mapped files refuses points without blocks; else SIGBUS would end it."""
     vectors = EdgeVectors(disk.folder / "vectors", search_threads=1)
     await vectors.create("a", DIMENSIONS)
     stored = 0

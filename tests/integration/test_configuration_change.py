@@ -1,4 +1,4 @@
-"""A wrong factory.yaml changes nothing, wherever it is shown, and every door refuses it in the same words."""
+"""A wrong factory.yaml changes nothing; command line, chart and every service refuse it with the same message."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.bench.path import Cluster
 from tests.full import FULL
 
 FOLLOWERS = ("gateway", "safety", "orchestrator", "retriever", "modelserver")
-"""Services that follow factory.yaml; monitor's settings say all that it needs."""
+"""Services that follow factory.yaml; monitor has its settings alone."""
 DOCUMENTS = 100 if FULL else 10
 VLLM = "engines:\n  - {type: vllm, model: llama, source: /models/llama, args: {max_model_length: 100}}\n"
 
-# A text of the default factory.yaml, what stands in its place, and the words that refuse it.
+# A text of the default factory.yaml, its replacement, and the error.
 WRONG = {
     "an entity": (
         "entities: [PII]", "entities: [PII, SHOE_SIZE]",
@@ -64,7 +64,7 @@ def spoilt(text: str, fault: str) -> str:
 
 
 async def ended(*command: str, **environment: str) -> tuple[int, str]:
-    """A Python module's exit code and what it wrote to stderr."""
+    """A Python module's exit code and stderr."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", *command, env={**os.environ, **environment}, stderr=asyncio.subprocess.PIPE
     )
@@ -74,7 +74,7 @@ async def ended(*command: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("fault", WRONG)
-async def test_the_check_of_the_chart_has_the_words_of_the_command_line(fault: str, tmp_path: Path) -> None:
+async def test_the_check_of_the_chart_reports_what_the_command_line_does(fault: str, tmp_path: Path) -> None:
     file = tmp_path / "factory.yaml"
     file.write_text(spoilt(testing.DEFAULT_FACTORY.read_text(encoding="utf-8"), fault), encoding="utf-8")
     (code, words), chart = await asyncio.gather(
@@ -84,10 +84,10 @@ async def test_the_check_of_the_chart_has_the_words_of_the_command_line(fault: s
     assert (code, words) == chart == (1, words)
 
 
-async def test_no_service_starts_with_it_and_each_has_the_same_words(tmp_path: Path) -> None:
+async def test_no_service_starts_with_it_and_each_reports_the_same(tmp_path: Path) -> None:
     file, state = tmp_path / "factory.yaml", tmp_path / "state"
     text = testing.DEFAULT_FACTORY.read_text(encoding="utf-8")
-    faults = [fault for fault in WRONG if fault != "a route"]  # references are looked at when all parts are right
+    faults = [fault for fault in WRONG if fault != "a route"]  # references are checked when all parts are valid
     file.write_text(functools.reduce(spoilt, faults, text), encoding="utf-8")
     environment = {
         "GENAIFACTORY_FACTORY_FILE": str(file),
@@ -136,11 +136,11 @@ async def test_nothing_fails_and_a_bad_document_changes_nothing_while_good_and_b
             fault = next(faults)
             await put(cluster, spoilt(text, fault))
             await until(functools.partial(all_report, cluster, digest, refused=True), f"{fault} of {number}")
-            said = {name: new_lines(file, read[name]) for name, file in log.items()}
-            for name, lines in said.items():
+            logged = {name: new_lines(file, read[name]) for name, file in log.items()}
+            for name, lines in logged.items():
                 assert len(lines) == 1, (name, lines)
-            assert len({message for (message,) in said.values()}) == 1, said
-            (message,) = said["safety"]
+            assert len({message for (message,) in logged.values()}) == 1, logged
+            (message,) = logged["safety"]
             assert re.fullmatch(
                 f"factory.yaml is refused, the last good .*: {cluster.factory}: {WRONG[fault][2]}", message
             )
@@ -150,7 +150,7 @@ async def test_nothing_fails_and_a_bad_document_changes_nothing_while_good_and_b
 
 
 class Asked:
-    """What the clients saw."""
+    """Requests of the clients, by outcome."""
 
     def __init__(self) -> None:
         self.answered = 0
@@ -159,7 +159,7 @@ class Asked:
 
 @asynccontextmanager
 async def asking(cluster: Cluster) -> AsyncIterator[Asked]:
-    """Clients that ask without pause inside the block; questions that began are answered when it is left."""
+    """Clients that send questions without pause inside the block; running requests end when it is left."""
     asked, stop, numbers = Asked(), asyncio.Event(), itertools.count()
 
     async def ask(client: httpx.AsyncClient, route: str, *, stream: bool) -> None:
@@ -194,7 +194,7 @@ async def asking(cluster: Cluster) -> AsyncIterator[Asked]:
 
 
 async def put(cluster: Cluster, text: str) -> None:
-    """Replaces the document as a ConfigMap's volume does: never half of it."""
+    """Replaces the document atomically, as a ConfigMap's volume does."""
     await asyncio.to_thread(files.write, cluster.factory, text.encode())
 
 

@@ -1,4 +1,4 @@
-"""Documents as a person handles them: samples that leave, folders with anything in them, list, show and remove."""
+"""Documents on the command line: removal of the samples, folders with any content, list, show and remove."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genaifactory_local import testing
 from genaifactory_local.cli import app
 from genaifactory_local.testing import Process
 
-# The platform is another process: what blocks here blocks nobody.
+# The platform is another process, which blocking here does not affect.
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(loop_scope="module")]
 
 ALLOWANCE = "# Annual leave\n\nEverybody has 31 days of annual leave a year, from the first day on.\n"
@@ -33,7 +33,7 @@ async def with_samples(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
 
 
 async def genaifactory(process: Process, *arguments: str) -> tuple[int, str, str]:
-    """Runs a command against the process's platform, in a thread here; exit code, stdout and what it failed with."""
+    """Runs a command against the process's platform, in a thread here; exit code, stdout and its error."""
     environment = {"GENAIFACTORY_STATE": str(process.platform.state.folder)}
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
     if isinstance(result.exception, FactoryError):
@@ -48,7 +48,7 @@ async def listed(process: Process, *arguments: str) -> list[dict[str, Any]]:
     return list(json.loads(out))
 
 
-async def test_samples_leave_when_documents_are_given_and_do_not_come_back_among_them(tmp_path: Path) -> None:
+async def test_samples_are_removed_when_documents_are_given_and_not_added_again(tmp_path: Path) -> None:
     """`make run`, later `make run DOCS=mine`, later `make run`: the fictional handbook answers the first time only."""
     state, mine = tmp_path / "state", tmp_path / "mine"
     mine.mkdir()

@@ -32,7 +32,7 @@ from genaifactory_orchestrator.models.client import Attempt, Event, Finished, Mo
 
 ANSWER = "Hợp đồng có hiệu lực từ ngày ký kết."
 FIRST, REST = "Hợp đồng có hiệu", " lực từ ngày ký kết."
-SECRET = "sk-not-to-be-seen"  # what upstreams say in their errors
+SECRET = "sk-not-to-be-seen"  # in the errors of upstreams
 
 GARBAGE = b"data: {nope\n\n"
 ERROR_EVENT = event({"error": {"message": SECRET, "type": "server_error", "code": 500}})
@@ -121,7 +121,7 @@ class World:
 
 
 def factory(first_url: str, second_url: str, dialect: str, first_token_seconds: float) -> specs.Factory:
-    # Short only where a model hangs, so that a busy machine is not taken for a hanging model.
+    # Short only where a model hangs, so that a busy machine is not mistaken for a hanging model.
     hangs = f"first_token_timeout_seconds: {first_token_seconds}, idle_timeout_seconds: 0.3, retry: {{attempts: 2}}"
     return specs.parse(f"""
 tenants: [{{name: acme}}]
@@ -148,7 +148,7 @@ class Begin(Protocol):
 
 @pytest.fixture
 async def begin() -> AsyncIterator[Begin]:
-    """Starts a world whose models `second` and `local` are asked for the rest of an answer, or for a whole one."""
+    """Starts a world whose models `second` and `local` continue an answer or give a whole one."""
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -191,7 +191,7 @@ class TestBeforeTheFirstToken:
         assert all(attempt.error_reason for attempt in world.attempts[:-1])
         assert not any(attempt.usage.completion_tokens for attempt in world.attempts[:-1])
 
-    async def test_without_a_fallback_the_error_is_clear_and_gives_nothing_away(
+    async def test_without_a_fallback_the_error_is_clear_and_holds_no_text_of_the_upstream(
         self, begin: Begin, reply: Reply
     ) -> None:
         world = await begin(reply, first_token_seconds=0.25)
@@ -213,7 +213,7 @@ class TestAfterTheFirstToken:
         first = Reply((*text("Hợp đồng ", "có hiệu"), *steps))
         dialect = "vllm" if fallback == "vllm" else "compatible"
         repeated = {"repeats all": FIRST, "repeats the last words": "đồng có hiệu"}.get(fallback, "")
-        pieces = [*repeated, " lực từ", " ngày ký", " kết."]  # what is repeated comes letter by letter
+        pieces = [*repeated, " lực từ", " ngày ký", " kết."]  # the repeated text comes letter by letter
         world = await begin(first, answer(*pieces), dialect=dialect)
         world.fake.script = pieces
         second = "local" if fallback == "modelserver" else "second"
@@ -223,14 +223,14 @@ class TestAfterTheFirstToken:
         assert isinstance(finished, Finished)
         assert finished.finish_reasons == (types_pb2.FINISH_REASON_STOP,)
         assert finished.model == second
-        assert len(world.first.requests) == 1, "a model that has begun is not asked again"
+        assert len(world.first.requests) == 1, "a model that has begun is not called again"
         assert [bool(attempt.error_reason) for attempt in world.attempts] == [True, False]
         assert finished.usage == world.attempts[0].usage + world.attempts[1].usage
         assert finished.usage.estimated
         asked = _continuation_asked(world, second)
         assert asked == FIRST
 
-    async def test_without_a_fallback_the_error_is_clear_after_all_that_was_said(
+    async def test_without_a_fallback_the_error_is_clear_after_the_text_so_far(
         self, begin: Begin, steps: Steps
     ) -> None:
         world = await begin(Reply((*text("Hợp đồng ", "có hiệu"), *steps)))
@@ -241,7 +241,7 @@ class TestAfterTheFirstToken:
         assert len(world.first.requests) == 1
 
     @pytest.mark.parametrize("broken", ["tool call", "two answers", "JSON"])
-    async def test_what_cannot_be_gone_on_with_ends_in_a_clear_error(
+    async def test_an_answer_that_cannot_be_continued_ends_in_a_clear_error(
         self, begin: Begin, steps: Steps, broken: str
     ) -> None:
         call = {"index": 0, "id": "c1", "function": {"name": "search", "arguments": '{"q'}}
@@ -282,7 +282,7 @@ class TestAModelServerThatFails:
 
 
 class TestTheChain:
-    async def test_goes_on_from_all_that_was_said_by_everyone_before(self, begin: Begin) -> None:
+    async def test_continues_the_text_of_all_models_before(self, begin: Begin) -> None:
         first = Reply((*text("Hợp đồng "), Step.RESET))
         second = Reply((*text("Hợp đồng ", "có hiệu"), Step.RESET))
         world = await begin(first, second)
@@ -300,19 +300,19 @@ class TestTheChain:
         assert await world.ask("first", "second", "local") == ANSWER
         assert [found.model for found in world.events if isinstance(found, Started)] == ["first", "local"]
 
-    async def test_a_model_that_continues_exactly_may_say_a_word_twice(self, begin: Begin) -> None:
+    async def test_a_model_that_continues_exactly_may_write_a_word_twice(self, begin: Begin) -> None:
         world = await begin(Reply((*text("Một trăm"), Step.RESET)))
         world.fake.script = ["trăm ", "Một trăm"]
         assert await world.ask("first", "local") == "Một trămtrăm Một trăm"
 
     async def test_log_probabilities_follow_the_text_that_is_new(self, begin: Begin) -> None:
-        def said(*tokens: str) -> list[bytes]:
+        def written(*tokens: str) -> list[bytes]:
             return [
                 chunk({"content": token}, logprobs={"content": [{"token": token, "logprob": -1.0}]}) for token in tokens
             ]
 
-        first = Reply((*said("Hợp đồng", " có hiệu"), Step.RESET))
-        second = Reply((*said("Hợp đồng", " có", " hiệu lực từ", " ngày", " ký kết."), chunk(finish="stop")))
+        first = Reply((*written("Hợp đồng", " có hiệu"), Step.RESET))
+        second = Reply((*written("Hợp đồng", " có", " hiệu lực từ", " ngày", " ký kết."), chunk(finish="stop")))
         world = await begin(first, second)
         assert await world.ask("first", "second") == ANSWER
         deltas = [found for found in world.events if isinstance(found, Delta)]
@@ -321,7 +321,7 @@ class TestTheChain:
             ["Hợp đồng"], [" có hiệu"], [" hiệu lực từ"], [" ngày"], [" ký kết."],
         ]  # fmt: skip
 
-    async def test_takes_what_was_used_off_max_tokens(self, begin: Begin) -> None:
+    async def test_subtracts_used_tokens_from_max_tokens(self, begin: Begin) -> None:
         first = Reply((*text(FIRST), event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}),
                        Step.RESET))  # fmt: skip
         world = await begin(first)
@@ -342,12 +342,12 @@ class TestTheChain:
         assert finished.finish_reasons == (types_pb2.FINISH_REASON_LENGTH,)
         assert world.fake.requests == []
 
-    async def test_a_refusal_of_the_continuation_is_not_the_clients_mistake(self, begin: Begin) -> None:
+    async def test_a_refusal_of_the_continuation_is_no_error_of_the_client(self, begin: Begin) -> None:
         world = await begin(Reply((*text(FIRST), Step.RESET)), failure(400, param="messages"))
         world.fake.script = [REST]
         assert await world.ask("first", "second", "local") == ANSWER
 
-    async def test_names_the_last_trouble_when_nobody_answers(self, begin: Begin) -> None:
+    async def test_reports_the_last_error_when_no_model_answers(self, begin: Begin) -> None:
         world = await begin(failure(500), failure(401))
         world.fake.script = [errors.Overloaded("full", retry_after_seconds=7.0)]
         with pytest.raises(errors.UpstreamFailed, match="None of the 3 models") as caught:

@@ -1,7 +1,7 @@
-"""The whole platform before an OpenAI-compatible API that fails in every way, seen through the official openai client.
+"""The whole platform in front of an OpenAI-compatible API that fails in every way, through the official openai client.
 
-The answer comes from the fallback, once, without a gap or a repeated piece, or the error is clear; and the record of
-the monitor names what was tried.
+The answer comes from the fallback, once, without a gap or a repeated piece, or the error is clear; and the monitor's
+record lists every attempt.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ANSWER = "Hợp đồng có hiệu lực từ ngày ký kết, trừ khi hai bê
 BEGUN = ("Hợp đồng có ", "hiệu lực ")
 FIRST = "".join(BEGUN)
 REST = ("từ ngày ký kết, ", "trừ khi hai bên ", "thoả thuận khác.")
-WORDS = "said-by-an-upstream-in-confidence"  # what no client may read: upstreams say it in their errors
+WORDS = "said-by-an-upstream-in-confidence"  # in the errors of upstreams; no client may receive it
 
 KEY = "sk-user-0123456789"
 FACTORY = f"""
@@ -56,7 +56,7 @@ models:
     backend: {{type: openai, base_url: "FIRST", model: one}}
     retry: {{attempts: 2, initial_backoff_seconds: 0.01, max_backoff_seconds: 0.05}}
     circuit_breaker: {{failures: 100000}}
-  # Impatient only where the API hangs, so that a busy machine is not taken for a hanging API.
+  # Short timeouts only where the API hangs, so that a busy machine is not mistaken for a hanging API.
   - {{<<: *first, name: hasty, first_token_timeout_seconds: 0.3, idle_timeout_seconds: 0.3}}
   - {{<<: *first, name: second, backend: {{type: openai, base_url: "SECOND", model: two}}}}
   - {{<<: *first, name: exact, backend: {{type: openai, base_url: "SECOND", model: two, dialect: vllm}}}}
@@ -92,7 +92,7 @@ class Failing:
 
     @property
     def suffix(self) -> str:
-        """Of the routes that are fit for it."""
+        """Of the names of routes with timeouts that fit."""
         return "-hasty" if self.hangs else ""
 
 
@@ -137,12 +137,12 @@ AFTER = {
     "a chunk cut in two and never finished": _breaking(b'data: {"choices": [{"del', Step.CLOSE),
     "an error event": _breaking(ERROR_EVENT),
 }
-# How a model that was asked to go on may do so.
+# How a model may continue an answer: route, pieces.
 WAYS = {
-    "goes on": ("chat", REST),
-    "says all again": ("chat", (*FIRST, *REST)),  # what is repeated comes letter by letter
-    "says the last words again": ("chat", ("hiệu lực ", *REST)),
-    "goes on by its API's own means": ("chat-exact", REST),
+    "continues": ("chat", REST),
+    "repeats all": ("chat", (*FIRST, *REST)),  # the repeated text comes letter by letter
+    "repeats the last words": ("chat", ("hiệu lực ", *REST)),
+    "continues by a parameter of its API": ("chat-exact", REST),
 }
 
 
@@ -158,14 +158,14 @@ class World:
     second_script: list[Reply]
 
     def script(self, first: Reply | list[Reply], second: Reply | None = None) -> None:
-        """Begins a scene: what the two APIs reply."""
+        """Sets the replies of the two APIs and clears their requests."""
         self.first_script[:] = first if isinstance(first, list) else [first]
         self.second_script[:] = [second or answer(ANSWER)]
         for upstream in (self.first, self.second):
             upstream.requests.clear()
 
     async def record(self, request_id: str) -> monitor_pb2.Interaction:
-        """What the monitor keeps of the request, once it has arrived there."""
+        """The monitor's record of the request, once it is stored."""
         self.platform.sign_in()
         request = monitor_pb2.QueryInteractionsRequest(filter=monitor_pb2.InteractionFilter(request_ids=[request_id]))
         async with asyncio.timeout(20), channels.connect(self.platform.endpoints.socket("monitor")) as channel:
@@ -179,8 +179,8 @@ class World:
 
 
 @dataclass
-class Heard:
-    """What the client got."""
+class Received:
+    """What the client received."""
 
     pieces: list[str] = field(default_factory=list)
     finish_reasons: list[str] = field(default_factory=list)
@@ -218,8 +218,8 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
 
 
 @pytest.fixture(autouse=True)
-def nothing_goes_wrong_inside(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """An upstream's failure is no mistake of ours, and what it says is not for the log."""
+def no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """An upstream's failure is no internal error, and its text is not logged."""
     yield
     records = [record for phase in ("setup", "call") for record in caplog.get_records(phase)]
     assert not [record for record in records if record.exc_info]
@@ -227,44 +227,44 @@ def nothing_goes_wrong_inside(caplog: pytest.LogCaptureFixture) -> Iterator[None
     assert WORDS not in "".join(record.getMessage() for record in records)
 
 
-async def _ask(world: World, route: str, *, stream: bool, question: str = "Khi nào hợp đồng có hiệu lực?") -> Heard:
-    heard = Heard()
+async def _ask(world: World, route: str, *, stream: bool, question: str = "Khi nào hợp đồng có hiệu lực?") -> Received:
+    received = Received()
     messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
     try:
         if not stream:
             whole = await world.client.chat.completions.create(model=route, messages=messages)
-            (choice,) = whole.choices
-            heard.pieces.append(choice.message.content or "")
-            heard.finish_reasons.append(choice.finish_reason)
-            heard.ids.add(whole.id)
-            heard.usage = whole.usage
-            return heard
+            (only,) = whole.choices
+            received.pieces.append(only.message.content or "")
+            received.finish_reasons.append(only.finish_reason)
+            received.ids.add(whole.id)
+            received.usage = whole.usage
+            return received
         chunks = await world.client.chat.completions.create(
             model=route, messages=messages, stream=True, stream_options={"include_usage": True}
         )
         async for part in chunks:
-            heard.ids.add(part.id)
-            heard.usage = part.usage or heard.usage
-            for said in part.choices:
-                heard.pieces.append(said.delta.content or "")
-                if said.finish_reason:
-                    heard.finish_reasons.append(said.finish_reason)
+            received.ids.add(part.id)
+            received.usage = part.usage or received.usage
+            for choice in part.choices:
+                received.pieces.append(choice.delta.content or "")
+                if choice.finish_reason:
+                    received.finish_reasons.append(choice.finish_reason)
     except openai.APIError as error:
-        heard.error = error
+        received.error = error
         if isinstance(error, openai.APIStatusError):
-            heard.ids.add(str(error.request_id))
-    return heard
+            received.ids.add(str(error.request_id))
+    return received
 
 
-def _check_answered(heard: Heard, said: str = ANSWER) -> None:
-    assert heard.error is None
-    assert heard.text == said
-    assert heard.finish_reasons == ["stop"]
+def _check_answered(received: Received, expected: str = ANSWER) -> None:
+    assert received.error is None
+    assert received.text == expected
+    assert received.finish_reasons == ["stop"]
 
 
-def _check_error(heard: Heard, *status_and_code: str) -> None:
-    """One clear error, that names our model and gives nothing of the upstream away."""
-    error = heard.error
+def _check_error(received: Received, *status_and_code: str) -> None:
+    """One clear error, which names the model of factory.yaml and holds no text or address of the upstream."""
+    error = received.error
     assert error is not None
     assert isinstance(error.body, dict)
     assert f"{getattr(error, 'status_code', 'streamed')} {error.body['code']}" in status_and_code
@@ -289,25 +289,27 @@ both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"
 class TestBeforeTheFirstToken:
     async def test_the_fallback_answers(self, world: World, failing: Failing, stream: bool) -> None:
         world.script(failing.reply)
-        heard = await _ask(world, f"chat{failing.suffix}", stream=stream)
-        _check_answered(heard)
+        received = await _ask(world, f"chat{failing.suffix}", stream=stream)
+        _check_answered(received)
         assert len(world.second.requests) == 1
-        record = await world.record(heard.request_id)
+        record = await world.record(received.request_id)
         first = "hasty" if failing.hangs else "first"
         tries = len(world.first.requests)
         assert 1 <= tries <= 2
         assert _attempts(record) == [(first, failing.reason)] * tries + [("second", "")]
         assert (record.model, record.output) == ("second", ANSWER)
         assert record.outcome == monitor_pb2.OUTCOME_ANSWERED
-        assert heard.usage is not None
-        assert record.usage.completion_tokens == heard.usage.completion_tokens == 5, "only what was said is counted"
+        assert received.usage is not None
+        assert record.usage.completion_tokens == received.usage.completion_tokens == 5, (
+            "only tokens of the answer are counted"
+        )
 
     async def test_without_a_fallback_the_error_is_clear(self, world: World, failing: Failing, stream: bool) -> None:
         world.script(failing.reply)
-        heard = await _ask(world, f"alone{failing.suffix}", stream=stream)
-        assert heard.text == ""
-        _check_error(heard, failing.status)
-        record = await world.record(heard.request_id)
+        received = await _ask(world, f"alone{failing.suffix}", stream=stream)
+        assert received.text == ""
+        _check_error(received, failing.status)
+        record = await world.record(received.request_id)
         assert record.outcome == monitor_pb2.OUTCOME_FAILED
         assert {reason for _, reason in _attempts(record)} == {failing.reason}
         assert WORDS not in record.error_message
@@ -322,30 +324,30 @@ class TestAfterTheFirstToken:
     ) -> None:
         route, pieces = way
         world.script(failing.reply, answer(*pieces))
-        heard = await _ask(world, f"{route}{failing.suffix}", stream=stream)
-        _check_answered(heard)
+        received = await _ask(world, f"{route}{failing.suffix}", stream=stream)
+        _check_answered(received)
         assert len(world.first.requests) == len(world.second.requests) == 1
-        record = await world.record(heard.request_id)
+        record = await world.record(received.request_id)
         first, second = "hasty" if failing.hangs else "first", "exact" if route == "chat-exact" else "second"
         assert _attempts(record) == [(first, failing.reason), (second, "")]
         assert (record.model, record.output) == (second, ANSWER)
         assert record.outcome == monitor_pb2.OUTCOME_ANSWERED
         assert record.time_to_first_token_us > 0
         asked = json.dumps(world.second.requests[0].body["messages"], ensure_ascii=False)
-        assert FIRST.strip() in asked, "the fallback knows what was said"
+        assert FIRST.strip() in asked, "the fallback is sent the beginning of the answer"
 
-    async def test_without_a_fallback_what_was_said_is_a_beginning_and_the_error_is_clear(
+    async def test_without_a_fallback_the_answer_is_cut_off_and_the_error_is_clear(
         self, world: World, failing: Failing, stream: bool
     ) -> None:
         world.script(failing.reply)
-        heard = await _ask(world, f"alone{failing.suffix}", stream=stream)
-        _check_error(heard, "streamed upstream_failed", "503 upstream_failed")
-        assert heard.error is not None
-        assert "broke off" in heard.error.message
-        assert FIRST.startswith(heard.text)
-        assert heard.finish_reasons == []
-        assert len(world.first.requests) == 1, "a model that has begun is not asked again"
-        record = await world.record(heard.request_id)
+        received = await _ask(world, f"alone{failing.suffix}", stream=stream)
+        _check_error(received, "streamed upstream_failed", "503 upstream_failed")
+        assert received.error is not None
+        assert "broke off" in received.error.message
+        assert FIRST.startswith(received.text)
+        assert received.finish_reasons == []
+        assert len(world.first.requests) == 1, "a model that has begun is not called again"
+        record = await world.record(received.request_id)
         assert record.outcome == monitor_pb2.OUTCOME_FAILED
         assert record.error_reason == "UPSTREAM_FAILED"
         assert FIRST.startswith(record.output)
@@ -353,32 +355,32 @@ class TestAfterTheFirstToken:
 
 
 @both
-async def test_a_model_that_fails_once_is_asked_again_and_no_other(world: World, stream: bool) -> None:
+async def test_a_model_that_fails_once_is_called_again_and_no_other_is(world: World, stream: bool) -> None:
     world.script([failure(429, retry_after="0"), answer(ANSWER)])
-    heard = await _ask(world, "chat", stream=stream)
-    _check_answered(heard)
-    assert _attempts(await world.record(heard.request_id)) == [("first", "RATE_LIMITED"), ("first", "")]
+    received = await _ask(world, "chat", stream=stream)
+    _check_answered(received)
+    assert _attempts(await world.record(received.request_id)) == [("first", "RATE_LIMITED"), ("first", "")]
     assert world.second.requests == []
 
 
 @both
-async def test_when_all_models_are_busy_the_client_learns_when_to_come_back(world: World, stream: bool) -> None:
+async def test_when_all_models_are_busy_the_error_has_retry_after(world: World, stream: bool) -> None:
     world.script(failure(429, retry_after="3600"), failure(429, retry_after="1800"))
-    heard = await _ask(world, "chat", stream=stream)
-    assert isinstance(heard.error, openai.InternalServerError)
-    assert heard.error.response.status_code == 503
-    assert heard.error.code == "overloaded"
-    assert heard.error.response.headers["retry-after"] == "1800"
+    received = await _ask(world, "chat", stream=stream)
+    assert isinstance(received.error, openai.InternalServerError)
+    assert received.error.response.status_code == 503
+    assert received.error.code == "overloaded"
+    assert received.error.response.headers["retry-after"] == "1800"
 
 
 @both
 async def test_when_all_models_break_off_the_error_is_clear(world: World, stream: bool) -> None:
     world.script(Reply((*text(*BEGUN), Step.RESET)), Reply((*text("từ ngày "), Step.RESET)))
-    heard = await _ask(world, "chat", stream=stream)
-    assert heard.error is not None
-    assert "broke off in its middle" in heard.error.message
-    assert ANSWER.startswith(heard.text)
-    assert _attempts(await world.record(heard.request_id)) == [
+    received = await _ask(world, "chat", stream=stream)
+    assert received.error is not None
+    assert "broke off in its middle" in received.error.message
+    assert ANSWER.startswith(received.text)
+    assert _attempts(await world.record(received.request_id)) == [
         ("first", "UPSTREAM_FAILED"),
         ("second", "UPSTREAM_FAILED"),
     ]
@@ -392,21 +394,21 @@ class TestDocuments:
         self, world: World, stream: bool
     ) -> None:
         world.script(failure(500))
-        heard = await _ask(world, "rag", stream=stream, question=self.QUESTION)
+        received = await _ask(world, "rag", stream=stream, question=self.QUESTION)
         own = await _ask(world, "rag-extractive", stream=stream, question=self.QUESTION)
-        _check_answered(heard, own.text)
-        assert "16 days of paid annual leave" in heard.text
-        record = await world.record(heard.request_id)
+        _check_answered(received, own.text)
+        assert "16 days of paid annual leave" in received.text
+        record = await world.record(received.request_id)
         assert record.model == "extractive"
         assert [citation.number for citation in record.citations] == [1]
 
-    async def test_a_mark_that_was_begun_by_one_model_is_ended_by_the_next(self, world: World) -> None:
+    async def test_a_citation_mark_that_one_model_began_is_completed_by_the_next(self, world: World) -> None:
         whole = (await _ask(world, "rag-extractive", stream=False, question=self.QUESTION)).text
         for end in (whole.index("[1") + 1, whole.index("[1") + 2, whole.index("annual") + 3):
             world.script(Reply((*text(whole[:end]), Step.RESET)))
-            heard = await _ask(world, "rag", stream=True, question=self.QUESTION)
-            _check_answered(heard, whole)
-            assert [c.number for c in (await world.record(heard.request_id)).citations] == [1]
+            received = await _ask(world, "rag", stream=True, question=self.QUESTION)
+            _check_answered(received, whole)
+            assert [c.number for c in (await world.record(received.request_id)).citations] == [1]
 
 
 SENSITIVE = {
@@ -417,45 +419,45 @@ SENSITIVE = {
 }
 
 
-# Letter by letter up to an exact place: the connection is closed there. A reset may lose what was sent just before.
+# Letter by letter up to an exact place, where the connection is closed: a reset may lose what was sent just before.
 @pytest.mark.parametrize("value", _named(SENSITIVE))
 class TestAGuardedValueThatTwoModelsWrite:
-    def _told(self, value: str) -> str:
+    def _text_with(self, value: str) -> str:
         return f"Thông tin của bạn, số CCCD hoặc khoá, là {value} nhé. Xin giữ kín."
 
-    async def test_never_leaves_wherever_the_first_model_breaks_off(self, world: World, value: str) -> None:
-        told = self._told(value)
-        world.script(answer(told))
+    async def test_is_never_released_wherever_the_first_model_breaks_off(self, world: World, value: str) -> None:
+        written = self._text_with(value)
+        world.script(answer(written))
         whole = (await _ask(world, "chat", stream=False)).text
         assert value not in whole
-        start = told.index(value)
+        start = written.index(value)
         for cut in range(start - 1, start + len(value) + 1):
-            begun, rest = told[:cut], told[cut:]
-            route, pieces = [("chat", [rest]), ("chat", [*told]), ("chat-exact", [rest[:3], rest[3:]])][cut % 3]
+            begun, rest = written[:cut], written[cut:]
+            route, pieces = [("chat", [rest]), ("chat", [*written]), ("chat-exact", [rest[:3], rest[3:]])][cut % 3]
             world.script(Reply((*text(*begun), Step.CLOSE)), answer(*pieces))
-            heard = await _ask(world, route, stream=True)
-            _check_answered(heard, whole)
-        assert (await world.record(heard.request_id)).output == whole
+            received = await _ask(world, route, stream=True)
+            _check_answered(received, whole)
+        assert (await world.record(received.request_id)).output == whole
 
-    async def test_never_leaves_when_no_model_goes_on(self, world: World, value: str) -> None:
-        told = self._told(value)
+    async def test_is_never_released_when_no_model_continues(self, world: World, value: str) -> None:
+        written = self._text_with(value)
         half = value[: len(value) // 2]
-        world.script(Reply((*text(*told[: told.index(value)], *half), Step.CLOSE)))
-        heard = await _ask(world, "alone", stream=True)
-        assert heard.error is not None
-        assert half[:4] not in heard.text
-        assert half[:4] not in (await world.record(heard.request_id)).output
+        world.script(Reply((*text(*written[: written.index(value)], *half), Step.CLOSE)))
+        received = await _ask(world, "alone", stream=True)
+        assert received.error is not None
+        assert half[:4] not in received.text
+        assert half[:4] not in (await world.record(received.request_id)).output
 
     @both
     async def test_ends_the_answer_where_the_policy_blocks(self, world: World, value: str, stream: bool) -> None:
-        told = self._told(value)
-        cut = told.index(value) + len(value) // 2
-        world.script(Reply((*text(*told[:cut]), Step.CLOSE)), answer(*told[cut:]))
-        heard = await _ask(world, "strict", stream=stream)
-        assert heard.error is None
-        assert heard.finish_reasons == ["content_filter"]
-        assert value[:4] not in heard.text
-        record = await world.record(heard.request_id)
+        written = self._text_with(value)
+        cut = written.index(value) + len(value) // 2
+        world.script(Reply((*text(*written[:cut]), Step.CLOSE)), answer(*written[cut:]))
+        received = await _ask(world, "strict", stream=stream)
+        assert received.error is None
+        assert received.finish_reasons == ["content_filter"]
+        assert value[:4] not in received.text
+        record = await world.record(received.request_id)
         assert record.outcome == monitor_pb2.OUTCOME_BLOCKED
         assert record.verdicts[-1].action == types_pb2.ACTION_BLOCK
         assert value[:4] not in str(record)

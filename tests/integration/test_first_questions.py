@@ -1,4 +1,4 @@
-"""What a newcomer types after the questions that we show: his own address in a question, the same question again."""
+"""Questions after those of the README: with an e-mail address, repeated, small talk, overviews, unanswerable ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def asker(platform: Platform) -> AsyncIterator[Asker]:
         yield Asker(platform, client)
 
 
-async def test_an_address_in_a_question_is_masked_and_spoils_no_answer(asker: Asker) -> None:
+async def test_an_address_in_a_question_is_masked_and_the_question_is_answered(asker: Asker) -> None:
     response = await asker.post("My mail is anna@example.com, how many days of annual leave do I have?")
     completion = response.json()
     assert "16 days" in completion["choices"][0]["message"]["content"]
@@ -62,7 +62,7 @@ async def test_an_address_in_a_question_is_masked_and_spoils_no_answer(asker: As
     assert errors == "A guardrail masked in your question: EMAIL_ADDRESS. It was not sent to a model.\n"
 
 
-async def test_the_same_question_is_cached_until_it_is_asked_anew(asker: Asker) -> None:
+async def test_the_same_question_is_cached_unless_the_cache_is_bypassed(asker: Asker) -> None:
     question = "How long is the warranty of a gateway?"
     responses = [
         await asker.post(question),
@@ -78,7 +78,7 @@ async def test_the_same_question_is_cached_until_it_is_asked_anew(asker: Asker) 
         assert not errors
 
 
-async def test_small_talk_gets_a_sentence_in_its_language_about_what_can_be_asked(asker: Asker) -> None:
+async def test_small_talk_is_answered_in_its_language_with_subjects_of_the_documents(asker: Asker) -> None:
     for message, begins, names in (
         ("hello", "Hello!", '"Leave"'),
         ("what can I ask?", "Ask whatever", '"IT security"'),

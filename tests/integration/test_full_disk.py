@@ -10,7 +10,7 @@ import pytest
 
 from tests.full import FULL
 
-# The platform and what fills its disk are other processes.
+# The platform, and the test that fills its disk, are other processes.
 pytestmark = pytest.mark.allow_blocking
 
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount", "--kill-child")
@@ -18,7 +18,7 @@ TIMEOUT_SECONDS = 3600 if FULL else 300
 
 
 def _why_not() -> str:
-    """Why this machine does not let a user mount a tmpfs in a namespace; empty when it does."""
+    """Why a user cannot mount a tmpfs in a namespace here; empty when one can."""
     try:
         tried = subprocess.run(
             [*NAMESPACE, "sh", "-c", "mount -t tmpfs tmpfs /tmp"],
@@ -32,7 +32,7 @@ def _why_not() -> str:
     return tried.stderr.strip() if tried.returncode else ""
 
 
-def test_a_full_disk_loses_nothing_hangs_nothing_and_is_over_without_a_restart(tmp_path: Path) -> None:
+def test_on_a_full_disk_nothing_is_lost_or_hangs_and_work_goes_on_without_a_restart(tmp_path: Path) -> None:
     if why := _why_not():
         pytest.skip(f"no tmpfs can be mounted in a user namespace: {why}")
     ended = subprocess.run(

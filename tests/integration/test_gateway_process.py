@@ -1,4 +1,4 @@
-"""The gateway as a process of its own: it starts without its neighbours, follows factory.yaml and ends on SIGTERM."""
+"""The gateway as a process of its own: it starts without other services, follows factory.yaml and ends on SIGTERM."""
 
 from __future__ import annotations
 

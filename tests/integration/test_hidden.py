@@ -1,4 +1,4 @@
-"""A change of factory.yaml that would hide what is stored, and one that would not, as a user edits the file."""
+"""Edits of factory.yaml that would hide stored documents, conversations or records, and edits that would not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROUTE = ("knowledge_base: documents", "knowledge_base: manuals")
 
 
 async def genaifactory(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Another terminal's command: its exit code, output and errors in one line."""
+    """Runs a command for the platform on the folder: its exit code, output, and errors in one line."""
     code, output, errors = await testing.genaifactory(*arguments, "--state", str(folder))
     return code, output, " ".join(errors.split())
 
@@ -47,7 +47,7 @@ async def printed(process: Process, pattern: str) -> None:
 
 
 async def answers(process: Process) -> None:
-    """A client's question is answered out of the handbook."""
+    """A client's question is answered from the handbook."""
 
     def ask() -> str:
         body = json.dumps({"model": "rag", "messages": [{"role": "user", "content": QUESTION}]}).encode()
@@ -59,7 +59,7 @@ async def answers(process: Process) -> None:
     assert "16 days" in await asyncio.to_thread(ask)
 
 
-async def test_a_rename_is_refused_while_it_runs_and_named_by_the_check_until_it_is_accepted(tmp_path: Path) -> None:
+async def test_a_rename_is_refused_while_it_runs_and_by_config_check_until_the_name_is_retired(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     async with testing.started(folder, str(testing.SAMPLE)) as process:
         await answers(process)
@@ -97,7 +97,7 @@ async def test_a_rename_is_refused_while_it_runs_and_named_by_the_check_until_it
         assert await process.stop() == 0
 
 
-async def test_a_start_with_a_renamed_tenant_warns_and_what_changes_from_then_on_is_printed(tmp_path: Path) -> None:
+async def test_a_start_with_a_renamed_tenant_warns_and_later_changes_are_printed(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     async with testing.started(folder, str(testing.SAMPLE)) as process:
         assert await process.stop() == 0

@@ -58,7 +58,7 @@ class World:
     upstream: Upstream
 
     async def ask(self, *content: Any, model: str = "see", **fields: Any) -> LegacyAPIResponse[ChatCompletion]:
-        """The response, raw, to a user's message of these parts."""
+        """The raw response to a user's message of these parts."""
         self.upstream.requests.clear()
         messages: Any = [{"role": "user", "content": list(content)}]
         chat = self.client.chat.completions.with_raw_response
@@ -66,7 +66,7 @@ class World:
         return response
 
     async def export(self, request_id: str) -> dict[str, Any]:
-        """The line of an export that is about the request, once it is on record."""
+        """The request's line of an export, once it is recorded."""
         self.platform.sign_in()
         request = monitor_pb2.ExportInteractionsRequest(filter=monitor_pb2.InteractionFilter(request_ids=[request_id]))
         async with asyncio.timeout(20), channels.connect(self.platform.endpoints.socket("monitor")) as channel:
@@ -91,11 +91,11 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
                 yield World(platform, unhurried, upstream)
 
 
-def text(said: str) -> dict[str, Any]:
-    return {"type": "text", "text": said}
+def text(content: str) -> dict[str, Any]:
+    return {"type": "text", "text": content}
 
 
-async def test_the_model_gets_the_image_and_the_text_beside_it_as_the_guardrails_let_it_in(world: World) -> None:
+async def test_the_model_receives_the_image_and_the_text_beside_it_masked(world: World) -> None:
     green = png(colour=b"\x00\xff\x00")
     asked = (text("I am an.nguyen@example.com. Is this"), part(detail="low"), text("like this?"), part(green))
     response = await world.ask(*asked)
@@ -126,7 +126,7 @@ def _files_with(folder: Path, held: bytes) -> list[Path]:
     return [file for file in folder.rglob("*") if file.is_file() and held in file.read_bytes()]
 
 
-async def test_an_answer_is_given_again_for_the_same_image_only(world: World) -> None:
+async def test_an_answer_comes_from_the_cache_for_the_same_image_only(world: World) -> None:
     for data, use in ((png(3, 3), "miss"), (png(3, 3), "hit"), (png(3, 4), "miss")):
         response = await world.ask(text("What is it? (again)"), part(data), temperature=0)
         assert response.headers["x-genaifactory-cache"] == use
@@ -146,7 +146,7 @@ async def test_a_stream_is_answered_too(world: World) -> None:
         ("see", part(url="https://example.com/a"), 400, "messages[0].content[1].image_url.url", "fetches no"),
     ],
 )
-async def test_an_image_that_may_not_pass_is_an_error_and_reaches_no_model(
+async def test_an_image_that_is_not_allowed_is_an_error_and_is_sent_to_no_model(
     world: World, model: str, sent: dict[str, Any], status: int, field: str, says: str
 ) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
@@ -158,7 +158,7 @@ async def test_an_image_that_may_not_pass_is_an_error_and_reaches_no_model(
     assert not world.upstream.requests
 
 
-async def test_no_address_that_a_client_names_is_ever_connected_to(world: World) -> None:
+async def test_the_platform_never_connects_to_an_address_that_a_client_names(world: World) -> None:
     reached: list[object] = []
 
     def reach(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Kill -9 of the whole platform at random moments: nothing answered is lost or doubled, and the index opens."""
+"""SIGKILL of the whole platform at random moments: no answer is lost or recorded twice, and the index opens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from genaifactory_local import testing
 from genaifactory_local.testing import Platform
 from tests.full import FULL
 
-# The platform is another process: what blocks here blocks nobody.
+# The platform is another process, which blocking here does not affect.
 pytestmark = pytest.mark.allow_blocking
 
 CLIENTS = 8
@@ -34,15 +34,15 @@ QUESTIONS = (
 
 @dataclass
 class Seen:
-    """What clients saw before the platforms died."""
+    """What clients received before the platforms were killed."""
 
     answered: list[str] = field(default_factory=list)
-    """Ids of requests whose answers came whole."""
+    """Ids of requests whose answers were complete."""
     stored: dict[str, str] = field(default_factory=dict)
-    """Ids of documents that the retriever said it stored, with a word that is theirs alone."""
+    """Ids of documents that were acknowledged -> a word that no other document has."""
 
 
-async def _ask_until_it_dies(platform: Platform, seen: Seen, rng: random.Random) -> None:
+async def _ask_until_killed(platform: Platform, seen: Seen, rng: random.Random) -> None:
     headers = {"Authorization": f"Bearer {platform.key}"}
     with contextlib.suppress(httpx.HTTPError):
         async with httpx.AsyncClient(trust_env=False, headers=headers, timeout=30) as client:
@@ -58,7 +58,7 @@ async def _ask_until_it_dies(platform: Platform, seen: Seen, rng: random.Random)
                             seen.answered.append(response.headers["x-request-id"])
 
 
-async def _ingest_until_it_dies(platform: Platform, seen: Seen, folder: Path, rng: random.Random) -> None:
+async def _ingest_until_killed(platform: Platform, seen: Seen, folder: Path, rng: random.Random) -> None:
     with contextlib.suppress(FactoryError):
         while True:
             word = f"zq{rng.randrange(10**9):09d}"
@@ -76,8 +76,8 @@ async def _one_life(state: Path, notes: Path, seen: Seen, rng: random.Random, *,
         platform = process.platform
         async with asyncio.TaskGroup() as tasks:
             for _ in range(CLIENTS):
-                tasks.create_task(_ask_until_it_dies(platform, seen, rng))
-            tasks.create_task(_ingest_until_it_dies(platform, seen, notes, rng))
+                tasks.create_task(_ask_until_killed(platform, seen, rng))
+            tasks.create_task(_ingest_until_killed(platform, seen, notes, rng))
             async with asyncio.timeout(60):
                 while answering and (len(seen.answered) == before or not seen.stored):
                     await asyncio.sleep(0.01)
@@ -124,7 +124,7 @@ async def _found(platform: Platform, word: str) -> str:
         pytest.param(50 if FULL else 12, marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
     ],
 )
-async def test_killed_at_random_moments_nothing_answered_is_missing_or_doubled_and_the_index_opens(
+async def test_killed_at_random_moments_no_answer_is_missing_or_recorded_twice_and_the_index_opens(
     tmp_path: Path, kills: int
 ) -> None:
     rng = random.Random(20261121)

@@ -1,4 +1,4 @@
-"""The official openai client, unchanged, against the gateway alone and against the whole platform."""
+"""The official openai client, unmodified, against the gateway alone and against the whole platform."""
 
 from __future__ import annotations
 
@@ -60,26 +60,26 @@ policies:
 
 
 @dataclass(frozen=True)
-class Door:
-    """Somewhere that the client can speak to."""
+class Endpoint:
+    """A base URL and clients for it."""
 
     base_url: str
     sync_client: Callable[..., openai.OpenAI]
     async_client: Callable[..., openai.AsyncOpenAI]
 
 
-def _door(base_url: str) -> Door:
+def _endpoint(base_url: str) -> Endpoint:
     # One of each, made outside of the event loop: a client reads the certificates of the machine.
     sync_client = openai.OpenAI(base_url=base_url, api_key=USER, max_retries=0, timeout=30)
     async_client = openai.AsyncOpenAI(base_url=base_url, api_key=USER, max_retries=0, timeout=30)
-    return Door(
+    return Endpoint(
         base_url,
         lambda key=USER: sync_client.with_options(api_key=key),
         lambda key=USER: async_client.with_options(api_key=key),
     )
 
 
-def _as_the_platform_would(request: orchestrator_pb2.AnswerRequest) -> script.Script:
+def _scripted(request: orchestrator_pb2.AnswerRequest) -> script.Script:
     if BANNED in request.messages[-1].content:
         return [script.route(), ContentBlocked("The question was blocked.")]
     if request.route == "broken":
@@ -89,9 +89,9 @@ def _as_the_platform_would(request: orchestrator_pb2.AnswerRequest) -> script.Sc
 
 @asynccontextmanager
 async def _gateway(folder: Path) -> AsyncIterator[str]:
-    """The gateway over a scripted orchestrator; `folder` is not needed."""
+    """The gateway over a scripted orchestrator; `folder` is not used."""
     fake = FakeOrchestrator()
-    fake.script = _as_the_platform_would
+    fake.script = _scripted
     store = FakeFeedbackStore()
     own = Settings(
         context_private_key=SecretStr(base64.b64encode(testing.SIGNER.private_key).decode()),
@@ -121,20 +121,20 @@ async def _platform(folder: Path) -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture(params=[_gateway, _platform], ids=["gateway", "platform"], scope="module", loop_scope="module")
-async def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Door]:
-    """A door to the gateway alone, and one to the whole platform."""
+async def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Endpoint]:
+    """The gateway alone, and the whole platform."""
     async with request.param(tmp_path_factory.mktemp("platform")) as base_url:
-        door = await asyncio.to_thread(_door, base_url)
-        yield door
-        await asyncio.to_thread(door.sync_client().close)
-        await door.async_client().close()
+        endpoint = await asyncio.to_thread(_endpoint, base_url)
+        yield endpoint
+        await asyncio.to_thread(endpoint.sync_client().close)
+        await endpoint.async_client().close()
 
 
 _numbers = itertools.count(1)
 
 
 def _question() -> list[ChatCompletionMessageParam]:
-    """One that was not asked before: an answer from the cache takes no tokens."""
+    """A new one each time: an answer from the cache uses no tokens."""
     return [{"role": "user", "content": f"Thủ đô của Việt Nam là gì? ({next(_numbers)})"}]
 
 
@@ -150,8 +150,8 @@ def _check_stream(chunks: list[ChatCompletionChunk]) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_the_asynchronous_client_chats(door: Door) -> None:
-    client = door.async_client()
+async def test_the_asynchronous_client_chats(endpoint: Endpoint) -> None:
+    client = endpoint.async_client()
     answer = await client.chat.completions.create(model="chat", messages=_question())
     assert answer.choices[0].message.content
     assert answer.choices[0].finish_reason == "stop"
@@ -163,9 +163,9 @@ async def test_the_asynchronous_client_chats(door: Door) -> None:
     _check_stream([chunk async for chunk in stream])
 
 
-async def test_the_synchronous_client_chats(door: Door) -> None:
+async def test_the_synchronous_client_chats(endpoint: Endpoint) -> None:
     def chat() -> None:
-        client = door.sync_client()
+        client = endpoint.sync_client()
         answer = client.chat.completions.create(model="chat", messages=_question())
         assert answer.choices[0].message.content
         stream = client.chat.completions.create(
@@ -176,28 +176,30 @@ async def test_the_synchronous_client_chats(door: Door) -> None:
     await asyncio.to_thread(chat)
 
 
-async def test_embeddings_are_the_same_as_floats_and_as_base64(door: Door) -> None:
-    client = door.async_client()
+async def test_embeddings_are_the_same_as_floats_and_as_base64(endpoint: Endpoint) -> None:
+    client = endpoint.async_client()
     texts = ["Xin chào", "Hello there"]
     packed = await client.embeddings.create(model="minilm", input=texts)  # the client asks for base64
-    plain = await door.async_client().embeddings.create(model="minilm", input=texts, encoding_format="float")
+    plain = await endpoint.async_client().embeddings.create(model="minilm", input=texts, encoding_format="float")
     assert [e.index for e in packed.data] == [0, 1]
     for one, other in zip(packed.data, plain.data, strict=True):
         assert one.embedding == pytest.approx(other.embedding, abs=1e-5)
     assert packed.usage.total_tokens > 0
-    synchronous = await asyncio.to_thread(lambda: door.sync_client().embeddings.create(model="minilm", input=texts[0]))
+    synchronous = await asyncio.to_thread(
+        lambda: endpoint.sync_client().embeddings.create(model="minilm", input=texts[0])
+    )
     assert synchronous.data[0].embedding == pytest.approx(packed.data[0].embedding, abs=1e-5)
 
 
-async def test_models_are_listed_and_retrieved(door: Door) -> None:
-    client = door.async_client()
+async def test_models_are_listed_and_retrieved(endpoint: Endpoint) -> None:
+    client = endpoint.async_client()
     assert [model.id async for model in client.models.list()] == ["broken", "chat", "minilm"]
     assert (await client.models.retrieve("chat")).owned_by == "genaifactory"
-    assert [m.id for m in await asyncio.to_thread(lambda: list(door.sync_client().models.list()))][1] == "chat"
+    assert [m.id for m in await asyncio.to_thread(lambda: list(endpoint.sync_client().models.list()))][1] == "chat"
 
 
-async def test_an_answer_can_be_judged_by_its_id(door: Door) -> None:
-    client = door.async_client()
+async def test_feedback_on_an_answer_is_accepted_by_its_id(endpoint: Endpoint) -> None:
+    client = endpoint.async_client()
     answer = await client.chat.completions.create(model="chat", messages=_question())
     body = {"request_id": answer.id, "rating": "up"}
     assert (await client.post("/feedback", body=body, cast_to=dict[str, Any]))["object"] == "feedback"
@@ -216,21 +218,21 @@ WRONG: list[tuple[str, type[openai.APIStatusError], int, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("key", "kind", "status", "fields"), WRONG, ids=[str(status) for _, _, status, _ in WRONG])
-async def test_an_error_raises_the_class_that_it_has_at_openai(
-    door: Door, key: str, kind: type[openai.APIStatusError], status: int, fields: dict[str, Any], stream: bool
+async def test_an_error_raises_the_class_that_openai_raises_for_it(
+    endpoint: Endpoint, key: str, kind: type[openai.APIStatusError], status: int, fields: dict[str, Any], stream: bool
 ) -> None:
     body: dict[str, Any] = {"messages": _question(), "stream": stream} | fields
     with pytest.raises(kind) as failed:
-        await door.async_client(key).chat.completions.create(**body)
+        await endpoint.async_client(key).chat.completions.create(**body)
     assert failed.value.status_code == status
     assert type(failed.value) is kind
     assert failed.value.request_id is not None
     with pytest.raises(kind):
-        await asyncio.to_thread(lambda: door.sync_client(key).chat.completions.create(**body))
+        await asyncio.to_thread(lambda: endpoint.sync_client(key).chat.completions.create(**body))
 
 
-async def test_a_used_up_limit_raises_rate_limit_error_with_the_time_to_wait(door: Door) -> None:
-    client = door.async_client(TIGHT)
+async def test_a_used_up_limit_raises_rate_limit_error_with_the_time_to_wait(endpoint: Endpoint) -> None:
+    client = endpoint.async_client(TIGHT)
     await client.models.list()
     for call in (
         client.chat.completions.create(model="chat", messages=_question()),
@@ -241,4 +243,4 @@ async def test_a_used_up_limit_raises_rate_limit_error_with_the_time_to_wait(doo
         assert 1 <= int(failed.value.response.headers["retry-after"]) <= 60
         assert failed.value.response.headers["x-ratelimit-remaining-requests"] == "0"
     with pytest.raises(openai.RateLimitError):
-        await asyncio.to_thread(lambda: door.sync_client(TIGHT).models.list())
+        await asyncio.to_thread(lambda: endpoint.sync_client(TIGHT).models.list())

@@ -1,4 +1,4 @@
-"""Every method of the running platform: who is refused, who is let in, and what it calls in the caller's name."""
+"""Every method of the running platform: which callers it refuses and accepts, and what it calls on their behalf."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ METHODS = rpcs.methods()
 BY_CALLER = [method for method in METHODS if not rpcs.facts(method).peer]
 GUARDED = [(method, permission) for method in METHODS for permission in sorted(rpcs.facts(method).permissions)]
 GATEWAY, ORCHESTRATOR = "/genaifactory.gateway.v1.GatewayService/", "/genaifactory.orchestrator.v1.OrchestratorService/"
-# What the request asks for needs these besides: usage of all tenants, of monitor.
+# Permissions that a method needs besides its own, for its calls: usage of all tenants, of monitor.
 BESIDES = {f"{GATEWAY}CountRequests": {"usage"}}
 QUESTION = "Nhân viên được nghỉ phép bao nhiêu ngày mỗi năm?"
 
 
 def key(permissions: Iterable[str]) -> str:
-    """An API key whose role has exactly these."""
+    """An API key whose role has exactly these permissions."""
     return "gf-" + "-".join(("key", *sorted(permissions)))
 
 
 def factory() -> str:
-    """The default one, with a key for each set of permissions that the tests need."""
+    """The default document, with a key for each set of permissions that the tests need."""
     document = yaml.safe_load(testing.DEFAULT_FACTORY.read_text("utf-8"))
     sets = [frozenset[str](), PERMISSIONS]
     for method in METHODS:
@@ -69,7 +69,7 @@ class Place:
     channels: dict[str, grpc.aio.Channel]
 
     async def call(self, method: str, permissions: Iterable[str] | None, request: Message | None = None) -> str:
-        """The status with which a call ends. permissions: of the caller; None: nobody calls."""
+        """The status with which a call ends. permissions: of the caller; None: without a caller."""
         contract: MethodDescriptor = Default().FindMethodByName(method.strip("/").replace("/", "."))
         message = GetMessageClass(contract.input_type)() if request is None else request
         kind = ("unary", "stream")[contract.client_streaming] + "_" + ("unary", "stream")[contract.server_streaming]
@@ -112,7 +112,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
 
 
 @pytest.mark.parametrize("method", BY_CALLER)
-async def test_nobody_calls_without_saying_who_they_are(place: Place, method: str) -> None:
+async def test_a_call_without_a_caller_is_refused(place: Place, method: str) -> None:
     assert (await place.call(method, None)).startswith("UNAUTHENTICATED: ")
 
 
@@ -130,7 +130,7 @@ async def test_a_role_with_the_methods_permission_alone_may_call_it(place: Place
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if not rpcs.facts(method).permissions])
-async def test_what_asks_for_no_permission_is_open_to_a_role_without_any(place: Place, method: str) -> None:
+async def test_a_method_without_permissions_may_be_called_by_a_role_without_any(place: Place, method: str) -> None:
     outcome = await place.call(method, None if rpcs.facts(method).peer else ())
     assert not outcome.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED", "INTERNAL", "UNKNOWN"))
 
@@ -139,7 +139,7 @@ def messages() -> list[types_pb2.Message]:
     return [types_pb2.Message(role=types_pb2.ROLE_USER, content=QUESTION)]
 
 
-# What makes a method call all that it may call: a question that is guarded, answered from documents and generated.
+# Requests with which a method makes every call of its contract: guarded, answered from documents and generated.
 REQUESTS: dict[str, Callable[[], Message]] = {
     f"{GATEWAY}Chat": lambda: gateway_pb2.ChatRequest(model="rag", messages=messages(), fresh=True),
     f"{GATEWAY}Embed": lambda: gateway_pb2.EmbedRequest(model="minilm", texts=["phép"]),
@@ -171,7 +171,7 @@ def served() -> dict[str, float]:
 
 
 async def idle() -> None:
-    """Waits until no call runs; calls that are the platform's own may begin afterwards."""
+    """Waits until no call runs; calls of the platform itself may begin afterwards."""
     async with asyncio.timeout(30):
         while True:
             metrics = await asyncio.to_thread(lambda: list(prometheus_client.REGISTRY.collect()))

@@ -1,4 +1,4 @@
-"""What stays of an answer: its record, with what it cost, what it rests on and what the client thought of it."""
+"""The record of an answer: its passages, verdicts, times, usage and feedback."""
 
 from __future__ import annotations
 

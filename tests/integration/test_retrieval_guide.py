@@ -1,4 +1,4 @@
-"""The retriever on a real bilingual corpus, as the acceptance of the platform asks: quality, swaps under load."""
+"""The retriever on a real bilingual corpus: quality, and swaps under load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.data.debian_guide import LANGUAGES, Page
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# Against a hang. How fast it is depends on the machine and what else runs there: tests/bench/retrieval.py measures it.
+# Against a hang only: the speed depends on the machine and its load, and tests/bench/retrieval.py measures it.
 MAX_INGEST_SECONDS = 300
 ANSWERABLE = (
     "How do I write the installation image to a USB stick?",
@@ -49,7 +49,9 @@ def pages() -> list[Page]:
     return debian_guide.corpus_or_skip()
 
 
-async def test_the_guide_is_ingested_and_tells_what_it_holds(pages: list[Page], tmp_path: Path) -> None:
+async def test_the_guide_is_ingested_and_covers_the_terms_of_its_questions_alone(
+    pages: list[Page], tmp_path: Path
+) -> None:
     async with retrieval.retriever(tmp_path) as stub:
         ingested = await retrieval.ingest(stub, retrieval.GUIDE, pages)
         print(f"{len(pages)} pages, {ingested.passages} passages in {ingested.seconds:.1f} s")
@@ -75,7 +77,7 @@ async def test_hybrid_search_is_above_each_method_alone_in_each_language(pages: 
 
 
 async def test_a_swap_under_load_loses_no_query_and_mixes_no_versions(pages: list[Page], tmp_path: Path) -> None:
-    """Queries run all the time, through builds, swaps and a page that changes; the rest must stay as it is."""
+    """Queries run during builds, swaps and changes of one page; results from other pages must stay the same."""
     some = [page for page in pages if page.name.startswith(("ch04", "ch05"))]
     changing = Page("en", "notice.html", "<h1>Notice</h1><p>Edition zero of the xylophone notice.</p>")
     questions = ("How do I boot from a USB stick?", "khởi động từ mạng bằng TFTP", "xylophone notice")

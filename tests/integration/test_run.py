@@ -1,4 +1,4 @@
-"""`genaifactory run` and the commands that speak to it, as a person uses them."""
+"""`genaifactory run` and the commands that call it, as a user types them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from genaifactory_common.errors import Unavailable
 from genaifactory_local import state, testing
 from genaifactory_local.testing import Process
 
-# The platform is another process: what blocks here blocks nobody.
+# The platform is another process, which blocking here does not affect.
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking]
 
 
-async def test_a_person_asks_in_both_languages_and_gets_cited_answers(platform_process: Process) -> None:
+async def test_questions_in_both_languages_get_cited_answers(platform_process: Process) -> None:
     english = await platform_process.genaifactory("ask", "How many days of annual leave do I have?")
     vietnamese = await platform_process.genaifactory("ask", "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?")
     assert english[0] == vietnamese[0] == 0
@@ -47,7 +47,7 @@ async def test_a_question_that_the_documents_do_not_answer_is_refused_in_its_lan
     assert answer["citations"] == []
 
 
-async def test_the_printed_snippets_work_as_they_are_printed(platform_process: Process) -> None:
+async def test_the_printed_snippets_run_as_they_are_printed(platform_process: Process) -> None:
     output = platform_process.output
     curl = re.search(r"^  (curl .*\\\n.*)$", output, re.MULTILINE)
     assert curl is not None
@@ -64,10 +64,10 @@ async def test_the_printed_snippets_work_as_they_are_printed(platform_process: P
         assert "four years" in done.stdout
 
 
-async def test_ingest_adds_documents_to_the_running_platform_and_knows_them_again(
+async def test_ingest_adds_documents_to_the_running_platform_and_skips_them_the_second_time(
     platform_process: Process, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "more: v2"  # the beginning of a relative URL, this would be a scheme
+    folder = tmp_path / "more: v2"  # at the beginning of a relative URL this would be a scheme
     folder.mkdir()
     (folder / "parking.md").write_text("# Parking\n\nThe car park of the Hue office has 40 places.\n")
     (folder / "broken.pdf").write_bytes(b"%PDF-1.7 this is no PDF")
@@ -104,7 +104,7 @@ async def test_usage_and_export_show_what_was_asked(platform_process: Process, t
     assert nothing == (0, "", "")
     link = tmp_path / "link"
     link.symlink_to(output)
-    # What a shell user writes for "to the next program": nothing but the lines may come out of it.
+    # Ways to write to stdout: only the lines may be written there.
     for where in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-"):
         assert (await platform_process.genaifactory("export", "-o", where))[1] == output.read_text(), where
     assert (await platform_process.genaifactory("export", "-o", str(link)))[0] == 0
@@ -114,7 +114,7 @@ async def test_usage_and_export_show_what_was_asked(platform_process: Process, t
     assert f"{tmp_path}/missing/x cannot be written: No such file or directory. Give a file in a folder" in err
 
 
-async def test_an_unknown_route_and_a_wrong_key_are_one_clear_line(platform_process: Process) -> None:
+async def test_an_unknown_route_and_a_wrong_key_are_errors_of_one_line(platform_process: Process) -> None:
     code, _, err = await platform_process.genaifactory("ask", "hello", "--route", "poetry")
     assert code == 1
     assert "no model" in err
@@ -134,7 +134,7 @@ async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(platform_p
             await asyncio.sleep(0.1)
 
 
-async def test_it_answers_from_what_is_read_so_far_and_says_while_reading_goes_on(tmp_path: Path) -> None:
+async def test_it_answers_from_documents_read_so_far_and_reports_that_reading_goes_on(tmp_path: Path) -> None:
     folder, handbook = tmp_path / "state", tmp_path / "handbook"
     _write_many(handbook, 400)
     (handbook / "zebra.md").write_text("# Zebra\n\nThe zebra of the office is called Anneliese.\n")  # read last
@@ -174,7 +174,7 @@ async def test_it_answers_from_what_is_read_so_far_and_says_while_reading_goes_o
 
 
 def _stored_documents(state_folder: Path) -> int:
-    """How many the retriever of a platform has stored so far, by its library."""
+    """How many documents the retriever of a platform has stored so far, by its library."""
     library = state_folder / "data" / "retriever" / "library.sqlite"
     try:
         with contextlib.closing(sqlite3.connect(f"file:{library}?mode=ro", uri=True)) as connection:
@@ -183,7 +183,7 @@ def _stored_documents(state_folder: Path) -> int:
         return 0
 
 
-async def test_a_stop_while_it_reads_its_first_documents_ends_it_in_good_order(tmp_path: Path) -> None:
+async def test_a_stop_while_it_reads_its_first_documents_ends_it_cleanly(tmp_path: Path) -> None:
     handbook = tmp_path / "handbook"
     _write_many(handbook, 3000)
     process = await asyncio.create_subprocess_exec(
@@ -209,7 +209,7 @@ async def test_a_stop_while_it_reads_its_first_documents_ends_it_in_good_order(t
     assert b"Traceback" not in output
 
 
-async def test_a_document_that_is_gone_from_its_folder_is_forgotten_by_the_next_run(tmp_path: Path) -> None:
+async def test_a_document_that_is_gone_from_its_folder_is_removed_by_the_next_run(tmp_path: Path) -> None:
     folder, handbook, other = tmp_path / "state", tmp_path / "handbook", tmp_path / "other"
     for file, text in (
         (handbook / "old.md", "# Fountain\n\nThe fountain is lit in violet on Sundays.\n"),
@@ -231,22 +231,24 @@ async def test_a_document_that_is_gone_from_its_folder_is_forgotten_by_the_next_
             ("How many places has the car park?", "40 places", "handbook/parking.md"),
             ("To how many degrees is the swimming pool heated?", "27 degrees", "other/pool.md"),
         ):
-            said = json.loads((await process.genaifactory("ask", question, "--json"))[1])
-            assert {citation["url"] for citation in said["citations"]} == ({source} if source else set())
-            assert answer is None or answer in said["answer"]
+            asked = json.loads((await process.genaifactory("ask", question, "--json"))[1])
+            assert {citation["url"] for citation in asked["citations"]} == ({source} if source else set())
+            assert answer is None or answer in asked["answer"]
         removed = await process.genaifactory("remove", "other/pool.md", "other/pool.md", "other/nothing.md")
         code, out, err = removed
         assert (code, out) == (1, "1 document removed\n")
         assert "There is no document 'other/nothing.md' in the knowledge base 'documents'" in err
-        asked = await process.genaifactory("ask", "To how many degrees is the swimming pool heated?", "--json")
-        assert json.loads(asked[1])["citations"] == []
+        _, out, _ = await process.genaifactory("ask", "To how many degrees is the swimming pool heated?", "--json")
+        assert json.loads(out)["citations"] == []
         code, _, err = await process.genaifactory("remove", "a.md", "--knowledge-base", "wiki")
         assert (code, err.count("\n")) == (1, 1)
         assert "no knowledge base 'wiki'" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_it_stops_cleanly_and_starts_again_with_what_it_knew(tmp_path: Path, number: signal.Signals) -> None:
+async def test_it_stops_cleanly_and_starts_again_with_its_documents_and_key(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     folder = tmp_path / "state"
     async with testing.started(folder, str(testing.SAMPLE)) as process:
         key = process.platform.key
@@ -260,7 +262,7 @@ async def test_it_stops_cleanly_and_starts_again_with_what_it_knew(tmp_path: Pat
         assert "8 unchanged" in process.output
 
 
-async def test_a_second_platform_on_the_folder_or_on_the_port_is_refused_in_one_line(
+async def test_a_second_platform_on_the_folder_or_the_port_is_refused_in_one_line(
     platform_process: Process, tmp_path: Path
 ) -> None:
     port = platform_process.platform.endpoints.http_url.rpartition(":")[2]
@@ -275,10 +277,10 @@ async def test_a_second_platform_on_the_folder_or_on_the_port_is_refused_in_one_
         assert err.count("\n") == 1
 
 
-async def test_what_it_keeps_is_for_its_owner_only(platform_process: Process) -> None:
+async def test_its_files_are_readable_by_their_owner_only(platform_process: Process) -> None:
     folder = platform_process.platform.state.folder
     open_to_others = [path for path in (folder, *folder.rglob("*")) if stat.S_IMODE(path.stat().st_mode) & 0o077]
-    assert list(folder.glob("data/**/*")), "there is nothing to look at"
+    assert list(folder.glob("data/**/*")), "there are no files to check"
     assert open_to_others == []
 
 

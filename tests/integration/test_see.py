@@ -1,4 +1,4 @@
-"""What a person types to see what goes on: usage as bars, blocked, trace, watch."""
+"""Commands that show requests: watch, blocked, usage as bars, trace."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from genaifactory_local import testing
 from genaifactory_local.testing import Process
 
-# The platform is another process: what blocks here blocks nobody.
+# The platform is another process, which blocking here does not affect.
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking]
 
 SECRET = "AKIAIOSFODNN7EXAMPLE"  # the example of its maker's documentation
-# A command needs three seconds of processor, and a busy machine has little to spare.
+# A command takes three seconds of CPU, and the machine may be busy.
 _LONGEST_SECONDS = 120
 
 
@@ -41,7 +41,7 @@ async def _line(watch: asyncio.subprocess.Process) -> str:
         return (await watch.stdout.readline()).decode()
 
 
-async def test_a_person_watches_requests_come_and_looks_into_one(platform_process: Process) -> None:
+async def test_requests_are_watched_as_they_end_and_one_is_traced(platform_process: Process) -> None:
     watch = await testing.begun("watch", "--json", environment=platform_process.environment)
     answered = await _ask(platform_process, "How many days of annual leave do I have?")
     record = json.loads(await _line(watch))
@@ -66,11 +66,11 @@ async def test_a_person_watches_requests_come_and_looks_into_one(platform_proces
     assert "└─ orchestrator Answer" in tree
     assert SECRET not in line + blocked + bars + tree
 
-    # It ends when nobody reads any more, also when no request comes.
+    # It ends when its output is closed, also when no request comes.
     piped = await testing.begun("watch", "--json", environment=platform_process.environment)
     first = json.loads(await _line(piped))
     assert first["request_id"] == record["request_id"]
-    transport = piped._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # asyncio has no other way
+    transport = piped._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # asyncio has no public way
     transport.close()
     async with asyncio.timeout(_LONGEST_SECONDS):
         assert await piped.wait() == 1

@@ -1,4 +1,4 @@
-"""Every question that we show a newcomer is answered right by what `make run` starts."""
+"""Every question that README, docs, banner, charts, help and samples show is answered right by `make run`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _shown_questions() -> dict[str, str]:
 SHOWN = _shown_questions()
 
 
-def test_every_question_that_we_show_has_its_fact_in_the_table() -> None:
+def test_every_shown_question_has_a_fact_in_the_table() -> None:
     missing = [f"{file} shows {question!r}" for question, file in SHOWN.items() if question not in FACTS]
     assert not missing, (
         f"{'; '.join(missing)}: add to FACTS in tests/journey/facts.py the document that answers it on a fresh "
@@ -33,7 +33,7 @@ def test_every_question_that_we_show_has_its_fact_in_the_table() -> None:
     )
 
 
-async def test_every_question_that_we_show_is_answered_right_on_a_fresh_run(tmp_path: Path) -> None:
+async def test_every_shown_question_is_answered_right_on_a_fresh_run(tmp_path: Path) -> None:
     wrong: list[str] = []
     async with (
         testing.started(tmp_path / "state") as process,
@@ -55,7 +55,7 @@ def _mistakes(question: str, fact: Fact, message: dict[str, object]) -> list[str
     if fact.words not in str(message["content"]):
         mistakes.append(f"{question!r}: the answer must hold {fact.words!r}; it is: {message['content']}")
     if question in str(message["content"]):
-        mistakes.append(f"{question!r}: the answer repeats the question out of an example: {message['content']}")
+        mistakes.append(f"{question!r}: the answer quotes the question from an example: {message['content']}")
     if fact.document not in cited:
         mistakes.append(f"{question!r}: the answer must cite {fact.document}; it cites {sorted(cited) or 'nothing'}")
     return mistakes

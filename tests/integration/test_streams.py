@@ -21,7 +21,7 @@ from genaifactory_local import testing
 from genaifactory_local.testing import Platform, Process
 from tests.full import FULL
 
-# The platform is another process: what blocks here blocks nobody.
+# The platform is another process, which blocking here does not affect.
 pytestmark = pytest.mark.allow_blocking
 
 STREAMS = 64
@@ -43,12 +43,12 @@ MEBIBYTE = 2**20
 
 @dataclass
 class Outcomes:
-    """What the clients did and saw."""
+    """Requests of the clients, by outcome."""
 
     finished: int = 0
     hung_up: int = 0
     quoted: int = 0
-    """Answers of the rag route that came to their end."""
+    """Answers of the rag route that were complete."""
     failures: list[str] = field(default_factory=list)
 
 
@@ -148,7 +148,7 @@ async def _recorded(platform: Platform, outcome: monitor_pb2.Outcome.ValueType) 
         pytest.param(60 if FULL else 30, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
     ],
 )
-async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memory_behind(
+async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memory_growth(
     tmp_path: Path, seconds: float
 ) -> None:
     script = tmp_path / "script.json"
@@ -166,7 +166,7 @@ async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memor
                 tasks.create_task(_client(platform, outcomes, random.Random(number), end))
         async with asyncio.timeout(10):
             while (metrics := await _metrics(platform))["genaifactory_modelserver_requests_running"]:
-                await asyncio.sleep(0.05)  # the last hang-ups are on their way to the engine
+                await asyncio.sleep(0.05)  # the last cancellations are on their way to the engine
         assert outcomes.failures == []
         assert outcomes.finished > STREAMS // 2  # each client has time for one, however slow the machine
         assert outcomes.quoted > 0

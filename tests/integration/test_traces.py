@@ -1,4 +1,4 @@
-"""One trace shows a question's way through all six services (exported over OTLP to a collector in this test)."""
+"""One trace shows a question's path through all six services (exported over OTLP to a collector in this test)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUESTION = "How many days of annual leave does an employee have?"
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what it receives: each span with the service that sent it."""
+    """Stores what it receives: each span with the service that sent it."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Span]] = []
@@ -50,19 +50,19 @@ async def _collecting() -> AsyncIterator[tuple[Collector, str]]:
         await server.stop(1)
 
 
-def _way(service: str, spans: list[tuple[str, Span]]) -> list[str]:
-    """The services on the way from the root of the trace to the service's first span."""
+def _path(service: str, spans: list[tuple[str, Span]]) -> list[str]:
+    """The services from the root of the trace to the service's first span."""
     by_id = {span.span_id: (name, span) for name, span in spans}
     name, span = next((name, span) for name, span in spans if name == f"genaifactory-{service}")
-    way = [name]
+    path = [name]
     while span.parent_span_id:
         name, span = by_id[span.parent_span_id]
-        if name != way[0]:
-            way.insert(0, name)
-    return [name.removeprefix("genaifactory-") for name in way]
+        if name != path[0]:
+            path.insert(0, name)
+    return [name.removeprefix("genaifactory-") for name in path]
 
 
-async def test_one_trace_shows_a_questions_way_through_all_six_services(tmp_path: Path) -> None:
+async def test_one_trace_shows_a_questions_path_through_all_six_services(tmp_path: Path) -> None:
     async with _collecting() as (collector, endpoint):
         options = Options(http_port=0, grpc_port=0, telemetry=settings.Telemetry(otlp_endpoint=endpoint))
         async with testing.running(tmp_path / "state", options=options) as platform:
@@ -76,7 +76,7 @@ async def test_one_trace_shows_a_questions_way_through_all_six_services(tmp_path
             assert response.status_code == 200
         # Leaving the platform sends the last spans.
     begun = [span for name, span in collector.spans if name == "genaifactory-gateway" and not span.parent_span_id]
-    roots = [span for span in begun if not span.name.endswith("/Ingest")]  # the documents' way is a trace of its own
+    roots = [span for span in begun if not span.name.endswith("/Ingest")]  # uploads have a trace of their own
     assert len(roots) == 1
     trace = [(name, span) for name, span in collector.spans if span.trace_id == roots[0].trace_id]
     assert {name for name, _ in trace} == {
@@ -84,9 +84,9 @@ async def test_one_trace_shows_a_questions_way_through_all_six_services(tmp_path
         for service in ("gateway", "orchestrator", "safety", "retriever", "modelserver", "monitor")
     }
     for service in ("safety", "retriever", "modelserver"):
-        assert _way(service, trace) == ["gateway", "orchestrator", service]
-    # The record goes from a queue after the answer; it belongs to the trace all the same.
-    assert _way("monitor", trace)[0] == "gateway"
+        assert _path(service, trace) == ["gateway", "orchestrator", service]
+    # The record is sent from a queue after the answer, in the same trace.
+    assert _path("monitor", trace)[0] == "gateway"
     written = b"".join(span.SerializeToString() for _, span in collector.spans)
     assert b"annual leave" not in written
     assert platform.key.encode() not in written
@@ -110,7 +110,7 @@ def _services(nodes: list[Node]) -> set[str]:
     return {node.span.service for node in nodes}.union(*(_services(list(node.children)) for node in nodes))
 
 
-async def test_without_a_collector_the_way_of_an_answer_is_kept_and_nothing_that_was_said(platform: Platform) -> None:
+async def test_without_a_collector_the_spans_of_an_answer_are_stored_without_any_text(platform: Platform) -> None:
     response = await _asked(platform, QUESTION)
     last = await asyncio.to_thread(traces.read, platform.state.spans_file, traces.LAST)
     by_header = await asyncio.to_thread(traces.read, platform.state.spans_file, response.headers["x-request-id"])
@@ -129,7 +129,7 @@ async def test_without_a_collector_the_way_of_an_answer_is_kept_and_nothing_that
     assert platform.key.encode() not in kept
 
 
-async def test_a_request_that_is_refused_at_the_door_has_its_trace(platform: Platform) -> None:
+async def test_a_request_that_the_gateway_refuses_has_a_trace(platform: Platform) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         response = await client.get(f"{platform.openai_url}/models", headers={"Authorization": "Bearer no-key"})
     spans = await asyncio.to_thread(traces.read, platform.state.spans_file, response.headers["x-request-id"])

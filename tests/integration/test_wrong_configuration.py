@@ -1,4 +1,4 @@
-"""A wrong factory.yaml or command is refused before anything starts, with the place and what would be right."""
+"""A wrong factory.yaml or command is refused before anything starts; the error names the place and what is expected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RAG = "  - name: rag\n    task: rag\n"
 BASE = "knowledge_bases:\n  - name: documents\n"
 
 Edit = tuple[str, str]
-"""A text of the default factory.yaml, and what stands in its place."""
+"""A text of the default factory.yaml, and its replacement."""
 
 
 def key(**fields: str) -> Edit:
@@ -31,7 +31,7 @@ def model(text: str) -> Edit:
     return MODEL, f"  - {{{text}}}\n{MODEL}"
 
 
-# An edit or a whole document; the paths of what is wrong; what the message says.
+# An edit or a whole document; the paths of what is wrong; text of the message.
 DOCUMENTS: dict[str, tuple[Edit | bytes, str, str]] = {
     "an empty file": (b"", "document", "must be a mapping"),
     "no UTF-8": (b"version: \xff", "document", "UTF-8"),
@@ -88,7 +88,7 @@ DOCUMENTS: dict[str, tuple[Edit | bytes, str, str]] = {
     "another action": (("input: block", "input: deny"), "policies[0].rules[0].input", "'allow', 'mask' or 'block'"),
 }  # fmt: skip
 
-# {port} stands for one in use. What is wrong in one line, and what would be right.
+# {port}: one in use. Arguments; text of the error, which is one line.
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "no file to check": (["config", "check", "nowhere.yaml"], "cannot be read: No such file"),
     "no such documents": (["run", "nowhere"], "nowhere does not exist"),
@@ -108,7 +108,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "a factory.yaml that is no text": (["run", "--config", "photo.jpg"], "must be UTF-8 text"),
     "a factory.yaml that does not fit": (["run", "--config", "wrong.yaml"], "routes: must be a list"),
     "knowledge that is not there": (["run", "--knowledge-base", "wiki"], "there are: documents"),
-    "a question that nobody hears": (["ask", "hello"], "Start one with: make run"),
+    "a question without a platform": (["ask", "hello"], "Start one with: make run"),
     "an address without a key": (["ask", "hello", "--url", "http://127.0.0.1:{port}"], "GENAIFACTORY_API_KEY"),
     "metadata without a value": (["ingest", ".", "--metadata", "year"], "write NAME=VALUE"),
     "usage since a word": (["usage", "--since", "yesterday"], "an age like 24h or 7d"),
@@ -124,7 +124,7 @@ def _run(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize(("given", "paths", "says"), [pytest.param(*row, id=name) for name, row in DOCUMENTS.items()])
-def test_a_wrong_factory_yaml_is_refused_with_the_path_of_what_is_wrong(
+def test_a_wrong_factory_yaml_is_refused_with_the_path_of_the_wrong_field(
     given: Edit | bytes, paths: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "factory.yaml"
@@ -146,7 +146,7 @@ def test_a_wrong_factory_yaml_is_refused_with_the_path_of_what_is_wrong(
 
 
 @pytest.mark.parametrize(("arguments", "says"), [pytest.param(*row, id=name) for name, row in COMMANDS.items()])
-def test_a_wrong_command_is_answered_in_one_line_and_starts_nothing(
+def test_a_wrong_command_is_an_error_of_one_line_and_starts_nothing(
     arguments: list[str],
     says: str,
     tmp_path: Path,

@@ -1,7 +1,7 @@
-"""Whatever a person or a program gets wrong, the running platform says what is wrong, where, and what would be right.
+"""Wrong requests and documents: the running platform reports what is wrong, where, and what is expected.
 
 One table of requests over HTTP and gRPC, documents and uploads, each against all six real services; after it the
-platform answers as before. What is wrong before a platform runs is in test_wrong_configuration.py.
+platform answers as before. Mistakes before a platform runs are in test_wrong_configuration.py.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ policies:
 
 @dataclass(frozen=True)
 class Place:
-    """A running platform and the clients that speak to it."""
+    """A running platform and clients for it."""
 
     platform: Platform
     http: httpx.AsyncClient
@@ -95,7 +95,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the client of a wrong input gets."""
+    """The error that a wrong input returns."""
 
     code: str
     """HTTP status and code, gRPC status and reason, or a rejected document's reason."""
@@ -106,7 +106,7 @@ class Refusal:
 
 Send = Callable[[Place], Awaitable[Refusal]]
 Row = tuple[Send, str, str | None, str]
-"""How it is sent; the refusal's code and path; and what its message says."""
+"""How it is sent; the refusal's code and path; and text of its message."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -132,8 +132,8 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
 
 
 @pytest.fixture(autouse=True)
-def no_mistake_of_ours(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """A client's mistake is no unexpected error in any service, and its secrets are in no log."""
+def no_internal_error(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A client's mistake is no internal error of any service, and its secrets are in no log."""
     yield
     records = [record for phase in ("setup", "call") for record in caplog.get_records(phase)]
     assert not [record for record in records if record.exc_info]
@@ -303,7 +303,7 @@ def rpc(
     who: identity.Caller | str | None = None,
     signer: tokens.Signer | None = None,
 ) -> Send:
-    """A call of "service.Method". who: an API key for the gateway, a caller for the services behind it; "": nobody.
+    """A call of "service.Method". who: an API key for the gateway, a caller for the services behind it; "": none.
 
     A list is what a client streams.
     """
@@ -487,7 +487,7 @@ WORDS = b"# Parking\n\nThe car park of the Hue office has 40 places.\n"
 
 
 def document(name: str, data: bytes | Callable[[], bytes] = WORDS, **header: Any) -> Send:
-    """One document in an upload of its own, between two good ones that must not suffer."""
+    """One document in an upload of its own, between two good ones that must be stored."""
 
     async def send(place: Place) -> Refusal:
         held = data if isinstance(data, bytes) else await asyncio.to_thread(data)
@@ -611,7 +611,7 @@ TABLE = HTTP | GRPC | DOCUMENTS
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=name) for name, row in TABLE.items()])
-async def test_what_is_wrong_is_refused_with_its_place_and_what_would_be_right(place: Place, row: Row) -> None:
+async def test_a_wrong_input_is_refused_with_its_place_and_what_is_expected(place: Place, row: Row) -> None:
     send, code, where, says = row
     begun = time.monotonic()
     refusal = await send(place)
@@ -623,7 +623,7 @@ async def test_what_is_wrong_is_refused_with_its_place_and_what_would_be_right(p
     assert time.monotonic() - begun < 20
 
 
-async def test_after_all_of_it_the_platform_answers_from_its_documents(place: Place) -> None:
+async def test_after_all_wrong_inputs_the_platform_answers_from_its_documents(place: Place) -> None:
     ready = await place.http.get("/readyz")
     assert ready.json()["status"] == "ready"
     body = {"model": "rag", "messages": [{"role": "user", "content": "How many days of annual leave do I have?"}]}

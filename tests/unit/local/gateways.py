@@ -1,4 +1,4 @@
-"""A real gateway with gRPC alone, before whichever services a test has; what it lacks, nobody answers."""
+"""A real gateway with gRPC alone, in front of a test's services; calls of others cannot be reached."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ policies: [{{name: default}}]
 async def gateway(
     *, retriever: grpc.aio.Channel | None = None, monitor: grpc.aio.Channel | None = None, address: str = ""
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """Runs it inside the block; yields a channel that shows KEY. address: unix:PATH; empty: one of its own."""
+    """Runs it inside the block; yields a channel with KEY. address: unix:PATH; empty: one of its own."""
     async with AsyncExitStack() as stack:
         nobody = await stack.enter_async_context(channels.connect("unix:/nonexistent/service.sock"))
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="gf-")

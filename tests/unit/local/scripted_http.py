@@ -1,4 +1,4 @@
-"""A real HTTP server that answers a chat with what a test tells it to."""
+"""A real HTTP server that answers a chat with a test's lines."""
 
 from __future__ import annotations
 

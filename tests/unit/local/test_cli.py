@@ -1,4 +1,4 @@
-"""The command line: help that helps, errors in one line."""
+"""The command line: help with examples, errors in one line."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_answered_in_one_line_on_stderr(
+def test_a_wrong_command_is_an_error_of_one_line_on_stderr(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -138,7 +138,7 @@ def test_config_check_names_every_bad_field(
     assert "routes[1].task: " in err
 
 
-def test_config_check_names_what_only_a_service_knows_to_be_wrong(
+def test_config_check_reports_wrong_templates_and_entities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "factory.yaml"
@@ -192,14 +192,16 @@ def test_a_run_with_a_bad_factory_yaml_ends_before_anything_starts(
     assert err.count("\n") == 1
 
 
-def test_a_made_key_and_its_hash_fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_key_is_printed_with_its_hash(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = _genaifactory(["config", "hash-key"], monkeypatch, capsys)
     key = out.split()[1]
     assert code == 0
     assert out.splitlines()[1] == f"sha256: {specs.hash_key(key)}"
 
 
-def test_the_schema_knows_the_parts_of_factory_yaml(
+def test_the_schema_has_the_parts_of_factory_yaml(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, out, _ = _genaifactory(["config", "schema"], monkeypatch, capsys)

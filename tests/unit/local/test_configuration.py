@@ -1,4 +1,4 @@
-"""Which factory.yaml is followed, and the development key in it."""
+"""The factory.yaml that is followed, and the development key in it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_edited_default_is_not_overwritten(state: State) -> None:
     assert configuration.choose(state, None).read_text() == "version: 1"
 
 
-def test_the_working_folders_file_goes_before_the_default_and_a_given_one_before_both(state: State) -> None:
+def test_the_working_folders_file_overrides_the_default_and_a_given_one_both(state: State) -> None:
     own, given = Path("factory.yaml").absolute(), Path("other.yaml").absolute()
     for path in (own, given):
         path.write_text("version: 1")
@@ -49,7 +49,7 @@ def test_a_given_file_that_does_not_exist_is_refused(state: State) -> None:
         configuration.choose(state, Path("nowhere.yaml"))
 
 
-def test_the_default_holds_a_cited_route_and_a_plain_one() -> None:
+def test_the_default_has_a_route_with_documents_and_one_without() -> None:
     factory = specs.load(DEFAULT)
     assert {route.name: route.task for route in factory.routes} == {"rag": "rag", "chat": "chat"}
 
@@ -66,7 +66,7 @@ def test_the_development_key_may_do_everything_in_the_first_tenant_after_every_r
     specs.Factory.model_validate(source.current.model_dump())  # nothing stands twice
 
 
-async def test_a_change_of_the_file_reaches_those_who_follow_it_with_the_key(tmp_path: Path) -> None:
+async def test_followers_of_the_file_receive_a_change_with_the_key(tmp_path: Path) -> None:
     path = tmp_path / "factory.yaml"
     text = await asyncio.to_thread(DEFAULT.read_text, encoding="utf-8")
     await asyncio.to_thread(path.write_text, text, encoding="utf-8")
@@ -84,7 +84,7 @@ async def test_a_change_of_the_file_reaches_those_who_follow_it_with_the_key(tmp
     assert source.current.tenants[0].keys[-1].id == configuration.DEVELOPMENT_KEY_ID
 
 
-async def test_signing_in_makes_a_caller_that_the_services_believe() -> None:
+async def test_signing_in_makes_a_caller_that_services_accept() -> None:
     signer = tokens.Signer.generate()
     configuration.sign_in(signer, "dev")
     shown = identity.passes()

@@ -1,4 +1,4 @@
-"""Files of the state folder that are damaged: one line says which, what is lost without it, and what to type."""
+"""Damaged files of the state folder: one line names the file, what is lost without it, and the command to type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def a_file(path: Path) -> None:
 
 
 ANY_CONTENT = (emptied, cut_in_half, noise, a_folder)
-# What stands in the state folder, how it is harmed, and what its loss costs.
+# A file of the state folder, how it is damaged, and what its loss costs.
 HARMS: list[tuple[str, Callable[[Path], None], str]] = [
     *(("key", harm, "the key that clients use") for harm in ANY_CONTENT),
     *(("signing-key", harm, "nothing: a new one is made") for harm in ANY_CONTENT),
@@ -82,7 +82,7 @@ def test_run_names_the_file_its_loss_and_the_command(
     assert list(path.parent.glob("*damaged-*"))
 
 
-def test_a_file_where_the_sockets_go_gives_way(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_of_sockets_is_replaced(tmp_path: Path) -> None:
     a_file(tmp_path / "run")
     with state.socket_folder(State(tmp_path)) as folder:
         assert folder.is_dir()

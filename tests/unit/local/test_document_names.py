@@ -1,7 +1,7 @@
-"""Whatever a folder holds: each thing in it is read under a stable, printable name, or has its reason.
+"""Whatever a folder holds: each entry is read under a stable, printable name, or skipped with a reason.
 
-Each row is one thing: how it is made in the folder `docs`, and what becomes of it. The walk, the reading, and the id
-and uri as the retriever takes them are the real ones.
+Each row is one entry: how it is made in the folder `docs`, and its outcome. The walk, the reading, and the retriever's
+checks of id and uri are the real ones.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Make = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class Row:
-    """One thing in a folder."""
+    """One entry of a folder."""
 
     id: str
     make: Make
     read: tuple[str, ...] = ()
-    """Ids, below the folder, of the documents that come of it."""
+    """Ids, below the folder, of its documents."""
     skipped: tuple[tuple[str, Reason], ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
-    """Ids of documents whose bytes cannot be had, with words of the reason."""
+    """Ids of documents whose bytes cannot be read, with words of the reason."""
 
 
 def file(name: bytes, data: bytes = TEXT) -> Make:
@@ -93,7 +93,7 @@ def readable(text: str) -> Row:
 
 
 def written(raw: bytes, text: str) -> Row:
-    """A name that is written otherwise."""
+    """A name that is changed to be printable."""
     return Row(f"written {text[:40]}", file(raw), read=(text,))
 
 
@@ -260,7 +260,7 @@ def test_each_thing_is_read_or_has_its_reason(row: Row, tmp_path: Path) -> None:
         assert "\n" not in each.name
 
 
-def test_a_folder_deeper_than_a_path_may_be_long_ends_nothing(tmp_path: Path) -> None:
+def test_a_folder_deeper_than_the_longest_path_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_bytes(TEXT)
     deep(os.fsencode(tmp_path / "docs"))
@@ -275,7 +275,7 @@ def test_a_folder_deeper_than_a_path_may_be_long_ends_nothing(tmp_path: Path) ->
 
 @pytest.fixture
 def folder_of_nobody() -> Iterator[Path]:
-    """A folder of a user whom the system refuses things; the test runs as that user."""
+    """A folder of a user without rights; the test runs as that user."""
     with tempfile.TemporaryDirectory(prefix="gf-", dir="/tmp") as name:
         if os.geteuid() != 0:
             yield Path(name)
@@ -288,7 +288,7 @@ def folder_of_nobody() -> Iterator[Path]:
             os.seteuid(0)
 
 
-def test_what_may_not_be_read_is_named_and_stops_nothing(folder_of_nobody: Path) -> None:
+def test_files_that_may_not_be_read_are_named_and_stop_nothing(folder_of_nobody: Path) -> None:
     (folder_of_nobody / "shut").mkdir(mode=0)
     (folder_of_nobody / "shut.md").write_bytes(TEXT)
     (folder_of_nobody / "shut.md").chmod(0)
@@ -329,7 +329,7 @@ def test_a_folder_that_became_a_link_out_of_the_folder_is_not_read(tmp_path: Pat
     assert finding.read(document) == f"is {Reason.LEAVES}"
 
 
-def test_a_file_that_became_a_pipe_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_file_that_became_a_pipe_does_not_block(tmp_path: Path) -> None:
     document, path = _swapped(tmp_path)
     path.unlink()
     os.mkfifo(path)

@@ -1,4 +1,4 @@
-"""How the command line finds a platform on a cluster, and speaks to real services there: over TCP and mTLS."""
+"""How the command line finds a platform on a cluster, and calls real services there: over TCP and TLS."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 async def _record(cluster: Cluster) -> None:
-    """An interaction of the tenant, as the orchestrator would."""
+    """Records an interaction of the tenant, as the orchestrator does."""
     interaction = monitor_pb2.Interaction(
         request_id="req-1",
         tenant="acme",
@@ -220,7 +220,7 @@ ENVIRONMENT = {
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That of a pod without keys, in a folder of its own; the factory.yaml that it follows."""
+    """The environment of a pod without keys, in a folder of its own; returns the factory.yaml that it follows."""
     monkeypatch.chdir(tmp_path)
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -235,7 +235,7 @@ def test_without_a_cluster_in_the_environment_the_platform_is_on_this_machine(tm
         endpoints.find(tmp_path)
 
 
-def test_a_part_of_the_environment_that_is_missing_is_named(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_environment_variable_is_named(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GENAIFACTORY_CLUSTER__TLS__CA")
     with pytest.raises(InvalidArgument, match="GENAIFACTORY_CLUSTER__TLS is wrong: Field required"):
         endpoints.find(environment.parent)
@@ -246,14 +246,14 @@ def test_the_tenant_is_that_of_the_key(environment: Path) -> None:
     assert (platform.tenant(KEY), platform.tenant("gf-of-nobody")) == ("acme", "")
 
 
-def test_a_key_that_is_missing_is_named(environment: Path) -> None:
+def test_a_missing_api_key_is_an_error_that_names_its_variable(environment: Path) -> None:
     platform = endpoints.find(environment.parent)
     with pytest.raises(InvalidArgument, match="set GENAIFACTORY_API_KEY"):
         platform.connected(None)
 
 
 def test_an_authority_that_cannot_be_read_is_named(environment: Path) -> None:
-    """Without it a key could be shown to whoever answers under the gateway's name."""
+    """Without it a key could be sent to another server under the gateway's name."""
     platform = endpoints.find(environment.parent)
     with pytest.raises(InvalidArgument, match=r"ca\.crt cannot be read"):
         platform.connected(KEY)

@@ -1,4 +1,4 @@
-"""Which files are taken for documents, and what they are named."""
+"""Which files are documents, and their ids."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_folder_that_is_given_twice_is_read_once(tmp_path: Path) -> None:
     assert len(finding.find([tmp_path, tmp_path / "x" / "..", tmp_path]).documents) == 1
 
 
-def test_the_names_of_a_path_grow_by_the_folders_above_it() -> None:
+def test_labels_of_a_path_grow_by_the_folders_above_it() -> None:
     assert list(finding.labels(Path("/home/an/docs"))) == ["docs", "an/docs", "home/an/docs"]
     assert list(finding.labels(Path("/"))) == ["root"]
 
@@ -53,14 +53,12 @@ def test_the_names_of_a_path_grow_by_the_folders_above_it() -> None:
 @pytest.mark.parametrize(
     ("name", "message"), [("nowhere", "does not exist"), ("program.exe", r"is not a document.*\.pdf")]
 )
-def test_a_path_that_cannot_be_read_as_documents_is_refused_by_its_name(
-    tmp_path: Path, name: str, message: str
-) -> None:
+def test_the_error_for_a_path_without_documents_names_it(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "program.exe").write_bytes(b"MZ")
     with pytest.raises(InvalidArgument, match=f"{name} {message}"):
         finding.find([tmp_path / name])
 
 
 @pytest.mark.parametrize("ending", sorted(formats.BY_ENDING))
-def test_every_ending_that_is_taken_is_one_that_the_retriever_reads(ending: str) -> None:
+def test_every_ending_of_a_document_is_one_that_the_retriever_parses(ending: str) -> None:
     assert parser.media_type_of("", f"handbook/leave{ending}")

@@ -1,4 +1,4 @@
-"""What documents are named by where others are stored already, and which stored ones are gone from their source."""
+"""Ids of documents when others are stored already, and stored documents that are gone from their source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genaifactory_local import finding, sources
 from genaifactory_local.sources import Store
 from tests.unit.local.gateways import gateway
 
-pytestmark = pytest.mark.allow_blocking  # makes the folders that it looks through
+pytestmark = pytest.mark.allow_blocking  # makes folders
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ async def test_two_files_of_one_name_stay_apart(store: Store, retriever: FakeRet
     assert ids(await labelled(store, first)) == ["one/a.md"]
 
 
-async def test_documents_of_before_sources_were_kept_are_taken_over(
+async def test_stored_documents_without_a_source_do_not_take_a_label(
     store: Store, retriever: FakeRetriever, tmp_path: Path
 ) -> None:
     mine = write(tmp_path / "docs" / "a.md").parent
@@ -90,7 +90,7 @@ async def test_documents_of_before_sources_were_kept_are_taken_over(
     assert ids(await labelled(store, mine)) == ["docs/a.md"]
 
 
-async def test_what_is_gone_from_its_own_source_is_told_from_what_others_have(
+async def test_only_documents_of_the_source_itself_count_as_gone(
     store: Store, retriever: FakeRetriever, tmp_path: Path
 ) -> None:
     mine = write(tmp_path / "docs" / "a.md").parent
@@ -102,7 +102,7 @@ async def test_what_is_gone_from_its_own_source_is_told_from_what_others_have(
     assert await sources.gone(store, found) == ["docs/old.md", "docs/sub/old.md"]
 
 
-async def test_what_could_not_be_looked_into_is_not_gone(
+async def test_documents_below_a_folder_that_cannot_be_read_are_not_gone(
     store: Store, retriever: FakeRetriever, tmp_path: Path
 ) -> None:
     mine = write(tmp_path / "docs" / "a.md").parent

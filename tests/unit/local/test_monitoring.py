@@ -1,4 +1,4 @@
-"""Times as people write them."""
+"""Times on the command line: ages and dates."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_an_age_or_a_date_is_a_moment(text: str, expected: datetime) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "-7d", "99999999d", "2026-13-01"])
-def test_anything_else_is_refused_with_what_would_be_right(text: str) -> None:
+def test_any_other_text_is_refused_and_the_error_names_the_right_forms(text: str) -> None:
     with pytest.raises(InvalidArgument, match="24h or 7d"):
         monitoring.moment(text, NOW, "--until")
 
 
-def test_an_age_before_the_beginning_of_time_is_refused() -> None:
+def test_an_age_before_the_first_representable_date_is_refused() -> None:
     with pytest.raises(InvalidArgument):
         monitoring.moment("99999w", NOW.replace(year=1900), "--since")

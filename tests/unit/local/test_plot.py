@@ -41,13 +41,13 @@ def test_one_day_fills_the_width() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 20, 30, 80, 300])
-def test_no_line_is_wider_than_the_terminal_unless_nothing_could_be_seen(width: int) -> None:
+def test_no_line_is_wider_than_the_terminal_or_the_shortest_readable_one(width: int) -> None:
     lines = chart(row("2026-11-01", 123_456, "m" * 200), row("2026-11-02", 1), of="tokens", width=width)
     least = len("2026-11-01 ") + 10 + len(" 1,358,016")
     assert max(map(len, lines[1:])) <= max(width, least)
 
 
-def test_requests_without_a_model_are_named_so() -> None:
+def test_requests_without_a_model_have_a_part_of_their_own() -> None:
     assert chart(row("2026-11-01", 3, ""))[-1] == "█ (no model)  3"
 
 
@@ -84,7 +84,7 @@ def test_many_models_share_the_last_part() -> None:
     assert sum(int(line.rpartition(" ")[2]) for line in lines[2:]) == int(lines[1].rpartition(" ")[2])
 
 
-def test_something_is_drawn_for_little_beside_much_and_nothing_for_nothing() -> None:
+def test_a_small_value_beside_a_large_one_is_drawn_and_zero_is_not() -> None:
     lines = chart(row("2026-11-01", 1), row("2026-11-02", 100_000), row("2026-11-03", 0))
     assert "▏" in lines[1]
     assert lines[3] == "2026-11-03  0"

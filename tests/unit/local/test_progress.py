@@ -14,7 +14,7 @@ from genaifactory_local.documents import Summary
 
 
 class _Output(io.StringIO):
-    """Text that tells when a whole line of a wanted beginning is in it."""
+    """Sets `there` when it contains the wanted text."""
 
     def __init__(self, wanted: str) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _Output(io.StringIO):
         return written
 
 
-def test_without_a_terminal_lines_tell_how_far_it_is() -> None:
+def test_without_a_terminal_lines_report_the_progress() -> None:
     output = _Output("Reading documents: 3 of 7 after ")
     with progress.bar(Console(file=output), 7, line_interval_seconds=0.01) as report:
         report(Summary(added=2, unchanged=1))
@@ -38,7 +38,7 @@ def test_without_a_terminal_lines_tell_how_far_it_is() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "progress-lines"]
 
 
-def test_without_a_terminal_what_is_done_at_once_prints_no_line() -> None:
+def test_without_a_terminal_a_short_ingestion_prints_no_line() -> None:
     output = io.StringIO()
     with progress.bar(Console(file=output), 7) as report:
         report(Summary(added=7))

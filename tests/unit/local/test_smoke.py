@@ -1,4 +1,4 @@
-"""What counts as an answer for `genaifactory smoke`, from a real HTTP server that gives better and worse ones."""
+"""Which answers pass `genaifactory smoke`, from a real HTTP server with scripted answers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ UNCITED = [chunk({"content": "16 days"}, "stop"), "data: [DONE]"]
 
 
 def _smoke(lines: list[str], **options: Any) -> list[str]:
-    said: list[str] = []
+    printed: list[str] = []
     with scripted(200, lines) as (url, _):
         question = asking.ChatRequest("How many days?", url, "gf-key", idle_timeout_seconds=0.3)
-        smoke.test(question, said.append, **{"timeout_seconds": 30, "needs_citation": True, **options})
-    return said
+        smoke.test(question, printed.append, **{"timeout_seconds": 30, "needs_citation": True, **options})
+    return printed
 
 
 def test_a_cited_answer_passes_and_is_shown_with_its_time() -> None:
-    said = _smoke(CITED)
-    assert said[:3] == ["Question  How many days?", "Answer    16 days [1]", "      [1] Leave (sample/leave.md)"]
-    assert said[3].startswith("Time      0.")
+    printed = _smoke(CITED)
+    assert printed[:3] == ["Question  How many days?", "Answer    16 days [1]", "      [1] Leave (sample/leave.md)"]
+    assert printed[3].startswith("Time      0.")
 
 
 def test_an_answer_without_a_citation_passes_only_where_none_is_needed() -> None:
@@ -35,7 +35,7 @@ def test_an_answer_without_a_citation_passes_only_where_none_is_needed() -> None
         _smoke(UNCITED)
 
 
-def test_an_empty_answer_fails_with_how_it_ended() -> None:
+def test_an_empty_answer_fails_with_its_finish_reason() -> None:
     with pytest.raises(FactoryError, match="is empty; it ended with 'content_filter'"):
         _smoke([chunk({}, "content_filter"), "data: [DONE]"], needs_citation=False)
 

@@ -55,7 +55,7 @@ def test_the_keys_stay_the_same_over_restarts(tmp_path: Path) -> None:
         assert (state.development_key(held), state.signer(held).public_key) == first
 
 
-def test_a_damaged_key_file_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_key_file_names_it(tmp_path: Path) -> None:
     with state.held(tmp_path) as held:
         held.key_file.write_text("")
         held.signing_key_file.write_text("not base64!")
@@ -78,11 +78,11 @@ def test_a_second_process_is_refused_while_the_first_holds_the_folder(tmp_path: 
         with pytest.raises(Conflict, match="Another process"), state.held(tmp_path):
             pass
         other.kill()
-    with state.held(tmp_path):  # a killed process holds nothing
+    with state.held(tmp_path):  # the lock of a killed process is free
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_that_cannot_be_created_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(InvalidArgument, match="file/state cannot be used: Not a directory"),
@@ -103,7 +103,7 @@ def test_a_running_platform_is_found_and_a_stopped_one_is_not(tmp_path: Path) ->
         state.find_running(tmp_path)
 
 
-def test_what_a_killed_platform_left_behind_is_not_taken_for_a_running_one(tmp_path: Path) -> None:
+def test_addresses_that_a_killed_platform_left_behind_are_not_those_of_a_running_one(tmp_path: Path) -> None:
     with state.held(tmp_path) as held, state.announced(held, _endpoints(tmp_path)):
         left_behind = held.endpoints_file.read_bytes()
     held.endpoints_file.write_bytes(left_behind)
@@ -113,7 +113,7 @@ def test_what_a_killed_platform_left_behind_is_not_taken_for_a_running_one(tmp_p
         state.find_running(tmp_path)
 
 
-def test_sockets_lie_in_the_state_folder_where_their_paths_fit_and_elsewhere_where_not(tmp_path: Path) -> None:
+def test_sockets_are_in_the_state_folder_where_their_paths_fit_and_elsewhere_where_not(tmp_path: Path) -> None:
     # tmp_path may itself be long, so the short folder is not below it.
     short, long = State(Path(f"/tmp/gf-{os.getpid()}")), State(tmp_path / ("x" * 90))
     for own in (short, long):

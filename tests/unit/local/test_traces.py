@@ -57,17 +57,17 @@ def shown(width: int, spans: list[Span] = SPANS) -> str:
 
 
 @pytest.mark.parametrize("text", [f"req-{HEX}", f"chatcmpl-{HEX}"])
-def test_a_request_is_known_by_both_of_its_ids(text: str) -> None:
+def test_both_ids_of_a_request_are_accepted(text: str) -> None:
     assert traces.request_id(text) == f"req-{HEX}"
 
 
 @pytest.mark.parametrize("text", ["", "req-", HEX, f"req-{HEX}0", f"req-{HEX}\n", "req-%", "LAST"])
-def test_anything_else_is_refused_with_what_would_be_right(text: str) -> None:
+def test_any_other_text_is_refused_and_the_error_names_the_right_forms(text: str) -> None:
     with pytest.raises(InvalidArgument, match="x-request-id"):
         traces.request_id(text)
 
 
-def test_a_tree_shows_who_called_whom_from_when_for_how_long() -> None:
+def test_a_tree_shows_calls_with_their_start_and_duration() -> None:
     lines = [line.rstrip() for line in shown(140).splitlines()]
     assert lines[1].startswith("gateway POST /v1/chat/completions")
     assert "0.0 ms 100.0 ms ━━━━━━━━━━━━━━━━━━━━━━━━" in lines[1]
@@ -87,13 +87,13 @@ def test_a_narrow_terminal_shows_all_times_and_never_wraps(width: int) -> None:
     assert "big,tokensin5,firsttokenafter12.5ms,UPSTREAM_FAILED" in known
 
 
-def test_spans_whose_parents_are_missing_are_shown_beside() -> None:
+def test_spans_whose_parents_are_missing_are_roots() -> None:
     orphan = replace(RECORD, parent_id="lost")
     assert [node.span for node in traces.roots([ROOT, orphan])] == [ROOT, orphan]
     assert [root["service"] for root in traces.plain([ROOT, orphan])] == ["gateway", "monitor"]
 
 
-def test_a_file_that_is_no_database_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_file_that_is_no_database_names_it_and_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "spans.sqlite"
     file.write_bytes(b"no database" * 1000)
     with pytest.raises(Unavailable, match=r"spans\.sqlite cannot be read .* Delete it"):

@@ -58,7 +58,7 @@ def shown(page: Page, width: int, height: int = 12) -> list[str]:
     return console.file.getvalue().splitlines()
 
 
-def test_the_newest_request_is_on_top_with_everything_that_matters() -> None:
+def test_the_newest_request_is_on_top_with_key_model_tokens_cost_times_and_guardrails() -> None:
     page = Page("tenant dev", lambda: NOW)
     page.add([record(), BLOCKED])
     lines = shown(page, 170)
@@ -84,7 +84,7 @@ def test_every_size_of_terminal_is_filled_and_never_exceeded(width: int, height:
     assert any("answered" in line for line in lines)
 
 
-def test_without_requests_and_without_the_platform_the_page_says_so() -> None:
+def test_the_page_reports_that_there_are_no_requests_or_no_platform() -> None:
     page = Page("tenant dev", lambda: NOW)
     assert shown(page, 80)[-1].strip() == "No requests yet. They appear here as they end."
     page.trouble = "No platform runs here."

@@ -1,4 +1,4 @@
-"""Administrators of two tenants at the gateway of a whole platform: each acts for the own tenant and no other."""
+"""Administrators of two tenants at the gateway of a whole platform: each acts for their own tenant and no other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def _exported(client: httpx.AsyncClient) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (await client.get("/interactions")).text.splitlines()]
 
 
-async def test_an_administrator_acts_for_the_own_tenant_alone(platform: Platform) -> None:
+async def test_an_administrator_acts_for_their_own_tenant_alone(platform: Platform) -> None:
     async with _client(platform, platform.key) as dev, _client(platform, BETA_KEY) as beta:
         stored = await beta.put("/documents/secret/plan.md", content=b"# Plan\n\nThe plan of beta is to buy dev.")
         assert (stored.status_code, stored.json()["outcome"]) == (201, "added")
@@ -77,7 +77,7 @@ async def test_an_administrator_acts_for_the_own_tenant_alone(platform: Platform
         assert answered.status_code == 200, answered.text
         async with asyncio.timeout(20):
             while not (records := await _exported(dev)):
-                await asyncio.sleep(0.1)  # the record comes a moment after the answer
+                await asyncio.sleep(0.1)  # the record is stored a moment after the answer
         assert [each["request_id"] for each in records] == [answered.headers["x-request-id"]]
         assert await _exported(beta) == []
         for name, request in (
@@ -111,7 +111,7 @@ async def test_indexes_are_built_and_swapped_and_what_is_stored_is_counted(platf
     assert [(each.tenant, each.knowledge_base, each.documents) for each in counted.counts] == [("beta", "documents", 1)]
 
 
-async def test_an_adapter_is_asked_of_the_model_server_which_has_no_engine_for_it(platform: Platform) -> None:
+async def test_loading_an_adapter_calls_the_model_server_which_has_no_engine_for_it(platform: Platform) -> None:
     with pytest.raises(FactoryError) as refused:
         await _asked(platform, platform.key, "LoadAdapter", pb.LoadAdapterRequest(name="a", source_uri="/nowhere"))
     assert refused.value.reason is Reason.UNIMPLEMENTED
