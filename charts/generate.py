@@ -25,7 +25,7 @@ ENTITIES = Path(specs.__file__).with_name("entities.py")
 NAMES = ("service", "genai-factory")
 _BEGIN, _END = "<!-- values: made by make charts -->", "<!-- end of values -->"
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
-_ENTITIES = '''"""What policies may name; written by make charts from the catalogue of genaifactory_safety."""
+_ENTITIES = '''"""Entity types for policies; written by make charts from the catalogue of genaifactory_safety."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ DOCUMENTS: dict[str, tuple[Edit | bytes, str, str]] = {
     "no UTF-8": (b"version: \xff", "document", "UTF-8"),
     "no YAML": (("version: 1", "version: [1"), "line 10, column 1", "not YAML"),
     "a tab": (("    limits:", "\tlimits:"), "line 12, column 1", "\\t"),
-    "a name twice": (("version: 1", "version: 1\nversion: 1"), "line 7, column 1", "stands twice"),
+    "a name twice": (("version: 1", "version: 1\nversion: 1"), "line 7, column 1", "appears twice"),
     "another version": (("version: 1", "version: 2"), "version", "should be 1"),
     "a misspelt part": (("\nroutes:", "\nroute:"), "routes, route", "unknown field"),
     "a misspelt field": (("passages: 5", "passage: 5"), "routes[0].passage", "unknown field"),
@@ -64,7 +64,7 @@ DOCUMENTS: dict[str, tuple[Edit | bytes, str, str]] = {
         ((MODEL, f"{MODEL}    price: {{input_per_million_tokens: -1}}\n"),
          "models[0].price.input_per_million_tokens", "greater than or equal to 0"),
     "a model twice":
-        (model("name: minilm, backend: {model: extractive, type: modelserver}"), "models", "'minilm' stands twice"),
+        (model("name: minilm, backend: {model: extractive, type: modelserver}"), "models", "'minilm' appears twice"),
     "a route to a model that is not there":
         (("models: [extractive]", "models: [gpt]"),
          "routes[0].models[0]", "unknown chat model 'gpt'; known: extractive"),

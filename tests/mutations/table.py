@@ -57,8 +57,8 @@ MUTATIONS = (
         '"verify_aud": False, "verify_signature": False},\n',
         (
             "common/test_tokens.py::test_an_altered_claim_is_refused",
-            "common/test_tokens.py::test_another_key_cannot_sign_whatever_id_it_names",
-            "common/test_tokens.py::test_no_flipped_bit_passes",
+            "common/test_tokens.py::test_a_token_signed_by_another_key_is_refused_whatever_id_it_names",
+            "common/test_tokens.py::test_a_token_with_a_flipped_bit_is_refused",
         ),
     ),
     Mutation(
@@ -66,7 +66,7 @@ MUTATIONS = (
         "services/common/genaifactory_common/tokens.py",
         "                algorithms=[ALGORITHM],\n",
         '                algorithms=[jwt.get_unverified_header(token)["alg"]],\n',
-        ("common/test_tokens.py::test_the_public_key_is_no_secret_to_sign_with",),
+        ("common/test_tokens.py::test_a_token_signed_with_the_public_key_as_a_secret_is_refused",),
     ),
     Mutation(
         "a token is checked with any key, whichever it names",
@@ -74,14 +74,14 @@ MUTATIONS = (
         "        key = self._followed.current.get(kid)\n",
         "        key = next(iter(self._followed.current.values()))\n",
         (
-            "common/test_tokens.py::test_the_key_is_the_one_that_the_token_names",
+            "common/test_tokens.py::test_a_token_is_verified_with_the_key_that_it_names",
             "common/test_tokens.py::test_a_token_that_names_no_key_of_the_set_is_refused",
         ),
     ),
     Mutation(
         "a token of a key that was removed is believed where it was seen before",
         "services/common/genaifactory_common/tokens.py",
-        "            self._seen.clear()  # what a key signed that is gone now\n",
+        "            self._seen.clear()  # a key that signed some of them may be gone\n",
         "            pass\n",
         ("common/test_tokens.py::test_a_token_of_a_key_that_was_removed_is_refused_also_when_it_was_seen_before",),
     ),
@@ -90,14 +90,14 @@ MUTATIONS = (
         "services/common/genaifactory_common/tokens.py",
         "        if known.expires + LEEWAY_SECONDS < time.time():\n",
         "        if known.expires < 0:\n",
-        ("common/test_tokens.py::test_a_token_ends_after_its_lifetime_also_when_it_was_seen_before",),
+        ("common/test_tokens.py::test_a_token_is_refused_after_its_lifetime_also_when_it_was_seen_before",),
     ),
     Mutation(
         "a token for one service is believed by another",
         "services/common/genaifactory_common/tokens.py",
         "        if known.audience != service:\n",
         "        if False:\n",
-        ("common/test_tokens.py::test_a_token_for_another_service_is_refused_also_when_it_was_seen_where_it_is_good",),
+        ("common/test_tokens.py::test_a_token_for_another_service_is_refused_also_after_it_was_accepted_there",),
     ),
     Mutation(
         "a token for one method is believed for every method of the service",
@@ -105,8 +105,8 @@ MUTATIONS = (
         "        if name not in known.methods:\n",
         "        if False:\n",
         (
-            "common/test_tokens.py::test_a_token_for_another_method_is_refused_also_when_it_was_seen_where_it_is_good",
-            "common/test_passes.py::test_a_service_passes_on_what_it_was_given_to_whom_it_is_for",
+            "common/test_tokens.py::test_a_token_for_another_method_is_refused_also_after_it_was_accepted_for_its_own",
+            "common/test_passes.py::test_a_service_sends_each_received_token_to_the_service_that_it_is_for",
         ),
     ),
     Mutation(
@@ -121,21 +121,21 @@ MUTATIONS = (
         "services/common/genaifactory_common/tokens.py",
         "            if len(self._seen) > _CACHED_TOKENS:\n",
         "            if False:\n",
-        ("common/test_tokens.py::test_the_memory_of_seen_tokens_is_bounded",),
+        ("common/test_tokens.py::test_the_cache_of_verified_tokens_is_bounded",),
     ),
     Mutation(
         "a token outlives the trust in the key that signed it",
         "services/common/genaifactory_common/passes.py",
         "        lifetime = min(max(LIFETIME_SECONDS, minutes * 60.0), self._longest_seconds)\n",
         "        lifetime = max(LIFETIME_SECONDS, minutes * 60.0)\n",
-        ("common/test_passes.py::test_no_token_lives_longer_than_a_key_that_is_replaced_is_trusted",),
+        ("common/test_passes.py::test_no_token_is_valid_for_longer_than_a_replaced_key_is_trusted",),
     ),
     Mutation(
         "a gateway goes on showing tokens of the key that was replaced",
         "services/common/genaifactory_common/passes.py",
         "        if known is not None and known[0] is signer and",
         "        if known is not None and",
-        ("common/test_passes.py::test_another_key_signs_at_once",),
+        ("common/test_passes.py::test_a_new_key_signs_at_once",),
     ),
     Mutation(
         "the next key signs before every service can know it",
@@ -163,7 +163,7 @@ MUTATIONS = (
         "    if not any(permission in permissions for permission in needed):\n",
         "    if False:\n",
         (
-            "common/test_identity.py::test_a_permission_is_named_when_it_is_missing",
+            "common/test_identity.py::test_the_error_of_a_missing_permission_names_it",
             "monitor/test_usage.py::test_without_the_permission_a_key_sees_what_it_used_itself",
         ),
     ),
@@ -183,8 +183,8 @@ MUTATIONS = (
         "    if [bool(declared.any_of_permissions), declared.any_caller, declared.peer].count(True) != 1:\n",
         "    if False:\n",
         (
-            "common/test_interceptors.py::test_a_method_whose_contract_does_not_say_who_may_call_it_is_refused",
-            "common/test_rpcs.py::test_a_method_that_does_not_say_who_may_call_it_is_refused",
+            "common/test_interceptors.py::test_a_method_whose_contract_does_not_declare_who_may_call_it_is_refused",
+            "common/test_rpcs.py::test_a_method_that_does_not_declare_who_may_call_it_is_refused",
         ),
     ),
     Mutation(
@@ -202,14 +202,14 @@ MUTATIONS = (
         "services/common/genaifactory_common/interceptors.py",
         '    if b"ssl" not in context.auth_context().get("transport_security_type", ()):\n',
         "    if False:\n",
-        ("common/test_interceptors.py::test_a_caller_over_plain_tcp_is_refused_however_well_it_is_signed",),
+        ("common/test_interceptors.py::test_a_signed_caller_over_plain_tcp_is_refused",),
     ),
     Mutation(
         "any certificate of the authority may call any service",
         "services/common/genaifactory_common/interceptors.py",
         "        if self._callers.isdisjoint(shown):\n",
         "        if False:\n",
-        ("common/test_mtls.py::TestWhoMayCall::test_not_another_identity_of_the_same_authority",),
+        ("common/test_mtls.py::TestCallers::test_another_identity_of_the_same_authority_is_refused",),
     ),
     Mutation(
         "an API key is compared by the beginning of its hash",
@@ -460,14 +460,18 @@ MUTATIONS = (
         "services/common/genaifactory_common/background.py",
         "        return await asyncio.shield(task)\n",
         "        return await task\n",
-        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
+        (
+            "common/test_background.py::test_a_caller_that_is_cancelled_any_number_of_times_waits_for_the_end_of_the_work",
+        ),
     ),
     Mutation(
         "a service that is stopped twice leaves a write in the middle",
         "services/common/genaifactory_common/background.py",
         "        while not task.done():\n",
         "        if not task.done():\n",
-        ("common/test_background.py::test_a_caller_that_is_cancelled_however_often_waits_for_the_end_of_the_work",),
+        (
+            "common/test_background.py::test_a_caller_that_is_cancelled_any_number_of_times_waits_for_the_end_of_the_work",
+        ),
     ),
     Mutation(
         "a request goes on before its record is on disk",
@@ -556,7 +560,7 @@ MUTATIONS = (
         'execute("PRAGMA secure_delete = ON")',
         'execute("PRAGMA secure_delete = OFF")',
         (
-            "common/test_sqlite_files.py::test_a_connection_has_the_pragmas_that_were_asked_for",
+            "common/test_sqlite_files.py::test_a_connection_has_the_requested_pragmas",
             "orchestrator/test_conversations.py::test_an_erased_conversation_is_gone_from_the_file_too",
         ),
     ),
@@ -565,7 +569,7 @@ MUTATIONS = (
         "services/common/genaifactory_common/sqlite_files.py",
         "os.O_WRONLY | os.O_CLOEXEC, 0o600)",
         "os.O_WRONLY | os.O_CLOEXEC, 0o644)",
-        ("common/test_sqlite_files.py::test_a_new_file_is_a_database_of_its_owner_alone_and_is_never_empty",),
+        ("common/test_sqlite_files.py::test_a_new_file_is_private_to_its_owner_and_never_empty",),
     ),
     # Bounds
     Mutation(
@@ -623,7 +627,7 @@ MUTATIONS = (
         "services/common/genaifactory_common/space.py",
         "        if self.room is Room.FULL or self._volume.free - more_bytes < self._full_bytes(self._volume):\n",
         "        if False:\n",
-        ("common/test_space.py::test_a_disk_that_is_nearly_full_is_reported_and_one_that_is_full_takes_nothing_new",),
+        ("common/test_space.py::test_a_nearly_full_disk_is_reported_and_with_a_full_one_nothing_new_is_accepted",),
     ),
     Mutation(
         "a small archive unpacks into all of the memory",
@@ -702,49 +706,49 @@ MUTATIONS = (
         "services/common/genaifactory_common/specs/policies.py",
         "    if name not in _KNOWN:\n",
         "    if not name:\n",
-        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+        ("common/test_specs.py::test_a_wrong_field_is_refused_with_its_path",),
     ),
     Mutation(
         "a banned term that no text can hold is accepted",
         "services/common/genaifactory_common/specs/policies.py",
         "    if not normalise(term).text.strip():\n",
         "    if not term:\n",
-        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+        ("common/test_specs.py::test_a_wrong_field_is_refused_with_its_path",),
     ),
     Mutation(
         "a template is compiled when it is asked for, not when it is configured",
         "services/common/genaifactory_common/specs/routes.py",
         "        templates.compiled(system)\n",
         "",
-        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+        ("common/test_specs.py::test_a_wrong_field_is_refused_with_its_path",),
     ),
     Mutation(
         "a template computes while it is checked, in every service",
         "services/common/genaifactory_common/templates.py",
         "            raise nodes.Impossible\n",
         "            pass\n",
-        ("common/test_templates.py::test_a_template_is_compiled_without_computing_anything",),
+        ("common/test_templates.py::test_a_template_is_compiled_without_evaluating_its_expressions",),
     ),
     Mutation(
         "the search for a template's variables computes its constants",
         "services/common/genaifactory_common/templates.py",
         "        self.optimizer = None\n",
         "",
-        ("common/test_templates.py::test_a_template_is_compiled_without_computing_anything",),
+        ("common/test_templates.py::test_a_template_is_compiled_without_evaluating_its_expressions",),
     ),
     Mutation(
         "an engine's argument is looked at when the engine starts",
         "services/common/genaifactory_common/engine_specs.py",
         "    if name not in NAMES:\n",
         "    if not name:\n",
-        ("common/test_specs.py::test_a_wrong_field_is_refused_by_its_path",),
+        ("common/test_specs.py::test_a_wrong_field_is_refused_with_its_path",),
     ),
     Mutation(
         "a document is in force for some consumers when another refuses it",
         "services/common/genaifactory_common/specs/source.py",
         "        made = [each.make(factory) for each in self._derived]\n",
         "        self.current = factory\n        made = [each.make(factory) for each in self._derived]\n",
-        ("common/test_specs.py::test_a_document_that_one_consumer_cannot_follow_reaches_no_other",),
+        ("common/test_specs.py::test_a_document_that_one_consumer_refuses_is_not_put_in_force_for_any",),
     ),
     # Secrets stay inside
     Mutation(
@@ -752,7 +756,7 @@ MUTATIONS = (
         "services/common/genaifactory_common/interceptors.py",
         'errors.Internal("The platform made a mistake; its log has the details under this request\'s id.")',
         "errors.Internal(str(error))",
-        ("common/test_errors.py::test_a_mistake_of_ours_says_nothing_of_the_inside",),
+        ("common/test_errors.py::test_an_unexpected_exception_is_an_internal_error_without_its_text",),
     ),
     Mutation(
         "an upstream's own words reach the client",
@@ -766,7 +770,7 @@ MUTATIONS = (
         "services/common/genaifactory_common/telemetry.py",
         "    span.set_status(Status(StatusCode.ERROR, kind))\n",
         "    span.set_status(Status(StatusCode.ERROR, str(error)))\n",
-        ("common/test_telemetry.py::test_a_failed_span_names_the_kind_of_error_and_not_its_text",),
+        ("common/test_telemetry.py::test_a_failed_span_has_the_kind_of_the_error_and_not_its_text",),
     ),
     Mutation(
         "an address is shown with its password",

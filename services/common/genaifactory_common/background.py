@@ -1,4 +1,4 @@
-"""Work beside a block of code, for as long as the block lasts; and work that a cancellation must not cut short."""
+"""Work that runs while a block of code runs; and work that a cancellation must not interrupt."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def running(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterator[None]:
-    """Runs `work` while the block runs; when that is left, cancels it and waits for its end.
+    """Runs `work` while the block runs; at the end of the block, cancels it and waits for its end.
 
-    Work that fails is logged when it does, since nobody awaits it; the block goes on without it.
+    A failure of the work is logged at once, since nothing awaits it; the block continues without it.
     """
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_report)
@@ -29,10 +29,10 @@ async def running(work: Coroutine[Any, Any, None], *, name: str) -> AsyncIterato
 
 
 async def to_the_end(work: Awaitable[T], *, cancelled: Callable[[], None] | None = None) -> T:
-    """What `work` returns. However often its caller is cancelled, that goes on only when the work has ended.
+    """What `work` returns. A cancellation of the caller takes effect only when the work has ended.
 
-    For what half of would do harm: a write, a transaction, a thread that cannot be stopped. The work has a bound of
-    its own on how long it takes. cancelled: called at the first cancellation, such as to ask a thread to stop.
+    For what must not be done by halves: a write, a transaction, a thread that cannot be stopped. The work must bound
+    its own time. cancelled: called at the first cancellation, for example to signal a thread to stop.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -44,10 +44,10 @@ async def to_the_end(work: Awaitable[T], *, cancelled: Callable[[], None] | None
             with suppress(asyncio.CancelledError):
                 await asyncio.wait((task,))
         if not task.cancelled():
-            task.exception()  # nobody is left to hear of it
+            task.exception()  # retrieved, or asyncio would log it
         raise
 
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s failed and is not done any more", task.get_name(), exc_info=error)
+        logger.error("%s failed and does not run any more", task.get_name(), exc_info=error)

@@ -1,4 +1,4 @@
-"""How long to wait before what failed is tried again."""
+"""Waiting times before retries."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Backoff:
     first_seconds: float
     """Longest wait after the first failure."""
     longest_seconds: float
-    """Longest wait ever."""
+    """Longest wait after any number of failures."""
 
     def seconds(self, failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
-        """How long to wait after the n-th failure in a row, from 1. uniform: draws between two bounds."""
-        # Doubling more than 32 times is past any longest wait, and would overflow in the end.
+        """The wait after the n-th failure in a row, from 1. uniform: draws between two bounds."""
+        # 32 doublings exceed any longest wait; more would overflow in the end.
         return uniform(0.0, min(self.longest_seconds, self.first_seconds * 2 ** min(failures - 1, 32)))

@@ -1,4 +1,4 @@
-"""Bounds of what is stored and of what is read back, stated once for the gateway and for the service behind it."""
+"""Bounds of what is stored and of what is read back, for the gateway and the service behind it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from genaifactory_common.errors import InvalidArgument
 MAX_CORRECTION_CHARACTERS = 100_000
 MAX_COMMENT_CHARACTERS = 10_000
 DEFAULT_DOCUMENTS, MAX_DOCUMENTS = 100, 1000
-"""On a page of a list of documents."""
+"""Documents on a page of a list."""
 DEFAULT_TEXT_CHARACTERS, MAX_TEXT_CHARACTERS = 20_000, 1_000_000
-"""Of a document's text in one answer."""
+"""Characters of a document's text in one answer."""
 
 
 def wanted(value: int, field: str, *, default: int, most: int) -> int:
-    """How many of something a request wants, `default` for 0. value: not negative. Raises InvalidArgument."""
+    """The number that a request asks for, `default` for 0. value: not negative. Raises InvalidArgument."""
     if value > most:
         raise InvalidArgument(f"{field} must be 1 to {most}, or 0 for {default}.", field=field)
     return value or default

@@ -21,7 +21,7 @@ _BACKDATED = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Issued:
-    """What a service shows: PEM, the key as PKCS8."""
+    """A service's certificate and its key: PEM, the key as PKCS8."""
 
     certificate: bytes
     key: bytes
@@ -29,14 +29,14 @@ class Issued:
 
 @dataclass(frozen=True)
 class Authority:
-    """Signs certificates of services, and of nothing below them."""
+    """Signs certificates of services, which cannot sign others."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
     def create(cls, common_name: str, *, valid: timedelta, now: datetime | None = None) -> Authority:
-        """A new one that signs itself, with a key on P-256."""
+        """A new, self-signed authority with a key on P-256."""
         now = now or datetime.now(UTC)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
@@ -50,7 +50,7 @@ class Authority:
 
     @classmethod
     def load(cls, certificate: bytes, key: bytes) -> Authority:
-        """From PEM. Raises InvalidArgument when they are no authority's or do not belong together."""
+        """From PEM. Raises InvalidArgument when they are not an authority's or do not belong together."""
         loaded = _certificate(certificate)
         try:
             private = serialization.load_pem_private_key(key, password=None)
@@ -77,14 +77,14 @@ class Authority:
     def issue(self, identity: str, names: Sequence[str], *, valid: timedelta, now: datetime | None = None) -> Issued:
         """A new key and its certificate, for a service that is a server and a client; never outlives the authority.
 
-        identity: who it is, as a URI ("spiffe://cluster.local/ns/genai/sa/factory-gateway"). names: where it is found.
+        identity: the service's URI ("spiffe://cluster.local/ns/genai/sa/factory-gateway"). names: its DNS names.
         """
         now = now or datetime.now(UTC)
         key = ec.generate_private_key(ec.SECP256R1())
         until = min(now + valid, self.certificate.not_valid_after_utc)
         alternatives = [x509.UniformResourceIdentifier(identity), *map(x509.DNSName, names)]
         certificate = (
-            # No subject, whose length X.509 bounds: the names are all there is, and so critical (RFC 5280, 4.2.1.6).
+            # No subject, whose length X.509 bounds; the names are critical for that (RFC 5280, 4.2.1.6).
             _builder(x509.Name([]), self.certificate.subject, key.public_key(), now - _BACKDATED, until)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=True)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -100,7 +100,7 @@ class Authority:
 
 
 def expiry(pem: bytes) -> datetime:
-    """When the first certificate ends. Raises InvalidArgument when there is none."""
+    """When the first certificate expires. Raises InvalidArgument when there is none."""
     return _certificate(pem).not_valid_after_utc
 
 

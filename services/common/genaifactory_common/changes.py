@@ -1,4 +1,4 @@
-"""What changed from one factory.yaml to the next, for people: by path and name, without secrets and long texts."""
+"""Describes the changes from one factory.yaml to the next: by path and name, without secrets and long texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 _AFTER_A_RESTART = "in force after a restart of the model server"
 _WITH_THE_NEXT_INDEX = "in force with the next index that is built"
-# Texts that name something. Any other text may be long, private or secret: that it changed is all that is said.
+# Texts that name something. Any other text may be long, private or secret, and is described as "changed".
 _SHOWN = frozenset(
     {
         "allowed_origins", "backend", "currency", "dialect", "embedding_model", "entities", "groups", "id", "images",
@@ -40,7 +40,7 @@ def _value(path: str, field: str, before: object, after: object) -> Iterator[str
 
 
 def _parts(path: str, before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Items that have a name each."""
+    """Changes of items by their names."""
     for name in before:
         if name not in after:
             yield _noted(path, f"{path}[{name}]: removed")
@@ -60,7 +60,7 @@ def _change(field: str, before: object, after: object) -> str:
 
 
 def _written(field: str, value: object) -> str | None:
-    """The value as it may be shown; None: it may not."""
+    """The value as text; None: it must not be shown."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -85,7 +85,7 @@ def _by_name(parts: object) -> dict[str, object]:
 
 
 def _name(part: BaseModel, number: int) -> str:
-    """As the document's own checks tell items apart: a prompt by its version too, what has no name by its place."""
+    """The name that the document's checks require to be unique; an item without one has its position."""
     fields = vars(part)
     for field in ("name", "id", "model"):
         if field in fields:
@@ -94,7 +94,7 @@ def _name(part: BaseModel, number: int) -> str:
 
 
 def _noted(path: str, line: str) -> str:
-    """The line, and from when it is in force where that is not now."""
+    """The line, with when the change takes effect if that is not now."""
     if path.startswith("engines") and ".adapters.serve" not in path:
         return f"{line} ({_AFTER_A_RESTART})"
     if path.startswith("knowledge_bases[") and path.endswith(("chunk_tokens", "chunk_overlap_tokens")):

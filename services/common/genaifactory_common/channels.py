@@ -1,4 +1,4 @@
-"""How one service calls another: channels, and calls that carry the caller, the trace and a deadline.
+"""Calls from one service to another: channels, and calls that carry the caller, the trace and a deadline.
 
     channel = connect("dns:///retriever:50051", tls)
     stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
@@ -29,16 +29,16 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# gRPC's own bound of 8 KiB is less than the tokens of a caller of many groups.
+# gRPC's default of 8 KiB is less than the tokens of a caller with many groups.
 METADATA_OPTIONS = (("grpc.max_metadata_size", 64 * 1024), ("grpc.absolute_max_metadata_size", 80 * 1024))
-"""How much metadata one call may carry, for channels and servers."""
+"""Bounds of one call's metadata, for channels and servers."""
 
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
-            # Only these are sent again by the channel, when a server was not reached or said before its first message
-            # that another may answer.
+            # The channel retries only these, when no server was reached or one returned a retryable status before its
+            # first message.
             "name": [
                 {"service": rpcs.service(method), "method": method.rpartition("/")[2]} for method in rpcs.idempotent()
             ],
@@ -47,15 +47,15 @@ _SERVICE_CONFIG = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                # gRPC itself cancels a call that reaches a server just after it was told to stop.
+                # gRPC itself cancels a call that reaches a server just after it began to stop.
                 "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.2},
 }
-# Behind a name there are several servers: calls go to those that say they serve, not to one that loads or drains. The
-# one behind a socket is asked whatever it says: its own words tell more.
+# Behind a name there are several servers: calls go to those whose health is SERVING, not to one that loads or drains.
+# The one behind a socket is called whatever its health: its own error is more precise.
 _BY_NAME = json.dumps({**_SERVICE_CONFIG, "healthCheckConfig": {"serviceName": ""}})
 _BY_SOCKET = json.dumps(_SERVICE_CONFIG)
 
@@ -63,12 +63,12 @@ _deadline: ContextVar[float | None] = ContextVar("genaifactory_deadline", defaul
 
 
 def set_deadline(seconds_from_now: float) -> None:
-    """Bounds every call of the running task and of what it starts."""
+    """Sets the deadline of every call of the running task and of the tasks that it starts."""
     _deadline.set(time.monotonic() + seconds_from_now)
 
 
 def remaining_seconds() -> float | None:
-    """Until the deadline of the request in hand; None when there is none."""
+    """Seconds until the current request's deadline; None when it has none."""
     deadline = _deadline.get()
     return None if deadline is None else deadline - time.monotonic()
 
@@ -76,14 +76,14 @@ def remaining_seconds() -> float | None:
 def connect(
     address: str, tls: settings.Trust | None = None, *, patience_seconds: float = 0.0, api_key: str = "", name: str = ""
 ) -> grpc.aio.Channel:
-    """A channel to `address` (dns:///NAME:PORT or unix:PATH), over TLS when `tls` is given. Opens on first use.
+    """A channel to `address` (dns:///NAME:PORT or unix:PATH), with TLS when `tls` is given. Opens on first use.
 
-    api_key: shown with each call; for clients of the gateway. name: what the server's certificate must prove, where the
-    address is an IP's (ipv4:HOST:PORT).
+    api_key: sent with each call; for clients of the gateway. name: the name that the server's certificate must have,
+    where the address is an IP's (ipv4:HOST:PORT).
 
-    Of the servers behind a DNS name it calls, in turn, those whose health says that they serve. While there is none,
-    calls made by `unary`, `stream` and `Duplex` wait for one, `patience_seconds` at most. The files of `tls` are
-    followed while they change. Raises InvalidArgument when they are no good.
+    Calls go, in turn, to those servers behind a DNS name whose health is SERVING. While there is none, calls made by
+    `unary`, `stream` and `Duplex` wait for one, `patience_seconds` at most. Changes of the files of `tls` are followed.
+    Raises InvalidArgument when the files are invalid.
     """
     options: list[tuple[str, Any]] = [
         ("grpc.service_config", _BY_NAME if address.startswith("dns:") else _BY_SOCKET),
@@ -94,11 +94,11 @@ def connect(
         *METADATA_OPTIONS,
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
-        # An attempt's own time: the address of a pod that is gone may answer nothing at all.
+        # Timeout of one attempt to connect: the address of a pod that is gone may not answer at all.
         ("grpc.min_reconnect_backoff_ms", 5_000),
-        # The default of 30 s is how long a pod that takes another's place would not be found.
+        # With the default of 30 s a pod that replaces another would be found only then.
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-        # Channels of one process to one address must not share a connection's fate across event loops.
+        # Channels of one process to one address must not share a connection across event loops.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
@@ -108,11 +108,11 @@ def connect(
 
 
 async def _reached(method: Callable[..., Any]) -> dict[str, bool]:
-    """Waits for a server if the channel has patience; returns how the call is to be made. Raises Unavailable."""
+    """Waits for a server if the channel has patience; returns the call's options. Raises Unavailable."""
     if not isinstance(method, Method) or method.connection.patience_seconds == 0:
         return {}
     await method.connection.reached(_timeout(method.connection.patience_seconds))
-    return {"wait_for_ready": True}  # that server may be gone again before the call is on its way
+    return {"wait_for_ready": True}  # that server may be gone again before the call is sent
 
 
 def _timeout(timeout_seconds: float) -> float:
@@ -140,7 +140,7 @@ async def unary(
     patient: bool = True,
 ) -> Response:
     """Calls a unary method; the request's own deadline shortens `timeout_seconds`, which counts from when a server is
-    reached. patient: waits for one as long as the channel does. Raises FactoryError.
+    reached. patient: whether to wait for one as long as the channel allows. Raises FactoryError.
     """
     how = await _reached(method) if patient else {}
     try:
@@ -153,7 +153,7 @@ async def unary(
 async def stream(
     method: Callable[..., grpc.aio.UnaryStreamCall[Request, Response]], request: Request, *, timeout_seconds: float
 ) -> AsyncGenerator[Response, None]:
-    """Calls a server-streaming method, as `unary`; leaving the iteration cancels the call. Raises FactoryError."""
+    """Calls a server-streaming method, as `unary`; ending the iteration cancels the call. Raises FactoryError."""
     how = await _reached(method)
     timeout_seconds = _timeout(timeout_seconds)
     call = method(request, timeout=timeout_seconds, metadata=_metadata(method, timeout_seconds), **how)
@@ -169,7 +169,7 @@ async def stream(
 class Duplex:
     """A bidirectional call: `send`, `done_sending`, and iterate for responses; a context manager that ends it.
 
-    It begins with the first of these; `timeout_seconds` count as in `unary`.
+    The call begins with the first of these; `timeout_seconds` as in `unary`.
     """
 
     def __init__(self, method: Callable[..., grpc.aio.StreamStreamCall[Any, Any]], *, timeout_seconds: float) -> None:
@@ -186,8 +186,9 @@ class Duplex:
         self.close()
 
     async def accepted(self) -> None:
-        """Waits until the server has sent its initial metadata, where a method says that it does so once it has let
-        the call in. Raises the FactoryError that it refuses the call with, which a `send` in that moment would lose.
+        """Waits for the initial metadata, of methods whose contract is to send it once they have accepted the call.
+
+        Raises the FactoryError with which the server refuses the call; a `send` at that moment would lose it.
         """
         call = await self._opened()
         await call.initial_metadata()
@@ -205,7 +206,7 @@ class Duplex:
             raise await _failure(call) from None
 
     async def done_sending(self) -> None:
-        """Says that nothing more will be sent. A call that has failed by now says so to its reader."""
+        """Ends the sending side. Raises FactoryError when the call has failed by now."""
         call = await self._opened()
         try:
             await call.done_writing()
@@ -223,7 +224,7 @@ class Duplex:
             raise from_rpc(error) from None
 
     def close(self) -> None:
-        """Ends the call; a peer that still works on it is cancelled."""
+        """Ends the call; the server's work on it is cancelled."""
         self._closed = True
         if self._call is not None:
             self._call.cancel()
@@ -231,7 +232,7 @@ class Duplex:
     async def _opened(self) -> grpc.aio.StreamStreamCall[Any, Any]:
         if self._call is not None:
             return self._call
-        async with self._opening:  # whoever reads and whoever sends may both come here first
+        async with self._opening:  # a reader and a sender may both be the first
             if self._call is None:
                 how = await _reached(self._method)
                 if self._closed:
@@ -242,7 +243,7 @@ class Duplex:
 
 
 async def _failure(call: grpc.aio.StreamStreamCall[Any, Any]) -> FactoryError:
-    # The call ended before we were done sending: its status says why.
+    # The call ended before all was sent: its status has the reason.
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
         code = await call.code()
         if code is grpc.StatusCode.OK:

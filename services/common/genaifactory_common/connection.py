@@ -1,4 +1,4 @@
-"""A channel that outlives what it stands on: the certificates that it shows, and the restarts of its server."""
+"""A channel that stays usable when its certificates change and its server restarts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RETRY_AFTER_SECONDS = 5.0
 
 
 class Connection(grpc.aio.Channel):
-    """gRPC's own channels, one after the other: each shows one set of certificates to the end of its calls."""
+    """A sequence of gRPC's own channels, each with one set of certificates until its calls have ended."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class Connection(grpc.aio.Channel):
         patience_seconds: float = 0.0,
         api_key: str = "",
     ) -> None:
-        """where: the certificates to follow; None: no TLS. patience_seconds: how long callers are to wait for a server.
-        api_key: shown with each call, if there is one.
+        """where: the certificates to follow; None: no TLS. patience_seconds: how long callers wait for a server.
+        api_key: sent with each call, if not empty.
 
-        Raises InvalidArgument when the certificates are no good.
+        Raises InvalidArgument when the certificates are invalid.
         """
         self.patience_seconds = patience_seconds
         self.credentials = (("authorization", f"Bearer {api_key}"),) if api_key else ()
-        """What each call says of the caller, in its metadata."""
+        """Metadata of each call that authenticates the caller."""
         self._address = address
         self._options = options
         self._files = tls.Files(where) if where is not None else None
@@ -50,19 +50,19 @@ class Connection(grpc.aio.Channel):
         self._retiring: dict[asyncio.Task[None], _Running] = {}
 
     def current(self) -> _Running:
-        """gRPC's channel for the next call; a new one when the files changed since the last look."""
+        """gRPC's channel for the next call; a new one when the certificates have changed."""
         if self._files is not None and time.monotonic() - self._looked_at > _LOOK_SECONDS:
             self._looked_at = time.monotonic()
-            # Three looks at a folder in memory, once a second, and three small files to read when it changed: less
-            # than a thread would cost.
+            # Once a second stat of three files in memory, and after a change three small reads: less than a thread
+            # would cost.
             if self._files.current() is not self._material:
                 self._replace()
         return self._running
 
     async def reached(self, within_seconds: float) -> None:
-        """Waits until a server can take a call; with health checks, until one says that it serves.
+        """Waits until a server accepts calls; with health checks, until one is SERVING.
 
-        Raises Unreachable when none does in time.
+        Raises Unreachable when none is in time.
         """
         running = self.current()
         if running.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
@@ -72,10 +72,10 @@ class Connection(grpc.aio.Channel):
                 await self.channel_ready()
         except TimeoutError:
             if self._running is running and within_seconds >= self.patience_seconds:
-                # gRPC looks up a name that was not found, and tries an address that did not answer, ever less often,
-                # up to two minutes apart; a new channel begins at once.
+                # gRPC looks up a missing name, and retries an address that did not answer, up to two minutes apart; a
+                # new channel tries at once.
                 self._replace()
-            logger.warning("nobody serves on %s within %.1f s", self._address, within_seconds)
+            logger.warning("no server at %s accepted calls within %.1f s", self._address, within_seconds)
             raise Unreachable(
                 "A service of the platform cannot be reached; try again.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from None
@@ -87,7 +87,7 @@ class Connection(grpc.aio.Channel):
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
-        """Ends every call, also those on channels that are replaced; `grace` is the time they have."""
+        """Ends every call, also those on channels that were replaced, after `grace` seconds."""
         self._looked_at = math.inf
         for task in self._retiring:
             task.cancel()
@@ -103,7 +103,7 @@ class Connection(grpc.aio.Channel):
         await self.current().channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
-        """Waits until a server can take a call. Raises Unavailable when this is closed meanwhile."""
+        """Waits until a server accepts calls. Raises Unavailable when this is closed meanwhile."""
         while (state := self.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
             if state is grpc.ChannelConnectivity.SHUTDOWN:
                 raise Unavailable("The platform stops.")
@@ -139,7 +139,7 @@ class Connection(grpc.aio.Channel):
 
 
 class Method:
-    """A method of a stub: each call goes over the channel that is current then."""
+    """A method of a stub: each call uses the channel that is current then."""
 
     def __init__(
         self, connection: Connection, name: str, make: Callable[[grpc.aio.Channel], Callable[..., Any]]
@@ -176,7 +176,7 @@ class _Running:
         return call
 
     async def retire(self) -> None:
-        """Closes the channel when its last call has ended; it gets no new ones."""
+        """Closes the channel once its last call has ended; it must get no new ones."""
         await self._idle.wait()
         await self.channel.close()
 

@@ -1,6 +1,6 @@
-"""What a conversation may be: one contract of messages, tools and texts, for every service that reads them.
+"""The contract of a conversation: bounds and checks of messages, tools and texts, for every service that reads them.
 
-Fields in errors are those of the protobuf messages; the gateway's HTTP door names them as its clients sent them.
+Fields in errors are those of the protobuf messages; the gateway's HTTP API renames them to those of its requests.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from genaifactory_common import images, sampling
 from genaifactory_common.errors import InvalidArgument, TooLarge
 
 MAX_MESSAGES = 2_048
-"""Of one request."""
+"""In one request."""
 MAX_PROMPT_MESSAGES = 10_000
-"""Of one prompt to a model: a request's, those of the stored conversation before them, and a route's own."""
+"""In one prompt to a model: a request's, those of the stored conversation before them, and a route's own."""
 MAX_CHARACTERS = 4_000_000
-"""Of the contents of all messages of a request, or of all its texts to embed."""
+"""In the contents of all messages of a request, or in all its texts to embed."""
 MAX_TEXTS = 2_048
-"""To embed in one call."""
+"""Texts to embed in one call."""
 MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 64
-"""Of the name of who speaks."""
+"""In a message's name of its author."""
 MAX_USER_CHARACTERS = 256
 CONVERSATION_ID = r"^[A-Za-z0-9._-]{1,128}$"
 TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
@@ -32,7 +32,7 @@ TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 _ROLES = (types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT, types_pb2.ROLE_TOOL)
 _TOOL_NAME = re.compile(TOOL_NAME.removesuffix("$") + r"\Z")
 _CONVERSATION_ID = re.compile(CONVERSATION_ID.removesuffix("$") + r"\Z")
-_FRAME_TOKENS = 4  # what a chat template puts around a message
+_FRAME_TOKENS = 4  # that a chat template adds around a message
 
 
 Request = gateway_pb2.ChatRequest | orchestrator_pb2.AnswerRequest
@@ -41,7 +41,7 @@ Request = gateway_pb2.ChatRequest | orchestrator_pb2.AnswerRequest
 def check(request: Request, *, sampling_prefix: str = "sampling.") -> None:
     """Raises InvalidArgument or TooLarge with the field unless the conversation can be answered.
 
-    sampling_prefix: how the fields of `sampling` begin in errors.
+    sampling_prefix: of the fields of `sampling` in errors.
     """
     if request.conversation_id:
         check_conversation_id(request.conversation_id)
@@ -62,7 +62,7 @@ def check_conversation_id(conversation_id: str) -> None:
 def check_messages(messages: Sequence[types_pb2.Message], *, begun: bool = False) -> None:
     """Raises InvalidArgument or TooLarge unless the messages are a conversation whose last one can be answered.
 
-    begun: they go on with a stored conversation, so the first of them may be results of calls that stand there.
+    begun: they continue a stored conversation, so the first may be results of tool calls in it.
     """
     _at_most("messages", messages, MAX_MESSAGES)
     pending: dict[str, None] = {}  # calls that wait for their results, in order
@@ -75,14 +75,14 @@ def check_messages(messages: Sequence[types_pb2.Message], *, begun: bool = False
         if goes_on:
             pass
         elif message.role == types_pb2.ROLE_TOOL:
-            _take_result(message, field, pending)
+            _remove_call(message, field, pending)
         elif pending:
             raise _calls_without_results(field, pending)
         elif message.role == types_pb2.ROLE_ASSISTANT:
-            _take_calls(message, field, pending)
+            _add_calls(message, field, pending)
         elif not message.content.strip() and not message.images:
             raise _empty(f"{field}.content", "")
-        _check_belongings(message, field)
+        _check_fields_of_role(message, field)
         check_characters(message.content, f"{field}.content")
         characters += len(message.content)
     if not messages:
@@ -99,7 +99,7 @@ def check_messages(messages: Sequence[types_pb2.Message], *, begun: bool = False
 
 
 def check_tools(tools: Sequence[types_pb2.Tool], choice: types_pb2.ToolChoice) -> None:
-    """Raises InvalidArgument unless tools have names of their own and the choice names one of them."""
+    """Raises InvalidArgument unless the tools have distinct names and the choice is one of them."""
     _at_most("tools", tools, MAX_TOOLS)
     names: set[str] = set()
     for index, tool in enumerate(tools):
@@ -134,13 +134,13 @@ def check_texts(texts: Collection[str], field: str) -> None:
 
 
 def check_characters(text: str, field: str) -> None:
-    """Refuses NUL, which no store and no tokenizer takes. Raises InvalidArgument."""
+    """Raises InvalidArgument for NUL, which no store and no tokenizer accepts."""
     if "\x00" in text:
         raise InvalidArgument(f"'{field}' must not hold the character U+0000.", field=field)
 
 
 def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has: four bytes of UTF-8 to a token.
+    """The estimated number of tokens of a text: one for four bytes of UTF-8.
 
     English has about 4 bytes a token; Vietnamese about as many, with more bytes and more tokens to the syllable.
     """
@@ -152,7 +152,7 @@ def estimated_prompt_tokens(
     tools: Iterable[types_pb2.Tool] = (),
     output_format: types_pb2.OutputFormat | None = None,
 ) -> int:
-    """About how many tokens of these a model reads: contents, images, tool calls, tools and the output's form."""
+    """The estimated number of tokens that a model reads: contents, images, tool calls, tools and output format."""
     messages = tuple(messages)
     tokens = images.estimated_tokens(messages)
     for message in messages:
@@ -163,7 +163,7 @@ def estimated_prompt_tokens(
     return tokens + (output_format.ByteSize() // 4 if output_format is not None else 0)
 
 
-def _take_calls(message: types_pb2.Message, field: str, pending: dict[str, None]) -> None:
+def _add_calls(message: types_pb2.Message, field: str, pending: dict[str, None]) -> None:
     for position, call in enumerate(message.tool_calls):
         if not call.id or call.id in pending:
             path = f"{field}.tool_calls[{position}].id"
@@ -173,7 +173,7 @@ def _take_calls(message: types_pb2.Message, field: str, pending: dict[str, None]
         raise _empty(f"{field}.content", "; an assistant's message needs it unless it has tool_calls")
 
 
-def _take_result(message: types_pb2.Message, field: str, pending: dict[str, None]) -> None:
+def _remove_call(message: types_pb2.Message, field: str, pending: dict[str, None]) -> None:
     if message.tool_call_id not in pending:
         path = f"{field}.tool_call_id"
         raise InvalidArgument(
@@ -182,7 +182,7 @@ def _take_result(message: types_pb2.Message, field: str, pending: dict[str, None
     del pending[message.tool_call_id]
 
 
-def _check_belongings(message: types_pb2.Message, field: str) -> None:
+def _check_fields_of_role(message: types_pb2.Message, field: str) -> None:
     if message.tool_calls and message.role != types_pb2.ROLE_ASSISTANT:
         path = f"{field}.tool_calls"
         raise InvalidArgument(f"'{path}' may stand only in an assistant's message.", field=path)

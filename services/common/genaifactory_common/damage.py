@@ -1,4 +1,4 @@
-"""What a person reads of a damaged file of the platform's own: which it is, what is lost without it, what to type."""
+"""Errors of a damaged file of the platform: its path, what is lost without it, and the command that moves it away."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from genaifactory_common.errors import Unavailable
 
 
 class Damaged(Unavailable):
-    """A file of the platform's own cannot be used, and only a person may decide what becomes of what it held.
+    """A file of the platform cannot be used, and only a person may decide what happens to its content.
 
-    The message names a path: it is for whoever starts the platform and for its log, not for a client.
+    The message names a path: it is for operators and the log, not for a client.
     """
 
 
 def damaged(path: Path, why: str, loss: str) -> Damaged:
-    """The error of a file or folder. why: what is wrong with it. loss: what is gone without it."""
-    return Damaged(f"{path} cannot be used: {why}. {_way_out(loss, _moved(path))}")
+    """The error of a file or folder. why: the fault. loss: what is lost without it."""
+    return Damaged(f"{path} cannot be used: {why}. {_remedy(loss, _moved(path))}")
 
 
 def damaged_database(path: Path, why: str, loss: str) -> Damaged:
-    """As `damaged`, of an SQLite file, which is moved with its log: a repair needs both."""
+    """As `damaged`, for an SQLite file, which is moved with its log: a repair needs both."""
     folder = path.with_name(f"damaged-{_now()}")
     command = f"mkdir {_quoted(folder)} && mv {_quoted(path)}* {_quoted(folder)}"
-    return Damaged(f"{path} cannot be used: {why}. {_way_out(loss, command)}")
+    return Damaged(f"{path} cannot be used: {why}. {_remedy(loss, command)}")
 
 
-def _way_out(loss: str, command: str) -> str:
+def _remedy(loss: str, command: str) -> str:
     return f"To start without it, move it aside (this loses {loss}):   {command}"
 
 
@@ -37,7 +37,7 @@ def _moved(path: Path) -> str:
 
 
 def _now() -> str:
-    """In a name, so that a second damage does not cost the copy of the first."""
+    """The time in a file's name, so that a second copy does not overwrite the first."""
     return time.strftime("%Y%m%d-%H%M%S")
 
 

@@ -1,7 +1,7 @@
-"""A service's database, SQLite or PostgreSQL behind one schema: connections, migrations, and what their failures mean.
+"""A service's database, SQLite or PostgreSQL with one schema: connections, migrations, and errors.
 
-SQLite has one connection that writes (in its own thread, so that writers queue instead of colliding) and a few that
-read; PostgreSQL has one pool for both, and there services may share one database. Needs the extra `database`, for
+SQLite has one connection that writes (in its own thread, so that writers queue instead of failing on a lock) and a few
+that read; PostgreSQL has one pool for both, and services may share a database there. Needs the extra `database`, for
 PostgreSQL `postgresql`.
 """
 
@@ -39,10 +39,10 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _BACKOFF = Backoff(first_seconds=0.5, longest_seconds=5.0)
-# An index over a table of 100 million rows is built in minutes.
+# Building an index over a table of 100 million rows takes minutes.
 _MIGRATION_STATEMENT_SECONDS = 3600.0
 encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-"""How values stand in columns of JSON."""
+"""The form of values in columns of JSON."""
 
 
 def _postgresql_url(value: SecretStr) -> SecretStr:
@@ -58,11 +58,11 @@ def _postgresql_url(value: SecretStr) -> SecretStr:
 
 
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_postgresql_url)]
-"""Where a PostgreSQL database is: postgresql://USER:PASSWORD@HOST:PORT/DATABASE[?ssl=verify-full]."""
+"""The URL of a PostgreSQL database: postgresql://USER:PASSWORD@HOST:PORT/DATABASE[?ssl=verify-full]."""
 
 
 class Store(settings.Settings):
-    """How a database is used."""
+    """Connections and timeouts of a database."""
 
     connections: int = Field(
         default=5, ge=1, le=200, description="PostgreSQL: all connections. SQLite: readers, beside the one writer."
@@ -76,10 +76,10 @@ class Store(settings.Settings):
 
 @dataclass(frozen=True)
 class Layout:
-    """What sets one service's database apart from another's."""
+    """What is specific to one service's database."""
 
     service: str
-    """Who uses it, as PostgreSQL's administrator sees it."""
+    """The service, as PostgreSQL's application_name."""
     name: str
     """The subject of error messages: "The monitor's database"."""
     file_name: str
@@ -89,17 +89,17 @@ class Layout:
     migrations: Path
     """Alembic's folder; its scripts have `upgrade(op: Operations)` and `downgrade(op: Operations)`."""
     version_table: str
-    """Says which migrations the database has seen; each service's own."""
+    """The table of applied migrations; each service's own."""
     migration_lock: int
-    """PostgreSQL's advisory lock for migrating: any number that nothing else in the database locks by."""
+    """The number of PostgreSQL's advisory lock for migrations; unique in the database."""
     exclusive: bool = False
     """SQLite: one connection holds the file, and no other process can open it."""
     secure_delete: bool = False
-    """SQLite: what is deleted is overwritten."""
+    """SQLite: deleted content is overwritten."""
 
 
 class Database:
-    """One database, either kind. `open` before use, `close` after; until it is open, every use is Unavailable."""
+    """One database, of either kind. `open` before use, `close` after; before `open`, every use raises Unavailable."""
 
     def __init__(self, layout: Layout, *, data_dir: Path, url: SecretStr | None, store: Store) -> None:
         """data_dir: holds SQLite's file. url: a `DatabaseUrl`; None: SQLite."""
@@ -129,9 +129,9 @@ class Database:
         self._writer, self._reader = writer, reader
 
     async def open_when_reachable(self) -> None:
-        """`open`, tried until PostgreSQL lets it: a server that is away comes back, and a restart would not help.
+        """`open`, retried until PostgreSQL accepts: a server may come back, and a restart would not help.
 
-        Raises Unavailable for SQLite, whose file a person must mend.
+        Raises Unavailable for SQLite, whose file a person must repair.
         """
         failures = 0
         while True:
@@ -158,14 +158,14 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one state. Raises Unavailable."""
+        """A transaction that reads one state. Raises Unavailable."""
         async with self._transaction(self._reader) as connection:
             yield connection
 
     async def truncate_log(self) -> None:
-        """SQLite: empties the write-ahead log into the file, so that deleted bytes are nowhere. Raises Unavailable.
+        """SQLite: moves the write-ahead log into the file, so that no deleted bytes remain. Raises Unavailable.
 
-        On PostgreSQL, which has no such command, it does nothing: VACUUM and the server's own log decide there.
+        On PostgreSQL, which has no such command, it does nothing: VACUUM and the server's own log apply there.
         """
         if self.postgresql:
             return
@@ -173,7 +173,7 @@ class Database:
             raise self._unavailable("cannot be reached")
         try:
             async with self._writer.connect() as connection:
-                # Past SQLAlchemy, which would begin a transaction; the log can be emptied outside of one only.
+                # Not through SQLAlchemy, which would begin a transaction: the log can be emptied only outside of one.
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 await driver.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
         except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
@@ -189,7 +189,7 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine | None) -> AsyncIterator[AsyncConnection]:
-        """Turns what the drivers raise into Unavailable: trying again may help.
+        """Raises the drivers' errors as Unavailable: a retry may help.
 
         Nothing was committed, unless PostgreSQL went away between a COMMIT and its acknowledgement.
         """
@@ -221,7 +221,7 @@ class Database:
         return Unavailable(f"{self._layout.name} {why}.", retry_after_seconds=1.0)
 
     def _log_once(self, failure: str) -> None:
-        """Logs a failure once until the database works again: while it is away, every call fails."""
+        """Logs a failure once until the database works again: meanwhile every call fails."""
         if failure not in self._failures:
             self._failures.add(failure)
             logger.error("%s fails: %s", self._layout.name, failure)
@@ -246,11 +246,11 @@ class Database:
             json_serializer=encode_json,
         )
 
-        # FULL: what was acknowledged outlives a power cut, since its sender forgets it.
+        # FULL: a commit outlives a power cut, since the sender deletes its copy once it is acknowledged.
         pragmas = Pragmas("FULL", exclusive=self._layout.exclusive, secure_delete=self._layout.secure_delete)
 
         def connected(connection: Any, _: Any) -> None:
-            connection.isolation_level = None  # we say BEGIN ourselves: sqlite3 would leave reads and DDL outside
+            connection.isolation_level = None  # BEGIN is explicit: sqlite3 would leave reads and DDL outside
             cursor = connection.cursor()
             pragmas.set(cursor.execute)
             cursor.close()
@@ -290,10 +290,10 @@ class Database:
 def uninterrupted(
     work: Callable[Parameters, Coroutine[Any, Any, Result]],
 ) -> Callable[Parameters, Coroutine[Any, Any, Result]]:
-    """Lets a function that holds a transaction end it before its caller's cancellation goes on.
+    """Lets a function that holds a transaction end it before a cancellation of its caller takes effect.
 
-    Cut in the middle, it would cost its connection: the driver cannot tell what state it is in. The work is short:
-    the timeouts of `Store` bound it.
+    Interrupted, it would lose its connection, whose state the driver cannot determine. The work is short: the timeouts
+    of `Store` bound it.
     """
 
     @functools.wraps(work)
@@ -304,7 +304,7 @@ def uninterrupted(
 
 
 def insert(table: sa.Table, *, into_postgresql: bool) -> Any:
-    """An INSERT that knows ON CONFLICT; both databases spell it alike, SQLAlchemy types them apart."""
+    """An INSERT with ON CONFLICT; the SQL is the same for both databases, SQLAlchemy has a class for each."""
     return postgresql.insert(table) if into_postgresql else sqlite.insert(table)
 
 
@@ -326,27 +326,27 @@ def _upgrade(connection: sa.Connection, scripts: ScriptDirectory, version_table:
     context = MigrationContext.configure(connection, opts={"fn": steps, "version_table": version_table})
     known = {script.revision for script in scripts.walk_revisions()}
     if newer := set(context.get_current_heads()) - known:
-        # A rollback, or an old pod in the middle of an update: migrations only add, and what they added is left alone.
+        # After a rollback, or in an old pod during an update: migrations only add, so this version can use the schema.
         logger.warning("a newer version of the platform has migrated the database, to %s", ", ".join(sorted(newer)))
         return
-    # Not through `alembic.op`: that is one for the whole process, where several databases may be opened at once.
+    # Not through `alembic.op`, which is global: several databases may be opened at once.
     context.run_migrations(op=Operations(context))
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
-    """What PostgreSQL's driver raises while it connects, which SQLAlchemy does not translate."""
+    """Errors of PostgreSQL's driver while it connects, which SQLAlchemy does not translate."""
     import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
     return OSError, asyncpg.PostgresError, asyncpg.InterfaceError
 
 
 def _is_passing(error: sa.exc.DBAPIError) -> bool:
-    """The database's state is the reason, not our statement."""
+    """Whether the database's state is the reason, and not our statement."""
     if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
         return True
     if sqlite_files.is_damage(error.orig):
         return True
     # 08 connection, 28 authorisation, 3D no such database, 40 deadlock, 53 no room, 57 shut down, 58 system error;
-    # 25006 read-only: a server that has just become the standby; 42501 a right that its administrator may still grant.
+    # 25006 read-only: a server that has just become the standby; 42501 a privilege that may still be granted.
     state = str(getattr(error.orig, "sqlstate", None) or "")
     return state[:2] in ("08", "28", "3D", "40", "53", "57", "58") or state in ("25006", "42501")

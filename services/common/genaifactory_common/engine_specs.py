@@ -1,4 +1,4 @@
-"""The part of factory.yaml that says what the model server holds: engines, their models, adapters and bounds."""
+"""The part of factory.yaml for the model server: engines, their models, adapters and bounds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:
 """A model's name: letters, digits and . _ : / -, at most 128 characters."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
-"""SHA-256 in lower-case hex; empty: none is asked for."""
+"""SHA-256 in lower-case hex; empty: not checked."""
 
 # What vLLM's engine allows as max_lora_rank.
 LoraRank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 
-# Arguments of vLLM's engine that another field of the entry decides, and which one.
+# Arguments of vLLM's engine that another field of the entry sets, and the field.
 _DECIDED_ELSEWHERE = {
     "model": "source",
     "served_model_name": "model",
@@ -31,7 +31,7 @@ _DECIDED_ELSEWHERE = {
 
 def _argument(name: str) -> str:
     if name in _DECIDED_ELSEWHERE:
-        raise ValueError(f"is set by the engine's field {_DECIDED_ELSEWHERE[name]}; leave it away here")
+        raise ValueError(f"is set by the engine's field {_DECIDED_ELSEWHERE[name]}; leave it out here")
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "arguments have their Python names (max_model_len)"
@@ -40,7 +40,7 @@ def _argument(name: str) -> str:
 
 
 ArgumentName = Annotated[str, AfterValidator(_argument)]
-"""An argument of vLLM's engine that no other field of the entry decides."""
+"""An argument of vLLM's engine that no other field of the entry sets."""
 
 
 class Spec(BaseModel):
@@ -50,20 +50,22 @@ class Spec(BaseModel):
 
 
 class Ray(Spec):
-    """Replicas of an engine on a Ray cluster, as many as the load asks for."""
+    """Replicas of an engine on a Ray cluster, scaled with the load."""
 
-    min_replicas: int = Field(default=1, ge=1, le=1000, description="That run at all times.")
-    max_replicas: int = Field(default=1, ge=1, le=1000, description="That run under load.")
+    min_replicas: int = Field(default=1, ge=1, le=1000, description="Replicas at all times.")
+    max_replicas: int = Field(default=1, ge=1, le=1000, description="Replicas under load.")
     target_ongoing_requests: float = Field(
-        default=16.0, gt=0, description="Requests for each replica that the number of replicas is chosen for."
+        default=16.0, gt=0, description="Requests for each replica; the number of replicas is scaled to it."
     )
-    upscale_delay_seconds: float = Field(default=30.0, ge=0, description="Load lasts for it before a replica is added.")
+    upscale_delay_seconds: float = Field(
+        default=30.0, ge=0, description="How long load must stay high before a replica is added."
+    )
     downscale_delay_seconds: float = Field(
-        default=600.0, ge=0, description="Load is less for it before a replica is taken away."
+        default=600.0, ge=0, description="How long load must stay low before a replica is removed."
     )
-    num_cpus: float = Field(default=1.0, ge=0, description="Processor cores set aside for a replica.")
+    num_cpus: float = Field(default=1.0, ge=0, description="Processor cores reserved for a replica.")
     num_gpus: float = Field(
-        default=0.0, ge=0, description="GPUs set aside for a replica; on one node, as many as tensor_parallel_size."
+        default=0.0, ge=0, description="GPUs reserved for a replica; on one node, as many as tensor_parallel_size."
     )
     resources: dict[str, float] = Field(default_factory=dict, description="Further resources of the cluster's own.")
     bundles: tuple[dict[str, float], ...] = Field(
@@ -75,7 +77,7 @@ class Ray(Spec):
         default="PACK", description="How Ray places the bundles."
     )
     drain_seconds: float = Field(
-        default=30.0, ge=0, description="How long the requests of a replica may finish that is taken away or replaced."
+        default=30.0, ge=0, description="Time for the requests of a replica that is removed or replaced to finish."
     )
 
     @model_validator(mode="after")
@@ -86,12 +88,12 @@ class Ray(Spec):
 
 
 class Engine(Spec):
-    """What every engine has."""
+    """The fields of every engine."""
 
     max_running: int = Field(default=64, ge=1, description="Requests that the engine works on at once.")
     max_queued: int = Field(default=256, ge=0, description="Requests that may wait; more are refused as overloaded.")
     max_per_tenant: int | None = Field(
-        default=None, ge=1, description="Requests of one tenant that run or wait; None: as many as the engine takes."
+        default=None, ge=1, description="Requests of one tenant that run or wait; None: as many as the engine accepts."
     )
     ray: Ray | None = Field(
         default=None,
@@ -153,20 +155,23 @@ class Adapter(Spec):
         description="A folder, an https:// folder with SHA256SUMS, an MLflow model (models:/NAME/VERSION) or object "
         "storage (s3://, gs://, az://).",
     )
-    sha256: Sha256 = Field(default="", description="Of its weights; empty: taken from its metadata.json.")
+    sha256: Sha256 = Field(default="", description="Of its weights; empty: that of its metadata.json.")
 
 
 class Adapters(Spec):
-    """LoRA adapters of a base model. Present: the engine takes them, from here and through LoadAdapter."""
+    """LoRA adapters of a base model. Present: the engine loads them, from here and through LoadAdapter."""
 
     max_loaded: int = Field(
-        default=8, ge=1, le=256, description="In the engine at once; of more, the least recently used is taken out."
+        default=8, ge=1, le=256, description="In the engine at once; of more, the least recently used is unloaded."
     )
     max_known: int = Field(
-        default=256, ge=1, le=10_000, description="That may be loaded through LoadAdapter and are kept on disk."
+        default=256,
+        ge=1,
+        le=10_000,
+        description="Adapters that may be loaded through LoadAdapter and are kept on disk.",
     )
-    max_rank: LoraRank = Field(default=16, description="Highest rank of an adapter; memory is set aside for it.")
-    serve: tuple[Adapter, ...] = Field(default=(), description="Those that every replica serves from its start.")
+    max_rank: LoraRank = Field(default=16, description="Highest rank of an adapter; memory is reserved for it.")
+    serve: tuple[Adapter, ...] = Field(default=(), description="Adapters that every replica serves from its start.")
 
 
 class Vllm(Engine):
@@ -186,22 +191,22 @@ class Vllm(Engine):
         "tensor_parallel_size, speculative_config, and every other.",
     )
     max_running: int = Field(
-        default=256, ge=1, description="Requests that are given to vLLM at once; it batches them as its memory allows."
+        default=256, ge=1, description="Requests that vLLM gets at once; it batches them as its memory allows."
     )
     max_queued: int = Field(default=1024, ge=0, description="Requests that may wait; more are refused as overloaded.")
-    adapters: Adapters | None = Field(default=None, description="LoRA adapters; None: the engine takes none.")
+    adapters: Adapters | None = Field(default=None, description="LoRA adapters; None: the engine loads none.")
     tool_parser: str | None = Field(
-        default=None, description="How the model writes tool calls, by vLLM's name (hermes, llama3_json, mistral, …)."
+        default=None, description="vLLM's parser of the model's tool calls, by name (hermes, llama3_json, mistral, …)."
     )
     chat_template: str | None = Field(
         default=None,
-        description="Jinja template of conversations; None: the one that came with the model, or a plain form and a "
-        "warning where none did.",
+        description="Jinja template of conversations; None: the model's own, or a plain form and a warning where it "
+        "has none.",
     )
     prefix_cache: Literal["tenant", "shared"] = Field(
         default="tenant",
-        description="Who shares computed prompt beginnings. Shared saves more, and lets a tenant learn from the time "
-        "to the first token what others have asked.",
+        description="Whether tenants share computed prompt prefixes. Shared saves more, but lets a tenant infer from "
+        "the time to the first token what others have asked.",
     )
     start_timeout_seconds: float = Field(
         default=1800.0, gt=0, description="For vLLM to load the weights and answer once; the download is not counted."
@@ -221,4 +226,4 @@ class Vllm(Engine):
 AnyEngine = Annotated[Extractive | MiniLM | Fake | Vllm, Field(discriminator="type")]
 
 TYPES = ("extractive", "minilm", "fake", "vllm")
-"""Names of the union's branches, which pydantic puts into the path of an error and a document does not."""
+"""Names of the union's branches, which are in the path of a pydantic error and not in the document."""

@@ -1,7 +1,7 @@
-"""English words that retrieval and the extractive engine must read alike: function words and irregular forms.
+"""English words that retrieval and the extractive engine share: function words and irregular forms.
 
-The retriever decides by them whether the passages hold what was asked, the engine which sentence says it. Where the
-two differ, a question whose passage was found is refused.
+The retriever decides with them whether the passages answer a question, the engine which sentence does. If the two
+differed, a question whose passage was found would be refused.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-# Words that ask, join, oblige or stand for others, and name nothing.
+# Question words, conjunctions, modal verbs and pronouns: words that name nothing.
 FUNCTION_WORDS = frozenset(
     """
     a about after all also am an and any are as at be been before being both but by can cannot could did do does doing
@@ -22,14 +22,14 @@ FUNCTION_WORDS = frozenset(
     """.split()  # noqa: SIM905  # a list of words reads as a text
 )
 
-# Words that name something elsewhere and only ask here.
+# Phrases of a question whose words name something elsewhere.
 QUESTION_PHRASES = re.compile(
     r"(?<!\w)(how (long|far|often|old|soon|big|large|fast)|what (kind|sort|type)s? of|what time|(could|can) you"
     r"|according to the (documents?|text|context)|in the (documents?|text|context))(?!\w)",
     re.IGNORECASE,
 )
 
-# Forms that no rule of English gives. Left out are those that are mostly another word: left, found, saw, felt, lay.
+# Forms that no rule yields, without those that are mostly another word: left, found, saw, felt, lay.
 _IRREGULAR = """
 begin began begun|bite bit bitten|bleed bled|blow blew blown|break broke broken|breed bred|bring brought|build built
 burn burnt|buy bought|catch caught|child children|choose chose chosen|come came|creep crept|deal dealt|dig dug
@@ -46,9 +46,9 @@ win won|withdraw withdrew withdrawn|woman women|write wrote written
 
 
 def irregular_forms(stem: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """By stem: the stems of all forms of its word, the base first. Stems without irregular forms are left out.
+    """By stem: the stems of all forms of its word, the base first. Without stems that have no irregular forms.
 
-    stem: the stemmer whose stems are compared; it is given lower-case words.
+    stem: the stemmer whose stems are compared; called with lower-case words.
     """
     found: dict[str, tuple[str, ...]] = {}
     for group in _IRREGULAR.replace("\n", "|").split("|"):

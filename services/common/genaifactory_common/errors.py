@@ -1,24 +1,24 @@
 """One exception tree and one table: our reason <-> gRPC status and ErrorInfo <-> HTTP status and OpenAI error type.
 
 FactoryError
-├── InvalidArgument      the request is wrong; `field` names where
-│   ├── TooLarge         it is right but too big
+├── InvalidArgument      the request is invalid; `field` is the path of the fault
+│   ├── TooLarge         it is valid but too large
 │   └── ContextTooLong   the prompt does not fit the model's context
 ├── Unauthenticated      no identity, or a wrong one
 ├── PermissionDenied     an identity that may not do this
 ├── NotFound             what the request names does not exist
-├── Conflict             it does not fit the present state
+├── Conflict             it conflicts with the present state
 ├── ContentBlocked       a guardrail refused the content
 ├── RateLimited          a limit of the caller is used up; `retry_after_seconds`
 ├── Overloaded           the service is full; `retry_after_seconds`
 ├── Unavailable          the service cannot answer now
-│   ├── Unreachable      none of its replicas could be reached for as long as the caller waits for one
-│   ├── UpstreamFailed   a model backend cannot
+│   ├── Unreachable      none of its replicas could be reached while the caller waited
+│   ├── UpstreamFailed   no model backend could answer
 │   └── OutOfSpace       its disk is full; `retry_after_seconds`
 ├── DeadlineExceeded     it took longer than allowed
-├── Cancelled            the caller went away
-├── Unimplemented        this deployment cannot do it
-└── Internal             our own mistake; the message never carries details
+├── Cancelled            the caller cancelled the call
+├── Unimplemented        this deployment does not support it
+└── Internal             a fault of the platform; the message never carries details
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from grpc_status import rpc_status
 logger = logging.getLogger(__name__)
 
 DOMAIN = "genaifactory.dev"
-# A status travels in HTTP/2 headers, of which a client takes 8 KiB; the message is in it three times, encoded.
+# A status is sent in HTTP/2 headers, of which clients accept 8 KiB; it holds the message three times, encoded.
 _MAX_MESSAGE_BYTES = 1000
 _MAX_FIELD_BYTES = 250
 
@@ -70,9 +70,9 @@ class Reason(StrEnum):
 class FactoryError(Exception):
     """The root of all errors that a caller may see.
 
-    message: one sentence for the caller: what is wrong and what would be right. Never a secret.
-    field: the path of the request's or document's bad field ("messages[2].content"), if it is about one.
-    retry_after_seconds: when a retry makes sense, if one does.
+    message: one sentence for the caller: what is wrong and what is expected. Never a secret.
+    field: the path of the request's or document's bad field ("messages[2].content"), if there is one.
+    retry_after_seconds: the time after which a retry may help, if it may.
     """
 
     reason: ClassVar[Reason] = Reason.INTERNAL
@@ -107,13 +107,13 @@ def _rebuild(
 
 
 class InvalidArgument(FactoryError):
-    """The request is wrong; `field` names where."""
+    """The request is invalid; `field` is the path of the fault."""
 
     reason = Reason.INVALID_ARGUMENT
 
 
 class TooLarge(InvalidArgument):
-    """The request is right but bigger than the platform takes."""
+    """The request is valid but larger than the platform accepts."""
 
     reason = Reason.TOO_LARGE
 
@@ -143,7 +143,7 @@ class NotFound(FactoryError):
 
 
 class Conflict(FactoryError):
-    """The request does not fit the present state."""
+    """The request conflicts with the present state."""
 
     reason = Reason.CONFLICT
 
@@ -179,14 +179,14 @@ class UpstreamFailed(Unavailable):
 
 
 class Unreachable(Unavailable):
-    """None of the service's replicas could be reached; raised by the caller's own channel, after waiting for one."""
+    """None of the service's replicas could be reached; raised by the caller's own channel, after a wait."""
 
 
 class OutOfSpace(Unavailable):
-    """What the call would have stored finds no room on the service's disk; nothing of it was accepted.
+    """The service's disk has no room for what the call would store; nothing of it was accepted.
 
-    503 and not 507, which is WebDAV's: clients and proxies know that 503 with Retry-After is worth another try, and
-    another replica has a disk of its own.
+    503 and not WebDAV's 507: clients and proxies retry a 503 with Retry-After, and another replica has a disk of its
+    own.
     """
 
     reason = Reason.OUT_OF_SPACE
@@ -199,24 +199,24 @@ class DeadlineExceeded(FactoryError):
 
 
 class Cancelled(FactoryError):
-    """The caller went away."""
+    """The caller cancelled the call."""
 
     reason = Reason.CANCELLED
 
 
 class Unimplemented(FactoryError):
-    """This deployment cannot do it."""
+    """This deployment does not support it."""
 
     reason = Reason.UNIMPLEMENTED
 
 
 class Internal(FactoryError):
-    """Our own mistake. The message says nothing of the inside; the log does."""
+    """A fault of the platform. The message holds no details; the log does."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How one reason looks on each wire."""
+    """The error class, gRPC status, HTTP status and OpenAI error type of one reason."""
 
     error: type[FactoryError]
     grpc_status: grpc.StatusCode
@@ -247,14 +247,14 @@ TABLE: dict[Reason, Status] = {
     Reason.INTERNAL: Status(Internal, grpc.StatusCode.INTERNAL, 500, "internal_error"),
 }
 
-# A bare status of a library or a proxy carries no ErrorInfo: the first reason with that status stands for it.
+# A bare status of a library or a proxy carries no ErrorInfo: it gets the first reason with that status.
 _BY_GRPC_STATUS: dict[grpc.StatusCode, Reason] = {}
 for _reason, _mapping in TABLE.items():
     _BY_GRPC_STATUS.setdefault(_mapping.grpc_status, _reason)
 _BY_GRPC_STATUS[grpc.StatusCode.RESOURCE_EXHAUSTED] = Reason.OVERLOADED
 _BY_GRPC_STATUS[grpc.StatusCode.OUT_OF_RANGE] = Reason.CONTEXT_TOO_LONG
 _BY_GRPC_STATUS[grpc.StatusCode.FAILED_PRECONDITION] = Reason.CONFLICT
-# Our own cancelling raises CancelledError: with this status the peer ended the call, as a draining server does.
+# A cancellation on our side raises CancelledError: with this status the peer ended the call, as a draining server does.
 _BY_GRPC_STATUS[grpc.StatusCode.CANCELLED] = Reason.UNAVAILABLE
 
 
@@ -286,7 +286,7 @@ def to_status(error: FactoryError) -> grpc.Status:
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> FactoryError:
-    """Our exception for a failed call; from the details if a service of ours wrote them, from the status if not."""
+    """The exception of a failed call: from the details if a service of the platform set them, else from the status."""
     message = error.details() or error.code().name
     status = _status_details(error)
     reason: Reason | None = None
@@ -306,9 +306,9 @@ def from_rpc(error: grpc.aio.AioRpcError) -> FactoryError:
             retry_after_seconds = retry.retry_delay.ToMilliseconds() / 1000
     if reason is None:
         reason = _BY_GRPC_STATUS.get(error.code(), Reason.INTERNAL)
-        # Of a library, not of a service of ours: it may name sockets and hosts, which are for the log.
+        # A library's message may name sockets and hosts: it is for the log alone.
         logger.warning("a call failed with %s: %s", error.code().name, message)
-        message = _BARE_MESSAGES.get(reason, "A service of the platform failed; its log says why.")
+        message = _BARE_MESSAGES.get(reason, "A service of the platform failed; its log has the reason.")
     return TABLE[reason].error(message, field=field, reason=reason, retry_after_seconds=retry_after_seconds)
 
 
@@ -317,7 +317,7 @@ def _status_details(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
         if key == "grpc-status-details-bin":
             try:
                 return status_pb2.Status.FromString(value if isinstance(value, bytes) else value.encode("latin-1"))
-            except DecodeError:  # a proxy's garbage must not hide the status itself
+            except DecodeError:  # malformed details must not hide the status itself
                 return None
     return None
 
@@ -339,7 +339,7 @@ def http_status(error: FactoryError) -> int:
 
 
 def openai_body(error: FactoryError) -> dict[str, dict[str, str | None]]:
-    """The JSON body that OpenAI's clients understand."""
+    """The error as the JSON body of OpenAI's API."""
     return {
         "error": {
             "message": error.message,

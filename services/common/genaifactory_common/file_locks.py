@@ -1,4 +1,4 @@
-"""Locks that processes share by a file; the kernel releases one when its holder ends, however that ends."""
+"""Locks that processes share through a file; the kernel releases one when its holder ends, in any way."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from pathlib import Path
 from filelock import FileLock
 
 _AS_UMASK = -1
-"""filelock's word for no mode of its own."""
+"""filelock's value for the default mode."""
 
 
 def file_lock(path: Path, *, mode: int = _AS_UMASK) -> FileLock:
-    """A lock that is not held yet; `acquire` raises filelock.Timeout, and OSError when the file cannot be made.
+    """A lock that is not held yet; `acquire` raises filelock.Timeout, and OSError when the file cannot be created.
 
-    mode: of a file that is made. The file stays, empty. Held by one object at a time, also
-    within a process; any thread may release it.
+    mode: of a new file. The file stays, empty. One object holds the lock at a time, also within a process; any thread
+    may release it.
     """
-    # Without flock, filelock would take the file's existence for the lock, which a killed holder leaves behind.
+    # Without flock, filelock would lock by the file's existence, and a killed holder would leave the lock behind.
     return FileLock(path, mode=mode, thread_local=False, fallback_to_soft=False)
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds the lock now. Raises OSError: FileNotFoundError when nobody ever did.
+    """Whether the lock is held now. Raises OSError: FileNotFoundError when it never was.
 
-    With a shared lock, which filelock does not have for the same file: several that look at once do not take each
-    other for the holder.
+    Tries a shared lock, which filelock does not offer: concurrent calls do not mistake each other for the holder.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:

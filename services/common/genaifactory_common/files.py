@@ -1,4 +1,4 @@
-"""Files: those that others replace while a service follows them, and those that are written whole or not at all."""
+"""Files that others replace while a service follows them, and files that are written atomically."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import BinaryIO
 Fingerprint = tuple[int, int, int]
 
 UNFINISHED = ".*.new"
-"""Pattern of the files that a process which died while it wrote may leave beside what it wrote."""
+"""Pattern of the temporary files that a process which died while writing may leave."""
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
-    """Another one after the file was replaced or written; None while there is none that can be looked at.
+    """Changes whenever the file is replaced or written; None if it cannot be read.
 
-    A mounted ConfigMap or Secret changes by a symlink, an editor's file by a rename: it follows the one, and has the
-    inode for the other.
+    A mounted ConfigMap or Secret is replaced through a symlink, which is followed, an editor's file by a rename, which
+    changes the inode.
     """
     try:
         found = os.stat(path)
@@ -32,7 +32,7 @@ def fingerprint(path: Path) -> Fingerprint | None:
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replaces a file, or what a link at `path` leads to: whole or not at all, also after a loss of power.
+    """Replaces a file, or the target of a link at `path`: whole or not at all, also after a loss of power.
 
     Blocks. Raises OSError that names `path`.
     """
@@ -42,11 +42,11 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 @contextmanager
 def output(path: Path) -> Iterator[BinaryIO]:
-    """A file to write what a person asked for to `path`; what the path leads to decides how. Blocks.
+    """Opens `path` for output that a person asked for. Blocks.
 
-    A file, or a link to one, is replaced as by `write`, and is its owner's alone: the link stays, and if the block
-    fails so does the former content. A device, a pipe, or a file that this process has open for writing already (its
-    standard output in /dev/stdout) is written where it stands. Raises OSError that names `path`.
+    A file, or a link to one, is replaced as by `write`, with mode 0600: the link stays, and so does the former content
+    if the block fails. A device, a pipe, or a file that this process has open for writing already (its standard output
+    in /dev/stdout) is written in place. Raises OSError that names `path`.
     """
     descriptor = _written_in_place(path)
     with _replaced(path, 0o600) if descriptor is None else open(descriptor, "wb") as file:
@@ -82,7 +82,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _written_in_place(path: Path) -> int | None:
-    """A descriptor of what keeps its place; None for a file that is replaced, or that is not there yet."""
+    """A descriptor of what is written in place; None for a file that is replaced, or that does not exist yet."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def _written_in_place(path: Path) -> int | None:
 def _open_already(descriptor: int) -> int | None:
     """A copy of another descriptor of this process that writes to the same file; None if there is none.
 
-    Its position, or that it appends, is decided by whoever opened it: the shell, for `> file` and `>> file`.
+    It keeps the position, or the appending, with which it was opened: by the shell, for `> file` and `>> file`.
     """
     own = os.fstat(descriptor)
     for name in os.listdir("/proc/self/fd"):

@@ -19,12 +19,12 @@ Value = TypeVar("Value")
 
 
 class Followed(Generic[Value]):
-    """The last good value of a text that changes."""
+    """The last valid value of a text that changes."""
 
     def __init__(self, name: str, read: Callable[[], str], parse: Callable[[str], Value]) -> None:
-        """name: for the log. read: blocks; the text as it is now. parse: the value of a text.
+        """name: for the log. read: returns the present text; blocks. parse: returns the value of a text.
 
-        Both raise InvalidArgument; so does this, when there is no good value to begin with.
+        Both raise InvalidArgument; so does this when the first text is invalid.
         """
         self._name = name
         self._read = read
@@ -36,13 +36,13 @@ class Followed(Generic[Value]):
         self.current: Value = parse(self._text)
 
     async def watch(self, *, interval_seconds: float = _INTERVAL_SECONDS) -> None:
-        """Looks again and again, forever."""
+        """Reads the text again and again, forever."""
         while True:
             await asyncio.sleep(interval_seconds)
             await self.look()
 
     async def look(self) -> None:
-        """Looks now, unless somebody looked a moment ago. A text that is no good is logged, once; the last good value
+        """Reads the text, unless that was done a moment ago. An invalid text is logged, once; the last valid value
         stays.
         """
         async with self._looking:
@@ -70,7 +70,7 @@ class Fixed(Followed[Value]):
         self.current = value
 
     async def watch(self, *, interval_seconds: float = _INTERVAL_SECONDS) -> None:
-        """Returns: there is nothing to look for."""
+        """Returns at once."""
 
     async def look(self) -> None:
-        """Returns: there is nothing to look for."""
+        """Returns at once."""

@@ -1,6 +1,6 @@
-"""The kinds of document that the platform reads: their media types, the endings of their files, and their bounds.
+"""The kinds of documents that the platform reads: media types, file name endings, and bounds.
 
-The retriever parses them and the command line chooses files by them.
+The retriever parses them; the command line selects files by them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ bash c cc cfg cpp cs cxx dart go graphql h hpp hs ini java js jsx kt lua mjs php
 swift tf ts tsx
 """
 SOURCE = frozenset(("text/x-source", "application/json", "application/sql", "application/toml", "application/yaml"))
-"""Source code and configuration, read as it is."""
+"""Source code and configuration, read without conversion."""
 
 BY_ENDING: Mapping[str, str] = MappingProxyType(
     {
@@ -58,14 +58,14 @@ BY_ENDING: Mapping[str, str] = MappingProxyType(
 MEDIA_TYPES = tuple(sorted(set(BY_ENDING.values())))
 
 MAX_DOCUMENT_BYTES = 32 << 20
-"""Of one file, unless the retriever's settings say otherwise."""
+"""Of one file, unless the retriever's settings set another bound."""
 MAX_ID_CHARACTERS = 512
 """Of a document's id."""
 MAX_SOURCE_CHARACTERS = 1024
-"""Of what a document was read from."""
+"""Of a document's source."""
 
 
 def uri(document_id: str) -> str:
-    """A path as a relative URL: as it is, but for what would begin a query, fragment, escape, scheme or host."""
+    """A path as a relative URL; escapes only what would begin a query, fragment, escape, scheme or host."""
     path = document_id.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
     return f"./{path}" if ":" in path.partition("/")[0] or path.startswith("\\") else path

@@ -1,4 +1,4 @@
-"""Requests whose bytes are no message: our error for them, where gRPC itself answers UNKNOWN with a class's name."""
+"""InvalidArgument for requests whose bytes are no message, where gRPC itself returns UNKNOWN with a class's name."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from google.protobuf.message import DecodeError
 from genaifactory_common import errors
 from genaifactory_common.errors import InvalidArgument
 
-_GARBAGE = object()
+_MALFORMED = object()
 
 
 def tolerant(deserializer: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Returns a deserializer that raises nothing for bytes that are no message, so that `checked` can."""
+    """A deserializer that does not raise for bytes that are no message; `checked` does."""
 
     def read(data: bytes) -> Any:
         try:
             return deserializer(data)
         except DecodeError:
-            return _GARBAGE
+            return _MALFORMED
 
     return read
 
 
 def checked(request: Any, method: str) -> Any:
-    """The request; of a stream, one that checks each of its messages. Raises InvalidArgument for garbage."""
-    if request is _GARBAGE:
+    """The request, or a stream that checks each message. Raises InvalidArgument for bytes that are no message."""
+    if request is _MALFORMED:
         raise InvalidArgument(
             f"The request of {method.lstrip('/')} is no protobuf message of its type; "
             "write it with code generated from the platform's .proto files."
@@ -43,7 +43,7 @@ async def _checked_each(requests: AsyncIterator[Any], method: str) -> AsyncItera
 
 
 def refusing(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of a library (health), which answers garbage with our error and all else as before."""
+    """A library's handler (health) that returns InvalidArgument for bytes that are no message."""
     behaviour: Callable[..., Awaitable[Any]] = handler.unary_stream or handler.unary_unary  # type: ignore[assignment]
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Who a call is for: the caller of the request in hand, and the right to call other services for it."""
+"""The caller of the current request, and the right to call other services on its behalf."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Caller:
 
     tenant: str
     principal: str
-    """Who asked, within the tenant: the API key's id, or the OIDC subject."""
+    """The caller within the tenant: the API key's id, or the OIDC subject."""
     key_id: str
     role: str
     permissions: tuple[str, ...] = ()
@@ -29,17 +29,17 @@ class Caller:
 
 
 def require_any(needed: Collection[str], role: str, permissions: Collection[str]) -> None:
-    """Raises PermissionDenied unless the permissions, which are the role's, hold one of those needed."""
+    """Raises PermissionDenied unless the role's permissions include one of those needed."""
     if not any(permission in permissions for permission in needed):
         names = " or ".join(f"'{permission}'" for permission in sorted(needed))
         raise PermissionDenied(f"The role '{role}' has no permission {names}.")
 
 
 class Passes(Protocol):
-    """The right to call other services for a caller."""
+    """The right to call other services on behalf of a caller."""
 
     def metadata(self, method: str, within_seconds: float) -> Iterable[tuple[str, str]]:
-        """What a call of "/package.Service/Method" has to show, for a call that may take so long."""
+        """The tokens, as metadata, for a call of "/package.Service/Method" that may last so long."""
 
 
 _caller: ContextVar[Caller | None] = ContextVar("genaifactory_caller", default=None)
@@ -48,7 +48,7 @@ _request_id: ContextVar[str] = ContextVar("genaifactory_request_id", default="")
 
 
 def current() -> Caller:
-    """The caller of the request in hand. Raises Unauthenticated outside of one."""
+    """The caller of the current request. Raises Unauthenticated outside of one."""
     caller = _caller.get()
     if caller is None:
         raise Unauthenticated("The call carries no caller context.")
@@ -56,24 +56,24 @@ def current() -> Caller:
 
 
 def passes() -> Passes | None:
-    """What calls for the request in hand show to other services; None outside of one."""
+    """The right to call other services for the current request; None outside of one."""
     return _passes.get()
 
 
 def request_id() -> str:
-    """Of the request in hand; empty outside of one. It names the request in traces, and is no authority."""
+    """The current request's id; empty outside of one. It names the request in traces, and grants nothing."""
     return _request_id.get()
 
 
 def set_current(caller: Caller, passes: Passes, request_id: str) -> None:
-    """Makes `caller` the identity of the running task and of what it starts."""
+    """Sets the identity of the running task and of the tasks that it starts."""
     _caller.set(caller)
     _passes.set(passes)
     _request_id.set(request_id)
 
 
 def forget() -> None:
-    """Makes the running task nobody's."""
+    """Removes the identity of the running task."""
     _caller.set(None)
     _passes.set(None)
     _request_id.set("")

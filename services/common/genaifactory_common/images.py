@@ -1,8 +1,8 @@
-"""Images in messages: their bounds, what their bytes are, what they cost, and what records keep of them.
+"""Images in messages: bounds, formats, estimated tokens, and their form in records.
 
-One rule for every service that reads them off the wire. Only headers are read: an image is decoded by the model that
-sees it, never here. The platform fetches nothing for a client: an address in a request could name what only the
-platform reaches (server-side request forgery, CWE-918), so the bytes come with the request.
+The rules of every service that receives them. Only headers are read: the model decodes an image, the platform never
+does. The platform fetches nothing for a client: an address in a request could name what only the platform reaches
+(server-side request forgery, CWE-918), so the bytes come with the request.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ MAX_IMAGES = 16
 """In the messages of one request."""
 MAX_IMAGE_BYTES = 4 << 20
 MAX_TOTAL_BYTES = 8 << 20
-"""Of all images of a request. As base64 they fit the largest body that a gateway can be set to take (12 MiB), with
+"""Of all images of a request. As base64 they fit the largest body that a gateway can be set to accept (12 MiB), with
 room for text, and that fits a gRPC message (16 MiB)."""
 MAX_SIDE_PIXELS = 8192
 MAX_PIXELS = 4096 * 4096
-"""A model decodes them to 50 MB."""
+"""Decoded, that is 50 MB."""
 
 _TYPES = "image/png, image/jpeg, image/webp or image/gif"
 _DATA_URL = re.compile(r"data:([a-z]+/[a-z0-9.+-]+);base64,", re.IGNORECASE)
-# More would be a file that is made to cost: cameras write some tens before the frame.
+# Against files made to consume CPU: cameras write some tens of segments before the frame.
 _MAX_JPEG_SEGMENTS = 1024
-# Markers of JPEG (ITU-T T.81, table B.1): frames, and what has no length.
+# Markers of JPEG (ITU-T T.81, table B.1): frames, and those without a length.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE = frozenset((0x01, *range(0xD0, 0xD8)))
 _DATA_FOLLOWS = frozenset((0xD9, 0xDA))
@@ -40,7 +40,7 @@ _MIN_TOKENS, _MAX_TOKENS = 1445, 16384
 
 
 def from_data_url(url: str) -> types_pb2.Image:
-    """The image of a data URL (RFC 2397), whose bytes `check` has yet to see. Raises InvalidArgument, without a field.
+    """The image of a data URL (RFC 2397); `check` its bytes. Raises InvalidArgument, without a field.
 
     The message never repeats the URL, which may hold a secret.
     """
@@ -65,9 +65,9 @@ def data_url(image: types_pb2.Image) -> str:
 
 
 def check(messages: Sequence[types_pb2.Message], conversation_id: str = "") -> None:
-    """Raises InvalidArgument or TooLarge with the field for images that no model may get.
+    """Raises InvalidArgument or TooLarge with the field for images that are refused.
 
-    conversation_id: of the stored conversation that the messages belong to; it keeps no images, so it takes none.
+    conversation_id: of the stored conversation that the messages belong to; it stores no images, so it accepts none.
     """
     count = total = 0
     for i, message in enumerate(messages):
@@ -96,10 +96,10 @@ def first(messages: Iterable[types_pb2.Message]) -> str | None:
 
 
 def estimated_tokens(messages: Iterable[types_pb2.Message]) -> int:
-    """At most about how many tokens the checked images of messages take, for a reservation before the work.
+    """An upper estimate of the tokens of the checked images of messages, for a reservation before the work.
 
-    One for each 28 x 28 pixels, at most 16,384: Qwen2.5-VL at its default max_pixels, the most of the open models in
-    wide use. At least 1,445: the most by OpenAI's rule of tiles of 512 pixels (85 + 170 for each of 8).
+    One for each 28 x 28 pixels, at most 16,384: Qwen2.5-VL at its default max_pixels, the most among widely used open
+    models. At least 1,445: the most by OpenAI's rule of tiles of 512 pixels (85 + 170 for each of 8).
     https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct, https://platform.openai.com/docs/guides/images-vision
     """
     tokens = 0
@@ -112,14 +112,14 @@ def estimated_tokens(messages: Iterable[types_pb2.Message]) -> int:
 
 
 def without_bytes(message: types_pb2.Message) -> types_pb2.Message:
-    """The message with a digest in place of each image's bytes, for records; itself if it has no images."""
+    """The message with a digest instead of each image's bytes, for records; the same message if it has no images."""
     if not message.images:
         return message
     kept = types_pb2.Message()
     kept.CopyFrom(message)
     for image in kept.images:
         digest = types_pb2.ImageDigest(sha256=hashlib.sha256(image.data).hexdigest(), size_bytes=len(image.data))
-        image.digest.CopyFrom(digest)  # of a oneof: the bytes go
+        image.digest.CopyFrom(digest)  # in a oneof: replaces the bytes
     return kept
 
 
@@ -148,7 +148,7 @@ def _check_one(image: types_pb2.Image, message: types_pb2.Message, at: str) -> N
         )
     if len(image.data) > MAX_IMAGE_BYTES:
         raise TooLarge(
-            f"The image has {len(image.data)} bytes; at most {MAX_IMAGE_BYTES} are taken.", field=f"{at}.data"
+            f"The image has {len(image.data)} bytes; at most {MAX_IMAGE_BYTES} are accepted.", field=f"{at}.data"
         )
     try:
         media_type, width, height = _header(image.data)
@@ -156,26 +156,26 @@ def _check_one(image: types_pb2.Image, message: types_pb2.Message, at: str) -> N
         raise _no_image(at) from None
     if media_type != image.media_type:
         raise InvalidArgument(
-            f"The image is called {image.media_type}, but its bytes are {media_type or 'none of ' + _TYPES}.",
+            f"The image is declared as {image.media_type}, but its bytes are {media_type or 'none of ' + _TYPES}.",
             field=f"{at}.media_type",
         )
     if not (width and height):
         raise _no_image(at)
     if max(width, height) > MAX_SIDE_PIXELS or width * height > MAX_PIXELS:
         raise TooLarge(
-            f"The image has {width} x {height} pixels; at most {MAX_PIXELS} are taken, and {MAX_SIDE_PIXELS} a side. "
-            "Send it smaller: models scale large images down.",
+            f"The image has {width} x {height} pixels; at most {MAX_PIXELS} are accepted, {MAX_SIDE_PIXELS} a side. "
+            "Scale it down: models do that with large images anyway.",
             field=f"{at}.data",
         )
 
 
 def _no_image(at: str) -> InvalidArgument:
-    return InvalidArgument("The image's header is broken: it says no width and height.", field=f"{at}.data")
+    return InvalidArgument("The image's header is broken: it has no width and height.", field=f"{at}.data")
 
 
 def _header(data: bytes) -> tuple[str, int, int]:
-    """Media type by the file's signature, width and height in pixels; ("", 0, 0) for other files, 0 where a header
-    does not say. Raises IndexError where the file ends before its header does."""
+    """Media type by the file's signature, width and height in pixels; ("", 0, 0) for other files, 0 where a header has
+    no size. Raises IndexError where the file ends before its header does."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         sized = data[12:16] == b"IHDR"
         return "image/png", _number(data, 16, 4, "big") * sized, _number(data, 20, 4, "big")

@@ -1,4 +1,4 @@
-"""Metrics of the factory.yaml that a process follows: which is in force, since when, whether it is the file's."""
+"""Metrics of the factory.yaml that a process follows: which is in force, since when, and whether the file's is."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from prometheus_client import Gauge
 INFO = Gauge(
     "genaifactory_configuration_info", "1 for the factory.yaml in force, by the SHA-256 of its text.", ["digest"]
 )
-LOADED = Gauge("genaifactory_configuration_loaded_timestamp_seconds", "When the factory.yaml in force was taken over.")
+LOADED = Gauge("genaifactory_configuration_loaded_timestamp_seconds", "When the factory.yaml in force was loaded.")
 REFUSED = Gauge(
     "genaifactory_configuration_refused", "1 while the file holds a document that was refused, else 0. Alert on it."
 )
 
 
 def report(digest: str) -> None:
-    """The document of this digest is in force from now on, and it is the file's."""
+    """Reports that the document of this digest is in force now, and that the file holds it."""
     INFO.clear()
     INFO.labels(digest).set(1)
     LOADED.set_to_current_time()
@@ -22,5 +22,5 @@ def report(digest: str) -> None:
 
 
 def refused() -> None:
-    """The file holds another document than the one in force."""
+    """Reports that the file holds another document than the one in force."""
     REFUSED.set(1)

@@ -1,4 +1,4 @@
-"""What stands around every served call, in this order: deadline, caller, permission, trace, error mapping, metrics."""
+"""What is done for every served call, in this order: deadline, caller, permission, trace, error mapping, metrics."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 0.5
 _LONGEST_ID = 128
-# Answered to anybody who can connect: every client asks it before it calls.
+# Served to anyone who can connect: clients check health before they call.
 _HEALTH = "/grpc.health.v1."
-# For tools, which carry no caller.
+# For tools, which send no caller.
 _REFLECTION = "/grpc.reflection."
 
 
@@ -43,8 +43,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         """verifier: None where clients call with their own credentials (the gateway).
 
-        callers: URIs in the certificates that may call; empty: the server asks for no certificates. Who may call which
-        method is in its contract; one that does not say so is refused.
+        callers: URIs in the certificates that may call; empty: the server requires no certificates. A method whose
+        contract does not declare who may call it is refused.
         """
         self._telemetry = service_telemetry
         self._verifier = verifier
@@ -53,10 +53,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._running: set[asyncio.Timeout] = set()
         self._stopping = False
         self.last_call_at = -math.inf
-        """When the newest call came, on the loop's clock; calls of health and reflection do not count."""
+        """When the latest call arrived, on the loop's clock, without those of health and reflection."""
 
     def end_running(self) -> None:
-        """Ends every running call with Unavailable: the server stops, and another may answer."""
+        """Ends every running call with Unavailable: the server stops, and another replica can answer."""
         self._stopping = True
         now = asyncio.get_running_loop().time()
         for bound in self._running:
@@ -68,7 +68,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handler, except of health, which anybody may ask, and of reflection, which any caller may."""
+        """Wraps the handler, except those of health, open to anyone, and of reflection, open to any peer."""
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
@@ -123,7 +123,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                 await observed.fail(self._ended(error), context)
             finally:
                 if isinstance(messages, AsyncGenerator):
-                    await messages.aclose()  # what the handler holds is let go now, not when it is collected
+                    await messages.aclose()  # releases the handler's resources now, not at garbage collection
                 observed.end()
 
         return call
@@ -144,7 +144,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _bounded(self, seconds: float) -> AsyncIterator[None]:
-        """Raises TimeoutError after `seconds`, or when the server's stop cannot wait any longer."""
+        """Raises TimeoutError after `seconds`, or when `end_running` ends the call."""
         async with asyncio.timeout(seconds) as bound:
             self._running.add(bound)
             try:
@@ -158,7 +158,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         return error
 
     async def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> float:
-        """Sets deadline and caller for the call's task; returns the seconds it may take."""
+        """Sets deadline and caller for the call's task; returns the seconds until the deadline."""
         self.last_call_at = asyncio.get_running_loop().time()
         remaining = context.time_remaining()
         seconds = self._default_timeout_seconds if remaining is None else min(remaining, 7 * 86400.0)
@@ -186,7 +186,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         shown = context.auth_context().get("peer_uri", ())
         if self._callers.isdisjoint(shown):
             who = ", ".join(uri.decode("ascii", "replace") for uri in shown) or "A certificate without an identity"
-            logger.warning("%s, at %s, is none of the callers and was refused", who, context.peer())
+            logger.warning("%s, at %s, is not among the callers and was refused", who, context.peer())
             raise errors.PermissionDenied(f"{who} may not call this service.")
 
 
@@ -208,11 +208,11 @@ class _Observed:
             kind=SpanKind.SERVER,
             attributes={"rpc.system": "grpc", "rpc.service": rpc_service, "rpc.method": rpc_method},
         )
-        # grpc.aio serves each call in a task of its own, so the context needs no undoing.
+        # grpc.aio serves each call in a task of its own, so the context need not be reset.
         otel_context.attach(trace.set_span_in_context(self._span))
 
     async def fail(self, error: BaseException, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Translates an exception into the call's status. Always raises."""
+        """Aborts the call with the exception's status. Always raises."""
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._code = "CANCELLED"
             raise error
@@ -238,10 +238,10 @@ class _Observed:
 
 
 async def _drain(requests: Any) -> None:
-    """Takes what a client is still sending: grpc.aio loses the outcome of a call that ends amid its peer's write."""
+    """Reads what a client is still sending: grpc.aio loses the status of a call that ends during its peer's write."""
     if not isinstance(requests, AsyncIterator):
         return
-    with contextlib.suppress(Exception):  # whatever ends it, the call's own error is what the client is told
+    with contextlib.suppress(Exception):  # in any case the client gets the call's own error
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in requests:
                 pass

@@ -1,4 +1,4 @@
-"""Names that a caller gives, looked up in factory.yaml: what is unknown is an error that lists what is known."""
+"""Looks up names of a request in factory.yaml; the error of an unknown name lists the known ones."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ _SHOWN = 100
 def tenant(factory: specs.Factory, name: str) -> specs.Tenant:
     """The tenant of a signed caller.
 
-    Raises PermissionDenied when there is none of the name. It names no other: tenants do not see each other.
+    Raises PermissionDenied when there is none of the name, without the names of others: tenants do not see each other.
     """
     found = next((tenant for tenant in factory.tenants if tenant.name == name), None)
     if found is None:
         raise PermissionDenied(
-            f"factory.yaml has no tenant '{name[:_SHOWN]}': nobody could read what is stored for it.", field="tenant"
+            f"factory.yaml has no tenant '{name[:_SHOWN]}', so what is stored for it could not be read.", field="tenant"
         )
     return found
 
 
 def knowledge_bases(factory: specs.Factory, tenant_name: str) -> list[str]:
-    """Names of those that the tenant may use, in the order of factory.yaml."""
+    """Names of the knowledge bases that the tenant may use, in the order of factory.yaml."""
     return [base.name for base in factory.knowledge_bases if factory.knowledge_base(base.name, tenant_name)]
 
 
 def knowledge_base(
     factory: specs.Factory, tenant_name: str, name: str, *, field: str = "knowledge_base"
 ) -> specs.KnowledgeBase:
-    """The knowledge base of a caller's choice; of no name: the only one that the tenant may use.
+    """The knowledge base of this name; of no name: the only one that the tenant may use.
 
-    field: how the caller calls it. Raises InvalidArgument when no name is given and there are several, NotFound.
+    field: its name in the request. Raises InvalidArgument when no name is given and there are several, NotFound.
     """
     usable = knowledge_bases(factory, tenant_name)
     if not name and len(usable) > 1:

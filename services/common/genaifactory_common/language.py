@@ -1,4 +1,4 @@
-"""Tells Vietnamese from English, with or without diacritics: of a question of a few words, or of a text."""
+"""Detects Vietnamese, with or without diacritics, and English: in a question of a few words, or in a text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from genaifactory_common.english import FUNCTION_WORDS
 Language = Literal["vi", "en"]
 
 _WORD = re.compile(r"[^\W\d_]+")
-# Letters and tone marks that no other language in Latin letters uses together: ă đ ơ ư, hook above, dot below.
+# Letters and tone marks that no other language in Latin script combines: ă đ ơ ư, hook above, dot below.
 _VIETNAMESE = re.compile("[ăđơư\u0309\u0323]|[\u0302\u0306\u031b][\u0300\u0301\u0303]")
 _MARKS = re.compile("[\u0300\u0301\u0302\u0303\u0306\u0309\u031b\u0323]")
 _SYLLABLE = re.compile(r"(?:ngh?|nh|ch|gh|gi|kh|ph|qu|th|tr|[bcdghklmnprstvx])?[aeiouy]{1,3}(?:ch|n[gh]?|[cmpt])?")
-# Syllables as they are typed without diacritics. Some are English words too (hang, dong, mat), so one of them tells
+# Syllables as they are typed without diacritics. Some are English words too (hang, dong, mat), so one alone decides
 # nothing.
 _BARE_VIETNAMESE = frozenset(
     """
@@ -25,15 +25,15 @@ _BARE_VIETNAMESE = frozenset(
     tom tat huong dan moi nuoc minh chung hoac nen vi sao sau vay
     """.split()  # noqa: SIM905  # a list of words reads as a text
 )
-# Two syllables of which English has one or both.
+# Pairs of syllables of which one or both are also English words.
 _BARE_PAIR = re.compile(r"\b(?:la gi|the nao|o dau|cam on|thi sao|bao lau|ban hang|may in)\b")
-# An English sentence may hold a Vietnamese name, a Vietnamese one a product's English name.
+# The smallest shares: an English sentence may contain a Vietnamese name, a Vietnamese one an English product name.
 _LEAST_MARKED, _LEAST_BARE, _LEAST_ENGLISH = 0.12, 0.25, 0.08
 _SAMPLE_CHARACTERS = 4000
 
 
 def detect(text: str) -> Language | None:
-    """Of a text's beginning; None where nothing tells: a number, a lone name, another language."""
+    """The language of a text's beginning; None if undetected: a number, a lone name, another language."""
     composed = unicodedata.normalize("NFC", text[:_SAMPLE_CHARACTERS])
     written = _WORD.findall(composed)
     words = [word.lower() for word in written]
@@ -53,7 +53,7 @@ def detect(text: str) -> Language | None:
 
 
 def nearest(text: str) -> Language | None:
-    """As `detect`; of plain ASCII without ground English, since headings and key words have no function words."""
+    """As `detect`, but English for undetected ASCII: headings and key words have no function words."""
     found = detect(text)
     if found is None and text.isascii() and _WORD.search(text):
         return "en"
@@ -61,7 +61,7 @@ def nearest(text: str) -> Language | None:
 
 
 def of_reply(text: str) -> Language:
-    """The language in which to reply to a text; English where nothing tells."""
+    """The language in which to reply to a text; English where it cannot be detected."""
     return detect(text) or "en"
 
 
@@ -72,7 +72,7 @@ def _is_vietnamese(word: str) -> bool:
 
 
 def _may_be_vietnamese(word: str) -> bool:
-    """A syllable of Vietnamese form with one plain mark (là, có, khách), which French (où) and others have, too."""
+    """Whether it is a syllable of Vietnamese form with one mark that other languages have too (là, có; French où)."""
     if word.isascii() or _is_vietnamese(word):
         return False
     decomposed = unicodedata.normalize("NFD", word)

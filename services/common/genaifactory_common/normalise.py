@@ -1,7 +1,7 @@
-"""One form of text for all scanners: what looks like a digit or a letter becomes it, what cannot be seen goes away.
+"""The normal form of text for all scanners: lookalikes become digits or letters, invisible characters are removed.
 
 Zero-width characters, fullwidth and other styled characters, foreign digits, decomposed Vietnamese and stray
-combining marks must not hide anything. Every character of the result knows where it came from, so that a mask
+combining marks must not hide anything. Every character of the result has its offset in the original, so that a mask
 covers the original.
 """
 
@@ -16,18 +16,18 @@ IGNORABLE = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff"
 )
-"""Characters that are not drawn, as the inside of a character class."""
+"""Invisible characters, as the inside of a character class."""
 
 UNSPACED = "\u0e00-\u0e7f\u2e80-\u2fdf\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3"
-"""Characters of scripts that write no blanks: no entity holds one, so they part words as blanks do."""
+"""Characters of scripts without blanks: no entity holds one, so they separate words as blanks do."""
 
-_MAX_MARKS = 8  # on one character; more say nothing and are left out
+_MAX_MARKS = 8  # on one character; further ones are ignored
 _DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-")
 _QUOTES = {"‘": "'", "’": "'", "“": '"', "”": '"', "´": "'"}
 _BLANKS = dict.fromkeys("\t\u00a0\u2002\u2003\u2009\u202f", " ")
 _SINGLE = _DASHES | _QUOTES | {"…": "."}
 _TRANSLATED = str.maketrans(_SINGLE | _BLANKS)
-# Characters that stay as they are, with single blanks between them: nearly all text, which needs no work.
+# Characters that stay unchanged, with single blanks between them: nearly all text, which needs no work.
 _STABLE = re.compile(
     "[ \n]?(?:[!-~\u00a1-\u00a7\u00a9\u00ab\u00ac\u00ae\u00b0\u00b1\u00b6\u00b7\u00bb\u00bf-\u0131"
     "\u0134-\u013e\u0141-\u0148\u014a-\u017e\u0180-\u01c3\u1e00-\u1e99\u1ea0-\u1ef9\u2022\u2190-\u21ff\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff"
@@ -39,19 +39,19 @@ _NEWLINES = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
 
 @dataclass(frozen=True)
 class Normalised:
-    """A text in scanning form."""
+    """A text in normal form."""
 
     text: str
     offsets: Sequence[int]
     """For each character of `text`, and for its end, the offset in the original, in code points."""
 
     def original(self, start: int, end: int) -> tuple[int, int]:
-        """The original span that became text[start:end], with all that was left out inside it."""
+        """The original span of text[start:end], with all that was removed within it."""
         return self.offsets[start], self.offsets[end]
 
 
 def normalise(text: str) -> Normalised:
-    """The scanning form of a text. Runs of blanks become one; runs with a line break become one line break."""
+    """The normal form of a text. Runs of blanks become one; runs with a line break become one line break."""
     if _STABLE.fullmatch(text):
         return Normalised(text, range(len(text) + 1))
     translated = text.translate(_TRANSLATED)
@@ -81,7 +81,7 @@ def _continues(character: str) -> bool:
 
 
 def _plain(cluster: str) -> str:
-    """What one character with its marks becomes: nothing, itself, or a few characters."""
+    """The normal form of one character with its marks: nothing, itself, or a few characters."""
     base = cluster[0]
     if _IGNORED.match(base):
         return ""
@@ -95,5 +95,5 @@ def _plain(cluster: str) -> str:
     if digit is not None:
         return str(digit)
     composed = unicodedata.normalize("NFKC", cluster[: 1 + _MAX_MARKS])
-    # A mark that composes with nothing is decoration: "4̲1̲1̲1̲" reads as 4111.
+    # A mark that does not compose is decoration: "4̲1̲1̲1̲" becomes 4111.
     return "".join(c for c in composed if not _continues(c))

@@ -1,6 +1,6 @@
-"""Writes an ONNX model: the part of onnx.proto that a graph of ours needs, in protobuf's wire format.
+"""Writes an ONNX model: the part of onnx.proto that the platform's graphs need, in protobuf's wire format.
 
-The package onnx would do the same for 30 MB. Numbers of fields and types: onnx/onnx.proto of ONNX 1.18
+The package onnx would do the same with 30 MB. Numbers of fields and types: onnx/onnx.proto of ONNX 1.18
 (https://github.com/onnx/onnx); wire format: https://protobuf.dev/programming-guides/encoding.
 """
 
@@ -21,7 +21,7 @@ _ATTRIBUTE_INT = 2
 
 
 def tensor(name: str, value: NDArray[Any]) -> bytes:
-    """A constant (TensorProto). Raises KeyError for a type of number that no graph of ours has."""
+    """A constant (TensorProto). Raises KeyError for a dtype other than float32, uint8, int8 and int64."""
     value = np.ascontiguousarray(value)
     little = value.astype(value.dtype.newbyteorder("<"), copy=False)
     dims = b"".join(_int(1, size) for size in value.shape)
@@ -97,7 +97,7 @@ def _bytes(field: int, value: bytes) -> bytes:
 
 
 def _head(field: int, size: int) -> bytes:
-    """What stands before a value of so many bytes."""
+    """The tag and length before a value of so many bytes."""
     return _varint(field << 3 | 2) + _varint(size)
 
 

@@ -1,9 +1,9 @@
-"""What calls show for their caller: one token for each service that the called method leads to, in call metadata.
+"""Callers' tokens in call metadata: one for each service that the called method leads to.
 
     identity.set_current(caller, Issued(Fixed(signer)).of(caller), request_id)    # the gateway: signed when needed
-    identity.set_current(caller, Received(metadata), request_id)                 # a service: what came with its call
+    identity.set_current(caller, Received(metadata), request_id)                 # a service: received with its call
 
-The call's own token stands under CONTEXT, those that the called service may pass on under CONTEXT-package.service.
+The key of the call's own token is CONTEXT, of a token that the called service may pass on CONTEXT-package.service.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from genaifactory_common.tokens import LIFETIME_SECONDS, Signer
 CONTEXT = "x-genaifactory-context"
 REQUEST_ID = "x-genaifactory-request-id"
 LONGEST_SECONDS = 3720.0
-"""Of a token's life: a route's longest time, and as long as a token is used again."""
-# A token is signed for at least this much more than its request needs, and so serves those that follow.
+"""Longest lifetime of a token: a route's longest time, and the time for which a token is reused."""
+# A token is signed for at least this much longer than its request needs, so that later requests can reuse it.
 _REUSE_SECONDS = 60.0
 _ISSUED = 4096
 
@@ -30,20 +30,20 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class Issued:
-    """Signs tokens when a call needs them, and shows them again while they last."""
+    """Signs tokens when a call needs them, and reuses them while they are valid."""
 
     def __init__(self, signer: Followed[Signer], *, longest_seconds: float = LONGEST_SECONDS) -> None:
-        """longest_seconds: of a token's life, also for a request with a later deadline."""
+        """longest_seconds: longest lifetime of a token, also for a request with a later deadline."""
         self._signer = signer
         self._longest_seconds = longest_seconds
         self._issued: OrderedDict[tuple[identity.Caller, str, float], tuple[Signer, float, Metadata]] = OrderedDict()
 
     def of(self, caller: identity.Caller) -> identity.Passes:
-        """The right to call every service for `caller`."""
+        """The right to call every service on behalf of `caller`."""
         return _OfCaller(self, caller)
 
     def metadata(self, caller: identity.Caller, method: str, within_seconds: float) -> Metadata:
-        """For a call of "/package.Service/Method" that may take so long."""
+        """The tokens for a call of "/package.Service/Method" that may last so long."""
         minutes = math.ceil((within_seconds + _REUSE_SECONDS) / 60)
         lifetime = min(max(LIFETIME_SECONDS, minutes * 60.0), self._longest_seconds)
         signer, now = self._signer.current, time.time()
@@ -69,14 +69,14 @@ class _OfCaller:
 
 
 class Received:
-    """The tokens that came with a call, each to be shown to the service that it is for."""
+    """The tokens that came with a call, each to be sent to the service that it is for."""
 
     def __init__(self, by_key: Mapping[str, str]) -> None:
         """by_key: the call's metadata whose keys begin with CONTEXT."""
         self._by_key = by_key
 
     def metadata(self, method: str, within_seconds: float) -> Iterable[tuple[str, str]]:
-        """The tokens for the method and for what it leads to, those of them that came."""
+        """The tokens, of those that came, for the method and for what it leads to."""
         if (token := self._by_key.get(passed_on(rpcs.service(method)))) is not None:
             yield CONTEXT, token
         for service in rpcs.granted(method):
@@ -98,5 +98,5 @@ def _signed(signer: Signer, caller: identity.Caller, method: str, lifetime: floa
 
 @cache
 def passed_on(service: str) -> str:
-    """The key of a token that the called service shows to "package.Service"."""
+    """The key of a token that the called service sends to "package.Service"."""
     return f"{CONTEXT}-{service.lower()}"

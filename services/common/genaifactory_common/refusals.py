@@ -1,4 +1,4 @@
-"""The words with which the platform says that the documents do not hold the answer, unless a prompt has its own."""
+"""The refusals for questions that the documents do not answer, unless a prompt has its own."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ UNANSWERED: Mapping[Language, str] = MappingProxyType(
         "vi": "Tôi không biết. Các tài liệu không trả lời được câu hỏi này.",
     }
 )
-"""By language. The extractive engine says them, and the orchestrator knows them for a refusal."""
+"""By language. The extractive engine writes them, and the orchestrator recognises them."""

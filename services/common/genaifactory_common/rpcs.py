@@ -1,7 +1,7 @@
-"""What the protos say about each method: who may call it, what it calls, whether it may run twice.
+"""The declarations of each method in the protos: who may call it, what it calls, whether it may run twice.
 
     facts("/genaifactory.retriever.v1.RetrieverService/Search").permissions      # {"chat"}: any of them
-    granted("/genaifactory.gateway.v1.GatewayService/Chat")                      # what a chat may call, by service
+    granted("/genaifactory.gateway.v1.GatewayService/Chat")                      # the methods a chat calls, by service
 
 Methods are named as gRPC names them on the wire: "/package.Service/Method".
 """
@@ -32,7 +32,7 @@ _IDEMPOTENT = (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method declares. `permissions` is empty where any caller may, and where a service calls without one."""
+    """The declarations of a method. `permissions` is empty where any caller may call it, and with `peer`."""
 
     permissions: frozenset[str]
     """The caller's role must have at least one of them."""
@@ -46,19 +46,19 @@ class Facts:
     """Methods that it calls in the caller's name."""
 
     def require(self, role: str, permissions: Collection[str]) -> None:
-        """Raises PermissionDenied unless the permissions, which are the role's, are enough."""
+        """Raises PermissionDenied unless the role's permissions are enough."""
         if self.permissions:
             identity.require_any(self.permissions, role, permissions)
 
 
 @cache
 def facts(method: str) -> Facts:
-    """Of "/package.Service/Method". Raises PermissionDenied for a method that does not say who may call it."""
+    """Of "/package.Service/Method". Raises PermissionDenied for a method that does not declare who may call it."""
     found = _descriptor(method)
     options = MethodOptions() if found is None else found.GetOptions()
     declared = options.Extensions[options_pb2.rpc]
     if [bool(declared.any_of_permissions), declared.any_caller, declared.peer].count(True) != 1:
-        raise PermissionDenied(f"The method '{method}' does not say in its contract who may call it; nobody may.")
+        raise PermissionDenied(f"The contract of the method '{method}' does not declare who may call it.")
     return Facts(
         permissions=frozenset(declared.any_of_permissions),
         peer=declared.peer,
@@ -82,9 +82,9 @@ def idempotent() -> tuple[str, ...]:
 
 @cache
 def granted(method: str) -> Mapping[str, frozenset[str]]:
-    """What is called in the caller's name below `method`, directly and further down, by "package.Service".
+    """The methods that `method` leads to in the caller's name, directly and indirectly, by "package.Service".
 
-    The method itself is not in it. Raises PermissionDenied for a method that does not say who may call it.
+    Without the method itself. Raises PermissionDenied for a method that does not declare who may call it.
     """
     reached: dict[str, set[str]] = {}
     waiting = list(facts(method).calls)

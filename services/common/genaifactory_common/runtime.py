@@ -32,23 +32,24 @@ logger = logging.getLogger(__name__)
 AnySettings = TypeVar("AnySettings", bound=settings.Common)
 
 LIVENESS = "liveness"
-"""The health service that says whether the process still makes sense; "" says whether it can answer."""
+"""The health service for liveness; "" is the one for readiness."""
 SPACE_LOW = "space.low"
-"""The health service that does not serve while the service's disk is nearly full, or full."""
+"""The health service that is NOT_SERVING while the service's disk is nearly full, or full."""
 SPACE_FULL = "space.full"
-"""The health service that does not serve while the service's disk is so full that nothing new is accepted."""
+"""The health service that is NOT_SERVING while the service's disk is so full that nothing new is accepted."""
 
 _READINESS_INTERVAL_SECONDS = 1.0
-# What clients may take to hear that a server leaves, on a node whose CPUs are busy with what takes its place. Who still
-# calls has not heard yet, and gets as long again.
-_FAREWELL_SECONDS = 3.0
-_LAST_WORDS_SECONDS = 1.0
+# How long clients may need to react to the changed health, on a node whose CPUs are busy with the server's replacement.
+# Each further call starts the time again.
+_QUIET_SECONDS = 3.0
+# How long before the server's end the calls that still run are ended with an error that allows a retry.
+_ENDING_SECONDS = 1.0
 _PROBES = 16
 
 
 @dataclass(frozen=True)
 class ServiceApp:
-    """A wired service, ready to be run; what every `create_app` returns."""
+    """A service that is ready to run; every `create_app` returns one."""
 
     name: str
     telemetry: Telemetry
@@ -57,28 +58,28 @@ class ServiceApp:
     register: Callable[[grpc.aio.Server], None]
     """Adds its servicers to a server."""
     lifespan: Callable[[], AbstractAsyncContextManager[None]]
-    """Opens what the service owns before the first call, closes it after the last."""
+    """Opens the service's resources before the first call, and closes them after the last."""
     ready: Callable[[], bool] = lambda: True
-    """Whether it can answer now; asked once a second, and shown by grpc.health.v1 as the service ""."""
+    """Whether it can answer now; called once a second, and reported by grpc.health.v1 as the service ""."""
     alive: Callable[[], bool] = lambda: True
-    """False when only a new start can help; asked once a second, and shown as the service "liveness"."""
+    """False when only a restart can help; called once a second, and reported as the service "liveness"."""
     serves_while_opening: bool = False
-    """Whether calls, health among them, are answered while the lifespan still opens; `ready` says no until then."""
+    """Whether calls, health included, are answered while the lifespan still opens; until then it is not ready."""
     verifier: tokens.Verifier | None = None
-    """Checks caller contexts; None only at the gateway, whose clients bring credentials of their own."""
+    """Verifies callers' tokens; None only at the gateway, whose clients send credentials of their own."""
     factory: specs.Source | None = None
     """The factory.yaml that it follows; `main` watches it for changes."""
     space: Space | None = None
-    """Room for its data; looked at while it runs, and shown as the services "space.low" and "space.full"."""
+    """Room for its data; checked while it runs, and reported as the services "space.low" and "space.full"."""
     drain: Callable[[], Awaitable[object]] | None = None
-    """Drains a door of the service's own (the gateway's HTTP) while the gRPC server drains."""
+    """Drains a server of the service's own (the gateway's HTTP) while the gRPC server drains."""
 
 
 @asynccontextmanager
 async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIterator[str]:
-    """Serves the app inside the block; yields the address to connect to. Leaving drains it.
+    """Serves the app inside the block; yields the address to connect to. At the end of the block it is drained.
 
-    Raises OSError when the address cannot be bound, InvalidArgument when TLS is not set up as it must be.
+    Raises OSError when the address cannot be bound, InvalidArgument when the TLS settings are wrong.
     """
     interceptor = ServerInterceptor(
         app.telemetry,
@@ -124,12 +125,12 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
                         draining.create_task(_drain(app))
                         draining.create_task(_stop(server, interceptor, server_settings))
         finally:
-            await server.stop(None)  # what could not open, or was told to stop before it was open
+            await server.stop(None)  # where opening failed or was cancelled
 
 
 @asynccontextmanager
 async def _probed(reporter: health.aio.HealthServicer, server_settings: settings.Server) -> AsyncIterator[None]:
-    """Answers health, and nothing else, on a port of its own: the kubelet's probes speak no TLS."""
+    """Serves health, and nothing else, on a port of its own: the kubelet's probes do not support TLS."""
     if server_settings.health_address is None:
         yield
         return
@@ -170,33 +171,33 @@ async def _drain(app: ServiceApp) -> None:
 async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, server_settings: settings.Server) -> None:
     drain_seconds = server_settings.drain_seconds
     if not server_settings.address.startswith("unix:"):
-        # Clients that watch health leave now. gRPC cancels a call that reaches a server after it was told to stop.
-        drain_seconds -= await _farewell(interceptor, drain_seconds / 2)
+        # Clients that watch health leave now. gRPC cancels calls that reach a server after `stop`.
+        drain_seconds -= await _until_quiet(interceptor, drain_seconds / 2)
     stopping = asyncio.ensure_future(server.stop(drain_seconds))
-    # A call that is cut off by the server's end says nothing; one that is told so before can say that a retry helps.
-    await asyncio.wait((stopping,), timeout=drain_seconds - min(_LAST_WORDS_SECONDS, drain_seconds / 2))
+    # A call that is cut off by the server's end has no error; one that is ended before returns that a retry helps.
+    await asyncio.wait((stopping,), timeout=drain_seconds - min(_ENDING_SECONDS, drain_seconds / 2))
     interceptor.end_running()
     await stopping
 
 
-async def _farewell(interceptor: ServerInterceptor, longest: float) -> float:
-    """Waits until no call has come for a while, `longest` seconds at most; returns how long that took."""
+async def _until_quiet(interceptor: ServerInterceptor, longest: float) -> float:
+    """Waits until no call has come for _QUIET_SECONDS, `longest` seconds at most; returns the seconds waited."""
     loop = asyncio.get_running_loop()
     started = loop.time()
-    while (now := loop.time()) < (  # noqa: ASYNC110  # the end moves on with every call
-        until := min(max(interceptor.last_call_at, started) + _FAREWELL_SECONDS, started + longest)
+    while (now := loop.time()) < (  # noqa: ASYNC110  # each call postpones the end
+        until := min(max(interceptor.last_call_at, started) + _QUIET_SECONDS, started + longest)
     ):
         await asyncio.sleep(until - now)
     return now - started
 
 
 def _callers(app: ServiceApp, server_settings: settings.Server) -> frozenset[str]:
-    """Raises InvalidArgument when anybody with a certificate could call, or a list of callers could not be checked."""
+    """The callers to accept. Raises InvalidArgument when any certificate would do, or callers could not be checked."""
     callers = frozenset(server_settings.callers)
     if server_settings.tls is None:
         return frozenset()
     if app.verifier is None and callers:
-        raise InvalidArgument("GENAIFACTORY_SERVER__CALLERS must be empty: the clients bring keys, not certificates.")
+        raise InvalidArgument("GENAIFACTORY_SERVER__CALLERS must be empty: the clients send keys, not certificates.")
     if app.verifier is not None and not callers:
         raise InvalidArgument("GENAIFACTORY_SERVER__CALLERS must name who may call, since the server has certificates.")
     return callers
@@ -222,7 +223,7 @@ async def _report_forever(app: ServiceApp, reporter: health.aio.HealthServicer, 
 
 
 async def _report(app: ServiceApp, reporter: health.aio.HealthServicer, *, opened: bool) -> None:
-    # A port of its own for probes answers before the service's own does.
+    # The probes' own port serves before the service's does.
     ready, alive = _status(opened and app.ready()), _status(app.alive())
     for name in ("", *app.service_names):
         await reporter.set(name, ready)
@@ -243,7 +244,7 @@ def main(
 ) -> None:
     """Runs one service as this process until SIGTERM or SIGINT, then drains it.
 
-    load: the settings' class. What keeps the service from starting ends the process with one line that names it.
+    load: the settings' class. An error that prevents the start ends the process with one line that names it.
     """
     try:
         common = load()
@@ -282,7 +283,7 @@ async def _serve(common: settings.Common, create: Callable[[], ServiceApp]) -> N
         await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not opened.is_set() and not serving.done():
-            logger.info("%s stops before it was open", app.name)
+            logger.info("%s is stopped before it was open", app.name)
             serving.cancel()
             await asyncio.wait((serving,))
             return
@@ -294,5 +295,5 @@ def _watched(factory: specs.Source | None) -> AbstractAsyncContextManager[None]:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """A wrong setting, by the environment variable that holds it."""
+    """A wrong setting, named by its environment variable."""
     return f"{settings.variable(error['loc'])}: {error['msg'].removeprefix('Value error, ')}"

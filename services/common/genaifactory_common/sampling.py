@@ -1,4 +1,4 @@
-"""The bounds of types.v1.Sampling: one table and one check, for every service that reads one off the wire."""
+"""The bounds of types.v1.Sampling: one table and one check, for every service that receives one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_TEMPLATE_KWARGS = 16
 MAX_TEMPLATE_TEXT_CHARACTERS = 256
 
 _KWARG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-# What the platform itself gives a chat template, and what belongs to the function that renders it.
+# Variables that the platform itself sets, and arguments of the function that renders the template.
 _RESERVED_KWARGS = frozenset((
     "add_generation_prompt", "bos_token", "chat_template", "continue_final_message", "conversation", "documents",
     "eos_token", "max_length", "messages", "padding", "raise_exception", "return_assistant_tokens_mask",
@@ -28,12 +28,12 @@ _RESERVED_KWARGS = frozenset((
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers a field takes."""
+    """The numbers that a field accepts."""
 
     least: float
     most: float
     above: bool = False
-    """Whether `least` itself is too little."""
+    """Whether `least` itself is excluded."""
 
     def __contains__(self, value: float) -> bool:  # of a NaN: False
         return value <= self.most and (value > self.least if self.above else value >= self.least)
@@ -53,7 +53,7 @@ RANGES = {
     "repetition_penalty": Range(0, 10, above=True),
     "n": Range(1, 16),
 }
-"""By field, of those that may be unset."""
+"""By field; each may be unset."""
 
 
 def check(sampling: types_pb2.Sampling, prefix: str = "sampling.") -> None:
@@ -76,7 +76,7 @@ def check(sampling: types_pb2.Sampling, prefix: str = "sampling.") -> None:
 
 
 def template_kwargs(sampling: types_pb2.Sampling) -> dict[str, str | bool | float | int]:
-    """The checked variables of the chat template; whole numbers as integers, which a Struct cannot tell from floats."""
+    """The checked variables of the chat template; whole numbers as integers, since a Struct holds floats alone."""
     return {name: _scalar(value) for name, value in sampling.chat_template_kwargs.fields.items()}
 
 

@@ -1,7 +1,7 @@
-"""Where things are and what protects them: the settings that every service shares, read from the environment once.
+"""The settings that every service shares, read from the environment once: addresses, paths and secrets.
 
-What a person configures is in factory.yaml (`specs`); the environment holds only addresses, paths and secrets. Where
-others can look at an environment, the secrets are files of a folder.
+What a person configures is in factory.yaml (`specs`). Where others can read an environment, secrets are files of a
+folder instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _key_bytes(value: object) -> object:
 
 _PREFIX = "GENAIFACTORY_"
 SECRETS_DIR = f"{_PREFIX}SECRETS_DIR"
-"""The variable that names the folder of secrets: files called as the variables whose place they take."""
+"""The variable that names the folder of secrets: files named as the variables that they replace."""
 
 
 def variable(path: Iterable[object]) -> str:
@@ -43,7 +43,7 @@ def variable(path: Iterable[object]) -> str:
 
 
 def secret(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """What the variable holds, else the file of its name among the secrets, as it is now; None when there is neither.
+    """The variable's value, else the present content of its file among the secrets; None when there is neither.
 
     Raises InvalidArgument when the file cannot be read.
     """
@@ -60,20 +60,20 @@ def secret(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def is_file(name: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether `secret` reads the variable's file, which may change while a service runs."""
+    """Whether `secret` reads a file for the variable, which may change while a service runs."""
     folder = environ.get(SECRETS_DIR)
     return bool(folder) and not environ.get(name) and (Path(folder or "") / name).is_file()
 
 
 class _SecretFiles(EnvSettingsSource):
-    """The files that stand for variables, read as variables are: nested groups and JSON as well."""
+    """The files that replace variables, parsed as these are: nested groups and JSON as well."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         folder = os.environ.get(SECRETS_DIR)
         if not folder:
             return {}
         try:
-            # Kubernetes mounts a folder ..data beside them, and secrets that are nobody's setting.
+            # Kubernetes mounts a folder ..data beside them, and secrets that are no settings.
             names = [name for name in os.listdir(folder) if name.startswith(_PREFIX)]
         except OSError as error:
             raise InvalidArgument(f"{SECRETS_DIR} names no folder: {error.strerror}.", field=SECRETS_DIR) from None
@@ -103,41 +103,41 @@ class Settings(BaseModel):
 
 
 class Trust(Settings):
-    """TLS of a client that shows no certificate, but an API key. The file is followed while it changes."""
+    """TLS of a client with an API key instead of a certificate. Changes of the file are followed."""
 
-    ca: Path = Field(description="PEM bundle that signs the peers.")
+    ca: Path = Field(description="PEM bundle of the authorities that sign the peers' certificates.")
 
 
 class Tls(Trust):
-    """mTLS: what this service shows and whom it trusts. The files are followed while they change."""
+    """mTLS: this service's certificate and the authorities that it trusts. Changes of the files are followed."""
 
     certificate: Path = Field(description="PEM chain of this service.")
     private_key: Path = Field(description="PEM key of this service.")
 
 
 class Server(Settings):
-    """How a service listens."""
+    """A service's listeners and their bounds."""
 
     address: str = Field(default="127.0.0.1:50051", description="HOST:PORT (port 0: any free one) or unix:PATH.")
     health_address: str | None = Field(
-        default=None, description="HOST:PORT that answers grpc.health.v1 without TLS, for the kubelet's probes, if set."
+        default=None, description="HOST:PORT that serves grpc.health.v1 without TLS, for the kubelet's probes, if set."
     )
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="Serve Prometheus metrics here, if set.")
     drain_seconds: float = Field(default=25.0, ge=0, description="How long running calls may finish after SIGTERM.")
     max_concurrent_calls: int = Field(default=1024, ge=1, description="More are refused at once as overloaded.")
     max_connection_age_seconds: float = Field(
-        default=300.0, gt=0, description="TCP clients reconnect after this, and so find new replicas."
+        default=300.0, gt=0, description="Clients reconnect after this, and so find new replicas."
     )
-    default_timeout_seconds: float = Field(default=600.0, gt=0, description="For calls that come without a deadline.")
+    default_timeout_seconds: float = Field(default=600.0, gt=0, description="For calls without a deadline.")
     tls: Tls | None = Field(
         default=None,
-        description="None: only unix sockets carry a caller context. The gateway, whose clients bring API keys, shows "
-        "its certificate and asks for none.",
+        description="None: callers are accepted only on unix sockets. The gateway, whose clients send API keys, "
+        "requires no certificates.",
     )
     callers: tuple[str, ...] = Field(
         default=(),
-        description="Who may call, by the URI in the certificate, spiffe://DOMAIN/ns/NAMESPACE/sa/NAME; with tls there "
-        "must be some, except at the gateway.",
+        description="URIs of the certificates that may call, spiffe://DOMAIN/ns/NAMESPACE/sa/NAME; required with tls, "
+        "except at the gateway.",
     )
 
 
@@ -147,17 +147,17 @@ class Space(Settings):
     low_bytes: int = Field(
         default=256 << 20,
         ge=0,
-        description="Less free than this is reported (metrics, /readyz, log). At most a quarter of the volume.",
+        description="Less free space than this is reported (metrics, /readyz, log). At most a quarter of the volume.",
     )
     full_bytes: int = Field(
         default=32 << 20,
         ge=0,
-        description="With less free than this nothing new is accepted. At most an eighth of the volume.",
+        description="With less free space than this nothing new is accepted. At most an eighth of the volume.",
     )
     spare_bytes: int = Field(
         default=4 << 20,
         ge=0,
-        description="Kept in a file, for what was accepted before the volume was full, and for deletions.",
+        description="Reserved in a file, for what was accepted before the volume was full, and for deletions.",
     )
 
 
@@ -165,7 +165,7 @@ class Telemetry(Settings):
     """Traces and logs."""
 
     otlp_endpoint: str | None = Field(
-        default=None, description="OTLP/gRPC collector, http://HOST:PORT; None: no spans leave."
+        default=None, description="OTLP/gRPC collector, http://HOST:PORT; None: no spans are sent."
     )
     spans_file: Path | None = Field(
         default=None,
@@ -177,10 +177,10 @@ class Telemetry(Settings):
 
 
 class Common(BaseSettings):
-    """What every service needs; each service's Settings extends it.
+    """The settings of every service; each service's Settings extends it.
 
     The environment variable of server.metrics_port is GENAIFACTORY_SERVER__METRICS_PORT. A file of that name in the
-    folder GENAIFACTORY_SECRETS_DIR, without the line's end, is as good.
+    folder GENAIFACTORY_SECRETS_DIR may replace it.
     """
 
     model_config = SettingsConfigDict(
@@ -195,10 +195,10 @@ class Common(BaseSettings):
     telemetry: Telemetry = Telemetry()
     factory_file: Path = Field(default=Path("factory.yaml"), description="The factory.yaml to follow.")
     context_public_keys: KeySet | None = Field(
-        default=None, description="Check the callers' tokens that the gateway signs. As a file it is followed."
+        default=None, description="Verifies the callers' tokens that the gateway signs. Changes of a file are followed."
     )
     context_public_key: PublicKey | None = Field(
-        default=None, description="One such key, instead of a set, where keys are not rotated."
+        default=None, description="One key instead of a set, where keys are not rotated."
     )
 
     @classmethod
@@ -210,14 +210,14 @@ class Common(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Variables win over the files of their names. Raises InvalidArgument when the folder cannot be read."""
+        """Variables override the files of their names. Raises InvalidArgument when the folder cannot be read."""
         return init_settings, env_settings, _SecretFiles(settings_cls)
 
     def verifier(self) -> tokens.Verifier:
-        """Checks who a call is for. Raises InvalidArgument without a public key: only the gateway does without."""
+        """Verifies callers' tokens. Raises InvalidArgument without a public key: only the gateway needs none."""
         if self.context_public_keys is None and self.context_public_key is None:
             raise InvalidArgument(
-                f"{KEY_SET}, or {KEY}, must be set: it checks who a call is for.", field="context_public_keys"
+                f"{KEY_SET}, or {KEY}, must be set: it verifies callers' tokens.", field="context_public_keys"
             )
         if is_file(KEY_SET) or is_file(KEY):
             return tokens.Verifier(Followed("callers' public keys", _public_keys, tokens.parse_jwks))
@@ -228,7 +228,7 @@ class Common(BaseSettings):
 
 
 def _public_keys() -> str:
-    """The key set as it is now. A Secret of a version before there were sets holds one key."""
+    """The present key set. A Secret of a former version holds one key instead."""
     if (text := secret(KEY_SET)) is not None:
         return text
     try:

@@ -1,12 +1,12 @@
-"""Room on the disk of a service's data folder: looked at once a second, so that work is refused before a write fails.
+"""Room on the disk of a service's data folder, checked once a second, so that work is refused before writes fail.
 
     space = Space("orchestrator", data_dir, settings.space)
     async with space.watched():
         space.require()         # before work is accepted that will be written; raises OutOfSpace
-        space.release_spare()   # when what was accepted before finds no room, and for what makes room
+        space.release_spare()   # when there is no room for what was accepted before, and for what makes room
 
-Two marks: below `low` it is reported (metrics, log, health), below `full` nothing new is accepted. Both are left only
-when there is clearly more room again, so that a service at a mark does not flap. Nothing needs a restart.
+Two marks: below `low` it is reported (metrics, log, health), below `full` nothing new is accepted. Both states end only
+when there is clearly more room again, so that they do not flap. No restart is needed.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ logger = logging.getLogger(__name__)
 FREE = Gauge("genaifactory_data_free_bytes", "Free on the volume of a service's data folder.", ["service"])
 LOW = Gauge("genaifactory_data_space_low", "1 while that is less than the service's low mark.", ["service"])
 FULL = Gauge("genaifactory_data_space_full", "1 while it is so little that nothing new is accepted.", ["service"])
-REFUSED = Counter("genaifactory_out_of_space_total", "Work that was refused for want of room on disk.", ["service"])
+REFUSED = Counter("genaifactory_out_of_space_total", "Work that was refused for lack of room on disk.", ["service"])
 
 RETRY_SECONDS = 5.0
 SPARE_FILE = "spare-room"
-"""In the data folder; as large as `spare_bytes`, and of no content."""
+"""In the data folder; of `spare_bytes` without content."""
 
 _LOOK_SECONDS = 1.0
-# A mark is left when there is this much more than it asks for.
+# A state ends when there is this much more room than its mark.
 _CLEARLY_MORE = 1.25
-# On small volumes the marks are shares of it: they would refuse everything otherwise.
+# On small volumes the marks are shares of the volume: otherwise everything would be refused.
 _LOW_SHARE, _FULL_SHARE = 4, 8
 
 
 class Room(IntEnum):
-    """How much there is."""
+    """How much room there is."""
 
     ENOUGH = 0
     LOW = 1
@@ -60,7 +60,7 @@ class Room(IntEnum):
 
 @dataclass(frozen=True)
 class Volume:
-    """What a file system says of itself, in bytes."""
+    """A file system's free space and size, in bytes."""
 
     free: int
     """For this user."""
@@ -68,7 +68,7 @@ class Volume:
 
 
 def read_volume(folder: Path) -> Volume:
-    """The volume that holds `folder`, or where it would be made. Blocks. Raises OSError."""
+    """The volume that holds `folder`, or would hold it. Blocks. Raises OSError."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     found = os.statvfs(folder)
@@ -98,11 +98,11 @@ class Space:
         self._spare = folder / SPARE_FILE
         self._lock = threading.Lock()
         self.room = Room.ENOUGH
-        """As of the last look."""
+        """At the last check."""
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Looks once a second inside the block, and keeps the spare room whenever there is room for it."""
+        """Checks once a second inside the block, and reserves the spare room whenever there is room for it."""
         await asyncio.to_thread(self._look_and_keep)
         async with background.running(self._watch(), name=f"{self._service}-space"):
             yield
@@ -116,21 +116,21 @@ class Space:
         return self.room
 
     def require(self, more_bytes: int = 0) -> None:
-        """Returns when work may be accepted that writes about `more_bytes`. Raises OutOfSpace.
+        """Raises OutOfSpace unless work may be accepted that writes about `more_bytes`.
 
-        It knows what the last look saw; where a thread may wait for the disk, call `look` before.
+        By the last check; where a thread may wait for the disk, call `look` before.
         """
         if self.room is Room.FULL or self._volume.free - more_bytes < self._full_bytes(self._volume):
             REFUSED.labels(self._service).inc()
             raise self.error(more_bytes)
 
     def error(self, more_bytes: int = 0) -> OutOfSpace:
-        """What a caller reads whose work is not accepted or whose write has failed."""
+        """The error for a caller whose work is not accepted or whose write has failed."""
         needed = int(self._full_bytes(self._volume) * _CLEARLY_MORE) + more_bytes
         return out_of_space(self._folder, self._volume.free, needed)
 
     def release_spare(self) -> None:
-        """Gives the kept room back to the disk, for a write that should not fail. Kept again when it is full no more.
+        """Frees the spare room, for a write that should not fail. It is reserved again once the disk is not full.
 
         Blocks.
         """
@@ -138,7 +138,7 @@ class Space:
             self._spare.unlink(missing_ok=True)
 
     def make_way(self) -> None:
-        """Before a deletion: on a full disk it may use the room that is kept. Blocks."""
+        """To be called before a deletion: on a full disk it frees the spare room. Blocks."""
         if self.look() is Room.FULL:
             self.release_spare()
 
@@ -155,8 +155,8 @@ class Space:
     def _look(self) -> None:
         try:
             volume = self._read(self._folder)
-        except OSError as error:  # a folder that cannot be looked at is reported by whoever uses it
-            logger.warning("the room on the disk of %s cannot be found out: %s", self._folder, error.strerror)
+        except OSError as error:  # the folder's users report one that cannot be read
+            logger.warning("the room on the disk of %s cannot be determined: %s", self._folder, error.strerror)
             return
         self._volume = volume
         room = self._room(volume)
@@ -184,11 +184,11 @@ class Space:
         size = min(self._bounds.spare_bytes, self._full_bytes(self._volume) // 2)
         with self._lock:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)  # a first start: its stores are opened after this
+                self._folder.mkdir(parents=True, exist_ok=True)  # at a first start the stores are opened later
                 if size == 0 or (self._spare.exists() and self._spare.stat().st_size == size):
                     return
                 descriptor = os.open(self._spare, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            except OSError:  # the folder is not ours: whoever uses it reports that
+            except OSError:  # the folder is not writable, which its users report
                 return
             try:
                 os.posix_fallocate(descriptor, 0, size)
@@ -199,17 +199,14 @@ class Space:
 
 
 def require_free(folder: Path, needed_bytes: int) -> None:
-    """For what cannot begin with less: a store that is to be opened, a platform that is to start.
-
-    Blocks. Raises OutOfSpace.
-    """
+    """Raises OutOfSpace when fewer bytes are free, before a store is opened or a platform starts. Blocks."""
     free = read_volume(folder).free
     if free < needed_bytes:
         raise out_of_space(folder, free, needed_bytes)
 
 
 def out_of_space(folder: Path, free: int | None = None, needed: int | None = None) -> OutOfSpace:
-    """The one error of a disk that is full. free, needed: bytes, where they are known."""
+    """The error of a full disk. free, needed: bytes, where they are known."""
     state = "is full"
     if free is not None and needed is not None:
         state = f"has too little room: {readable(free)} are free, {readable(needed)} are needed"
@@ -228,7 +225,7 @@ def is_full(error: object) -> bool:
 
 
 def readable(size: int) -> str:
-    """Bytes for a person."""
+    """A number of bytes as text, with a unit."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"

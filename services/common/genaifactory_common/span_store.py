@@ -1,8 +1,8 @@
-"""A SQLite file that keeps the spans of recent requests where no collector is set, and finds a request's again.
+"""A SQLite file with the spans of recent requests where no collector is set, and the search for a request's spans.
 
-Each service writes from its exporter's own thread, so no event loop waits for the disk; several services, also of
+Each service writes from its exporter's own thread, so that no event loop waits for the disk; several services, also of
 several processes, share one file. It is bounded by age, by traces of each tenant, by spans of each trace and by bytes;
-beyond, the oldest go, and no tenant drives out what belongs to another.
+the oldest are deleted, and no tenant's spans displace another's.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ CREATE INDEX IF NOT EXISTS ix_spans_answers ON spans (start_ns) WHERE request_id
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much is kept."""
+    """Bounds of the file."""
 
     age_seconds: float = 7 * 86_400.0
     traces_per_tenant: int = 2_000
-    """Also of requests that no tenant could be found for."""
+    """Requests without a tenant count as one tenant's."""
     spans_per_trace: int = 1_000
-    """One request may make calls without end."""
+    """The number of calls of one request is not bounded."""
     bytes: int = 64 * 1024 * 1024
-    """Of all together; the tenant that holds most gives way."""
+    """Of all together; beyond, those of the tenant with most are deleted."""
 
 
 DEFAULT_BOUNDS = Bounds()
@@ -79,7 +79,7 @@ class Span:
     """32 hex digits."""
     span_id: str
     parent_id: str
-    """Empty: it began the trace."""
+    """Empty for the first span of a trace."""
     service: str
     name: str
     start_ns: int
@@ -91,7 +91,7 @@ class Span:
 
 
 class Exporter(SpanExporter):
-    """Writes one service's spans to the file. What cannot be written is dropped, with a line in the log a minute."""
+    """Writes one service's spans to the file. Spans that cannot be written are dropped, and logged once a minute."""
 
     def __init__(self, path: Path, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self._path = path
@@ -99,8 +99,8 @@ class Exporter(SpanExporter):
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
-        self._unswept = _SPANS_BETWEEN_SWEEPS  # what an earlier process left is swept first
-        self._complained = -_FAILURE_LOG_SECONDS
+        self._unswept = _SPANS_BETWEEN_SWEEPS  # the first write sweeps what an earlier process left
+        self._logged_at = -_FAILURE_LOG_SECONDS
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Called by one thread of OpenTelemetry."""
@@ -131,7 +131,7 @@ class Exporter(SpanExporter):
             self._close()  # somebody has removed the file, or another service has replaced a damaged one
         if self._connection is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made before SQLite would, whose other files get the same mode: spans are for their owner's eyes only.
+            # Created before SQLite would: spans are private, and SQLite's other files get the same mode.
             made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._inode = os.fstat(made).st_ino
             os.close(made)
@@ -142,10 +142,10 @@ class Exporter(SpanExporter):
     def _dropped(self, error: Exception) -> None:
         self._close()
         if sqlite_files.is_damage(error) and self._is_ours():
-            with contextlib.suppress(OSError):  # nothing in it is worth more than the next request's spans
+            with contextlib.suppress(OSError):  # the next request's spans are worth more than its content
                 sqlite_files.remove(self._path)
-        if time.monotonic() - self._complained >= _FAILURE_LOG_SECONDS:
-            self._complained = time.monotonic()
+        if time.monotonic() - self._logged_at >= _FAILURE_LOG_SECONDS:
+            self._logged_at = time.monotonic()
             logger.warning("spans cannot be kept in %s and are dropped: %s", self._path, error)
 
     def _is_ours(self) -> bool:
@@ -168,7 +168,7 @@ class Reader:
         self._connection = connection
 
     def last_request(self) -> str | None:
-        """Id of the last request for an answer or vectors, or None; what the command line itself asks is neither."""
+        """Id of the last request for an answer or vectors, without other requests of the command line; or None."""
         row = self._connection.execute(
             "SELECT request_id FROM spans WHERE request_id <> '' AND service = 'orchestrator' "
             "AND (name LIKE '%Answer' OR name LIKE '%Embed') ORDER BY start_ns DESC LIMIT 1"
@@ -176,7 +176,7 @@ class Reader:
         return None if row is None else str(row[0])
 
     def of_request(self, request_id: str) -> list[Span]:
-        """The spans of one request, without others of its trace, by their start; empty when none are kept."""
+        """The spans of one request, without others of its trace, by their start; empty when there are none."""
         first = self._connection.execute(
             "SELECT trace_id, span_id FROM spans WHERE request_id = ? AND request_id <> '' ORDER BY start_ns LIMIT 1",
             (request_id,),
@@ -188,7 +188,7 @@ class Reader:
             "FROM spans WHERE trace_id = ? ORDER BY start_ns",
             (first[0],),
         )
-        return _below([_found(row) for row in rows], str(first[1]))
+        return _descendants([_found(row) for row in rows], str(first[1]))
 
 
 @contextmanager
@@ -209,8 +209,8 @@ def _found(row: Any) -> Span:
     return Span(trace_id, span_id, parent_id, service, name, start_ns, end_ns, bool(failed), request_id, known)
 
 
-def _below(spans: Sequence[Span], span_id: str) -> list[Span]:
-    """Those below the topmost ancestor of the span that is here, itself included."""
+def _descendants(spans: Sequence[Span], span_id: str) -> list[Span]:
+    """The descendants of the span's topmost ancestor among them, itself included."""
     by_id = {span.span_id: span for span in spans}
     top, climbed = by_id[span_id], {span_id}
     while (parent := by_id.get(top.parent_id)) is not None and parent.span_id not in climbed:
@@ -284,23 +284,23 @@ def _insert(connection: sqlite3.Connection, spans: Sequence[Span]) -> None:
 
 def _sweep(connection: sqlite3.Connection, bounds: Bounds, now_ns: int) -> None:
     oldest_ns = now_ns - int(bounds.age_seconds * 1e9)
-    _forget(connection, connection.execute("SELECT trace_id FROM traces WHERE start_ns < ?", (oldest_ns,)))
+    _delete(connection, connection.execute("SELECT trace_id FROM traces WHERE start_ns < ?", (oldest_ns,)))
     for tenant, count in connection.execute("SELECT tenant, COUNT(*) FROM traces GROUP BY tenant").fetchall():
         if count > bounds.traces_per_tenant:
-            _forget(connection, _oldest(connection, tenant, count - bounds.traces_per_tenant))
+            _delete(connection, _oldest(connection, tenant, count - bounds.traces_per_tenant))
     _shorten(connection, bounds.spans_per_trace)
     while True:
         held = connection.execute("SELECT SUM(bytes), tenant FROM traces GROUP BY tenant").fetchall()
         if sum(size for size, _ in held) <= bounds.bytes:
             return
-        _forget(connection, _oldest(connection, max(held)[1], _TRACES_PER_STEP))
+        _delete(connection, _oldest(connection, max(held)[1], _TRACES_PER_STEP))
 
 
 def _oldest(connection: sqlite3.Connection, tenant: str, count: int) -> sqlite3.Cursor:
     return connection.execute("SELECT trace_id FROM traces WHERE tenant = ? ORDER BY start_ns LIMIT ?", (tenant, count))
 
 
-def _forget(connection: sqlite3.Connection, found: sqlite3.Cursor) -> None:
+def _delete(connection: sqlite3.Connection, found: sqlite3.Cursor) -> None:
     ids = found.fetchall()
     connection.executemany("DELETE FROM spans WHERE trace_id = ?", ids)
     connection.executemany("DELETE FROM traces WHERE trace_id = ?", ids)

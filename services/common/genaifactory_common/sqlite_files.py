@@ -1,4 +1,4 @@
-"""SQLite files: made whole, looked through before they are used, how they are opened, and what their failures mean."""
+"""SQLite files: created atomically, checked before use; their connections, transactions and errors."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from genaifactory_common.space import is_full, out_of_space
 
 logger = logging.getLogger(__name__)
 
-_LOOKED_THROUGH_BYTES = 64 << 20
-"""Of larger files only what is used is looked at: looking takes 1.3 ms for each MiB."""
+_CHECKED_BYTES = 64 << 20
+"""Larger files are not checked as a whole, which takes 1.3 ms for each MiB."""
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 @dataclass(frozen=True)
 class Pragmas:
-    """How connections use a file, whose changes go through a write-ahead log."""
+    """Options of connections to a file with a write-ahead log."""
 
     synchronous: Literal["FULL", "NORMAL"]
-    """FULL: a commit outlives a power cut; NORMAL: the death of the process only."""
+    """FULL: a commit outlives a power cut; NORMAL: only the end of the process."""
     exclusive: bool = False
-    """One connection holds the file: a second process fails when it opens it, and the log needs no shared memory."""
+    """One connection holds the file: a second process cannot open it, and the log needs no shared memory."""
     secure_delete: bool = False
-    """What is deleted is overwritten."""
+    """Deleted content is overwritten."""
 
     def set(self, execute: Callable[[str], object]) -> None:
-        """On a new connection, before it is used. execute: runs a statement on it. Raises sqlite3.Error."""
+        """Sets the options of a new connection. execute: runs a statement on it. Raises sqlite3.Error."""
         if self.exclusive:
             execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
@@ -45,7 +45,7 @@ class Pragmas:
 
 
 def connect(path: Path, pragmas: Pragmas, *, busy_seconds: float) -> sqlite3.Connection:
-    """A connection for any thread, outside of a transaction: see `transaction`. Blocks. Raises sqlite3.Error.
+    """A connection for use in any thread, without a transaction: see `transaction`. Blocks. Raises sqlite3.Error.
 
     busy_seconds: how long a statement waits for a lock of another connection.
     """
@@ -60,7 +60,7 @@ def connect(path: Path, pragmas: Pragmas, *, busy_seconds: float) -> sqlite3.Con
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """What the block writes, all or nothing; nobody else writes meanwhile. Raises sqlite3.Error."""
+    """A transaction around the block, with the lock for writing. Raises sqlite3.Error."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
@@ -77,16 +77,16 @@ class SqliteFile:
 
     path: Path
     name: str
-    """The subject of what a client reads: "The monitor's database"."""
+    """The subject of clients' error messages: "The monitor's database"."""
     loss: str
     """What is lost without the file, as the object of a sentence: "all stored conversations"."""
     _logged: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def prepare(self) -> None:
-        """Makes an empty database where there is no file, and looks through one that is there. Blocks.
+        """Creates an empty database where there is no file, and checks one that is there. Blocks.
 
-        A file is its owner's alone, and SQLite gives its log the same mode. Raises Damaged, and OSError when the folder
-        cannot be written.
+        The file's mode is 0600, and SQLite gives its log the same. Raises Damaged, and OSError when the folder cannot
+        be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -98,21 +98,21 @@ class SqliteFile:
             raise self.damaged("it is no file")
         if not os.access(self.path, os.R_OK | os.W_OK):
             raise self.damaged("it may not be read and written by this user")
-        if size == 0:  # SQLite would take it for a new one, and all that it held would be gone without a word
+        if size == 0:  # SQLite would treat it as new, and the loss of its content would go unnoticed
             raise self.damaged("it is empty")
-        if size <= _LOOKED_THROUGH_BYTES:
-            self._look_through()
+        if size <= _CHECKED_BYTES:
+            self._check()
 
     def damaged(self, why: str) -> Damaged:
-        """The error for whoever starts the service."""
+        """The error that ends the service's start."""
         return damaged_database(self.path, why, self.loss)
 
     def explained(self, error: sqlite3.Error) -> Unavailable:
-        """What an error means while the service runs, for its client; what to do about it is logged, once."""
+        """The client's error for an error while the service runs; the details and the remedy are logged, once."""
         if is_full(error):
             return out_of_space(self.path.parent)
         damage = is_damage(error)
-        if str(error) not in self._logged:  # while it fails, every call does
+        if str(error) not in self._logged:  # every call may fail with it
             self._logged.add(str(error))
             message = self.damaged(f"it is damaged ({error})").message if damage else f"{self.path} fails: {error}"
             logger.error("%s", message)
@@ -126,22 +126,22 @@ class SqliteFile:
 
     def _create(self) -> None:
         new = self.path.with_name(f".{secrets.token_hex(8)}.new")
-        self.remove()  # a log that is left of a former file would be read into this one
+        self.remove()  # the log of a former file would be read into this one
         try:
             os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             with closing(sqlite3.connect(new)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")  # writes the header: from here on it is not empty
+                connection.execute("PRAGMA journal_mode = WAL")  # writes the header: the file is not empty any more
             os.replace(new, self.path)
         finally:
             new.unlink(missing_ok=True)
 
-    def _look_through(self) -> None:
+    def _check(self) -> None:
         try:
             with closing(sqlite3.connect(self.path, timeout=0)) as connection:
                 (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
-                return  # whoever opens it in earnest waits, or says what is the matter
+                return  # the connection that is opened for use waits, or reports the error
             found = str(error)
         if found != "ok":
             raise self.damaged(f"it is damaged ({found})")
@@ -154,12 +154,12 @@ def remove(path: Path) -> None:
 
 
 def is_damage(error: object) -> bool:
-    """Whether an error of SQLite means that the file holds something else than it should."""
+    """Whether an error of SQLite means that the file is damaged."""
     return isinstance(error, sqlite3.Error) and _code(error) in _DAMAGE
 
 
 def why(text: str) -> str:
-    """What a failure's text means, as the predicate of a sentence."""
+    """The meaning of an error's text, as the predicate of a sentence."""
     text = text.lower()
     for sign, meaning in (
         ("locked", "is locked by another process"),
@@ -176,7 +176,7 @@ def why(text: str) -> str:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """The primary one; 0 of an error that is Python's."""
+    """The primary code; 0 for an error of Python's own."""
     with suppress(AttributeError):
         return error.sqlite_errorcode & 0xFF
     return 0

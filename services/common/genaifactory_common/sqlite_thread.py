@@ -1,4 +1,4 @@
-"""One SQLite file with one writer: a thread of its own runs its statements, so that async code never blocks."""
+"""A SQLite file with one writer: a thread of its own runs the statements, so that async code never blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Database:
         *,
         busy_seconds: float = 1.0,
     ) -> None:
-        """migrate: makes the tables that are missing, outside of a transaction; such as `migrations`."""
+        """migrate: creates missing tables, outside of a transaction; for example `migrations`."""
         self._file = file
         self._pragmas = pragmas
         self._migrate = migrate
@@ -54,14 +54,14 @@ class Database:
         try:
             self._migrate(connection)
             with transaction(connection):
-                pass  # a file that is to be held by one process is from here on
+                pass  # with `exclusive`, this acquires the lock of the file
         except BaseException:
             connection.close()
             raise
         self._connection = connection
 
     def explained(self, error: sqlite3.Error) -> Unavailable:
-        """What an error that `run` raised means to a client; what to do about it is logged."""
+        """The client's error for an error that `run` raised; the details and the remedy are logged."""
         return self._file.explained(error)
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -75,14 +75,14 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """For work in the file's thread, or before another one has any. Raises sqlite3.Error."""
+        """A transaction, for use in the file's thread or before that has work. Raises sqlite3.Error."""
         if self._connection is None:
             raise sqlite3.ProgrammingError(f"{self._file.path} is not open")
         with transaction(self._connection) as connection:
             yield connection
 
     async def in_thread(self, work: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-        """What `work` returns; it may block. The file's thread does one thing after another, in the order of calls."""
+        """What `work` returns; it may block. The file's thread runs calls one after another, in their order."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     async def discard(self) -> None:
@@ -91,7 +91,7 @@ class Database:
         await self.in_thread(self._file.remove)
 
     async def close(self) -> None:
-        """Ends the thread after what was handed to it."""
+        """Closes the file, and ends the thread after the calls before it."""
         await self._disconnect()
         self._thread.shutdown(wait=False)
 
@@ -109,7 +109,7 @@ class Database:
 
 
 def migrations(*scripts: str) -> Callable[[sqlite3.Connection], None]:
-    """Runs each script once, in their order; the file remembers how many it has seen."""
+    """Runs each script once, in their order; the file stores how many were run."""
 
     def migrate(connection: sqlite3.Connection) -> None:
         for number, script in enumerate(scripts, start=1):

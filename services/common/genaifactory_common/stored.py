@@ -1,4 +1,4 @@
-"""What is stored under names of factory.yaml, and what a document hides of it: not lost, but nobody reaches it."""
+"""Finds what is stored under names of factory.yaml and hidden by a document: kept, but reached by nobody."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = Literal["documents", "conversations", "requests on record"]
 
 HIDDEN = Gauge(
     "genaifactory_configuration_hidden",
-    "What is stored and nobody reaches, since factory.yaml does not name its tenant or knowledge base. Alert on it.",
+    "Stored items that nobody reaches, since factory.yaml does not name their tenant or knowledge base. Alert on it.",
     ["kind"],
 )
 
@@ -35,33 +35,33 @@ _RETRY_SECONDS = 10.0
 
 @dataclass(frozen=True, order=True)
 class Stored:
-    """How much a service holds under one pair of names."""
+    """The number of items that a service stores under one pair of names."""
 
     tenant: str
     kind: Kind
     count: int
     knowledge_base: str = ""
-    """Of documents."""
+    """For documents."""
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """Something stored that nobody reaches with a document in force."""
+    """Stored items that nobody reaches while a document is in force."""
 
     path: str
-    """Of the entry that is missing or in the way: "tenants[dev]"."""
+    """The path of the entry that is missing or excludes them: "tenants[dev]"."""
     what: tuple[Stored, ...]
     problem: str
     remedy: str
     renamed: bool
-    """Whether a name is gone, as by a change of it, and not a permission: what a person hardly wants unknowingly."""
+    """Whether a name is gone, perhaps changed by mistake, and not a permission."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}, so nobody reaches {_enumerated(self.what)}. {self.remedy}"
 
 
 def hidden(factory: specs.Factory, stored: Iterable[Stored]) -> tuple[Hidden, ...]:
-    """What the document hides, sorted by path; nothing that its `retired` accepts."""
+    """The items that the document hides, sorted by path, without those of names that it lists in `retired`."""
     found: dict[str, Hidden] = {}
     for (tenant, base), group in groupby(sorted(stored, key=_names), key=_names):
         entry = _obstacle(factory, tenant, base, tuple(each for each in group if each.count))
@@ -73,7 +73,7 @@ def hidden(factory: specs.Factory, stored: Iterable[Stored]) -> tuple[Hidden, ..
 
 
 def newly_hidden(before: specs.Factory, after: specs.Factory, stored: Sequence[Stored]) -> tuple[Hidden, ...]:
-    """What the later document hides and the one before does not."""
+    """The items that the later document hides and the earlier one does not."""
     known = {each.path for each in hidden(before, stored)}
     return tuple(each for each in hidden(after, stored) if each.path not in known)
 
@@ -82,9 +82,9 @@ def newly_hidden(before: specs.Factory, after: specs.Factory, stored: Sequence[S
 async def reported(
     source: specs.Source, kind: Kind, look: Callable[[], Awaitable[Sequence[Stored]]]
 ) -> AsyncIterator[None]:
-    """Inside the block: logs what the document in force hides of a service's store, now and after each change.
+    """Logs, inside the block, what the document in force hides of a service's store: now and after each change.
 
-    look: what the store holds.
+    look: returns the content of the store.
     """
     changed = asyncio.Event()
     source.follow(lambda _: changed.set())
@@ -96,11 +96,11 @@ async def reported(
             try:
                 found = hidden(source.current, await look())
             except FactoryError as error:
-                logger.info("what factory.yaml hides of the stored %s is not known yet: %s", kind, error.message)
+                logger.info("the stored %s that factory.yaml hides cannot be counted yet: %s", kind, error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            except Exception:  # of a store that is broken, which every use of it reports too
-                logger.exception("what factory.yaml hides of the stored %s is not known", kind)
+            except Exception:  # a broken store, which its other users report too
+                logger.exception("the stored %s that factory.yaml hides cannot be counted", kind)
                 await changed.wait()
                 continue
             HIDDEN.labels(kind).set(sum(each.count for entry in found for each in entry.what))
@@ -116,7 +116,7 @@ async def reported(
 
 
 def _obstacle(factory: specs.Factory, tenant: str, base: str, what: tuple[Stored, ...]) -> Hidden | None:
-    """The first reason for which nobody reaches what is stored under the names; None: somebody does."""
+    """The first reason for which nobody reaches the items of these names; None: a caller may."""
     if tenant in factory.retired.tenants or base in factory.retired.knowledge_bases:
         return None
     spec = next((each for each in factory.tenants if each.name == tenant), None)

@@ -1,4 +1,4 @@
-"""YAML without its traps: a key that stands twice is an error, and every error is one line with its place."""
+"""YAML in which a duplicate key is an error, with every error as one line with its place."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import yaml
 
 
 def load(text: str) -> object:
-    """What `text` holds. Raises ValueError, "PLACE: not YAML: why"."""
+    """The value of `text`. Raises ValueError: "PLACE: not YAML: why"."""
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  # a SafeLoader
     except yaml.YAMLError as error:
@@ -17,12 +17,12 @@ def load(text: str) -> object:
         raise ValueError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
     except RecursionError:
         raise ValueError("document: not YAML: nested too deeply") from None
-    except ValueError as error:  # a date that is none, a tag that does not fit
+    except ValueError as error:  # an invalid date, a tag that does not match its value
         raise ValueError(f"document: not YAML: {error}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key that stands twice; YAML itself would silently keep the last."""
+    """Refuses duplicate keys, of which PyYAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -32,7 +32,7 @@ class _StrictLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                    None, None, f"the key '{key}' appears twice", key_node.start_mark
                 )
             if isinstance(key, str):
                 seen.add(key)

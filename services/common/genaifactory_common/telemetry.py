@@ -1,4 +1,4 @@
-"""Traces, metrics and logs, the same in every service.
+"""Traces, metrics and logs of every service.
 
 Traces follow OpenTelemetry's RPC and GenAI semantic conventions; metrics are Prometheus's, each with a `service`
 label since several services may share a process; logs are JSON lines that carry the trace id.
@@ -49,7 +49,7 @@ RPC_DURATION = Histogram(
 )
 RPC_RUNNING = Gauge("genaifactory_rpc_running", "gRPC calls being served.", ["service"])
 
-# How long finished spans wait for others: OpenTelemetry's default for a collector, less where a person will look soon.
+# How long finished spans wait for others: OpenTelemetry's default for a collector, less for a file that a person reads.
 _EXPORT_MILLIS = 5000
 _STORE_MILLIS = 500
 
@@ -58,13 +58,13 @@ _encode_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class _Identifying(trace.NoOpTracer):
-    """Records nothing; what begins here gets a trace id all the same, which logs, records and calls carry on."""
+    """Records no spans, but generates trace ids for logs, records and calls."""
 
     def __init__(self) -> None:
         self._ids = RandomIdGenerator()
 
     def start_span(self, name: str, context: Context | None = None, *_: Any, **__: Any) -> Span:
-        """The parent itself, or where there is none an id for a new trace, marked as not recorded."""
+        """The parent itself, or without one a span with a new trace id, marked as not recorded."""
         parent = super().start_span(name, context)
         if parent.get_span_context().is_valid:
             return parent
@@ -73,7 +73,7 @@ class _Identifying(trace.NoOpTracer):
 
 
 class Telemetry:
-    """One service's tracer. Trace ids are always there; spans go to a collector, else to a file, else nowhere."""
+    """One service's tracer. There are always trace ids; spans go to a collector, else to a file, else nowhere."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Telemetry:
         self.service = service
         settings = settings or common_settings.Telemetry()
         if exporter is None and settings.otlp_endpoint:
-            # Here: with its metrics and logs it is a twentieth of what `genaifactory run` would import.
+            # Imported here: a twentieth of all that `genaifactory run` would import.
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
             exporter = OTLPSpanExporter(
@@ -97,9 +97,9 @@ class Telemetry:
         self._begins_traces = False
         if exporter is None and settings.spans_file is not None:
             exporter = span_store.Exporter(settings.spans_file)
-            # The file is the platform's own: a caller that chose the trace could add spans to another tenant's.
+            # Tenants share the file: a caller that could choose the trace could add spans to another tenant's.
             self._begins_traces = service == "gateway"
-            # Deliveries of records and what the command line reads would only drive answers out of the file.
+            # Deliveries of records and reads of the command line would only displace answers from the file.
             sampler = ParentBased(TraceIdRatioBased(settings.sample_ratio) if self._begins_traces else ALWAYS_OFF)
             delay_millis = _STORE_MILLIS
         self._provider: TracerProvider | None = None
@@ -122,7 +122,7 @@ class Telemetry:
         return self._provider is not None
 
     def caller(self, metadata: Iterable[tuple[str, Any]]) -> tuple[Context, Sequence[Link]]:
-        """Parent and links of the span that serves a call with this metadata (pairs) or these headers.
+        """Parent and links of the server's span of a call with this metadata (pairs) or these headers.
 
         The caller's span is the parent, except where the gateway's spans go to a file that tenants share: the trace
         begins there, with a link to the caller's span.
@@ -137,7 +137,7 @@ class Telemetry:
     def span(
         self, name: str, *, kind: SpanKind = SpanKind.INTERNAL, attributes: dict[str, Any] | None = None
     ) -> Iterator[Span]:
-        """A span around a block that does not yield to another task's context; failures mark it."""
+        """A span around a block that does not yield to another task's context; an exception marks it as failed."""
         with self.tracer.start_as_current_span(
             name, kind=kind, attributes=attributes, record_exception=False, set_status_on_exception=False
         ) as span:
@@ -149,7 +149,7 @@ class Telemetry:
 
     @contextmanager
     def joined(self, name: str, traceparents: Iterable[str]) -> Iterator[None]:
-        """Around a block that does the work of several traces at once, a queue's batch: a span in each of them."""
+        """A span in each of several traces, around a block that works for all of them: a queue's batch."""
         if not self.enabled:
             yield
             return
@@ -169,27 +169,27 @@ class Telemetry:
                 span.end()
 
     def close(self) -> None:
-        """Sends what is left; blocks for up to the exporter's timeout."""
+        """Sends the spans that are left; blocks for up to the exporter's timeout."""
         if self._provider is not None:
             self._provider.shutdown()
 
 
 def describe(attributes: dict[str, Any]) -> None:
-    """Adds attributes to the current span, if it is recorded. None of them may hold what was asked or answered."""
+    """Adds attributes to the current span, if it is recorded. They must hold no text of questions and answers."""
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attributes(attributes)
 
 
 def mark_failed(span: Span, error: BaseException) -> None:
-    """Records why a span failed, without the message of an error that is not ours: it may hold secrets."""
+    """Marks a span as failed, with the error's reason or class, without its message, which may hold secrets."""
     kind = error.reason.value if isinstance(error, FactoryError) else type(error).__name__
     span.set_attribute("error.type", kind)
     span.set_status(Status(StatusCode.ERROR, kind))
 
 
 def inject() -> list[tuple[str, str]]:
-    """Call metadata that carries the current span on; empty when there is none."""
+    """Call metadata that propagates the current span; empty when there is none."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return list(carrier.items())

@@ -1,4 +1,4 @@
-"""Templates of prompts: Jinja in a sandbox, compiled alike by the check of factory.yaml and by what renders them."""
+"""Templates of prompts: Jinja in a sandbox, compiled by the check of factory.yaml and for rendering."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator
 
 VARIABLES = frozenset({"question", "passages", "tenant", "today", "refusal"})
-"""What a template may name besides Jinja's own functions."""
+"""The variables of a template, besides Jinja's own functions."""
 
 
 class _Unfolded(CodeGenerator):
-    """Computes nothing while it compiles: 'x' * 10**12 in a template would end every service that checks it."""
+    """Folds no constants while it compiles: 'x' * 10**12 in a template would end every service that checks it."""
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Any, finalize: Any) -> str:
         if not isinstance(node, nodes.TemplateData):
@@ -24,7 +24,7 @@ class _Unfolded(CodeGenerator):
 
 
 class _Tracking(_Unfolded, jinja2.meta.TrackingCodeGenerator):
-    """Collects the variables; jinja2.meta.find_undeclared_variables without what it computes."""
+    """Collects the variables, as jinja2.meta.find_undeclared_variables, without folding constants."""
 
     def __init__(self, environment: jinja2.Environment) -> None:
         super().__init__(environment)
@@ -45,7 +45,7 @@ _NOT_POSSIBLE = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, n
 
 
 def compiled(text: str) -> tuple[jinja2.Template, frozenset[str]]:
-    """The template, and the variables that it names. Raises ValueError: what is wrong, with the line."""
+    """The template, and the variables that it uses. Raises ValueError that names the fault and its line."""
     try:
         tree = _ENVIRONMENT.parse(text)
         if (other := next(tree.find_all(_NOT_POSSIBLE), None)) is not None:
@@ -57,7 +57,7 @@ def compiled(text: str) -> tuple[jinja2.Template, frozenset[str]]:
         template = _ENVIRONMENT.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.message}") from None
-    except (RecursionError, SyntaxError):  # of Jinja's parser; of Python's, which reads what Jinja has made
+    except (RecursionError, SyntaxError):  # from Jinja's parser; from Python's, which compiles Jinja's output
         raise ValueError("expressions or blocks are nested too deeply") from None
     names = tracking.undeclared_identifiers
     if unknown := sorted(names - VARIABLES - _ENVIRONMENT.globals.keys()):

@@ -1,4 +1,4 @@
-"""The certificates of a running service: read from files that the kubelet replaces, and followed without a restart."""
+"""The certificates of a running service, read from files that the kubelet replaces; changes need no restart."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ class Material:
 
     ca: bytes
     certificate: bytes | None = None
-    """None for a client that shows none."""
+    """None for a client without one."""
     private_key: bytes | None = None
 
 
 class Files:
-    """The last good set of the files; gRPC asks from threads of its own."""
+    """The last valid set of the files. Thread-safe: gRPC calls it from threads of its own."""
 
     def __init__(self, where: settings.Trust) -> None:
-        """Raises InvalidArgument that names the file when the set is no good: there is none to keep."""
+        """Raises InvalidArgument that names the file when the set is invalid."""
         self._where = where
         self._lock = threading.Lock()
         self._seen = _fingerprint(where)
         self._material = _read(where)
         shown = where.certificate if isinstance(where, settings.Tls) else where.ca
-        # Asked when the metric is read, so that it is right although nobody connects.
+        # Computed when the metric is read, so that it is right also without connections.
         EXPIRY.labels(str(shown)).set_function(lambda: _expiry(self.current()).timestamp())
 
     def current(self) -> Material:
-        """Looks whether the files changed, and reads them only then. A set that is no good is logged, once."""
+        """The set, read again when the files have changed. An invalid set is logged, once, and ignored."""
         with self._lock:
             now = _fingerprint(self._where)
             if now == self._seen:
                 return self._material
-            # Taken before they are read: what changes meanwhile is seen by the next look.
+            # Set before they are read: the next call sees a change that happens meanwhile.
             self._seen = now
             try:
                 self._material = _read(self._where)
@@ -66,9 +66,9 @@ class Files:
 
 
 def server_credentials(where: settings.Tls, *, ask_clients: bool) -> grpc.ServerCredentials:
-    """What a server shows in each handshake, as the files are then. Raises InvalidArgument when they are no good.
+    """A server's credentials, which follow the files at each handshake. Raises InvalidArgument when they are invalid.
 
-    ask_clients: only clients with a certificate of the authorities in `where.ca` are let in.
+    ask_clients: only clients with a certificate of the authorities in `where.ca` are accepted.
     """
     own = Files(where)
     shown = own.current()
@@ -77,7 +77,7 @@ def server_credentials(where: settings.Tls, *, ask_clients: bool) -> grpc.Server
         nonlocal shown
         material = own.current()
         if material is shown:
-            return None  # type: ignore[return-value]  # the package's types leave it out: what was shown is shown again
+            return None  # type: ignore[return-value]  # None keeps the present ones, which the package's types omit
         shown = material
         return _configuration(material)
 
@@ -87,7 +87,7 @@ def server_credentials(where: settings.Tls, *, ask_clients: bool) -> grpc.Server
 
 
 def channel_credentials(material: Material) -> grpc.ChannelCredentials:
-    """What a client shows, and whom it trusts."""
+    """A client's credentials."""
     return grpc.ssl_channel_credentials(material.ca, material.private_key, material.certificate)
 
 
@@ -101,7 +101,7 @@ def _configuration(material: Material) -> grpc.ServerCertificateConfiguration:
 
 
 def _read(where: settings.Trust) -> Material:
-    """Raises InvalidArgument when a file is missing or no PEM, or the key is another certificate's."""
+    """The set of the files. Raises InvalidArgument when a file is missing or no PEM, or the key does not match."""
     ca = _content(where.ca)
     _certificates(where.ca, ca)
     if not isinstance(where, settings.Tls):

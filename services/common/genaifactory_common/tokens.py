@@ -1,10 +1,10 @@
-"""Callers' tokens: JWTs that the gateway signs with EdDSA, each for some methods of one service, and for minutes.
+"""Callers' tokens: JWTs that the gateway signs with EdDSA, each for some methods of one service, valid for minutes.
 
     token = Signer(private_key).sign(caller, "genaifactory.safety.v1.SafetyService", ["CheckText"])
     verifier = Verifier(Fixed(key_set([public_key])))
     caller = await verifier.verify(token, "/genaifactory.safety.v1.SafetyService/CheckText")
 
-RFC 7519 (JWT), 8037 (EdDSA and its keys), 7517 (key sets), 7638 (a key's id is its thumbprint), 8725 (what to check).
+RFC 7519 (JWT), 8037 (EdDSA and its keys), 7517 (key sets), 7638 (a key's id is its thumbprint), 8725 (checks).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from genaifactory_common.identity import Caller
 ALGORITHM = "EdDSA"
 ISSUER = "genaifactory-gateway"
 LIFETIME_SECONDS = 300.0
-"""Of a token whose request needs no longer one."""
+"""Lifetime of a token, unless its request needs a longer one."""
 LEEWAY_SECONDS = 30.0
-"""How far the clocks of two nodes may be apart."""
+"""Greatest difference between the clocks of two nodes."""
 MAX_KEYS = 3
-"""Of a key set: the last one, the one that signs, the next one."""
+"""Keys in a key set: the previous one, the one that signs, the next one."""
 _CACHED_TOKENS = 4096
 
 Keys = Mapping[str, Ed25519PublicKey]
@@ -44,7 +44,7 @@ class Signer:
     """A key that signs callers' tokens."""
 
     def __init__(self, private_key: bytes) -> None:
-        """private_key: 32 raw bytes. Raises ValueError for another number."""
+        """private_key: 32 raw bytes. Raises ValueError for another length."""
         self._key = Ed25519PrivateKey.from_private_bytes(private_key)
         self._headers = {"kid": key_id(self.public_key)}
 
@@ -55,7 +55,7 @@ class Signer:
 
     @classmethod
     def parse(cls, text: str) -> Signer:
-        """Of a private key, 32 bytes in base64. Raises InvalidArgument, without the text."""
+        """A signer with the key in a text, 32 bytes in base64. Raises InvalidArgument, without the text."""
         try:
             return cls(base64.b64decode(text, validate=True))
         except (binascii.Error, ValueError):
@@ -87,7 +87,7 @@ class Verifier:
     def __init__(self, keys: Followed[Keys]) -> None:
         self._followed = keys
         self._keys = keys.current
-        # A token comes with many calls; its signature is checked once.
+        # Many calls carry the same token, whose signature is checked once.
         self._seen: OrderedDict[str, _Checked] = OrderedDict()
 
     async def watch(self) -> None:
@@ -98,7 +98,7 @@ class Verifier:
         """The caller that the gateway signed for a call of "/package.Service/Method". Raises Unauthenticated."""
         if self._followed.current is not self._keys:
             self._keys = self._followed.current
-            self._seen.clear()  # what a key signed that is gone now
+            self._seen.clear()  # a key that signed some of them may be gone
         known = self._seen.get(token)
         if known is None:
             known = await self._checked(token)
@@ -124,7 +124,7 @@ class Verifier:
                 algorithms=[ALGORITHM],
                 issuer=ISSUER,
                 leeway=LEEWAY_SECONDS,
-                # The audience is checked for every call, and not only for a token's first.
+                # The audience is checked in `verify`, for every call and not only for a token's first.
                 options={"require": ["iss", "aud", "iat", "exp"], "verify_aud": False},
             )
         except jwt.ExpiredSignatureError:
@@ -148,7 +148,7 @@ class Verifier:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A token whose signature fits."""
+    """A token whose signature is valid."""
 
     caller: Caller
     audience: str
@@ -157,7 +157,7 @@ class _Checked:
 
 
 def key_set(public_keys: Iterable[bytes]) -> Keys:
-    """Keys of 32 raw bytes each. Raises ValueError for another number of bytes."""
+    """A key set of keys of 32 raw bytes each. Raises ValueError for another length."""
     return {key_id(raw): Ed25519PublicKey.from_public_bytes(raw) for raw in public_keys}
 
 
@@ -168,13 +168,13 @@ def key_id(public_key: bytes) -> str:
 
 
 def jwks(public_keys: Iterable[bytes]) -> str:
-    """A key set as JSON (RFC 7517), in the order given; what `parse_jwks` reads."""
+    """A key set as JSON (RFC 7517), in the given order; `parse_jwks` reads it."""
     keys = [{**_jwk(raw), "kid": key_id(raw), "alg": ALGORITHM, "use": "sig"} for raw in public_keys]
     return json.dumps({"keys": keys}, separators=(",", ":"))
 
 
 def parse_jwks(text: str) -> Keys:
-    """The keys of a key set as JSON. Raises InvalidArgument that names what is wrong."""
+    """The keys of a key set as JSON. Raises InvalidArgument that names the fault."""
     try:
         document = json.loads(text)
     except ValueError:
@@ -210,7 +210,7 @@ def _read(claims: Mapping[str, Any]) -> _Checked:
         and all(isinstance(claims.get(name), list) for name in lists)
         and all(isinstance(item, str) for name in lists for item in claims[name])
     ):
-        raise Unauthenticated("The caller's token does not hold the claims of one.")
+        raise Unauthenticated("The caller's token lacks claims, or they have wrong types.")
     caller = Caller(
         tenant=claims["tenant"],
         principal=claims["principal"],

@@ -1,4 +1,4 @@
-"""Names of vLLM's engine arguments (AsyncEngineArgs of 0.32.0), known where vLLM is not installed.
+"""Names of vLLM's engine arguments (AsyncEngineArgs of 0.32.0), for checks where vLLM is not installed.
 
 tests/vllm/test_arguments.py compares them with the engine's.
 """

@@ -1,4 +1,4 @@
-"""A real gRPC service whose answers each test decides."""
+"""A real gRPC service with scripted answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def released(text: str) -> safety_pb2.CheckStreamResponse:
 
 
 class Scripted(safety_pb2_grpc.SafetyServiceServicer):
-    """SafetyService as a stand-in for any service: one unary method and one bidirectional one."""
+    """SafetyService as an example of any service: one unary method and one bidirectional one."""
 
     def __init__(self) -> None:
         self.unary: Callable[[safety_pb2.CheckTextRequest], Awaitable[safety_pb2.CheckTextResponse]] = self._echo
@@ -76,13 +76,13 @@ async def no_lifespan() -> AsyncIterator[None]:
 
 @pytest.fixture
 def scripted() -> Scripted:
-    """A service that echoes until it is told otherwise."""
+    """A service that echoes unless a test replaces its behaviour."""
     return Scripted()
 
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of localhost that nobody listens on."""
+    """A port of localhost without a listener."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
         return int(listener.getsockname()[1])
 

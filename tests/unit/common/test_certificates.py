@@ -1,4 +1,4 @@
-"""The platform's own certificate authority: what it signs is good for one service, for its names and for its time."""
+"""The platform's own certificate authority: certificates are valid for one service, its names and a bounded time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def verifier(authority: Authority, at: datetime) -> verification.PolicyBuilder:
     return verification.PolicyBuilder().store(store).time(at)
 
 
-def test_what_it_signs_passes_an_independent_check_as_server_and_as_client() -> None:
+def test_a_signed_certificate_passes_an_independent_check_as_server_and_as_client() -> None:
     builder = verifier(AUTHORITY, NOW + DAY)
     builder.build_server_verifier(x509.DNSName("factory-safety.genai.svc")).verify(loaded(ISSUED), [])
     shown = builder.build_client_verifier().verify(loaded(ISSUED), [])
@@ -41,7 +41,7 @@ def test_what_it_signs_passes_an_independent_check_as_server_and_as_client() -> 
     assert x509.UniformResourceIdentifier(IDENTITY) in shown.subjects
 
 
-def test_it_is_not_good_for_another_name_after_its_time_or_under_another_authority() -> None:
+def test_a_certificate_is_refused_for_another_name_after_its_time_or_under_another_authority() -> None:
     name = x509.DNSName("factory-safety.genai.svc")
     other = Authority.create("factory", valid=10 * DAY, now=NOW)
     for policy in (
@@ -62,7 +62,7 @@ def test_a_service_cannot_sign_for_others() -> None:
         policy.verify(loaded(forged), [loaded(ISSUED)])
 
 
-def test_extensions_say_what_each_is_for() -> None:
+def test_extensions_restrict_the_use_of_each_certificate() -> None:
     ca, leaf = AUTHORITY.certificate.extensions, loaded(ISSUED).extensions
     constraints = ca.get_extension_for_class(x509.BasicConstraints)
     assert (constraints.critical, constraints.value.ca, constraints.value.path_length) == (True, True, 0)
@@ -75,13 +75,13 @@ def test_extensions_say_what_each_is_for() -> None:
     assert issuer == ca.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
 
 
-def test_nothing_outlives_the_authority() -> None:
+def test_no_certificate_outlives_the_authority() -> None:
     issued = AUTHORITY.issue(IDENTITY, [], valid=100 * DAY, now=NOW)
     assert expiry(issued.certificate) == expiry(AUTHORITY.pem) == NOW + 10 * DAY
     assert expiry(ISSUED.certificate) == NOW + 2 * DAY
 
 
-def test_an_authority_goes_on_from_what_is_kept_of_it() -> None:
+def test_an_authority_that_is_loaded_again_signs_as_before() -> None:
     again = Authority.load(AUTHORITY.pem, AUTHORITY.key_pem)
     issued = again.issue(IDENTITY, ["a.b"], valid=DAY, now=NOW)
     assert signed_by(issued.certificate, AUTHORITY)
@@ -105,20 +105,20 @@ def _rsa_key() -> bytes:
         (ISSUED.certificate, ISSUED.key, "may not sign"),
     ],
 )
-def test_what_is_no_authority_is_refused(certificate: bytes, key: bytes, message: str) -> None:
+def test_an_invalid_authority_is_refused(certificate: bytes, key: bytes, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         Authority.load(certificate, key)
 
 
 @pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_what_is_no_certificate_has_neither_an_end_nor_a_signer(pem: bytes) -> None:
+def test_a_malformed_certificate_is_an_error(pem: bytes) -> None:
     with pytest.raises(InvalidArgument, match="no PEM certificate"):
         expiry(pem)
     with pytest.raises(InvalidArgument, match="no PEM certificate"):
         signed_by(pem, AUTHORITY)
 
 
-def test_the_files_of_the_tests_are_what_openssl_takes(tmp_path: Path) -> None:
+def test_openssl_loads_the_files_that_tests_use(tmp_path: Path) -> None:
     own = certificates.write(tmp_path, certificates.new_authority())
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(own.ca))
-    context.load_cert_chain(own.certificate, own.private_key)  # raises when key and certificate do not fit
+    context.load_cert_chain(own.certificate, own.private_key)  # raises when key and certificate do not match

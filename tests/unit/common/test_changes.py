@@ -1,4 +1,4 @@
-"""What is printed and logged of a changed factory.yaml."""
+"""The descriptions of changes of factory.yaml."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lines(*replacements: tuple[str, str]) -> list[str]:
         ("version: 1,", "version: 2,", ["prompts[rag@1]: removed", "prompts[rag@2]: added"]),
     ],
 )
-def test_what_changed_is_named_by_path_and_name(old: str, new: str, expected: list[str]) -> None:
+def test_a_change_is_named_by_path_and_name(old: str, new: str, expected: list[str]) -> None:
     assert lines((old, new)) == expected
 
 
@@ -64,14 +64,14 @@ def test_what_changed_is_named_by_path_and_name(old: str, new: str, expected: li
         ("/models/qwen", "/models/other", "engines[qwen].source"),
     ],
 )
-def test_of_secrets_and_free_texts_only_that_they_changed_is_shown(old: str, new: str, path: str) -> None:
+def test_values_of_secrets_and_free_texts_are_not_shown(old: str, new: str, path: str) -> None:
     (line,) = lines((old, new))
     assert line.startswith(f"{path}: changed")
     assert old not in line
     assert new not in line
 
 
-def test_what_is_in_force_later_is_marked() -> None:
+def test_a_change_that_takes_effect_later_is_marked() -> None:
     assert lines(("max_model_len: 4096", "max_model_len: 8192")) == [
         "engines[qwen].args[max_model_len]: 4096 -> 8192 (in force after a restart of the model server)"
     ]

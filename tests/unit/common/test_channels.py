@@ -1,4 +1,4 @@
-"""Calls between services: they carry caller, deadline and trace, end when they should, and raise our errors alone."""
+"""Calls between services: they carry caller, deadline and trace, end at the deadline, and raise only FactoryError."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def duplex(channel: grpc.aio.Channel, *, seconds: float = 5) -> Duplex:
     return Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=seconds)
 
 
-async def test_a_call_is_made_in_the_callers_name(scripted: Scripted) -> None:
+async def test_a_call_carries_the_caller(scripted: Scripted) -> None:
     async def whoami(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         caller = identity.current()
         return answer(f"{caller.tenant}/{caller.principal}/{','.join(caller.groups)}")
@@ -50,7 +50,7 @@ async def test_a_call_is_made_in_the_callers_name(scripted: Scripted) -> None:
         assert (await check(channel)).text == "acme/alice/staff"
 
 
-async def test_a_call_that_takes_too_long_ends_on_both_sides(scripted: Scripted) -> None:
+async def test_a_call_that_exceeds_its_timeout_ends_on_both_sides(scripted: Scripted) -> None:
     stopped = asyncio.Event()
 
     async def hang(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
@@ -91,13 +91,13 @@ async def test_the_deadline_of_the_request_shortens_every_call_below_it(scripted
     assert 0 < second < 2.5
 
 
-async def test_a_service_that_is_not_there_is_unavailable() -> None:
+async def test_a_call_of_a_missing_service_is_unavailable() -> None:
     async with channels.connect("unix:/nonexistent/gf.sock") as channel:
         with pytest.raises((Unavailable, DeadlineExceeded)):
             await check(channel, seconds=1)
 
 
-async def test_a_call_whose_caller_leaves_is_cancelled_at_the_server(scripted: Scripted) -> None:
+async def test_a_cancelled_call_is_cancelled_at_the_server(scripted: Scripted) -> None:
     begun, stopped = asyncio.Event(), asyncio.Event()
 
     async def hang(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
@@ -140,7 +140,7 @@ async def test_an_idempotent_call_is_sent_again_when_the_service_was_unavailable
 
 
 async def times_sent(method: str, folder: Path) -> int:
-    """How often a call reaches a server that turns the first one away."""
+    """The number of times a call reaches a server that refuses the first one."""
     asked = 0
 
     async def away(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
@@ -157,7 +157,7 @@ async def times_sent(method: str, folder: Path) -> int:
 
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Handlers(),))
-    # A socket of its own: gRPC holds retries back by the server's address.
+    # A socket of its own: gRPC throttles retries by the server's address.
     address = f"unix:{folder / method.rpartition('.')[2].replace('/', '.')}"
     server.add_insecure_port(address)
     await server.start()
@@ -177,17 +177,17 @@ async def test_a_call_that_writes_an_answer_is_never_sent_again(socket_folder: P
     assert await times_sent(f"/genaifactory.{method}", socket_folder) == 1
 
 
-async def test_the_channel_sends_again_what_the_contracts_say_may_run_twice_and_nothing_else(
+async def test_the_channel_retries_exactly_the_methods_that_the_contracts_declare_idempotent(
     socket_folder: Path,
 ) -> None:
     sent = {method: await times_sent(method, socket_folder) for method in rpcs.methods()}
     assert {method for method, times in sent.items() if times == 2} == set(rpcs.idempotent())
     assert {method for method, times in sent.items() if times == 1} == set(rpcs.methods()) - set(rpcs.idempotent())
-    # Its tries are the orchestrator's.
+    # The orchestrator retries these itself.
     assert not {method for method in rpcs.idempotent() if method.endswith(("ModelService/Generate", "/Embed"))}
 
 
-async def test_other_errors_are_not_tried_again(scripted: Scripted) -> None:
+async def test_other_errors_are_not_retried(scripted: Scripted) -> None:
     calls = 0
 
     async def refuse(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
@@ -215,7 +215,7 @@ async def test_a_message_of_the_longest_permitted_length_passes_and_a_longer_one
         assert (await check(channel, "still")).text == "still"
 
 
-async def test_a_duplex_call_speaks_both_ways_at_once(scripted: Scripted) -> None:
+async def test_a_duplex_call_sends_and_receives_in_turn(scripted: Scripted) -> None:
     testing.act_as()
     async with testing.served(scripted.app()) as channel, duplex(channel) as call:
         responses = aiter(call)
@@ -226,7 +226,7 @@ async def test_a_duplex_call_speaks_both_ways_at_once(scripted: Scripted) -> Non
         assert [response async for response in responses] == []
 
 
-async def test_a_duplex_call_that_is_left_is_cancelled_at_the_server(scripted: Scripted) -> None:
+async def test_a_duplex_call_that_is_ended_early_is_cancelled_at_the_server(scripted: Scripted) -> None:
     stopped = asyncio.Event()
 
     async def listen(requests: AsyncIterator[safety_pb2.CheckStreamRequest]) -> AsyncIterator[Response]:
@@ -245,7 +245,7 @@ async def test_a_duplex_call_that_is_left_is_cancelled_at_the_server(scripted: S
         await stopped.wait()
 
 
-async def test_a_server_that_fails_is_heard_by_reader_and_writer(scripted: Scripted) -> None:
+async def test_an_error_of_the_server_is_raised_for_reader_and_writer(scripted: Scripted) -> None:
     async def fail(requests: AsyncIterator[safety_pb2.CheckStreamRequest]) -> AsyncIterator[Response]:
         async for _ in requests:
             yield released("one")
@@ -255,15 +255,15 @@ async def test_a_server_that_fails_is_heard_by_reader_and_writer(scripted: Scrip
     testing.act_as()
     async with testing.served(scripted.app()) as channel, duplex(channel) as call:
         await call.send(text("a"))
-        with pytest.raises(Conflict, match="enough") as heard:
+        with pytest.raises(Conflict, match="enough") as raised:
             [response async for response in call]
-        assert heard.value.field == "text"
+        assert raised.value.field == "text"
         with pytest.raises(Conflict, match="enough"):
             await call.send(text("b"))
         await call.done_sending()
 
 
-async def test_a_server_that_ends_before_all_was_sent_is_an_error_of_the_writer(scripted: Scripted) -> None:
+async def test_sending_after_the_server_has_ended_the_call_is_an_error(scripted: Scripted) -> None:
     async def leave(requests: AsyncIterator[safety_pb2.CheckStreamRequest]) -> AsyncIterator[Response]:
         yield released("bye")
 

@@ -1,4 +1,4 @@
-"""The contract of a conversation: what may follow what, and what it is estimated to cost."""
+"""The contract of a conversation: the order of messages, bounds, and the estimate of tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ RESULT = message(TOOL, "42", tool_call_id="c1")
         ),
     ],
 )
-def test_gateway_and_orchestrator_take_and_refuse_the_same(
+def test_gateway_and_orchestrator_accept_and_refuse_the_same(
     request_type: type[gateway_pb2.ChatRequest | orchestrator_pb2.AnswerRequest],
     fields: dict[str, Any],
     field: str | None,
@@ -69,7 +69,7 @@ def test_gateway_and_orchestrator_take_and_refuse_the_same(
     assert caught.value.field == field
 
 
-def test_what_reaches_a_model_is_in_the_estimate() -> None:
+def test_the_estimate_counts_all_that_a_model_reads() -> None:
     plain = [message(content="x" * 400)]
     alone = conversation.estimated_prompt_tokens(plain)
     assert alone == 104

@@ -1,4 +1,4 @@
-"""Services that keep their state in one PostgreSQL do not get in each other's way."""
+"""Services that share a PostgreSQL database do not interfere with each other."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-async def test_replicas_of_two_services_build_an_empty_database_at_once(
+async def test_replicas_of_two_services_migrate_an_empty_database_concurrently(
     tmp_path: Path, postgres: PostgresServer
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)
     monitor = MonitorSettings.model_validate({"data_dir": tmp_path, "database_url": url})
     orchestrator = OrchestratorSettings.model_validate({"data_dir": tmp_path, "database_url": url})
-    for _ in range(2):  # the second time there is nothing left to do
+    for _ in range(2):  # the second time nothing is left to do
         stores: list[MonitorDatabase | Conversations] = [
             opened for _ in range(4) for opened in (MonitorDatabase(monitor), Conversations(orchestrator))
         ]
@@ -51,12 +51,12 @@ async def test_replicas_of_two_services_build_an_empty_database_at_once(
         ]
     await database.close()
     expected = [*of_monitor.tables, *of_orchestrator.tables, "alembic_version", "orchestrator_alembic_version"]
-    assert sorted(tables) == sorted(expected), "no name stands for two things"
+    assert sorted(tables) == sorted(expected), "no table is shared"
     assert versions == [1, 1]
 
 
 @pytest.mark.parametrize("on_postgresql", [True, False])
-async def test_an_older_version_works_on_what_a_newer_one_has_migrated(
+async def test_an_older_version_works_on_a_database_that_a_newer_one_has_migrated(
     tmp_path: Path, postgres: PostgresServer, on_postgresql: bool
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database) if on_postgresql else None
@@ -75,7 +75,7 @@ async def test_an_older_version_works_on_what_a_newer_one_has_migrated(
         await database.close()
 
 
-async def test_a_database_that_was_never_opened_is_unavailable_and_closes(tmp_path: Path) -> None:
+async def test_a_database_that_was_never_opened_is_unavailable_and_can_be_closed(tmp_path: Path) -> None:
     layout = Layout("any", "The database", "any.db", "all", tmp_path, version_table="alembic_version", migration_lock=1)
     database = Database(layout, data_dir=tmp_path, url=None, store=Store())
     for use in (database.reading, database.writing):
@@ -86,7 +86,7 @@ async def test_a_database_that_was_never_opened_is_unavailable_and_closes(tmp_pa
     await database.close()
 
 
-async def test_a_role_that_may_not_make_tables_is_unavailable_until_it_may(
+async def test_a_role_without_the_privilege_to_create_tables_is_unavailable_until_it_is_granted(
     tmp_path: Path, postgres: PostgresServer
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)

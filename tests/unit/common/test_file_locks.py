@@ -1,4 +1,4 @@
-"""File locks: one holder at a time, none after its death, and looking that disturbs nobody."""
+"""File locks: one holder at a time, released when its process dies, and checked without acquiring."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_two_objects_of_one_process_do_not_share_it_and_any_thread_may_release_it(tmp_path: Path) -> None:
+def test_two_objects_of_one_process_exclude_each_other_and_any_thread_may_release(tmp_path: Path) -> None:
     first, second = file_lock(tmp_path / "lock"), file_lock(tmp_path / "lock")
     first.acquire(blocking=False)
     with pytest.raises(Timeout):
@@ -55,8 +55,8 @@ def test_two_objects_of_one_process_do_not_share_it_and_any_thread_may_release_i
         pass
 
 
-def test_looking_at_a_lock_is_not_holding_it(tmp_path: Path) -> None:
-    """Many look at once, as commands do that search for a running platform; none is taken for the holder."""
+def test_concurrent_checks_of_a_lock_do_not_report_each_other_as_its_holder(tmp_path: Path) -> None:
+    """Commands that search for a running platform check concurrently."""
     path = tmp_path / "lock"
     with pytest.raises(FileNotFoundError):
         is_held(path)
@@ -73,13 +73,13 @@ def test_looking_at_a_lock_is_not_holding_it(tmp_path: Path) -> None:
     assert found == [False] * 800
 
 
-def test_the_file_is_for_its_owner_alone_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_new_file_has_the_given_mode(tmp_path: Path) -> None:
     with file_lock(tmp_path / "lock", mode=0o600).acquire(blocking=False):
         assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
 
 
 def test_a_file_system_without_locks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a file whose existence is the lock, and which a killed holder leaves behind."""
+    """Instead of a lock by the file's existence, which a killed holder would leave behind."""
 
     def missing(descriptor: int) -> bool:
         raise OSError(errno.ENOSYS, "flock is not implemented")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and outputs that go where the path leads."""
+"""Files that are written atomically, and outputs through links, pipes and devices."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def names(folder: Path) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, str | bytes]:
-    """By name: where a link leads, or a file's bytes."""
+    """By name: a link's target, or a file's bytes."""
     found = [each for each in folder.rglob("*") if each.is_symlink() or each.is_file()]
     return {each.name: os.readlink(each) if each.is_symlink() else each.read_bytes() for each in found}
 
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """Not the superuser, whom no mode stops; yields a folder of that user's own."""
+    """Runs the block as a user other than root, who ignores modes; yields a folder of that user."""
     if os.geteuid() != 0:
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
@@ -116,7 +116,7 @@ WRITTEN: tuple[Case, ...] = (
 
 @pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.__name__)
 @pytest.mark.parametrize("writer", [put, lambda path: files.write(path, NEW)], ids=["output", "write"])
-def test_a_file_is_replaced_where_links_lead_and_is_its_owners_alone(
+def test_the_target_of_links_is_replaced_and_private_to_its_owner(
     case: Case, writer: Callable[[Path], None], tmp_path: Path
 ) -> None:
     path, target = case(tmp_path)
@@ -131,7 +131,7 @@ def test_a_file_is_replaced_where_links_lead_and_is_its_owners_alone(
 
 
 @pytest.mark.parametrize("case", WRITTEN, ids=lambda case: case.__name__)
-def test_what_was_there_stays_when_the_output_fails(case: Case, tmp_path: Path) -> None:
+def test_the_former_content_stays_when_the_output_fails(case: Case, tmp_path: Path) -> None:
     path, _ = case(tmp_path)
     before = contents(tmp_path)
 
@@ -155,7 +155,7 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -
     assert path.read_bytes() == NEW
 
 
-def test_a_link_to_another_volume_is_written_there(tmp_path: Path) -> None:
+def test_the_target_of_a_link_on_another_volume_is_written(tmp_path: Path) -> None:
     elsewhere = Path("/dev/shm")  # a file system in memory
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second volume")
@@ -171,7 +171,7 @@ def test_a_link_to_another_volume_is_written_there(tmp_path: Path) -> None:
 
 @contextmanager
 def collected(descriptor: int) -> Iterator[bytearray]:
-    """What can be read from a pipe until its end, once the block is left."""
+    """The bytes read from a pipe until its end, complete at the end of the block."""
     found = bytearray()
 
     def read() -> None:
@@ -215,15 +215,13 @@ def test_a_terminal_is_written_and_stays() -> None:
 
 
 @pytest.mark.parametrize(("minor", "refused"), [(3, None), (7, errno.ENOSPC)], ids=["null", "full"])
-def test_a_device_is_written_and_stays_though_the_superuser_could_replace_it(
-    minor: int, refused: int | None, tmp_path: Path
-) -> None:
+def test_a_device_is_written_and_stays_also_for_root(minor: int, refused: int | None, tmp_path: Path) -> None:
     device = tmp_path / "device"
     try:
         os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, minor))
         os.close(os.open(device, os.O_WRONLY))
     except PermissionError:
-        pytest.skip("a device of its own can be made and opened by the superuser alone, where the volume has devices")
+        pytest.skip("only root can create and open a device, on a volume that allows devices")
     if refused is None:
         put(device)
     else:
@@ -235,7 +233,7 @@ def test_a_device_is_written_and_stays_though_the_superuser_could_replace_it(
     assert names(tmp_path) == ["device"]
 
 
-def test_the_pipe_behind_a_descriptors_path_is_written() -> None:
+def test_a_pipe_is_written_through_its_descriptors_path() -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading), os.fdopen(writing, "wb") as pipe:
         put(Path(f"/dev/fd/{writing}"))
@@ -246,7 +244,7 @@ def test_the_pipe_behind_a_descriptors_path_is_written() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"), [(os.O_APPEND, OLD + NEW), (os.O_TRUNC, NEW)], ids=[">> file", "> file"]
 )
-def test_a_file_that_the_shell_opened_is_written_where_it_stands(flags: int, expected: bytes, tmp_path: Path) -> None:
+def test_a_file_that_the_shell_opened_is_written_in_place(flags: int, expected: bytes, tmp_path: Path) -> None:
     path, _ = a_file(tmp_path)
     number = path.stat().st_ino
     descriptor = os.open(path, os.O_WRONLY | flags)
@@ -286,7 +284,7 @@ REFUSED: dict[Callable[[Path], Path], int] = {
 
 
 @pytest.mark.parametrize("number", [*REFUSED.values()], ids=errno.errorcode.get)
-def test_what_cannot_be_written_is_refused_by_its_name_and_nothing_changes(number: int, tmp_path: Path) -> None:
+def test_an_error_names_the_path_and_nothing_changes(number: int, tmp_path: Path) -> None:
     path = next(make for make, refusal in REFUSED.items() if refusal == number)(tmp_path)
     before = names(tmp_path)
     with pytest.raises(OSError) as refused:  # noqa: PT011  # its number is checked
@@ -295,7 +293,7 @@ def test_what_cannot_be_written_is_refused_by_its_name_and_nothing_changes(numbe
     assert names(tmp_path) == before
 
 
-def test_a_folder_that_cannot_be_written_is_refused_by_the_outputs_name_and_its_file_stays() -> None:
+def test_the_error_for_a_read_only_folder_names_the_output_and_its_file_stays() -> None:
     with as_nobody() as folder:
         path, _ = a_file(folder)
         folder.chmod(0o500)
@@ -307,7 +305,7 @@ def test_a_folder_that_cannot_be_written_is_refused_by_the_outputs_name_and_its_
         folder.chmod(0o700)
 
 
-def test_a_file_that_cannot_be_written_is_not_replaced_in_a_folder_that_can() -> None:
+def test_a_read_only_file_in_a_writable_folder_is_not_replaced() -> None:
     with as_nobody() as folder:
         path, _ = a_file(folder)
         path.chmod(0o400)

@@ -1,4 +1,4 @@
-"""Values of files that change: the newest good one, read seldom."""
+"""Values of texts that change: the last valid one, read at bounded intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _number(text: str) -> int:
 
 
 class Text:
-    """A text that changes, and how often it was read."""
+    """A text that changes, with the number of reads."""
 
     def __init__(self) -> None:
         self.text: str | None = "1"
@@ -47,7 +47,7 @@ async def test_a_change_is_followed(file: Text) -> None:
 
 
 @pytest.mark.parametrize("change", ["no number", None])
-async def test_what_is_no_good_is_logged_once_and_the_last_good_value_stays(
+async def test_an_invalid_text_is_logged_once_and_the_last_valid_value_stays(
     change: str | None, file: Text, caplog: pytest.LogCaptureFixture
 ) -> None:
     followed = Followed("a number", file.read, _number)
@@ -68,14 +68,14 @@ async def test_what_is_no_good_is_logged_once_and_the_last_good_value_stays(
     assert followed.current == 3
 
 
-async def test_many_who_look_at_once_read_once(file: Text) -> None:
+async def test_concurrent_looks_read_once(file: Text) -> None:
     followed = Followed("a number", file.read, _number)
     await asyncio.sleep(0.21)
     await asyncio.gather(*(followed.look() for _ in range(100)))
     assert file.reads == 2
 
 
-async def test_the_same_text_is_the_same_value(file: Text) -> None:
+async def test_an_unchanged_text_is_not_parsed_again(file: Text) -> None:
     followed = Followed("a list", file.read, lambda text: [text])
     before = followed.current
     file.text = "1"
@@ -84,7 +84,7 @@ async def test_the_same_text_is_the_same_value(file: Text) -> None:
     assert followed.current is before
 
 
-def test_without_a_good_value_there_is_nothing_to_begin_with(file: Text) -> None:
+def test_an_invalid_first_text_is_an_error(file: Text) -> None:
     file.text = "none"
     with pytest.raises(InvalidArgument):
         Followed("a number", file.read, _number)

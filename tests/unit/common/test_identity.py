@@ -1,4 +1,4 @@
-"""Who a call is for, as the code of a service sees it."""
+"""The caller of the current request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_outside_of_a_request_there_is_no_caller() -> None:
     assert identity.request_id() == ""
 
 
-def test_a_permission_is_named_when_it_is_missing() -> None:
+def test_the_error_of_a_missing_permission_names_it() -> None:
     testing.CALLER.require("chat")
     with pytest.raises(PermissionDenied, match="'developer' has no permission 'operate'"):
         testing.CALLER.require("operate")

@@ -1,4 +1,4 @@
-"""Images in messages: what passes, what does not, and what they cost; headers as Pillow writes them."""
+"""Images in messages: checks, bounds and estimated tokens, with files that Pillow writes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_as_pillow_writes_it_passes_with_its_size_read_from_its_header(name: str) -> None:
+def test_a_file_of_pillow_is_accepted_and_its_size_is_read_from_its_header(name: str) -> None:
     media_type, data = FILES[name]
     message = shows(types_pb2.Image(media_type=media_type, data=data))
     images.check([message])
@@ -63,19 +63,19 @@ def test_a_file_as_pillow_writes_it_passes_with_its_size_read_from_its_header(na
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_ends_anywhere_or_holds_anything_is_refused_by_name_or_passes(name: str) -> None:
+def test_a_truncated_or_altered_file_is_accepted_or_refused_with_its_field(name: str) -> None:
     media_type, data = FILES[name]
     dice = random.Random(name)
     for cut in range(min(len(data), 300)):
-        _check_only_as_it_says(types_pb2.Image(media_type=media_type, data=data[:cut]))
+        _check_raises_only_invalid_argument(types_pb2.Image(media_type=media_type, data=data[:cut]))
     for _ in range(2000):
         damaged = bytearray(data[:400])
         for _ in range(3):
             damaged[dice.randrange(len(damaged))] = dice.randrange(256)
-        _check_only_as_it_says(types_pb2.Image(media_type=media_type, data=bytes(damaged)))
+        _check_raises_only_invalid_argument(types_pb2.Image(media_type=media_type, data=bytes(damaged)))
 
 
-def _check_only_as_it_says(shown: types_pb2.Image) -> None:
+def _check_raises_only_invalid_argument(shown: types_pb2.Image) -> None:
     message, field = shows(shown), None
     try:
         images.check([message])
@@ -124,12 +124,12 @@ def test_a_jpeg_of_a_million_segments_is_refused_at_once() -> None:
     assert time.process_time() - begin < 0.1
 
 
-def test_images_stand_in_messages_of_users_alone() -> None:
+def test_only_messages_of_users_may_have_images() -> None:
     for role in (ASSISTANT, types_pb2.ROLE_SYSTEM, types_pb2.ROLE_TOOL):
         assert refused(shows(image(), role=role)).field == "messages[0].images[0]"
 
 
-def test_number_and_bytes_of_all_images_together_are_bounded() -> None:
+def test_the_number_and_the_bytes_of_all_images_together_are_bounded() -> None:
     images.check([shows(*[image()] * 8), shows(*[image()] * 8)])
     error = refused(shows(*[image()] * 8), shows(*[image()] * 9))
     assert (error.field, "at most 16 images" in error.message) == ("messages[1].images[8]", True)
@@ -139,12 +139,12 @@ def test_number_and_bytes_of_all_images_together_are_bounded() -> None:
     assert (type(error), error.field) == (TooLarge, "messages[0].images[2].data")
 
 
-def test_a_stored_conversation_takes_no_images() -> None:
+def test_a_stored_conversation_accepts_no_images() -> None:
     images.check([shows()], conversation_id="c")
     assert refused(shows(image()), conversation_id="c").field == "conversation_id"
 
 
-def test_the_bounds_of_a_request_fit_each_other() -> None:
+def test_the_bounds_of_a_request_are_consistent() -> None:
     largest_body = next(m.le for m in Http.model_fields["max_body_bytes"].metadata if hasattr(m, "le"))
     as_base64 = -(-images.MAX_TOTAL_BYTES // 3) * 4
     assert images.MAX_IMAGE_BYTES <= images.MAX_TOTAL_BYTES
@@ -161,7 +161,7 @@ def test_the_bounds_of_a_request_fit_each_other() -> None:
         "gopher://x",
     ],
 )
-def test_an_address_is_never_fetched_and_the_error_says_what_to_send(url: str) -> None:
+def test_an_address_is_never_fetched_and_the_error_names_the_alternative(url: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         images.from_data_url(url)
     assert "fetches no addresses" in caught.value.message
@@ -174,19 +174,19 @@ def test_an_address_is_never_fetched_and_the_error_says_what_to_send(url: str) -
     ["", "x", "data:image/png,abc", "data:;base64,", "data:image/png;charset=x;base64,AA==", "data:image/png;base64,A",
      "data:image/png;base64,AA==\n", "data:image/png;base64,A A=", "data:image/png;base64,_-8="],
 )  # fmt: skip
-def test_what_is_no_data_url_in_base64_is_refused(url: str) -> None:
+def test_a_malformed_data_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidArgument):
         images.from_data_url(url)
 
 
-def test_a_data_url_is_read_and_written_as_it_was() -> None:
+def test_a_data_url_survives_parsing_and_formatting() -> None:
     url = "data:image/png;base64," + base64.b64encode(png()).decode()
     read = images.from_data_url(url)
     assert (read.media_type, read.data) == ("image/png", png())
     assert images.data_url(read) == url
 
 
-def test_an_image_is_estimated_by_its_pixels_within_what_models_take() -> None:
+def test_an_images_tokens_are_estimated_by_its_pixels_within_bounds() -> None:
     def tokens(width: int, height: int) -> int:
         header = bytearray(png())
         header[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
@@ -203,7 +203,7 @@ def test_a_record_keeps_a_digest_in_place_of_the_bytes() -> None:
     kept = images.without_bytes(message).images[0]
     assert (kept.data, kept.media_type, kept.position, kept.digest.size_bytes) == (b"", "image/png", 3, len(png()))
     assert len(kept.digest.sha256) == 64
-    assert message.images[0].data == png()  # the request's own is as it was
+    assert message.images[0].data == png()  # the request's own is unchanged
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_record_keeps_a_digest_in_place_of_the_bytes() -> None:
         ("ab", [2, 0], [1, "ab", 0]),
     ],
 )
-def test_texts_and_images_come_in_their_order(content: str, places: list[int], parts: list[str | int]) -> None:
+def test_texts_and_images_are_returned_in_their_order(content: str, places: list[int], parts: list[str | int]) -> None:
     shown = [image(png(1 + number), position=place) for number, place in enumerate(places)]
     found = list(images.parts(shows(*shown, content=content)))
     assert found == [shown[part] if isinstance(part, int) else part for part in parts]

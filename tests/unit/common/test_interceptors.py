@@ -1,4 +1,4 @@
-"""What stands around every served call: transport, caller, deadline, trace, errors and metrics."""
+"""What is done for every served call: transport, caller, permission, deadline, trace, errors and metrics."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_forged_caller_is_refused(token: str, scripted: Scripted) -> Non
             await check_with(channel, (passes.CONTEXT, token))
 
 
-async def test_a_caller_of_many_groups_is_known_whole(scripted: Scripted) -> None:
+async def test_a_caller_with_many_groups_is_accepted_with_all_of_them(scripted: Scripted) -> None:
     seen: list[tuple[str, ...]] = []
 
     async def look(_: Any) -> safety_pb2.CheckTextResponse:
@@ -71,16 +71,16 @@ async def test_a_caller_of_many_groups_is_known_whole(scripted: Scripted) -> Non
         return answer("")
 
     scripted.unary = look
-    # As a token about 19 KB, of which gRPC by itself takes 8.
+    # A token of about 19 KB; gRPC's default bound is 8.
     groups = tuple(f"department-{number:030}" for number in range(300))
     testing.act_as(replace(testing.CALLER, groups=groups))
     async with testing.served(scripted.app()) as channel:
-        for _ in range(20):  # what is above gRPC's own bound is refused by chance
+        for _ in range(20):  # above its own bound gRPC refuses at random
             await check(channel)
     assert seen == [groups] * 20
 
 
-async def test_a_caller_over_plain_tcp_is_refused_however_well_it_is_signed(scripted: Scripted) -> None:
+async def test_a_signed_caller_over_plain_tcp_is_refused(scripted: Scripted) -> None:
     testing.act_as()
     server = settings.Server(address="127.0.0.1:0", drain_seconds=0.1)
     async with runtime.running(scripted.app(), server) as address, channels.connect(address) as channel:
@@ -94,7 +94,7 @@ async def record_interactions(channel: grpc.aio.Channel) -> None:
 
 
 class Recorder(monitor_pb2_grpc.MonitorServiceServicer):
-    """Keeps whom a method is called for that services call in their own name."""
+    """Records the callers of a method that services call in their own name."""
 
     def __init__(self) -> None:
         self.callers: list[list[tuple[str, str]]] = []
@@ -124,12 +124,12 @@ async def test_a_peer_method_needs_no_caller_and_has_none() -> None:
         await record_interactions(channel)
         identity.forget()
         stub = monitor_pb2_grpc.MonitorServiceStub(channel)
-        with pytest.raises(Unauthenticated):  # the service's other methods are as closed as before
+        with pytest.raises(Unauthenticated):  # the service's other methods still require a caller
             await channels.unary(stub.GetUsage, monitor_pb2.GetUsageRequest(), timeout_seconds=5)
     assert recorder.callers == [[], []]
 
 
-async def test_a_peer_method_is_closed_to_plain_tcp() -> None:
+async def test_a_peer_method_is_refused_over_plain_tcp() -> None:
     server = settings.Server(address="127.0.0.1:0", drain_seconds=0.1)
     async with runtime.running(Recorder().app(), server) as address, channels.connect(address) as channel:
         with pytest.raises(Unauthenticated, match="mTLS or a unix socket"):
@@ -138,10 +138,10 @@ async def test_a_peer_method_is_closed_to_plain_tcp() -> None:
 
 @pytest.mark.parametrize("verifier", [testing.VERIFIER, None], ids=["behind the gateway", "the gateway"])
 @pytest.mark.parametrize("service", ["tests.unknown.v1.Unknown", "tests.bare.v1.Bare"])
-async def test_a_method_whose_contract_does_not_say_who_may_call_it_is_refused(
+async def test_a_method_whose_contract_does_not_declare_who_may_call_it_is_refused(
     service: str, verifier: tokens.Verifier | None, scripted: Scripted
 ) -> None:
-    if service.startswith("tests.bare"):  # its contract is there, without the option
+    if service.startswith("tests.bare"):  # it has a contract, without the option
         bare = descriptor_pb2.FileDescriptorProto(name="tests/bare.proto", package="tests.bare.v1")
         bare.message_type.add(name="Nothing")
         declared = bare.service.add(name="Bare").method.add(name="Call")
@@ -162,7 +162,7 @@ async def test_a_method_whose_contract_does_not_say_who_may_call_it_is_refused(
 
     # With a caller, `channels` would refuse it before the server does.
     async with testing.served(scripted.app(register=register, verifier=verifier)) as channel:
-        with pytest.raises(PermissionDenied, match="does not say in its contract who may call it"):
+        with pytest.raises(PermissionDenied, match="does not declare who may call it"):
             await channels.unary(channel.unary_unary(f"/{service}/Call"), b"", timeout_seconds=5)
     assert not served
 
@@ -178,7 +178,7 @@ async def test_a_role_without_the_methods_permission_is_refused_before_the_metho
             await check(channel)
 
 
-async def test_one_calls_caller_is_unknown_to_the_next(scripted: Scripted) -> None:
+async def test_a_call_does_not_inherit_the_caller_of_an_earlier_one(scripted: Scripted) -> None:
     seen: list[str] = []
 
     async def look(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
@@ -195,7 +195,7 @@ async def test_one_calls_caller_is_unknown_to_the_next(scripted: Scripted) -> No
     assert seen == ["one", "two"]
 
 
-async def test_a_call_without_a_deadline_is_given_one(scripted: Scripted, socket_folder: Path) -> None:
+async def test_a_call_without_a_deadline_gets_the_default_one(scripted: Scripted, socket_folder: Path) -> None:
     async def hang(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         await asyncio.Event().wait()
         raise AssertionError
@@ -210,7 +210,7 @@ async def test_a_call_without_a_deadline_is_given_one(scripted: Scripted, socket
     assert type(from_rpc(raised.value)) is DeadlineExceeded
 
 
-async def test_every_end_of_a_call_is_counted_by_its_status(scripted: Scripted) -> None:
+async def test_every_call_is_counted_by_its_status(scripted: Scripted) -> None:
     outcomes: list[BaseException | None] = [None, NotFound("no"), RuntimeError("bug")]
 
     async def play(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
@@ -231,7 +231,7 @@ async def test_every_end_of_a_call_is_counted_by_its_status(scripted: Scripted) 
     assert await samples("genaifactory_rpc_running", service="counted") == 0
 
 
-async def test_a_stream_that_fails_midway_keeps_what_was_sent_and_says_why(scripted: Scripted) -> None:
+async def test_a_stream_that_fails_midway_delivers_what_was_sent_and_then_the_error(scripted: Scripted) -> None:
     async def fail(
         requests: AsyncIterator[safety_pb2.CheckStreamRequest],
     ) -> AsyncIterator[safety_pb2.CheckStreamResponse]:
@@ -249,8 +249,8 @@ async def test_a_stream_that_fails_midway_keeps_what_was_sent_and_says_why(scrip
     assert raised.value.field == "open.policy"
 
 
-async def test_what_a_handler_holds_is_let_go_when_its_caller_leaves(scripted: Scripted) -> None:
-    let_go = asyncio.Event()
+async def test_a_handlers_resources_are_released_when_the_call_is_cancelled(scripted: Scripted) -> None:
+    closed = asyncio.Event()
 
     async def hold(
         requests: AsyncIterator[safety_pb2.CheckStreamRequest],
@@ -259,17 +259,17 @@ async def test_what_a_handler_holds_is_let_go_when_its_caller_leaves(scripted: S
             yield released("one")
             await asyncio.Event().wait()
         finally:
-            let_go.set()
+            closed.set()
 
     scripted.duplex = hold
     testing.act_as()
     async with testing.served(scripted.app(Telemetry("held"))) as channel, asyncio.timeout(5):
         async with channels.Duplex(safety_pb2_grpc.SafetyServiceStub(channel).CheckStream, timeout_seconds=5) as call:
             assert (await anext(aiter(call))).released == "one"
-        await let_go.wait()
+        await closed.wait()
 
 
-async def test_a_trace_goes_on_over_a_call_and_names_no_content(scripted: Scripted) -> None:
+async def test_a_call_continues_the_trace_and_spans_hold_no_content(scripted: Scripted) -> None:
     exporters = InMemorySpanExporter(), InMemorySpanExporter()
     caller = await asyncio.to_thread(Telemetry, "caller", exporter=exporters[0])
     service = await asyncio.to_thread(Telemetry, "called", exporter=exporters[1])

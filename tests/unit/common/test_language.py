@@ -1,4 +1,4 @@
-"""Telling Vietnamese from English, in queries of a few words and in texts."""
+"""Detection of Vietnamese and English, in queries of a few words and in texts."""
 
 from __future__ import annotations
 
@@ -138,14 +138,14 @@ VPN access
 
 
 @pytest.mark.parametrize("text", VIETNAMESE)
-def test_vietnamese_is_told_with_and_without_its_marks(text: str) -> None:
+def test_vietnamese_is_detected_with_and_without_diacritics(text: str) -> None:
     assert language.detect(text) == "vi"
     assert language.detect(unicodedata.normalize("NFD", text)) == "vi"
     assert language.nearest(text) == language.of_reply(text) == "vi"
 
 
 @pytest.mark.parametrize("text", ENGLISH)
-def test_english_is_told_also_where_it_names_something_vietnamese(text: str) -> None:
+def test_english_with_vietnamese_names_is_not_detected_as_vietnamese(text: str) -> None:
     assert language.detect(text) in ("en", None)
     assert language.of_reply(text) == "en"
 
@@ -154,18 +154,18 @@ def test_english_is_told_also_where_it_names_something_vietnamese(text: str) -> 
     "text",
     ["1234 !!!", "2024?", "", "東京はどこですか", "Où est la bibliothèque? Elle est près de l'église où nous étions."],
 )
-def test_nothing_is_told_of_numbers_and_other_languages(text: str) -> None:
+def test_numbers_and_other_languages_are_not_detected(text: str) -> None:
     assert language.detect(text) is None
     assert language.nearest(text) is None
 
 
 @pytest.mark.parametrize("text", ["VPN", "Debian 13", "annual leave", "phishing"])
-def test_a_name_tells_nothing_and_is_nearest_to_english(text: str) -> None:
+def test_a_name_is_not_detected_and_is_nearest_to_english(text: str) -> None:
     assert language.detect(text) is None
     assert language.nearest(text) == language.of_reply(text) == "en"
 
 
-def test_a_long_text_is_told_by_most_of_its_words() -> None:
+def test_most_words_of_a_long_text_decide() -> None:
     vietnamese = "Nhân viên gửi đơn trên Cổng Nhân sự. See the handbook of the company for more. "
     english = "Ask Nguyễn Văn An or Trần Thị Bình in Đà Nẵng, who know how this is done and where the forms are. "
     assert language.detect(vietnamese * 3) == "vi"

@@ -1,4 +1,4 @@
-"""What a question still asks without the masks of guardrails."""
+"""Questions without the masks of guardrails."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from genaifactory_common.masking import mask, question_without_masks
         ("Is 1 < 2 and A_B > C?", "Is 1 < 2 and A_B > C?"),
     ],
 )
-def test_masks_and_what_only_introduces_them_are_left_out(masked: str, asked: str) -> None:
+def test_masks_and_clauses_that_only_introduce_them_are_removed(masked: str, asked: str) -> None:
     assert question_without_masks(masked) == asked
 
 
-def test_what_the_guardrail_writes_is_what_is_left_out() -> None:
+def test_a_mask_as_guardrails_write_it_is_removed() -> None:
     assert question_without_masks(f"Can {mask('CREDIT_CARD')} be paid with?") == "Can be paid with?"

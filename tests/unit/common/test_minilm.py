@@ -1,4 +1,4 @@
-"""MiniLM: vectors that mean what the original model's mean, whatever stands beside a text."""
+"""MiniLM: vectors close to the original model's, independent of other texts."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_an_empty_text_has_a_vector(model: MiniLM) -> None:
 
 
 def test_quantisation_keeps_the_original_models_vectors(model: MiniLM) -> None:
-    """The reference runs the same architecture in numpy with the weights as they come, in 32-bit floats."""
+    """The reference computes the same architecture in numpy with the original weights, in 32-bit floats."""
     texts = ["How do I partition a disk for Debian?", "Máy tính của tôi không khởi động được từ đĩa USB.", "ok"]
     got = model.embed(texts)
     cosines = [float(vector @ _reference(model, text)) for vector, text in zip(got, texts, strict=True)]
     assert min(cosines[:2]) > 0.985
-    assert cosines[2] > 0.95  # a text of one token has nothing to average its rounding errors with
+    assert cosines[2] > 0.95  # with one token, rounding errors do not average out
 
 
 def test_sentences_that_mean_the_same_are_closer(model: MiniLM) -> None:
@@ -60,17 +60,17 @@ def test_sentences_that_mean_the_same_are_closer(model: MiniLM) -> None:
     assert query @ near > query @ far + 0.2
 
 
-def test_text_beyond_the_limit_does_not_count(model: MiniLM) -> None:
+def test_text_beyond_the_limit_is_ignored(model: MiniLM) -> None:
     long = "disk " * 300
     first, second = model.embed([long + "alpha", long + "beta"])
     assert np.array_equal(first, second)
 
 
-def test_the_tokens_that_are_read_are_counted(model: MiniLM) -> None:
+def test_tokens_read_counts_up_to_the_limit(model: MiniLM) -> None:
     assert [model.tokens_read(text) for text in ("", "disk", "disk " * 300)] == [2, 3, 256]
 
 
-def test_what_no_token_is_read_of_costs_nothing(model: MiniLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tokenizer_does_not_get_text_beyond_the_limit(model: MiniLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokenizer holds the interpreter's lock: a text of megabytes would stall every other request."""
     seen: list[int] = []
     whole = model._truncated
@@ -114,7 +114,7 @@ def test_services_of_one_process_share_the_model(cache_dir: Path) -> None:
     assert minilm.load(cache_dir) is minilm.load(cache_dir)
 
 
-def test_the_graph_is_built_once_and_no_half_file_is_left(cache_dir: Path, model: MiniLM) -> None:
+def test_the_graph_is_built_once_and_no_temporary_file_is_left(cache_dir: Path, model: MiniLM) -> None:
     def found() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in cache_dir.iterdir()}
 
@@ -125,7 +125,7 @@ def test_the_graph_is_built_once_and_no_half_file_is_left(cache_dir: Path, model
 
 
 @pytest.mark.parametrize("harm", ["cut in half", "a word of the weights", "a checksum of nonsense"])
-def test_a_damaged_graph_is_made_again(
+def test_a_damaged_graph_is_built_again(
     harm: str, model: MiniLM, cache_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(cache_dir, tmp_path / "cache")
@@ -140,7 +140,7 @@ def test_a_damaged_graph_is_made_again(
             graph.with_suffix(".crc32").write_bytes(b"\xff")
     assert np.array_equal(MiniLM(tmp_path / "cache").embed(["giờ làm việc"]), model.embed(["giờ làm việc"]))
     assert graph.read_bytes() == whole
-    assert [record.getMessage() for record in caplog.records] == [f"{graph} is damaged and is made again"]
+    assert [record.getMessage() for record in caplog.records] == [f"{graph} is damaged and is built again"]
 
 
 def _reference(model: MiniLM, text: str) -> np.ndarray:

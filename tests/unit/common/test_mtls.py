@@ -1,4 +1,4 @@
-"""Who may call a service: the callers that it names, by their certificates; and certificates that change meanwhile."""
+"""mTLS: the callers that a service accepts, by their certificates, and changes of certificates."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ SAFETY = "spiffe://cluster.local/ns/genai/sa/factory-safety"
 STRANGER = "spiffe://cluster.local/ns/other/sa/factory-gateway"
 REQUEST = safety_pb2.CheckTextRequest(text="x")
 
-# Certificates are looked at where calls are made and taken: in memory, and seldom.
+# Certificates are checked on the event loop: their files are in memory, and rarely read.
 pytestmark = pytest.mark.allow_blocking
 
 
 @pytest.fixture
 def authority() -> Authority:
-    """Whom everybody trusts."""
+    """The authority that all services trust."""
     return certificates.new_authority()
 
 
@@ -69,7 +69,7 @@ async def list_services(channel: grpc.aio.Channel) -> set[str]:
     async def asked() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
 
-    make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # the package's types know no asyncio
+    make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # the package's types lack asyncio
     try:
         async for response in make_stub(channel).ServerReflectionInfo(asked(), timeout=5):
             return {service.name for service in response.list_services_response.service}
@@ -78,8 +78,8 @@ async def list_services(channel: grpc.aio.Channel) -> set[str]:
     raise AssertionError("no response")
 
 
-class TestWhoMayCall:
-    async def test_a_caller_that_is_named(
+class TestCallers:
+    async def test_a_configured_caller_is_accepted(
         self, scripted: Scripted, tmp_path: Path, authority: Authority, of_server: settings.Tls
     ) -> None:
         of_client = certificates.write(tmp_path / "client", authority, SAFETY)
@@ -90,7 +90,7 @@ class TestWhoMayCall:
             assert "grpc.health.v1.Health" in await list_services(channel)
 
     @pytest.mark.parametrize("who", [STRANGER, "spiffe://cluster.local/ns/genai/sa/factory-gateway2"])
-    async def test_not_another_identity_of_the_same_authority(
+    async def test_another_identity_of_the_same_authority_is_refused(
         self,
         who: str,
         scripted: Scripted,
@@ -127,15 +127,15 @@ class TestWhoMayCall:
                 [response async for response in stream]
             with pytest.raises(PermissionDenied, match=who):
                 await list_services(channel)
-            # Health is for every client, before it calls.
-            health: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
+            # Health is open to every client.
+            health: Any = health_pb2_grpc.HealthStub(channel)  # the package's types lack its methods
             state = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert state.status == health_pb2.HealthCheckResponse.SERVING
         assert not called
         assert f"{who}, at ipv" in caplog.text
 
     @pytest.mark.parametrize("who", ["another ca's", "expired", "nobody's"])
-    async def test_not_a_peer_without_a_good_certificate(
+    async def test_a_peer_without_a_valid_certificate_is_refused(
         self, who: str, scripted: Scripted, tmp_path: Path, authority: Authority, of_server: settings.Tls
     ) -> None:
         of_client: settings.Tls | None = None
@@ -153,7 +153,7 @@ class TestWhoMayCall:
             with pytest.raises((Unavailable, DeadlineExceeded)):
                 await check(channel, seconds=1)
 
-    async def test_a_client_does_not_speak_to_a_server_of_another_ca(
+    async def test_a_client_refuses_a_server_of_another_ca(
         self, scripted: Scripted, tmp_path: Path, authority: Authority
     ) -> None:
         stranger = certificates.new_authority()
@@ -167,17 +167,17 @@ class TestWhoMayCall:
             with pytest.raises((Unavailable, DeadlineExceeded)):
                 await check(channel, seconds=1)
 
-    async def test_a_service_that_would_let_everybody_in_does_not_start(
+    async def test_a_service_that_would_accept_every_certificate_does_not_start(
         self, scripted: Scripted, of_server: settings.Tls
     ) -> None:
         open_to_all = settings.Server(address="localhost:0", tls=of_server)
         with pytest.raises(InvalidArgument, match="GENAIFACTORY_SERVER__CALLERS"):
             await runtime.running(scripted.app(), open_to_all).__aenter__()
 
-    async def test_whoever_brings_a_key_needs_no_certificate(
+    async def test_clients_with_keys_need_no_certificates(
         self, scripted: Scripted, authority: Authority, of_server: settings.Tls
     ) -> None:
-        """As the gateway, which checks no caller contexts."""
+        """At the gateway, which verifies no callers' tokens."""
         app = scripted.app(verifier=None)
         with pytest.raises(InvalidArgument, match="GENAIFACTORY_SERVER__CALLERS must be empty"):
             await runtime.running(app, server(of_server)).__aenter__()
@@ -187,7 +187,7 @@ class TestWhoMayCall:
             assert await check(channel) == "x"
             assert "grpc.health.v1.Health" in await list_services(channel)
 
-    async def test_a_unix_socket_asks_for_no_certificate(self, scripted: Scripted, socket_folder: Path) -> None:
+    async def test_a_unix_socket_needs_no_certificate(self, scripted: Scripted, socket_folder: Path) -> None:
         testing.act_as()
         where = settings.Server(address=f"unix:{socket_folder}/s", callers=(STRANGER,), drain_seconds=0.1)
         async with runtime.running(scripted.app(), where) as address, channels.connect(address) as channel:
@@ -196,7 +196,7 @@ class TestWhoMayCall:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients look for new certificates at every call."""
+    """Clients check for new certificates at every call."""
     monkeypatch.setattr(connection, "_LOOK_SECONDS", 0.0)
 
 
@@ -242,9 +242,9 @@ class TestCertificatesThatChange:
                     group.create_task(work())
                 for signer, trusted in (
                     (authority, (authority,)),  # a certificate is renewed
-                    (authority, (authority, new)),  # everybody learns to trust the next authority
+                    (authority, (authority, new)),  # both sides begin to trust the next authority
                     (new, (new, authority)),  # it signs
-                    (new, (new,)),  # everybody forgets the old one
+                    (new, (new,)),  # neither side trusts the old one any more
                 ):
                     await asyncio.sleep(0.5)
                     put(signer, *trusted)
@@ -255,7 +255,7 @@ class TestCertificatesThatChange:
         assert len(seen) == 4
         assert seen <= shown
 
-    async def test_a_server_keeps_the_last_good_set_and_says_so_once(
+    async def test_a_server_keeps_the_last_valid_set_and_logs_that_once(
         self,
         scripted: Scripted,
         tmp_path: Path,
@@ -281,7 +281,7 @@ class TestCertificatesThatChange:
                 shown = await asyncio.to_thread(served_certificate, address, of_client)
                 assert shown == of_server.certificate.read_bytes()
 
-    async def test_a_client_keeps_the_last_good_set(
+    async def test_a_client_keeps_the_last_valid_set(
         self, scripted: Scripted, tmp_path: Path, authority: Authority, of_server: settings.Tls, impatient: None
     ) -> None:
         of_client = certificates.write(tmp_path / "client", authority)
@@ -299,7 +299,7 @@ class TestCertificatesThatChange:
             assert await check(channel) == "x"
 
     @pytest.mark.parametrize("missing", ["certificate", "private_key", "ca"])
-    async def test_without_its_files_nobody_starts(
+    async def test_missing_files_are_an_error_at_the_start(
         self, missing: str, scripted: Scripted, of_server: settings.Tls
     ) -> None:
         path: Path = getattr(of_server, missing)
@@ -309,7 +309,7 @@ class TestCertificatesThatChange:
         with pytest.raises(InvalidArgument, match=f"{path} cannot be read"):
             channels.connect("dns:///localhost:1", of_server)
 
-    async def test_when_the_certificate_in_force_ends_is_a_metric_even_if_nobody_connects(
+    async def test_the_expiry_of_the_certificate_in_force_is_a_metric_also_without_connections(
         self, tmp_path: Path, authority: Authority, of_server: settings.Tls
     ) -> None:
         def ends() -> float | None:
@@ -332,7 +332,7 @@ WRONG: tuple[tuple[Callable[[settings.Tls], object], str], ...] = (
 
 
 def served_certificate(address: str, own: settings.Tls) -> bytes:
-    """What the server shows in a handshake now, as PEM."""
+    """The certificate that the server presents in a handshake now, as PEM."""
     context = ssl.create_default_context(cafile=str(own.ca))
     context.load_cert_chain(own.certificate, own.private_key)
     context.set_alpn_protocols(["h2"])

@@ -1,4 +1,4 @@
-"""The scanning form of a text: same meaning, plain characters, and the way back to the original."""
+"""The normal form of a text: same meaning, plain characters, and offsets in the original."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from genaifactory_common import normalise as module
 from genaifactory_common.normalise import normalise
 
 
-def test_what_is_passed_through_unchanged_would_not_be_changed() -> None:
-    """The short way for ordinary text agrees with the long way, for every character that may take it."""
+def test_the_shortcut_for_ordinary_text_agrees_with_the_full_normalisation() -> None:
+    """For every character that the shortcut accepts."""
     stable = [chr(i) for i in range(sys.maxunicode + 1) if module._STABLE.fullmatch(chr(i))]
     assert len(stable) > 20_000
     assert [c for c in stable if module._plain(c) != c] == []
 
 
-def test_no_mark_joins_a_character_that_took_the_short_way() -> None:
+def test_the_shortcut_accepts_no_combining_marks() -> None:
     assert not any(unicodedata.combining(chr(i)) for i in range(sys.maxunicode + 1) if module._STABLE.fullmatch(chr(i)))
 
 
 @given(st.text())
-def test_offsets_rise_from_the_start_to_the_end_of_the_original(text: str) -> None:
+def test_offsets_increase_from_the_start_to_the_end_of_the_original(text: str) -> None:
     normalised = normalise(text)
     offsets = list(normalised.offsets)
     assert len(offsets) == len(normalised.text) + 1
@@ -33,7 +33,7 @@ def test_offsets_rise_from_the_start_to_the_end_of_the_original(text: str) -> No
 
 
 @given(st.text(alphabet="0123456789abcđêễ@.", min_size=1))
-def test_decomposing_and_hiding_change_nothing(text: str) -> None:
+def test_decomposition_and_invisible_characters_do_not_change_the_result(text: str) -> None:
     hidden = "\u200b".join(unicodedata.normalize("NFD", text))
     composed = unicodedata.normalize("NFC", text)
     assert normalise(unicodedata.normalize("NFD", text)).text == composed

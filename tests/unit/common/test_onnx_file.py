@@ -1,4 +1,4 @@
-"""ONNX files of our own, as onnxruntime reads them."""
+"""ONNX files that the platform writes, read by onnxruntime."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def test_onnxruntime_runs_a_graph_with_constants_attributes_and_a_dimension_of_a
         assert np.allclose(z.sum(axis=-1), 1)
 
 
-def test_a_type_of_number_that_no_graph_has_is_an_error() -> None:
+def test_an_unsupported_dtype_is_an_error() -> None:
     with pytest.raises(KeyError, match="float64"):
         onnx_file.tensor("wide", np.zeros(1, np.float64))

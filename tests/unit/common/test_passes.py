@@ -1,4 +1,4 @@
-"""What calls show for their caller: tokens for what the called method leads to, and no other."""
+"""Callers' tokens of a call: those for the methods that it leads to, and no others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def life(metadata: Metadata) -> float:
 
 
 @pytest.mark.parametrize("method", INNER)
-async def test_a_call_shows_a_token_for_its_method_and_those_that_it_leads_to(method: str, signer: Signer) -> None:
+async def test_a_call_carries_tokens_for_its_method_and_those_that_it_leads_to(method: str, signer: Signer) -> None:
     metadata = dict(Issued(Fixed(signer)).metadata(CALLER, method, 60))
     assert await verifier(signer).verify(metadata.pop(CONTEXT), method) == CALLER
     granted = rpcs.granted(method)
@@ -61,7 +61,7 @@ async def test_a_call_shows_a_token_for_its_method_and_those_that_it_leads_to(me
         assert (found["aud"], frozenset(f"/{service}/{name}" for name in found["methods"])) == (service, methods)
 
 
-async def test_a_service_passes_on_what_it_was_given_to_whom_it_is_for(signer: Signer) -> None:
+async def test_a_service_sends_each_received_token_to_the_service_that_it_is_for(signer: Signer) -> None:
     given = dict(Issued(Fixed(signer)).metadata(CALLER, ANSWER, 60))
     own = given.pop(CONTEXT)
     received = Received(given)
@@ -69,7 +69,7 @@ async def test_a_service_passes_on_what_it_was_given_to_whom_it_is_for(signer: S
     assert shown == {CONTEXT: given[passed_on("genaifactory.retriever.v1.RetrieverService")]}
     by = verifier(signer)
     assert await by.verify(shown[CONTEXT], SEARCH) == CALLER
-    # The retriever, if it were taken over, can call neither the orchestrator nor the model server, nor delete.
+    # A compromised retriever can call neither the orchestrator nor the model server, nor delete documents.
     for method in (ANSWER, GENERATE, DELETE):
         with pytest.raises(Unauthenticated):
             await by.verify(shown[CONTEXT], method)
@@ -79,17 +79,17 @@ async def test_a_service_passes_on_what_it_was_given_to_whom_it_is_for(signer: S
     assert own not in shown.values()
 
 
-def test_a_service_has_nothing_to_show_to_whom_it_got_no_token_for(signer: Signer) -> None:
+def test_a_service_sends_no_token_to_a_service_for_which_it_received_none(signer: Signer) -> None:
     given = dict(Issued(Fixed(signer)).metadata(CALLER, SEARCH, 60))
     given.pop(CONTEXT)
     assert dict(Received(given).metadata(ANSWER, 5)) == {}
 
 
-def test_a_call_in_a_services_own_name_shows_no_caller(signer: Signer) -> None:
+def test_a_call_in_a_services_own_name_carries_no_caller(signer: Signer) -> None:
     assert Issued(Fixed(signer)).metadata(CALLER, RECORD, 5) == ()
 
 
-def test_tokens_are_used_again_while_they_last(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_reused_while_they_are_valid(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     issued, now = Issued(Fixed(signer)), time.time()
     first = issued.metadata(CALLER, ANSWER, 121)
     monkeypatch.setattr(time, "time", lambda: now + LIFETIME_SECONDS - 123)
@@ -105,24 +105,24 @@ def test_each_caller_and_method_has_tokens_of_its_own(signer: Signer) -> None:
     assert len({dict(each)[CONTEXT] for each in shown}) == 3
 
 
-def test_a_token_lives_minutes_and_longer_only_for_a_later_deadline(signer: Signer) -> None:
+def test_a_token_is_valid_for_minutes_and_longer_only_for_a_later_deadline(signer: Signer) -> None:
     issued = Issued(Fixed(signer))
     assert [life(issued.metadata(CALLER, ANSWER, seconds)) for seconds in (1, 60, 240, 241, 600, 3600, 10**6)] == [
         *(300, 300, 300, 360, 660, 3660),
         LONGEST_SECONDS,
     ]
-    # One that was made for a long request is not shown for a short one.
+    # One that was signed for a long request is not reused for a short one.
     assert life(issued.metadata(CALLER, ANSWER, 1)) == LIFETIME_SECONDS
 
 
-def test_no_token_lives_longer_than_a_key_that_is_replaced_is_trusted(signer: Signer) -> None:
+def test_no_token_is_valid_for_longer_than_a_replaced_key_is_trusted(signer: Signer) -> None:
     issued = Issued(Fixed(signer), longest_seconds=400)
     first = issued.metadata(CALLER, ANSWER, 3600)
     assert life(first) == 400
-    assert issued.metadata(CALLER, ANSWER, 3600) is first  # for a minute, although none could outlive the request
+    assert issued.metadata(CALLER, ANSWER, 3600) is first  # reused, although none can be valid for the whole request
 
 
-def test_another_key_signs_at_once(signer: Signer) -> None:
+def test_a_new_key_signs_at_once(signer: Signer) -> None:
     keys = Fixed(signer)
     issued = Issued(keys)
     first = issued.metadata(CALLER, ANSWER, 5)
@@ -130,7 +130,7 @@ def test_another_key_signs_at_once(signer: Signer) -> None:
     assert issued.metadata(CALLER, ANSWER, 5) != first
 
 
-def test_the_memory_of_tokens_is_bounded(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_issued_tokens_is_bounded(signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "_ISSUED", 8)
     issued = Issued(Fixed(signer))
     for number in range(50):

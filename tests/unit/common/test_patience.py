@@ -1,4 +1,4 @@
-"""Calls to a service that restarts wait for it, for a while; a restart under load loses none of them."""
+"""Calls wait for a service that restarts, within a bound; a restart under load loses none of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PIECE = safety_pb2.CheckStreamRequest(text="x")
 
 @asynccontextmanager
 async def served(scripted: Scripted, port: int, **fields: Any) -> AsyncIterator[None]:
-    """The service at the port, for callers without certificates."""
+    """Serves at the port, for clients without certificates."""
     server = settings.Server(address=f"127.0.0.1:{port}", drain_seconds=2)
     async with runtime.running(scripted.app(verifier=None, **fields), server):
         yield
@@ -52,7 +52,7 @@ async def speak(channel: grpc.aio.Channel, *, seconds: float = 5) -> list[str]:
 
 async def watch(channel: grpc.aio.Channel) -> int:
     """The first message of a server stream."""
-    stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
+    stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's types lack its methods
     stream = channels.stream(stub.Watch, health_pb2.HealthCheckRequest(), timeout_seconds=5)
     async for message in stream:
         await stream.aclose()
@@ -60,7 +60,7 @@ async def watch(channel: grpc.aio.Channel) -> int:
     raise AssertionError("no message")
 
 
-async def test_every_kind_of_call_waits_for_a_service_that_comes(scripted: Scripted, free_port: int) -> None:
+async def test_every_kind_of_call_waits_for_a_service_to_start(scripted: Scripted, free_port: int) -> None:
     async with patient(free_port, 10) as channel, asyncio.TaskGroup() as group:
         calls = [group.create_task(each) for each in (check(channel), speak(channel), watch(channel))]
         await asyncio.sleep(2)
@@ -70,7 +70,7 @@ async def test_every_kind_of_call_waits_for_a_service_that_comes(scripted: Scrip
     assert [call.result() for call in calls] == ["x", ["x"], health_pb2.HealthCheckResponse.SERVING]
 
 
-async def test_a_calls_time_counts_from_when_the_service_is_reached(scripted: Scripted, free_port: int) -> None:
+async def test_the_timeout_counts_from_when_the_service_is_reached(scripted: Scripted, free_port: int) -> None:
     async def never(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
         await asyncio.Event().wait()
         raise AssertionError
@@ -86,7 +86,7 @@ async def test_a_calls_time_counts_from_when_the_service_is_reached(scripted: Sc
                 await check(channel, seconds=0.2)
 
 
-async def test_a_service_that_is_there_but_not_ready_is_waited_for(scripted: Scripted, free_port: int) -> None:
+async def test_calls_wait_for_a_service_that_is_not_ready(scripted: Scripted, free_port: int) -> None:
     ready = False
     async with served(scripted, free_port, ready=lambda: ready), patient(free_port, 10) as channel:
         call = asyncio.create_task(check(channel))
@@ -106,7 +106,7 @@ async def test_patience_ends(call: Callable[[grpc.aio.Channel], Awaitable[object
         assert raised.value.retry_after_seconds is not None
 
 
-async def test_nobody_waits_beyond_the_deadline_of_the_request(free_port: int) -> None:
+async def test_no_call_waits_beyond_the_deadline_of_the_request(free_port: int) -> None:
     channels.set_deadline(0.3)
     async with patient(free_port, 10) as channel:
         assert isinstance(channel, Connection)
@@ -114,12 +114,12 @@ async def test_nobody_waits_beyond_the_deadline_of_the_request(free_port: int) -
         with pytest.raises(Unavailable):
             await check(channel)
         assert time.monotonic() - started < 2
-        assert channel.current() is connecting  # the hasty do not make others begin again
+        assert channel.current() is connecting  # a short deadline does not restart others' connecting
         with pytest.raises(DeadlineExceeded):
             await check(channel)
 
 
-async def test_a_look_does_not_wait(free_port: int) -> None:
+async def test_an_impatient_call_does_not_wait(free_port: int) -> None:
     async with patient(free_port, 10) as channel:
         started = time.monotonic()
         with pytest.raises((Unavailable, DeadlineExceeded)):
@@ -127,7 +127,7 @@ async def test_a_look_does_not_wait(free_port: int) -> None:
         assert time.monotonic() - started < 4
 
 
-async def test_a_service_that_was_away_longer_than_anybody_waited_is_found_again(
+async def test_a_service_that_was_away_for_longer_than_any_call_waited_is_reached_again(
     scripted: Scripted, free_port: int
 ) -> None:
     async with patient(free_port, 0.5) as channel:
@@ -138,7 +138,7 @@ async def test_a_service_that_was_away_longer_than_anybody_waited_is_found_again
             assert await check(channel) == "x"
 
 
-async def test_a_call_that_is_given_up_while_it_waits_is_never_made(scripted: Scripted, free_port: int) -> None:
+async def test_a_call_that_is_cancelled_while_it_waits_is_never_sent(scripted: Scripted, free_port: int) -> None:
     async with patient(free_port, 10) as channel:
         call, left = asyncio.create_task(check(channel)), duplex(channel)
         reading = asyncio.ensure_future(anext(aiter(left)))
@@ -151,7 +151,7 @@ async def test_a_call_that_is_given_up_while_it_waits_is_never_made(scripted: Sc
     assert call.cancelled()
 
 
-async def test_a_channel_that_is_closed_lets_go_of_who_waits(free_port: int) -> None:
+async def test_closing_a_channel_ends_waiting_calls(free_port: int) -> None:
     async with asyncio.timeout(5):
         async with patient(free_port, 60) as channel:
             waiting = asyncio.create_task(check(channel))
@@ -161,7 +161,7 @@ async def test_a_channel_that_is_closed_lets_go_of_who_waits(free_port: int) -> 
 
 
 @pytest.mark.slow
-async def test_restarts_under_load_lose_no_call_and_make_none_twice(scripted: Scripted, free_port: int) -> None:
+async def test_restarts_under_load_lose_no_call_and_repeat_none(scripted: Scripted, free_port: int) -> None:
     served_calls, answered, stop = 0, 0, False
 
     async def count(
@@ -195,26 +195,26 @@ async def test_restarts_under_load_lose_no_call_and_make_none_twice(scripted: Sc
     assert answered == served_calls > 100
 
 
-async def test_a_client_that_hears_late_of_a_stop_loses_no_call(
+async def test_a_client_that_notices_a_stop_late_loses_no_call(
     scripted: Scripted, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_FAREWELL_SECONDS", 0.5)
+    monkeypatch.setattr(runtime, "_QUIET_SECONDS", 0.5)
     server = settings.Server(address=f"127.0.0.1:{free_port}", drain_seconds=10)
     running = runtime.running(scripted.app(verifier=None), server)
-    # It does not watch health: it hears nothing before gRPC's own goodbye, which takes no more calls.
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port}") as deaf:
+    # It does not watch health: its first notice is gRPC's own GOAWAY, after which calls are refused.
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port}") as unaware:
         await running.__aenter__()
-        assert await speak(deaf) == ["x"]
+        assert await speak(unaware) == ["x"]
         stopping = asyncio.create_task(running.__aexit__(None, None, None))
         for _ in range(8):
             await asyncio.sleep(0.25)
-            assert await speak(deaf) == ["x"]
+            assert await speak(unaware) == ["x"]
         started = time.monotonic()
         await stopping
-    assert 0.4 < time.monotonic() - started < 3  # quiet for a while, not all that it has
+    assert 0.4 < time.monotonic() - started < 3  # after the quiet time, not the whole drain time
 
 
-async def test_an_answer_comes_from_whoever_is_there_now(scripted: Scripted, free_port: int) -> None:
+async def test_a_call_reaches_the_server_that_runs_now(scripted: Scripted, free_port: int) -> None:
     async with patient(free_port, 10) as channel:
         for name in ("first", "second"):
 
@@ -226,7 +226,7 @@ async def test_an_answer_comes_from_whoever_is_there_now(scripted: Scripted, fre
                 assert await check(channel) == name
 
 
-async def test_who_does_not_wait_is_told_at_once(free_port: int) -> None:
+async def test_a_channel_without_patience_fails_at_once(free_port: int) -> None:
     testing.act_as()
     async with channels.connect(f"dns:///127.0.0.1:{free_port}") as channel:
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the protos say about each method: complete, of names that exist, and refused where it is missing."""
+"""The declarations of each method in the protos: complete, with existing names, and refused where they are missing."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def written() -> set[str]:
     return found
 
 
-def test_every_method_of_every_contract_is_known() -> None:
+def test_methods_lists_every_method_of_every_contract() -> None:
     assert set(rpcs.methods()) == written()
     assert len(rpcs.methods()) == len(written())
 
 
 @pytest.mark.parametrize("method", rpcs.methods())
-def test_each_method_says_who_may_call_it_and_calls_what_exists(method: str) -> None:
+def test_each_method_declares_who_may_call_it_and_existing_calls(method: str) -> None:
     facts = rpcs.facts(method)
     assert facts.permissions <= set(get_args(Permission))
     assert set(facts.calls) <= set(rpcs.methods())
@@ -54,14 +54,14 @@ def test_each_method_says_who_may_call_it_and_calls_what_exists(method: str) -> 
         "/genaifactory.types.v1.Nobody/Call",
     ],
 )
-def test_a_method_that_does_not_say_who_may_call_it_is_refused(method: str) -> None:
-    with pytest.raises(PermissionDenied, match="does not say in its contract who may call it"):
+def test_a_method_that_does_not_declare_who_may_call_it_is_refused(method: str) -> None:
+    with pytest.raises(PermissionDenied, match="does not declare who may call it"):
         rpcs.facts(method)
     with pytest.raises(PermissionDenied):
         rpcs.granted(method)
 
 
-def test_a_call_grants_what_it_calls_and_what_that_calls() -> None:
+def test_a_call_is_granted_the_methods_that_it_calls_directly_and_indirectly() -> None:
     granted = rpcs.granted(f"/{GATEWAY}/Chat")
     assert granted == {
         "genaifactory.orchestrator.v1.OrchestratorService": {
@@ -78,7 +78,7 @@ def test_a_call_grants_what_it_calls_and_what_that_calls() -> None:
     assert rpcs.granted(f"/{GATEWAY}/DeleteDocuments") == {RETRIEVER: {f"/{RETRIEVER}/DeleteDocuments"}}
 
 
-def test_nobody_is_granted_a_method_that_a_service_calls_in_its_own_name() -> None:
+def test_no_call_is_granted_a_method_that_services_call_in_their_own_name() -> None:
     granted = {called for method in rpcs.methods() for found in rpcs.granted(method).values() for called in found}
     assert not any(rpcs.facts(called).peer for called in granted)
     assert [method for method in rpcs.methods() if rpcs.facts(method).peer] == [

@@ -1,4 +1,4 @@
-"""A service's life: it starts once, says whether it is ready, and drains before it ends."""
+"""A service's life cycle: it starts, reports whether it is ready, and drains before it ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def check(channel: grpc.aio.Channel, *, seconds: float = 5) -> safety_pb2.
 
 
 async def health_of(channel: grpc.aio.Channel, name: str) -> int:
-    stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's types leave its methods out
+    stub: Any = health_pb2_grpc.HealthStub(channel)  # the package's types lack its methods
     response = await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
     return int(response.status)
 
@@ -59,14 +59,14 @@ async def test_reflection_lists_the_service(scripted: Scripted) -> None:
         yield reflection_pb2.ServerReflectionRequest(list_services="")
 
     async with testing.served(scripted.app()) as channel:
-        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # the package's types know no asyncio
+        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub  # the package's types lack asyncio
         stub = make_stub(channel)
         async for response in stub.ServerReflectionInfo(asked(), timeout=5):
             names = {service.name for service in response.list_services_response.service}
     assert {SERVICE, "grpc.health.v1.Health"} <= names
 
 
-async def test_what_the_service_owns_is_open_while_it_serves(scripted: Scripted) -> None:
+async def test_the_lifespan_is_open_while_the_service_serves(scripted: Scripted) -> None:
     events: list[str] = []
 
     @contextlib.asynccontextmanager
@@ -86,7 +86,7 @@ async def test_what_the_service_owns_is_open_while_it_serves(scripted: Scripted)
     assert events == ["open", "call", "closed"]
 
 
-async def test_a_running_call_ends_in_peace_and_new_ones_are_refused_while_draining(
+async def test_a_running_call_finishes_and_new_ones_are_refused_while_draining(
     scripted: Scripted, socket_folder: Path
 ) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -125,14 +125,16 @@ async def test_a_call_longer_than_the_drain_is_ended(scripted: Scripted) -> None
     testing.act_as()
     async with asyncio.timeout(10):
         async with testing.served(scripted.app(), drain_seconds=0.1) as channel:
-            # No retry: a second try would find nobody.
+            # It is not retried: there is no server any more.
             call = asyncio.create_task(check(channel))
             await begun.wait()
         with pytest.raises((Unavailable, DeadlineExceeded, asyncio.CancelledError)):
             await call
 
 
-async def test_a_call_that_outlasts_the_drain_is_told_to_go_elsewhere(scripted: Scripted, socket_folder: Path) -> None:
+async def test_a_call_that_outlasts_the_drain_gets_an_error_that_allows_a_retry(
+    scripted: Scripted, socket_folder: Path
+) -> None:
     begun = asyncio.Event()
 
     async def endless(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
@@ -157,7 +159,7 @@ async def test_a_call_that_outlasts_the_drain_is_told_to_go_elsewhere(scripted: 
     assert error.retry_after_seconds == 1
 
 
-async def test_health_is_answered_while_a_service_that_says_so_still_opens(
+async def test_health_is_served_while_a_service_with_serves_while_opening_opens(
     scripted: Scripted, socket_folder: Path
 ) -> None:
     opening, ready = asyncio.Event(), False
@@ -184,7 +186,7 @@ async def test_health_is_answered_while_a_service_that_says_so_still_opens(
         await running.__aexit__(None, None, None)
 
 
-async def test_one_that_cannot_open_leaves_no_server_behind(scripted: Scripted, socket_folder: Path) -> None:
+async def test_a_service_that_cannot_open_leaves_no_server_behind(scripted: Scripted, socket_folder: Path) -> None:
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         await open_store()
@@ -204,7 +206,7 @@ async def test_one_that_cannot_open_leaves_no_server_behind(scripted: Scripted, 
         pass  # the address is free again
 
 
-async def test_liveness_is_told_apart_from_readiness(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_liveness_does_not_follow_readiness(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_READINESS_INTERVAL_SECONDS", 0.01)
     alive = True
     async with testing.served(scripted.app(ready=lambda: False, alive=lambda: alive)) as channel, asyncio.timeout(10):
@@ -215,8 +217,8 @@ async def test_liveness_is_told_apart_from_readiness(scripted: Scripted, monkeyp
             assert await health_of(channel, "") == NOT_SERVING
 
 
-@pytest.mark.allow_blocking  # a service reads its three small files in its event loop
-async def test_probes_reach_health_and_nothing_else_without_tls(
+@pytest.mark.allow_blocking  # a service reads its three small files on its event loop
+async def test_without_tls_probes_reach_health_and_nothing_else(
     scripted: Scripted, tmp_path: Path, free_port: int
 ) -> None:
     own = certificates.write(tmp_path, certificates.new_authority())
@@ -318,7 +320,7 @@ runtime.main("slow", lambda: common, lambda _, telemetry: create(telemetry))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_process_that_is_told_to_end_answers_what_it_took_on(
+async def test_a_process_that_gets_a_signal_answers_the_calls_that_it_accepted(
     number: signal.Signals, socket_folder: Path
 ) -> None:
     address = f"unix:{socket_folder}/s.sock"
@@ -342,14 +344,14 @@ async def test_a_process_that_is_told_to_end_answers_what_it_took_on(
     assert b"slow drains for up to 10 s" in log
 
 
-def test_a_process_whose_secrets_cannot_be_read_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_secrets_end_the_process_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(settings.SECRETS_DIR, "/nonexistent")
     with pytest.raises(SystemExit, match=r"^safety: GENAIFACTORY_SECRETS_DIR names no folder: No such file"):
         runtime.main("safety", settings.Common, lambda _, __: pytest.fail("must not start"))
 
 
-def test_grpc_knows_the_experiments_that_the_platform_switches_off_and_says_nothing() -> None:
-    # A release of grpc that drops them would say so on every start: then the setting has to go.
+def test_grpc_accepts_the_experiments_that_the_platform_disables_without_a_message() -> None:
+    # A release of grpc without them would print a message on every start: then the setting has to go.
     code = (
         "import genaifactory_common, asyncio, os, grpc.aio\n"
         "async def main():\n"

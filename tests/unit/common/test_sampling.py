@@ -1,4 +1,4 @@
-"""The bounds of sampling, which every service shares."""
+"""The bounds of sampling for every service."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 def made(fields: Mapping[str, Any]) -> types_pb2.Sampling:
-    """With these fields, which may have any type."""
+    """Sampling with these fields, which may have any type."""
     return types_pb2.Sampling(**fields)
 
 
 def test_every_number_of_the_contract_has_its_range() -> None:
     optional = {field.name for field in types_pb2.Sampling.DESCRIPTOR.fields if field.containing_oneof is not None}
-    assert optional == sampling.RANGES.keys() | {"seed"}  # any seed is right
+    assert optional == sampling.RANGES.keys() | {"seed"}  # any seed is valid
 
 
 @pytest.mark.parametrize("name", sampling.RANGES)
-def test_a_range_holds_its_ends_and_nothing_beyond(name: str) -> None:
+def test_a_range_includes_its_ends_and_nothing_beyond(name: str) -> None:
     allowed = sampling.RANGES[name]
     whole = types_pb2.Sampling.DESCRIPTOR.fields_by_name[name].type in (13, 4)
     step = 1 if whole else 0.001
@@ -63,14 +63,14 @@ def test_a_range_holds_its_ends_and_nothing_beyond(name: str) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("prefix", ["", "sampling."])
-def test_what_is_wrong_is_named(fields: dict[str, Any], field: str, prefix: str) -> None:
+def test_the_error_names_the_wrong_field(fields: dict[str, Any], field: str, prefix: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         sampling.check(made(fields), prefix)
     assert caught.value.field == f"{prefix}{field}"
     assert f"'{prefix}{field}'" in caught.value.message
 
 
-def test_what_is_right_passes() -> None:
+def test_valid_fields_are_accepted() -> None:
     given = {"enable_thinking": False, "budget": 512, "share": 0.5, "tone": "x" * 256}
     wanted = types_pb2.Sampling(stop=["a"] * 4, logprobs=True, top_logprobs=20, chat_template_kwargs=struct(given))
     sampling.check(wanted)

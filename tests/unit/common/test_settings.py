@@ -1,4 +1,4 @@
-"""What the environment says, checked once and without showing a secret."""
+"""Settings of the environment, checked once and without showing a secret."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Store(Common):
 
 @pytest.fixture
 def secrets_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as Kubernetes mounts Secrets, with one that is nobody's setting."""
+    """A folder as Kubernetes mounts Secrets, with one that is no setting."""
     data = tmp_path / "..2026_11_25"
     data.mkdir()
     (tmp_path / "..data").symlink_to(data.name)
@@ -90,7 +90,7 @@ def secrets_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_file_among_the_secrets_is_as_good_as_a_variable(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_among_the_secrets_replaces_a_variable(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAIFACTORY_QDRANT__URL", "http://qdrant")
     store = Store()
     assert store.database_url is not None
@@ -100,7 +100,7 @@ def test_a_file_among_the_secrets_is_as_good_as_a_variable(secrets_dir: Path, mo
     assert (store.qdrant.url, store.qdrant.api_key.get_secret_value()) == ("http://qdrant", "nested")
 
 
-def test_a_variable_wins_over_the_file_of_its_name(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_overrides_the_file_of_its_name(secrets_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAIFACTORY_DATABASE_URL", "sqlite://")
     monkeypatch.setenv("LLM_API_KEY", "sk-2")
     store = Store(qdrant=None)
@@ -109,7 +109,7 @@ def test_a_variable_wins_over_the_file_of_its_name(secrets_dir: Path, monkeypatc
     assert settings.secret("LLM_API_KEY") == "sk-2"
 
 
-def test_a_secret_is_read_as_it_is_now(secrets_dir: Path) -> None:
+def test_the_present_content_of_a_secret_is_read(secrets_dir: Path) -> None:
     assert settings.secret("LLM_API_KEY") == "sk-1"
     (secrets_dir / "LLM_API_KEY").write_text("sk-3\r\n", encoding="utf-8")
     assert settings.secret("LLM_API_KEY") == "sk-3"
@@ -131,7 +131,7 @@ def test_secrets_that_cannot_be_read_are_named(secrets_dir: Path, monkeypatch: p
         Common()
 
 
-def test_a_wrong_file_is_named_as_its_variable_would_be(secrets_dir: Path) -> None:
+def test_the_error_of_a_wrong_file_names_its_setting(secrets_dir: Path) -> None:
     (secrets_dir / "GENAIFACTORY_CONTEXT_PUBLIC_KEY").write_text("c2hvcnQ=", encoding="utf-8")
     with pytest.raises(ValidationError, match="must be 32 bytes, base64") as refused:
         Common()
@@ -139,7 +139,7 @@ def test_a_wrong_file_is_named_as_its_variable_would_be(secrets_dir: Path) -> No
     assert "c2hvcnQ" not in str(refused.value)
 
 
-def test_callers_are_a_list_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callers_are_a_json_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAIFACTORY_SERVER__CALLERS", '["spiffe://a/ns/b/sa/c", "spiffe://a/ns/b/sa/d"]')
     assert Common().server.callers == ("spiffe://a/ns/b/sa/c", "spiffe://a/ns/b/sa/d")
 
@@ -149,7 +149,7 @@ KEY_SET = "GENAIFACTORY_CONTEXT_PUBLIC_KEYS"
 
 
 async def trusts(verifier: tokens.Verifier, key: bytes) -> bool:
-    """Whether a token is believed that this private key signed."""
+    """Whether a token that this private key signed is accepted."""
     try:
         await verifier.verify(testing.signed("/a.B/C", signer=tokens.Signer(key)), "/a.B/C")
     except Unauthenticated:
@@ -161,7 +161,7 @@ def public(*keys: bytes) -> list[bytes]:
     return [tokens.Signer(key).public_key for key in keys]
 
 
-async def test_one_key_or_a_set_of_the_environment_checks_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_key_or_a_set_of_the_environment_verifies_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENAIFACTORY_CONTEXT_PUBLIC_KEY", base64.b64encode(*public(KEY)).decode())
     verifier = Common().verifier()
     assert (await trusts(verifier, KEY), await trusts(verifier, OTHER)) == (True, False)
@@ -171,7 +171,7 @@ async def test_one_key_or_a_set_of_the_environment_checks_callers(monkeypatch: p
 
 
 @pytest.mark.allow_blocking
-async def test_a_key_set_among_the_secrets_is_followed_also_from_the_one_key_of_a_former_version(
+async def test_a_key_set_among_the_secrets_is_followed_also_after_the_single_key_of_a_former_version(
     secrets_dir: Path,
 ) -> None:
     one = secrets_dir / "GENAIFACTORY_CONTEXT_PUBLIC_KEY"
@@ -189,7 +189,7 @@ async def test_a_key_set_among_the_secrets_is_followed_also_from_the_one_key_of_
     assert await trusts(verifier, OTHER)
 
 
-def test_a_key_set_that_is_none_is_refused_when_a_service_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_set_is_refused_when_a_service_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_SET, '{"keys": []}')
     with pytest.raises(ValidationError, match="1 to 3 keys") as refused:
         Common()

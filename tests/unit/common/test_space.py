@@ -1,4 +1,4 @@
-"""Room on disk: watched with two marks, refused in time, and kept for what must go on."""
+"""Room on disk: checked with two marks, work refused in time, and spare room for work that must finish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOUNDS = settings.Space(low_bytes=100 * MIB, full_bytes=20 * MIB, spare_bytes=1 
 
 @dataclass
 class Disk:
-    """A volume whose free space the test sets, and a clock."""
+    """A volume with free space that the test sets, and a clock."""
 
     free: int = 500 * MIB
     size: int = 1000 * MIB
@@ -39,7 +39,7 @@ class Disk:
         return watched.look()
 
 
-def test_a_disk_that_is_nearly_full_is_reported_and_one_that_is_full_takes_nothing_new(tmp_path: Path) -> None:
+def test_a_nearly_full_disk_is_reported_and_with_a_full_one_nothing_new_is_accepted(tmp_path: Path) -> None:
     disk = Disk()
     watched = disk.space(tmp_path)
     assert watched.look() is Room.ENOUGH
@@ -56,7 +56,7 @@ def test_a_disk_that_is_nearly_full_is_reported_and_one_that_is_full_takes_nothi
     )
 
 
-def test_a_mark_is_left_only_when_there_is_clearly_more_room_again(tmp_path: Path) -> None:
+def test_a_state_ends_only_when_there_is_clearly_more_room_again(tmp_path: Path) -> None:
     disk = Disk(free=19 * MIB)
     watched = disk.space(tmp_path)
     assert watched.look() is Room.FULL
@@ -67,7 +67,7 @@ def test_a_mark_is_left_only_when_there_is_clearly_more_room_again(tmp_path: Pat
     assert disk.after(watched, 126 * MIB) is Room.ENOUGH
 
 
-def test_work_that_would_fill_the_disk_is_refused_before_it_is(tmp_path: Path) -> None:
+def test_work_that_would_fill_the_disk_is_refused(tmp_path: Path) -> None:
     watched = Disk(free=200 * MIB).space(tmp_path)
     watched.look()
     watched.require(180 * MIB)
@@ -83,7 +83,7 @@ def test_on_a_small_volume_the_marks_are_shares_of_it(tmp_path: Path) -> None:
     assert disk.after(watched, 9 * MIB) is Room.FULL
 
 
-def test_the_disk_is_asked_at_most_once_a_second(tmp_path: Path) -> None:
+def test_the_disk_is_checked_at_most_once_a_second(tmp_path: Path) -> None:
     disk = Disk()
     watched = disk.space(tmp_path)
     for moment in (0.0, 0.5, 0.99, 1.0, 1.5, 2.0):
@@ -108,7 +108,7 @@ def test_each_change_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.allow_blocking
-async def test_room_is_kept_and_given_back_when_it_is_needed(tmp_path: Path) -> None:
+async def test_spare_room_is_reserved_and_released(tmp_path: Path) -> None:
     folder = tmp_path / "of" / "a first start"
     watched = Space("any", folder, settings.Space(low_bytes=0, full_bytes=2 * MIB, spare_bytes=1 * MIB))
     async with watched.watched():

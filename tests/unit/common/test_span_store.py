@@ -1,4 +1,4 @@
-"""Spans kept in a file: found again by request, bounded for each tenant, private, and never in anybody's way."""
+"""Spans in a file: found by request, bounded for each tenant, private, and without effect on requests."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_spans_of_several_services_are_one_trace(file: Path) -> None:
         assert reader.last_request() == "req-1"
 
 
-def test_the_last_request_is_one_for_an_answer_or_vectors_and_not_what_the_command_line_counted(file: Path) -> None:
+def test_the_last_request_is_one_for_an_answer_or_vectors_and_not_a_count_of_the_command_line(file: Path) -> None:
     orchestrator = Service(file, "orchestrator")
     for method, request_id in (("Answer", "req-1"), ("Embed", "req-2"), ("CountConversations", "req-3")):
         name = f"genaifactory.orchestrator.v1.OrchestratorService/{method}"
@@ -82,7 +82,7 @@ def test_the_last_request_is_one_for_an_answer_or_vectors_and_not_what_the_comma
         assert reader.last_request() == "req-2"
 
 
-def test_what_is_kept_is_found_after_a_restart(file: Path) -> None:
+def test_stored_spans_are_found_after_a_restart(file: Path) -> None:
     service = Service(file)
     service.request("req-1")
     service.exporter.shutdown()
@@ -90,7 +90,7 @@ def test_what_is_kept_is_found_after_a_restart(file: Path) -> None:
     assert len(found(file, "req-1")) == 1
 
 
-def test_a_tenant_drives_out_only_what_is_its_own(file: Path) -> None:
+def test_a_tenants_spans_displace_only_its_own(file: Path) -> None:
     service = Service(file, bounds=Bounds(traces_per_tenant=10))
     service.request("req-quiet", "quiet")
     for number in range(1200):
@@ -100,7 +100,7 @@ def test_a_tenant_drives_out_only_what_is_its_own(file: Path) -> None:
     assert not found(file, "req-0")
 
 
-def test_the_tenant_that_holds_most_bytes_gives_way(file: Path) -> None:
+def test_spans_of_the_tenant_with_most_bytes_are_deleted(file: Path) -> None:
     service = Service(file, bounds=Bounds(bytes=40_000))
     service.request("req-quiet", "quiet")
     for number in range(600):
@@ -109,13 +109,13 @@ def test_the_tenant_that_holds_most_bytes_gives_way(file: Path) -> None:
     assert not found(file, "req-0")
 
 
-def test_old_traces_go(file: Path) -> None:
+def test_old_traces_are_deleted(file: Path) -> None:
     Service(file).request("req-old")
     Service(file, bounds=Bounds(age_seconds=0)).request("req-new")
     assert not found(file, "req-old")
 
 
-def test_a_client_that_does_everything_in_one_trace_keeps_its_newest_spans(file: Path) -> None:
+def test_of_a_trace_with_too_many_spans_the_newest_are_kept(file: Path) -> None:
     service = Service(file, bounds=Bounds(spans_per_trace=20))
     for number in range(1000):
         service.request(f"req-{number}", trace_id=7)
@@ -131,7 +131,7 @@ def test_long_attributes_are_cut(file: Path) -> None:
     assert len(span.attributes["url.path"]) == 256
 
 
-def test_the_file_is_its_owners_alone(file: Path) -> None:
+def test_the_file_is_private_to_its_owner(file: Path) -> None:
     Service(file).request("req-1")
     for path in (file, *file.parent.glob("spans.sqlite-*")):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -139,7 +139,7 @@ def test_the_file_is_its_owners_alone(file: Path) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_damaged_file_is_replaced_and_no_other_service_replaces_it_again(file: Path, garbage: bytes) -> None:
+def test_a_damaged_file_is_replaced_once_for_all_services(file: Path, garbage: bytes) -> None:
     file.parent.mkdir()
     file.write_bytes(garbage)
     services = [Service(file), Service(file, "orchestrator")]
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_replaced_and_no_other_service_replaces_it_again(file:
     assert found(file, "req-2-1")
 
 
-def test_a_file_that_is_removed_is_made_again(file: Path) -> None:
+def test_a_file_that_is_removed_is_created_again(file: Path) -> None:
     service = Service(file)
     service.request("req-1")
     for path in file.parent.iterdir():
@@ -159,7 +159,7 @@ def test_a_file_that_is_removed_is_made_again(file: Path) -> None:
     assert found(file, "req-2")
 
 
-def test_a_place_that_cannot_be_written_drops_spans_with_one_line_in_the_log(
+def test_spans_that_cannot_be_written_are_dropped_with_one_line_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -170,7 +170,7 @@ def test_a_place_that_cannot_be_written_drops_spans_with_one_line_in_the_log(
     assert len(caplog.records) == 1
 
 
-def test_nothing_is_read_where_there_is_no_file(tmp_path: Path) -> None:
+def test_there_is_no_reader_without_a_file(tmp_path: Path) -> None:
     with span_store.reading(tmp_path / "none.sqlite") as reader:
         assert reader is None
 
@@ -179,7 +179,7 @@ def _telemetry(service: str, file: Path) -> Telemetry:
     return Telemetry(service, settings.Telemetry(spans_file=file))
 
 
-def test_a_trace_is_kept_when_the_gateway_begins_it_and_not_what_runs_beside_requests(file: Path) -> None:
+def test_traces_of_the_gateway_are_stored_and_those_of_background_work_are_not(file: Path) -> None:
     gateway, monitor = _telemetry("gateway", file), _telemetry("monitor", file)
     with gateway.span("POST", attributes={"genaifactory.request_id": "req-1"}):
         carried = telemetry.inject()
@@ -193,7 +193,7 @@ def test_a_trace_is_kept_when_the_gateway_begins_it_and_not_what_runs_beside_req
 
 
 @pytest.mark.parametrize("sampled", ["00", "01"])
-def test_the_gateway_begins_its_own_trace_with_a_link_to_the_clients(file: Path, sampled: str) -> None:
+def test_the_gateway_begins_a_trace_of_its_own_with_a_link_to_the_clients(file: Path, sampled: str) -> None:
     gateway = _telemetry("gateway", file)
     parent, links = gateway.caller([("traceparent", f"00-{'a' * 32}-{'b' * 16}-{sampled}")])
     gateway.tracer.start_span("POST", parent, links=links, attributes={"genaifactory.request_id": "req-1"}).end()
@@ -204,7 +204,7 @@ def test_the_gateway_begins_its_own_trace_with_a_link_to_the_clients(file: Path,
     assert span.attributes[span_store.CALLER_TRACE] == "a" * 32
 
 
-def test_nothing_is_kept_where_a_collector_is_set(file: Path) -> None:
+def test_nothing_is_stored_where_a_collector_is_set(file: Path) -> None:
     both = settings.Telemetry(spans_file=file, otlp_endpoint="http://127.0.0.1:1")
     with Telemetry("gateway", both).span("POST"):
         pass

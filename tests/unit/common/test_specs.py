@@ -1,4 +1,4 @@
-"""factory.yaml: a bad document is refused by the path of its bad field, and the last good one stays in force."""
+"""factory.yaml: an invalid document is refused with the path of the bad field, and the last valid one stays."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("tenants.0.keys.0.role", "boss"),
         "tenants[0].keys[0].role: unknown name 'boss'; known: developer",
     ),
-    "two keys with one id": (put("tenants.0.keys.1.id", "alice"), "tenants[].keys[].id: 'alice' stands twice"),
+    "two keys with one id": (put("tenants.0.keys.1.id", "alice"), "tenants[].keys[].id: 'alice' appears twice"),
     "one key for two": (
         put("tenants.0.keys.1.sha256", "a" * 64),
-        f"tenants[].keys[].sha256: '{'a' * 64}' stands twice",
+        f"tenants[].keys[].sha256: '{'a' * 64}' appears twice",
     ),
     "a limit below one": (
         put("tenants.0.limits", {"requests_per_minute": 0}),
@@ -121,7 +121,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "two models with one name": (
         lambda document: document["models"].append(document["models"][0]),
-        "models: 'extractive' stands twice",
+        "models: 'extractive' appears twice",
     ),
     "a backend without type": (
         drop("models.0.backend.type"),
@@ -166,15 +166,15 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("models.1.timeout_seconds", 1e9),
         "models[1].timeout_seconds: Input should be less than or equal to 3600",
     ),
-    "an embedding model that sees": (
+    "an embedding model with vision": (
         put("models.2.vision", True),
-        "models[2]: vision: an embedding model gets texts alone; leave it out",
+        "models[2]: vision: an embedding model accepts texts alone; leave it out",
     ),
-    "a model of the model server that sees": (
+    "a model of the model server with vision": (
         put("models.0.vision", True),
         (
-            "models[0]: vision: the model server's engines take no images; name an OpenAI-compatible API of a model "
-            "that sees (vLLM's own server is one, with dialect: vllm)"
+            "models[0]: vision: the model server's engines accept no images; name an OpenAI-compatible API of a model "
+            "that does (vLLM's own server is one, with dialect: vllm)"
         ),
     ),
     "a policy that masks images": (
@@ -195,9 +195,9 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "a route named like an embedding model": (
         put("routes.1.name", "minilm"),
-        "routes: 'minilm' is also an embedding model; clients could not tell them apart",
+        "routes: 'minilm' is also an embedding model; clients could not distinguish them",
     ),
-    "a task that nobody does": (put("routes.0.task", "sing"), "routes[0].task: Input should be 'chat' or 'rag'"),
+    "an unknown task": (put("routes.0.task", "sing"), "routes[0].task: Input should be 'chat' or 'rag'"),
     "rag without knowledge": (drop("routes.0.knowledge_base"), "routes[0]: a rag route needs knowledge_base"),
     "rag without prompt": (drop("routes.0.prompt"), "routes[0]: a rag route needs prompt"),
     "an unknown knowledge base": (
@@ -216,7 +216,7 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("routes.0.min_term_coverage", 1.5),
         "routes[0].min_term_coverage: Input should be less than or equal to 1",
     ),
-    "two prompts with one version": (put("prompts.1.version", 1), "prompts: 'rag@1' stands twice"),
+    "two prompts with one version": (put("prompts.1.version", 1), "prompts: 'rag@1' appears twice"),
     "an empty prompt": (put("prompts.0.system", "  "), "prompts[0].system: String should have at least 1 character"),
     "knowledge for an unknown tenant": (
         put("knowledge_bases.0.tenants.0", "rival"),
@@ -230,11 +230,11 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("policies.0.rules.0.entities", []),
         "policies[0].rules[0].entities: must have at least 1",
     ),
-    "a rule that shrugs": (
+    "a rule with an unknown action": (
         put("policies.0.rules.0.output", "shrug"),
         "policies[0].rules[0].output: Input should be 'allow', 'mask' or 'block'",
     ),
-    "an entity that nobody looks for": (
+    "an unknown entity": (
         put("policies.0.rules.0.entities", ["EMAIL_ADDRESS", "SHOE_SIZE"]),
         f"policies[0].rules[0].entities[1]: unknown entity or group 'SHOE_SIZE'; known: {', '.join(ENTITIES)}",
     ),
@@ -264,9 +264,9 @@ WRONG: dict[str, tuple[Change, str]] = {
             "(max_model_len)"
         ),
     ),
-    "an engine argument that another field decides": (
+    "an engine argument that another field sets": (
         put("engines", [VLLM | {"args": {"enable_lora": True}}]),
-        "engines[0].args.enable_lora: is set by the engine's field adapters; leave it away here",
+        "engines[0].args.enable_lora: is set by the engine's field adapters; leave it out here",
     ),
     "a version of the future": (put("version", 2), "version: Input should be 1"),
 }
@@ -287,7 +287,7 @@ def test_every_wrong_reference_is_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_field_is_refused_by_its_path(case: str) -> None:
+def test_a_wrong_field_is_refused_with_its_path(case: str) -> None:
     change, problem = WRONG[case]
     document = yaml.safe_load(GOOD)
     change(document)
@@ -302,8 +302,8 @@ TEXTS = {
     "empty": ("", "document: must be a mapping with tenants, roles, models, routes and policies"),
     "a list": ("- a", "document: must be a mapping with tenants, roles, models, routes and policies"),
     "a tab": ("a:\n\tb: 1", "line 2, column 1: not YAML: found character '\\t' that cannot start any token"),
-    "a key twice": ("a: 1\nb: 2\na: 3", "line 3, column 1: not YAML: the key 'a' stands twice"),
-    "a nested key twice": ("a:\n  b: 1\n  b: 2", "line 3, column 3: not YAML: the key 'b' stands twice"),
+    "a key twice": ("a: 1\nb: 2\na: 3", "line 3, column 1: not YAML: the key 'a' appears twice"),
+    "a nested key twice": ("a:\n  b: 1\n  b: 2", "line 3, column 3: not YAML: the key 'b' appears twice"),
     "an open bracket": ("a: [1, 2", "line 1, column 9: not YAML: expected ',' or ']', but got '<stream end>'"),
     "an object of Python": (
         "a: !!python/object/apply:os.system [id]",
@@ -319,7 +319,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_a_text_that_is_no_document_is_refused_by_its_place(case: str) -> None:
+def test_a_text_that_is_no_document_is_refused_with_the_place_of_the_fault(case: str) -> None:
     text, problem = TEXTS[case]
     with pytest.raises(specs.InvalidConfiguration) as refused:
         specs.parse(text)
@@ -347,7 +347,7 @@ def test_no_value_of_the_document_is_shown_where_it_may_be_a_secret() -> None:
     assert "secret" not in refused.value.message
 
 
-def test_the_document_answers_what_services_ask() -> None:
+def test_parts_of_the_document_are_found_by_name() -> None:
     factory = specs.parse(GOOD)
     prompts = [factory.prompt(name) for name in ("rag", "rag@1", "rag@2")]
     assert [prompt and prompt.system for prompt in prompts] == [
@@ -362,7 +362,7 @@ def test_the_document_answers_what_services_ask() -> None:
     assert factory.route("nowhere") is None
 
 
-def test_a_part_may_be_written_once_and_merged() -> None:
+def test_yaml_anchors_and_merge_keys_are_supported() -> None:
     base = "knowledge_bases:\n- &base {name: handbook, tenants: [acme], chunk_tokens: 100}\n- {<<: *base, name: wiki}\n"
     text = GOOD.replace("knowledge_bases:\n- {name: handbook, tenants: [acme]}\n", base)
     second = specs.parse(text).knowledge_bases[1]
@@ -382,13 +382,13 @@ def test_a_file_that_cannot_be_read_is_named(content: bytes | None, message: str
     assert str(path) in refused.value.message
 
 
-async def test_a_changed_file_takes_force_and_a_bad_one_does_not(
+async def test_a_changed_file_is_put_in_force_unless_it_is_invalid(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "factory.yaml"
 
     async def write(text: str) -> None:
-        # As an editor or a ConfigMap does: never half a file.
+        # Atomically, as an editor or a ConfigMap does.
         new = path.with_suffix(".new")
         await asyncio.to_thread(new.write_text, text)
         await asyncio.to_thread(new.rename, path)
@@ -443,12 +443,12 @@ def metric(name: str, **labels: str) -> float:
     return next(each.value for each in next(iter(gauge.collect())).samples if each.labels == labels)
 
 
-async def test_what_changed_is_in_the_log_with_the_files_checksum_and_reaches_those_who_follow(
+async def test_a_change_is_logged_with_the_files_checksum_and_passed_to_followers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     path = tmp_path / "factory.yaml"
-    # As an editor on another system writes it: the checksum is of the bytes that are there.
+    # With the line ends of another system: the checksum is of the file's bytes.
     await asyncio.to_thread(path.write_bytes, GOOD.replace("\n", "\r\n").encode())
     source = await asyncio.to_thread(specs.Source.from_file, path)
     followed: asyncio.Queue[specs.Change] = asyncio.Queue()
@@ -472,7 +472,7 @@ async def test_what_changed_is_in_the_log_with_the_files_checksum_and_reaches_th
     assert time.time() - 10 < metric("loaded") <= time.time()
 
 
-async def test_a_change_that_a_reviewer_refuses_is_not_put_in_force(
+async def test_a_document_that_a_reviewer_refuses_is_not_put_in_force(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "factory.yaml"
@@ -503,7 +503,7 @@ async def test_a_change_that_a_reviewer_refuses_is_not_put_in_force(
     assert "stays in force: factory.yaml: routes[talk]: is missed" in caplog.text
 
 
-async def test_a_document_that_one_consumer_cannot_follow_reaches_no_other(
+async def test_a_document_that_one_consumer_refuses_is_not_put_in_force_for_any(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "factory.yaml"
@@ -537,7 +537,7 @@ async def test_a_document_that_one_consumer_cannot_follow_reaches_no_other(
     assert (source.current, first.current, second.current) == (after, after, after.route("talk"))
 
 
-async def test_a_mistake_in_a_consumer_refuses_one_document_and_the_next_is_followed(
+async def test_an_exception_of_a_consumer_refuses_one_document_and_the_next_is_put_in_force(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "factory.yaml"
@@ -563,7 +563,7 @@ async def test_a_mistake_in_a_consumer_refuses_one_document_and_the_next_is_foll
     assert (talk.current.passages, metric("refused")) == (9, 0)
 
 
-def test_what_the_document_in_force_does_not_allow_is_an_error_at_once() -> None:
+def test_a_consumer_that_refuses_the_document_in_force_raises_at_once() -> None:
     source = specs.Source(specs.parse(GOOD))
 
     def make(_: specs.Factory) -> None:

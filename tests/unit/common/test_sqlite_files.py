@@ -1,4 +1,4 @@
-"""SQLite files: made whole, looked through, and named with what they cost and what to type when they are damaged."""
+"""SQLite files: created atomically and checked; errors of damaged ones name the loss and the remedy."""
 
 from __future__ import annotations
 
@@ -72,22 +72,22 @@ HARMS: dict[Callable[[Path], None], str] = {
 }
 
 
-def test_a_new_file_is_a_database_of_its_owner_alone_and_is_never_empty(tmp_path: Path) -> None:
+def test_a_new_file_is_private_to_its_owner_and_never_empty(tmp_path: Path) -> None:
     file = file_in(tmp_path)
     file.prepare()
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert file.path.stat().st_size > 0
     assert [path.name for path in file.path.parent.iterdir()] == [file.path.name]
-    file.prepare()  # finds it whole
+    file.prepare()  # accepts it
 
 
-def test_what_is_stored_stays_though_it_was_not_closed(tmp_path: Path) -> None:
+def test_a_database_that_was_not_closed_keeps_its_content(tmp_path: Path) -> None:
     file = file_in(tmp_path)
     file.prepare()
     connection = sqlite3.connect(file.path)
     connection.execute("CREATE TABLE t (a)")
     connection.commit()
-    for suffix in ("", "-wal"):  # what a killed process leaves
+    for suffix in ("", "-wal"):  # the files that a killed process leaves
         path = Path(f"{file.path}{suffix}")
         (tmp_path / path.name).write_bytes(path.read_bytes())
     connection.close()
@@ -97,7 +97,7 @@ def test_what_is_stored_stays_though_it_was_not_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
-def test_a_damaged_file_is_refused_until_the_command_of_the_message_was_typed(
+def test_a_damaged_file_is_refused_until_the_command_of_the_message_is_run(
     harm: Callable[[Path], None], tmp_path: Path
 ) -> None:
     file = file_in(tmp_path)
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_refused_until_the_command_of_the_message_was_typed(
     assert len(list(file.path.parent.glob("damaged-*/some.sqlite"))) == 1
 
 
-def test_a_file_that_another_process_writes_is_left_to_whoever_opens_it(tmp_path: Path) -> None:
+def test_a_file_that_another_process_has_locked_is_not_checked(tmp_path: Path) -> None:
     file = file_in(tmp_path)
     filled(file)
     with closing(sqlite3.connect(file.path)) as connection:
@@ -125,15 +125,15 @@ def test_a_file_that_another_process_writes_is_left_to_whoever_opens_it(tmp_path
         file.prepare()
 
 
-def test_a_large_file_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_files, "_LOOKED_THROUGH_BYTES", 1000)
+def test_a_large_file_is_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_files, "_CHECKED_BYTES", 1000)
     file = file_in(tmp_path)
     filled(file)
     noise_in_the_middle(file.path)
     file.prepare()
 
 
-def test_what_a_failure_means_is_said_to_the_client_and_what_to_do_is_logged_once(
+def test_the_client_gets_the_meaning_of_an_error_and_the_remedy_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -154,7 +154,7 @@ def test_what_a_failure_means_is_said_to_the_client_and_what_to_do_is_logged_onc
 @pytest.mark.parametrize("exclusive", [False, True])
 @pytest.mark.parametrize("secure_delete", [False, True])
 @pytest.mark.parametrize(("synchronous", "value"), [("NORMAL", 1), ("FULL", 2)])
-def test_a_connection_has_the_pragmas_that_were_asked_for(
+def test_a_connection_has_the_requested_pragmas(
     synchronous: Literal["FULL", "NORMAL"], value: int, secure_delete: bool, exclusive: bool, tmp_path: Path
 ) -> None:
     file = file_in(tmp_path)

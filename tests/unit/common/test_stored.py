@@ -1,4 +1,4 @@
-"""What a document hides of what is stored."""
+"""Stored items that a document hides."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def document(*replacements: tuple[str, str]) -> specs.Factory:
     return specs.parse(text)
 
 
-def test_a_document_that_names_all_that_is_stored_hides_nothing() -> None:
+def test_a_document_with_the_names_of_all_stored_items_hides_nothing() -> None:
     assert stored.hidden(document(), HELD) == ()
     assert stored.hidden(document(), ()) == ()
 
 
-def test_a_renamed_tenant_hides_everything_that_is_the_tenants_in_one_finding() -> None:
+def test_a_renamed_tenant_hides_all_its_items_in_one_finding() -> None:
     (found,) = stored.hidden(document(("acme", "acme2")), HELD)
     assert found.renamed
     assert str(found) == (
@@ -74,14 +74,16 @@ def test_a_renamed_knowledge_base_hides_the_documents_of_every_tenant_in_it() ->
         ("base: handbook", "base: wiki", "knowledge_bases[handbook]", "Name it in a route's knowledge_base."),
     ],
 )
-def test_a_lost_permission_is_found_and_is_no_lost_name(old: str, new: str, path: str, remedy: str) -> None:
+def test_a_removed_permission_is_found_and_distinguished_from_a_removed_name(
+    old: str, new: str, path: str, remedy: str
+) -> None:
     (found,) = stored.hidden(document((old, new)), HELD)
     assert (found.path, found.renamed) == (path, False)
     assert Stored("acme", "documents", 168, "handbook") in found.what
     assert remedy in found.remedy
 
 
-def test_retired_accepts_what_is_hidden_under_a_name() -> None:
+def test_items_under_a_retired_name_are_not_reported() -> None:
     changed = (("acme", "acme2"), ("handbook", "manual"))
     assert len(stored.hidden(document(*changed), HELD)) == 2
     tenant = ("policies:", "retired: {tenants: [acme]}\npolicies:")
@@ -90,13 +92,13 @@ def test_retired_accepts_what_is_hidden_under_a_name() -> None:
     assert stored.hidden(document(*changed, both), HELD) == ()
 
 
-def test_what_is_retired_is_not_in_use_at_the_same_time() -> None:
+def test_a_name_cannot_be_retired_and_in_use() -> None:
     for name, held in (("tenants", "rival"), ("knowledge_bases", "wiki")):
         with pytest.raises(specs.InvalidConfiguration, match=rf"retired\.{name}\[0\]: '{held}' is in {name}"):
             document(("policies:", f"retired: {{{name}: [{held}]}}\npolicies:"))
 
 
-def test_only_what_the_document_before_did_not_hide_is_new() -> None:
+def test_newly_hidden_omits_what_the_earlier_document_hid() -> None:
     before, after = document(("acme", "acme2")), document(("acme", "acme3"), ("handbook", "manual"))
     assert [each.path for each in stored.newly_hidden(before, after, HELD)] == ["knowledge_bases[handbook]"]
     assert stored.newly_hidden(after, after, HELD) == ()
@@ -109,7 +111,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_service_warns_at_its_start_and_after_each_change_once_of_each(
+async def test_a_service_logs_each_finding_once_at_its_start_and_after_changes(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stored, "_RETRY_SECONDS", 0.001)

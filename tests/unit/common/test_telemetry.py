@@ -1,4 +1,4 @@
-"""Logs that carry their trace, spans that carry no content, and neither of them at a price when they are off."""
+"""Logs carry their trace, spans carry no content, and both work without a collector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from genaifactory_common.telemetry import JsonFormatter, Telemetry
 
 @pytest.fixture
 def log() -> Iterator[tuple[logging.Logger, io.StringIO]]:
-    """A logger that writes as services do, and what it wrote."""
+    """A logger in the services' format, and its output."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonFormatter())
@@ -69,7 +69,7 @@ def test_a_logged_exception_stays_within_its_line(log: tuple[logging.Logger, io.
     assert "KeyError" in json.loads(line)["exception"]
 
 
-def test_a_failed_span_names_the_kind_of_error_and_not_its_text() -> None:
+def test_a_failed_span_has_the_kind_of_the_error_and_not_its_text() -> None:
     spans = InMemorySpanExporter()
     traced = Telemetry("t", exporter=spans)
     for error in (ContentBlocked("the text was bad"), ValueError("the text was bad")):
@@ -84,7 +84,7 @@ def test_a_failed_span_names_the_kind_of_error_and_not_its_text() -> None:
     assert "the text was bad" not in first.to_json() + second.to_json()
 
 
-def test_the_trace_context_survives_call_metadata() -> None:
+def test_the_trace_context_is_propagated_in_call_metadata() -> None:
     traced = Telemetry("t", exporter=InMemorySpanExporter())
     with traced.span("caller"):
         trace_id = telemetry.current_trace_id()
@@ -97,7 +97,7 @@ def test_the_trace_context_survives_call_metadata() -> None:
 
 
 @pytest.mark.parametrize("garbage", ["", "00-xyz", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "x" * 5000])
-def test_a_garbled_trace_context_begins_a_new_trace(garbage: str) -> None:
+def test_a_malformed_trace_context_begins_a_new_trace(garbage: str) -> None:
     traced = Telemetry("t", exporter=InMemorySpanExporter())
     with traced.tracer.start_as_current_span("called", context=telemetry.extract([("traceparent", garbage)])):
         assert len(telemetry.current_trace_id()) == 32
@@ -113,7 +113,7 @@ def test_without_an_exporter_there_are_ids_but_no_spans() -> None:
         with silent.span("a part of it"):
             assert telemetry.current_trace_id() == trace_id
     assert len(trace_id) == 32
-    assert dict(carried)["traceparent"].endswith("-00")  # so that nobody looks for it in a collector
+    assert dict(carried)["traceparent"].endswith("-00")  # not sampled
     with next_service.tracer.start_as_current_span("called", telemetry.extract(carried)):
         assert telemetry.current_trace_id() == trace_id
     with silent.span("other work"):
@@ -123,7 +123,7 @@ def test_without_an_exporter_there_are_ids_but_no_spans() -> None:
     silent.close()
 
 
-def test_a_batch_of_several_requests_shows_in_each_of_their_traces() -> None:
+def test_a_batch_of_several_requests_has_a_span_in_each_of_their_traces() -> None:
     spans = InMemorySpanExporter()
     traced = Telemetry("t", exporter=spans)
     parents = [f"00-{trace * 32}-{'1' * 16}-01" for trace in "abc"]
@@ -152,7 +152,7 @@ def test_logs_go_to_stderr_in_the_configured_form() -> None:
     assert run("text").endswith("WARNING x: chào\n")
 
 
-def test_a_collector_that_is_away_holds_up_nobody() -> None:
+def test_an_unreachable_collector_does_not_block() -> None:
     traced = Telemetry("t", settings.Telemetry(otlp_endpoint="http://127.0.0.1:1"))
     with traced.span("work"):
         assert telemetry.current_trace_id()

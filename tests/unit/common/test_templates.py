@@ -1,4 +1,4 @@
-"""What is wrong with a prompt's template is found when factory.yaml is read, and reading it computes nothing of it."""
+"""Faults of a prompt's template are found when factory.yaml is read, without evaluating the template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from genaifactory_common import templates
         ("{% for p in passages %}" * 25 + "{% endfor %}" * 25, "nested too deeply"),
     ],
 )
-def test_a_wrong_template_is_named_with_its_line(text: str, problem: str) -> None:
+def test_the_error_of_a_wrong_template_names_the_line(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=r".") as raised:
         templates.compiled(text)
     assert problem in str(raised.value)
@@ -35,7 +35,7 @@ def test_a_wrong_template_is_named_with_its_line(text: str, problem: str) -> Non
 @pytest.mark.parametrize(
     "text", ["{{ 'x' * 10 ** 8 }}", "{{ 'x' | center(10 ** 8) }}", "{% set a = 'x' * 10 ** 8 %}{{ a | length }}"]
 )
-def test_a_template_is_compiled_without_computing_anything(text: str) -> None:
+def test_a_template_is_compiled_without_evaluating_its_expressions(text: str) -> None:
     tracemalloc.start()
     try:
         templates.compiled(text)
@@ -44,7 +44,7 @@ def test_a_template_is_compiled_without_computing_anything(text: str) -> None:
         tracemalloc.stop()
 
 
-def test_a_template_says_which_variables_it_uses() -> None:
+def test_the_variables_of_a_template_are_returned() -> None:
     text = "{% set a = today %}{% for p in passages %}{{ loop.index }}{{ p }}{% endfor %} {{ a }} {{ range(2) | list }}"
     template, names = templates.compiled(text)
     assert names == {"today", "passages"}

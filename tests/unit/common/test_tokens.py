@@ -1,4 +1,4 @@
-"""Callers' tokens: what the gateway signed for this service and method, and nothing that anybody else made of it."""
+"""Callers' tokens: only those that the gateway signed for this service and method are accepted."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def token(caller: Caller = CALLER, signer: Signer = SIGNER, **fields: Any) -> st
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Those of a good token, as they would be signed now. A change to None leaves a claim out."""
+    """The claims of a valid token, signed now. A change to None removes a claim."""
     now = int(time.time())
     good = {**asdict(CALLER), "iss": ISSUER, "aud": RETRIEVER, "iat": now, "exp": now + 3600, "methods": ["Search"]}
     return {name: value for name, value in {**good, **changes}.items() if value is not None}
 
 
 def made(body: object, *, sign: Callable[[bytes], bytes] | None = None, **header: Any) -> str:
-    """A token of any header and content, signed as the gateway signs unless told otherwise."""
+    """A token with any header and content, signed as the gateway signs, unless `sign` is given."""
     head = {"alg": "EdDSA", "typ": "JWT", "kid": KEY_ID, **header}
     text = ".".join(_b64(json.dumps(part).encode()) for part in (head, body))
     return f"{text}.{_b64((sign or SIGNER._key.sign)(text.encode()))}"
@@ -62,12 +62,12 @@ async def refused(text: str, reason: str, *, method: str = SEARCH, by: Verifier 
     assert text not in caught.value.message or not text
 
 
-async def test_a_signed_caller_comes_back_whole() -> None:
+async def test_a_signed_caller_is_returned_unchanged() -> None:
     assert await verifier().verify(token(), SEARCH) == CALLER
-    assert await verifier().verify(made(claims()), SEARCH) == CALLER  # so the forgeries below differ in one thing only
+    assert await verifier().verify(made(claims()), SEARCH) == CALLER  # the forgeries below each change one thing
 
 
-async def test_a_token_for_another_service_is_refused_also_when_it_was_seen_where_it_is_good() -> None:
+async def test_a_token_for_another_service_is_refused_also_after_it_was_accepted_there() -> None:
     by = verifier()
     text = token(audience="genaifactory.safety.v1.SafetyService", methods=["Search", "CheckText"])
     await refused(text, "for another service", by=by)
@@ -75,7 +75,7 @@ async def test_a_token_for_another_service_is_refused_also_when_it_was_seen_wher
     await refused(text, "for another service", by=by)
 
 
-async def test_a_token_for_another_method_is_refused_also_when_it_was_seen_where_it_is_good() -> None:
+async def test_a_token_for_another_method_is_refused_also_after_it_was_accepted_for_its_own() -> None:
     by = verifier()
     assert await by.verify(token(methods=["Search", "ListIndexes"]), f"/{RETRIEVER}/ListIndexes") == CALLER
     text = token()
@@ -83,7 +83,9 @@ async def test_a_token_for_another_method_is_refused_also_when_it_was_seen_where
     await refused(text, "not for the method DeleteDocuments", method=f"/{RETRIEVER}/DeleteDocuments", by=by)
 
 
-async def test_a_token_ends_after_its_lifetime_also_when_it_was_seen_before(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_is_refused_after_its_lifetime_also_when_it_was_seen_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     by, text, now = verifier(), token(), time.time()
     monkeypatch.setattr(time, "time", lambda: now + LIFETIME_SECONDS + LEEWAY_SECONDS - 2)
     assert await by.verify(text, SEARCH) == CALLER
@@ -97,13 +99,13 @@ async def test_an_expired_token_is_refused_at_first_sight() -> None:
     assert await verifier().verify(made(claims(exp=now - 2)), SEARCH) == CALLER  # clocks differ
 
 
-async def test_a_token_of_tomorrow_is_refused() -> None:
+async def test_a_token_that_is_not_valid_yet_is_refused() -> None:
     now = int(time.time())
     await refused(made(claims(iat=now + LEEWAY_SECONDS + 5, exp=now + 600)), "not valid yet")
     await refused(made(claims(nbf=now + LEEWAY_SECONDS + 5)), "not valid yet")
 
 
-async def test_another_key_cannot_sign_whatever_id_it_names() -> None:
+async def test_a_token_signed_by_another_key_is_refused_whatever_id_it_names() -> None:
     stranger = Signer.generate()
     await refused(token(signer=stranger), "a key that is not trusted")
     await refused(made(claims(), sign=stranger._key.sign), "not signed by the gateway")
@@ -111,7 +113,7 @@ async def test_another_key_cannot_sign_whatever_id_it_names() -> None:
     await refused(made(claims(), kid=other), "not signed by the gateway", by=verifier(SIGNER, stranger))
 
 
-async def test_the_key_is_the_one_that_the_token_names() -> None:
+async def test_a_token_is_verified_with_the_key_that_it_names() -> None:
     other = Signer.generate()
     both = verifier(SIGNER, other)
     assert await both.verify(token(), SEARCH) == CALLER
@@ -134,7 +136,7 @@ def _mac(secret: bytes, digest: Any, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
-async def test_the_public_key_is_no_secret_to_sign_with(algorithm: str) -> None:
+async def test_a_token_signed_with_the_public_key_as_a_secret_is_refused(algorithm: str) -> None:
     digest = getattr(hashlib, f"sha{algorithm[2:]}")
     for secret in (SIGNER.public_key, base64.b64encode(SIGNER.public_key), jwks([SIGNER.public_key]).encode()):
         text = made(claims(), alg=algorithm, sign=partial(_mac, secret, digest))
@@ -146,7 +148,7 @@ async def test_an_algorithm_other_than_eddsa_is_refused(algorithm: Any) -> None:
     await refused(made(claims(), alg=algorithm), "not signed by the gateway")
 
 
-async def test_a_key_in_the_token_itself_is_not_looked_at() -> None:
+async def test_a_key_in_the_token_itself_is_ignored() -> None:
     stranger = Signer.generate()
     own = json.loads(jwks([stranger.public_key]))["keys"][0]
     for header in ({"jwk": own}, {"jku": "https://attacker.example/jwks.json"}, {"x5u": "https://attacker.example/c"}):
@@ -167,7 +169,7 @@ async def test_an_altered_claim_is_refused() -> None:
 
 
 @given(position=st.integers(0, 10_000), bit=st.integers(0, 7))
-def test_no_flipped_bit_passes(position: int, bit: int) -> None:
+def test_a_token_with_a_flipped_bit_is_refused(position: int, bit: int) -> None:
     head, body, signature = (base64.urlsafe_b64decode(part + "==") for part in token().split("."))
     data = bytearray(head + body)
     data[position % len(data)] ^= 1 << bit
@@ -176,7 +178,7 @@ def test_no_flipped_bit_passes(position: int, bit: int) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_refused_and_nothing_else_happens(text: str) -> None:
+def test_any_other_text_is_refused_as_unauthenticated(text: str) -> None:
     with pytest.raises(Unauthenticated):
         asyncio.run(verifier().verify(text, SEARCH))
 
@@ -203,7 +205,7 @@ def test_any_text_is_refused_and_nothing_else_happens(text: str) -> None:
         claims(methods="Search"),
     ],
 )
-async def test_a_signed_text_that_is_no_caller_is_refused(body: object) -> None:
+async def test_signed_content_without_the_claims_of_a_caller_is_refused(body: object) -> None:
     await refused(made(body), "not signed by the gateway|claims")
 
 
@@ -219,7 +221,7 @@ async def test_a_token_of_a_key_that_was_removed_is_refused_also_when_it_was_see
 
 
 class Published:
-    """A key set that changes, and how often it was read."""
+    """A key set that changes, with the number of reads."""
 
     def __init__(self, *signers: Signer) -> None:
         self.reads = 0
@@ -233,7 +235,7 @@ class Published:
         return self.text
 
 
-async def test_an_unknown_key_is_looked_for_at_once_and_only_now_and_then() -> None:
+async def test_an_unknown_key_makes_the_key_set_be_read_at_once_but_at_a_bounded_rate() -> None:
     published, other = Published(SIGNER), Signer.generate()
     by = Verifier(Followed("keys", published.read, tokens.parse_jwks))
     await asyncio.sleep(0.25)
@@ -245,7 +247,7 @@ async def test_an_unknown_key_is_looked_for_at_once_and_only_now_and_then() -> N
     assert published.reads - before <= 5
 
 
-async def test_the_memory_of_seen_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_of_verified_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "_CACHED_TOKENS", 8)
     by = verifier()
     for number in range(50):
@@ -253,7 +255,7 @@ async def test_the_memory_of_seen_tokens_is_bounded(monkeypatch: pytest.MonkeyPa
     assert len(by._seen) == 8
 
 
-async def test_a_refused_token_is_not_remembered() -> None:
+async def test_a_refused_token_is_not_cached() -> None:
     by = verifier()
     for number in range(10):
         await refused(f"forged-{number}", ".", by=by)
@@ -270,13 +272,13 @@ def test_a_key_of_the_wrong_length_is_refused() -> None:
     assert "c2hvcnQ" not in caught.value.message
 
 
-def test_a_key_set_comes_back_whole() -> None:
+def test_a_key_set_survives_formatting_and_parsing() -> None:
     signers = [Signer.generate() for _ in range(3)]
     raw = [signer.public_key for signer in signers]
     assert tokens.parse_jwks(jwks(raw)) == key_set(raw)
 
 
-def test_the_id_of_a_key_is_the_thumbprint_of_the_rfc() -> None:
+def test_the_id_of_a_key_is_its_rfc_7638_thumbprint() -> None:
     # RFC 8037, A.3
     x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
     assert tokens.key_id(base64.urlsafe_b64decode(f"{x}=")) == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
@@ -306,6 +308,6 @@ def _key(**changes: Any) -> dict[str, Any]:
         ({"keys": [_key(x=None)]}, r"keys\[0\]\.x must be 32 bytes"),
     ],
 )
-def test_what_is_no_key_set_is_refused_with_what_is_wrong(document: object, reason: str) -> None:
+def test_an_invalid_key_set_is_refused_with_the_fault(document: object, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=reason):
         tokens.parse_jwks(document if isinstance(document, str) else json.dumps(document))

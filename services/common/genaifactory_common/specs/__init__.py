@@ -1,7 +1,7 @@
-"""The models of factory.yaml: the one document in which a person configures the platform.
+"""The models of factory.yaml, the document that configures the platform.
 
-Every service reads the part it needs; names are used by this package's: `specs.Route`. `load` refuses a bad document
-with the path of the bad field; `Source` keeps the last good one in force while the file changes.
+Every service reads the part it needs; use the names of this package: `specs.Route`. `load` refuses an invalid document
+with the path of the bad field; `Source` keeps the last valid one in force while the file changes.
 """
 
 from __future__ import annotations

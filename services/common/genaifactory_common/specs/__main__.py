@@ -1,6 +1,6 @@
-"""python -m genaifactory_common.specs FILE: refuses a factory.yaml with a line for each bad field.
+"""python -m genaifactory_common.specs FILE: checks a factory.yaml, and reports each bad field in a line.
 
-The chart asks it before it changes anything; people use `genaifactory config check`, which also compares with what is
+The chart runs it before it changes anything; people use `genaifactory config check`, which also compares with what is
 stored.
 """
 
@@ -13,7 +13,7 @@ from genaifactory_common import specs
 
 
 def main() -> None:
-    """Ends the process with 1 when the document is refused."""
+    """Exits with 1 when the document is refused."""
     try:
         specs.load(Path(sys.argv[1]))
     except specs.InvalidConfiguration as error:

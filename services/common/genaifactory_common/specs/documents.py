@@ -1,4 +1,4 @@
-"""Text to document: read, parsed, and each problem named by the path of its field."""
+"""Reads and parses a document; each problem is named by the path of its field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from genaifactory_common.specs.factory import Factory, InconsistentError
 
 
 class InvalidConfiguration(InvalidArgument):
-    """A document that does not fit; each problem is 'path: what is wrong'."""
+    """An invalid document; each problem is 'path: what is wrong'."""
 
     def __init__(self, problems: list[str], source: str) -> None:
         self.problems = problems
@@ -40,7 +40,7 @@ def parse(text: str, *, source: str = "factory.yaml") -> Factory:
 
 def _problems(error: ValidationError) -> list[str]:
     found = error.errors(include_url=False, include_input=False)
-    # A list whose items are all wrong also counts as too short; that is no problem of its own.
+    # A list whose items are all invalid is also reported as too short, which is no problem of its own.
     inside = {e["loc"][:n] for e in found for n in range(1, len(e["loc"]))}
     problems: list[str] = []
     for each in found:
@@ -52,7 +52,7 @@ def _problems(error: ValidationError) -> list[str]:
     return problems
 
 
-# pydantic names the branch of a union, and that a mapping's key is meant; neither is a field of the document.
+# pydantic's paths name a union's branch and mark a mapping's key; neither is a field of the document.
 _NO_FIELDS = ("modelserver", "openai", *engine_specs.TYPES, "[key]")
 
 
@@ -78,7 +78,7 @@ def _problem(error: Any) -> str:
 
 
 def read(path: Path) -> str:
-    """The text of a file, as its bytes are. Raises InvalidConfiguration."""
+    """The text of a file, with its line ends unchanged. Raises InvalidConfiguration."""
     try:
         return path.read_bytes().decode()
     except OSError as error:

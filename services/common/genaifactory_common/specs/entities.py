@@ -1,4 +1,4 @@
-"""What policies may name; written by make charts from the catalogue of genaifactory_safety."""
+"""Entity types for policies; written by make charts from the catalogue of genaifactory_safety."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole document, and what must fit between its parts."""
+"""The whole document, and the checks across its parts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Origin = Annotated[
     str,
     StringConstraints(pattern=r"^(\*|https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[1-9][0-9]{0,4})?)$"),
 ]
-"""'*', or a scheme, a host in lower case and a port where it is not the scheme's own: what browsers send as Origin."""
+"""'*', or a scheme, a host in lower case and a port unless it is the scheme's default: as browsers send in Origin."""
 
 
 class InconsistentError(ValueError):
-    """Parts of a document that do not fit together; each problem is 'path: what is wrong'."""
+    """Contradictory parts of a document; each problem is 'path: what is wrong'."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -37,12 +37,12 @@ class Cors(Spec):
         default=(), description="Like 'https://app.example.com', without a path; '*' is any. Empty: none."
     )
     max_age_seconds: int = Field(
-        default=600, ge=0, le=86_400, description="How long a browser may remember what it was allowed."
+        default=600, ge=0, le=86_400, description="How long a browser may cache the permission."
     )
 
 
 class Retired(Spec):
-    """Names that are used no more. What is stored under them stays, and that nobody reaches it is accepted."""
+    """Names that are no longer used. What is stored under them stays and may be out of reach."""
 
     tenants: tuple[Name, ...] = ()
     knowledge_bases: tuple[Name, ...] = ()
@@ -64,7 +64,7 @@ class Factory(Spec):
     engines: tuple[AnyEngine, ...] = Field(
         default=(Extractive(), MiniLM()),
         min_length=1,
-        description="What the model server holds. A change needs its restart, but for adapters.serve.",
+        description="Engines of the model server. A change needs its restart, except of adapters.serve.",
     )
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class Factory(Spec):
                 if route != "*":
                     yield from _known(f"roles[{i}].routes[{j}]", route, names)
         for name in sorted({r.name for r in self.routes} & embedding):
-            yield f"routes: '{name}' is also an embedding model; clients could not tell them apart"
+            yield f"routes: '{name}' is also an embedding model; clients could not distinguish them"
         for i, route_spec in enumerate(self.routes):
             yield from self._route_problems(f"routes[{i}]", route_spec)
         tenants = {t.name for t in self.tenants}
@@ -112,7 +112,7 @@ class Factory(Spec):
         for j, model in enumerate(route.models):
             yield from _known(f"{path}.models[{j}]", model, chat_models, "chat model")
         currencies = {m.price.currency for m in self.models if m.name in route.models}
-        if len(currencies) > 1:  # an answer may cost tokens of several of them, and is one sum
+        if len(currencies) > 1:  # the cost of an answer may add up tokens of several models
             yield f"{path}.models: prices in several currencies: {', '.join(sorted(currencies))}"
         yield from _known(f"{path}.policy", route.policy, {p.name for p in self.policies})
         if route.knowledge_base is not None:
@@ -130,12 +130,12 @@ class Factory(Spec):
         return next((m for m in self.models if m.name == name), None)
 
     def seeing(self, route: Route) -> tuple[str, ...]:
-        """The models of the route that see images, in its order."""
+        """The models of the route that accept images, in its order."""
         found = map(self.model, route.models)
         return tuple(model.name for model in found if model is not None and model.vision)
 
     def prompt(self, reference: str) -> Prompt | None:
-        """The prompt for NAME (newest version) or NAME@VERSION."""
+        """The prompt of NAME (newest version) or NAME@VERSION."""
         name, _, version = reference.partition("@")
         found = [p for p in self.prompts if p.name == name and version in ("", str(p.version))]
         return max(found, key=lambda p: p.version, default=None)
@@ -153,7 +153,7 @@ class Factory(Spec):
 def _unique(path: str, names: list[str]) -> Iterator[str]:
     for name, count in Counter(names).items():
         if count > 1:
-            yield f"{path}: '{name}' stands twice"
+            yield f"{path}: '{name}' appears twice"
 
 
 def _retired(path: str, names: Sequence[str], used: Iterable[str]) -> Iterator[str]:

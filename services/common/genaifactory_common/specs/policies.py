@@ -27,11 +27,11 @@ def _visible(term: str) -> str:
 
 
 Entity = Annotated[str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(_KNOWN)})]
-"""An entity type that the guardrails look for, or a group of them."""
+"""An entity type of the guardrails, or a group of them."""
 
 
 class Rule(Spec):
-    """What to do about one kind of finding."""
+    """The actions for some kinds of findings."""
 
     entities: tuple[Entity, ...] = Field(
         min_length=1, description="Entity types ('EMAIL_ADDRESS') or groups ('PII', 'SECRET')."
@@ -49,8 +49,8 @@ class Policy(Spec):
     max_input_characters: int = Field(default=100_000, ge=1)
     languages: tuple[Literal["vi", "en"], ...] = Field(default=("vi", "en"), min_length=1)
     banned_terms: tuple[Annotated[str, AfterValidator(_visible)], ...] = Field(
-        default=(), description="Texts that block, whatever their case."
+        default=(), description="Texts that block, in any case."
     )
     images: Literal["block", "allow"] = Field(
-        default="block", description="Images in messages, which no scanner looks into; allow: they pass unscanned."
+        default="block", description="Images in messages, which no scanner reads; allow: they pass unscanned."
     )

@@ -1,4 +1,4 @@
-"""Routes: what a client names as a model, and the prompts and documents that stand behind it."""
+"""Routes, which clients name as models, and the prompts and knowledge bases that they use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TaskName = Literal["chat", "rag"]
 
 
 class Cache(Spec):
-    """Whether a route answers the same question from memory."""
+    """Whether a route answers a repeated question from the cache."""
 
     enabled: bool = True
     max_age_seconds: float = Field(default=3600.0, gt=0)
@@ -31,13 +31,13 @@ class Route(Spec):
         pattern=r"^[a-z0-9][a-z0-9._-]*(@[0-9]+)?$",
         description="NAME or NAME@VERSION; no version: the newest.",
     )
-    knowledge_base: Name | None = Field(default=None, description="Where a rag route looks.")
+    knowledge_base: Name | None = Field(default=None, description="The knowledge base that a rag route searches.")
     passages: int = Field(default=5, ge=1, le=50, description="Passages given to the model.")
     min_term_coverage: float = Field(
         default=0.55,
         ge=0,
         le=1,
-        description="Below this share of the question's terms found, a rag route refuses.",
+        description="A rag route refuses when a smaller share of the question's terms is found.",
     )
     policy: Name = Field(default="default", description="Guardrail policy of input and output.")
     cache: Cache = Cache()
@@ -47,7 +47,7 @@ class Route(Spec):
         default=1024,
         ge=1,
         le=1_000_000,
-        description="When the client sets no max_tokens; also what admission reserves.",
+        description="When the client sets no max_tokens; admission reserves as many.",
     )
 
     @model_validator(mode="after")
@@ -66,13 +66,13 @@ class Prompt(Spec):
     version: int = Field(ge=1)
     system: str = Field(min_length=1, max_length=100_000)
     refusal: dict[str, str] = Field(
-        default_factory=dict, description="What to say when the passages do not hold the answer, by language."
+        default_factory=dict, description="The answer when the passages do not hold one, by language."
     )
 
     @field_validator("system")
     @classmethod
     def _compiles(cls, system: str) -> str:
-        from genaifactory_common import templates  # 80 ms, which the many commands without a document do not need
+        from genaifactory_common import templates  # 80 ms, which commands without a document do not need
 
         templates.compiled(system)
         return system
@@ -84,7 +84,7 @@ class KnowledgeBase(Spec):
     name: Name
     description: str = ""
     tenants: tuple[str, ...] = Field(
-        default=("*",), description="Tenants that may use it; '*' is all. Each sees its own documents."
+        default=("*",), description="Tenants that may use it; '*' is all. Each has its own documents."
     )
     chunk_tokens: int = Field(default=200, ge=32, le=2000, description="Longest passage, in embedding tokens.")
     chunk_overlap_tokens: int = Field(default=30, ge=0, le=500)

@@ -21,18 +21,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Change:
-    """One document after another."""
+    """The replacement of one document by another."""
 
     before: Factory
     after: Factory
     digest: str
-    """Of the text that is in force now; empty when it came from no file."""
+    """Of the text that is in force now; empty when it is not from a file."""
     lines: tuple[str, ...]
-    """What changed, as `changes.between` writes it; empty when nothing did that is configured."""
+    """The changes, as `changes.between` describes them; empty when the configuration is the same."""
 
 
 class Derived(Generic[T]):
-    """What a consumer makes of the document in force: `current`, replaced together with that document."""
+    """A value that a consumer derives from the document in force: `current`, replaced together with the document."""
 
     def __init__(self, make: Callable[[Factory], T], factory: Factory) -> None:
         self.make = make
@@ -40,9 +40,9 @@ class Derived(Generic[T]):
 
 
 class Source:
-    """The document in force: `current`, replaced by `watch` when the file changes and is good.
+    """The document in force: `current`, replaced by `watch` when the file changes and is valid.
 
-    A service reads `current`, keeps what is costly to make of it with `derive`, and acts on a change with `follow`.
+    A service reads `current`, caches what is costly to derive from it with `derive`, and acts on changes with `follow`.
     """
 
     def __init__(self, current: Factory, path: Path | None = None, *, digest: str = "") -> None:
@@ -50,7 +50,7 @@ class Source:
         self.current = current
         self.path = path
         self.digest = digest
-        # Taken now, so that a change between the start and `watch` is seen.
+        # Set now, so that a change between the start and `watch` is seen.
         self._seen = files.fingerprint(path) if path is not None else None
         self._derived: list[Derived[Any]] = []
         self._followers: list[Callable[[Change], None]] = []
@@ -63,36 +63,36 @@ class Source:
         return cls(parse(text, source=str(path)), path, digest=digest(text))
 
     def derive(self, make: Callable[[Factory], T]) -> Derived[T]:
-        """What `make` returns for the document in force, made anew for each that follows.
+        """The value of `make` for the document in force, computed again for each new document.
 
-        make: without side effects. For a new document every consumer's is called before any result is in force; one
-        that raises InvalidArgument refuses the document for all. Raises what `make` does for the one in force now.
+        make: without side effects. For a new document every consumer's is called before any result is in force; if one
+        raises InvalidArgument, the document is refused for all. Raises the errors of `make` for the document in force.
         """
         derived = Derived(make, self.current)
         self._derived.append(derived)
         return derived
 
     def follow(self, follower: Callable[[Change], None]) -> None:
-        """Calls `follower` with what changed, once it is in force. It must not raise."""
+        """Calls `follower` with each change, once it is in force. It must not raise."""
         self._followers.append(follower)
 
     def review(self, reviewer: Callable[[Factory, Factory], Awaitable[None]]) -> None:
-        """Awaits `reviewer` with the document in force and a changed file's, which it refuses by InvalidArgument."""
+        """Awaits `reviewer` with the document in force and a changed file's, which it may refuse by InvalidArgument."""
         self._reviewers.append(reviewer)
 
     def completed(self, factory: Factory) -> Factory:
-        """The document with what a source of its own kind adds. Raises InvalidArgument when it cannot be in force."""
+        """The document with the additions of a subclass. Raises InvalidArgument when it cannot be in force."""
         return factory
 
     def replace(self, factory: Factory) -> None:
-        """Puts a document in force, unless it cannot be: then that is logged."""
+        """Puts a document in force; logs that it is refused when it cannot be."""
         try:
             self._put(self.completed(factory), "")
         except InvalidArgument as error:
             _refuse(error)
 
     async def watch(self, *, interval_seconds: float = 2.0) -> None:
-        """Reloads the file when its content changes, forever. A bad document is logged; the last good one stays."""
+        """Reloads the file when it changes, forever. Logs an invalid document, and keeps the last valid one."""
         if self.path is None:
             return
         in_force.report(self.digest)
@@ -107,7 +107,7 @@ class Source:
                 await self._reload(self.path)
             except InvalidArgument as error:
                 _refuse(error)
-            except Exception:  # a consumer's mistake, or a disk that is full; the next document may be followed
+            except Exception:  # a consumer's fault, or a full disk; the next document may work
                 in_force.refused()
                 logger.exception("factory.yaml cannot be followed")
 

@@ -1,4 +1,4 @@
-"""Who may call, with which keys, rights and limits."""
+"""Tenants and roles: keys, permissions and limits."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Permission = Literal["chat", "embed", "models", "feedback", "usage", "ingest", "
 
 
 class ApiKey(Spec):
-    """A key that a client shows. Only its hash is written down."""
+    """An API key. Only its hash is stored."""
 
     id: Name = Field(description="Names the key in records; not secret.")
     sha256: str = Field(
         pattern=r"^[0-9a-f]{64}$",
-        description="SHA-256 of the key, hex. `genaifactory config hash-key` makes it.",
+        description="SHA-256 of the key, hex. `genaifactory config hash-key` computes it.",
     )
-    role: Name = Field(description="A role below.")
+    role: Name = Field(description="Name of a role.")
     groups: tuple[Name, ...] = Field(default=(), description="Groups for document access.")
 
 
 class Limits(Spec):
-    """What a tenant's keys may use together."""
+    """Limits of a tenant's keys together."""
 
     requests_per_minute: int = Field(default=600, ge=1)
     tokens_per_minute: int = Field(default=1_000_000, ge=1)
@@ -40,7 +40,7 @@ class Tenant(Spec):
 
 
 class Role(Spec):
-    """What a key may do."""
+    """The permissions of keys."""
 
     name: Name
     permissions: tuple[Permission, ...]

@@ -37,16 +37,16 @@ CALLER = identity.Caller(
     permissions=("chat", "embed", "models", "feedback", "usage", "ingest", "export"),
     groups=("staff",),
 )
-"""Who tests are by default."""
+"""The caller of tests, unless they set another."""
 
 
 def act_as(caller: identity.Caller = CALLER) -> None:
-    """Makes the running task's calls come from `caller`, as the gateway would."""
+    """Sets `caller` as the caller of the running task's calls, as the gateway would."""
     identity.set_current(caller, ISSUED.of(caller), REQUEST_ID)
 
 
 def metadata(method: str) -> passes.Metadata:
-    """What a call of "/package.Service/Method" shows for CALLER, for stubs that are not called by `channels`."""
+    """Metadata of a call of "/package.Service/Method" by CALLER, for stubs that are not called through `channels`."""
     return ISSUED.metadata(CALLER, method, 60)
 
 
@@ -56,7 +56,7 @@ def signed(method: str, caller: identity.Caller = CALLER, signer: tokens.Signer 
 
 
 def struct(value: Mapping[str, Any]) -> Struct:
-    """A JSON object as a message has it."""
+    """A JSON object as a protobuf Struct."""
     made = Struct()
     made.update(value)
     return made
@@ -65,7 +65,7 @@ def struct(value: Mapping[str, Any]) -> Struct:
 @asynccontextmanager
 async def served(app: ServiceApp, *, drain_seconds: float = 1.0) -> AsyncIterator[grpc.aio.Channel]:
     """Runs the service on a unix socket of its own; yields a channel to it."""
-    # Not below tmp_path: a unix socket's path is bounded to about 100 bytes.
+    # Not below tmp_path: the path of a unix socket may have about 100 bytes.
     folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="gf-")
     try:
         address = f"unix:{Path(folder) / (app.name + '.sock')}"
@@ -78,14 +78,14 @@ async def served(app: ServiceApp, *, drain_seconds: float = 1.0) -> AsyncIterato
 
 @pytest.fixture(autouse=True)
 def nobody() -> Iterator[None]:
-    """Ends a test as nobody, so that the next one is not by chance somebody."""
+    """Removes the caller at the end of each test, so that the next one begins without."""
     yield
     identity.forget()
 
 
 @pytest.fixture(autouse=True)
 def no_blocking(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
-    """Fails a test whose async code blocks. `@pytest.mark.allow_blocking` is for code that blocks by its nature."""
+    """Fails a test whose async code blocks. `@pytest.mark.allow_blocking` is for code that has to block."""
     if request.node.get_closest_marker("allow_blocking"):
         yield None
         return
@@ -94,10 +94,10 @@ def no_blocking(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the plugin's marker, and keeps tests from a collector or proxy named in the environment."""
+    """Registers the plugin's marker, and ignores a collector or proxy named in the environment."""
     config.addinivalue_line("markers", "allow_blocking: the test's async code may block the event loop")
     os.environ.pop("OTEL_EXPORTER_OTLP_ENDPOINT", None)
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # scripted upstreams are on loopback
-    # grpc.aio stops its polling thread when its last channel or server is collected, and waits for the thread there,
-    # which may be in the midst of async code: hold it for the whole run.
+    # grpc.aio stops its polling thread when its last channel or server is collected, and waits for the thread, perhaps
+    # within async code: keep it for the whole run.
     grpc.aio.init_grpc_aio()

@@ -1,4 +1,4 @@
-"""Certificates in files, as the kubelet mounts and replaces them, for tests whose services speak mTLS."""
+"""Certificates in files, as the kubelet mounts and replaces them, for tests of mTLS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAY = timedelta(days=1)
 
 
 def new_authority(name: str = "Test CA") -> Authority:
-    """Valid for two days, so that it outlives what it signs."""
+    """A new authority, valid for two days, so that it outlives what it signs."""
     return Authority.create(name, valid=2 * DAY)
 
 
@@ -30,7 +30,7 @@ def write(
     trusted: Sequence[Authority] | None = None,
     now: datetime | None = None,
 ) -> settings.Tls:
-    """Puts tls.crt, tls.key and ca.crt into the folder, all at once, in the place of those that are there.
+    """Writes tls.crt, tls.key and ca.crt into the folder, all at once, replacing those that are there.
 
     The certificate is valid for a day from `now`. trusted: the authorities in ca.crt; None: the one that signs.
     """

@@ -1,4 +1,4 @@
-"""The part of monitor that the gateway calls, for its tests: feedback, usage and interactions, in memory."""
+"""A fake of the part of monitor that the gateway calls: feedback, usage and interactions, in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from genaifactory_common.telemetry import Telemetry
 
 
 class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
-    """Remembers feedback by id; reports `usage`."""
+    """Stores feedback by id; returns `usage`."""
 
     def __init__(self) -> None:
         self.feedback: dict[str, monitor_pb2.RecordFeedbackRequest] = {}
@@ -27,13 +27,13 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
         self.callers: list[identity.Caller] = []
         self.error: FactoryError | None = None
         self.pieces: list[monitor_pb2.ExportInteractionsResponse | FactoryError] = []
-        """What an export is made of."""
+        """The messages of an export."""
         self.sent = 0
-        """Pieces that gRPC has taken."""
+        """Pieces that gRPC has accepted."""
         self.filters: list[monitor_pb2.InteractionFilter] = []
         """Of queries and exports."""
         self.export_ended = asyncio.Event()
-        """Set when an export has ended, whichever way."""
+        """Set when an export has ended, in any way."""
 
     def app(self, verifier: tokens.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
         """The service, to be run by `testing.served`."""
@@ -49,7 +49,7 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
     async def RecordFeedback(
         self, request: monitor_pb2.RecordFeedbackRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> monitor_pb2.RecordFeedbackResponse:
-        """Keeps it, once."""
+        """Stores it."""
         self.callers.append(identity.current())
         if self.error is not None:
             raise self.error
@@ -59,7 +59,7 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
     async def GetUsage(
         self, request: monitor_pb2.GetUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> monitor_pb2.GetUsageResponse:
-        """Reports `usage`."""
+        """Returns `usage`."""
         self.callers.append(identity.current())
         self.usage_requests.append(request)
         return monitor_pb2.GetUsageResponse(rows=self.usage)
@@ -67,7 +67,7 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
     async def QueryInteractions(
         self, request: monitor_pb2.QueryInteractionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> monitor_pb2.QueryInteractionsResponse:
-        """One interaction, of whom the filter names."""
+        """Returns one interaction of the filter's tenant."""
         self.callers.append(identity.current())
         self.filters.append(request.filter)
         interaction = monitor_pb2.Interaction(request_id="req-1", tenant=request.filter.tenant)

@@ -1,4 +1,4 @@
-"""Small images that are what they say: a PNG of one colour, as bytes, as our message and as a client's part."""
+"""Small valid images: a PNG of one colour, as bytes, as a protobuf message and as a part of a client's message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RED = b"\xff\x00\x00"
 
 
 def png(width: int = 32, height: int = 32, colour: bytes = _RED) -> bytes:
-    """The file. colour: red, green and blue, a byte each."""
+    """A PNG file. colour: red, green and blue, a byte each."""
     rows = (b"\x00" + colour * width) * height
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -24,12 +24,12 @@ def png(width: int = 32, height: int = 32, colour: bytes = _RED) -> bytes:
 
 
 def image(data: bytes | None = None, **fields: Any) -> types_pb2.Image:
-    """The file as it stands in a message; None: `png()`."""
+    """The file as a protobuf message; None: `png()`."""
     return types_pb2.Image(**({"media_type": "image/png", "data": data or png()} | fields))
 
 
 def part(data: bytes | None = None, **image_url: Any) -> dict[str, Any]:
-    """The file as OpenAI's clients send it. image_url: further fields, or another `url`."""
+    """The file as a part of a message in OpenAI's format. image_url: further fields, or another `url`."""
     return {"type": "image_url", "image_url": {"url": images.data_url(image(data)), **image_url}}
 
 

@@ -1,4 +1,4 @@
-"""A scripted model server: says what a test tells it to, and fails when it is told to.
+"""A fake model server with scripted outputs and errors.
 
 fake = FakeModelServer(["Xin ", "chào"])
 async with served(fake.app(VERIFIER)) as channel: ...
@@ -19,7 +19,7 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 
 Step = str | modelserver_pb2.GenerateResponse | FactoryError | asyncio.Event
-"""Text to write, a response as it is, an error to raise, or a moment to wait for."""
+"""Text to write, a response to send, an error to raise, or an event to wait for."""
 
 
 class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
@@ -28,22 +28,22 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
     def __init__(self, script: Sequence[Step] = ("ok",)) -> None:
         self.script: Sequence[Step] = script
         self.scripts: dict[str, Sequence[Step]] = {}
-        """By model, instead of `script`."""
+        """By model; instead of `script`."""
         self.turns: list[Sequence[Step]] = []
-        """Instead of both for the next requests, one each."""
+        """Scripts of the next requests, one each; instead of both."""
         self.usage = types_pb2.TokenUsage(prompt_tokens=10, completion_tokens=5)
         self.requests: list[modelserver_pb2.GenerateRequest] = []
         self.sent = 0
-        """Pieces of text that gRPC has taken."""
+        """Pieces of text that gRPC has accepted."""
         self.adapters: dict[str, modelserver_pb2.LoadAdapterRequest] = {}
-        """Those that are loaded."""
+        """The loaded adapters."""
         self.adapter_error: FactoryError | None = None
-        """Raised when one is to be loaded."""
+        """Raised by LoadAdapter."""
         self.callers: list[identity.Caller] = []
-        """Of calls about adapters."""
+        """Of calls of LoadAdapter and UnloadAdapter."""
         self.running = 0
         self.cancelled = 0
-        """Requests whose caller went away before the end."""
+        """Requests that were cancelled before their end."""
 
     async def Generate(
         self, request: modelserver_pb2.GenerateRequest, context: Any
@@ -86,7 +86,7 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
     async def LoadAdapter(
         self, request: modelserver_pb2.LoadAdapterRequest, context: Any
     ) -> modelserver_pb2.LoadAdapterResponse:
-        """Keeps the request, or raises `adapter_error`."""
+        """Stores the request, or raises `adapter_error`."""
         self.callers.append(identity.current())
         if self.adapter_error is not None:
             raise self.adapter_error
@@ -96,7 +96,7 @@ class FakeModelServer(modelserver_pb2_grpc.ModelServiceServicer):
     async def UnloadAdapter(
         self, request: modelserver_pb2.UnloadAdapterRequest, context: Any
     ) -> modelserver_pb2.UnloadAdapterResponse:
-        """Forgets it."""
+        """Removes the adapter."""
         self.callers.append(identity.current())
         self.adapters.pop(request.name, None)
         return modelserver_pb2.UnloadAdapterResponse()

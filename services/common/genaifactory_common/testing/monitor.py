@@ -1,4 +1,4 @@
-"""A scripted monitor: keeps the interactions it is sent, or refuses them.
+"""A fake monitor that stores the interactions it receives, or refuses them.
 
 fake = FakeMonitor()
 async with served(fake.app(VERIFIER)) as channel: ...
@@ -20,12 +20,12 @@ from genaifactory_common.telemetry import Telemetry
 
 
 class FakeMonitor(monitor_pb2_grpc.MonitorServiceServicer):
-    """Keeps each request's first interaction."""
+    """Stores each request's first interaction."""
 
     def __init__(self) -> None:
         self.interactions: dict[str, monitor_pb2.Interaction] = {}
         self.refused: Callable[[monitor_pb2.Interaction], bool] = lambda interaction: False
-        """Interactions that it finds invalid."""
+        """Whether an interaction is refused as invalid."""
         self.error: FactoryError | None = None
         """Raised by every call."""
         self.calls = 0
@@ -34,7 +34,7 @@ class FakeMonitor(monitor_pb2_grpc.MonitorServiceServicer):
     async def RecordInteractions(
         self, request: monitor_pb2.RecordInteractionsRequest, context: Any
     ) -> monitor_pb2.RecordInteractionsResponse:
-        """Keeps them, unless one is refused: then none."""
+        """Stores them, unless one is refused: then none."""
         self.calls += 1
         if self.error is not None:
             raise self.error
@@ -49,7 +49,7 @@ class FakeMonitor(monitor_pb2_grpc.MonitorServiceServicer):
         return monitor_pb2.RecordInteractionsResponse(stored=len(request.interactions) - known, known=known)
 
     async def arrived(self, count: int) -> None:
-        """Waits until it holds this many interactions."""
+        """Waits until it has this many interactions."""
         while len(self.interactions) < count:
             self._news.clear()
             await self._news.wait()

@@ -1,11 +1,11 @@
-"""An OpenAI-compatible API on loopback that fails in every way a script tells it to, and records what it saw.
+"""A scripted OpenAI-compatible API on loopback, with failures of every kind, that records its requests.
 
     script = [openai_upstream.failure(500), openai_upstream.answer("Xin", " chào")]
     async with openai_upstream.serve(script) as upstream:
         ...  # call upstream.base_url
         assert upstream.requests[0].body["model"] == "m"
 
-Each request takes the next reply; the last one serves all further requests.
+Each request gets the next reply; all further requests get the last one.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from typing import Any
 
 
 class Step(Enum):
-    """What a reply can do besides sending bytes."""
+    """Steps of a reply besides sending bytes."""
 
     HANG = "hang"
-    """Say nothing more, until the client leaves."""
+    """Send nothing more, until the client disconnects."""
     RESET = "reset"
-    """Break the connection with a TCP RST."""
+    """Reset the connection (TCP RST)."""
     CLOSE = "close"
     """Close the connection without the end of the body."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Goes on when the event is set, or when the client leaves."""
+    """Waits until the event is set, or the client disconnects."""
 
     event: asyncio.Event
 
@@ -56,14 +56,14 @@ class Reply:
 
 @dataclass
 class Seen:
-    """A request that arrived."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
     """Names in lower case."""
     body: dict[str, Any]
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the client left before the end of the reply."""
+    """Set when the client has disconnected before the end of the reply."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Upstream:
     base_url: str
     requests: list[Seen] = field(default_factory=list)
     connections: int = 0
-    """Opened so far."""
+    """Connections opened so far."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each request."""
 
@@ -85,7 +85,7 @@ def chunk(delta: Mapping[str, Any] | None = None, *, index: int = 0, finish: str
 
 
 def event(body: Any) -> bytes:
-    """Anything as one event."""
+    """A JSON value as one event."""
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
@@ -103,7 +103,7 @@ def ending(finish: str = "stop", usage: tuple[int, int] | None = (10, 5)) -> Ste
 
 
 def answer(*texts: str, finish: str = "stop", usage: tuple[int, int] | None = (10, 5)) -> Reply:
-    """A good answer, one event for each text."""
+    """A complete answer, one event for each text."""
     return Reply((*text(*texts), *ending(finish, usage)))
 
 
@@ -117,12 +117,12 @@ def failure(
 
 
 def json_reply(body: Any) -> Reply:
-    """A good response that is no stream."""
+    """A successful response that is no stream."""
     return Reply((json.dumps(body).encode(),), content_type="application/json")
 
 
 def embeddings(*vectors: Sequence[float], prompt_tokens: int = 7) -> Reply:
-    """A good embeddings response."""
+    """A successful embeddings response."""
     data = [{"object": "embedding", "index": i, "embedding": list(vector)} for i, vector in enumerate(vectors)]
     return json_reply({"object": "list", "data": data, "usage": {"prompt_tokens": prompt_tokens}})
 
@@ -141,7 +141,7 @@ async def serve(replies: Sequence[Reply]) -> AsyncIterator[Upstream]:
         try:
             await _converse(upstream, replies, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client left, or the test is over
+            pass  # the client has disconnected, or the test has ended
         finally:
             conversations.discard(task)
             writer.close()
@@ -171,7 +171,7 @@ async def _converse(
         upstream.requests.append(seen)
         upstream.asked.set()
         reply = replies[min(len(upstream.requests), len(replies)) - 1]
-        # The client pipelines nothing, so that anything to read, the end included, means that it left.
+        # The client does not pipeline, so anything to read, the end included, means that it has disconnected.
         leaving = asyncio.create_task(reader.read(1))
         try:
             if not await _send(reply, writer, leaving):
@@ -190,20 +190,20 @@ async def _converse(
 async def _send(reply: Reply, writer: asyncio.StreamWriter, leaving: asyncio.Task[bytes]) -> bool:
     """Whether the connection can serve another request."""
     for step in reply.early:
-        if not await _take(step, writer, leaving):
+        if not await _play(step, writer, leaving):
             return False
     head = f"HTTP/1.1 {reply.status} X\r\ncontent-type: {reply.content_type}\r\ntransfer-encoding: chunked\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
     writer.write(head.encode() + b"\r\n")
     for step in reply.steps:
-        if not await _take(step, writer, leaving):
+        if not await _play(step, writer, leaving):
             return False
     writer.write(b"0\r\n\r\n")
     await writer.drain()
     return True
 
 
-async def _take(step: bytes | Step | Wait, writer: asyncio.StreamWriter, leaving: asyncio.Task[bytes]) -> bool:
+async def _play(step: bytes | Step | Wait, writer: asyncio.StreamWriter, leaving: asyncio.Task[bytes]) -> bool:
     if isinstance(step, bytes):
         if step:
             writer.write(b"%x\r\n%b\r\n" % (len(step), step))

@@ -1,4 +1,4 @@
-"""A scripted orchestrator for tests of the gateway: a real gRPC service that answers what the test tells it to.
+"""A fake orchestrator for tests of the gateway: a real gRPC service with scripted answers.
 
 fake = FakeOrchestrator()
 fake.script = [delta("Xin "), delta("chào"), done()]
@@ -22,7 +22,7 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
 
 Step = orchestrator_pb2.AnswerResponse | FactoryError | asyncio.Event
-"""An event to send, an error to raise, or a moment to wait for."""
+"""A response to send, an error to raise, or an event to wait for."""
 Script = Sequence[Step]
 
 
@@ -37,7 +37,7 @@ def opened(
     masked: Mapping[str, int] | None = None,
     cache: types_pb2.CacheUse.ValueType = types_pb2.CACHE_USE_MISS,
 ) -> orchestrator_pb2.AnswerResponse:
-    """The event as the first one of an answer, with what is known before it."""
+    """The event as the first one of an answer, with masks and the use of the cache."""
     event.opened.cache = cache
     for entity_type, count in (masked or {}).items():
         event.opened.masked.add(entity_type=entity_type, count=count)
@@ -85,11 +85,11 @@ def done(
 
 
 class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
-    """Answers every request with `script`, and remembers what it was asked and by whom."""
+    """Answers every request with `script`, and records requests and callers."""
 
     def __init__(self) -> None:
         self.script: Script | Callable[[orchestrator_pb2.AnswerRequest], Script] = [route(), delta("Xin chào."), done()]
-        """What an answer is made of, or a function of the request that says so."""
+        """The steps of an answer, or a function from the request to them."""
         self.embedding: Callable[[str], Sequence[float]] = lambda text: [0.6, 0.8, float(len(text))]
         """The vector of a text."""
         self.embed_error: FactoryError | None = None
@@ -97,17 +97,17 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         self.requests: list[orchestrator_pb2.AnswerRequest] = []
         self.embed_requests: list[orchestrator_pb2.EmbedRequest] = []
         self.callers: list[identity.Caller] = []
-        self.request_ids: list[str] = []
         """The signed caller of each request."""
+        self.request_ids: list[str] = []
         self.metadata: list[dict[str, str | bytes]] = []
         self.started = asyncio.Event()
         """Set when a request has arrived."""
         self.cancelled = asyncio.Event()
-        """Set when a caller has cancelled."""
+        """Set when a request has been cancelled."""
         self.conversations: set[str] = set()
-        """Ids of those that are stored."""
+        """Ids of the stored conversations."""
         self.sent = 0
-        """Events that have been handed to gRPC."""
+        """Events that were passed to gRPC."""
 
     def app(self, verifier: tokens.Verifier, telemetry: Telemetry | None = None) -> ServiceApp:
         """The service, to be run by `testing.served`."""
@@ -163,7 +163,7 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def DeleteConversation(
         self, request: orchestrator_pb2.DeleteConversationRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> orchestrator_pb2.DeleteConversationResponse:
-        """Forgets one of `conversations`."""
+        """Removes one of `conversations`."""
         self._note(context)
         existed = request.conversation_id in self.conversations
         self.conversations.discard(request.conversation_id)
@@ -172,7 +172,7 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def CountConversations(
         self, request: orchestrator_pb2.CountConversationsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> orchestrator_pb2.CountConversationsResponse:
-        """Its conversations, as one tenant's."""
+        """Counts `conversations` as one tenant's."""
         self._note(context)
         count = orchestrator_pb2.ConversationCount(tenant="gone", conversations=len(self.conversations))
         return orchestrator_pb2.CountConversationsResponse(counts=[count])

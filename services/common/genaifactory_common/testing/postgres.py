@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests of what keeps its state in one."""
+"""A real PostgreSQL server for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """A server of the tests' own, on a unix socket in a temporary folder."""
+    """A server for the tests alone, on a unix socket in a temporary folder."""
 
     binaries: Path
     folder: Path
@@ -38,17 +38,17 @@ class PostgresServer:
         )
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """Starts the server; returns when it accepts connections."""
         options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c max_connections=200"
         self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-o", options, "-l", f"{self.folder}/log", "start")
 
     def stop(self) -> None:
-        """At once, as a crash would."""
+        """Stops the server at once, as a crash would."""
         self.run("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
-        """Stopped inside the block."""
+        """Stops the server inside the block."""
         await asyncio.to_thread(self.stop)
         try:
             yield
@@ -56,11 +56,11 @@ class PostgresServer:
             await asyncio.to_thread(self.start)
 
     def url(self, database: str) -> str:
-        """Where a database is."""
+        """The URL of a database."""
         return f"postgresql://postgres:unused@/{database}?host={self.folder}"
 
     def new_database(self) -> str:
-        """The URL of an empty one."""
+        """Creates an empty database; returns its URL."""
         name = f"t{uuid.uuid4().hex}"
         self.run("createdb", "-h", str(self.folder), "-U", "postgres", name)
         return self.url(name)

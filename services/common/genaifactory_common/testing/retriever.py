@@ -1,4 +1,4 @@
-"""A scripted retriever: finds the passages that a test gives it, and has the documents that it is given.
+"""A fake retriever: returns a test's passages, and stores documents in memory.
 
 fake = FakeRetriever([passage("Nghỉ phép năm là 14 ngày.")])
 async with served(fake.app(VERIFIER)) as channel: ...
@@ -27,16 +27,16 @@ def passage(text: str, *, number: int = 1, title: str = "Handbook") -> types_pb2
 
 
 class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
-    """Answers every search with the same passages; holds `documents`, whoever asks."""
+    """Answers every search with the same passages; its `documents` belong to every tenant."""
 
     def __init__(self, passages: Iterable[types_pb2.Passage] = ()) -> None:
         self.passages = list(passages)
         self.passages_of: dict[str, list[types_pb2.Passage]] = {}
-        """By query: in place of `passages`."""
+        """By query; instead of `passages`."""
         self.index_version = "v1"
         self.term_coverage = 1.0
         self.reading: types_pb2.Reading | None = None
-        """How far an upload is; None: none goes on."""
+        """Progress of an upload; None: there is none."""
         self.error: FactoryError | None = None
         """Raised by every call."""
         self.hold: asyncio.Event | None = None
@@ -44,14 +44,14 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         self.searches: list[retriever_pb2.SearchRequest] = []
         self.documents: dict[str, types_pb2.Document] = {}
         self.requests: list[Any] = []
-        """What was asked about documents."""
+        """Requests about documents and indexes."""
         self.callers: list[identity.Caller] = []
         self.uploaded: dict[str, bytes] = {}
-        """What came of each document, complete or not."""
+        """The received bytes of each document, complete or not."""
         self.uploads_read: asyncio.Event | None = None
-        """Uploads are not read before it is set."""
+        """Uploads wait for it before they are read."""
         self.upload_ended = asyncio.Event()
-        """Set when an upload has ended, whichever way."""
+        """Set when an upload has ended, in any way."""
 
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
         """The passages, bounded by the limit."""
@@ -89,7 +89,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     async def GetDocument(
         self, request: retriever_pb2.GetDocumentRequest, context: Any
     ) -> retriever_pb2.GetDocumentResponse:
-        """The document, whose text is its id."""
+        """Returns the document, with its id as its text."""
         self._asked(request)
         if request.document_id not in self.documents:
             raise NotFound(f"There is no document '{request.document_id}'.", field="document_id")
@@ -101,7 +101,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     async def DeleteDocuments(
         self, request: retriever_pb2.DeleteDocumentsRequest, context: Any
     ) -> retriever_pb2.DeleteDocumentsResponse:
-        """Removes those that are there."""
+        """Removes those that exist."""
         self._asked(request)
         missing = [each for each in request.document_ids if self.documents.pop(each, None) is None]
         return retriever_pb2.DeleteDocumentsResponse(
@@ -111,7 +111,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     async def Ingest(
         self, request_iterator: AsyncIterator[retriever_pb2.IngestRequest], context: Any
     ) -> AsyncIterator[retriever_pb2.IngestResponse]:
-        """Keeps what comes; a document whose id begins with "bad" is rejected."""
+        """Stores the uploaded bytes; rejects a document whose id begins with "bad"."""
         self._asked((await anext(request_iterator)).open)
         await context.send_initial_metadata(())
         if self.uploads_read is not None:
@@ -146,7 +146,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     async def ListIndexes(
         self, request: retriever_pb2.ListIndexesRequest, context: Any
     ) -> retriever_pb2.ListIndexesResponse:
-        """The one version."""
+        """Returns the active version."""
         self._asked(request)
         index = retriever_pb2.Index(version=self.index_version, state=retriever_pb2.INDEX_STATE_ACTIVE)
         return retriever_pb2.ListIndexesResponse(indexes=[index])
@@ -154,7 +154,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     async def BuildIndex(
         self, request: retriever_pb2.BuildIndexRequest, context: Any
     ) -> AsyncIterator[retriever_pb2.BuildIndexResponse]:
-        """Is done after two steps."""
+        """Completes after two steps."""
         self._asked(request)
         yield retriever_pb2.BuildIndexResponse(
             index_version="v2", passages_total=2, state=retriever_pb2.INDEX_STATE_BUILDING
@@ -172,7 +172,7 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
     async def CountDocuments(
         self, request: retriever_pb2.CountDocumentsRequest, context: Any
     ) -> retriever_pb2.CountDocumentsResponse:
-        """Its documents, as those of two tenants."""
+        """Counts `documents` for each of two tenants."""
         self._asked(request)
         counts = [
             retriever_pb2.DocumentCount(tenant=tenant, knowledge_base="documents", documents=len(self.documents))

@@ -1,4 +1,4 @@
-"""A scripted safety service: masks and blocks the words that a test names, and fails when it is told to.
+"""A fake safety service: masks and blocks a test's words, and fails on request.
 
 fake = FakeSafety(mask={"0912345678": "<PHONE>"}, block=("bomb",))
 async with served(fake.app(VERIFIER)) as channel: ...
@@ -20,7 +20,7 @@ from genaifactory_common.telemetry import Telemetry
 
 
 class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
-    """Looks for exact words. As the real service, it releases only what no further text can turn into a finding."""
+    """Searches for exact words. Like the real service, it releases only text that cannot become part of a finding."""
 
     def __init__(self, *, mask: Mapping[str, str] | None = None, block: Iterable[str] = ()) -> None:
         self.mask = dict(mask or {})
@@ -28,16 +28,16 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
         self.error: FactoryError | None = None
         """Raised by every call."""
         self.stream_error_after: int | None = None
-        """CheckStream fails with `error` or UNAVAILABLE once it has taken this many characters."""
+        """CheckStream fails with `error`, or an internal error, once it has received this many characters."""
         self.scanners: tuple[str, ...] = ("fake",)
         self.gives_verdicts = True
-        """False: CheckStream ends well without one."""
+        """False: CheckStream ends with OK and without one."""
         self.verdict_action: types_pb2.Action.ValueType | None = None
-        """Instead of what was found."""
+        """Instead of the action of the findings."""
         self.hold: asyncio.Event | None = None
         """Calls wait for it."""
         self.checked: list[tuple[types_pb2.Direction.ValueType, str]] = []
-        """Whole texts that were checked, and what came through streams."""
+        """Texts of CheckText, and of each stream as a whole."""
         self.streams_running = 0
 
     async def CheckText(self, request: safety_pb2.CheckTextRequest, context: Any) -> safety_pb2.CheckTextResponse:
@@ -68,7 +68,7 @@ class FakeSafety(safety_pb2_grpc.SafetyServiceServicer):
                     raise self.error or RuntimeError("the fake scanner broke")
                 if any(word in text for word in self.block):
                     break
-                # A whole word of the longest length fits behind what is released, and no mask is cut.
+                # As much text stays unreleased as the longest word has, and no mask is cut.
                 safe = self._masked(text)[: -max(map(len, (*self.mask, *self.block, " ")))]
                 if len(safe) > released and self._masked(text).startswith(safe):
                     yield safety_pb2.CheckStreamResponse(released=safe[released:])
