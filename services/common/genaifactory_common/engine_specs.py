@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
@@ -225,5 +225,5 @@ class Vllm(Engine):
 
 AnyEngine = Annotated[Extractive | MiniLM | Fake | Vllm, Field(discriminator="type")]
 
-TYPES = ("extractive", "minilm", "fake", "vllm")
+TYPES = tuple(get_args(each.model_fields["type"].annotation)[0] for each in get_args(get_args(AnyEngine)[0]))
 """Names of the union's branches, which are in the path of a pydantic error and not in the document."""

@@ -30,6 +30,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from genaifactory_common import specs
+from genaifactory_common.engine_specs import Fake
 from genaifactory_common.errors import TABLE, FactoryError, InvalidArgument, Reason
 from genaifactory_modelserver.engines.protocol import (
     FinishReason,
@@ -41,6 +43,7 @@ from genaifactory_modelserver.engines.protocol import (
     ToolCall,
     Usage,
 )
+from genaifactory_modelserver.settings import Settings
 
 _SEEN = 1_000
 _LOGPROB = -0.25
@@ -95,6 +98,12 @@ class Script(_Script):
     """A script file."""
 
     rules: tuple[Rule, ...] = ()
+
+
+def make(spec: Fake, settings: Settings, source: specs.Source) -> FakeEngine:
+    """The engine of an entry."""
+    script_file = Path(spec.script_file) if spec.script_file is not None else None
+    return FakeEngine(models=spec.models, script_file=script_file)
 
 
 class FakeEngine:

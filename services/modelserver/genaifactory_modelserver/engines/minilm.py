@@ -9,14 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from genaifactory_common import minilm
+from genaifactory_common import minilm, specs
 from genaifactory_common.engine_specs import MiniLM as MiniLMSpec
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.minilm import DIMENSIONS, MAX_TOKENS, MiniLM
 from genaifactory_modelserver.engines.protocol import Embeddings, Model
+from genaifactory_modelserver.settings import Settings
 
 # Texts computed before others get their turn and a cancelled request is noticed; about a tenth of a second.
 _TEXTS_A_TURN = 8
+
+
+def make(spec: MiniLMSpec, settings: Settings, source: specs.Source) -> MiniLMEngine:
+    """The engine of an entry."""
+    return MiniLMEngine(spec, settings.data_dir)
 
 
 class MiniLMEngine:

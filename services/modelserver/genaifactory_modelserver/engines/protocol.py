@@ -211,7 +211,7 @@ class Engine(Protocol):
     """Holds models. What it serves may change while it is open (adapters)."""
 
     name: str
-    """The kind of engine: "extractive", "fake", "minilm", "vllm"."""
+    """The kind of engine: the `type` of its entry in factory.yaml."""
     activity: str
     """What `open` is doing, for a person who waits."""
 

@@ -1,21 +1,14 @@
-"""The engine with weights for an entry of factory.yaml: with adapters, or without."""
+"""The engine with weights for an entry of factory.yaml that has adapters."""
 
 from __future__ import annotations
 
 import asyncio
 
-from genaifactory_common import specs
-from genaifactory_common.engine_specs import Adapter, Vllm
+from genaifactory_common.engine_specs import Adapter
 from genaifactory_modelserver.adapters import files
 from genaifactory_modelserver.adapters.set import AdapterSet
 from genaifactory_modelserver.engines.protocol import Model
 from genaifactory_modelserver.engines.vllm.engine import VllmEngine
-from genaifactory_modelserver.settings import Settings
-
-
-def make(spec: Vllm, settings: Settings, source: specs.Source) -> VllmEngine:
-    """The engine of an entry; an AdapterHolder when the entry has `adapters`."""
-    return (VllmAdapterEngine if spec.adapters is not None else VllmEngine)(spec, settings, source)
 
 
 class VllmAdapterEngine(VllmEngine):
