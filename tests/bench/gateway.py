@@ -1,6 +1,6 @@
 """CPU per request of the gateway alone, over a scripted orchestrator, at 16 concurrent requests.
 
-The gateway is a process of its own, so that its CPU can be read; the orchestrator and the clients are others.
+The gateway is a process of its own, so that its CPU can be measured; the orchestrator and the clients are others.
 Run: python tests/bench/gateway.py [--requests 2000]
 """
 

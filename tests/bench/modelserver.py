@@ -1,8 +1,8 @@
-"""The model server beside bare vLLM: tokens/s, time to the first token, and CPU, in rounds that take turns.
+"""The model server compared with bare vLLM: tokens/s, time to the first token, and CPU, in alternating rounds.
 
 Bare is vLLM's AsyncLLM in this process. Served is the same model with the same arguments in a model server, a process
-of its own behind a unix socket, asked through the platform's own client. Only one of them works at a time; the other
-costs nothing meanwhile, which is checked, as is what others use of the machine. Run: make bench-vllm
+of its own behind a unix socket, called through the platform's own client. Only one of them works at a time; the other
+is idle, which is checked, as is the load of other processes. Run: make bench-vllm
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUESTIONS = (
     "What is the daily allowance for a trip abroad?",
     "Pin của cảm biến Lúa 3 dùng được bao lâu?",
 )
-# In each round every client asks this often: ends, where fewer run than there are clients, then weigh little.
+# Of each client in a round: enough that its end, when fewer clients run, matters little.
 _REQUESTS_PER_CLIENT = 4
 _LONELY_REQUESTS = 40
 _LONELY_TOKENS = 8
@@ -50,8 +50,8 @@ _SPINNING_SECONDS = 1.5
 _MAX_IDLE_CORES = 0.03
 _MAX_FOREIGN_CORES = 0.15
 _TIMEOUT_SECONDS = 300.0
-# As mp, which vLLM takes on a CPU, it computes in a process below its engine's, and each waits for the other in a
-# busy loop: of two cores, nothing is left for whoever takes the tokens away.
+# With mp, vLLM's default on a CPU, it computes in a process below its engine's, and each waits for the other in a
+# busy loop: of two cores, none is left for the client.
 _EXECUTORS: Mapping[str, Mapping[str, str]] = {
     "uni": {"distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor"},
     "mp": {"distributed_executor_backend": "mp"},
@@ -60,11 +60,11 @@ _EXECUTORS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What is compared, and how hard it is made to work."""
+    """What is compared, and under which load."""
 
     model: Path
     args: Mapping[str, object]
-    """Of vLLM's engine; both sides get them."""
+    """Of vLLM's engine, for both sides."""
     clients: int = 16
     rounds: int = 5
     tokens: int = 128
@@ -81,7 +81,7 @@ class Asked:
 
 
 class Side(Protocol):
-    """One of the two that are compared."""
+    """One of the two sides of the comparison."""
 
     async def ask(self, prompt: str, tokens: int) -> Asked:
         """One streamed answer, decoded greedily."""
@@ -98,7 +98,7 @@ class Bare:
         self._names = (f"bare-{n}" for n in itertools.count())
 
     async def ask(self, prompt: str, tokens: int) -> Asked:
-        """As Side says."""
+        """As Side."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         began = time.perf_counter()
@@ -113,7 +113,7 @@ class Bare:
         return Asked(first or time.perf_counter() - began, written)
 
     def processes(self) -> dict[str, Sequence[int]]:
-        """As Side says. The client is in vLLM's own process."""
+        """As Side. The client is in vLLM's own process."""
         return {"client and vLLM's front": (os.getpid(),), "vLLM's engine": _engine(os.getpid())}
 
 
@@ -125,7 +125,7 @@ class Served:
         self._pid = server_pid
 
     async def ask(self, prompt: str, tokens: int) -> Asked:
-        """As Side says."""
+        """As Side."""
         began = time.perf_counter()
         first, written = 0.0, 0
         sampling = types_pb2.Sampling(temperature=0.0, max_tokens=tokens)
@@ -138,13 +138,13 @@ class Served:
         return Asked(first or time.perf_counter() - began, written)
 
     def processes(self) -> dict[str, Sequence[int]]:
-        """As Side says."""
+        """As Side."""
         return {"client": (os.getpid(),), "server": (self._pid,), "vLLM's engine": _engine(self._pid)}
 
 
 @dataclass(slots=True)
 class Figures:
-    """What one side has shown, over all rounds."""
+    """Measurements of one side, over all rounds."""
 
     tokens_per_second: list[float] = field(default_factory=list)
     """Of each round."""
@@ -155,7 +155,7 @@ class Figures:
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     """By process, under the load of all clients."""
     foreign_cores: list[float] = field(default_factory=list)
-    """Used by others of this machine, in each round."""
+    """Used by other processes of this machine, in each round."""
     tokens: int = 0
 
 
@@ -166,7 +166,7 @@ class Comparison:
     bare: Figures
     served: Figures
     idle_cores: dict[str, float]
-    """Cores that each process used while nobody asked it."""
+    """Cores that each process used while idle."""
 
     def ratios(self) -> list[float]:
         """Served to bare tokens/s, of each round."""
@@ -189,7 +189,7 @@ async def compare(setup: Setup, folder: Path) -> Comparison:
         bare, served = Figures(), Figures()
         for round_ in range(setup.rounds):
             pairs = list(zip(sides, (bare, served), strict=True))
-            # Who was second yesterday is first today: a machine that slows down favours nobody.
+            # The order alternates, so that a machine that slows down favours neither side.
             for side, figures in pairs[:: 1 if round_ % 2 == 0 else -1]:
                 await asyncio.sleep(_SPINNING_SECONDS)
                 await _crowd(side, setup, figures, round_=round_)
@@ -223,7 +223,7 @@ def report(comparison: Comparison) -> None:
         parts = ", ".join(f"{name} {ms:.0f}" for name, ms in spent.items())
         print(f"CPU ms per 1,000 tokens, {title}: {parts}; together {sum(spent.values()):.0f}")
     name, cores = max(comparison.idle_cores.items(), key=lambda item: item[1])
-    print(f"cores in use while nobody asks: {cores:.3f} at most ({name})")
+    print(f"cores in use while idle: {cores:.3f} at most ({name})")
     if cores > _MAX_IDLE_CORES or max(bare.foreign_cores + served.foreign_cores) > _MAX_FOREIGN_CORES:
         print("The machine was shared while this ran: only the CPU figures can be relied on.")
 
@@ -244,7 +244,7 @@ async def _both(setup: Setup, folder: Path) -> AsyncIterator[tuple[Side, Side]]:
     with processes.started(folder, [entry]) as server:
         await asyncio.to_thread(server.wait_until_ready, 600)
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(setup.model), **setup.args))
-        # As vLLM's own server does: the collector passes over all that was imported.
+        # As vLLM's own server does: the collector ignores everything imported so far.
         gc.collect()
         gc.freeze()
         try:
@@ -285,7 +285,7 @@ async def _lonely(side: Side, setup: Setup, figures: Figures, *, round_: int) ->
 
 
 def _prompts(mark: str, count: int) -> Iterator[str]:
-    """The same for both sides, and new ones in each round: nothing of them is in the prefix cache."""
+    """The same for both sides, and new ones in each round, so that none is in the prefix cache."""
     return (f"({mark}, {n}) {QUESTIONS[n % len(QUESTIONS)]}" for n in range(count))
 
 
@@ -316,7 +316,7 @@ def _cpu_seconds(pids: Sequence[int]) -> float:
 
 
 def _busy_seconds() -> float:
-    """Of all cores together, what a hypervisor took away included."""
+    """Busy time of all cores together, including what a hypervisor took."""
     user, nice, system, _, _, interrupts, soft, stolen = Path("/proc/stat").read_text().split()[1:9]
     return sum(map(int, (user, nice, system, interrupts, soft, stolen))) / os.sysconf("SC_CLK_TCK")
 
@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--gpu", action="store_true", help="a model of a billion parameters on the GPU")
-    parser.add_argument("--executor", choices=_EXECUTORS, default="uni", help="of vLLM on a CPU; bare, it takes mp")
+    parser.add_argument("--executor", choices=_EXECUTORS, default="uni", help="of vLLM on a CPU, whose default is mp")
     arguments = parser.parse_args()
     if arguments.gpu:
         from tests.gpu import large_llama

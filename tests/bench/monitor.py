@@ -1,6 +1,6 @@
 """Interactions per second and the monitor's CPU for each, by batch and by reader.
 
-The monitor is a process of its own, so that its CPU can be read. Run: python tests/bench/monitor.py [--url postgresql://…]
+The monitor is a process of its own, so that its CPU can be measured. Run: python tests/bench/monitor.py [--url postgresql://…]
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _batch(prefix: str, size: int) -> monitor_pb2.RecordInteractionsRequest:
 
 
 def _interaction(request_id: str) -> monitor_pb2.Interaction:
-    """As a rag answer leaves it: five passages, two verdicts, 1 KB of text."""
+    """The record of a rag answer: five passages, two verdicts, 1 KB of text."""
     message = monitor_pb2.Interaction(
         request_id=request_id,
         tenant=testing.CALLER.tenant,

@@ -1,4 +1,4 @@
-"""CPU time of the orchestrator itself, per answer: a process of its own between scripted neighbours.
+"""CPU time of the orchestrator itself, per answer: a process of its own between scripted services.
 
 python tests/bench/orchestrator_cpu.py [ANSWERS] [CONCURRENT]
 """

@@ -1,6 +1,6 @@
 """CPU per request and requests/s of the whole path, by service.
 
-Each service is a process of its own on a unix socket, so that the CPU of each can be read. Run: make bench
+Each service is a process of its own on a unix socket, so that the CPU of each can be measured. Run: make bench
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Scenario:
     question: Callable[[int], str]
     """The question of the n-th request."""
     temperature: float | None = None
-    """0 makes an answer repeatable, and so one for the cache."""
+    """0 makes an answer repeatable, so that it is cached."""
 
 
 SCENARIOS = (
@@ -139,7 +139,7 @@ async def measure(running: Cluster, scenario: Scenario, *, clients: int, seconds
         for _ in range(clients):
             tasks.create_task(client())
     elapsed = time.perf_counter() - began
-    await asyncio.sleep(1)  # monitor gets the last records a moment after the answers
+    await asyncio.sleep(1)  # monitor receives the last records a moment after the answers
     spent = {name: _cpu_seconds(pid) - before[name] for name, pid in running.pids.items()}
     count = len(latencies)
     cut = statistics.quantiles(latencies, n=100)
@@ -155,7 +155,7 @@ async def measure(running: Cluster, scenario: Scenario, *, clients: int, seconds
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scenario: Scenario, number: int) -> float:
-    """One streamed answer; returns when its first text came. A client this thin leaves the CPU to the services."""
+    """One streamed answer; returns the time of its first text. A minimal client leaves the CPU to the services."""
     message = {"role": "user", "content": scenario.question(number)}
     fields = {"model": scenario.route, "stream": True, "messages": [message], "temperature": scenario.temperature}
     body = json.dumps(fields).encode()
@@ -189,7 +189,7 @@ async def _until_ready(http_port: int, folder: Path, processes: Iterable[subproc
 
 
 async def _until_answered(running: Cluster) -> None:
-    """The services find each other a moment after all are up."""
+    """Waits for an answer: the services connect to each other a moment after all are ready."""
     async with asyncio.timeout(60):
         while True:
             reader, writer = await asyncio.open_connection("127.0.0.1", running.http_port)

@@ -56,7 +56,7 @@ Stub: TypeAlias = "retriever_pb2_grpc.RetrieverServiceAsyncStub"
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of an upload."""
+    """The outcome of an upload."""
 
     outcomes: dict[str, int]
     passages: int
@@ -74,7 +74,7 @@ async def retriever(data_dir: Path) -> AsyncIterator[Stub]:
 
 
 async def ingest(stub: Stub, knowledge_base: str, pages: Sequence[Page]) -> Ingested:
-    """Uploads the pages; their language is in the metadata, where queries filter by it."""
+    """Uploads the pages, with their language in the metadata, by which queries filter."""
     outcomes: dict[str, int] = {}
     passages = 0
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""CPU microseconds per 1,000 characters of the guardrails, beside Presidio's default analyzer on the same text.
+"""CPU microseconds per 1,000 characters of the guardrails, and of Presidio's default analyzer on the same text.
 
 Run: uv run --with presidio-analyzer==2.2.366 python tests/bench/safety.py. Presidio runs its default recognisers for
 English on a blank spaCy pipeline, so without a model; it neither streams nor looks for secrets or Vietnamese numbers.
@@ -39,7 +39,7 @@ TOKEN_CHARACTERS = 4
 
 def main() -> None:
     """Prints the table."""
-    arguments = argparse.ArgumentParser(description="CPU of the guardrails beside Presidio's")
+    arguments = argparse.ArgumentParser(description="CPU of the guardrails and of Presidio")
     arguments.add_argument("--characters", type=int, default=20_000, help="length of each text (default: %(default)s)")
     arguments.add_argument("--repeats", type=int, default=5, help="the best of so many counts (default: %(default)s)")
     chosen = arguments.parse_args()
@@ -89,7 +89,7 @@ class _BlankNlpEngine(SpacyNlpEngine):
         self.nlp: Any = {"en": spacy.blank("en")}
 
     def process_text(self, text: str, language: str) -> NlpArtifacts:
-        """The artifacts with lemmas, on which context words rest."""
+        """The artifacts with lemmas, which context words are matched with."""
         artifacts = super().process_text(text, language)
         artifacts.lemmas = [token.lower_ for token in artifacts.tokens]
         return artifacts

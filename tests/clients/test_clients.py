@@ -1,4 +1,4 @@
-"""The programs of docs/clients.md, word for word, each with its client as it comes, against the whole platform.
+"""The programs of docs/clients.md, word for word, each with its unmodified client, against the whole platform.
 
 `make test-clients` installs each client into an environment of its own: their pins clash with each other's and ours.
 """
@@ -63,7 +63,7 @@ MISSING = [client.environment for client in CLIENTS if not (INSTALLED / client.e
 
 @dataclass(frozen=True)
 class Place:
-    """A running platform, and the folder that a reader of the page would stand in."""
+    """A running platform, and the working folder of the programs."""
 
     folder: Path
     url: str
@@ -86,7 +86,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
 
 
 async def run(client: Client, program: str, place: Place) -> str:
-    """What the program prints. Fails when it ends with an error."""
+    """The program's output. Fails when it ends with an error."""
     if client.of_node and NODE is None:
         pytest.skip("Node is not installed")
     assert client.environment not in MISSING, "run it with: make test-clients"
@@ -100,7 +100,7 @@ async def run(client: Client, program: str, place: Place) -> str:
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(place.folder),
-            # Where these two keep what they would fetch.
+            # Caches, so that these two download nothing.
             "TIKTOKEN_CACHE_DIR": str(place.folder),
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         },
@@ -124,7 +124,7 @@ async def test_the_page_has_a_program_for_every_client() -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.heading)
-async def test_a_client_as_it_comes_chats_streams_embeds_and_shows_what_is_not_supported(
+async def test_an_unmodified_client_chats_streams_embeds_and_reports_what_is_not_supported(
     client: Client, place: Place
 ) -> None:
     output = await run(client, PROGRAMS[client.heading], place)

@@ -1,4 +1,4 @@
-"""Images from clients as they come: the program of docs/clients.md, and what other clients make of an image."""
+"""Images from unmodified clients: the program of docs/clients.md, and the same with other clients."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> AsyncIterator[Place]:
-    """`genaifactory run` with the page's factory.yaml before a stand-in for the API that it names."""
+    """`genaifactory run` with the page's factory.yaml, in front of a stand-in for the API that it names."""
     folder = tmp_path_factory.mktemp("images")
     own = FACTORY.replace("https://llm.example.com/v1", upstream.base_url).replace(", api_key_env: LLM_API_KEY", "")
     rest = "tenants: [{name: dev}]\nroles: [{name: admin, permissions: [chat]}]\n"
@@ -55,11 +55,11 @@ async def place(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) ->
 
 
 @pytest.mark.parametrize("client", PROGRAMS)
-async def test_a_client_as_it_comes_shows_an_image_to_a_model_that_sees(
+async def test_an_unmodified_client_sends_an_image_to_a_model_with_vision(
     client: str, place: Place, upstream: Upstream
 ) -> None:
     upstream.requests.clear()
-    asked = f"Say what this form asks for, {client}."  # an answer from the cache would show nothing
+    asked = f"Say what this form asks for, {client}."  # otherwise the answer could come from the cache
     program = PROGRAMS[client].replace("Say what this form asks for.", asked)
     output = await run(Client(f"images {client}", client), program, place)
     assert output.strip() == "A name."

@@ -1,4 +1,4 @@
-"""Plays the first hour from a fresh clone in a bare container: Python, make, and an account without rights.
+"""Runs the first hour from a fresh clone in a bare container: Python, make, and an account without rights.
 
 `make test-journey` calls it. It needs docker, podman or buildah, whichever runs here.
 """
@@ -52,7 +52,7 @@ def _works(engine: str) -> bool:
 def _buildah(clone: Path) -> int:
     made = subprocess.run(["buildah", "from", IMAGE], capture_output=True, text=True, check=True).stdout.strip()
     try:
-        # It has this machine's network, to reach package registries; its processes are its own and end with it.
+        # With this machine's network, for package registries; in a process namespace, whose processes end with it.
         alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         run = ["buildah", "run", "--isolation", "chroot", "--network", "host", "--volume", f"{clone}:/clone:ro", made]
         return subprocess.run([*alone, *run, "--", "bash", "-c", PLAY], check=False).returncode

@@ -1,7 +1,7 @@
-"""What a right answer to each question that we show holds: the one table for the first hour and for the tests.
+"""The right answer to each question that the project shows: one table for the first hour and for the tests.
 
-`make run` must answer every question that README, docs, banner, charts, help and samples show. Whoever shows another
-adds a line here: the document that says it, and words of the fact as the answer must have them.
+`make run` must answer every question that README, docs, banner, charts, help and samples show. A new one needs a line
+here: the document that answers it, and words that the answer must contain.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fact:
-    """What an answer must hold."""
+    """What an answer must cite and contain."""
 
     document: str
     """Id of the document that it must cite."""

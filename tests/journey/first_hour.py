@@ -1,7 +1,7 @@
-"""Plays a newcomer's first hour: types what README and docs show, in their order, and checks what comes back.
+"""A user's first hour: types what README and docs show, in their order, and checks the output.
 
 `make test-journey` runs it in a bare container with Python and make; with the standard library alone, since nothing
-else is there yet. By hand, in a fresh clone: python3 -m tests.journey.first_hour
+else is installed yet. By hand, in a fresh clone: python3 -m tests.journey.first_hour
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.journey.terminal import Running, typed
 
 ROOT = Path(__file__).parents[2]
 
-# What this journey does not type, and what does. A command that is neither here nor in PLAYED fails the journey.
+# Commands that are not run here, and where they are. A command that is neither here nor in PLAYED fails the journey.
 ELSEWHERE = (
     (r"make (vllm-(cpu|gpu)|run MODEL=.*|test-vllm|bench-vllm)", "5 GB of vLLM: tests/vllm"),
     (r"make test-gpu", "needs a GPU"),
@@ -30,7 +30,7 @@ ELSEWHERE = (
     (r"(kubectl|helm) .*", "needs a cluster: tests/cluster"),
     (r".*config check /tmp/factory\.yaml", "needs a cluster: tests/cluster"),
 )
-# Pages whose Python snippets something else runs.
+# Pages whose Python snippets are run elsewhere.
 SNIPPETS_ELSEWHERE = {"docs/clients.md": "tests/clients"}
 
 REFUSALS = ("I do not know", "Tôi không biết")
@@ -38,18 +38,18 @@ OWN_DOCUMENT = "# Leave\n\nEverybody has 42 days of annual leave per year at Bam
 
 
 class Newcomer:
-    """Types, reads and checks."""
+    """Types commands and checks their output."""
 
     def __init__(self) -> None:
         self.platform: Running | None = None
 
     def make_run(self, step: Shown) -> None:
-        """Starts the platform and plays what its banner shows."""
+        """Starts the platform and runs what its banner shows."""
         self._start(step.text)
         self.banner()
 
     def make_run_with_documents(self, step: Shown) -> None:
-        """Documents of one's own answer, the sample does not; then back to the sample, as the README says."""
+        """Answers come from the user's documents, not from the sample; then from the sample again, as in the README."""
         folder = ROOT / "path" / "to" / "folder"
         folder.mkdir(parents=True)
         (folder / "leave.md").write_text(OWN_DOCUMENT)
@@ -66,7 +66,7 @@ class Newcomer:
             self.command(".venv/bin/genaifactory documents remove folder/leave.md")
 
     def ask_shown(self, step: Shown) -> None:
-        """A question is answered right, with its source."""
+        """A question gets the right answer, with its source."""
         question = re.search(r'"([^"]+)"', step.text)
         assert question, step
         self.ask(step.text, _fact(question[1]))
@@ -80,12 +80,12 @@ class Newcomer:
         return answer
 
     def refused(self, question: str) -> None:
-        """What no document holds is not made up."""
+        """A question that no document answers is refused."""
         answer = self.command(f'.venv/bin/genaifactory ask "{question}"')
         assert answer.startswith(REFUSALS), f"{question}\n{answer}"
 
     def watch(self, step: Shown) -> None:
-        """A request appears while it is looked at; Ctrl-C ends the page."""
+        """A request appears on the page; Ctrl-C ends it."""
         page = Running(step.text, ROOT)
         try:
             page.wait_for("Ctrl-C", timeout_seconds=60)
@@ -97,11 +97,11 @@ class Newcomer:
         assert "Traceback" not in page.output, page.output
 
     def plain(self, step: Shown) -> None:
-        """A command that ends well and prints something."""
+        """A command that succeeds and prints something."""
         self.command(step.text)
 
     def config_schema(self, step: Shown) -> None:
-        """Writes a file."""
+        """The schema is written to the file."""
         typed_code, output = typed(step.text, ROOT)
         assert typed_code == 0, output
         assert '"tenants"' in (ROOT / step.text.rpartition(">")[2].strip()).read_text()
@@ -114,7 +114,7 @@ class Newcomer:
         assert "nghỉ phép" in exported
 
     def upload(self, step: Shown) -> None:
-        """Stores the file that is named; it is gone again afterwards, so that the samples answer what follows."""
+        """Stores the named file; removes it afterwards, so that later answers come from the samples."""
         file = ROOT / step.text.split()[2]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(OWN_DOCUMENT)
@@ -123,7 +123,7 @@ class Newcomer:
         self.command(f".venv/bin/genaifactory documents remove {file.relative_to(ROOT)}")
 
     def snippet(self, step: Shown) -> None:
-        """A Python snippet with the official client, in an environment of the reader's own."""
+        """A Python snippet with the official client, in a virtual environment of its own."""
         if not (ROOT / "mine").is_dir():
             self.command(f"{sys.executable} -m venv mine && mine/bin/pip install --quiet openai")
         (ROOT / "snippet.py").write_text(step.text)
@@ -131,7 +131,7 @@ class Newcomer:
         assert not answer.startswith(REFUSALS), f"{step}\n{answer}"
 
     def banner(self) -> None:
-        """Everything that the banner shows, typed as it stands."""
+        """Runs everything that the banner shows, as it is printed."""
         assert self.platform is not None
         banner = self.platform.output.partition("Ready")[2]
         questions = re.findall(r'^  (\S+genaifactory ask ".*")\r?$', banner, re.MULTILINE)
@@ -146,7 +146,7 @@ class Newcomer:
         self.snippet(Shown("banner", 0, "python", re.sub(r"^  ", "", python, flags=re.MULTILINE)))
 
     def mistakes(self) -> None:
-        """What goes wrong in a first hour ends with one line that says what to do, and no traceback."""
+        """Common mistakes end with an error that names the problem, and no traceback."""
         for command, says in (
             ("make run", "Another process runs a platform"),
             ("make run DOCS=nowhere PORT=9100 GRPC_PORT=9101", "nowhere does not exist"),
@@ -160,7 +160,7 @@ class Newcomer:
             assert "Traceback" not in output, f"{command}\n{output}"
 
     def command(self, command: str) -> str:
-        """Types a command that must end well; what it prints."""
+        """Types a command that must succeed; returns its output."""
         code, output = typed(command, ROOT)
         assert code == 0, f"{command} ended with {code}:\n{output}"
         assert "Traceback" not in output, f"{command}\n{output}"
@@ -177,7 +177,7 @@ class Newcomer:
         assert "Traceback" not in self.platform.output, self.platform.output
 
     def close(self) -> None:
-        """Leaves nothing running."""
+        """Stops the platform."""
         if self.platform is not None:
             self.platform.close()
 
@@ -203,8 +203,8 @@ PLAYED: tuple[tuple[str, Play], ...] = (
 
 
 def main() -> int:
-    """Plays the hour; 0 when everything came as shown, 1 with a list of what did not."""
-    # Started in a shell's background it would be ignored, here and in what is started from here.
+    """Runs every step; 0 when all succeeded, 1 after a list of those that failed."""
+    # In a shell's background job it would be ignored, also by the processes started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     newcomer = Newcomer()
@@ -216,7 +216,7 @@ def main() -> int:
         try:
             newcomer.mistakes()
         except AssertionError as error:
-            failures.append(f"a mistake is not answered clearly: {error}")
+            failures.append(f"a mistake has no clear error: {error}")
     finally:
         newcomer.close()
     print(f"\nThe first hour took {time.monotonic() - started:.0f} s; {len(failures)} of its steps failed.")
@@ -239,11 +239,11 @@ def _play(newcomer: Newcomer, step: Shown, started: float) -> list[str]:
                 print(f"FAILED {failure}", flush=True)
                 return [f"{step}\n{failure}"]
             return []
-    return [f"{step}\nNothing types it: add it to PLAYED or ELSEWHERE in tests/journey/first_hour.py."]
+    return [f"{step}\nNothing runs it: add it to PLAYED or ELSEWHERE in tests/journey/first_hour.py."]
 
 
 def _elsewhere(step: Shown, first_line: str) -> str | None:
-    """What types it, if this journey does not."""
+    """What runs it, if this journey does not."""
     if step.language == "python":
         return SNIPPETS_ELSEWHERE.get(step.file)
     return next((why for pattern, why in ELSEWHERE if re.fullmatch(pattern, first_line)), None)

@@ -1,4 +1,4 @@
-"""What README and docs show a reader to type: the commands and snippets of their fenced code blocks, in order."""
+"""The commands and snippets in the fenced code blocks of README and docs, in order."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Shown:
 
 
 def pages(root: Path) -> list[Path]:
-    """README.md and the pages of docs/, in the order in which a reader meets them."""
+    """README.md and the pages of docs/, in reading order."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def read(page: Path, root: Path) -> list[Shown]:
-    """What a page shows to type, in order. Blocks of other languages (yaml, output) are nothing to type."""
+    """The commands and snippets of a page, in order; blocks of other languages (yaml, output) are left out."""
     found: list[Shown] = []
     language: str | None = None
     block: list[tuple[int, str]] = []
@@ -72,7 +72,7 @@ _QUESTION = re.compile(r'["“](\w[^"”\n{}<>$]*\s[^"”\n{}<>$]*\?)["”]|(?<!
 
 
 def question_files(root: Path) -> list[Path]:
-    """Where a reader finds questions to ask: README, docs, charts, help of the command line, and the samples."""
+    """Files that show questions: README, docs, charts, help of the command line, and the samples."""
     local = root / "services" / "local" / "genaifactory_local"
     return [
         *pages(root),
@@ -87,5 +87,5 @@ def question_files(root: Path) -> list[Path]:
 
 
 def questions(text: str) -> list[str]:
-    """The questions that a text shows, in its order, each once."""
+    """The questions in a text, in its order, each once."""
     return list(dict.fromkeys(found[1] or found[2] for found in _QUESTION.finditer(text)))

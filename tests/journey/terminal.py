@@ -1,4 +1,4 @@
-"""A person's terminals: one in which a program runs on, others for commands that end. Standard library only."""
+"""Terminals for a program that keeps running and for commands that end. Standard library only."""
 
 from __future__ import annotations
 

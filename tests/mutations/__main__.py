@@ -34,7 +34,7 @@ _PASSED, _FAILED = "passed", "failed"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of tests came to."""
+    """The outcome of a run of tests."""
 
     code: int
     """pytest's exit code."""
@@ -66,7 +66,7 @@ class Copy:
             text=True,
         )
         if self._answer() != "ready":
-            raise SystemExit("a copy of the project cannot be tested; the reason stands above")
+            raise SystemExit("a copy of the project cannot be tested; the reason is above")
 
     def run(self, tests: Sequence[str], *, until_failed: bool = False) -> Outcome:
         """Runs the tests on what the copy holds now. until_failed: only until each has failed in one of its cases."""
@@ -86,7 +86,7 @@ class Copy:
 
     @contextmanager
     def mutated(self, mutation: Mutation) -> Iterator[None]:
-        """Holds the mutation inside the block."""
+        """Applies the mutation inside the block."""
         path = self.root / mutation.file
         former = path.read_text()
         try:
@@ -105,7 +105,7 @@ class Copy:
         assert self._worker.stdout is not None
         line = self._worker.stdout.readline()
         if not line:
-            raise SystemExit("the process that runs the tests has ended; the reason stands above")
+            raise SystemExit("the process that runs the tests has ended; the reason is above")
         return line.strip()
 
 
@@ -116,7 +116,7 @@ def main() -> int:
     chosen = [m for m in MUTATIONS if (only := parser.parse_args().only) in m.file or only in m.why]
     problems = [problem for mutation in chosen for problem in checks.problems(mutation)]
     if problems or not chosen:
-        print("\n".join(problems) or "no mutation is meant")
+        print("\n".join(problems) or "no mutation matches")
         return 1
     with tempfile.TemporaryDirectory(prefix="mutations-") as folder, _copies(Path(folder)) as copies:
         problems = _unbroken(copies, sorted({test for mutation in chosen for test in mutation.tests}))
@@ -171,7 +171,7 @@ def _interpreter(folder: Path, project: Path) -> Path:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     libraries = folder / "lib" / version / "site-packages"
     libraries.mkdir(parents=True)
-    # A .pth file that lies in a folder named here is not read: those would lead to where this is run from.
+    # .pth files in the folders named here are not read: they would lead to the folder that this is run from.
     places = [project / "protos", project / "operators", *sorted((project / "services").glob("*/"))]
     places.append(Path(sys.prefix) / "lib" / version / "site-packages")
     (libraries / "project.pth").write_text("".join(f"{place}\n" for place in places))
@@ -227,7 +227,7 @@ def _results(report: Path) -> dict[str, set[str]]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Bytecode is told apart by its source's second and size alone: what is left of the former text goes."""
+    """Removes the former text's bytecode too, which Python checks by its source's size and second alone."""
     path.write_text(text)
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
         compiled.unlink()

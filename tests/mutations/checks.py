@@ -1,4 +1,4 @@
-"""What can be wrong with a line of the table, found without running a test."""
+"""Checks of the table that need no test run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BELOW = "tests/unit/"
 
 
 def problems(mutation: Mutation) -> Iterator[str]:
-    """What is wrong with the mutation, each in a sentence."""
+    """Problems of the mutation, each as a sentence."""
     path = ROOT / mutation.file
     count = path.read_text().count(mutation.text) if path.is_file() else None
     if count is None:

@@ -20,7 +20,7 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
-    # Doors for administrators
+    # Methods for administrators
     Mutation(
         "an administrator of one tenant exports the record of another",
         "services/gateway/genaifactory_gateway/records.py",
@@ -51,7 +51,7 @@ MUTATIONS = (
     ),
     # Who calls
     Mutation(
-        "a caller whose signature does not fit is believed",
+        "a caller with a wrong signature is accepted",
         "services/common/genaifactory_common/tokens.py",
         '"verify_aud": False},\n',
         '"verify_aud": False, "verify_signature": False},\n',
@@ -62,14 +62,14 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a token is checked by the algorithm that it names itself",
+        "a token is verified by the algorithm that it names itself",
         "services/common/genaifactory_common/tokens.py",
         "                algorithms=[ALGORITHM],\n",
         '                algorithms=[jwt.get_unverified_header(token)["alg"]],\n',
         ("common/test_tokens.py::test_a_token_signed_with_the_public_key_as_a_secret_is_refused",),
     ),
     Mutation(
-        "a token is checked with any key, whichever it names",
+        "a token is verified with any key, whichever it names",
         "services/common/genaifactory_common/tokens.py",
         "        key = self._followed.current.get(kid)\n",
         "        key = next(iter(self._followed.current.values()))\n",
@@ -79,7 +79,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a token of a key that was removed is believed where it was seen before",
+        "a token of a removed key is accepted by a service that has verified it before",
         "services/common/genaifactory_common/tokens.py",
         "            self._seen.clear()  # a key that signed some of them may be gone\n",
         "            pass\n",
@@ -93,14 +93,14 @@ MUTATIONS = (
         ("common/test_tokens.py::test_a_token_is_refused_after_its_lifetime_also_when_it_was_seen_before",),
     ),
     Mutation(
-        "a token for one service is believed by another",
+        "a token for one service is accepted by another",
         "services/common/genaifactory_common/tokens.py",
         "        if known.audience != service:\n",
         "        if False:\n",
         ("common/test_tokens.py::test_a_token_for_another_service_is_refused_also_after_it_was_accepted_there",),
     ),
     Mutation(
-        "a token for one method is believed for every method of the service",
+        "a token for one method is accepted for every method of the service",
         "services/common/genaifactory_common/tokens.py",
         "        if name not in known.methods:\n",
         "        if False:\n",
@@ -110,7 +110,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a token of any issuer is believed",
+        "a token of any issuer is accepted",
         "services/common/genaifactory_common/tokens.py",
         "                issuer=ISSUER,\n",
         "",
@@ -131,14 +131,14 @@ MUTATIONS = (
         ("common/test_passes.py::test_no_token_is_valid_for_longer_than_a_replaced_key_is_trusted",),
     ),
     Mutation(
-        "a gateway goes on showing tokens of the key that was replaced",
+        "a gateway goes on sending tokens of the key that was replaced",
         "services/common/genaifactory_common/passes.py",
         "        if known is not None and known[0] is signer and",
         "        if known is not None and",
         ("common/test_passes.py::test_a_new_key_signs_at_once",),
     ),
     Mutation(
-        "the next key signs before every service can know it",
+        "the next key signs before every service can have read it",
         "operators/genaifactory_operator/context_key.py",
         "_latest(shown, now) + propagation, now",
         "_latest(shown, now), now",
@@ -148,7 +148,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "the previous key is forgotten while tokens of it are under way",
+        "the previous key is removed while its tokens are valid",
         "operators/genaifactory_operator/context_key.py",
         "_latest([secret.changed], now) + propagation + running_out, now",
         "_latest([secret.changed], now) + propagation, now",
@@ -158,7 +158,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a role may do what it has no permission for",
+        "a role is allowed what it has no permission for",
         "services/common/genaifactory_common/identity.py",
         "    if not any(permission in permissions for permission in needed):\n",
         "    if False:\n",
@@ -178,7 +178,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a method runs whose contract does not say who may call it",
+        "a method runs whose contract does not declare who may call it",
         "services/common/genaifactory_common/rpcs.py",
         "    if [bool(declared.any_of_permissions), declared.any_caller, declared.peer].count(True) != 1:\n",
         "    if False:\n",
@@ -198,7 +198,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a signed caller is believed over plain TCP, where anybody could have read it",
+        "a signed caller is accepted over plain TCP, where anybody could have read the token",
         "services/common/genaifactory_common/interceptors.py",
         '    if b"ssl" not in context.auth_context().get("transport_security_type", ()):\n',
         "    if False:\n",
@@ -212,7 +212,7 @@ MUTATIONS = (
         ("common/test_mtls.py::TestCallers::test_another_identity_of_the_same_authority_is_refused",),
     ),
     Mutation(
-        "an API key is compared by the beginning of its hash",
+        "an API key is accepted by the beginning of its hash alone",
         "services/gateway/genaifactory_gateway/admission.py",
         "                if hmac.compare_digest(holder.key.sha256, digest):\n",
         "                if True:\n",
@@ -226,7 +226,7 @@ MUTATIONS = (
         ("gateway/test_admission.py::test_a_key_is_compared_as_a_whole_and_in_constant_time",),
     ),
     Mutation(
-        "the gateway lets a key do what its role may not",
+        "the gateway allows a key what its role is not permitted",
         "services/gateway/genaifactory_gateway/admission.py",
         "        rpcs.facts(method).require(holder.role.name, holder.role.permissions)\n",
         "",
@@ -260,7 +260,7 @@ MUTATIONS = (
         "    if False:\n",
         ("gateway/test_cors.py::test_a_page_that_is_not_listed_gets_nothing",),
     ),
-    # One tenant is not another
+    # Tenants and groups are apart
     Mutation(
         "a tenant sees routes over another one's knowledge",
         "services/gateway/genaifactory_gateway/admission.py",
@@ -269,14 +269,14 @@ MUTATIONS = (
         ("gateway/test_admission.py::test_models_are_those_that_the_key_may_name",),
     ),
     Mutation(
-        "what one person says of an answer takes the place of what another said",
+        "one person's feedback on an answer replaces another's",
         "services/gateway/genaifactory_gateway/upstream.py",
         "\\0{entry.holder.principal}\\0{request_id}",
         "\\0{request_id}",
         ("gateway/test_other_paths.py::test_what_two_people_of_one_tenant_say_alike_is_stored_twice",),
     ),
     Mutation(
-        "a conversation is found by its name alone, whoever's it is",
+        "a conversation is found by its name alone, whoever owns it",
         "services/orchestrator/genaifactory_orchestrator/stores/conversations.py",
         "    return columns.tenant == key.tenant, columns.principal == key.principal, columns.name == key.name\n",
         "    return (columns.name == key.name,)\n",
@@ -290,7 +290,7 @@ MUTATIONS = (
         ("orchestrator/test_caching.py::test_an_answer_is_not_given_again_for",),
     ),
     Mutation(
-        "an answer from the cache goes to who may not see its passages",
+        "an answer from the cache goes to a caller who may not see its passages",
         "services/orchestrator/genaifactory_orchestrator/stores/cache.py",
         '[tenant, "\\x1f".join(sorted(groups)), plan,',
         "[tenant, plan,",
@@ -304,14 +304,14 @@ MUTATIONS = (
         ("retriever/test_vectors.py::test_another_tenants_points_are_never_found",),
     ),
     Mutation(
-        "a search finds what is for another group",
+        "a search finds documents of another group",
         "services/retriever/genaifactory_retriever/vectors/edge.py",
         "must: list[Any] = [equals(protocol.TENANT, where.tenant), qdrant.Filter(should=allowed)]",
         "must: list[Any] = [equals(protocol.TENANT, where.tenant)]",
         ("retriever/test_vectors.py::test_groups_open_what_names_one_of_them_and_what_names_none",),
     ),
     Mutation(
-        "a search in a Qdrant server finds what a document's replacement took away",
+        "a search in a Qdrant server finds passages of a replaced document",
         "services/retriever/genaifactory_retriever/vectors/qdrant.py",
         "    if where.hidden:\n",
         "    if False:\n",
@@ -325,7 +325,7 @@ MUTATIONS = (
         ("retriever/test_catalogue.py::test_no_tenant_sees_another_ones_documents",),
     ),
     Mutation(
-        "the list of documents shows what is for another group",
+        "the list of documents shows those of another group",
         "services/retriever/genaifactory_retriever/catalogue.py",
         '    return (None, "[]") if groups is None else ("", json.dumps(groups))\n',
         '    return (None, "[]")\n',
@@ -339,14 +339,14 @@ MUTATIONS = (
         ("monitor/test_querying.py::test_another_tenants_interactions_are_for_operators_alone",),
     ),
     Mutation(
-        "monitor lets anybody name another tenant",
+        "monitor accepts another tenant's name from anybody",
         "services/monitor/genaifactory_monitor/servicer.py",
         '    if "operate" not in caller.permissions:\n',
         "    if False:\n",
         ("monitor/test_querying.py::test_another_tenants_interactions_are_for_operators_alone",),
     ),
     Mutation(
-        "a key without the permission sees what others used",
+        "a key without the permission sees the usage of other keys",
         "services/monitor/genaifactory_monitor/servicer.py",
         '        own_key = None if "usage" in caller.permissions else caller.key_id\n',
         "        own_key = None\n",
@@ -354,14 +354,14 @@ MUTATIONS = (
     ),
     # Retries
     Mutation(
-        "every request of a drain counts for the circuit, which opens for the replicas that serve",
+        "requests that a draining replica rejects open the circuit for the replicas that serve",
         "services/orchestrator/genaifactory_orchestrator/models/attempts.py",
         "            if error.unhealthy and not (error.elsewhere and self._first):\n",
         "            if error.unhealthy:\n",
         ("orchestrator/test_resending.py::test_a_drain_leaves_the_circuit_closed_and_an_absent_model_opens_it",),
     ),
     Mutation(
-        "a model that has one attempt loses what meets a replica that stops",
+        "a request to a model with one attempt fails when a replica stops",
         "services/orchestrator/genaifactory_orchestrator/models/client.py",
         "        resend = failure.elsewhere and len(failed) == 1\n",
         "        resend = False\n",
@@ -369,7 +369,7 @@ MUTATIONS = (
     ),
     # Guardrails
     Mutation(
-        "a text that no scanner has looked at passes the guardrail",
+        "a text that no scanner has scanned passes the guardrail",
         "services/orchestrator/genaifactory_orchestrator/answers/guardrail.py",
         "    if verdict.action == types_pb2.ACTION_UNSPECIFIED or"
         " (text and not verdict.scanners and not nothing_to_scan_for):\n",
@@ -385,7 +385,7 @@ MUTATIONS = (
         ("orchestrator/test_answer.py::test_an_answer_without_a_verdict_is_none",),
     ),
     Mutation(
-        "a model reads what a tool returned before a guardrail has seen it",
+        "a tool's result is sent to a model before the guardrail has checked it",
         "services/orchestrator/genaifactory_orchestrator/answers/writer.py",
         "            checked = await self._guard.check_input(results, self.plan.policy)\n",
         "            return tuple(results)\n",
@@ -402,27 +402,27 @@ MUTATIONS = (
         ("orchestrator/test_answer.py::test_routes_that_a_tenant_may_not_use_do_not_exist_for_it",),
     ),
     Mutation(
-        "an answer made with tools is given again to whoever asks the same",
+        "an answer made with tools is cached for the same question of others",
         "services/orchestrator/genaifactory_orchestrator/answers/pipeline.py",
         "        if record.earlier or not record.choices:\n",
         "        if not record.choices:\n",
         ("orchestrator/test_tasks.py::test_an_answer_of_several_turns_is_not_kept_in_the_cache",),
     ),
     Mutation(
-        "a blocked text comes back from the guardrail",
+        "the guardrail returns a blocked text",
         "services/safety/genaifactory_safety/servicer.py",
         'text="" if scanner.blocked else text)',
         "text=request.text)",
         ("safety/test_service.py::test_the_direction_decides_between_mask_and_block",),
     ),
     Mutation(
-        "a scan that hangs holds its caller",
+        "a scan that hangs blocks its caller",
         "services/safety/genaifactory_safety/workers.py",
         "            async with asyncio.timeout(self._settings.timeout_seconds):\n",
         "            async with asyncio.timeout(300):\n",
         ("safety/test_service.py::test_a_scanner_that_hangs_is_an_error_after_the_timeout_and_new_calls_are_refused",),
     ),
-    # What was acknowledged stays, once
+    # Acknowledged data is stored once and survives
     Mutation(
         "a power cut loses records of answers that were given",
         "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
@@ -481,7 +481,7 @@ MUTATIONS = (
         ("orchestrator/test_outbox.py::test_a_disk_that_fails_is_an_error_of_the_request",),
     ),
     Mutation(
-        "a record leaves the disk before monitor has it",
+        "a record is deleted from the disk before monitor has stored it",
         "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "            await self._send([_parsed(data) for _, _, data in batch])\n",
         "            await self._forget(batch)\n"
@@ -517,7 +517,7 @@ MUTATIONS = (
         ("monitor/test_recording.py::test_an_images_bytes_are_no_record",),
     ),
     Mutation(
-        "metrics count a record again that monitor knew",
+        "metrics count a record again that monitor had stored",
         "services/monitor/genaifactory_monitor/store.py",
         "            await releases.add(connection, database, stored)\n    return stored\n",
         "            await releases.add(connection, database, stored)\n    return list(unique.values())\n",
@@ -565,7 +565,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "others on the machine read what is stored",
+        "other users of the machine can read stored data",
         "services/common/genaifactory_common/sqlite_files.py",
         "os.O_WRONLY | os.O_CLOEXEC, 0o600)",
         "os.O_WRONLY | os.O_CLOEXEC, 0o644)",
@@ -580,14 +580,14 @@ MUTATIONS = (
         ("gateway/test_limits.py::test_settling_gives_back_what_was_not_used_and_charges_what_was_used_beyond",),
     ),
     Mutation(
-        "of several answers to one question one is reserved",
+        "tokens are reserved for only one of several answers to a question",
         "services/gateway/genaifactory_gateway/upstream.py",
         "        answer_tokens = choices * (",
         "        answer_tokens = 1 * (",
         ("gateway/test_limits.py::test_every_answer_of_n_is_reserved",),
     ),
     Mutation(
-        "who hangs up pays for nothing that was delivered",
+        "a client that hangs up is not charged for what was delivered",
         "services/gateway/genaifactory_gateway/upstream.py",
         "                        characters += len(event.delta.text)\n"
         '                        entry.used({"tokens": prompt_tokens + characters // 4})\n',
@@ -595,7 +595,7 @@ MUTATIONS = (
         ("gateway/test_connections.py::test_who_hangs_up_pays_for_what_was_delivered",),
     ),
     Mutation(
-        "the gateway takes in more requests than it can serve",
+        "the gateway accepts more requests than it can serve",
         "services/gateway/genaifactory_gateway/admission.py",
         "        if self._inside >= self._max_concurrent_requests:\n",
         "        if False:\n",
@@ -609,7 +609,7 @@ MUTATIONS = (
         ("gateway/test_connections.py::test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large",),
     ),
     Mutation(
-        "answers are given though their record finds no place",
+        "answers are given though the outbox has no place for their record",
         "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "        if taken >= self._bounds.max_records or self._bytes >= self._bounds.max_bytes:\n",
         "        if False:\n",
@@ -637,13 +637,13 @@ MUTATIONS = (
         ("retriever/test_formats.py::test_archives_that_unpack_without_end_are_too_large",),
     ),
     Mutation(
-        "a document that a parser cannot end on takes a processor for ever",
+        "a document that makes a parser loop uses a CPU for ever",
         "services/retriever/genaifactory_retriever/parsing/isolation.py",
         "command, input=data, capture_output=True, timeout=limits.seconds, check=False",
         "command, input=data, capture_output=True, timeout=300, check=False",
         ("retriever/test_parsing.py::test_a_parser_that_takes_too_long_is_stopped",),
     ),
-    # What others name: addresses, paths, links, entities
+    # Untrusted input: addresses, paths, links, entities
     Mutation(
         "a document's XML entity reads a file of the server",
         "services/retriever/genaifactory_retriever/parsing/archives.py",
@@ -666,7 +666,7 @@ MUTATIONS = (
         ("local/test_document_names.py::test_each_thing_is_read_or_has_its_reason",),
     ),
     Mutation(
-        "a mirror of weights sends on to an address that anybody on the way can answer for",
+        "a mirror of weights redirects to an address that anybody on the way can impersonate",
         "services/modelserver/genaifactory_modelserver/weights/mirror.py",
         '        if request.url.scheme != "https" and not addresses.loopback(request.url.host):\n',
         "        if False:\n",
@@ -687,7 +687,7 @@ MUTATIONS = (
         ("modelserver/test_sources.py::test_sums_that_are_none_or_lead_out_of_the_folder_are_refused",),
     ),
     Mutation(
-        "weights are served that are not those of their checksum",
+        "weights are served that do not match their checksum",
         "services/modelserver/genaifactory_modelserver/weights/checksums.py",
         "        if digest != sums[name]:\n",
         "        if False:\n",
@@ -700,44 +700,44 @@ MUTATIONS = (
         "follow_redirects=True",
         ("orchestrator/test_backends_openai.py::TestRefusals::test_a_redirect_is_not_followed",),
     ),
-    # What is configured
+    # Configuration
     Mutation(
-        "a policy may name what nobody looks for",
+        "a policy may name an entity that no recogniser finds",
         "services/common/genaifactory_common/specs/policies.py",
         "    if name not in _KNOWN:\n",
         "    if not name:\n",
         ("common/test_specs.py::test_a_wrong_field_is_refused_with_its_path",),
     ),
     Mutation(
-        "a banned term that no text can hold is accepted",
+        "a banned term that no text can contain is accepted",
         "services/common/genaifactory_common/specs/policies.py",
         "    if not normalise(term).text.strip():\n",
         "    if not term:\n",
         ("common/test_specs.py::test_a_wrong_field_is_refused_with_its_path",),
     ),
     Mutation(
-        "a template is compiled when it is asked for, not when it is configured",
+        "a template is compiled when it is used, not when it is configured",
         "services/common/genaifactory_common/specs/routes.py",
         "        templates.compiled(system)\n",
         "",
         ("common/test_specs.py::test_a_wrong_field_is_refused_with_its_path",),
     ),
     Mutation(
-        "a template computes while it is checked, in every service",
+        "a template's constants are evaluated while it is checked, in every service",
         "services/common/genaifactory_common/templates.py",
         "            raise nodes.Impossible\n",
         "            pass\n",
         ("common/test_templates.py::test_a_template_is_compiled_without_evaluating_its_expressions",),
     ),
     Mutation(
-        "the search for a template's variables computes its constants",
+        "the search for a template's variables evaluates its constants",
         "services/common/genaifactory_common/templates.py",
         "        self.optimizer = None\n",
         "",
         ("common/test_templates.py::test_a_template_is_compiled_without_evaluating_its_expressions",),
     ),
     Mutation(
-        "an engine's argument is looked at when the engine starts",
+        "an engine's argument is checked only when the engine starts",
         "services/common/genaifactory_common/engine_specs.py",
         "    if name not in NAMES:\n",
         "    if not name:\n",
@@ -750,23 +750,23 @@ MUTATIONS = (
         "        self.current = factory\n        made = [each.make(factory) for each in self._derived]\n",
         ("common/test_specs.py::test_a_document_that_one_consumer_refuses_is_not_put_in_force_for_any",),
     ),
-    # Secrets stay inside
+    # Secrets in errors, spans and logs
     Mutation(
-        "an error carries what went wrong inside to the client",
+        "an error reports internals to the client",
         "services/common/genaifactory_common/interceptors.py",
         'errors.Internal("The platform made a mistake; its log has the details under this request\'s id.")',
         "errors.Internal(str(error))",
         ("common/test_errors.py::test_an_unexpected_exception_is_an_internal_error_without_its_text",),
     ),
     Mutation(
-        "an upstream's own words reach the client",
+        "an upstream's error text is sent to the client",
         "services/orchestrator/genaifactory_orchestrator/models/openai_errors.py",
         "    return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else None\n",
         "    return value if isinstance(value, str) else None\n",
         ("orchestrator/test_backends_openai.py::TestRefusals::test_a_param_that_is_no_name_does_not_get_through",),
     ),
     Mutation(
-        "a span holds the text of an error, which may hold a secret",
+        "a span has the text of an error, which may contain a secret",
         "services/common/genaifactory_common/telemetry.py",
         "    span.set_status(Status(StatusCode.ERROR, kind))\n",
         "    span.set_status(Status(StatusCode.ERROR, str(error)))\n",

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# What the tests import beside the project, and pytest's plugins. One that is missing costs time only.
+# Libraries that the tests import, and plugins of pytest. A missing one costs time only.
 _LIBRARIES = (
     "pytest", "grpc.aio", "grpc_status.rpc_status", "grpc_health.v1.health_pb2_grpc", "google.protobuf.json_format",
     "google.rpc.error_details_pb2", "pydantic", "pydantic_settings", "sqlalchemy.ext.asyncio", "alembic.operations",
@@ -47,7 +47,7 @@ def main() -> None:
     if ours := [name for name in sys.modules if name.startswith(_PROJECT)]:
         sys.exit(f"imported before the fork: {', '.join(ours)}")
     gc.collect()
-    gc.freeze()  # a child would look through all of it again, and copy it by that
+    gc.freeze()  # otherwise each child would scan, and so copy, all of it
     print("ready", flush=True)
     for line in sys.stdin:
         job = json.loads(line)
