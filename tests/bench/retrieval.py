@@ -4,7 +4,7 @@ The corpus, the queries and their judgements are explained in tests/data/debian_
 language and method, on the half of the queries that no weight was chosen on (`held out`) and on the other (`tune`),
 with a paired bootstrap of hybrid against each method alone; and how long the pages take to ingest.
 
-nDCG@10: passages are ranked by the service, joined to sections (a section stands where its first passage does), and
+nDCG@10: passages are ranked by the service, joined to sections (a section has the rank of its first passage), and
 scored with gain / log2(rank + 1) against the best order there is (Järvelin and Kekäläinen 2002).
 """
 
@@ -39,7 +39,7 @@ MODES = {
     "hybrid": retriever_pb2.SEARCH_MODE_HYBRID,
 }
 _DEPTH = 60
-"""Passages asked for, so that at least ten sections stand in the ranking."""
+"""Passages of a search, so that at least ten sections are in the ranking."""
 _CUT = 10
 _PIECE_BYTES = 256 * 1024
 _FACTORY = f"""

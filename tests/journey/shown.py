@@ -67,7 +67,7 @@ def _commands(block: list[tuple[int, str]]) -> list[tuple[int, str]]:
     return commands
 
 
-# A question stands in quotes, or as the content of a message; "ask" takes one without a question mark, too.
+# A question is in quotes, or the content of a message; after "ask" it may lack the question mark.
 _QUESTION = re.compile(r'["“](\w[^"”\n{}<>$]*\s[^"”\n{}<>$]*\?)["”]|(?<!\w)ask\s+(?:-\S+\s+)*["“]([^"”\n{}$]+)["”]')
 
 

@@ -20,7 +20,7 @@ from genaifactory_local.finding import DocumentFile
 from genaifactory_retriever.parsing import decoding
 
 _PIECE_BYTES = 512 * 1024
-# One call takes this many documents, so that each call has a deadline that fits it.
+# Documents in one call, so that each call has a deadline that fits it.
 _DOCUMENTS_PER_CALL = 32
 _CALL_TIMEOUT_SECONDS = 600.0
 _DELETIONS_PER_CALL = 100

@@ -19,7 +19,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_local.printable import printable
 
 SAMPLE = Path(__file__).parent / "sample"
-"""A small bilingual handbook, to have something to ask."""
+"""A small bilingual handbook, to ask questions about."""
 SAMPLES = "samples"
 """Name of the sample handbook as a source, wherever the package is installed."""
 SAMPLE_QUESTIONS = (
@@ -208,7 +208,7 @@ class _Walk:
         links: list[tuple[str, str]] = []
         waiting = [(str(self._source.path), "")]
         while waiting or links:
-            # Targets of links come last, so that what also stands in the folder is named by its path there.
+            # Targets of links come last, so that a file that is also in the folder is named by its path there.
             path, below = waiting.pop() if waiting else links.pop(0)
             folders = []
             for entry in self._entries(path, below):

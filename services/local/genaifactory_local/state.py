@@ -29,7 +29,7 @@ DEFAULT_FOLDER = Path(".genaifactory")
 # The kernel accepts 107 bytes for a unix socket's path.
 _LONGEST_SOCKET_PATH = 107
 _LONGEST_SOCKET_NAME = "orchestrator.sock"
-# Something else stands where a file or folder of ours should, or it is another user's.
+# Something else is in the place of a file or folder of ours, or it is another user's.
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.EACCES, errno.EPERM)
 _NOTHING = "nothing: a new one is made"
 _LOSS_OF_KEY = "the key that clients use: a new one is made, to be given to them"

@@ -1,4 +1,4 @@
-"""`genaifactory config`: checks and explains factory.yaml."""
+"""`genaifactory config`: checks factory.yaml, makes keys for it, prints its schema."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from genaifactory_local.commands.options import KeyOption, StateOption, print_js
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Check and explain factory.yaml, the one configuration file.",
+    help="Check factory.yaml, the one configuration file; make keys for it; print its schema.",
 )
 
 

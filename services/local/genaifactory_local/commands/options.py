@@ -18,7 +18,7 @@ KeyOption = Annotated[
     str | None,
     typer.Option(
         envvar="GENAIFACTORY_API_KEY",
-        help="API key; its tenant is the one that is meant. Without it: the key of the platform on --state.",
+        help="API key, which decides the tenant. Without it: the key of the platform on --state.",
     ),
 ]
 KnowledgeBaseOption = Annotated[str, typer.Option(help="A knowledge base of factory.yaml.")]

@@ -23,7 +23,7 @@ def run(
         Path | None, typer.Option(help="The factory.yaml to follow. Without it: ./factory.yaml, or a default.")
     ] = None,
     knowledge_base: Annotated[
-        str | None, typer.Option(help="Where the documents go. Without it: the first of factory.yaml.")
+        str | None, typer.Option(help="Where the documents are stored. Without it: the first of factory.yaml.")
     ] = None,
     model: Annotated[
         str | None,

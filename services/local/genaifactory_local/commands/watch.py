@@ -38,7 +38,7 @@ def watch(
         typer.Option(
             "--api-key",
             envvar="GENAIFACTORY_API_KEY",
-            help="API key; its tenant is the one that is meant. Without it: the key of the platform on --state.",
+            help="API key, which decides the tenant. Without it: the key of the platform on --state.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -79,7 +79,7 @@ def watch(
 
             asyncio.run(_follow(follow, show, warn))
     except KeyboardInterrupt:
-        pass  # the command ends so
+        pass  # Ctrl-C ends the command
 
 
 async def _follow(follow: AbstractAsyncContextManager[following.Follower], show: _Show, warn: _Warn) -> None:
@@ -120,7 +120,7 @@ class _Lines:
         self._reader.register(sys.stdout, 0)
 
     def show(self, records: Sequence[monitor_pb2.Interaction]) -> None:
-        """Prints new requests. Raises BrokenPipeError when nobody reads them any more, also when there are none."""
+        """Prints new requests. Raises BrokenPipeError when the output was closed, also when there are none."""
         if any(event & select.POLLERR for _, event in self._reader.poll(0)):
             raise BrokenPipeError
         self._away = False
