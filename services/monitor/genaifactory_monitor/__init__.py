@@ -1,1 +1,1 @@
-"""The monitor: every interaction on record, with its feedback, usage and cost."""
+"""The monitor: stores every interaction, with its feedback, usage and cost."""

@@ -25,7 +25,7 @@ _PING_INTERVAL_SECONDS = 5.0
 def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
     """The monitor, ready to run. Raises InvalidArgument for settings that cannot work."""
     database = Database(settings)
-    # PostgreSQL has disks of its own, of which its administrator hears.
+    # PostgreSQL has its own disks, which its administrator watches.
     space = None if database.postgresql else Space("monitor", settings.data_dir, settings.space)
     servicer = MonitorServicer(database, settings, space, telemetry)
     health = _Health()
@@ -57,7 +57,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
         register=register,
         lifespan=lifespan,
         ready=lambda: health.reachable,
-        serves_while_opening=True,  # health says so while PostgreSQL is away; a process that ended would come back late
+        serves_while_opening=True,  # NOT_SERVING while PostgreSQL is away; a process that ended would be restarted late
         verifier=settings.verifier(),
         space=space,
     )
@@ -70,7 +70,7 @@ class _Health:
         self.reachable = False
 
     async def watch(self, database: Database) -> None:
-        """Asks every few seconds, forever."""
+        """Checks every few seconds, forever."""
         while True:
             await asyncio.sleep(_PING_INTERVAL_SECONDS)
             try:

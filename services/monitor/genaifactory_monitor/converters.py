@@ -1,4 +1,4 @@
-"""The contract's messages as what is kept, and back; whatever a client may get wrong is found here, with its path."""
+"""Converts the contract's messages to records and back, and validates them: an error names the field's path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import bounds
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_common.specs import names
-from genaifactory_monitor.message_dicts import enum_name, enum_number, keepable, microseconds, timestamp, without_nul
+from genaifactory_monitor.message_dicts import (
+    enum_name,
+    enum_number,
+    make_storable,
+    microseconds,
+    timestamp,
+    without_nul,
+)
 from genaifactory_monitor.records import (
     Feedback,
     Filter,
@@ -26,7 +33,7 @@ from genaifactory_monitor.records import (
     UsageKey,
 )
 
-# Fields of Interaction for the way to monitor alone.
+# Fields of Interaction that are sent to the monitor and not stored.
 NOT_KEPT: tuple[Literal["traceparent"], ...] = ("traceparent",)
 MAX_INTERACTIONS = 500
 MAX_REQUEST_IDS = 500
@@ -46,7 +53,7 @@ _RATINGS = monitor_pb2.Rating.DESCRIPTOR
 
 
 def interaction(message: monitor_pb2.Interaction, path: str, *, now_us: int, max_bytes: int) -> monitor_pb2.Interaction:
-    """What is kept of a message that stands at `path`. Raises InvalidArgument, TooLarge."""
+    """The record of the message at `path`. Raises InvalidArgument, TooLarge."""
     size = message.ByteSize()
     if size > max_bytes:
         raise TooLarge(f"{path} has {size} bytes; at most {max_bytes} are kept.", field=path)
@@ -60,14 +67,14 @@ def interaction(message: monitor_pb2.Interaction, path: str, *, now_us: int, max
     kept.CopyFrom(message)
     for name in NOT_KEPT:
         kept.ClearField(name)
-    keepable(kept)
+    make_storable(kept)
     return kept
 
 
 def feedback(
     message: monitor_pb2.RecordFeedbackRequest, *, tenant: str, principal: str, key_id: str, now_us: int
 ) -> Feedback:
-    """The feedback that a caller gives now. Raises InvalidArgument, TooLarge."""
+    """The feedback of a request that arrived at `now_us`. Raises InvalidArgument, TooLarge."""
     rating = enum_name(_RATINGS, message.rating)
     if message.rating == monitor_pb2.RATING_UNSPECIFIED:
         rating = ""
@@ -96,7 +103,7 @@ def feedback(
 
 
 def feedback_message(given: Feedback) -> monitor_pb2.Feedback:
-    """The message of feedback."""
+    """The feedback as a message."""
     ground_truth = None
     if given.ground_truth is not None:
         ground_truth = json_format.ParseDict(dict(given.ground_truth), struct_pb2.Struct())
@@ -112,14 +119,14 @@ def feedback_message(given: Feedback) -> monitor_pb2.Feedback:
 
 
 def interaction_filter(message: monitor_pb2.InteractionFilter, *, tenant: str) -> Filter:
-    """The filter for one tenant that `servicer` has allowed. Raises InvalidArgument."""
+    """The filter, for a tenant that the caller may read. Raises InvalidArgument."""
     start_us = _moment(message.start_time, "filter.start_time") if message.HasField("start_time") else None
     end_us = _moment(message.end_time, "filter.end_time") if message.HasField("end_time") else None
     if start_us is not None and end_us is not None and start_us >= end_us:
         raise InvalidArgument("filter.end_time must be after filter.start_time.", field="filter.end_time")
     if len(message.request_ids) > MAX_REQUEST_IDS:
         raise InvalidArgument(
-            f"filter.request_ids has {len(message.request_ids)} ids; at most {MAX_REQUEST_IDS} may be asked for.",
+            f"filter.request_ids has {len(message.request_ids)} ids; at most {MAX_REQUEST_IDS} are allowed.",
             field="filter.request_ids",
         )
     outcome: OutcomeName | None = None
@@ -150,7 +157,7 @@ def _guardrail_action(value: int, path: str) -> GuardrailName | None:
 
 
 def usage_period(message: monitor_pb2.GetUsageRequest, *, now_us: int) -> tuple[int, int]:
-    """First moment (inclusive) and last (exclusive), in microseconds since 1970. Raises InvalidArgument."""
+    """Start (inclusive) and end (exclusive), in microseconds since 1970. Raises InvalidArgument."""
     end_us = _moment(message.end_time, "end_time") if message.HasField("end_time") else now_us
     start_us = end_us - 30 * 86_400_000_000
     if message.HasField("start_time"):
@@ -161,7 +168,7 @@ def usage_period(message: monitor_pb2.GetUsageRequest, *, now_us: int) -> tuple[
 
 
 def usage_row(key: UsageKey, sums: Usage) -> monitor_pb2.UsageRow:
-    """The message of one row."""
+    """One row as a message."""
     return monitor_pb2.UsageRow(
         day=key.day,
         tenant=key.tenant,
@@ -180,7 +187,7 @@ def usage_row(key: UsageKey, sums: Usage) -> monitor_pb2.UsageRow:
 
 
 def requested_tenant(name: str, field: str) -> str:
-    """The tenant that a reader names. Raises InvalidArgument."""
+    """The tenant that a request names. Raises InvalidArgument."""
     return _tenant(name, field)
 
 
@@ -250,7 +257,7 @@ def _ground_truth(message: monitor_pb2.RecordFeedbackRequest) -> dict[str, Any]:
         return json_format.MessageToDict(message.ground_truth)
     except (ValueError, json_format.Error):
         raise InvalidArgument(
-            "ground_truth must be a JSON object; NaN and infinite numbers are none.", field="ground_truth"
+            "ground_truth must be a JSON object, without NaN and infinite numbers.", field="ground_truth"
         ) from None
 
 
@@ -267,7 +274,7 @@ def _currency(value: str, field: str) -> str:
 
 
 _Check = Callable[[Any, str], object]
-# Of the values of Interaction; any other of its texts and numbers has the bound of its type.
+# Checks of single fields of Interaction; its other texts and numbers have the check of their type.
 _SPECIAL: dict[str, _Check | None] = {
     "tenant": _tenant,
     "request_id": _required,

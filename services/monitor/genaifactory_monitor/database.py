@@ -1,4 +1,4 @@
-"""The monitor's database: what sets it apart from other services' ones."""
+"""The monitor's database: its layout, and how its replicas share the upkeep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genaifactory_common import database
 from genaifactory_monitor.settings import Settings
 
 FILE_NAME = "monitor.sqlite"
-# Of what is done to old rows, beside the requests.
+# Held by the one replica that deletes or counts old rows.
 _UPKEEP_LOCK = 0x73776570
 
 _LAYOUT = database.Layout(
@@ -34,7 +34,7 @@ class Database(database.Database):
         super().__init__(_LAYOUT, data_dir=settings.data_dir, url=settings.database_url, store=settings.store)
 
     async def alone(self, connection: AsyncConnection) -> bool:
-        """Whether this transaction is the only one that works on old rows; replicas would block each other."""
+        """Whether this transaction got the lock for work on old rows; replicas would block each other."""
         if not self.postgresql:
             return True  # there is one writer
         return bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_xact_lock(_UPKEEP_LOCK))))
@@ -42,7 +42,7 @@ class Database(database.Database):
 
 @cache
 def adding_up(table: sa.Table, *, into_postgresql: bool) -> Any:
-    """An insert into a table of sums: a row adds to the one of its key, in every column beside the key."""
+    """An insert into a table of sums: a row is added to the stored row of the same key, column by column."""
     statement = database.insert(table, into_postgresql=into_postgresql)
     sums = [column.name for column in table.columns if not column.primary_key]
     return statement.on_conflict_do_update(

@@ -1,4 +1,4 @@
-"""Interactions with their feedback as lines of JSON: the request log for replay, and where data sets begin."""
+"""Exports interactions with their feedback as lines of JSON, for replay and for data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genaifactory_monitor.message_dicts import to_dict
 from genaifactory_monitor.records import Feedback, Filter, Position
 
 SCHEMA_VERSION = 1
-"""Of docs/schemas/interaction-vN.schema.json. Every line names it; it changes with what breaks readers."""
+"""The N of docs/schemas/interaction-vN.schema.json, in every line. It grows with a change that breaks readers."""
 _PAGE = 200
 _PAGE_BYTES = 1024 * 1024
 
@@ -21,8 +21,8 @@ _PAGE_BYTES = 1024 * 1024
 async def lines(database: Database, filter_: Filter) -> AsyncIterator[tuple[bytes, int]]:
     """Pieces of JSONL, oldest interaction first, and how many interactions each holds.
 
-    A piece holds whole lines. Memory is bounded by a page, and no transaction is held while a reader is slow. What is
-    recorded meanwhile is in the export if it lies ahead. Raises Unavailable.
+    A piece holds whole lines. Memory is bounded by a page, and no transaction is open while a reader is slow. What is
+    recorded meanwhile is exported if it comes later in the order. Raises Unavailable.
     """
     after: Position | None = None
     while True:
@@ -45,7 +45,7 @@ def schema(comments: Mapping[str, str]) -> dict[str, Any]:
     schema = message_schema.definition(monitor_pb2.Interaction.DESCRIPTOR, comments, definitions)
     definitions["Feedback"] = message_schema.definition(monitor_pb2.Feedback.DESCRIPTOR, comments, definitions)
     version = {"description": "Version of this schema.", "const": SCHEMA_VERSION}
-    given = {"description": "In the order in which it came.", "type": "array", "items": {"$ref": "#/$defs/Feedback"}}
+    given = {"description": "In the order of arrival.", "type": "array", "items": {"$ref": "#/$defs/Feedback"}}
     fields = {name: field for name, field in schema["properties"].items() if name not in converters.NOT_KEPT}
     properties = {"schema_version": version, **fields, "feedback": given}
     return {

@@ -1,4 +1,4 @@
-"""Rows of the former version, which had a column for every field: read as messages, and added to `release_hours`.
+"""Reads rows of the former version, which had a column for every field, and adds them to `release_hours`.
 
 They stay as they are until the retention deletes them. A monitor of the former version may write more of them: during
 an update, or after a rollback.
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 EMPTY: dict[str, sa.ColumnElement[Any]] = {
     column.name: sa.literal_column("'[]'" if isinstance(column.type, sa.JSON) else "''") for column in former_columns
 }
-"""What our rows hold in the columns of the former version."""
+"""Values of our rows in the columns of the former version."""
 _BATCH = 200
 _INTERVAL_SECONDS = 60.0
 _columns = [interactions.c[name] for name in (*indexed.FIELDS, *(column.name for column in former_columns))]
@@ -43,9 +43,9 @@ async def messages(
 
 
 def acted(actions: Sequence[str]) -> sa.ColumnElement[bool]:
-    """A row that is not counted yet, on which a guardrail did one of these.
+    """Condition: a row that is not counted yet, on which a guardrail took one of these actions.
 
-    No string inside the JSON can hold the pair: its quotes would be escaped.
+    A text inside the JSON cannot match: its quotes are escaped.
     """
     verdicts = sa.cast(interactions.c.verdicts, sa.Text)
     pairs = (encode_json({"action": name})[1:-1] for name in actions)
@@ -53,22 +53,22 @@ def acted(actions: Sequence[str]) -> sa.ColumnElement[bool]:
 
 
 async def count_forever(database: Database) -> None:
-    """Counts rows of the former version now and then; a database that fails is tried again at the next turn."""
+    """Counts rows of the former version every minute; after an error of the database, again at the next turn."""
     while True:
         try:
             counted = 0
             while count := await count_batch(database):
                 counted += count
             if counted:
-                logger.info("%d interactions of the former version are added up by release", counted)
+                logger.info("added %d interactions of the former version to the sums by release", counted)
         except FactoryError as error:
-            logger.warning("interactions of the former version could not be added up: %s", error.message)
+            logger.warning("could not add interactions of the former version to the sums: %s", error.message)
         await asyncio.sleep(_INTERVAL_SECONDS)
 
 
 @uninterrupted
 async def count_batch(database: Database) -> int:
-    """Adds up to 200 of them to `release_hours` and marks them; returns their number. Raises Unavailable."""
+    """Adds up to 200 rows to `release_hours` and marks them; returns their number. Raises Unavailable."""
     uncounted = (
         sa.select(*_columns)
         .where(interactions.c.guardrail.is_(None))

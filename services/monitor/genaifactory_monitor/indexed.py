@@ -1,4 +1,4 @@
-"""What of an interaction has a column of its own: what it is found, sorted and added up by."""
+"""The fields of an interaction with a column of their own: those to filter, sort and add up by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_monitor.message_dicts import enum_name, microseconds
 
-# Column: where its value stands in the message. A moment is stored in microseconds, an enum by its lower-case name.
+# Column: path of its field in the message. A moment is stored in microseconds, an enum as its lower-case name.
 FIELDS = {
     "tenant": "tenant",
     "request_id": "request_id",
@@ -34,13 +34,13 @@ FIELDS = {
     "duration_us": "duration_us",
 }
 ADDED_UP = tuple(name for name in FIELDS if name not in ("start_time_us", "request_id"))
-"""What sums by usage and release are made of."""
+"""Columns that the sums by usage and release read."""
 _values = attrgetter(*FIELDS.values())
 _OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR
 
 
 def columns() -> list[sa.Column[Any]]:
-    """Their columns, of the types that the fields have."""
+    """The columns, with the types of their fields."""
     return [
         sa.Column(name, _type(monitor_pb2.Interaction.DESCRIPTOR, path), nullable=False)
         for name, path in FIELDS.items()
@@ -48,7 +48,7 @@ def columns() -> list[sa.Column[Any]]:
 
 
 def values(message: monitor_pb2.Interaction) -> dict[str, Any]:
-    """What stands in them, by column."""
+    """The values of a message's columns, by column."""
     row = dict(zip(FIELDS, _values(message), strict=True))
     row["start_time_us"] = microseconds(message.start_time)
     row["outcome"] = enum_name(_OUTCOMES, message.outcome)
@@ -56,14 +56,14 @@ def values(message: monitor_pb2.Interaction) -> dict[str, Any]:
 
 
 def guardrail(message: monitor_pb2.Interaction) -> str:
-    """The strongest thing that a guardrail did to it: "block", "mask", or nothing."""
+    """The strongest action of a guardrail on it: "block", "mask" or ""."""
     strongest = max((verdict.action for verdict in message.verdicts), default=types_pb2.ACTION_UNSPECIFIED)
     acted = strongest in (types_pb2.ACTION_MASK, types_pb2.ACTION_BLOCK)
     return enum_name(types_pb2.Action.DESCRIPTOR, strongest) if acted else ""
 
 
 def shows_speed(message: monitor_pb2.Interaction) -> bool:
-    """Its times say how fast its model is: those of a cached, blocked or broken answer do not."""
+    """Whether its times measure its model's speed: those of a cached, blocked or failed answer do not."""
     return message.outcome == monitor_pb2.OUTCOME_ANSWERED and not message.cached
 
 

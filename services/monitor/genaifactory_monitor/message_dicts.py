@@ -1,8 +1,8 @@
-"""Protobuf messages as JSON-able values and back, in the form that exports show; `message_schema` describes it.
+"""Protobuf messages as JSON-able values and back, in the form of exports; `message_schema` makes its JSON Schema.
 
 Names are those of the .proto files; enums are lower-case names without their prefix ("user" for ROLE_USER); 64-bit
 integers stay numbers, where protobuf's own JSON makes them strings; moments are RFC 3339 in UTC; every field is
-present, so that a reader need not know the defaults.
+present, so that a reader needs no defaults.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_dict(message: Message) -> dict[str, Any]:
-    """The message as a dict; an unset message is None, and so are bytes, which records do not hold."""
+    """The message as a dict; an unset message is None, and so are bytes, which are not stored."""
     values: dict[str, Any] = {}
     for field in _plan(message.DESCRIPTOR):
         value = getattr(message, field.name)
@@ -37,29 +37,29 @@ def to_dict(message: Message) -> dict[str, Any]:
 
 
 def from_dict(kind: type[M], values: Mapping[str, Any]) -> M:
-    """The message of a dict that `to_dict` made, also with an older or newer .proto file. No moments, no objects."""
+    """The message of a dict from `to_dict`, also of an older or newer .proto file, without moments and objects."""
     message = kind()
     _fill(message, values)
     return message
 
 
 def enum_name(kind: EnumDescriptor, number: int) -> str:
-    """The lower-case name without the prefix; the number's digits if this version does not know it."""
+    """The lower-case name without the prefix; the number's digits for a value that this version does not define."""
     return _names(kind).get(number, str(number))
 
 
 def enum_number(kind: EnumDescriptor, name: str) -> int:
-    """The number of a name; 0 if this version does not know it."""
+    """The number of a name; 0 for a name that this version does not define."""
     return next((number for number, known in _names(kind).items() if known == name), 0)
 
 
 def without_nul(text: str) -> str:
-    """The text with U+0000 replaced: PostgreSQL cannot hold it, and a record must not be lost over it."""
+    """The text with U+0000 replaced: PostgreSQL cannot store it, and the record must not be lost."""
     return text.replace("\0", "\ufffd") if "\0" in text else text
 
 
-def keepable(message: Message) -> None:
-    """Replaces U+0000 in its texts and clears its fields of bytes, in the message itself."""
+def make_storable(message: Message) -> None:
+    """Replaces U+0000 in texts and clears fields of bytes, in place."""
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_BYTES:
             message.ClearField(field.name)
@@ -70,7 +70,7 @@ def keepable(message: Message) -> None:
                 setattr(message, field.name, without_nul(value))
         elif field.message_type is not None:
             for item in value if field.is_repeated else (value,):
-                keepable(item)
+                make_storable(item)
 
 
 def microseconds(moment: timestamp_pb2.Timestamp) -> int:
@@ -115,7 +115,7 @@ def _converter(field: FieldDescriptor) -> Callable[[Any], Any]:
         kind = field.enum_type
         return lambda number: enum_name(kind, number)
     if field.type == FieldDescriptor.TYPE_FLOAT:
-        return lambda number: round(number, 6)  # what a 32-bit float holds, without the noise of its conversion
+        return lambda number: round(number, 6)  # a 32-bit float without the noise of its conversion
     if field.type == FieldDescriptor.TYPE_BYTES:
         return _left_out  # records hold a digest in their place
     return _itself

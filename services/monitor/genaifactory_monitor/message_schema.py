@@ -1,4 +1,4 @@
-"""The JSON Schema of what `message_dicts.to_dict` makes of a message, from its descriptor and .proto file."""
+"""The JSON Schema of `message_dicts.to_dict`'s values, from a message's descriptor and .proto file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KINDS: dict[int, Json] = {
 def definition(kind: Descriptor, comments: Mapping[str, str], definitions: dict[str, Json]) -> Json:
     """The schema of an object; those of the messages within it are added to `definitions`.
 
-    comments: of messages, fields and the values of enums, by full name. A field that a later version adds is allowed.
+    comments: of messages, fields and enum values, by full name. Fields that a later version adds are allowed.
     """
     properties = {field.name: _field(field, comments, definitions) for field in kind.fields}
     schema: Json = {"type": "object", "properties": properties, "required": list(properties)}
@@ -33,7 +33,7 @@ def definition(kind: Descriptor, comments: Mapping[str, str], definitions: dict[
 
 
 def breaks(old: Json, new: Json, path: str = "") -> list[str]:
-    """What a reader of the old schema would miss in lines of the new one; empty: it can read them.
+    """The changes that break a reader of the old schema; empty: it can read lines of the new one.
 
     Allowed are new fields, new values of an enum, and other descriptions.
     """
@@ -77,13 +77,13 @@ def _value(field: FieldDescriptor, comments: Mapping[str, str], definitions: dic
     if kind.full_name == OBJECT:
         return {"type": "object"}
     if kind.name not in definitions:
-        definitions[kind.name] = {}  # a message within itself ends here
+        definitions[kind.name] = {}  # ends the recursion for a message that contains itself
         definitions[kind.name] = definition(kind, comments, definitions)
     return {"$ref": f"#/$defs/{kind.name}"}
 
 
 def _enum(kind: EnumDescriptor, comments: Mapping[str, str]) -> Json:
-    """Its names, or the number of a value that was declared after the monitor that exports was built."""
+    """Its names, or the number of a value that a later version declares."""
     values = [enum_name(kind, value.number) for value in kind.values]
     meanings = (
         f"{enum_name(kind, value.number)}: {comments[name]}"

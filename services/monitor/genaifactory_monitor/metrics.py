@@ -1,4 +1,4 @@
-"""What Prometheus sees of the platform's work: requests by outcome, tokens, cost, latency, and the records kept."""
+"""Metrics of the stored interactions: requests by outcome, tokens, cost, latency; and of the records themselves."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR
 
 
 class Recorder:
-    """Counts interactions, with as many series as are allowed: a later tenant or model shares the name 'other'."""
+    """Counts interactions in a bounded number of series: tenants and models beyond the bound share 'other'."""
 
     def __init__(self, max_series: int) -> None:
-        """max_series: pairs of tenant and model that are told apart."""
+        """max_series: pairs of tenant and model with series of their own."""
         self._max_series = max_series
         self._seen: set[tuple[str, str]] = set()
 
     def count(self, item: monitor_pb2.Interaction) -> None:
-        """Counts one interaction that is new."""
+        """Counts one new interaction."""
         tenant, model = self._labels(item.tenant, item.model)
         INTERACTIONS.labels(tenant, model, item.task, enum_name(_OUTCOMES, item.outcome)).inc()
         for kind, tokens in (

@@ -1,7 +1,7 @@
 """Page tokens: opaque, bound to their filter, and checked before use.
 
-A token holds a position and a digest of filter and position. It grants nothing: the tenant is checked on every page
-anew, so the digest only catches a token that was damaged or belongs to another question.
+A token holds a position and a digest of filter and position. It grants no access: the tenant is checked for every
+page, and the digest only detects a token that was damaged or belongs to another filter.
 """
 
 from __future__ import annotations

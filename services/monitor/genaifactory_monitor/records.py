@@ -1,4 +1,4 @@
-"""Feedback, usage and questions about interactions, as values that know neither wire nor database."""
+"""Feedback, usage and filters of interactions, as values independent of protobuf and the database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Feedback:
 
 
 class Position(NamedTuple):
-    """Where an interaction stands in a tenant's order of time; the key of paging."""
+    """An interaction's place in a tenant's order of time; the key of paging."""
 
     start_time_us: int
     request_id: str
@@ -40,7 +40,7 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which interactions; None and empty mean any."""
+    """Which interactions; None and empty match any."""
 
     tenant: str
     start_time_us: int | None = None
@@ -52,14 +52,14 @@ class Filter:
     request_ids: tuple[str, ...] = ()
     outcome: OutcomeName | None = None
     guardrail_action: GuardrailName | None = None
-    """At least so strong."""
+    """Matches this action and stronger ones."""
     key_id: str = ""
     ended_since_us: int | None = None
     """Inclusive."""
 
 
 class UsageKey(NamedTuple):
-    """What usage is added up by."""
+    """The key of a sum of usage."""
 
     day: str
     """UTC, YYYY-MM-DD."""
@@ -71,7 +71,7 @@ class UsageKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """Usage of one key of the sum."""
+    """The sums of one key."""
 
     requests: int = 0
     errors: int = 0

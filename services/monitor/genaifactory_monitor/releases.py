@@ -1,7 +1,6 @@
-"""Adds up what happened by the hour and by what answered: route, model, prompt and index version, for each tenant.
+"""Adds up interactions by hour, tenant and release: route, model, prompt version and index version.
 
-How releases compare is a query on these sums, and on the interactions themselves for hours that are asked for in part;
-docs/records.md shows it.
+Releases are compared by a query on these sums, and on the interactions for parts of an hour; docs/records.md shows it.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ async def add(connection: AsyncConnection, database: Database, stored: Sequence[
 
 
 def _values(item: monitor_pb2.Interaction) -> tuple[float, ...]:
-    """In the order of `_SUMS`."""
+    """The interaction's summands, in the order of `_SUMS`."""
     timed = indexed.shows_speed(item) and item.time_to_first_token_us > 0
     first_us, duration_us = (item.time_to_first_token_us, item.duration_us) if timed else (0, 0)
     return (

@@ -22,20 +22,20 @@ _DAY_SECONDS = 86_400
 
 
 async def sweep_forever(database: Database, retention: Retention) -> None:
-    """Sweeps now and then; a database that fails is tried again at the next turn."""
+    """Sweeps at an interval; after an error of the database, again at the next turn."""
     while True:
         before_us = int((time.time() - retention.days * _DAY_SECONDS) * 1_000_000)
         try:
             await sweep(database, before_us, batch=retention.batch)
         except FactoryError as error:
-            logger.warning("old records could not be deleted: %s", error.message)
+            logger.warning("could not delete old records: %s", error.message)
         await asyncio.sleep(retention.sweep_interval_seconds)
 
 
 async def sweep(database: Database, before_us: int, *, batch: int) -> int:
-    """Deletes interactions that began before the moment, with their feedback and their hours' sums by release.
+    """Deletes interactions that began before `before_us`, with their feedback and their hours' sums by release.
 
-    Feedback of that time that never found its own goes too.
+    Feedback of that time without an interaction is deleted too.
 
     Returns the number of interactions deleted. Raises Unavailable; what was deleted until then stays deleted.
     """
@@ -48,7 +48,7 @@ async def sweep(database: Database, before_us: int, *, batch: int) -> int:
     while await _sweep_hours(database, before_us, batch):
         pass
     if deleted:
-        logger.info("%d interactions are deleted: older than the retention", deleted)
+        logger.info("deleted %d interactions that are older than the retention", deleted)
     return deleted
 
 

@@ -1,7 +1,7 @@
-"""The one schema of both databases, in SQLAlchemy Core. `migrations` builds it; a test holds the two together.
+"""The schema of SQLite and PostgreSQL, in SQLAlchemy Core. `migrations` creates it; a test compares the two.
 
 Moments are microseconds since 1970 in UTC: exact, and the same in SQLite and PostgreSQL. An interaction is stored as
-its serialised message, beside the columns that it is found and added up by (`indexed`).
+its serialised message, beside the columns to filter, sort and add up by (`indexed`).
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ def _number(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=False)
 
 
-# Columns of rows of the former version; empty in ours. A monitor of that version that still runs, or comes back by a
-# rollback, writes and reads them. To be dropped when no such row can be left.
+# Columns of the former version; empty in our rows. A monitor of that version, during an update or after a rollback,
+# writes and reads them. To be dropped when no such row can be left.
 former_columns = (
     *map(_text, ("principal", "end_user", "task", "conversation_id", "trace_id", "error_reason", "error_message")),
     *(sa.Column(name, sa.JSON, nullable=False) for name in ("attempts", "passages", "citations", "verdicts", "input")),
     _text("output"),
 )
 
-# One tenant's request_id says nothing about another's, so that nobody can claim an id before its owner.
+# A request_id is unique within its tenant, so that no tenant can occupy an id of another.
 interactions = sa.Table(
     "interactions",
     metadata,
     *indexed.columns(),
     _number("size_bytes"),
-    # The strongest thing that a guardrail did ("block", "mask" or nothing); NULL: a row of the former version that is
-    # not in `release_hours` yet.
+    # The strongest action of a guardrail ("block", "mask" or ""); NULL: a row of the former version that is not in
+    # `release_hours` yet.
     sa.Column("guardrail", sa.Text, nullable=True),
     # The serialised message; NULL: a row of the former version.
     sa.Column("record", sa.LargeBinary, nullable=True),
     *former_columns,
     sa.PrimaryKeyConstraint("tenant", "request_id"),
     sa.Index("ix_interactions_tenant_time", "tenant", "start_time_us", "request_id"),
-    # Sums of days and hours in part are read from it alone, on PostgreSQL: an eighth of what the rows themselves take.
+    # PostgreSQL adds up parts of days and hours from this index alone: an eighth of the size of the rows.
     sa.Index("ix_interactions_time_sums", "start_time_us", postgresql_include=[*indexed.ADDED_UP, "guardrail"]),
 )
 sa.Index(
@@ -91,7 +91,7 @@ usage = sa.Table(
     sa.Index("ix_usage_day", "day"),
 )
 
-# Added up in the same transaction, by what answered; kept as long as the interactions.
+# Added up in the same transaction, by release; kept as long as the interactions.
 release_hours = sa.Table(
     "release_hours",
     metadata,
@@ -113,7 +113,7 @@ release_hours = sa.Table(
     _number("completion_tokens"),
     _number("cached_prompt_tokens"),
     _number("cost_micros"),
-    # Answers whose times show the model's speed; the sums of their times, and of the squares, for the variance.
+    # Answers whose times measure the model's speed; sums of these times, and of their squares for the variance.
     _number("timed"),
     _number("time_to_first_token_us"),
     _number("duration_us"),

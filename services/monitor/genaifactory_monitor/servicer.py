@@ -1,4 +1,4 @@
-"""MonitorService: who may ask for what, and the translation between messages and records."""
+"""MonitorService: which tenant's data a caller may read, and the conversion between messages and records."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from genaifactory_monitor.settings import Settings
 
 _DEFAULT_PAGE = 50
 _MAX_PAGE = 500
-# Below channels.MAX_MESSAGE_BYTES with room for one more record of any permitted size.
+# Leaves room below channels.MAX_MESSAGE_BYTES for one more record of any permitted size.
 _PAGE_BYTES = 4 * 1024 * 1024
 _PIECE_BYTES = 4 * 1024 * 1024
-# Records read between two chances for other calls to run.
+# Records converted before other calls get a turn on the event loop.
 _RECORDS_PER_TURN = 50
 
 
@@ -29,7 +29,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
     """The service over one database."""
 
     def __init__(self, database: Database, settings: Settings, space: Space | None, telemetry: Telemetry) -> None:
-        """space: for the database, where it is on a disk of this service."""
+        """space: of the disk with the database; None: it is on no disk of this service."""
         self._space = space
         self._database = database
         self._telemetry = telemetry
@@ -39,7 +39,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
     async def RecordInteractions(
         self, request: monitor_pb2.RecordInteractionsRequest, context: Any
     ) -> monitor_pb2.RecordInteractionsResponse:
-        """Called by services in their own name: each record says whose it is."""
+        """Called by services in their own name: each record names its tenant."""
         self._require_space()
         count = len(request.interactions)
         if not 1 <= count <= converters.MAX_INTERACTIONS:
@@ -105,9 +105,9 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         )
 
     async def GetUsage(self, request: monitor_pb2.GetUsageRequest, context: Any) -> monitor_pb2.GetUsageResponse:
-        """A caller without the permission 'usage' gets what its own key used.
+        """Returns the usage of its own key to a caller without the permission 'usage'.
 
-        Any caller may call it: whose usage the request asks for decides what permission that needs.
+        Open to any caller: the permission that is needed depends on the tenant that the request names.
         """
         caller = identity.current()
         own_key = None if "usage" in caller.permissions else caller.key_id
@@ -126,7 +126,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
     async def ExportInteractions(
         self, request: monitor_pb2.ExportInteractionsRequest, context: Any
     ) -> AsyncIterator[monitor_pb2.ExportInteractionsResponse]:
-        """All of them, oldest first."""
+        """All that match, oldest first."""
         filter_ = converters.interaction_filter(
             request.filter, tenant=_allowed_tenant(request.filter.tenant, "filter.tenant")
         )
@@ -139,13 +139,13 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
 
 
 def _allowed_tenant(requested: str, field: str) -> str:
-    """The tenant that the caller may read: its own, or with the permission 'operate' the one that it names."""
+    """The requested tenant, or the caller's own. Raises PermissionDenied for another without 'operate'."""
     caller = identity.current()
     if requested in ("", caller.tenant):
         return caller.tenant
     if "operate" not in caller.permissions:
         raise PermissionDenied(
-            f"The role '{caller.role}' may read only its own tenant; others need the permission 'operate'.",
+            f"The role '{caller.role}' may read only its own tenant; reading others needs the permission 'operate'.",
             field=field,
         )
     return converters.requested_tenant(requested, field)

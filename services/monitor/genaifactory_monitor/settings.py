@@ -1,4 +1,4 @@
-"""What the monitor reads from the environment: where it keeps its records, how long, and how big they may be."""
+"""The monitor's settings, from the environment: where records are stored, how long, and how big they may be."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from genaifactory_common.database import DatabaseUrl, Store
 
 
 class Retention(common.Settings):
-    """How long records stay. Usage by day stays: it is the bill, and names no end user and holds no text."""
+    """How long records are kept. Usage by day is never deleted: it is the bill, without end users and texts."""
 
     days: int = Field(default=365, ge=1, description="Interactions and their feedback are deleted after this.")
-    sweep_interval_seconds: float = Field(default=3600.0, gt=0, description="Between two looks for old records.")
+    sweep_interval_seconds: float = Field(default=3600.0, gt=0, description="Between two deletions of old records.")
     batch: int = Field(default=500, ge=1, le=10_000, description="Interactions deleted in one transaction.")
 
 
@@ -33,5 +33,5 @@ class Settings(common.Common):
         default=8 * 1024 * 1024, ge=1024, le=12 * 1024 * 1024, description="Longest interaction, as sent."
     )
     max_metric_series: int = Field(
-        default=1000, ge=1, description="Tenants with models that get metrics of their own; later ones share 'other'."
+        default=1000, ge=1, description="Pairs of tenant and model with series of their own; others share 'other'."
     )

@@ -1,4 +1,4 @@
-"""Stores interactions and feedback, each once, and finds them again in the order of time."""
+"""Stores interactions and feedback, each once, and reads them in the order of time."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from genaifactory_monitor.schema import feedback as feedback_table
 from genaifactory_monitor.schema import interactions
 
 MAX_FEEDBACK_PER_INTERACTION = 100
-# A statement's parameters are made ready on the event loop: 4 ms for so many.
+# A statement's parameters are converted on the event loop: 4 ms for this many.
 _ROWS_PER_STATEMENT = 100
-# Rows fetched at a time: what a page may hold beyond its bytes.
+# Rows fetched at a time: the most that is read beyond a page's bytes.
 _FETCH = 10
 _TEXT: tuple[Literal["input", "output", "citations"], ...] = ("input", "output", "citations")
 _PAGED = [interactions.c[name] for name in ("tenant", "request_id", "start_time_us", "size_bytes", "record")]
-# No answer takes longer: specs.Route.timeout_seconds ends at an hour. It bounds what is looked through by its end.
+# The longest answer: specs.Route.timeout_seconds is at most an hour. Bounds the rows that a filter by end reads.
 _LONGEST_ANSWER_US = 3_700_000_000
 
 
 @dataclass(frozen=True)
 class Page:
-    """Interactions in order, and where the next page begins."""
+    """Interactions in order, and the start of the next page."""
 
     interactions: Sequence[Interaction]
     next: Position | None
@@ -42,13 +42,13 @@ class Page:
 
 @uninterrupted
 async def record(database: Database, records: Sequence[Interaction]) -> list[Interaction]:
-    """Stores what is new, adds it to the sums, and returns it once it is on disk.
+    """Stores new records, adds them to the sums, and returns them once they are on disk.
 
-    A record is known by tenant and request_id; of two, the first stays. Raises Unavailable: nothing was stored.
+    The key is tenant and request_id; of two records the first stays. Raises Unavailable: nothing was stored.
     """
-    # Of equal ids in one batch the first counts.
+    # Of equal ids in one batch the first is stored.
     unique = {(item.tenant, item.request_id): item for item in reversed(records)}
-    # One order of locks for all writers, so that replicas on PostgreSQL cannot wait for each other in a circle.
+    # One order of locks for all writers, so that replicas on PostgreSQL cannot deadlock.
     rows = [_row(unique[key]) for key in sorted(unique)]
     async with database.writing() as connection:
         stored: list[Interaction] = []
@@ -63,9 +63,9 @@ async def record(database: Database, records: Sequence[Interaction]) -> list[Int
 
 @uninterrupted
 async def add_feedback(database: Database, given: Feedback) -> tuple[bool, bool]:
-    """Stores feedback; returns whether it is new, and whether its interaction is known.
+    """Stores feedback; returns whether it is new, and whether its interaction is stored.
 
-    Raises Conflict when the feedback_id stands for other feedback, or the interaction has too much of it; Unavailable.
+    Raises Conflict when the feedback_id belongs to other feedback, or the interaction has too much of it; Unavailable.
     """
     table = feedback_table
     of_request = (table.c.tenant == given.tenant) & (table.c.request_id == given.request_id)
@@ -76,7 +76,7 @@ async def add_feedback(database: Database, given: Feedback) -> tuple[bool, bool]
             count = await connection.scalar(sa.select(sa.func.count()).select_from(table).where(of_request))
             if count is not None and count > MAX_FEEDBACK_PER_INTERACTION:
                 raise Conflict(
-                    f"The interaction has {MAX_FEEDBACK_PER_INTERACTION} pieces of feedback; it takes no more.",
+                    f"The interaction has {MAX_FEEDBACK_PER_INTERACTION} pieces of feedback; no more are accepted.",
                     field="request_id",
                 )
         else:
@@ -100,9 +100,9 @@ async def page(
     newest_first: bool,
     without_text: bool = False,
 ) -> Page:
-    """Up to `limit` interactions beyond `after`, and no more than `max_bytes` of them, but at least one.
+    """Up to `limit` interactions after `after`, of at most `max_bytes` in sum, but at least one.
 
-    without_text: what was asked and answered is left out. Raises Unavailable.
+    without_text: input, output and citations are left out. Raises Unavailable.
     """
     order = sa.tuple_(interactions.c.start_time_us, interactions.c.request_id)
     statement = sa.select(*_PAGED).where(*_conditions(filter_)).limit(limit + 1)
@@ -142,7 +142,7 @@ async def page(
 
 @uninterrupted
 async def feedback_on(database: Database, tenant: str, request_ids: Iterable[str]) -> dict[str, list[Feedback]]:
-    """The tenant's feedback on these interactions, in the order in which it came. Raises Unavailable."""
+    """The tenant's feedback on these interactions, in the order of arrival. Raises Unavailable."""
     table = feedback_table
     statement = (
         sa.select(table)
@@ -203,7 +203,7 @@ def _conditions(filter_: Filter) -> list[sa.ColumnElement[bool]]:
 
 
 def _guarded(action: GuardrailName) -> sa.ColumnElement[bool]:
-    """A guardrail acted at least so."""
+    """Condition: a guardrail took this action or a stronger one."""
     actions = ("block",) if action == "block" else ("mask", "block")
     columns = interactions.c
     return sa.or_(columns.outcome == "blocked", columns.guardrail.in_(actions), former.acted(actions))
@@ -214,9 +214,7 @@ async def _require_same(connection: AsyncConnection, given: Feedback) -> None:
     statement = sa.select(table).where(table.c.tenant == given.tenant, table.c.feedback_id == given.feedback_id)
     known = Feedback(**(await connection.execute(statement)).mappings().one())
     if _content(known) != _content(given):
-        raise Conflict(
-            "feedback_id stands for other feedback already; new feedback needs a new id.", field="feedback_id"
-        )
+        raise Conflict("feedback_id belongs to other feedback; new feedback needs a new id.", field="feedback_id")
 
 
 def _content(given: Feedback) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """Adds up requests, tokens and cost by day, tenant, key, model and currency.
 
-The sums are kept beside the interactions and outlive them. A day that is asked for in part is added up from its
-interactions, so any period is exact as long as these are kept.
+The sums are stored beside the interactions and kept longer. A part of a day is added up from its interactions, so any
+period is exact as long as these are kept.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def add(connection: AsyncConnection, database: Database, stored: Iterable[
 async def between(
     database: Database, tenant: str | None, start_us: int, end_us: int, *, key_id: str | None = None, now_us: int
 ) -> list[tuple[UsageKey, Usage]]:
-    """The sums from `start_us` up to `end_us`, sorted by key.
+    """The sums from `start_us` (inclusive) to `end_us` (exclusive), sorted by key.
 
     tenant: None for all of them. key_id: of one API key; None for all keys.
 
@@ -88,7 +88,9 @@ def _whole_days(tenant: str | None, key_id: str | None, start_us: int, end_us: i
 
 
 def _part(tenant: str | None, key_id: str | None, start_us: int, end_us: int) -> sa.Select[Any]:
-    """Of a part of one day: of a day that is computed, PostgreSQL expects a group for each row, and sorts them all."""
+    """The sums of a part of one day. The day is a literal: for a computed one, PostgreSQL would plan for a group per
+    row and sort them all.
+    """
     columns = interactions.c
     keys = (columns.tenant, columns.key_id, columns.model, columns.currency)
     statement = (

@@ -1,4 +1,4 @@
-"""Every test of the monitor's store runs on SQLite and on PostgreSQL; the helpers that they share."""
+"""Fixtures and helpers: tests of the monitor's store run on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Monitor:
     stub: monitor_pb2_grpc.MonitorServiceAsyncStub
 
     async def record(self, *messages: monitor_pb2.Interaction) -> tuple[int, int]:
-        """Stores; returns how many were new and known."""
+        """Stores; returns how many were new, and how many were stored already."""
         request = monitor_pb2.RecordInteractionsRequest(interactions=messages)
         response = await channels.unary(self.stub.RecordInteractions, request, timeout_seconds=20)
         return response.stored, response.known
@@ -100,7 +100,7 @@ class Monitor:
         )
 
     async def feedback(self, **request: Any) -> bool:
-        """Gives feedback; returns whether the interaction is known."""
+        """Sends feedback; returns whether the interaction is known."""
         response = await channels.unary(
             self.stub.RecordFeedback, monitor_pb2.RecordFeedbackRequest(**request), timeout_seconds=20
         )
@@ -173,7 +173,7 @@ def moment(seconds_after_noon: float) -> timestamp_pb2.Timestamp:
 
 
 def with_every_field(chance: random.Random) -> dict[str, Any]:
-    """Values for every field of an interaction but those that `make_interaction` sets, also for fields to come."""
+    """Values for every field of an interaction that `make_interaction` does not set, from its descriptor."""
     message = monitor_pb2.Interaction()
     _fill(message, chance)
     message.trace_id = f"{chance.getrandbits(128):032x}"

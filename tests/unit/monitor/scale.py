@@ -1,4 +1,4 @@
-"""PostgreSQL filled as a monitor fills it, by the server itself, and the plans of the statements that then run.
+"""Fills PostgreSQL with a monitor's rows, by statements of the server, and reads the plans of later statements.
 
 A year of 100 million interactions is 274,000 a day. The rows stand that close in time, and the sums by day and by hour
 are those of the whole year: a query on a day, or on the sums, reads as much as it would among 100 million rows.
@@ -25,13 +25,13 @@ TENANTS, ROUTES, MODELS, KEYS = 20, 3, 2, 5
 
 @dataclass(frozen=True)
 class Plan:
-    """What the server did for one statement."""
+    """The plan and time of one statement."""
 
     milliseconds: float
     text: str
 
     def scans(self, table: str) -> bool:
-        """It reads the whole table."""
+        """Whether it reads the whole table."""
         return re.search(rf"Seq Scan on {table}\b", self.text) is not None
 
 
@@ -84,7 +84,7 @@ async def fill(database: Database, *, interactions: int, spacing_us: int, days: 
 
 
 def _slices(first: int, end: int, size: int) -> list[str]:
-    """A statement has half a minute."""
+    """Ranges small enough for the statement timeout of half a minute."""
     return [f"generate_series({at}, {min(at + size, end) - 1})" for at in range(first, end, size)]
 
 
@@ -98,14 +98,14 @@ def _insert(table: str, values: dict[str, str], source: str) -> str:
 
 
 class PlanLog:
-    """The plans that the server writes into its log (auto_explain), of statements that ran since the last look."""
+    """The plans in the server's log (auto_explain) of statements that ran since the last call of `take`."""
 
     def __init__(self, server: PostgresServer) -> None:
         self._path: Path = server.folder / "log"
         self._seen = 0
 
     async def begin(self, database: Database) -> None:
-        """Connections to the database that are opened from now on write their plans."""
+        """Connections to the database that are opened from now on log their plans."""
         settings = {"log_min_duration": "0", "log_analyze": "on", "log_buffers": "on", "log_timing": "off"}
         async with database.writing() as connection:
             name = await connection.scalar(sa.text("SELECT current_database()"))
@@ -115,7 +115,7 @@ class PlanLog:
                 await connection.execute(sa.text(f"{change} auto_explain.{key} = '{value}'"))
 
     async def take(self) -> list[Plan]:
-        """Of statements on tables, in order."""
+        """The plans of statements on tables, in order."""
         text = await asyncio.to_thread(self._path.read_text, errors="replace")
         new, self._seen = text[self._seen :], len(text)
         entries = re.findall(r"duration: ([\d.]+) ms  plan:\n((?:\t.*\n)+)", new)

@@ -1,4 +1,4 @@
-"""Whatever the monitor acknowledged is there after a kill -9, once, and in the sums."""
+"""Every record that the monitor acknowledged is stored after a kill -9, once, and in the sums."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def start(settings: Settings, address: str) -> subprocess.Popen[bytes]:
 
 
 async def send_until_it_dies(address: str, prefix: str, acknowledged: set[str], enough: asyncio.Event) -> None:
-    """One sender; a batch whose fate is unknown is sent again, as the orchestrator's queue does."""
+    """One sender; a batch without a response is sent again, as the orchestrator's queue does."""
     async with channels.connect(address) as channel:
         stub = monitor_pb2_grpc.MonitorServiceStub(channel)
         for number in range(10_000):

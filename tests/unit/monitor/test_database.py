@@ -1,4 +1,4 @@
-"""The database: built the same by anybody at any time, private, and clear about its failures."""
+"""The database: concurrent creation, file permissions, and clear errors."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def recorded(request_id: str, **fields: Any) -> Interaction:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # a state that is asked for, as the health reporter asks for it
+        while not condition():  # noqa: ASYNC110  # polled, as the health reporter polls it
             await asyncio.sleep(0.01)
 
 
@@ -107,7 +107,7 @@ def test_processes_that_open_an_empty_database_at_once_all_succeed(settings: Set
         assert process.returncode == 0, errors
 
 
-async def test_conversations_on_disk_are_for_the_monitors_account_alone(sqlite_settings: Settings) -> None:
+async def test_only_the_monitors_account_may_read_the_database_files(sqlite_settings: Settings) -> None:
     async with opened(sqlite_settings) as database:
         await store.record(database, [recorded("a")])
         files = await asyncio.to_thread(lambda: list(sqlite_settings.data_dir.iterdir()))
@@ -202,7 +202,7 @@ async def test_the_monitor_works_again_after_postgresql_was_away(
         assert await count(database) == 2
 
 
-async def test_when_every_connection_is_busy_the_answer_is_unavailable(tmp_path: Path) -> None:
+async def test_a_call_is_unavailable_when_every_connection_is_busy(tmp_path: Path) -> None:
     tight = StoreSettings(connections=1, busy_timeout_seconds=0.05)
     async with opened(settings_for(tmp_path, None, store=tight)) as database:
         async with database.writing():
@@ -211,7 +211,7 @@ async def test_when_every_connection_is_busy_the_answer_is_unavailable(tmp_path:
         assert len(await store.record(database, [recorded("a")])) == 1
 
 
-async def test_cancelled_calls_cost_no_connection_and_leave_no_half_of_a_batch(
+async def test_cancelled_calls_leak_no_connection_and_store_no_part_of_a_batch(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def hang_up(batch: list[Interaction], turns: int) -> None:
@@ -231,7 +231,7 @@ async def test_cancelled_calls_cost_no_connection_and_leave_no_half_of_a_batch(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_a_failure_after_the_caller_left_is_not_an_unheard_exception() -> None:
+async def test_a_failure_after_the_caller_was_cancelled_is_not_logged_as_never_retrieved() -> None:
     begun = asyncio.Event()
 
     @uninterrupted
@@ -247,7 +247,7 @@ async def test_a_failure_after_the_caller_left_is_not_an_unheard_exception() -> 
         await task
 
 
-async def test_a_monitor_whose_database_is_away_says_that_it_is_not_ready(
+async def test_a_monitor_whose_database_is_away_is_not_ready(
     postgres_settings: Settings, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from genaifactory_monitor import app
@@ -263,7 +263,7 @@ async def test_a_monitor_whose_database_is_away_says_that_it_is_not_ready(
         await until(monitor.app.ready)
 
 
-async def test_a_monitor_whose_database_is_away_at_its_start_says_so_until_it_is_there(
+async def test_a_monitor_whose_database_is_away_at_its_start_is_not_ready_until_it_is_reachable(
     tmp_path: Path, postgres: PostgresServer, socket_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)
@@ -295,7 +295,7 @@ async def test_a_monitor_whose_database_is_away_at_its_start_says_so_until_it_is
     assert len(failures) == len(set(failures)) > 0, "each way to fail is logged once"
 
 
-async def test_a_monitor_that_waits_for_its_database_stops_when_told_to(
+async def test_a_monitor_that_waits_for_its_database_stops_on_request(
     tmp_path: Path, postgres: PostgresServer, socket_folder: Path
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)
@@ -330,7 +330,7 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_dies_under_load(
         await until(lambda: len(acknowledged) >= wanted)
 
     async def send_on(monitor: Monitor, sender: int) -> None:
-        """A batch whose fate is unknown is sent again, as the orchestrator's queue does."""
+        """A batch without a response is sent again, as the orchestrator's queue does."""
         for number in itertools.count():
             ids = [f"{sender}-{number}-{i}" for i in range(5)]
             while not acknowledged.issuperset(ids):

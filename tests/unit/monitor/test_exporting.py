@@ -75,7 +75,7 @@ async def test_a_line_holds_what_a_replay_and_a_data_set_need(monitor: Monitor) 
     }
     assert values["input"][0]["role"] == "user"
     assert values["input"][0]["content"] == "Thủ đô của Việt Nam là gì?"
-    assert "Thủ đô".encode() in line  # readable as it is, not escaped
+    assert "Thủ đô".encode() in line  # not escaped
 
 
 async def test_everything_is_exported_once_oldest_first_over_many_pages(monitor: Monitor) -> None:

@@ -1,4 +1,4 @@
-"""RecordFeedback: kept once, joined within the tenant, before or after its interaction."""
+"""RecordFeedback: stored once, joined within the tenant, before or after its interaction."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_an_id_that_stands_for_other_feedback_is_a_conflict_and_the_first_
     assert [given["rating"] for given in json.loads(line)["feedback"]] == ["up"]
 
 
-async def test_feedback_of_another_tenant_is_never_joined_and_learns_nothing(monitor: Monitor) -> None:
+async def test_feedback_of_another_tenant_is_never_joined_and_reveals_nothing(monitor: Monitor) -> None:
     await monitor.record(make_interaction("a"))
     testing.act_as(replace(testing.CALLER, tenant="rival"))
     assert not await monitor.feedback(feedback_id="f", request_id="a", rating=UP)
@@ -82,11 +82,11 @@ async def test_feedback_of_another_tenant_is_never_joined_and_learns_nothing(mon
     assert [given["rating"] for given in json.loads(line)["feedback"]] == ["down"]
 
 
-async def test_an_interaction_takes_so_much_feedback_and_no_more(sqlite_monitor: Monitor) -> None:
+async def test_an_interaction_has_a_bound_of_feedback(sqlite_monitor: Monitor) -> None:
     testing.act_as()
     for i in range(MAX_FEEDBACK_PER_INTERACTION):
         await sqlite_monitor.feedback(feedback_id=f"f{i}", request_id="a", rating=UP)
-    with pytest.raises(Conflict, match="takes no more") as refused:
+    with pytest.raises(Conflict, match="no more are accepted") as refused:
         await sqlite_monitor.feedback(feedback_id="one-more", request_id="a", rating=UP)
     assert refused.value.field == "request_id"
     await sqlite_monitor.feedback(feedback_id="f0", request_id="a", rating=UP)  # what is stored is still known
@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "no feedback_id": ({"feedback_id": ""}, "feedback_id", "it is empty"),
     "long feedback_id": ({"feedback_id": "f" * 129}, "feedback_id", "at most 128"),
     "no request_id": ({"request_id": ""}, "request_id", "it is empty"),
-    "nothing said": ({"rating": 0}, "rating", "needs a rating, correction, comment or ground_truth"),
+    "nothing in it": ({"rating": 0}, "rating", "needs a rating, correction, comment or ground_truth"),
     "no such rating": ({"rating": 5}, "rating", "RATING_UP or RATING_DOWN, not 5"),
     "long correction": ({"correction": "x" * (bounds.MAX_CORRECTION_CHARACTERS + 1)}, "correction", "at most 100000"),
     "long comment": ({"comment": "x" * (bounds.MAX_COMMENT_CHARACTERS + 1)}, "comment", "at most 10000"),
@@ -107,7 +107,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_wrong_feedback_is_refused_by_its_field(case: str, sqlite_monitor: Monitor) -> None:
+async def test_wrong_feedback_is_refused_with_its_field(case: str, sqlite_monitor: Monitor) -> None:
     testing.act_as()
     fields, field, message = WRONG[case]
     with pytest.raises(InvalidArgument, match=message) as refused:

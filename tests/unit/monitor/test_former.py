@@ -59,7 +59,7 @@ def kept(message: monitor_pb2.Interaction) -> monitor_pb2.Interaction:
 
 
 def full(count: int, name: str = "r") -> list[monitor_pb2.Interaction]:
-    """With every field that the former version knew."""
+    """With every field of the former version."""
     chance = random.Random(3)
     items = [kept(make_interaction(f"{name}{i:03}", at=i, **with_every_field(chance))) for i in range(count)]
     for item in items:
@@ -118,7 +118,7 @@ async def sums(database: Database) -> list[tuple[Any, ...]]:
 
 
 async def count_all(database: Database) -> int:
-    """Counts until nothing is left, or another is counting; returns how many records it added up."""
+    """Counts until nothing is left, or another replica counts; returns how many records were added up."""
     counted = 0
     while count := await former.count_batch(database):
         counted += count
@@ -136,7 +136,7 @@ async def test_records_of_the_former_version_come_back_as_they_were(upgraded: Da
         await count_all(upgraded)
 
 
-async def test_export_and_filters_know_records_of_the_former_version(settings: Settings, tmp_path: Path) -> None:
+async def test_export_and_filters_find_records_of_the_former_version(settings: Settings, tmp_path: Path) -> None:
     testing.act_as()
     blocked = types_pb2.Verdict(action=types_pb2.ACTION_BLOCK)
     items = [kept(make_interaction("a")), kept(make_interaction("b", at=1, verdicts=[blocked]))]

@@ -1,4 +1,4 @@
-"""What Prometheus sees: each interaction once, under a bounded number of names."""
+"""Metrics: each interaction is counted once, in a bounded number of series."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_an_interaction_is_counted_once_however_often_it_arrives(sqlite_mo
     assert await value("genaifactory_time_per_output_token_seconds_sum", model="metered") == 0.1
 
 
-async def test_what_a_model_did_not_answer_says_nothing_about_its_speed(sqlite_monitor: Monitor) -> None:
+async def test_latency_is_measured_only_on_answers_of_the_model(sqlite_monitor: Monitor) -> None:
     await sqlite_monitor.record(
         make_interaction("a", model="broken", outcome=monitor_pb2.OUTCOME_FAILED),
         make_interaction("b", model="broken", cached=True),
@@ -56,7 +56,7 @@ async def test_feedback_is_counted_once_by_rating(sqlite_monitor: Monitor) -> No
     assert await value("genaifactory_feedback_total", rating="down", interaction="unknown") - before == 1
 
 
-async def test_tenants_beyond_the_bound_share_one_name() -> None:
+async def test_tenants_beyond_the_bound_share_one_series() -> None:
     recorder = metrics.Recorder(max_series=2)
     for tenant in ("bound1", "bound2", "bound3", "bound4", "bound1"):
         message = make_interaction("a", tenant=tenant, model="bounded")

@@ -1,4 +1,4 @@
-"""What is asked of a large table is read through its indexes and sums. FULL=1: two million rows, each in a second."""
+"""Queries on a large table use its indexes and sums. FULL=1: two million rows, each query within a second."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS, SPACING, DAYS = (2_000_000, SPACING_US, 365) if FULL else (40_000, 15_750_
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800 if FULL else 300)
-async def test_what_is_asked_of_a_large_table_reads_a_small_part_of_it(
+async def test_queries_on_a_large_table_read_a_small_part_of_it(
     postgres_settings: Settings, postgres: PostgresServer
 ) -> None:
     log = PlanLog(postgres)

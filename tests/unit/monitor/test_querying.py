@@ -45,7 +45,7 @@ async def test_pages_show_everything_once_newest_first_also_at_equal_times(monit
     assert pages == 5
 
 
-async def test_the_last_page_says_so_even_when_it_is_full(monitor: Monitor) -> None:
+async def test_a_full_last_page_has_no_next_page_token(monitor: Monitor) -> None:
     testing.act_as()
     await monitor.record(*(make_interaction(f"r{i}") for i in range(4)))
     first = await monitor.query(page_size=2)
@@ -53,7 +53,7 @@ async def test_the_last_page_says_so_even_when_it_is_full(monitor: Monitor) -> N
     assert (len(last.interactions), last.next_page_token) == (2, "")
 
 
-async def test_what_is_recorded_between_two_pages_shifts_nothing(monitor: Monitor) -> None:
+async def test_records_added_between_two_pages_shift_no_page(monitor: Monitor) -> None:
     testing.act_as()
     await monitor.record(*(make_interaction(f"r{i}", at=i) for i in range(4)))
     first = await monitor.query(page_size=2)
@@ -73,7 +73,7 @@ async def test_a_page_of_long_answers_ends_before_it_is_too_big_for_a_message(mo
     assert ids(first)[-1] > ids(rest)[0]
 
 
-# Were it not escaped in the JSON of a record, it would look like a verdict.
+# Unescaped in the JSON of a record, it would look like a verdict.
 _PRETENDER = '", "action": "block", "'
 
 
@@ -101,7 +101,7 @@ FILTERS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", FILTERS)
-async def test_a_filter_finds_what_it_names(case: str, monitor: Monitor) -> None:
+async def test_a_filter_matches_its_interactions_only(case: str, monitor: Monitor) -> None:
     testing.act_as()
     await monitor.record(
         make_interaction("a", at=0, duration_us=10_000_000, verdicts=[verdict(types_pb2.ACTION_BLOCK)]),
@@ -146,7 +146,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_a_wrong_question_is_refused_by_its_field(case: str, sqlite_monitor: Monitor) -> None:
+async def test_a_wrong_query_is_refused_with_its_field(case: str, sqlite_monitor: Monitor) -> None:
     testing.act_as()
     fields, field, message = WRONG[case]
     with pytest.raises(InvalidArgument, match=message) as refused:
@@ -154,7 +154,7 @@ async def test_a_wrong_question_is_refused_by_its_field(case: str, sqlite_monito
     assert refused.value.field == field
 
 
-async def test_a_list_may_leave_out_what_was_asked_and_answered(monitor: Monitor) -> None:
+async def test_a_list_may_leave_out_input_and_output(monitor: Monitor) -> None:
     testing.act_as()
     await monitor.record(make_interaction("a", citations=[types_pb2.Citation(number=1, title="A title")]))
     (whole,) = (await monitor.query()).interactions
@@ -190,7 +190,7 @@ async def test_another_tenants_interactions_are_for_operators_alone(monitor: Mon
         await monitor.query(filter={"tenant": "*"})
 
 
-async def test_reading_what_was_said_needs_the_permission_export(sqlite_monitor: Monitor) -> None:
+async def test_reading_interactions_needs_the_permission_export(sqlite_monitor: Monitor) -> None:
     testing.act_as(replace(testing.CALLER, role="guest", permissions=("chat", "usage", "operate")))
     with pytest.raises(PermissionDenied, match="'guest' has no permission 'export'"):
         await sqlite_monitor.query()
@@ -199,7 +199,7 @@ async def test_reading_what_was_said_needs_the_permission_export(sqlite_monitor:
 
 
 @given(moment_us=st.integers(0, 2**63 - 1), request_id=st.text(min_size=1, max_size=128), position=st.integers(0, 200))
-def test_a_token_brings_back_its_position_and_no_altered_token_does(
+def test_a_page_token_decodes_to_its_position_and_an_altered_one_is_refused(
     moment_us: int, request_id: str, position: int
 ) -> None:
     request_id = request_id.encode("utf-8", "replace").decode()
@@ -207,7 +207,7 @@ def test_a_token_brings_back_its_position_and_no_altered_token_does(
     token = paging.encode(Position(moment_us, request_id), filter_)
     assert paging.decode(token, filter_) == Position(moment_us, request_id)
 
-    # The last letter of base64 may hold bits that say nothing; every other letter counts.
+    # The last letter of base64 may hold unused bits; every other letter counts.
     at = position % (len(token) - 1)
     altered = token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
     with pytest.raises(InvalidArgument):

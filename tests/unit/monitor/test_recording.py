@@ -1,4 +1,4 @@
-"""RecordInteractions: everything is kept, once, or refused with the place of the mistake."""
+"""RecordInteractions: every record is stored once, or refused with the path of the wrong field."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_of_one_id_twice_in_a_batch_the_first_is_stored(monitor: Monitor) 
     assert [item.output for item in (await monitor.query()).interactions] == ["1"]
 
 
-async def test_a_tenant_cannot_take_an_id_away_from_another(monitor: Monitor) -> None:
+async def test_a_tenant_cannot_occupy_an_id_of_another(monitor: Monitor) -> None:
     testing.act_as()
     await monitor.record(make_interaction("a", tenant="rival", output="theirs"))
     assert await monitor.record(make_interaction("a", output="ours")) == (1, 0)
@@ -125,7 +125,7 @@ async def test_an_empty_batch_is_refused(monitor: Monitor) -> None:
         await monitor.record()
 
 
-async def test_an_images_bytes_are_no_record(monitor: Monitor) -> None:
+async def test_the_bytes_of_an_image_are_not_stored(monitor: Monitor) -> None:
     testing.act_as()
     shown = types_pb2.Image(media_type="image/png", data=b"\x89PNG")
     message = types_pb2.Message(role=types_pb2.ROLE_USER, content="What?", images=[shown])
@@ -175,7 +175,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-async def test_a_wrong_record_is_refused_by_its_path_and_nothing_of_the_batch_is_stored(
+async def test_a_wrong_record_is_refused_with_its_path_and_nothing_of_the_batch_is_stored(
     case: str, sqlite_monitor: Monitor
 ) -> None:
     fields, field, message = WRONG[case]
@@ -196,7 +196,7 @@ async def test_a_record_that_is_too_long_is_refused_as_too_large(sqlite_monitor:
     assert refused.value.field == "interactions[0]"
 
 
-async def test_storing_a_record_shows_in_the_trace_of_its_question(sqlite_settings: Settings) -> None:
+async def test_storing_a_record_is_a_span_in_the_trace_of_its_request(sqlite_settings: Settings) -> None:
     spans = InMemorySpanExporter()
     telemetry = await asyncio.to_thread(Telemetry, "monitor", exporter=spans)
     trace_id = "ab" * 16
@@ -215,7 +215,7 @@ async def test_storing_a_record_shows_in_the_trace_of_its_question(sqlite_settin
     assert found[trace_id] == "record interaction"
 
 
-async def test_records_need_no_caller_but_a_trusted_transport(sqlite_settings: Settings) -> None:
+async def test_recording_needs_a_trusted_transport_and_no_caller(sqlite_settings: Settings) -> None:
     app = create_app(sqlite_settings, Telemetry("monitor"))
     server = common_settings.Server(address="127.0.0.1:0", drain_seconds=0.1)
     request = monitor_pb2.RecordInteractionsRequest(interactions=[make_interaction("a")])

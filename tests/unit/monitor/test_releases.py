@@ -1,4 +1,4 @@
-"""Sums by release and hour: exact, once for each record, and as old as the records are kept."""
+"""Sums by release and hour: exact, once for each record, and deleted with the records."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ async def test_a_record_that_arrives_again_adds_nothing_to_its_hour(database: Da
     assert [row["requests"] for row in await rows(database)] == [2]
 
 
-async def test_sums_go_with_their_interactions(database: Database) -> None:
+async def test_sums_are_deleted_with_their_interactions(database: Database) -> None:
     chance = random.Random(2)
     await store.record(database, [recorded(f"r{i}", at=chance.uniform(0, 5 * HOUR)) for i in range(100)])
     before_us = (NOON + 2 * HOUR + 60) * 10**6
     await retention.sweep(database, before_us, batch=7)
-    # The hour of which a part is left stays whole.
+    # The sums of an hour stay until all of its records are deleted.
     assert [(row["hour_us"] // 10**6 - NOON) // HOUR for row in await rows(database)] == [2, 3, 4]

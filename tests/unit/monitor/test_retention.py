@@ -1,4 +1,4 @@
-"""Records older than the retention go, in small batches, with their feedback; nothing else does."""
+"""Records older than the retention are deleted, in small batches, with their feedback; nothing else is."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def stored_interactions(database: Database, tenant: str) -> set[str]:
     return {item.request_id for item in page.interactions}
 
 
-async def test_old_interactions_go_with_their_feedback_and_young_ones_stay(database: Database) -> None:
+async def test_old_interactions_are_deleted_with_their_feedback_and_new_ones_stay(database: Database) -> None:
     await store.record(database, [recorded(f"r{i}", at=i) for i in range(25)])
     await store.record(database, [recorded("r1", at=20, tenant="rival")])
     for request_id, tenant in (("r0", "acme"), ("r24", "acme"), ("r1", "rival")):
@@ -56,7 +56,7 @@ async def test_old_interactions_go_with_their_feedback_and_young_ones_stay(datab
     assert await stored_feedback(database) == {("acme", "r24"), ("rival", "r1")}
 
 
-async def test_old_feedback_whose_interaction_never_came_goes_and_joined_feedback_stays(database: Database) -> None:
+async def test_old_feedback_without_an_interaction_is_deleted_and_joined_feedback_stays(database: Database) -> None:
     await store.record(database, [recorded("here", at=20)])
     for given in (judged("here", 0), judged("never", 0), judged("not-yet", 15)):
         await store.add_feedback(database, given)

@@ -1,4 +1,4 @@
-"""The published JSON Schema of an export's lines: the contract gives it, lines follow it, readers can rely on it."""
+"""The published JSON Schema of an export's lines: generated from the contract, followed by lines, never broken."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def published() -> dict[str, Any]:
     return schema
 
 
-def test_schema_and_page_are_what_the_contract_gives(generate: ModuleType) -> None:
+def test_schema_and_page_are_generated_from_the_contract(generate: ModuleType) -> None:
     for path, text in generate.rendered().items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name} differs: run `make protos`"
 
@@ -60,7 +60,7 @@ def test_every_field_of_the_schema_is_described(published: dict[str, Any]) -> No
 
 async def test_exported_lines_follow_the_published_schema(monitor: Monitor, published: dict[str, Any]) -> None:
     testing.act_as()
-    # Lines of this version have no other field, though readers must pass over those of a later one.
+    # Lines of this version have no other field, though readers must ignore those of a later one.
     strict = closed(published)
     chance = random.Random(5)
     await monitor.record(
@@ -83,7 +83,7 @@ async def test_exported_lines_follow_the_published_schema(monitor: Monitor, publ
     assert newer["verdicts"][0]["action"] == "99"
 
 
-def test_a_line_that_does_not_follow_it_is_found(published: dict[str, Any]) -> None:
+def test_a_line_that_violates_the_schema_is_detected(published: dict[str, Any]) -> None:
     validator = jsonschema.Draft202012Validator(published)
     line = {"schema_version": SCHEMA_VERSION, "request_id": 7}
     messages = {error.message for error in validator.iter_errors(line)}
@@ -122,7 +122,7 @@ BREAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("case", BREAKS)
-def test_what_breaks_readers_is_named(case: str, published: dict[str, Any]) -> None:
+def test_a_change_that_breaks_readers_is_named(case: str, published: dict[str, Any]) -> None:
     change, message = BREAKS[case]
     changed = copy.deepcopy(published)
     change(changed)
@@ -141,7 +141,7 @@ def test_a_schema_that_breaks_readers_of_the_published_one_is_not_written(
         generate.rendered()
 
 
-def test_what_readers_can_pass_over_is_allowed(published: dict[str, Any]) -> None:
+def test_a_change_that_readers_can_ignore_is_allowed(published: dict[str, Any]) -> None:
     changed = copy.deepcopy(published)
     changed["properties"]["release"] = {"type": "string"}
     changed["required"].append("release")
@@ -152,7 +152,7 @@ def test_what_readers_can_pass_over_is_allowed(published: dict[str, Any]) -> Non
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without room for further fields."""
+    """The schema, with further fields forbidden."""
     strict = copy.deepcopy(schema)
     for each in (strict, *strict["$defs"].values()):
         each["additionalProperties"] = False

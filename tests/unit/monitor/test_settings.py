@@ -1,4 +1,4 @@
-"""The monitor's settings: clear about what is wrong, silent about what is secret."""
+"""The monitor's settings: errors are clear and show no secret."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_wrong_database_url_is_refused_without_showing_it(url: str) -> None:
 
 
 def test_postgresql_without_its_driver_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of `make run` is without it."""
+    """The environment of `make run` lacks it."""
     monkeypatch.setitem(sys.modules, "asyncpg", None)
     with pytest.raises(ValidationError, match=r"install genaifactory-common\[postgresql\]") as refused:
         Settings(database_url="postgresql://me:s3cret@db/monitor")
@@ -39,6 +39,6 @@ def test_postgresql_without_its_driver_is_refused_with_what_to_install(monkeypat
 
 
 @pytest.mark.parametrize("days", [0, -1])
-def test_a_retention_of_less_than_a_day_is_refused(days: int) -> None:
+def test_a_retention_below_one_day_is_refused(days: int) -> None:
     with pytest.raises(ValidationError, match=r"retention\.days"):
         Settings.model_validate({"retention": {"days": days}})

@@ -101,7 +101,7 @@ async def test_usage_outlives_the_interactions(database: Database) -> None:
     assert await usage.between(database, "acme", start, end, now_us=end) == before != []
 
 
-async def test_writers_at_the_same_time_lose_nothing_and_count_nothing_twice(database: Database) -> None:
+async def test_concurrent_writers_lose_nothing_and_count_nothing_twice(database: Database) -> None:
     batches = [[recorded(make_interaction(f"r{i}", at=i)) for i in range(k, k + 20)] for k in range(0, 200, 10)]
     stored = await asyncio.gather(*(store.record(database, batch) for batch in batches))
     assert sum(map(len, stored)) == 210
@@ -109,7 +109,7 @@ async def test_writers_at_the_same_time_lose_nothing_and_count_nothing_twice(dat
     assert [sums.requests for _, sums in rows] == [210]
 
 
-async def test_without_a_period_the_last_30_days_are_meant(monitor: Monitor) -> None:
+async def test_the_default_period_is_the_last_30_days(monitor: Monitor) -> None:
     testing.act_as()
     now = monitor_pb2.Interaction().start_time
     now.GetCurrentTime()
@@ -133,7 +133,7 @@ async def test_every_tenants_usage_is_for_operators_alone(monitor: Monitor) -> N
     assert [row.tenant for row in await monitor.usage(tenant="rival", **period)] == ["rival"]
 
 
-async def test_without_the_permission_a_key_sees_what_it_used_itself(monitor: Monitor) -> None:
+async def test_without_the_permission_a_caller_gets_the_usage_of_its_own_key(monitor: Monitor) -> None:
     half_days = (-HALF, 0, HALF)  # days in part and whole ones
     await monitor.record(
         *(make_interaction(f"own{at}", at=at, key_id="bob") for at in half_days),
@@ -169,9 +169,7 @@ async def test_usage_up_to_the_end_of_the_calendar_is_all_usage(monitor: Monitor
     assert [row.requests for row in rows] == [1]
 
 
-async def test_more_rows_than_a_message_should_hold_are_refused(
-    sqlite_monitor: Monitor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_usage_with_too_many_rows_is_refused(sqlite_monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
     testing.act_as()
     monkeypatch.setattr(usage, "MAX_ROWS", 2)
     await sqlite_monitor.record(*(make_interaction(f"r{i}", key_id=f"k{i}") for i in range(3)))
@@ -189,9 +187,7 @@ async def test_more_rows_than_a_message_should_hold_are_refused(
         ({"end_time": moment(10**12)}, "end_time"),
     ],
 )
-async def test_a_period_that_cannot_be_is_refused(
-    request_: dict[str, Any], field: str, sqlite_monitor: Monitor
-) -> None:
+async def test_an_impossible_period_is_refused(request_: dict[str, Any], field: str, sqlite_monitor: Monitor) -> None:
     testing.act_as()
     with pytest.raises(InvalidArgument) as refused:
         await sqlite_monitor.usage(**request_)

@@ -52,7 +52,7 @@ def upgrade(op: Operations) -> None:
 
 
 def downgrade(op: Operations) -> None:
-    """Drops everything that the monitor keeps."""
+    """Drops all of the monitor's tables."""
     for table in ("usage", "feedback", "interactions"):
         op.drop_table(table)
 

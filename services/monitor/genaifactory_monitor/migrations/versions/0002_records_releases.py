@@ -34,7 +34,7 @@ _SQUARES = ("time_to_first_token_seconds_squared", "duration_seconds_squared")
 
 
 def upgrade(op: Operations) -> None:
-    """Adds columns, which is instant, an index in place of another, and a table; rows are left as they are."""
+    """Adds columns, which is instant, replaces an index and adds a table; rows are not changed."""
     op.add_column("interactions", sa.Column("guardrail", sa.Text, nullable=True))
     op.add_column("interactions", sa.Column("record", sa.LargeBinary, nullable=True))
     uncounted = sa.text("guardrail IS NULL")
@@ -51,7 +51,7 @@ def upgrade(op: Operations) -> None:
     op.drop_index("ix_interactions_time", "interactions")
     bind = op.get_bind()
     if bind.dialect.name == "postgresql" and (bind.dialect.server_version_info or (0,)) >= (13,):
-        # A page that no VACUUM has seen is read beside the index, and by default none comes before a fifth is new.
+        # Pages that VACUUM has not seen are read beside the index; by default it runs when a fifth of the rows is new.
         op.execute(
             "ALTER TABLE interactions"
             " SET (autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 100000)"
@@ -76,7 +76,7 @@ def upgrade(op: Operations) -> None:
 
 
 def downgrade(op: Operations) -> None:
-    """Drops what the former version does not know, and with it most of each interaction that was stored since."""
+    """Drops columns and tables that the former version lacks, with most of each interaction stored since."""
     op.drop_table("release_hours")
     op.create_index("ix_interactions_time", "interactions", ["start_time_us"])
     op.drop_index("ix_interactions_time_sums", "interactions")
