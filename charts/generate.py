@@ -1,8 +1,8 @@
-"""Writes what follows from the charts' values.yaml: each chart's values.schema.json and the table in its README.md.
+"""Generates each chart's values.schema.json and the table in its README.md from its values.yaml.
 
-A comment above a key that begins with `# --` describes it; `# @schema {…}` adds to the JSON schema that its default
-tells. Writes specs/entities.py of genaifactory_common too, from the guardrails' recognisers. Run by `make charts`;
-`make test` checks that nothing differs.
+A comment above a key that begins with `# --` describes it; `# @schema {…}` adds to the JSON schema that is derived from
+its default. Writes specs/entities.py of genaifactory_common too, from the guardrails' recognisers. Run by
+`make charts`; `make test` checks that nothing differs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {{
 OTHERS = ({others},)
 """Entity types of no group."""
 '''
-# Marks a service of the umbrella, whose values the service's own schema checks.
+# Marks a service of the umbrella chart, whose values are checked by the schema of charts/service.
 _SERVICE = "$service"
 
 
@@ -49,13 +49,13 @@ class Value:
     default: Any
     description: str
     schema: dict[str, Any]
-    """What `@schema` says."""
+    """Of the `@schema` comment."""
     children: tuple[Value, ...]
-    """Of a mapping; none where its keys are the user's."""
+    """Keys of a mapping; none where the user chooses them."""
 
 
 def main() -> None:
-    """Writes the files; with --check, ends with an error that names those that would differ."""
+    """Writes the files; with --check, exits with an error that names those that differ."""
     stale = []
     files = {ENTITIES: entities()}
     for name in NAMES:
@@ -66,7 +66,7 @@ def main() -> None:
             if "--check" not in sys.argv[1:]:
                 path.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv[1:]:
-        sys.exit(f"run `make charts`: {', '.join(path.name for path in stale)} would differ")
+        sys.exit(f"run `make charts`: {', '.join(path.name for path in stale)} differ")
 
 
 def entities() -> str:
@@ -97,7 +97,7 @@ def rendered(chart: Path) -> dict[Path, str]:
 
 
 def read(text: str) -> tuple[Value, ...]:
-    """The keys of a values.yaml, with what their comments say."""
+    """The keys of a values.yaml, with their comments."""
     node = yaml.compose(text, yaml.SafeLoader)
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("values.yaml must hold a mapping")
@@ -139,10 +139,10 @@ def _document(values: tuple[Value, ...]) -> dict[str, Any]:
     if any("$ref" in value.schema for value in values):
         factory = specs.Factory.model_json_schema()
         definitions = factory.pop("$defs")
-        # The check before an installation refuses an unknown one, in the words of `genaifactory config check`.
+        # The check before an installation refuses an unknown entity, with the message of `genaifactory config check`.
         del definitions["Rule"]["properties"]["entities"]["items"]["enum"]
         document["$defs"] = {**definitions, "factory": factory}
-    # Helm hands a subchart its parent's global values.
+    # Helm passes the parent's global values to a subchart.
     if not any(value.path == ("global",) for value in values):
         document["properties"]["global"] = {"type": "object"}
     return document

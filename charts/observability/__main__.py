@@ -11,7 +11,7 @@ BOARDS = (traffic.BOARD, guardrails.BOARD, usage.BOARD, modelserver.BOARD)
 
 
 def files() -> dict[Path, str]:
-    """What is generated, by where it is written."""
+    """The generated texts by their paths."""
     written = {CHART / "dashboards" / f"{board.name}.json": board.build() for board in BOARDS}
     written[CHART / "alerts" / "rules.yaml"] = alerts.build()
     return written

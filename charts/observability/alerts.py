@@ -1,4 +1,4 @@
-"""The alerts, with the recording rules that they share; docs/observability.md says what to do about each.
+"""The alerts, with the recording rules that they share; docs/observability.md describes the response to each.
 
 `up` and the metrics of the process carry the pod's labels app.kubernetes.io/part-of and /component, as Prometheus's
 annotation scraping and the chart's PodMonitors give them.
@@ -16,13 +16,13 @@ COMPONENT = "app_kubernetes_io_component"
 _RELEASE = "app_kubernetes_io_instance"
 _UP = f"up{{{PART_OF}}}"
 
-# The promise: of a hundred thousand requests no more than a hundred fail for a reason that is not the client's.
+# The objective: at most one request in a thousand fails for a reason other than the client's.
 _BUDGET = 0.001
 _WINDOWS = {"5m": 300, "30m": 1800, "1h": 3600, "2h": 7200, "6h": 21600, "1d": 86400, "3d": 259200}
-# So few may fail without anybody being called, however few are asked.
+# Fewer failures raise no alert, however few requests there are.
 _FAILURES = 10
 _OURS = "INTERNAL|UNAVAILABLE|UPSTREAM_FAILED|OUT_OF_SPACE|DEADLINE_EXCEEDED|OVERLOADED"
-# A bare RESOURCE_EXHAUSTED may be the caller's limit as well as our own overload.
+# Without RESOURCE_EXHAUSTED, which may be the caller's limit as well as our overload.
 _OUR_CODES = "INTERNAL|UNAVAILABLE|DEADLINE_EXCEEDED|UNKNOWN"
 
 _REQUESTS, _FAILED = "namespace:genaifactory_requests:rate", "namespace:genaifactory_request_failures:rate"
@@ -32,19 +32,19 @@ _COST, _TOKENS = "tenant:genaifactory_cost_micros:increase1h", "tenant:genaifact
 
 @dataclass(frozen=True)
 class Recording:
-    """A query that is evaluated once and asked for by several alerts."""
+    """A recording rule: a query that is evaluated once for several alerts."""
 
     name: str
     expr: str
 
     def rule(self) -> dict[str, Any]:
-        """As Prometheus takes it."""
+        """The rule in Prometheus' form."""
         return {"record": self.name, "expr": self.expr}
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert. Summary and description may hold Prometheus's templates."""
+    """One alert. Summary and description may contain Prometheus' templates."""
 
     name: str
     severity: Literal["critical", "warning", "info"]
@@ -54,7 +54,7 @@ class Alert:
     lasting: str = "0m"
 
     def rule(self, section: str) -> dict[str, Any]:
-        """As Prometheus takes it. section: of docs/observability.md."""
+        """The rule in Prometheus' form. section: of docs/observability.md."""
         return {
             "alert": f"GenAIFactory{self.name}",
             "expr": self.expr,
@@ -80,7 +80,7 @@ def _failures(window: str) -> Recording:
 
 
 def _burns(long: str, short: str, times: float) -> str:
-    """Both windows burn the budget so many times too fast: it is not over yet, and no single failure."""
+    """The error rate is above `times` the budget in both windows: it still lasts, and is no single failure."""
     bound = f"{times:g} * {_BUDGET:g}"
     return (
         "(\n"
@@ -92,7 +92,7 @@ def _burns(long: str, short: str, times: float) -> str:
 
 
 def _p95(metric: str, by: str, bound: str, matchers: str = "") -> str:
-    """The slowest twentieth took longer than the bound, of at least twenty in ten minutes."""
+    """The 95th percentile of ten minutes with at least twenty observations is above the bound."""
     return (
         f"histogram_quantile(0.95, sum by ({by}, le) (rate({metric}_bucket{matchers}[10m]))) > {bound}\n"
         f"and sum by ({by}) (increase({metric}_count{matchers}[10m])) >= 20"
@@ -100,13 +100,13 @@ def _p95(metric: str, by: str, bound: str, matchers: str = "") -> str:
 
 
 def _spikes(recorded: str, least: str) -> str:
-    """An hour is twice the busiest hour of the last week, of a tenant that is no newcomer."""
+    """An hour is above twice the highest hour of the last week, for a tenant with data of the day before."""
     return (
         f"{recorded} > 2 * max_over_time({recorded}[7d] offset 1h)\nand {recorded} > {least}\nand {recorded} offset 1d"
     )
 
 
-# In the group of the alerts that ask for them: within a group, what is recorded is known to what comes after it.
+# In the group of the alerts that use them: rules of a group are evaluated in order.
 RECORDINGS: dict[str, tuple[Recording, ...]] = {
     "answers": (*map(_requests, _WINDOWS), *map(_failures, _WINDOWS)),
     "guardrails": (
@@ -130,23 +130,23 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             f"unless\n"
             f"group by (namespace, {COMPONENT}) ({_UP} == 1)",
             f"No pod of {{{{ $labels.{COMPONENT} }}}} in {{{{ $labels.namespace }}}} answers.",
-            "Prometheus reached one within the last day and reaches none now.",
+            "Prometheus scraped one within the last day and scrapes none now.",
             lasting="2m",
         ),
         Alert(
             "PodDown",
             "warning",
             f"{_UP} == 0",
-            "{{ $labels.pod }} in {{ $labels.namespace }} does not answer Prometheus.",
-            "The pod is there, but its metrics cannot be read.",
+            "{{ $labels.pod }} in {{ $labels.namespace }} cannot be scraped.",
+            "The pod exists, but its metrics cannot be read.",
             lasting="10m",
         ),
         Alert(
             "NotScraped",
             "warning",
             f"absent({_UP})",
-            "Prometheus sees no pod of GenAI Factory.",
-            "Either none is there, or they are scraped without their labels; no other alert can be relied on.",
+            "Prometheus scrapes no pod of GenAI Factory.",
+            "None is running, or they are scraped without their labels; no other alert is reliable.",
             lasting="15m",
         ),
         Alert(
@@ -154,8 +154,8 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "warning",
             "increase(kube_pod_container_status_restarts_total[30m]) > 2\n"
             f"and on (namespace, pod) max_over_time({_UP}[1h])",
-            "{{ $labels.pod }} in {{ $labels.namespace }} starts again and again.",
-            "More than two restarts in half an hour; known only where kube-state-metrics is scraped.",
+            "{{ $labels.pod }} in {{ $labels.namespace }} restarts repeatedly.",
+            "More than two restarts in half an hour. Needs kube-state-metrics.",
         ),
         Alert(
             "CertificateExpiresSoon",
@@ -170,7 +170,7 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "critical",
             "min by (namespace, pod) (genaifactory_certificate_expiry_timestamp_seconds) - time() < 86400",
             "The certificate of {{ $labels.pod }} in {{ $labels.namespace }} has {{ $value | humanizeDuration }} left.",
-            "From then on no other service takes its calls.",
+            "From then on other services refuse its connections.",
         ),
         Alert(
             "DiskNearlyFull",
@@ -197,15 +197,15 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "critical",
             f"{_burns('1h', '5m', 14.4)}\nor\n{_burns('6h', '30m', 6)}",
             "Requests in {{ $labels.namespace }} fail: {{ $value | humanizePercentage }}.",
-            "At this pace the errors that a month may have, one request in a thousand, are used up within days.",
+            "At this rate the error budget of a month, one request in a thousand, is spent within days.",
             lasting="2m",
         ),
         Alert(
             "ErrorBudgetBurns",
             "warning",
             f"{_burns('1d', '2h', 3)}\nor\n{_burns('3d', '6h', 1)}",
-            "More requests in {{ $labels.namespace }} fail than may: {{ $value | humanizePercentage }}.",
-            "If it goes on, this month has more errors than one request in a thousand.",
+            "Too many requests in {{ $labels.namespace }} fail: {{ $value | humanizePercentage }}.",
+            "At this rate the month's errors exceed its budget of one request in a thousand.",
             lasting="15m",
         ),
         Alert(
@@ -230,7 +230,7 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "ConfigurationRefused",
             "warning",
             "sum by (namespace) (genaifactory_configuration_refused) > 0",
-            "{{ $value }} pods in {{ $labels.namespace }} refuse the factory.yaml that they have.",
+            "{{ $value }} pods in {{ $labels.namespace }} refuse their factory.yaml.",
             "The last good one stays in force; a pod that restarts does not start.",
             lasting="5m",
         ),
@@ -240,15 +240,15 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             f"count by (namespace, {_RELEASE}) (\n"
             f"  count by (namespace, {_RELEASE}, digest) (genaifactory_configuration_info)\n) > 1",
             "Pods in {{ $labels.namespace }} follow {{ $value }} different documents.",
-            "One of them did not take the last change of factory.yaml.",
+            "At least one of them does not have the last change of factory.yaml.",
             lasting="15m",
         ),
         Alert(
             "ConfigurationHides",
             "warning",
             "max by (namespace, kind) (genaifactory_configuration_hidden) > 0",
-            "{{ $value }} {{ $labels.kind }} in {{ $labels.namespace }} are stored where nobody reaches them.",
-            "factory.yaml does not name their tenant or knowledge base any more.",
+            "{{ $value }} {{ $labels.kind }} in {{ $labels.namespace }} are stored and not accessible.",
+            "factory.yaml no longer declares their tenant or knowledge base.",
             lasting="5m",
         ),
     ),
@@ -258,8 +258,8 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "warning",
             "max by (namespace, pod) (genaifactory_outbox_records) > 10000\n"
             "or max by (namespace, pod) (genaifactory_outbox_bytes) > 512 * 1024 * 1024",
-            "The record of answers of {{ $labels.pod }} in {{ $labels.namespace }} piles up.",
-            "Monitor takes it more slowly than it grows, or not at all; a full outbox refuses requests.",
+            "Records of answers pile up in {{ $labels.pod }} in {{ $labels.namespace }}.",
+            "Monitor stores them more slowly than they arrive, or not at all; a full outbox refuses requests.",
             lasting="5m",
         ),
         Alert(
@@ -267,14 +267,14 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "critical",
             "sum by (namespace, pod) (increase(genaifactory_outbox_refused_total[5m])) > 0",
             "{{ $labels.pod }} in {{ $labels.namespace }} refuses requests: its outbox is full.",
-            "No answer is given that cannot be recorded.",
+            "A request whose answer cannot be recorded is refused.",
         ),
         Alert(
             "OutboxPoison",
             "warning",
             "sum by (namespace) (increase(genaifactory_outbox_poison_total[1h])) > 0",
             "Monitor refused records in {{ $labels.namespace }}; they were moved aside.",
-            "They count in no usage and no export until somebody has looked at them.",
+            "They are missing from usage and exports until they are handled.",
         ),
         Alert(
             "RecordsNotStored",
@@ -285,7 +285,7 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             '  rate(genaifactory_rpc_requests_total{service="monitor", method=~".+/Record.+", '
             f'code=~"{_OUR_CODES}"}}[5m])\n'
             ") > 0",
-            "Monitor in {{ $labels.namespace }} does not store what it is sent.",
+            "Monitor in {{ $labels.namespace }} does not store records or feedback.",
             "Records of answers wait on the orchestrator's disk; feedback fails for the client.",
             lasting="5m",
         ),
@@ -322,15 +322,15 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "critical",
             "max by (namespace, engine) (genaifactory_modelserver_engine_ready) == 0",
             "The engine {{ $labels.engine }} in {{ $labels.namespace }} can answer in no pod.",
-            "It loads, sleeps, could not start or has died; routes go on with the next of their models.",
+            "It is loading or asleep, failed to start or ended; routes fall back to the next of their models.",
             lasting="10m",
         ),
         Alert(
             "CircuitOpen",
             "warning",
             "max by (namespace, model) (genaifactory_model_circuit_state) == 2",
-            "The model {{ $labels.model }} in {{ $labels.namespace }} is left alone after failures in a row.",
-            "Its routes go on with the next of their models; a route without another fails.",
+            "The model {{ $labels.model }} in {{ $labels.namespace }} is not called, after consecutive failures.",
+            "Its routes fall back to the next of their models; a route without another fails.",
             lasting="2m",
         ),
         Alert(
@@ -338,7 +338,7 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "warning",
             "max by (namespace, pod, model) (genaifactory_modelserver_vllm_kv_cache_usage_perc) > 0.95",
             "The KV cache of {{ $labels.model }} in {{ $labels.pod }} is full: {{ $value | humanizePercentage }}.",
-            "Requests give way to each other and are computed again.",
+            "Requests are preempted and computed again.",
             lasting="10m",
         ),
         Alert(
@@ -347,7 +347,7 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "sum by (namespace, engine) (genaifactory_modelserver_requests_queued) > 0\n"
             "or sum by (namespace, model) (genaifactory_modelserver_vllm_num_requests_waiting) > 0",
             "Requests for {{ $labels.engine }}{{ $labels.model }} in {{ $labels.namespace }} queue up.",
-            "For ten minutes there was never a free place for all of them.",
+            "For ten minutes at least one was always waiting.",
             lasting="10m",
         ),
     ),
@@ -357,14 +357,14 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             "warning",
             _spikes(_COST, "1e6"),
             "{{ $labels.tenant }} in {{ $labels.namespace }} spends much more than usual.",
-            "In one hour twice the money of the dearest hour of the last week.",
+            "The last hour cost more than twice the most expensive hour of the last week.",
         ),
         Alert(
             "TokensSpike",
             "warning",
             _spikes(_TOKENS, "100000"),
             "{{ $labels.tenant }} in {{ $labels.namespace }} uses many more tokens than usual.",
-            "In one hour twice the tokens of the busiest hour of the last week.",
+            "The last hour used more than twice the tokens of the busiest hour of the last week.",
         ),
         Alert(
             "LimitReached",
@@ -379,7 +379,7 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
 
 
 def build() -> str:
-    """The rules file, which Prometheus reads and a PrometheusRule takes as its spec."""
+    """The rules file, for Prometheus and as the spec of a PrometheusRule."""
     groups = [
         {
             "name": f"genaifactory.{section}",
@@ -396,7 +396,7 @@ def build() -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a query of several lines as it reads."""
+    """Writes a query of several lines as a block."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -1,4 +1,4 @@
-"""The dashboard of guardrails: what they decide and find, what they could not scan, and how long scanning takes."""
+"""The dashboard of guardrails: verdicts, findings, texts that could not be scanned, and the duration of scans."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ BOARD = Board(
         ),
         "Findings": (
             Panel(
-                "In what clients send, in 5 min",
+                "In inputs, in 5 min",
                 "short",
                 {"{{entity}} {{action}}": increase(_FINDINGS, "entity, action", 'direction="INPUT"')},
             ),
             Panel(
-                "In what models write, in 5 min",
+                "In outputs, in 5 min",
                 "short",
                 {"{{entity}} {{action}}": increase(_FINDINGS, "entity, action", 'direction="OUTPUT"')},
             ),
             Panel(
-                "Answers that were blocked",
+                "Blocked answers",
                 "reqps",
                 {"{{route}}": rate("genaifactory_answers_total", "route", 'outcome="blocked"')},
             ),
         ),
         "Scanning": (
             Panel(
-                "Could not be scanned, so not used, in 5 min",
+                "Not scanned, so not used, in 5 min",
                 "short",
                 {"{{direction}} {{reason}}": increase("genaifactory_safety_not_scanned_total", "direction, reason")},
             ),

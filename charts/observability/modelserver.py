@@ -18,7 +18,7 @@ BOARD = Board(
     "model server",
     choices=(Choice("model", "Model", f"{OURS}prompt_tokens_total", "model"),),
     rows={
-        "What callers feel": (
+        "Latency for callers": (
             Panel("Time to the first token", "s", quantiles(f"{OURS}time_to_first_token_seconds", "model", _MODEL)),
             Panel("Between tokens", "s", quantiles(f"{VLLM}inter_token_latency_seconds", "model", _MODEL)),
             Panel("Whole answers", "s", quantiles(f"{VLLM}e2e_request_latency_seconds", "model", _MODEL)),
@@ -31,7 +31,7 @@ BOARD = Board(
                     "{{model}} {{finish_reason}}": rate(
                         f"{OURS}requests_finished_total", "model, finish_reason", _MODEL
                     ),
-                    "{{model}} left by {{cause}}": rate(f"{OURS}requests_cancelled_total", "model, cause", _MODEL),
+                    "{{model}} cancelled by {{cause}}": rate(f"{OURS}requests_cancelled_total", "model, cause", _MODEL),
                 },
             ),
             Panel(
@@ -48,25 +48,25 @@ BOARD = Board(
                 {"{{engine}} {{cause}}": rate(f"{OURS}requests_refused_total", "engine, cause")},
             ),
         ),
-        "How full it is": (
+        "Load": (
             Panel(
                 "Running and waiting",
                 "short",
                 {
                     "{{engine}} running": total(f"{OURS}requests_running", "engine"),
-                    "{{engine}} waiting for a place": total(f"{OURS}requests_queued", "engine"),
+                    "{{engine}} queued": total(f"{OURS}requests_queued", "engine"),
                     "{{model}} running in vLLM": total(f"{VLLM}num_requests_running", "model", _MODEL),
                     "{{model}} waiting in vLLM": total(f"{VLLM}num_requests_waiting", "model", _MODEL),
                 },
             ),
-            Panel("Waiting for a place", "s", quantiles(f"{OURS}queue_seconds", "engine")),
+            Panel("Queued", "s", quantiles(f"{OURS}queue_seconds", "engine")),
             Panel("Waiting in vLLM", "s", quantiles(f"{VLLM}request_queue_time_seconds", "model", _MODEL)),
             Panel("KV cache in use", "percentunit", {"{{model}}": most(f"{VLLM}kv_cache_usage_perc", "model", _MODEL)}),
         ),
         "Caches and adapters": (
             Panel("Prompt tokens found in the prefix cache", "percentunit", {"{{model}}": _prefix_hits()}),
             Panel(
-                "Gave way and were computed again",
+                "Preempted and computed again",
                 "reqps",
                 {"{{model}}": rate(f"{VLLM}num_preemptions_total", "model", _MODEL)},
             ),
@@ -76,7 +76,7 @@ BOARD = Board(
                 {
                     "{{model}} in the engine": total(f"{OURS}adapters_loaded", "model", _MODEL),
                     "{{model}} {{outcome}} in 5 min": increase(f"{OURS}adapter_loads_total", "model, outcome", _MODEL),
-                    "{{model}} gave way in 5 min": increase(f"{OURS}adapters_evicted_total", "model", _MODEL),
+                    "{{model}} evicted in 5 min": increase(f"{OURS}adapters_evicted_total", "model", _MODEL),
                 },
             ),
         ),
@@ -90,7 +90,7 @@ BOARD = Board(
                 },
             ),
             Panel(
-                "Weights fetched",
+                "Weights downloaded",
                 "bytes",
                 {"{{model}} {{part}}": most(f"{OURS}source_bytes", "model, part", _MODEL)},
             ),

@@ -1,7 +1,7 @@
-"""What a dashboard is made of: graphs in rows, their queries, and the Grafana JSON that they become.
+"""Dashboards: graphs in rows, their queries, and the Grafana JSON.
 
-A graph a question that somebody on call asks. Every query takes the dashboard's data source and keeps to the namespaces
-and releases chosen there; where metrics carry no such labels, as outside Kubernetes, "All" shows them too.
+Each graph answers one question of an operator. Every query uses the data source, namespaces and releases chosen in the
+dashboard; "All" includes metrics without these labels, as outside Kubernetes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import DashboardLinkType, DataSourc
 
 RELEASE = "app_kubernetes_io_instance"
 PART_OF = 'app_kubernetes_io_part_of="genai-factory"'
-"""Tells our pods from others where a metric's name does not: up, process_…"""
+"""Selects our pods in metrics of any process: up, process_…"""
 
 _CHOSEN = f'namespace=~"$namespace", {RELEASE}=~"$release"'
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
@@ -28,7 +28,7 @@ Unit = Literal["s", "short", "percentunit", "reqps", "cps", "bytes"]
 
 @dataclass(frozen=True)
 class Panel:
-    """One graph, or the numbers of the chosen time: what it asks, in what unit, and its queries by their legends."""
+    """One graph, or single numbers of the chosen time: title, unit, and queries by their legends."""
 
     title: str
     unit: Unit
@@ -38,7 +38,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Choice:
-    """A variable of a dashboard: a label's values, of those that a metric has."""
+    """A variable of a dashboard: the values of a metric's label."""
 
     name: str
     label: str
@@ -101,7 +101,7 @@ def rate(metric: str, by: str, *matchers: str) -> str:
 
 
 def increase(metric: str, by: str, *matchers: str, over: str = "5m") -> str:
-    """How far a counter rose, in the time `over`."""
+    """A counter's increase in the time `over`."""
     return f"sum by ({by}) (increase({chosen(metric, *matchers)}[{over}]))"
 
 
@@ -111,7 +111,7 @@ def total(metric: str, by: str, *matchers: str) -> str:
 
 
 def most(metric: str, by: str, *matchers: str) -> str:
-    """A gauge of the pod in which it is highest."""
+    """A gauge's maximum over pods."""
     return f"max by ({by}) ({chosen(metric, *matchers)})"
 
 

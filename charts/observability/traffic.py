@@ -1,4 +1,4 @@
-"""The dashboard of traffic: what clients see, what each service does, the record behind it, how full everything is."""
+"""The dashboard of traffic: requests of clients, calls of services, models, the outbox, and resources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from charts.observability.panels import PART_OF, Board, Choice, Panel, chosen, i
 
 _SERVICE = 'service=~"$service"'
 _COMPONENT = "app_kubernetes_io_component"
-# Probes and Prometheus itself are no traffic.
+# Without probes and Prometheus' own requests.
 _CLIENTS = 'route=~"/v1/.+"'
 
 
@@ -19,7 +19,7 @@ BOARD = Board(
     "traffic",
     choices=(Choice("service", "Service", "genaifactory_rpc_running", "service"),),
     rows={
-        "What clients see": (
+        "Requests of clients": (
             Panel(
                 "Requests",
                 "reqps",
@@ -31,19 +31,19 @@ BOARD = Board(
                 },
             ),
             Panel(
-                "Errors, after the first bytes too",
+                "Errors, also after the first bytes",
                 "reqps",
                 {"{{route}} {{reason}}": rate("genaifactory_http_errors_total", "route, reason", _CLIENTS)},
             ),
             Panel("Time to the first text", "s", quantiles("genaifactory_first_text_seconds", "route")),
             Panel("Whole answers", "s", quantiles("genaifactory_http_duration_seconds", "route", _CLIENTS)),
             Panel(
-                "Answers by how they ended",
+                "Answers by outcome",
                 "reqps",
                 {"{{route}} {{outcome}}": rate("genaifactory_answers_total", "route, outcome")},
             ),
             Panel(
-                "Clients that left",
+                "Clients that disconnected",
                 "reqps",
                 {"{{route}}": rate("genaifactory_http_hangups_total", "route", _CLIENTS)},
             ),
@@ -55,7 +55,7 @@ BOARD = Board(
                 {"{{service}} {{method}}": rate("genaifactory_rpc_requests_total", "service, method", _SERVICE)},
             ),
             Panel(
-                "Calls that failed",
+                "Failed calls",
                 "reqps",
                 {
                     "{{service}} {{method}} {{code}}": rate(
@@ -80,13 +80,13 @@ BOARD = Board(
                 },
             ),
         ),
-        "Models as the orchestrator sees them": (
+        "Models, measured by the orchestrator": (
             Panel(
-                "Tries",
+                "Attempts",
                 "reqps",
                 {"{{model}} {{outcome}}": rate("genaifactory_model_attempts_total", "model, outcome")},
             ),
-            Panel("A try's first token", "s", quantiles("genaifactory_model_first_token_seconds", "model")),
+            Panel("First token of an attempt", "s", quantiles("genaifactory_model_first_token_seconds", "model")),
             Panel(
                 "Circuits (2: open) and retries denied",
                 "short",
@@ -98,18 +98,18 @@ BOARD = Board(
         ),
         "The record of answers": (
             Panel("Waiting for monitor", "short", {"{{pod}}": most("genaifactory_outbox_records", "pod")}),
-            Panel("Size of what waits", "bytes", {"{{pod}}": most("genaifactory_outbox_bytes", "pod")}),
+            Panel("Size of waiting records", "bytes", {"{{pod}}": most("genaifactory_outbox_bytes", "pod")}),
             Panel(
-                "What went wrong, in 5 min",
+                "Failures, in 5 min",
                 "short",
                 {
-                    "not taken: {{reason}}": increase("genaifactory_outbox_send_failures_total", "reason"),
-                    "refused for want of room": increase("genaifactory_outbox_refused_total", "namespace"),
+                    "not sent: {{reason}}": increase("genaifactory_outbox_send_failures_total", "reason"),
+                    "refused, outbox full": increase("genaifactory_outbox_refused_total", "namespace"),
                     "moved aside": increase("genaifactory_outbox_poison_total", "namespace"),
                 },
             ),
         ),
-        "How full it is": (
+        "Resources": (
             Panel(
                 "Processors",
                 "short",
@@ -138,7 +138,7 @@ BOARD = Board(
                 },
             ),
             Panel(
-                "Free on the disks of data",
+                "Free space on the data disks",
                 "bytes",
                 {"{{service}} {{pod}}": f"min by (service, pod) ({chosen('genaifactory_data_free_bytes')})"},
             ),

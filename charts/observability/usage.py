@@ -1,4 +1,4 @@
-"""The dashboard of cost and usage: money and tokens by tenant and model, what the caches save, who meets limits."""
+"""The dashboard of cost and usage: money and tokens by tenant and model, caches, limits, feedback and documents."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ BOARD = Board(
             ),
         ),
         "Money": (
-            Panel("An hour's money, by tenant", "short", {"{{tenant}} {{currency}}": _money("tenant, currency", "1h")}),
-            Panel("An hour's money, by model", "short", {"{{model}} {{currency}}": _money("model, currency", "1h")}),
+            Panel("Money per hour, by tenant", "short", {"{{tenant}} {{currency}}": _money("tenant, currency", "1h")}),
+            Panel("Money per hour, by model", "short", {"{{model}} {{currency}}": _money("model, currency", "1h")}),
         ),
         "Tokens": (
             Panel("By tenant", "cps", {"{{tenant}} {{kind}}": rate(_TOKENS, "tenant, kind", *_OF)}),
@@ -78,7 +78,7 @@ BOARD = Board(
                 {"{{rating}}": increase("genaifactory_feedback_total", "rating", over="1h")},
             ),
             Panel(
-                "Documents read, in an hour",
+                "Ingested documents, in an hour",
                 "short",
                 {"{{outcome}}": increase("genaifactory_ingested_documents_total", "outcome", over="1h")},
             ),

@@ -7,12 +7,12 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* ConfigMap with factory.yaml. Called by the services' charts too, which see the global values alone. */}}
+{{/* ConfigMap with factory.yaml. Used by the services' charts too, which have only the global values. */}}
 {{- define "genai.factory" -}}
 {{ .Values.global.existingFactory | default (printf "%s-factory" .Release.Name) }}
 {{- end }}
 
-{{/* Values of the service whose image checks factory.yaml: the first that is installed. Its nodes need the image anyway. */}}
+{{/* Values of the first installed service, whose image checks factory.yaml, since its nodes need that image anyway. */}}
 {{- define "genai.checking" -}}
 {{- $names := splitList " " (include "genai.components" . | trim) }}
 {{- toYaml (index .Values (first $names)) }}
@@ -25,7 +25,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
-{{/* Where monitor is called: each of its pods on PostgreSQL, the one pod's stable address on SQLite. */}}
+{{/* Address of monitor: of each of its pods on PostgreSQL, of its Service on SQLite. */}}
 {{- define "genai.monitor" -}}
 dns:///{{ .Release.Name }}-monitor{{ if include "genai.databaseSecret" . }}-pods{{ end }}:50051
 {{- end }}
@@ -36,19 +36,19 @@ dns:///{{ .Release.Name }}-monitor{{ if include "genai.databaseSecret" . }}-pods
 {{- end }}
 {{- end }}
 
-{{/* Services that are installed. */}}
+{{/* Installed services. */}}
 {{- define "genai.components" -}}
 {{- range $name := list "gateway" "safety" "orchestrator" "retriever" "modelserver" "monitor" }}
 {{- if (index $.Values $name).enabled }}{{ $name }} {{ end }}
 {{- end }}
 {{- end }}
 
-{{/* Secret with the API key of the tools; empty: they have none. */}}
+{{/* Secret with the API key of the tools; empty: none. */}}
 {{- define "genai.apiKeySecret" -}}
 {{- if .Values.tools.apiKeySecret }}{{ .Values.tools.apiKeySecret }}{{ else if .Values.apiKey.create }}{{ .Release.Name }}-api-key{{ end }}
 {{- end }}
 
-{{/* DNS names of a component's certificate. Takes (list CONTEXT COMPONENT). */}}
+{{/* DNS names of a component's certificate. Argument: (list CONTEXT COMPONENT). */}}
 {{- define "genai.names" -}}
 {{- $context := index . 0 }}
 {{- $names := list }}
@@ -59,7 +59,7 @@ dns:///{{ .Release.Name }}-monitor{{ if include "genai.databaseSecret" . }}-pods
 {{- toJson $names }}
 {{- end }}
 
-{{/* What pods of the chart's own have in common: the Pod Security Standard "restricted". */}}
+{{/* Security context of the chart's own pods: the Pod Security Standard "restricted". */}}
 {{- define "genai.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532

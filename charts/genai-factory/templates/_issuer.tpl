@@ -1,8 +1,8 @@
-{{/* The issuer's job. Takes (list CONTEXT ARGUMENTS). */}}
+{{/* The issuer's job. Argument: (list CONTEXT ARGUMENTS). */}}
 {{- define "genai.issuerJob" -}}
 {{- $context := index . 0 -}}
 backoffLimit: 6
-{{- /* The steps of a rotation, and what comes between. */}}
+{{- /* The steps of a rotation, and the pauses between them. */}}
 activeDeadlineSeconds: {{ add 600 (mul 3 $context.Values.certificates.propagationSeconds) $context.Values.global.callerTokenSeconds }}
 template:
   metadata:

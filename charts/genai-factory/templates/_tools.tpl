@@ -1,4 +1,4 @@
-{{/* A pod with the command line: a client of the gateway, which it trusts by its authority and shows an API key. Takes (list CONTEXT COMMAND). */}}
+{{/* A pod with the command line, a client of the gateway with its CA certificate and an API key. Argument: (list CONTEXT COMMAND). */}}
 {{- define "genai.toolsPod" -}}
 {{- $context := index . 0 -}}
 {{- $secret := include "genai.apiKeySecret" $context -}}
@@ -41,7 +41,7 @@ volumes:
     secret:
       secretName: {{ $context.Release.Name }}-gateway-tls
       defaultMode: 0440
-      # The authority alone, and no private key.
+      # The CA certificate alone, and no private key.
       items:
         - {key: ca.crt, path: ca.crt}
   {{- if $secret }}

@@ -1,4 +1,4 @@
-{{/* RELEASE-COMPONENT: the name of everything that belongs to the service; the alias of the chart is the component. */}}
+{{/* RELEASE-COMPONENT: the name of the service's resources; the component is the alias of the chart. */}}
 {{- define "service.name" -}}
 {{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" }}
 {{- end }}
@@ -17,7 +17,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* Takes (list CONTEXT IMAGE). */}}
+{{/* Reference of an image. Argument: (list CONTEXT IMAGE). */}}
 {{- define "service.image" -}}
 {{- $context := index . 0 }}
 {{- $image := index . 1 }}
@@ -34,7 +34,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* The URI in the certificate of a component, by which services know each other. Takes (list CONTEXT COMPONENT). */}}
+{{/* The URI in the certificate of a component, its identity. Argument: (list CONTEXT COMPONENT). */}}
 {{- define "service.identity" -}}
 {{- $context := index . 0 }}
 {{- printf "spiffe://%s/ns/%s/sa/%s-%s" $context.Values.global.trustDomain $context.Release.Namespace $context.Release.Name (index . 1) }}
@@ -48,7 +48,7 @@ imagePullSecrets:
 {{- toJson $identities }}
 {{- end }}
 
-{{/* What the chart sets; `env` may change each. */}}
+{{/* Environment variables that the chart sets; `env` overrides them. */}}
 {{- define "service.environment" -}}
 GENAIFACTORY_SERVER__DRAIN_SECONDS: {{ .Values.drainSeconds | quote }}
 GENAIFACTORY_SERVER__MAX_CONNECTION_AGE_SECONDS: {{ .Values.maxConnectionAgeSeconds | quote }}

@@ -1,4 +1,4 @@
-{{/* The pod, for both kinds. */}}
+{{/* The pod template of both kinds. */}}
 {{- define "service.pod" -}}
 metadata:
   labels:
@@ -18,7 +18,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "service.name" . }}
   automountServiceAccountToken: {{ .Values.serviceAccount.automountToken }}
-  # Variables of the form NAME_PORT, of every Service in the namespace, are no settings.
+  # No environment variables such as NAME_PORT for each Service of the namespace.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ add .Values.preStopSeconds .Values.drainSeconds 15 }}
   {{- with include "service.pullSecrets" . }}
@@ -64,7 +64,7 @@ spec:
         {{- with .Values.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      # The kubelet speaks no TLS: health has a port of its own, in no Service.
+      # The kubelet's gRPC probes have no TLS: health has a port of its own, in no Service.
       startupProbe:
         grpc: {port: 50052, service: liveness}
         periodSeconds: 1
@@ -123,7 +123,7 @@ spec:
       secret:
         secretName: {{ tpl .Values.tls.secret . }}
         defaultMode: 0440
-        # By name: a pod waits until its certificate is issued.
+        # Listed, so that a pod waits until its certificate is issued.
         items:
           - {key: tls.crt, path: tls.crt}
           - {key: tls.key, path: tls.key}

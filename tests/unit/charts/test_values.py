@@ -1,4 +1,4 @@
-"""What is generated from the charts' values.yaml, and that each of its keys says what it is for."""
+"""The files generated from the charts' values.yaml, whose keys all have a description."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def generate() -> ModuleType:
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """As Helm merges values: mappings by key, everything else whole."""
+    """The values as Helm merges them: mappings by key, everything else whole."""
     result = dict(base)
     for key, value in over.items():
         known = result.get(key)
@@ -39,17 +39,17 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def test_schemas_and_tables_are_those_of_values_yaml(generate: ModuleType) -> None:
+def test_schemas_and_tables_are_generated_from_values_yaml(generate: ModuleType) -> None:
     for name in generate.NAMES:
         for path, text in generate.rendered(CHARTS / name).items():
-            assert path.read_text(encoding="utf-8") == text, f"{path} would differ: make charts"
+            assert path.read_text(encoding="utf-8") == text, f"{path} differs: run make charts"
 
 
-def test_the_entities_that_policies_may_name_are_those_of_the_recognisers(generate: ModuleType) -> None:
+def test_the_entities_of_policies_are_generated_from_the_recognisers(generate: ModuleType) -> None:
     assert generate.ENTITIES.read_text(encoding="utf-8") == generate.entities(), "run make charts"
 
 
-def test_editors_get_the_entities_and_helm_leaves_them_to_the_check_whose_words_are_the_platforms() -> None:
+def test_the_schema_for_editors_lists_entities_and_helms_leaves_them_to_the_check() -> None:
     def entity(definitions: dict[str, Any]) -> dict[str, Any]:
         items: dict[str, Any] = definitions["Rule"]["properties"]["entities"]["items"]
         return items
@@ -71,7 +71,7 @@ def test_a_comment_becomes_a_description_and_a_schema(generate: ModuleType) -> N
     assert value.default == 3
 
 
-def test_the_schema_knows_every_key_of_the_default_values(generate: ModuleType) -> None:
+def test_the_schema_has_every_key_of_the_default_values(generate: ModuleType) -> None:
     schema = json.loads((CHARTS / "service" / "values.schema.json").read_text())
     values = yaml.safe_load((CHARTS / "service" / "values.yaml").read_text())
     assert set(schema["properties"]) == set(values)
@@ -79,7 +79,7 @@ def test_the_schema_knows_every_key_of_the_default_values(generate: ModuleType) 
 
 
 @pytest.mark.parametrize("profile", [None, *PROFILES], ids=lambda path: path.stem if path else "defaults")
-def test_the_factory_yaml_of_a_profile_is_one_that_the_services_take(profile: Path | None) -> None:
+def test_the_services_accept_the_factory_yaml_of_every_profile(profile: Path | None) -> None:
     values = yaml.safe_load((CHARTS / "genai-factory" / "values.yaml").read_text())
     if profile is not None:
         over = yaml.safe_load(profile.read_text())
@@ -89,7 +89,7 @@ def test_the_factory_yaml_of_a_profile_is_one_that_the_services_take(profile: Pa
     specs.parse(yaml.safe_dump(values["factory"]))
 
 
-def test_the_refusal_of_the_default_prompts_is_the_one_of_the_platform() -> None:
+def test_the_default_prompts_have_the_platforms_refusal() -> None:
     own = yaml.safe_load(Path(configuration.__file__).with_name("factory.yaml").read_text(encoding="utf-8"))
     charts = yaml.safe_load((CHARTS / "genai-factory" / "values.yaml").read_text(encoding="utf-8"))["factory"]
     for document in (own, charts):

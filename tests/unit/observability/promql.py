@@ -1,4 +1,4 @@
-"""Reads of a PromQL query what it asks for: metrics, and the labels by which they are chosen and grouped."""
+"""Parses the metrics of a PromQL query, and the labels that select and group them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _WORDS = {"and", "or", "unless", "offset", "bool", "by", "on"}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a query asks for."""
+class Names:
+    """The metrics and labels of a query."""
 
     matched: dict[str, set[str]]
-    """Metrics, each with the labels that choose among its series."""
+    """Metrics, each with the labels that select its series."""
     grouped: set[str]
-    """Labels that survive aggregation or join two sides."""
+    """Labels that aggregations keep or that join two sides."""
 
 
-def asked(query: str) -> Asked:
-    """Reads a query."""
+def names(query: str) -> Names:
+    """Parses a query."""
     rest = _RANGE.sub("", _STRING.sub('""', query))
     matched: dict[str, set[str]] = {}
     for name, matchers in _SELECTOR.findall(rest):
@@ -39,4 +39,4 @@ def asked(query: str) -> Asked:
     for name in _NAME.findall(_GROUPING.sub("", rest)):
         if name not in _WORDS:
             matched.setdefault(name, set())
-    return Asked(matched, grouped)
+    return Names(matched, grouped)

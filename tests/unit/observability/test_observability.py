@@ -1,4 +1,4 @@
-"""Dashboards and alerts: generated, committed, about metrics that exist, and each alert tried by promtool."""
+"""Dashboards and alerts: the committed files are generated, their metrics exist, and promtool tests each alert."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client import REGISTRY
 
 import genaifactory_local.platform  # noqa: F401  # all six services, and so every metric
 
-from .promql import asked
+from .promql import names
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "charts" / "genai-factory" / "alerts" / "rules.yaml"
@@ -32,7 +32,7 @@ OF_OTHERS = {
     "up": set[str](),
     "kube_pod_container_status_restarts_total": {"container"},
 }
-VLLM = "genaifactory_modelserver_vllm_"  # tests/vllm holds these against a real vLLM
+VLLM = "genaifactory_modelserver_vllm_"  # tests/vllm compares these with a real vLLM
 OF_VLLM = {"model", "rank", "le"}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
 
@@ -44,7 +44,7 @@ promtool = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def known() -> dict[str, set[str]]:
-    """Every metric of the platform, as it is named in a query, with its labels."""
+    """Every metric of the platform, by its name in a query, with its labels."""
     found = dict(OF_OTHERS)
     for collector in dict(REGISTRY._collector_to_names):
         labels = set(getattr(collector, "_labelnames", ()))
@@ -52,22 +52,22 @@ def known() -> dict[str, set[str]]:
             for suffix in SUFFIXES.get(metric.type, ("",)):
                 found[metric.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
     for section in alerts.RECORDINGS.values():
-        found |= {recording.name: asked(recording.expr).grouped for recording in section}
+        found |= {recording.name: names(recording.expr).grouped for recording in section}
     return found
 
 
 def unknown(query: str, known: dict[str, set[str]]) -> Iterator[str]:
-    """What a query asks for and nobody has."""
-    query_asks = asked(query)
+    """Metrics and labels of a query that do not exist."""
+    named = names(query)
     of_all: set[str] = set()
-    for metric, matched in query_asks.matched.items():
+    for metric, matched in named.matched.items():
         labels = OF_VLLM if metric.startswith(VLLM) else known.get(metric)
         if labels is None:
             yield metric
             continue
         yield from (f"{metric}{{{label}}}" for label in matched - labels - OF_PODS)
         of_all |= labels
-    yield from query_asks.grouped - of_all - OF_PODS
+    yield from named.grouped - of_all - OF_PODS
 
 
 def rules() -> Iterator[dict[str, Any]]:
@@ -75,7 +75,7 @@ def rules() -> Iterator[dict[str, Any]]:
         yield from group["rules"]
 
 
-def test_the_committed_files_are_what_the_generator_writes() -> None:
+def test_the_committed_files_are_those_of_the_generator() -> None:
     generated = generator.files()
     for path, text in generated.items():
         assert path.read_text(encoding="utf-8") == text, "run: make dashboards"
@@ -83,13 +83,13 @@ def test_the_committed_files_are_what_the_generator_writes() -> None:
     assert {path for folder in folders for path in folder.iterdir()} == set(generated)
 
 
-def test_a_query_is_read_with_its_metrics_and_labels() -> None:
-    found = asked('sum by (le, a) (rate(m_x{b="c{d}", e=~"f, g"}[5m] offset 1h)) / on (h) n:y > 1e6 and absent(z)')
+def test_metrics_and_labels_of_a_query_are_parsed() -> None:
+    found = names('sum by (le, a) (rate(m_x{b="c{d}", e=~"f, g"}[5m] offset 1h)) / on (h) n:y > 1e6 and absent(z)')
     assert found.matched == {"m_x": {"b", "e"}, "n:y": set(), "z": set()}
     assert found.grouped == {"le", "a", "h"}
 
 
-def test_a_metric_or_a_label_that_nobody_has_is_noticed(known: dict[str, set[str]]) -> None:
+def test_an_unknown_metric_or_label_is_detected(known: dict[str, set[str]]) -> None:
     wrong = 'sum by (model) (rate(genaifactory_rpc_requests_total{reason="x"}[5m])) / genaifactory_rpc_request_total'
     assert set(unknown(wrong, known)) == {
         "genaifactory_rpc_requests_total{reason}",
@@ -99,7 +99,7 @@ def test_a_metric_or_a_label_that_nobody_has_is_noticed(known: dict[str, set[str
 
 
 @boards
-def test_a_dashboard_asks_only_for_metrics_and_labels_that_exist(board: Board, known: dict[str, set[str]]) -> None:
+def test_metrics_and_labels_of_a_dashboard_exist(board: Board, known: dict[str, set[str]]) -> None:
     for query in board.queries():
         assert not set(unknown(query, known)), query
     for choice in board.choices:
@@ -107,15 +107,15 @@ def test_a_dashboard_asks_only_for_metrics_and_labels_that_exist(board: Board, k
 
 
 @boards
-def test_the_name_of_a_line_is_made_of_labels_that_its_query_keeps(board: Board) -> None:
+def test_legends_use_only_labels_that_their_query_keeps(board: Board) -> None:
     for panels in board.rows.values():
         for panel in panels:
             for legend, query in panel.queries.items():
-                assert set(re.findall(r"{{(\w+)}}", legend)) <= asked(query).grouped, legend
+                assert set(re.findall(r"{{(\w+)}}", legend)) <= names(query).grouped, legend
 
 
 @boards
-def test_every_graph_takes_the_chosen_source_namespace_and_release(board: Board) -> None:
+def test_every_graph_uses_the_chosen_source_namespace_and_release(board: Board) -> None:
     made = json.loads(board.build())
     graphs = [panel for panel in made["panels"] if panel["type"] != "row"]
     assert len({graph["title"] for graph in graphs}) == len(graphs) >= 9
@@ -130,30 +130,30 @@ def test_every_graph_takes_the_chosen_source_namespace_and_release(board: Board)
     assert {name for query in board.queries() for name in re.findall(r"\$[a-z]+", query)} <= variables
 
 
-def test_alerts_ask_only_for_metrics_and_labels_that_exist(known: dict[str, set[str]]) -> None:
+def test_metrics_and_labels_of_alerts_exist(known: dict[str, set[str]]) -> None:
     for rule in rules():
         assert not set(unknown(rule["expr"], known)), rule
 
 
-def test_every_alert_says_how_bad_it_is_what_it_is_about_and_where_help_is(known: dict[str, set[str]]) -> None:
+def test_every_alert_has_a_severity_valid_labels_and_a_section_in_the_documentation(known: dict[str, set[str]]) -> None:
     for rule in (rule for rule in rules() if "alert" in rule):
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
-        told = rule["annotations"]
-        query_asks = asked(rule["expr"])
-        kept = query_asks.grouped | {label for metric in query_asks.matched for label in known.get(metric, ())}
-        used = set(re.findall(r"\$labels\.(\w+)", told["summary"] + told["description"]))
+        annotations = rule["annotations"]
+        named = names(rule["expr"])
+        kept = named.grouped | {label for metric in named.matched for label in known.get(metric, ())}
+        used = set(re.findall(r"\$labels\.(\w+)", annotations["summary"] + annotations["description"]))
         assert used <= kept | {"namespace", "pod"}, rule["alert"]
-        (section,) = re.findall(r"docs/observability\.md#(\w+)$", told["description"])
+        (section,) = re.findall(r"docs/observability\.md#(\w+)$", annotations["description"])
         (text,) = re.findall(rf"^### {section}$(.*?)(?=^##|\Z)", DOCS, re.IGNORECASE | re.MULTILINE | re.DOTALL)
-        assert f"| {rule['alert']} |" in text, f"docs/observability.md says nothing of {rule['alert']}"
+        assert f"| {rule['alert']} |" in text, f"docs/observability.md does not describe {rule['alert']}"
 
 
-def test_the_documentation_names_no_alert_that_does_not_exist() -> None:
+def test_every_alert_in_the_documentation_exists() -> None:
     there = {rule["alert"] for rule in rules() if "alert" in rule}
     assert set(re.findall(r"GenAIFactory\w+", DOCS)) == there
 
 
-def test_every_alert_is_tried_once_where_it_fires_and_once_where_it_must_not() -> None:
+def test_every_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
     fires: set[str] = set()
     silent: set[str] = set()
     for path in CASES:
@@ -166,19 +166,19 @@ def test_every_alert_is_tried_once_where_it_fires_and_once_where_it_must_not() -
 
 
 @promtool
-def test_prometheus_takes_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     run("check", "rules", "--lint-fatal", str(RULES))
 
 
 @promtool
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_alerts_fire_when_they_should_and_only_then(path: Path) -> None:
+def test_alerts_fire_in_their_cases_only(path: Path) -> None:
     run("test", "rules", str(path))
 
 
 @promtool
 @boards
-def test_prometheus_understands_the_queries_of_a_dashboard(board: Board, tmp_path: Path) -> None:
+def test_promtool_accepts_the_queries_of_a_dashboard(board: Board, tmp_path: Path) -> None:
     queries = [
         re.sub(r"\$__(rate_interval|range)", "5m", query).replace("$", "") for query in dict.fromkeys(board.queries())
     ]
