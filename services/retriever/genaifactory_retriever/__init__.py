@@ -1,1 +1,1 @@
-"""Documents in, passages out: ingestion, versioned indexes, hybrid search."""
+"""The retriever: ingestion of documents, versioned indexes, hybrid search."""

@@ -1,4 +1,4 @@
-"""Text to lexical terms: Vietnamese syllables with and without diacritics, English stems, pairs of neighbours.
+"""Converts text to lexical terms: Vietnamese syllables with and without diacritics, English stems, neighbouring pairs.
 
 Every word gives its folded form (no diacritics, English stem); a word with diacritics also gives its exact form. So
 "khởi động" finds "khoi dong" and the other way round, and among passages that match both ways the exact one wins.
@@ -30,15 +30,15 @@ _TONE_STYLES = {
 }
 _stemmers = threading.local()
 
-# Words that ask or join but name nothing. They are listed with diacritics and matched without, too.
+# Stop words: question words and function words. Listed with diacritics, and matched without them, too.
 _VIETNAMESE_STOP_WORDS = """
 ai anh bao bị bởi các cách cái cần cho chị chưa có còn của cũng do đã đang đâu đây để đến đi được em gì giải thích hãy
 hay hiện hoặc hỏi khi không là làm lại lên mà mình mô tả mỗi một muốn nào này nên nếu ngay nhé như nhưng những nhiêu ở
 phải qua ra rằng rất sao sẽ sau tại tất cả thế thì theo tôi tới trên trong từ và vào vẫn vậy về vì việc với xin
 """
-# "máy" and "vé" as they are typed without diacritics name something.
+# "máy" and "vé" typed without diacritics are content words.
 _STOP = (FUNCTION_WORDS - {"may", "ve"}).union(_VIETNAMESE_STOP_WORDS.split())
-# Syllables that are English words without their diacritics; as such they may name something.
+# Syllables that without diacritics are English words, and may be content words.
 _ALSO_ENGLISH = frozenset(
     {"ban", "can", "dang", "do", "hang", "hay", "may", "me", "my", "no", "sang", "so", "ta", "tin", "to"}
 )
@@ -65,12 +65,12 @@ def words(text: str) -> list[Word]:
 
 
 def is_stop(word: Word) -> bool:
-    """Whether the word asks or joins, but names nothing."""
+    """Whether the word is a stop word."""
     return word.exact in _STOP or (not word.marked and word.exact in _bare_stop())
 
 
 def informative(text: str) -> list[Word]:
-    """The words of a query that name something, in order."""
+    """The words of a query that are no stop words, in order."""
     return [word for word in words(text) if not is_stop(word)]
 
 

@@ -1,4 +1,4 @@
-"""Wires the retriever: library, vectors, model, knowledge bases and the service over them."""
+"""The wiring of the retriever: library, vectors, model, knowledge bases and the service over them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAME = "retriever"
 
 
 def create_app(settings: Settings, source: specs.Source, telemetry: Telemetry) -> ServiceApp:
-    """The retriever. It opens its state in `lifespan`; one process at a time may hold settings.data_dir."""
+    """The retriever. It opens its state in `lifespan`; one process at a time may use settings.data_dir."""
     opened: list[Parts] = []
     space = Space(NAME, settings.data_dir, settings.space)
 
@@ -99,7 +99,7 @@ async def _open(settings: Settings, source: specs.Source, space: Space, telemetr
                 Ingestion(
                     encoder,
                     _limits(settings),
-                    # A document within its own bound must fit, or it would wait for ever.
+                    # At least the largest document, which else would wait for ever.
                     ByteBudget(max(settings.ingestion.bytes_in_flight, settings.documents.max_bytes)),
                     space,
                     documents_in_flight=settings.ingestion.documents_in_flight,

@@ -1,7 +1,7 @@
-"""How much of each structure one document may hold, since a reader's time grows with it whatever the text.
+"""Bounds of one document's structures: the time to parse it grows with them, however short its text.
 
-A document of as much text as is taken holds a fraction of these. What its bytes, text and pages are bounded by, and the
-time that it may take, are settings (`parsing.limits.Limits`).
+A real document of the greatest length holds a fraction of these. The bounds of bytes, text, pages and time are settings
+(`parsing.limits.Limits`).
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ TAGS = 1_000_000
 SHEET_TAGS = 4_000_000
 """Of a workbook, which has several for each cell."""
 NESTING = 10_000
-"""HTML elements within each other: a reader's time grows with the square."""
+"""Depth of HTML elements: the time to parse grows with its square."""
 PARTS = 10_000
-"""Of an archive, and how often it may say that one is read."""
+"""Of an archive, and how often they are read."""
 ROWS = 1_048_576
 """Of all tables together; as many as a sheet has."""
 CELLS = 500_000
 """Of all tables together, with the empty ones before the last of each row."""
 WORD_CELLS = 100_000
-"""Of a table in DOCX, as many as it is wide and long."""
+"""Of a DOCX table, merged cells by their width."""
 WORD_PARAGRAPHS = 100_000
 MAIL_PARTS = 500
-"""With those of mails within it."""
+"""With those of forwarded mails."""
 MAIL_HEADER_CHARACTERS = 262_144
-"""Of all its and its parts' headers together, each as often as it is looked at: Python reads them slowly."""
+"""Of all headers of a mail and its parts, each as often as it is read: Python parses them slowly."""
 FORWARDED_MAILS = 20
-"""Within each other."""
+"""Depth of mails within mails."""
 RST_NESTING = 20
 RST_ELEMENTS = 20_000
 """Paragraphs, list items and headings."""
@@ -40,7 +40,7 @@ class Count:
     """Counts one structure of a document up to its bound."""
 
     def __init__(self, kind: str, what: str, most: int) -> None:
-        """kind, what: for the message: "XLSX", "cells"."""
+        """kind, what: words of the error, as "XLSX", "cells"."""
         self._kind = kind
         self._what = what
         self._most = most
@@ -53,6 +53,6 @@ class Count:
 
 
 def require(number: int, most: int, kind: str, what: str) -> None:
-    """Raises TooLarge, which names the bound, when there are more."""
+    """Raises TooLarge, which names the bound, when `number` is above `most`."""
     if number > most:
         raise TooLarge(f"The {kind} holds more than {most} {what}; simplify or split it.", field="data")

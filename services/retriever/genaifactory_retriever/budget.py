@@ -1,4 +1,4 @@
-"""A number of bytes that all uploads share: who asks for more than is left waits for its turn."""
+"""A number of bytes that all uploads share: an upload that needs more than is left waits for its turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ByteBudget:
         self._free = size
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    async def take(self, size: int) -> None:
+    async def acquire(self, size: int) -> None:
         """Waits for `size` bytes, at most the whole budget."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
@@ -23,13 +23,13 @@ class ByteBudget:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(size)
+                self.release(size)
             raise
         finally:
             self._serve()
 
-    def give_back(self, size: int) -> None:
-        """Makes room for others."""
+    def release(self, size: int) -> None:
+        """Returns `size` bytes to the budget."""
         self._free += size
         self._serve()
 

@@ -1,7 +1,6 @@
-"""What is stored, for people: documents by page, one with its text, and which of them a caller may see.
+"""Lists the stored documents that a caller may see, by page, and shows one with its text.
 
-Every function blocks, as the library's reads do. groups: those of the caller; None: it may see every document of its
-tenant.
+Every function blocks, as the library's reads do. groups: of the caller; None: it may see every document of its tenant.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Filter:
-    """Which documents of a tenant are meant."""
+    """Which documents of a tenant."""
 
     prefix: str = ""
     """Of their id; empty: any."""
@@ -36,7 +35,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known about a document, without its text."""
+    """A document's properties, without its text."""
 
     document_id: str
     uri: str
@@ -50,7 +49,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Page:
-    """Documents by id."""
+    """Documents in the order of their ids."""
 
     documents: tuple[Facts, ...]
     total: int
@@ -60,7 +59,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Piece:
-    """Text under one heading, or a part of it."""
+    """The text of a section, or a part of it."""
 
     headings: tuple[str, ...]
     text: str
@@ -75,7 +74,7 @@ class Shown:
     facts: Facts
     pieces: tuple[Piece, ...]
     next_offset: int
-    """Where the rest begins; 0: there is none."""
+    """Start of the rest; 0: there is none."""
 
 
 def page(
@@ -89,7 +88,7 @@ def page(
     after: str,
     limit: int,
 ) -> Page:
-    """At most `limit` documents whose id sorts after `after`. index_id: of the version that counts passages."""
+    """At most `limit` documents whose id sorts after `after`. index_id: the version whose passages are counted."""
     matching = (
         f" WHERE d.knowledge_base = ? AND d.tenant = ? AND substr(d.document_id, 1, ?) = ? AND {_SEEN}"  # noqa: S608
         " AND (? = '' OR EXISTS (SELECT 1 FROM origins AS s WHERE s.revision = d.revision AND s.source = ?))"
@@ -118,7 +117,7 @@ def show(
     start: int,
     max_characters: int,
 ) -> Shown | None:
-    """One document, with at most `max_characters` of its text from `start` on; None: none that the caller may see."""
+    """A document with at most `max_characters` of its text from `start` on; None: no document the caller may see."""
     row = library.first(
         f"{_FACTS} WHERE d.knowledge_base = ? AND d.tenant = ? AND d.document_id = ? AND {_SEEN}",
         (index_id, knowledge_base, tenant, document_id, *_seen_by(groups)),
@@ -134,7 +133,7 @@ def show(
 def visible(
     library: Library, knowledge_base: str, tenant: str, groups: tuple[str, ...] | None, document_ids: Iterable[str]
 ) -> list[str]:
-    """Those of the ids that name a document which the caller may see, in their order."""
+    """The ids of documents that the caller may see, in the order given."""
     statement = f"SELECT 1 FROM documents AS d WHERE knowledge_base = ? AND tenant = ? AND document_id = ? AND {_SEEN}"  # noqa: S608
     return [
         document_id

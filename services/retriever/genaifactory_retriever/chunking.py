@@ -1,4 +1,4 @@
-"""Documents to passages: whole sentences, never across a heading, no longer than asked, with an overlap.
+"""Cuts documents into passages: whole sentences, never across a heading, of bounded length, with an overlap.
 
 A passage's text is a slice of the document's text, so its offsets are exact.
 """
@@ -15,7 +15,7 @@ from genaifactory_retriever.documents import Document, Section
 # The end of a block, of a sentence, or of a line.
 _UNIT_END = re.compile(r"\n\s*|(?<=[.!?…])[\"”’)\]]*\s+(?=\S)")
 
-# Characters: the tokenizer gives up on words that are longer; of those, this many count as one token.
+# In characters. The tokenizer makes one token of a longer word, so here every _LONG_WORD_STEP of it count as one.
 _LONG_WORD = 100
 _LONG_WORD_STEP = 8
 
@@ -25,7 +25,7 @@ Offsets = Callable[[str], list[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Chunk:
-    """A passage to be."""
+    """A passage without its vectors."""
 
     text: str
     headings: tuple[str, ...]
@@ -54,7 +54,7 @@ def chunk(document: Document, token_offsets: Offsets, *, max_tokens: int, overla
 
 
 def _units(text: str, section: Section, token_offsets: Offsets, max_tokens: int) -> list[_Unit]:
-    """Sentences of the section with their tokens; one that is too long is cut before a word if it can be."""
+    """Sentences of the section with their tokens; one that is too long is cut, if possible before a word."""
     body = text[section.start : section.end]
     starts = _starts(token_offsets(body))
     units: list[_Unit] = []
@@ -77,7 +77,7 @@ def _units(text: str, section: Section, token_offsets: Offsets, max_tokens: int)
 
 
 def _starts(offsets: list[tuple[int, int]]) -> list[int]:
-    """Where tokens start. The tokenizer takes an endless word for one token; here it counts by its length."""
+    """Where tokens start. A word longer than _LONG_WORD, one token of the tokenizer, counts by its length."""
     return [
         position
         for start, end in offsets

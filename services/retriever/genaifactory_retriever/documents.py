@@ -1,4 +1,4 @@
-"""What ingestion makes of a file: cleaned text, and the blocks with their headings that it is made of."""
+"""A parsed document: cleaned text, and its sections under their headings."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from genaifactory_retriever import bounds
 
 @dataclass(frozen=True)
 class Block:
-    """A paragraph, list item, table row or listing as a parser found it, in reading order."""
+    """A paragraph, list item, table row or listing as parsed, in reading order."""
 
     text: str
     level: int = 0
     """1 to 6 for a heading, 0 for anything else."""
     verbatim: bool = False
-    """A listing: its line breaks and spaces mean something."""
+    """A listing, whose line breaks and spaces are kept."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ _BLOCK_GAP = "\n\n"
 _MAX_HEADING_CHARACTERS = 300
 _MAX_TITLE_CHARACTERS = 300
 
-# What a reader cannot see must not reach a model: zero-width and bidirectional controls, soft hyphens, tag characters.
+# Text that people cannot see must not reach a model: zero-width and bidirectional controls, soft hyphens, tags.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e0fff]"
@@ -57,7 +57,7 @@ _TRAILING = re.compile(r"[^\S\n]+\n")
 
 
 def clean(text: str, *, verbatim: bool = False) -> str:
-    """NFC, no invisible or control characters; runs of white space become one space, unless verbatim."""
+    """The text in NFC, without invisible and control characters; runs of white space are one space, unless verbatim."""
     text = unicodedata.normalize("NFC", text)
     text = _CONTROL.sub(" ", _INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
     if verbatim:
@@ -71,20 +71,20 @@ def require_text(characters: int, most: int) -> None:
 
 
 def bounded(blocks: Iterable[Block], max_characters: int) -> list[Block]:
-    """All blocks; raises TooLarge as soon as they and what separates them are more than `max_characters`."""
-    taken: list[Block] = []
+    """All blocks. Raises TooLarge as soon as they, with the gaps between them, exceed `max_characters`."""
+    kept: list[Block] = []
     characters = -len(_BLOCK_GAP)
     for block in blocks:
         characters += len(block.text) + len(_BLOCK_GAP)
         require_text(characters, max_characters)
-        taken.append(block)
-    return taken
+        kept.append(block)
+    return kept
 
 
 def assemble(blocks: list[Block], title: str = "", *, heading_is_title: bool = True) -> Document:
     """Joins blocks into a document.
 
-    title: as the file's own metadata has it; empty: its first heading, unless that only names a part of it.
+    title: of the file's metadata; empty: the first heading, when heading_is_title.
     """
     pieces: list[str] = []
     sections: list[Section] = []

@@ -12,7 +12,7 @@ from genaifactory_common.minilm import MiniLM
 
 
 class Embedder(Protocol):
-    """One model. Its calls block, on the threads of documents or of queries, which share it."""
+    """An embedding model. Its calls block; threads of documents and of queries call it at the same time."""
 
     @property
     def dimensions(self) -> int:
@@ -20,15 +20,15 @@ class Embedder(Protocol):
         ...
 
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
-        """Vectors of unit length in the order of the texts, a few at a time. Raises Unavailable."""
+        """Vectors of unit length in the order of the texts, which are few per call. Raises Unavailable."""
         ...
 
     def embed_query(self, text: str) -> list[float]:
-        """A vector whose product with a passage's is the higher, the better that answers. Raises Unavailable."""
+        """The vector of a query: its dot product with a passage's vector is the score. Raises Unavailable."""
         ...
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
-        """Start and end of each token in code points of the text, in order: what passages are measured in."""
+        """Start and end of each token in code points of the text, in order; the unit of a passage's length."""
         ...
 
 
@@ -50,7 +50,7 @@ class MiniLMEmbedder:
             raise Unavailable(f"The embedding model cannot be loaded: {error}") from error
 
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
-        """See Embedder; of a text of more than minilm.MAX_TOKENS tokens, the beginning."""
+        """See Embedder; a text is truncated to minilm.MAX_TOKENS tokens."""
         vectors: list[list[float]] = self._model.embed(texts).tolist()
         return vectors
 

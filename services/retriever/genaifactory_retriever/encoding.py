@@ -1,4 +1,4 @@
-"""Documents and queries to vectors: chunking, an embedder and lexical weights, on bounded threads."""
+"""Encodes documents and queries as vectors: chunking, an embedder and lexical weights, on bounded threads."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-# Questions that are remembered as encoded; each takes about 15 KB.
-_KEPT_QUERIES = 1024
-# Texts that a thread embeds between two looks at what else waits: about 0.2 s on a processor without VNNI.
+# About 15 KB each.
+_CACHED_QUERIES = 1024
+# Texts of one call of the embedder, after which other documents get a turn: about 0.2 s on a processor without VNNI.
 _TEXTS_AT_ONCE = 4
-# A third of the weight of a thread that serves a query, where both want one processor.
+# A third of the scheduler's weight of a query's thread.
 _DOCUMENT_NICENESS = 5
 _MAX_NICENESS = 19
 
 
 @dataclass(frozen=True)
 class Chunking:
-    """What decides how a document falls into passages."""
+    """The parameters of cutting documents into passages."""
 
     chunk_tokens: int
     overlap_tokens: int
@@ -90,10 +90,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedQuery:
-    """A query as both methods take it, before the index's statistics."""
+    """A query for both methods, before the index's statistics are applied."""
 
     words: tuple[Word, ...]
-    """Without phrases that only ask."""
+    """Without phrases that only introduce a question."""
     weights: dict[int, float]
     dense: list[float] | None
     language: str
@@ -101,7 +101,7 @@ class EncodedQuery:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A passage that has no vectors yet."""
+    """A passage without its vectors."""
 
     chunk: chunking.Chunk
     context: list[str]
@@ -109,12 +109,12 @@ class _Piece:
 
     @property
     def embedded(self) -> str:
-        """What the model reads of it."""
+        """The model's input."""
         return "\n".join((" > ".join(self.context), self.chunk.text))
 
 
 class Encoder:
-    """The embedder on two sets of threads, so that a query never waits for documents."""
+    """The embedder on two thread pools, so that a query never waits for documents."""
 
     def __init__(self, embedder: Embedder, *, document_threads: int, query_threads: int) -> None:
         self.dimensions = embedder.dimensions
@@ -124,11 +124,11 @@ class Encoder:
             document_threads, thread_name_prefix="encode-documents", initializer=_yield_to_queries
         )
         self._queries = ThreadPoolExecutor(query_threads, thread_name_prefix="encode-queries")
-        # A question that is asked again needs no model. What it encodes to depends on its text alone, on no tenant.
-        self._encoded_query = lru_cache(maxsize=_KEPT_QUERIES)(self._encode_query)
+        # Shared by tenants: the result depends on the text alone.
+        self._encoded_query = lru_cache(maxsize=_CACHED_QUERIES)(self._encode_query)
 
     async def on_document_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """Runs blocking work on documents there; at most `document_threads` at once."""
+        """Runs blocking work on a document; at most `document_threads` at once."""
         return await asyncio.get_running_loop().run_in_executor(self._documents, work, *arguments)
 
     async def on_query_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
@@ -136,7 +136,7 @@ class Encoder:
         return await asyncio.get_running_loop().run_in_executor(self._queries, work, *arguments)
 
     async def encode(self, document: StoredDocument, settings: Chunking) -> Encoded:
-        """The document's passages, made on the document threads. Raises InvalidArgument and TooLarge."""
+        """The document's passages, computed on the document threads. Raises InvalidArgument, TooLarge, Unavailable."""
         pieces = await self.on_document_thread(self._cut, document, settings)
         dense = await self._embed([piece.embedded for piece in pieces])
         return await self.on_document_thread(_encoded, document, pieces, dense)
@@ -157,9 +157,9 @@ class Encoder:
     async def _embed(self, texts: list[str]) -> list[list[float]]:
         """Vectors in the order of the texts.
 
-        All threads share a document: results go out in the documents' order, so a long one that kept to one thread
-        would leave the others idle as soon as the documents after it are done. A document queues no more work than
-        there are threads, so that one upload's long document does not hold up another upload.
+        All threads share a document: results are returned in the documents' order, so a long one on one thread would
+        leave the others idle once the documents after it are done. A document queues no more work than there are
+        threads, so that one upload's long document does not delay another upload.
         """
         found: list[list[float]] = [[] for _ in texts]
         begins = iter(range(0, len(texts), _TEXTS_AT_ONCE))
@@ -185,13 +185,13 @@ class Encoder:
         return EncodedQuery(asked, weights, vector, language.nearest(text) or "")
 
     def close(self) -> None:
-        """Lets the threads end."""
+        """Ends the threads after their present work."""
         self._documents.shutdown(wait=False, cancel_futures=True)
         self._queries.shutdown(wait=False, cancel_futures=True)
 
 
 def _yield_to_queries() -> None:
-    """Gives this thread less of a busy processor (Linux: of one thread), which a query then finds free."""
+    """Lowers this thread's priority (Linux: of the one thread), so that queries come first on a busy processor."""
     thread = threading.get_native_id()
     niceness = os.getpriority(os.PRIO_PROCESS, thread) + _DOCUMENT_NICENESS
     os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _MAX_NICENESS))

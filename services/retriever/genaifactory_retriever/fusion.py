@@ -1,7 +1,7 @@
-"""One ranking out of two: a weighted sum of scores, each scaled within the query's own candidates.
+"""Fuses two rankings into one: a weighted sum of scores, each scaled within the query's candidates.
 
-Ranks alone (RRF) lose how much better the first is than the second, which matters where one method is much weaker: the
-embedding model reads English, so on Vietnamese it may decide between near ties and no more (see tests/bench).
+Ranks alone (RRF) lose the distance between scores, which matters where one method is much weaker: the embedding model
+is trained on English, so for Vietnamese its share is small enough to decide only near ties (see tests/bench).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 
 from genaifactory_retriever.vectors.protocol import Candidate
 
-# Share of the dense score by the query's language, chosen on the tuning half of tests/bench/retrieval.py.
+# Share of the dense score by the query's language, tuned on one half of tests/bench/retrieval.py's queries.
 _DENSE_SHARE = {"en": 0.5, "vi": 0.07, "": 0.3}
 
 
@@ -24,7 +24,7 @@ class Mode(Enum):
 
 
 def fuse(candidates: Sequence[Candidate], mode: Mode, language: str) -> list[tuple[Candidate, float]]:
-    """Candidates with their scores, best first; ties go by id, so that the same query always ranks the same."""
+    """Candidates with their scores, best first; ties are sorted by id, so that the order is deterministic."""
     if mode is Mode.LEXICAL:
         scored = [(c, c.lexical) for c in candidates if c.lexical > 0]
     elif mode is Mode.DENSE:
@@ -35,7 +35,7 @@ def fuse(candidates: Sequence[Candidate], mode: Mode, language: str) -> list[tup
 
 
 def _weighted(candidates: Sequence[Candidate], share: float) -> list[tuple[Candidate, float]]:
-    # BM25 has a true zero; a cosine of any two texts has not, so its own least stands for it.
+    # BM25 has a true zero; cosine similarity has none, so the lowest among the candidates is used.
     most_lexical = max((c.lexical for c in candidates), default=0.0) or 1.0
     least, most = min((c.dense for c in candidates), default=0.0), max((c.dense for c in candidates), default=0.0)
     span = most - least or 1.0

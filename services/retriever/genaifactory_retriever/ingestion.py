@@ -1,4 +1,4 @@
-"""Uploads to stored documents: parsed and encoded side by side, written in the order in which they came."""
+"""Ingests uploads: parses and encodes them concurrently, and writes them in their order."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ logger = logging.getLogger(__name__)
 DOCUMENTS = Counter("genaifactory_ingested_documents_total", "Documents that were ingested, by outcome.", ["outcome"])
 PASSAGES = Counter("genaifactory_ingested_passages_total", "Passages that were stored.")
 
-# Of one write: more would hold up searches and take memory, fewer would sync the disk more often.
+# Of one write: more would delay searches and need memory, fewer would sync the disk more often.
 _BATCH_DOCUMENTS = 16
 _BATCH_PASSAGES = 512
-# How long a document that is ready waits for those after it. The embedded store syncs the disk once a write, for 20 to
-# 80 ms, and holds the interpreter's lock meanwhile: searches and embedding stand still.
+# How long an encoded document waits for those after it. The embedded store syncs the disk once per write, for 20 to
+# 80 ms, and holds the interpreter's lock meanwhile, which stops searches and embedding.
 _BATCH_SECONDS = 0.5
 _MAX_TITLE_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an upload says about a document; valid."""
+    """The validated header of an uploaded document."""
 
     document_id: str
     uri: str
@@ -56,17 +56,17 @@ class Header:
 
 @dataclass(frozen=True)
 class Upload:
-    """A document as it came: its bytes, or why it is refused."""
+    """A document as received: its bytes, or why it is refused."""
 
     header: Header
     data: bytes
-    """Taken from the budget; given back once the document's result is known."""
+    """Held in the budget until the document's result is known."""
     refusal: FactoryError | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an upload."""
+    """The outcome of an upload."""
 
     document_id: str
     outcome: str
@@ -77,18 +77,18 @@ class Result:
 
 @dataclass(frozen=True)
 class _Ready:
-    """An upload that is ready to be written, known to be unchanged, or rejected."""
+    """An upload that is encoded, unchanged, or rejected."""
 
     upload: Upload
     size_bytes: int
-    """Of the budget that it holds."""
+    """Bytes of the budget that it holds."""
     prepared: EncodedDocument | None = None
     unchanged: Written | None = None
     error: FactoryError | None = None
 
 
 class Ingestion:
-    """Takes uploads into knowledge bases."""
+    """Stores uploads in knowledge bases."""
 
     def __init__(
         self, encoder: Encoder, limits: Limits, budget: ByteBudget, space: Space, *, documents_in_flight: int
@@ -104,7 +104,7 @@ class Ingestion:
     ) -> AsyncGenerator[Result, None]:
         """A result for each upload, in their order; a bad document does not stop the others.
 
-        Raises what `uploads` raises, after the results of what came before, OutOfSpace when the disk is full, and
+        Raises what `uploads` raises, after the results of the documents before, OutOfSpace when the disk is full, and
         Unavailable when the store fails.
         """
         self._space.require()
@@ -131,7 +131,7 @@ class Ingestion:
                 results = await self._write(knowledge_base, tenant, batch)
                 finished = sum(ready.size_bytes for ready in batch)
                 held -= finished
-                self.budget.give_back(finished)
+                self.budget.release(finished)
                 for result in results:
                     DOCUMENTS.labels(result.outcome).inc()
                     PASSAGES.inc(result.passages)
@@ -142,7 +142,7 @@ class Ingestion:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.budget.give_back(held)
+            self.budget.release(held)
 
     async def _prepare(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload) -> _Ready:
         if upload.refusal is not None:
@@ -155,7 +155,7 @@ class Ingestion:
         except FactoryError as error:
             return _Ready(upload, len(upload.data), error=error)
         except Exception:
-            # A parser that stumbles must not stop the other documents; the log has what happened, without the text.
+            # A parser's fault must not stop the other documents; the log has the traceback, without the text.
             logger.exception("document %s could not be read", upload.header.document_id)
             message = "The document could not be read; the retriever's log has the details."
             return _Ready(upload, len(upload.data), error=FactoryError(message, field="data"))
@@ -164,11 +164,11 @@ class Ingestion:
         document = await self._encoder.on_document_thread(_document, upload, tenant, source_hash, self._limits)
         encoded = {chunking: await self._encoder.encode(document, chunking) for chunking in knowledge_base.chunkings()}
         prepared = EncodedDocument(document, encoded)
-        # The bytes are not needed any more; what waits for its turn is only text and vectors.
+        # Drops the bytes: from here on only text and vectors are needed.
         return _Ready(replace(upload, data=b""), len(upload.data), prepared)
 
     async def _write(self, knowledge_base: KnowledgeBase, tenant: str, batch: list[_Ready]) -> list[Result]:
-        """Writes a batch in which no document stands twice."""
+        """Writes a batch of documents with different ids."""
         batch = [await self._confirmed(knowledge_base, tenant, ready) for ready in batch]
         growth = sum(ready.prepared.growth_bytes for ready in batch if ready.prepared is not None)
         if growth:
@@ -178,7 +178,7 @@ class Ingestion:
         return [_result(ready, next(written) if ready.prepared is not None else None) for ready in batch]
 
     async def _confirmed(self, knowledge_base: KnowledgeBase, tenant: str, ready: _Ready) -> _Ready:
-        """Unchanged when it was looked at, but perhaps not any more: a write before it may have had the same id."""
+        """Checks an unchanged document again: a write since then may have had the same id."""
         if ready.unchanged is None:
             return ready
         source_hash = await self._encoder.on_document_thread(_source_hash, ready.upload)
@@ -188,7 +188,7 @@ class Ingestion:
 
 
 class _Ordered:
-    """Uploads in the order in which they came, as they get ready."""
+    """Batches of encoded uploads, in the order of the uploads."""
 
     def __init__(self, size: int) -> None:
         self._room = asyncio.Semaphore(size)
@@ -197,18 +197,18 @@ class _Ordered:
         self.ended = False
 
     async def put(self, task: asyncio.Task[_Ready]) -> None:
-        """Adds one. Waits while there are too many."""
+        """Adds an upload. Waits while `size` are queued."""
         await self._room.acquire()
         self._queue.put_nowait(task)
 
     def end(self) -> None:
-        """That was the last. Never waits: a write that failed has left nobody who would make room."""
+        """Marks the end. Does not wait: after a write that failed nothing reads the queue."""
         self._queue.put_nowait(None)
 
     async def batch(self) -> list[_Ready]:
-        """The next upload, and those after it that get ready within `_BATCH_SECONDS`. Empty at the end.
+        """The next upload, and those after it that are ready within `_BATCH_SECONDS`. Empty at the end.
 
-        No document is in it twice. An upload that nothing follows yet waits for nothing.
+        No document is in it twice. An upload with no other behind it is returned at once.
         """
         batch: dict[str, _Ready] = {}
         passages = 0
@@ -240,13 +240,13 @@ def _result(ready: _Ready, written: Written | None) -> Result:
     if ready.error is not None:
         return Result(document_id, "rejected", error=ready.error)
     written = written or ready.unchanged
-    assert written is not None  # what is neither rejected nor unchanged was written
+    assert written is not None  # it is neither rejected nor unchanged
     return Result(document_id, written.outcome, written.passages)
 
 
 def _source_hash(upload: Upload) -> str:
     header = upload.header
-    said = json.dumps(
+    fields = json.dumps(
         [
             header.uri,
             header.media_type,
@@ -254,14 +254,14 @@ def _source_hash(upload: Upload) -> str:
             header.language,
             sorted(header.metadata.items()),
             sorted(header.allowed_groups),
-            *([header.source] if header.source else []),  # documents of before it was kept stay unchanged without it
+            *([header.source] if header.source else []),  # keeps the hash of documents stored before `source` existed
         ]
     )
-    return hashlib.sha256(said.encode() + b"\0" + upload.data).hexdigest()
+    return hashlib.sha256(fields.encode() + b"\0" + upload.data).hexdigest()
 
 
 def _name(uri: str, media_type: str) -> str:
-    """The file's; of source code with its ending, which says the language."""
+    """The file's name; with its ending for source code, where it names the language."""
     path = PurePosixPath(unquote(urlsplit(uri).path))
     return path.name if media_type in formats.SOURCE else path.stem
 

@@ -1,8 +1,8 @@
-"""One knowledge base: writes that searches see whole or not at all, and versioned indexes beside each other.
+"""One knowledge base: atomic writes, and versioned indexes beside each other.
 
-Every write goes into every open index version, so each version always holds the same documents, and swapping, forth or
-back, never loses one. The order of a write is: reserve revisions, hide them, write their points, commit (`library`),
-show the new and hide the old, and, when no search sees the old any more, delete the old points.
+Every write goes into every open index version, so all versions hold the same documents, and a swap in either direction
+loses none. The order of a write is: reserve revisions, hide them, write their points, commit (`library`), show the new
+and hide the old, and, when no search reads the old ones any more, delete the old points.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ _Key = tuple[str, str, Chunking]
 logger = logging.getLogger(__name__)
 
 _PASSAGE_BYTES = 8192
-"""Of one on disk, with its vectors, payload and log."""
+"""Of one passage on disk, with its vectors, payload and log."""
 _BUILD_BATCH = 16
-"""Documents of a build between two commits."""
+"""Documents that a build adds in one commit."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a build stands."""
+    """The progress of a build."""
 
     version: str
     passages_done: int
     passages_total: int
-    """Of the active version; the new one may cut the documents differently."""
+    """Of the active version; the new one may have another number."""
     state: State
 
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """A document ready to be written, encoded for each chunking that was open when it was prepared."""
+    """A document ready to be written, encoded for each chunking that was in use when it was prepared."""
 
     document: StoredDocument
     encoded: Mapping[Chunking, Encoded]
 
     @property
     def growth_bytes(self) -> int:
-        """About how much disk it takes, in the library and as vectors."""
+        """Estimate of the disk space that it needs, in the library and as vectors."""
         passages = sum(len(encoded.passages) for encoded in self.encoded.values())
         return 4 * len(self.document.text) + passages * _PASSAGE_BYTES
 
 
 @dataclass(frozen=True)
 class Written:
-    """What became of one document."""
+    """The outcome of writing one document."""
 
     outcome: str
     """'added', 'replaced', 'unchanged' or 'duplicate'."""
@@ -68,7 +68,7 @@ class Written:
 
 
 class KnowledgeBase:
-    """A knowledge base that is open. One object for each name, in one process, on one event loop."""
+    """An open knowledge base. One object for each name, in one process, on one event loop."""
 
     def __init__(self, name: str, library: Library, vectors: Vectors, encoder: Encoder, snapshots: Snapshots) -> None:
         self.name = name
@@ -83,17 +83,17 @@ class KnowledgeBase:
     async def open(
         cls, spec: specs.KnowledgeBase, library: Library, vectors: Vectors, encoder: Encoder
     ) -> KnowledgeBase:
-        """Opens what is there and finishes what a process that died left behind; makes the first version if none is.
+        """Opens the stored versions and cleans up after a process that was killed; creates the first version if needed.
 
-        An index on this process's own disk that is damaged is made again from the stored documents.
+        A damaged index on this process's own disk is rebuilt from the stored documents.
         """
         indexes = await library.run(library.indexes, spec.name)
-        # Nobody builds at this moment: what claims to was left by a process that died.
+        # No build runs yet: these were left by a process that was killed.
         left: dict[int, State] = {index.id: "failed" for index in indexes if index.state == "building"}
         await library.run(library.set_states, left)
         for index in indexes:
             if index.state not in OPEN_STATES or index.id in left:
-                await vectors.drop(index_name(index))  # also what a process that died had not come to delete
+                await vectors.drop(index_name(index))  # also those that a killed process had yet to delete
         indexes = [index for index in indexes if index.state in OPEN_STATES and index.id not in left]
         damaged: dict[int, str] = {}
         for index in indexes:
@@ -105,7 +105,7 @@ class KnowledgeBase:
                 await vectors.create(index_name(index), encoder.dimensions)
                 damaged[index.id] = error.message
         if not any(index.state == "active" for index in indexes):
-            first = await versions.make(spec, library, vectors, encoder, "")
+            first = await versions.create(spec, library, vectors, encoder, "")
             serving: dict[int, State] = {first.id: "active"}
             await library.run(library.set_states, serving)
             indexes = [replace(first, state="active"), *indexes]
@@ -118,33 +118,33 @@ class KnowledgeBase:
             encoder,
             Snapshots(Snapshot(active, tuple(indexes), frozenset(unfinished))),
         )
-        await self._mend(damaged)
+        await self._repair(damaged)
         return self
 
     # Writing
 
     def chunkings(self) -> set[Chunking]:
-        """What a document must be encoded for to be written now."""
+        """The chunkings of the open versions: a document is encoded for each of them."""
         return {chunking_of(index) for index in self.snapshots.current.indexes}
 
     async def write(self, batch: Sequence[EncodedDocument]) -> list[Written]:
-        """Writes documents of different ids; all of them are seen from one moment on. Raises FactoryError.
+        """Writes documents of different ids; all of them become visible at once. Raises FactoryError.
 
-        A document of the same source is left alone; one whose content another document has is kept without passages.
+        A document with an unchanged source is skipped; one with the content of another is stored without passages.
         """
         return await background.to_the_end(self._write(batch))
 
     async def delete(
         self, tenant: str, document_ids: Iterable[str], groups: tuple[str, ...] | None = None
     ) -> frozenset[str]:
-        """Removes documents from every version; returns the ids of those that were there.
+        """Removes documents from every version; returns the ids of those that were stored.
 
-        groups: of the caller, who must be able to see them; None: it sees every document of the tenant.
+        groups: of the caller; documents that it may not see are left. None: it may see every document of the tenant.
         """
         return await background.to_the_end(self._delete(tenant, tuple(dict.fromkeys(document_ids)), groups))
 
     async def is_unchanged(self, tenant: str, document_id: str, source_hash: str) -> Written | None:
-        """The outcome for a document whose source is stored already; None when it is not."""
+        """The outcome for a document that is stored with this source; None when it is not."""
         known = await self._known(tenant, document_id)
         return self._unchanged(known) if known is not None and known.source_hash == source_hash else None
 
@@ -202,17 +202,17 @@ class KnowledgeBase:
         removed: list[tuple[str, str]],
         encoded: dict[_Key, Encoded],
     ) -> None:
-        """One write from beginning to end. puts: documents, and whether they get passages. Needs the lock.
+        """Does one whole write. puts: documents, and whether they get passages. Needs the lock.
 
-        encoded: what is missing is added.
+        encoded: missing entries are added.
         """
-        puts = [*puts, *await self._heirs(puts, removed)]
+        puts = [*puts, *await self._promoted(puts, removed)]
         if not puts and not removed:
             return
         indexes = self.snapshots.current.indexes
         revisions = await self._library.run(self._library.reserve, self.name, len(puts))
         try:
-            # What an earlier write left, and no sweep could delete, stays hidden.
+            # Revisions of an earlier write that no sweep could delete stay hidden.
             hidden = self.snapshots.current.hidden.union(revisions)
             await self.snapshots.publish(replace(self.snapshots.current, hidden=hidden))
             contents: dict[int, dict[int, Contents]] = {revision: {} for revision in revisions}
@@ -230,11 +230,11 @@ class KnowledgeBase:
             ]
             await self._library.run(self._library.commit, self.name, ready, removed)
         finally:
-            # On failure what was reserved is swept away; on success what it replaced is.
+            # Deletes the reserved revisions after a failure, the replaced ones after a success.
             try:
                 await self._sweep()
-            except Unavailable as error:  # it is hidden, and the next write sweeps: this one's outcome stands
-                logger.warning("passages of %s that serve no more stay on disk for now: %s", self.name, error.message)
+            except Unavailable as error:  # they stay hidden until the next write sweeps; this write's outcome is final
+                logger.warning("could not delete old passages of %s, which stay hidden: %s", self.name, error.message)
 
     async def _passages_of(self, document: StoredDocument, chunking: Chunking, encoded: dict[_Key, Encoded]) -> Encoded:
         key = _key(document, chunking)
@@ -242,27 +242,27 @@ class KnowledgeBase:
             encoded[key] = await self._encoder.encode(document, chunking)
         return encoded[key]
 
-    async def _heirs(
+    async def _promoted(
         self, puts: list[tuple[StoredDocument, bool]], removed: list[tuple[str, str]]
     ) -> list[tuple[StoredDocument, bool]]:
-        """Duplicates that get the passages, now that the document that provided them goes or changes."""
+        """Duplicates that get passages, since the document with the same content is removed or changed."""
         changing = {*removed, *((document.tenant, document.document_id) for document, _ in puts)}
         staying = {(document.tenant, document.content_hash) for document, indexed in puts if indexed}
-        heirs = []
+        promoted = []
         for tenant, document_id in sorted(changing):
             known = await self._known(tenant, document_id)
             if known is None or not known.indexed or (tenant, known.content_hash) in staying:
                 continue
             same = await self._same_content(tenant, known.content_hash)
-            heir = next((k for k in same if not k.indexed and (tenant, k.document_id) not in changing), None)
-            if heir is not None:
-                document = await self._library.run(self._library.load, heir.revision)
+            duplicate = next((k for k in same if not k.indexed and (tenant, k.document_id) not in changing), None)
+            if duplicate is not None:
+                document = await self._library.run(self._library.load, duplicate.revision)
                 if document is not None:
-                    heirs.append((document, True))
-        return heirs
+                    promoted.append((document, True))
+        return promoted
 
     async def _sweep(self) -> None:
-        """Shows what is live, and deletes the points of what is not once nothing sees them. Needs the lock."""
+        """Shows live revisions, and deletes the points of others once no search reads them. Needs the lock."""
         garbage = frozenset(await self._library.run(self._library.unfinished, self.name))
         await self.snapshots.publish(replace(self.snapshots.current, hidden=garbage))
         if garbage:
@@ -273,10 +273,10 @@ class KnowledgeBase:
 
     # Opening
 
-    async def _mend(self, damaged: dict[int, str]) -> None:
-        """Sweeps, and makes again the indexes that cannot be read or lack passages. For `open`, before any search.
+    async def _repair(self, damaged: dict[int, str]) -> None:
+        """Sweeps, and rebuilds indexes that cannot be read or lack passages. For `open`, before any search.
 
-        damaged: what is wrong with indexes that were found damaged before, by id.
+        damaged: the problem of each index already found damaged, by id.
         """
         try:
             await self._sweep()
@@ -289,7 +289,7 @@ class KnowledgeBase:
         for index in self.snapshots.current.indexes:
             problem = damaged.get(index.id) or await versions.problem(index, self._library, self._vectors)
             if problem is not None:
-                await versions.make_again(index, problem, self._library, self._vectors, self._encoder)
+                await versions.rebuild(index, problem, self._library, self._vectors, self._encoder)
         if damaged:
             await self._sweep()
 
@@ -298,7 +298,7 @@ class KnowledgeBase:
     async def build(self, spec: specs.KnowledgeBase, idempotency_key: str) -> AsyncGenerator[Progress, None]:
         """Builds a version beside the active one from all stored documents and checks it. Raises Conflict.
 
-        It belongs to the caller: one that goes away ends it, and the same key starts it again.
+        It is cancelled with its caller, and the same key starts it again.
         """
         known = await self._built(idempotency_key)
         if known is not None:
@@ -306,17 +306,17 @@ class KnowledgeBase:
             yield Progress(known.version, passages, passages, known.state)
             return
         if self._building:
-            raise Conflict(f"Another build of '{self.name}' runs; wait for its end.")
+            raise Conflict(f"Another build of '{self.name}' is running; wait for its end.")
         self._building = True
         try:
             async with self._writing:
                 spare = [index for index in self.snapshots.current.indexes if index.state == "ready"]
                 await self._retire(spare, {index.id: "dropped" for index in spare})
-                index = await versions.make(spec, self._library, self._vectors, self._encoder, idempotency_key)
+                index = await versions.create(spec, self._library, self._vectors, self._encoder, idempotency_key)
                 current = self.snapshots.current
                 revisions = await self._library.run(self._library.indexed_revisions, self.name)
                 total = await self._library.run(self._library.all_passages, current.active.id)
-                # From here on writes land in the new version too; what was there before is copied below.
+                # From here on writes go into the new version too; documents stored before are copied below.
                 await self.snapshots.publish(replace(current, indexes=(index, *current.indexes)))
             try:
                 yield Progress(index.version, 0, total, "building")
@@ -327,7 +327,7 @@ class KnowledgeBase:
                 async with self._writing:
                     problem = await versions.problem(index, self._library, self._vectors)
                     if problem is None:
-                        await self._become({index.id: "ready"})
+                        await self._set_states({index.id: "ready"})
                 if problem is not None:
                     raise _CheckFailed(problem)
             except BaseException as error:
@@ -343,7 +343,7 @@ class KnowledgeBase:
             self._building = False
 
     async def swap(self, version: str) -> tuple[str, str]:
-        """Makes a version the active one in one commit; returns it and the one before. Raises NotFound and Conflict."""
+        """Makes a version the active one in one commit; returns it and the previous one. Raises NotFound, Conflict."""
         async with self._writing:
             current = self.snapshots.current
             target = current.serving(version)
@@ -375,7 +375,7 @@ class KnowledgeBase:
         return known
 
     async def _copy(self, index: Index, revisions: Sequence[int]) -> int:
-        """Adds documents to a version that is being built, as far as they are still live. Returns the passages."""
+        """Adds the documents that are still live to a version that is being built. Returns the number of passages."""
         documents = [(r, await self._library.run(self._library.load, r)) for r in revisions]
         encoded = await asyncio.gather(
             *(self._encoder.encode(document, chunking_of(index)) for _, document in documents if document is not None)
@@ -385,14 +385,14 @@ class KnowledgeBase:
             entries = []
             for (revision, document), passages in zip(present, encoded, strict=True):
                 if await self._library.run(self._library.load, revision) is None:
-                    continue  # replaced or removed meanwhile; the writer did it in this version too
+                    continue  # replaced or removed meanwhile, by a write that went into this version too
                 await self._vectors.upsert(index_name(index), passages.points(revision, document))
                 entries.append((revision, document.tenant, passages.contents))
             await self._library.run(self._library.add_contents, index.id, entries)
         return sum(contents.passages for _, _, contents in entries)
 
-    async def _become(self, states: Mapping[int, State]) -> None:
-        """Commits new states and shows them. Needs the lock."""
+    async def _set_states(self, states: Mapping[int, State]) -> None:
+        """Commits new states and publishes them. Needs the lock."""
         await self._library.run(self._library.set_states, states)
         current = self.snapshots.current
         moved = [replace(i, state=states.get(i.id, i.state)) for i in current.indexes]
@@ -401,10 +401,10 @@ class KnowledgeBase:
         await self.snapshots.publish(replace(current, active=active, indexes=indexes))
 
     async def _retire(self, indexes: Sequence[Index], states: Mapping[int, State]) -> None:
-        """Moves to `states`, and deletes `indexes` once no search sees them. Needs the lock."""
+        """Sets `states`, and deletes `indexes` once no search reads them. Needs the lock."""
         if not states:
             return
-        await self._become(states)
+        await self._set_states(states)
         for index in indexes:
             await self._vectors.drop(index_name(index))
 
@@ -414,4 +414,4 @@ def _key(document: StoredDocument, chunking: Chunking) -> _Key:
 
 
 class _CheckFailed(FactoryError):
-    """A built version is not what it should be."""
+    """A built version failed its check; the message names the problem."""

@@ -1,8 +1,8 @@
 """BM25 as sparse vectors: a passage's weights, a query's weights by the tenant's own statistics, and term coverage.
 
 score(q, p) = sum over shared terms t of weight(q, t) * idf(t) * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / avg))
-(Robertson and Zaragoza 2009). The passage's half is stored, the query's half carries idf, so that a store needs no
-statistics of its own and a tenant's scores tell nothing of another tenant's documents.
+(Robertson and Zaragoza 2009). The passage's half is stored, the query's half contains idf, so that a store needs no
+statistics of its own and a tenant's scores do not depend on another tenant's documents.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from genaifactory_retriever.vectors.protocol import Sparse
 K1 = 1.2
 B = 0.75
 AVERAGE_WORDS = 120
-"""Of a passage. A constant: with passages cut to one size the true average hardly moves."""
+"""Of a passage. A constant: passages are cut to one size, so the true average hardly changes."""
 
-# Chosen on the tuning half of tests/bench/retrieval.py.
+# Tuned on one half of tests/bench/retrieval.py's queries.
 _EXACT_WEIGHT = 1.0
 _FOLDED_WEIGHT = 0.3
-"""Of a word that the query writes with diacritics, in its form without."""
+"""Weight of the form without diacritics of a query's word with diacritics."""
 _PAIR_WEIGHT = 0.2
 _STOP_WEIGHT = 0.3
 _MAX_QUERY_TERMS = 512
 
-# How much of a word with diacritics a passage holds that has it without.
+# Coverage of a word with diacritics by its form without.
 _FOLDED_COVERAGE = 0.5
 _PAIR_COVERAGE = 0.5
 
-# Passages whose terms are kept: the same ones are found again and again. About 20 KB each.
-_KEPT_TEXTS = 512
+# Texts of passages whose terms are cached, since often the same ones are found. About 20 KB each.
+_CACHED_TEXTS = 512
 
 
 def passage(context: Sequence[str], text: str) -> tuple[Counter[int], Sparse]:
@@ -69,25 +69,25 @@ def query_weights(words: Sequence[Word]) -> dict[int, float]:
 
 
 def query_vector(weights: Mapping[int, float], frequencies: Mapping[int, int], passages: int) -> Sparse:
-    """The query's half of BM25; terms that stand in no passage are left out.
+    """The query's half of BM25; terms of no passage are left out.
 
-    frequencies: term id -> passages that hold it; passages: of the tenant in this index.
+    frequencies: term id -> passages that contain it; passages: of the tenant in this index.
     """
     indices = sorted(term for term in weights if frequencies.get(term))
     return Sparse(indices, [weights[term] * idf(frequencies[term], passages) for term in indices])
 
 
 def idf(frequency: int, passages: int) -> float:
-    """How much a term tells, always above 0."""
+    """Inverse document frequency of a term, always above 0."""
     passages = max(passages, frequency)
     return math.log(1 + (passages - frequency + 0.5) / (frequency + 0.5))
 
 
 def coverage(query: Sequence[Word], texts: Sequence[str], frequencies: Mapping[int, int], passages: int) -> float:
-    """Share of the query's informative terms that the best of the texts holds, by idf; 0 to 1.
+    """The largest share of the query's informative terms that one of the texts contains, weighted by idf; 0 to 1.
 
-    Pairs of neighbours count in a Vietnamese query: its syllables alone stand in almost any text. A query without an
-    informative term gives no ground to doubt: 1 if there is any text.
+    Neighbouring pairs count in a Vietnamese query: its single syllables are in almost any text. A query without an
+    informative term has a coverage of 1 if there is any text.
     """
     informative = [word for word in query if not analysis.is_stop(word)]
     if not texts:
@@ -100,22 +100,22 @@ def coverage(query: Sequence[Word], texts: Sequence[str], frequencies: Mapping[i
         forms = (folded, *analysis.other_form_ids(word))
         wanted[exact if word.marked else folded] = (
             idf(sum(frequencies.get(form, 0) for form in forms), passages),
-            _held(exact, weaker=folded) if word.marked else _held(*forms),
+            _share_of(exact, weaker=folded) if word.marked else _share_of(*forms),
         )
     if any(word.marked for word in informative):
         for pair in _informative_pairs(query):
-            wanted[pair] = (_PAIR_COVERAGE * idf(frequencies.get(pair, 0), passages), _held(pair))
+            wanted[pair] = (_PAIR_COVERAGE * idf(frequencies.get(pair, 0), passages), _share_of(pair))
     total = sum(weight for weight, _ in wanted.values())
     return max(sum(weight * share(terms) for weight, share in wanted.values()) for terms in map(_terms, texts)) / total
 
 
-@lru_cache(maxsize=_KEPT_TEXTS)
+@lru_cache(maxsize=_CACHED_TEXTS)
 def _terms(text: str) -> frozenset[int]:
     return frozenset(analysis.terms(analysis.words(text)))
 
 
-def _held(*same: int, weaker: int | None = None) -> Callable[[frozenset[int]], float]:
-    """What a text's terms hold of a word: all of it with one of the terms that are the `same`."""
+def _share_of(*same: int, weaker: int | None = None) -> Callable[[frozenset[int]], float]:
+    """A function of a text's terms: 1 when they contain one of `same`, less for `weaker` alone, else 0."""
 
     def share(terms: frozenset[int]) -> float:
         if not terms.isdisjoint(same):

@@ -1,9 +1,9 @@
-"""The source of truth: documents, which of their revisions serve, index versions and term statistics, in SQLite.
+"""The source of truth in SQLite: documents, the state of their revisions, index versions and term statistics.
 
-Vectors live elsewhere (`vectors`), so what a search may see is decided here, in one commit. A revision goes
-writing -> live -> dead: its points are written before it is live and deleted after it is dead, and a search looks past
-points of revisions that are not live. A process that dies at any moment leaves revisions that are writing or dead
-behind, and whoever opens the library next deletes their points.
+Vectors are stored elsewhere (`vectors`), so a commit here decides what searches return. A revision's states are
+writing -> live -> dead: its points are written before it is live and deleted after it is dead, and a search ignores
+points of revisions that are not live. A process that is killed leaves revisions that are writing or dead, and the next
+one to open the library deletes their points.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, O
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-# FULL: a commit is on disk when it returns, so a power cut cannot undo what was answered.
+# FULL: a commit is on disk when it returns, so a power cut cannot undo what was acknowledged.
 _PRAGMAS = Pragmas(synchronous="FULL")
 _BUSY_SECONDS = 30.0
 _LOSS = "the documents that were stored: those of DOCS are read again, others are to be ingested again"
@@ -39,16 +39,16 @@ class Library:
     """The database. Every method but `run` blocks: call writes inside `run`, reads there or on another thread."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates the file. Raises Damaged, OSError, and Unavailable when it is not for this process.
+        """Opens or creates the file. Raises Damaged, OSError, and Unavailable when a newer version wrote it.
 
-        Blocks, as long as it takes to look through a file of some megabytes.
+        Blocks while it checks the file.
         """
         self._file = SqliteFile(path, "The library of documents", _LOSS)
         self._database = Database(self._file, _PRAGMAS, partial(schema.prepare, path=path), busy_seconds=_BUSY_SECONDS)
         self._lock = threading.Lock()
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
-        with self._explaining():
+        with self._translated():
             self._database.open_here()
 
     async def run(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
@@ -56,7 +56,7 @@ class Library:
         return await self._database.in_thread(work, *arguments)
 
     def close(self) -> None:
-        """Waits for what runs, and closes every connection. Blocks."""
+        """Waits for running work, and closes every connection. Blocks."""
         self._database.close_here()
         with self._lock:
             for connection in self._readers:
@@ -112,8 +112,8 @@ class Library:
         )
 
     def counts(self) -> list[tuple[str, str, int]]:
-        """Tenant, knowledge base and documents of all that hold any, sorted."""
-        # In the order of an index, which then is all that is read.
+        """Tenant, knowledge base and number of documents, where there are any, sorted."""
+        # Grouped in the order of an index, so that only the index is read.
         rows = self.read("SELECT knowledge_base, tenant, count(*) FROM documents GROUP BY 1, 2", ())
         return sorted((tenant, knowledge_base, count) for knowledge_base, tenant, count in rows)
 
@@ -140,7 +140,7 @@ class Library:
     def commit(self, knowledge_base: str, puts: Sequence[Put], removed: Iterable[tuple[str, str]] = ()) -> list[int]:
         """Makes revisions live, replaces or removes (tenant, document_id) documents, in one commit.
 
-        Returns the revisions that died of it, whose points are to be deleted.
+        Returns the revisions that are dead now, whose points are to be deleted.
         """
         dead: list[int] = []
         with self._transaction() as connection:
@@ -171,7 +171,7 @@ class Library:
         return [revision for (revision,) in rows]
 
     def forget_revisions(self, revisions: Iterable[int]) -> None:
-        """Their points are gone."""
+        """Deletes revisions whose points are deleted."""
         with self._transaction() as connection:
             connection.executemany(
                 "DELETE FROM revisions WHERE revision = ? AND state != 'live'", [(r,) for r in revisions]
@@ -184,7 +184,7 @@ class Library:
         return [name for (name,) in self.read("SELECT DISTINCT knowledge_base FROM indexes ORDER BY 1", ())]
 
     def indexes(self, knowledge_base: str) -> list[Index]:
-        """All index versions that were ever made, newest first."""
+        """All index versions that were ever created, newest first."""
         rows = self.read(
             "SELECT id, knowledge_base, version, state, chunk_tokens, overlap_tokens, embedding_model, create_time,"
             " idempotency_key FROM indexes WHERE knowledge_base = ? ORDER BY id DESC",
@@ -216,7 +216,7 @@ class Library:
         return replace(index, id=row[0], version=version)
 
     def set_states(self, states: Mapping[int, State]) -> None:
-        """Moves index versions to new states, all in one commit; failed and dropped ones lose their statistics."""
+        """Sets states of index versions in one commit; the statistics of failed and dropped ones are deleted."""
         with self._transaction() as connection:
             for index_id, state in states.items():
                 connection.execute("UPDATE indexes SET state = ? WHERE id = ?", (state, index_id))
@@ -241,7 +241,7 @@ class Library:
         return int(passages)
 
     def passages_with(self, index_id: int, tenant: str, term_ids: Sequence[int]) -> dict[int, int]:
-        """Term id -> passages of the tenant that hold it; ids that stand nowhere are left out."""
+        """Term id -> passages of the tenant that contain it; terms of no passage are left out."""
         marks = ",".join("?" * len(term_ids))
         rows = self.read(
             f"SELECT term, passages FROM terms WHERE index_id = ? AND tenant = ? AND term IN ({marks})",  # noqa: S608
@@ -259,25 +259,25 @@ class Library:
         return connection
 
     def read(self, statement: str, parameters: Sequence[object]) -> list[Any]:
-        """Rows of a statement that changes nothing, on a connection of the calling thread. Raises Unavailable."""
-        with self._explaining():
+        """Rows of a read-only statement, on a connection of the calling thread. Raises Unavailable."""
+        with self._translated():
             connection = getattr(self._local, "connection", None)
             if connection is None:
                 connection = self._local.connection = self._reader()
             return connection.execute(statement, parameters).fetchall()
 
     def first(self, statement: str, parameters: Sequence[object]) -> Any:
-        """As `read`: the first row; None if there is none."""
+        """The first row of `read`; None if there is none."""
         return next(iter(self.read(statement, parameters)), None)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._explaining(), self._database.transaction() as connection:
+        with self._translated(), self._database.transaction() as connection:
             yield connection
 
     @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        """Turns the file's failures into Unavailable; a wrong statement is a mistake of ours and passes."""
+    def _translated(self) -> Iterator[None]:
+        """Raises Unavailable for failures of the file; errors of our own statements pass as they are."""
         try:
             yield
         except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:

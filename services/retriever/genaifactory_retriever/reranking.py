@@ -1,4 +1,4 @@
-"""The order of what was found: as fusion left it, or by a second look at the passages."""
+"""Reranking: the order of the found passages, by fusion alone or by a model that reads them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ class Hit(NamedTuple):
 
     passage: Passage
     score: float
-    """The higher, the better; comparable within one answer alone."""
+    """Higher is better; comparable only within one result."""
     candidate: Candidate
     """With the score of each method."""
 
 
 class Reranker(Protocol):
-    """Puts the passages that fusion found best in order."""
+    """Orders the best passages of the fusion."""
 
     @property
     def reads(self) -> int:
-        """Passages that it reads where as many were found, more than a search returns; bounds its time."""
+        """How many passages it reads, also beyond the number that a search returns; bounds its time."""
         ...
 
     async def rerank(self, text: str, query: EncodedQuery, hits: Sequence[Hit]) -> Sequence[Hit]:
-        """The hits, best first, with its own scores. It may leave some out and adds none: what the caller may see was
-        decided before. text, query: as asked, and as encoded. Raises Unavailable."""
+        """The hits, best first, with its own scores. It may leave some out and must add none, which the caller might
+        not be allowed to see. text, query: the query as sent, and encoded. Raises Unavailable."""
         ...
 
 
 class FusedOrder:
-    """The order of fusion, at no cost."""
+    """Keeps the order of the fusion."""
 
     reads = 0
 
     async def rerank(self, text: str, query: EncodedQuery, hits: Sequence[Hit]) -> Sequence[Hit]:
-        """The hits as they are."""
+        """The hits, unchanged."""
         return hits

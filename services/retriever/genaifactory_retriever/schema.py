@@ -1,4 +1,4 @@
-"""The tables of the library, and how a file of an older version of the platform gets them."""
+"""The tables of the library, and their creation, also in a file of an older version of the platform."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CREATE TABLE totals (
   PRIMARY KEY (index_id, tenant)
 ) WITHOUT ROWID;
 """
-# Beside the documents, not part of them: after a rollback, a version that does not know it works on.
+# A table of its own: a version without it still works after a rollback.
 _ORIGINS = """
 CREATE TABLE IF NOT EXISTS origins (
   revision INTEGER PRIMARY KEY, media_type TEXT NOT NULL, size_bytes INTEGER NOT NULL, store_time REAL NOT NULL,
@@ -53,11 +53,11 @@ DELETE FROM origins WHERE revision NOT IN (SELECT revision FROM documents);
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Creates what is missing, all or nothing. Raises Unavailable when a newer version wrote the file."""
+    """Creates missing tables in one transaction. Raises Unavailable when a newer version wrote the file."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
         raise Unavailable(
-            f"{path} was written by a newer version of the platform (schema {version}, this one knows {_VERSION}); run "
+            f"{path} was written by a newer version of the platform (schema {version}, this one has {_VERSION}); run "
             "that version on it."
         )
     tables = _TABLES if version == 0 else ""

@@ -1,4 +1,4 @@
-"""Answers a query from one snapshot of a knowledge base: both methods, fused and ranked, of what the caller may see."""
+"""Searches one snapshot of a knowledge base with both methods, fused and ranked, for passages the caller may see."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from genaifactory_retriever.versions import index_name
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for."""
+    """A search request."""
 
     text: str
     limit: int
     mode: Mode = Mode.HYBRID
     metadata: Mapping[str, str] | None = None
-    """The document has all of these."""
+    """Matches documents with all of these."""
     language: str = ""
     """Of the passage; empty: any."""
     index_version: str = ""
@@ -57,7 +57,7 @@ class Searcher:
         *,
         candidates: int,
     ) -> None:
-        """candidates: passages that each method brings to the fusion."""
+        """candidates: passages of each method for the fusion."""
         self._library = library
         self._vectors = vectors
         self._encoder = encoder
@@ -66,7 +66,7 @@ class Searcher:
         self._candidates = candidates
 
     async def search(self, knowledge_base: KnowledgeBase, query: Query, caller: Caller) -> SearchResult:
-        """Raises NotFound and Conflict about index_version, Unavailable when the store is."""
+        """Raises NotFound and Conflict about index_version, Unavailable when a store fails."""
         with knowledge_base.snapshots.hold() as snapshot:
             index = snapshot.serving(query.index_version)
             with self._telemetry.span("retriever.encode"):

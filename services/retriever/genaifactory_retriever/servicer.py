@@ -1,4 +1,4 @@
-"""RetrieverService: translates messages, checks what they ask, and calls the domain."""
+"""RetrieverService: converts and validates messages, and calls the domain."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What the service works with, once it is open."""
+    """The open state of the service."""
 
     library: Library
     searcher: Searcher
     ingestion: Ingestion
     space: Space
     knowledge_base: Callable[[specs.KnowledgeBase], Awaitable[KnowledgeBase]]
-    """Opens one on first use."""
+    """Returns an open knowledge base; opens it on first use."""
 
 
 class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
@@ -76,7 +76,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def Search(self, request: retriever_pb2.SearchRequest, context: Any) -> retriever_pb2.SearchResponse:
         caller, knowledge_base, _ = await self._caller(request.knowledge_base)
         query = _query(request, self._settings.search.default_limit)
-        # Before the search: what it does not find yet is told of even if it is stored a moment later.
+        # Before the search: documents that it misses are reported even if they are stored a moment later.
         reading = self._uploads.reading((knowledge_base.name, caller.tenant))
         return _search_response(await self._parts().searcher.search(knowledge_base, query, caller), reading)
 
@@ -87,7 +87,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         name, announced = await upload.first_message(requests)
         caller, knowledge_base, _ = await self._caller(name)
         with self._uploads.call((knowledge_base.name, caller.tenant), announced) as call:
-            # The caller is let in: clients may wait for this before they send documents.
+            # The call is accepted: clients may wait for this before they send documents.
             await context.send_initial_metadata(())
             async with aclosing(self._ingest(requests, knowledge_base, caller)) as results:
                 async for result in results:
@@ -153,7 +153,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
     async def SwapIndex(self, request: retriever_pb2.SwapIndexRequest, context: Any) -> retriever_pb2.SwapIndexResponse:
         _, knowledge_base, _ = await self._caller(request.knowledge_base)
         if not request.index_version:
-            raise InvalidArgument("index_version must name the version that shall serve.", field="index_version")
+            raise InvalidArgument("index_version must name the version to serve.", field="index_version")
         active, previous = await knowledge_base.swap(request.index_version)
         return retriever_pb2.SwapIndexResponse(active_version=active, previous_version=previous)
 
@@ -165,7 +165,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgument(f"document_ids must hold 1 to {MAX_DELETED} ids.", field="document_ids")
         for i, document_id in enumerate(request.document_ids):
             upload.check_document_id(f"document_ids[{i}]", document_id)
-        # Also on a full disk, since it makes room for other documents.
+        # Allowed on a full disk too, since it frees space.
         await asyncio.to_thread(self._parts().space.make_way)
         deleted = await knowledge_base.delete(caller.tenant, request.document_ids, _groups(caller))
         missing = [each for each in dict.fromkeys(request.document_ids) if each not in deleted]
@@ -244,7 +244,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
         )
 
     async def _caller(self, name: str) -> tuple[identity.Caller, KnowledgeBase, specs.KnowledgeBase]:
-        """Who calls, and the knowledge base if they may use it. Raises InvalidArgument and NotFound."""
+        """The caller, and the knowledge base if it may use it. Raises InvalidArgument, NotFound, PermissionDenied."""
         caller = identity.current()
         if not name:
             raise InvalidArgument("knowledge_base must name one of factory.yaml's.", field="knowledge_base")
@@ -255,18 +255,18 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
 
 
 def _groups(caller: identity.Caller) -> tuple[str, ...] | None:
-    """Whose documents the caller may see beside those of everybody; None: all of the tenant's."""
+    """The caller's groups, for access lists; None: it may see all of the tenant's documents."""
     return None if "operate" in caller.permissions else caller.groups
 
 
 def _query(request: retriever_pb2.SearchRequest, default_limit: int) -> Query:
     if len(request.query) > MAX_QUERY_CHARACTERS:
         raise InvalidArgument(
-            f"query has {len(request.query)} characters; at most {MAX_QUERY_CHARACTERS} are taken.", field="query"
+            f"query has {len(request.query)} characters; at most {MAX_QUERY_CHARACTERS} are accepted.", field="query"
         )
     text = clean(request.query)
     if not text:
-        raise InvalidArgument("query must hold text to look for.", field="query")
+        raise InvalidArgument("query must hold text to search for.", field="query")
     if request.limit > MAX_LIMIT:
         raise InvalidArgument(f"limit must be 1 to {MAX_LIMIT}, or 0 for the default.", field="limit")
     if request.mode not in _MODES:

@@ -1,4 +1,4 @@
-"""Where the retriever keeps its state, and what one caller may cost it."""
+"""The retriever's settings: where it stores its state, and the bounds of documents and calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genaifactory_common import settings as common
 
 
 class Documents(common.Settings):
-    """Bounds of one document; beyond them it is rejected, with the bound in the message."""
+    """Bounds of one document; beyond them it is rejected with a message that names the bound."""
 
     max_bytes: int = Field(default=formats.MAX_DOCUMENT_BYTES, ge=1, description="Of the file.")
     max_text_characters: int = Field(default=2_000_000, ge=1, description="Of the cleaned text.")
@@ -26,15 +26,15 @@ class Documents(common.Settings):
 
 
 class Ingestion(common.Settings):
-    """How uploads are worked on."""
+    """How uploads are processed."""
 
     threads: int = Field(default=2, ge=1, le=64, description="Documents parsed and embedded at once.")
     documents_in_flight: int = Field(default=8, ge=1, le=1000, description="Of one upload; bounds its memory.")
     bytes_in_flight: int = Field(
-        default=64 * 1024 * 1024, ge=1, description="Of all uploads together; more wait for their turn."
+        default=64 * 1024 * 1024, ge=1, description="Of all uploads together; further documents wait for their turn."
     )
     data_timeout_seconds: float = Field(
-        default=60.0, gt=0, description="How long an upload may stay silent in the middle of a document."
+        default=60.0, gt=0, description="Longest pause of an upload in the middle of a document."
     )
 
 
@@ -43,7 +43,7 @@ class Search(common.Settings):
 
     threads: int = Field(default=2, ge=1, le=64, description="Queries embedded and looked up at once.")
     default_limit: int = Field(default=10, ge=1, le=100, description="Passages when a query names no limit.")
-    candidates: int = Field(default=50, ge=10, le=1000, description="Passages that each method brings to the fusion.")
+    candidates: int = Field(default=50, ge=10, le=1000, description="Passages of each method for the fusion.")
 
 
 class Qdrant(common.Settings):
@@ -62,10 +62,10 @@ class Settings(common.Common):
         default=Path(".genaifactory/retriever"), description="Documents, indexes and the model's graph."
     )
     model_cache_dir: Path | None = Field(
-        default=None, description="Where MiniLM's graph is kept (58 MB); None: data_dir/models. Services may share it."
+        default=None, description="Cache of MiniLM's graph (58 MB); None: data_dir/models. Services may share it."
     )
     space: common.Space = common.Space()
     documents: Documents = Documents()
     ingestion: Ingestion = Ingestion()
     search: Search = Search()
-    qdrant: Qdrant | None = Field(default=None, description="None: vectors are kept in data_dir by Qdrant Edge.")
+    qdrant: Qdrant | None = Field(default=None, description="None: vectors are stored in data_dir by Qdrant Edge.")

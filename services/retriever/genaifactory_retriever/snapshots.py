@@ -1,6 +1,6 @@
-"""What searches see, replaced as a whole: a search holds one snapshot from its beginning to its end.
+"""Snapshots for searches: a search reads one snapshot from its beginning to its end; a write publishes a new one.
 
-Whatever a snapshot shows may be deleted only when no search holds it any more.
+Points of a snapshot may be deleted only when no search holds it any more.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Snapshot:
     indexes: tuple[Index, ...]
     """All open versions, newest first, the active one among them."""
     hidden: frozenset[int]
-    """Revisions whose points a search must look past."""
+    """Revisions whose points a search must ignore."""
 
     def index(self, version: str) -> Index | None:
         """The open version of this name."""
         return next((index for index in self.indexes if index.version == version), None)
 
     def serving(self, version: str) -> Index:
-        """The version of this name that may be searched; of no name: the active one. Raises NotFound, Conflict."""
+        """The version of this name, for searches; empty: the active one. Raises NotFound, Conflict."""
         index = self.index(version) if version else self.active
         if index is None:
             raise NotFound(
@@ -52,12 +52,12 @@ class Snapshots:
 
     @property
     def current(self) -> Snapshot:
-        """What a search that begins now sees."""
+        """The snapshot of a search that begins now."""
         return self._current
 
     @contextmanager
     def hold(self) -> Iterator[Snapshot]:
-        """The current snapshot, kept whole inside the block."""
+        """The current snapshot, whose points are not deleted inside the block."""
         snapshot = self._current
         self._holders[snapshot] += 1
         try:
@@ -69,7 +69,7 @@ class Snapshots:
                 self._released.set()
 
     async def publish(self, snapshot: Snapshot) -> None:
-        """Shows `snapshot` to every search that begins from now on; returns when no search sees an older one."""
+        """Makes `snapshot` the current one; returns when no search holds an older one."""
         if snapshot != self._current:
             previous, self._current = self._current, snapshot
             self._holders.setdefault(snapshot, 0)

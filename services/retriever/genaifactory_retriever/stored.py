@@ -1,4 +1,4 @@
-"""What the library holds: documents with where they came from, what an index has of each, and index versions."""
+"""The library's values: documents with their origin, their contents in each index, and index versions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from genaifactory_retriever.documents import Document, Section
 
 State = Literal["building", "ready", "active", "previous", "failed", "dropped"]
 OPEN_STATES: tuple[State, ...] = ("building", "ready", "active", "previous")
-"""Of index versions that hold vectors and take every write."""
+"""States of index versions that hold vectors and get every write."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a document was made of, and when; empty for one that was stored before this was kept."""
+    """The file of a document, and when it was stored; empty for documents stored before this was recorded."""
 
     media_type: str = ""
     size_bytes: int = 0
@@ -23,23 +23,23 @@ class Origin:
     store_time: float = 0.0
     """Seconds since the epoch."""
     source: str = ""
-    """Where it was read from, as whoever stored it said."""
+    """Where it was read from, as the upload's header declares."""
 
 
 @dataclass(frozen=True)
 class StoredDocument:
-    """A document as it is kept, with all that an index needs of it."""
+    """A stored document, with all that an index needs."""
 
     tenant: str
     document_id: str
     source_hash: str
-    """Of the bytes and everything said about them: the same means unchanged."""
+    """Of the bytes and the header: equal means unchanged."""
     content_hash: str
-    """Of the cleaned text, the access list and the metadata: the same means duplicate."""
+    """Of the cleaned text, the access list and the metadata: equal means duplicate."""
     title: str
     uri: str
     language: str
-    """As given; empty: each passage's own is detected."""
+    """As declared; empty: detected for each passage."""
     metadata: Mapping[str, str]
     allowed_groups: tuple[str, ...]
     text: str
@@ -54,23 +54,23 @@ class StoredDocument:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a stored document without its text."""
+    """A stored document's state, without its text."""
 
     document_id: str
     revision: int
     indexed: bool
-    """False: a duplicate, whose passages another document of the same content provides."""
+    """False: a duplicate; another document of the same content has the passages."""
     source_hash: str
     content_hash: str
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What one revision adds to an index version's statistics."""
+    """One revision's part of an index version's statistics."""
 
     passages: int
     term_passages: Mapping[int, int]
-    """Term id -> passages that hold it."""
+    """Term id -> passages that contain it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Put:
-    """A document to become live, with what each open index version holds of it; no contents: a duplicate."""
+    """A document to make live, with its contents in each open index version; none: a duplicate."""
 
     revision: int
     document: StoredDocument

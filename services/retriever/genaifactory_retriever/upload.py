@@ -1,4 +1,4 @@
-"""The messages of an Ingest call to uploads: checks their order, sizes and headers, and bounds the memory they take."""
+"""Reads uploads from the messages of an Ingest call: checks order, sizes and headers, and bounds the memory."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ MAX_DATA_BYTES = 1024 * 1024
 
 _LANGUAGE = re.compile(r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# A citation is shown as a link. Without a scheme it is a path; "//host" and what browsers read as that is none.
+# A citation is shown as a link, so a uri without a scheme must be a path: not "//host", nor what browsers read as that.
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
 _WEB_ADDRESS = re.compile(r"https?://[^\s/\\?#]", re.IGNORECASE)
 _OTHER_HOST = re.compile(r"\s*[/\\]{2}")
 
 
 async def first_message(requests: AsyncIterator[retriever_pb2.IngestRequest]) -> tuple[str, Announced]:
-    """The knowledge base that the call's first message opens, and the upload's size. Raises InvalidArgument."""
+    """The knowledge base and the upload's size, from the call's first message. Raises InvalidArgument."""
     async for request in requests:
         if request.WhichOneof("part") == "open":
             opened = request.open
             if opened.documents_before > opened.documents_total:
                 raise InvalidArgument(
-                    f"documents_before is {opened.documents_before}; it counts documents of this upload, of which "
-                    f"documents_total says {opened.documents_total}.",
+                    f"documents_before is {opened.documents_before}; it must be at most the upload's documents_total "
+                    f"({opened.documents_total}).",
                     field="open.documents_before",
                 )
             return opened.knowledge_base, Announced(opened.documents_total, opened.documents_before, opened.continues)
@@ -52,11 +52,11 @@ async def uploads(
     max_bytes: int,
     data_timeout_seconds: float,
 ) -> AsyncIterator[Upload]:
-    """The documents of a call after its first message. One that is refused still has its bytes read, and dropped.
+    """The documents of a call after its first message. The bytes of a refused one are read and dropped.
 
-    budget: at least max_bytes; the bytes of what is yielded are taken from it, and the consumer's to give back.
+    budget: at least max_bytes; holds the bytes of yielded documents, which the consumer releases.
 
-    Raises InvalidArgument when messages come in a wrong order, DeadlineExceeded when one stays away mid-document.
+    Raises InvalidArgument for messages out of order, DeadlineExceeded when one is missing for data_timeout_seconds.
     """
     iterator = aiter(requests)
     while (request := await anext(iterator, None)) is not None:
@@ -72,12 +72,12 @@ async def uploads(
             await _read(iterator, header.document_id, size, data_timeout_seconds, None)
             yield Upload(header, b"", refusal)
             continue
-        await budget.take(size)
+        await budget.acquire(size)
         data = bytearray()
         try:
             await _read(iterator, header.document_id, size, data_timeout_seconds, data)
         except BaseException:
-            budget.give_back(size)
+            budget.release(size)
             raise
         yield Upload(header, bytes(data))
 
@@ -108,10 +108,10 @@ async def _data(
         async with asyncio.timeout(timeout_seconds):
             request = await anext(iterator, None)
     except TimeoutError:
-        raise DeadlineExceeded(f"No data for the document '{document_id}' came for {timeout_seconds:.0f} s.") from None
+        raise DeadlineExceeded(f"No data for the document '{document_id}' in {timeout_seconds:.0f} s.") from None
     if request is None or request.WhichOneof("part") != "data":
         raise InvalidArgument(
-            f"The document '{document_id}' is shorter than its size_bytes says; send all of its `data`.", field="data"
+            f"The document '{document_id}' is shorter than its size_bytes; send all of its `data`.", field="data"
         )
     if not request.data:
         raise InvalidArgument("A `data` message must hold at least one byte.", field="data")
@@ -121,8 +121,8 @@ async def _data(
 
 
 def _header(message: retriever_pb2.DocumentHeader, max_bytes: int) -> tuple[Header, InvalidArgument | None]:
-    """The header, and why the document is refused if it is."""
-    # Even a refused document is named in its result, as far as its id can be shown.
+    """The header, and the error of a document that is refused."""
+    # A refused document has a result too, with its id as far as it can be shown.
     header = Header(
         document_id=_CONTROL.sub("", message.document_id)[: formats.MAX_ID_CHARACTERS],
         uri=message.uri,
@@ -159,7 +159,8 @@ def _check(message: retriever_pb2.DocumentHeader, max_bytes: int) -> None:
         raise InvalidArgument("The document is empty; size_bytes must be at least 1.", field="size_bytes")
     if message.size_bytes > max_bytes:
         raise TooLarge(
-            f"The document has {message.size_bytes} bytes; at most {max_bytes} are taken. Split it.", field="size_bytes"
+            f"The document has {message.size_bytes} bytes; at most {max_bytes} are accepted. Split it.",
+            field="size_bytes",
         )
 
 
@@ -177,7 +178,7 @@ def check_language(field: str, value: str) -> None:
 
 
 def language(tag: str) -> str:
-    """The language of a valid tag without its region: 'vi-VN' and 'vi' are one."""
+    """The language of a valid tag without its region: 'vi' for 'vi-VN'."""
     return tag.partition("-")[0].lower()
 
 
@@ -205,6 +206,8 @@ def check_uri(field: str, value: str) -> None:
 def check_text(field: str, value: str, max_characters: int) -> None:
     """Raises InvalidArgument for a text that is too long or holds control characters."""
     if len(value) > max_characters:
-        raise InvalidArgument(f"{field} has {len(value)} characters; at most {max_characters} are taken.", field=field)
+        raise InvalidArgument(
+            f"{field} has {len(value)} characters; at most {max_characters} are accepted.", field=field
+        )
     if _CONTROL.search(value):
         raise InvalidArgument(f"{field} must not hold control characters.", field=field)

@@ -1,4 +1,4 @@
-"""How far uploads are, so that an answer out of half the documents can be known as one."""
+"""Progress of running uploads, so that an answer from a part of the documents can be marked as such."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-# An upload of many documents is several calls; between two of them it goes on.
+# An upload of many documents is several calls; within this pause it counts as running.
 _BETWEEN_CALLS_SECONDS = 5.0
 
 Key = tuple[str, str]
@@ -16,7 +16,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Announced:
-    """What an upload says of its size."""
+    """The size that an upload declares."""
 
     total: int
     """Documents of the whole upload; 0: not known."""
@@ -28,7 +28,7 @@ class Announced:
 
 @dataclass(frozen=True)
 class Reading:
-    """How far the uploads into a knowledge base are."""
+    """Progress of the uploads into a knowledge base."""
 
     done: int
     """Documents that have a result."""
@@ -37,12 +37,12 @@ class Reading:
 
 @dataclass(eq=False)
 class Call:
-    """One Ingest call. `done` is the caller's to count up."""
+    """One Ingest call. Its handler counts `done` up."""
 
     announced: Announced
     done: int = 0
     ended: float | None = None
-    """Seconds of the clock; None while the call runs."""
+    """Time of the clock; None while the call runs."""
 
     @property
     def sent(self) -> int:
@@ -52,14 +52,14 @@ class Call:
 
 @dataclass
 class Uploads:
-    """The uploads that go on now. For one event loop."""
+    """The running uploads. For one event loop."""
 
     clock: Callable[[], float] = time.monotonic
     _calls: dict[Key, list[Call]] = field(default_factory=dict)
 
     @contextmanager
     def call(self, key: Key, announced: Announced) -> Iterator[Call]:
-        """An Ingest call, which counts until it ends, or until the next call of its upload begins."""
+        """Registers an Ingest call until it ends, or until the next call of its upload begins."""
         call = Call(announced)
         running = [other for other in self._calls.get(key, ()) if other.ended is None]
         self._calls[key] = [*running, call]
@@ -71,7 +71,7 @@ class Uploads:
                 self._forget(key, call)
 
     def reading(self, key: Key) -> Reading | None:
-        """How far the uploads are that announced their size; None when none goes on."""
+        """Progress of the uploads that declared their size; None when none is running."""
         now = self.clock()
         for call in tuple(self._calls.get(key, ())):
             if call.ended is not None and now - call.ended > _BETWEEN_CALLS_SECONDS:

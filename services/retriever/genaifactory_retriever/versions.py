@@ -1,4 +1,4 @@
-"""One index version: its name and chunking, how it is made, and whether it holds what the library says."""
+"""One index version: its name and chunking, its creation and rebuild, and the check against the library."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from genaifactory_retriever.vectors.protocol import Point, Vectors, Where, point
 logger = logging.getLogger(__name__)
 
 _PROBES = 8
-"""Passages that a version must find again."""
+"""Stored passages that a check searches for."""
 _BATCH = 16
-"""Documents that are held in memory while a version is made again."""
+"""Documents in memory at a time during a rebuild."""
 _ROUNDING = 1e-3
-"""Of a dot product of unit vectors in 32-bit floats, and far less than what damage does."""
+"""Tolerance for dot products of unit vectors in 32-bit floats; damage causes far greater differences."""
 
 
 def chunking_of(index: Index) -> Chunking:
-    """How an index version cuts documents."""
+    """The chunking of an index version."""
     return Chunking(index.chunk_tokens, index.overlap_tokens)
 
 
@@ -34,10 +34,10 @@ def index_name(index: Index) -> str:
     return f"{index.knowledge_base}--{index.version}"
 
 
-async def make(
+async def create(
     spec: specs.KnowledgeBase, library: Library, vectors: Vectors, encoder: Encoder, idempotency_key: str
 ) -> Index:
-    """An empty version under the next name, in the state building."""
+    """Creates an empty version under the next name, in the state building."""
     index = Index(
         id=0,
         knowledge_base=spec.name,
@@ -53,16 +53,16 @@ async def make(
     try:
         await vectors.create(index_name(index), encoder.dimensions)
     except BaseException:
-        failed: dict[int, State] = {index.id: "failed"}  # or its key would stand for a build that nobody does
+        failed: dict[int, State] = {index.id: "failed"}  # else its key would refuse another try as a running build
         await library.run(library.set_states, failed)
         raise
     return index
 
 
 async def problem(index: Index, library: Library, vectors: Vectors) -> str | None:
-    """What is wrong with a version that nobody writes to, if anything: counts, and passages that must be found.
+    """The problem of a version, None for a sound one: compares counts, and searches for some stored passages.
 
-    Raises Unavailable when the library cannot be read.
+    For a version without concurrent writes. Raises Unavailable when the library cannot be read.
     """
     expected = await library.run(library.all_passages, index.id)
     revisions = await library.run(library.indexed_revisions, index.knowledge_base)
@@ -77,20 +77,20 @@ async def problem(index: Index, library: Library, vectors: Vectors) -> str | Non
             return f"{len(probes) - len(points)} of {len(probes)} documents are missing"
         for point in points:
             if not 1 - _ROUNDING < math.hypot(*point.dense) < 1 + _ROUNDING:
-                return f"a passage of document '{point.passage.document_id}' has a vector that is none of the model's"
+                return f"a passage of document '{point.passage.document_id}' has a vector that is not of unit length"
             if not await _finds_itself(point, index, vectors):
-                return f"a passage of document '{point.passage.document_id}' does not find itself"
+                return f"a search for a passage of document '{point.passage.document_id}' does not find it"
     except Unavailable as error:
         return error.message
     return None
 
 
-async def make_again(index: Index, why: str, library: Library, vectors: Vectors, encoder: Encoder) -> None:
-    """Writes a version's points anew from the library, which stays as it is. For a version that nobody uses yet."""
+async def rebuild(index: Index, why: str, library: Library, vectors: Vectors, encoder: Encoder) -> None:
+    """Writes a version's points again from the library. For a version that is not in use yet."""
     revisions = await library.run(library.indexed_revisions, index.knowledge_base)
     name = index_name(index)
     logger.warning(
-        "the index '%s' is damaged (%s); it is made again from the %d stored documents", name, why, len(revisions)
+        "the index '%s' is damaged (%s); it is rebuilt from the %d stored documents", name, why, len(revisions)
     )
     await vectors.create(name, encoder.dimensions)
     for begin in range(0, len(revisions), _BATCH):
@@ -100,11 +100,11 @@ async def make_again(index: Index, why: str, library: Library, vectors: Vectors,
         for (revision, document), encoded in zip(present, passages, strict=True):
             await vectors.upsert(name, encoded.points(revision, document))
     if (left := await problem(index, library, vectors)) is not None:
-        logger.error("the index '%s' was made again, and yet %s", name, left)
+        logger.error("the index '%s' is still wrong after its rebuild: %s", name, left)
 
 
 async def _finds_itself(point: Point, index: Index, vectors: Vectors) -> bool:
-    """Whether a search for a stored passage finds it, or so many of the same text that it is not among the first."""
+    """Whether a search for a stored passage finds it, or only equal passages, which may fill the result."""
     candidates = await vectors.search(
         index_name(index),
         dense=point.dense,

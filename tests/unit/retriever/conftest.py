@@ -1,4 +1,4 @@
-"""The real model, loaded once, and a retriever of each test's own."""
+"""Fixtures: the real model, loaded once, and a retriever for each test."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def encoder(model: MiniLM) -> Iterator[Encoder]:
 
 @contextmanager
 def operating() -> Iterator[None]:
-    """Calls inside come from the present caller with the permission 'operate' besides."""
+    """Adds the permission 'operate' to the current caller inside the block."""
     caller = identity.current()
     act_as(replace(caller, permissions=(*caller.permissions, "operate")))
     try:
@@ -80,7 +80,7 @@ class Doc:
 
 @dataclass(frozen=True)
 class Client:
-    """The service as a caller sees it."""
+    """Calls to a running service."""
 
     stub: retriever_pb2_grpc.RetrieverServiceAsyncStub
     source: specs.Source
@@ -121,13 +121,13 @@ class Client:
         return await channels.unary(self.stub.Search, request, timeout_seconds=10)
 
     async def build(self, key: str = "", *, knowledge_base: str = "docs") -> list[retriever_pb2.BuildIndexResponse]:
-        """As one who may operate the platform."""
+        """With the permission 'operate'."""
         request = retriever_pb2.BuildIndexRequest(knowledge_base=knowledge_base, idempotency_key=key)
         with operating():
             return [step async for step in channels.stream(self.stub.BuildIndex, request, timeout_seconds=60)]
 
     async def swap(self, version: str, *, knowledge_base: str = "docs") -> retriever_pb2.SwapIndexResponse:
-        """As one who may operate the platform."""
+        """With the permission 'operate'."""
         request = retriever_pb2.SwapIndexRequest(knowledge_base=knowledge_base, index_version=version)
         with operating():
             return await channels.unary(self.stub.SwapIndex, request, timeout_seconds=10)

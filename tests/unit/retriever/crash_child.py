@@ -1,7 +1,7 @@
 """A process that writes, builds and swaps until it is killed; its arguments: data folder, model folder, N.
 
-At its start it checks that what the process before it left is whole, and at least edition N. On stdout it says
-"begins write" and "begins build" before it does so, and "edition N" after each write that was answered.
+At its start it checks that the documents of the previous process are whole, and at least edition N. It prints
+"begins write" and "begins build" before these steps, and "edition N" after each acknowledged write.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def document(number: int, edition: int) -> StoredDocument:
 
 
 async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVectors) -> int:
-    """The edition that every document of every version is of; fails when any is of parts."""
+    """The edition of all documents in all versions; fails for a mixture."""
     snapshot = base.snapshots.current
     assert snapshot.hidden == frozenset(), "points of unfinished revisions are left"
     editions = set()
@@ -81,7 +81,7 @@ async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
     encoder = Encoder(MiniLMEmbedder.load(model_dir), document_threads=1, query_threads=1)
     base = await KnowledgeBase.open(SPEC, library, vectors, encoder)
     edition = await whole_edition(base, library, vectors)
-    assert edition >= at_least, f"edition {at_least} was answered, {edition} is there"
+    assert edition >= at_least, f"edition {at_least} was acknowledged, {edition} is stored"
     print("ready", edition, flush=True)
     while True:
         edition += 1

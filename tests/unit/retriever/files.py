@@ -1,4 +1,4 @@
-"""Small PDF, Office and EPUB files, made as they are needed."""
+"""Generates small PDF, Office and EPUB files."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def with_part(data: bytes, name: str, change: Callable[[str], str]) -> bytes:
 
 
 def xlsx(sheets: Mapping[str, Sequence[Sequence[object]]], *, hidden: Sequence[str] = ()) -> bytes:
-    """A workbook, by a writer that shares no code with our reader."""
+    """A workbook, written by a library that shares no code with our reader."""
     stream = io.BytesIO()
     with xlsxwriter.Workbook(stream, {"default_date_format": "yyyy-mm-dd"}) as book:
         percent = book.add_format({"num_format": "0%"})
@@ -116,7 +116,7 @@ def xlsx(sheets: Mapping[str, Sequence[Sequence[object]]], *, hidden: Sequence[s
 
 
 def pptx_file() -> bytes:
-    """Two slides, notes, a table and a hidden slide, by python-pptx."""
+    """Two slides, notes, a table and a hidden slide, written by python-pptx."""
     deck = pptx.Presentation()
     first = deck.slides.add_slide(deck.slide_layouts[1])
     first.shapes.title.text = "Nghỉ phép"
@@ -159,7 +159,7 @@ def epub(chapters: Mapping[str, str], *, more: Mapping[str, str | bytes] | None 
 
 
 def cp1258(text: str) -> bytes:
-    """Vietnamese as Windows writes it: the letter, and the mark of its tone after it."""
+    """The text in windows-1258: each letter, and its tone mark after it."""
     data = b""
     for letter in text:
         try:

@@ -23,7 +23,7 @@ def _ids(batch: list[_Ready]) -> list[str]:
     return [ready.upload.header.document_id for ready in batch]
 
 
-async def test_a_document_that_is_ready_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_encoded_document_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion, "_BATCH_SECONDS", 60.0)
     ordered, first, others = _Ordered(8), asyncio.Event(), asyncio.Event()
     for name, begin in (("a", first), ("b", others), ("c", others)):
@@ -39,7 +39,7 @@ async def test_a_document_that_is_ready_waits_for_the_next(monkeypatch: pytest.M
     assert ordered.ended
 
 
-async def test_a_slow_document_holds_up_those_before_it_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_document_delays_those_before_it_only_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion, "_BATCH_SECONDS", 0.02)
     ordered, at_once, later = _Ordered(8), asyncio.Event(), asyncio.Event()
     at_once.set()
@@ -51,7 +51,7 @@ async def test_a_slow_document_holds_up_those_before_it_for_a_moment_only(monkey
         assert _ids(await ordered.batch()) == ["slow", "b"]
 
 
-async def test_an_upload_that_nothing_follows_yet_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_with_no_other_behind_it_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion, "_BATCH_SECONDS", 60.0)
     ordered, at_once = _Ordered(8), asyncio.Event()
     at_once.set()

@@ -1,4 +1,4 @@
-"""Files that are small and made to take long: each is refused for the structure that it has too much of."""
+"""Small files crafted to parse slowly: each is refused by the bound of a structure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genaifactory_retriever.parsing import parser
 from tests.unit.retriever import files
 from tests.unit.retriever.conftest import LIMITS
 
-# Of the settings' defaults, so that only the structure is beyond a bound.
+# The defaults of the settings, so that only the structure is beyond a bound.
 ROOMY = replace(LIMITS, text_characters=2_000_000, unpacked_bytes=128 << 20, seconds=60)
 SHEET = (
     '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>{}</sheetData></worksheet>'
@@ -27,12 +27,12 @@ def sheet(rows: str) -> bytes:
 
 
 def within(data: bytes, part: str, place: str, more: str) -> bytes:
-    """The archive with more XML behind a place in one of its parts."""
+    """The archive with more XML inserted after `place` in one of its parts."""
     return files.with_part(data, part, lambda xml: xml.replace(place, place + more, 1))
 
 
 def book(chapter: str) -> bytes:
-    """A book that lists its one chapter 20,000 times."""
+    """A book that lists its only chapter 20,000 times."""
     data = files.epub({"a.xhtml": chapter})
     return files.with_part(data, "OEBPS/book.opf", lambda xml: re.sub(r'<itemref idref="c0"/>', r"\g<0>" * 20_000, xml))
 
@@ -160,7 +160,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize(("media_type", "make", "message"), HOSTILE.values(), ids=HOSTILE)
-def test_a_file_made_to_take_long_is_refused_by_the_bound_that_it_breaks(
+def test_a_file_crafted_to_parse_slowly_is_refused_by_its_bound(
     media_type: str, make: Callable[[], bytes], message: str
 ) -> None:
     with pytest.raises(TooLarge, match=message) as caught:
@@ -168,7 +168,7 @@ def test_a_file_made_to_take_long_is_refused_by_the_bound_that_it_breaks(
     assert caught.value.field == "data"
 
 
-def test_documents_right_below_the_bounds_are_read() -> None:
+def test_documents_just_below_the_bounds_are_parsed() -> None:
     rows: list[list[object]] = [["Name", "City", "Days"], *([f"An {i}", "Huế", i] for i in range(20_000))]
     assert parser.parse(files.xlsx({"A": rows}), formats.XLSX, ROOMY).text.endswith(
         "Name: An 19999; City: Huế; Days: 19999"

@@ -1,4 +1,4 @@
-"""Which documents a caller is shown, by page, with their text, and which it may remove."""
+"""Which documents a caller may list, read and remove."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def ids(page: pb.ListDocumentsResponse) -> list[str]:
     return [document.document_id for document in page.documents]
 
 
-async def test_a_listed_document_says_what_it_was_made_of_and_when(client: Client) -> None:
+async def test_a_listed_document_has_its_origin_and_time(client: Client) -> None:
     before = time.time()
     await client.ingest([replace(BOOT, metadata={"year": "2026"}, language="en", source="/home/an/guide")])
     (document,) = (await listed(client)).documents
@@ -59,12 +59,12 @@ async def test_a_listed_document_says_what_it_was_made_of_and_when(client: Clien
     assert before - 1 < document.store_time.ToNanoseconds() / 1e9 < time.time() + 1
 
 
-async def test_a_document_without_a_title_is_named_by_its_path_as_it_was_before_it_was_a_url(client: Client) -> None:
+async def test_a_document_without_a_title_is_named_by_its_decoded_path(client: Client) -> None:
     await client.ingest([Doc("a#b?", "Some text.", "docs/a%23b%3F 100%25.txt")])
     assert (await shown(client, "a#b?")).document.title == "a#b? 100%"
 
 
-async def test_pages_follow_each_other_without_gap_or_repetition(client: Client) -> None:
+async def test_pages_have_no_gap_and_no_repetition(client: Client) -> None:
     names = [f"{folder}/Đ{number}" for folder in ("a", "b") for number in range(5)]
     await client.ingest([Doc(name, f"Text of {name}.") for name in names])
     found: list[str] = []
@@ -88,7 +88,7 @@ async def test_documents_are_found_by_their_source(client: Client) -> None:
     assert ids(await listed(client, source="/")) == []
 
 
-async def test_a_caller_sees_documents_of_everybody_and_of_its_groups_alone(client: Client) -> None:
+async def test_a_caller_lists_documents_without_groups_and_of_its_own_groups_only(client: Client) -> None:
     await client.ingest([BOOT, PAY, STAFF])
     assert ids(await listed(client)) == ["guide/boot", "staff"]
     assert (await listed(client)).total == 2
@@ -102,7 +102,7 @@ async def test_a_caller_sees_documents_of_everybody_and_of_its_groups_alone(clie
     assert (await removed(client, "hr/pay")).deleted == 1
 
 
-async def test_no_tenant_sees_another_ones_documents(client: Client) -> None:
+async def test_no_tenant_lists_documents_of_another(client: Client) -> None:
     await client.ingest([BOOT])
     act_as(replace(OPERATOR, tenant="globex"))
     assert ids(await listed(client)) == []
@@ -114,15 +114,15 @@ async def test_no_tenant_sees_another_ones_documents(client: Client) -> None:
 
 
 @pytest.mark.parametrize("permission", ["chat", "operate", "export"])
-async def test_who_may_not_ingest_sees_no_list(client: Client, permission: str) -> None:
+async def test_listing_documents_needs_the_permission_ingest(client: Client, permission: str) -> None:
     act_as(replace(CALLER, permissions=(permission,)))
     for call in (listed(client), shown(client, "guide/boot"), removed(client, "guide/boot")):
         with pytest.raises(PermissionDenied, match="no permission 'ingest'"):
             await call
 
 
-async def test_a_tenant_that_factory_yaml_does_not_have_is_refused(client: Client) -> None:
-    """Whoever signs: what it stored nobody could ever read."""
+async def test_a_tenant_that_is_not_in_factory_yaml_is_refused(client: Client) -> None:
+    """Even with a valid token: no caller could read its documents."""
     act_as(replace(OPERATOR, tenant="nope", permissions=("chat", "ingest", "operate")))
     for call in (client.ingest([BOOT]), client.search("boot"), listed(client), client.indexes()):
         with pytest.raises(PermissionDenied, match=r"factory\.yaml has no tenant 'nope'") as caught:
@@ -130,14 +130,14 @@ async def test_a_tenant_that_factory_yaml_does_not_have_is_refused(client: Clien
         assert "globex" not in caught.value.message
 
 
-async def test_an_unknown_knowledge_base_is_an_error_that_names_those_of_the_tenant(client: Client) -> None:
+async def test_the_error_for_an_unknown_knowledge_base_names_those_of_the_tenant(client: Client) -> None:
     for call in (listed(client, knowledge_base="nope"), client.ingest([BOOT], knowledge_base="private")):
         with pytest.raises(NotFound, match="there are: docs") as caught:
             await call
         assert caught.value.field == "knowledge_base"
 
 
-async def test_the_text_comes_by_sections_in_pieces_that_make_the_whole(client: Client) -> None:
+async def test_pieces_of_a_documents_sections_add_up_to_its_text(client: Client) -> None:
     await client.ingest([BOOT])
     whole = await shown(client, "guide/boot")
     assert [(list(each.headings), each.text) for each in whole.sections] == [
@@ -169,7 +169,9 @@ async def test_the_text_comes_by_sections_in_pieces_that_make_the_whole(client: 
         ({"knowledge_base": ""}, "knowledge_base"),
     ],
 )
-async def test_a_wrong_list_is_named(client: Client, fields: dict[str, Any], field: str) -> None:
+async def test_a_wrong_list_request_is_refused_with_its_field(
+    client: Client, fields: dict[str, Any], field: str
+) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await listed(client, **fields)
     assert caught.value.field == field
@@ -183,7 +185,7 @@ async def test_a_wrong_list_is_named(client: Client, fields: dict[str, Any], fie
         ("x", {"max_characters": bounds.MAX_TEXT_CHARACTERS + 1}, "max_characters"),
     ],
 )
-async def test_a_wrong_look_at_a_document_is_named(
+async def test_a_wrong_get_request_is_refused_with_its_field(
     client: Client, document_id: str, fields: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidArgument) as caught:
@@ -191,13 +193,13 @@ async def test_a_wrong_look_at_a_document_is_named(
     assert caught.value.field == field
 
 
-@pytest.mark.allow_blocking  # writes to the closed library as another version would
-async def test_a_library_of_before_lists_its_documents_and_serves_the_version_before_again(
+@pytest.mark.allow_blocking  # writes to the closed library as another version does
+async def test_a_library_of_the_previous_version_is_upgraded_and_still_works_after_a_rollback(
     tmp_path: Path, model_dir: Path, model: MiniLM
 ) -> None:
     async with retriever(tmp_path, model_dir) as client:
         await client.ingest([BOOT])
-    with sqlite3.connect(tmp_path / "library.sqlite") as connection:  # as the version before left it
+    with sqlite3.connect(tmp_path / "library.sqlite") as connection:  # the file of the previous version
         connection.execute("DROP TABLE origins")
     connection.close()
     async with retriever(tmp_path, model_dir) as client:
@@ -206,7 +208,7 @@ async def test_a_library_of_before_lists_its_documents_and_serves_the_version_be
         assert not document.HasField("store_time")
         again = await client.ingest([BOOT])
         assert again[0].outcome == pb.INGEST_OUTCOME_UNCHANGED
-        # The version before knows nothing of origins: its writes leave one behind, which the next start forgets.
+        # The previous version has no origins: its writes leave one without a document, which the next start deletes.
         await client.ingest([replace(BOOT, text="# Boot\n\nAnother text.")])
     with sqlite3.connect(tmp_path / "library.sqlite") as connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -41,7 +41,7 @@ def test_a_sentence_that_is_too_long_is_cut_between_words(model: MiniLM) -> None
     assert found[-1].end == len(text)
 
 
-def test_a_word_without_end_is_cut(model: MiniLM) -> None:
+def test_an_overlong_word_is_cut(model: MiniLM) -> None:
     found = chunks_of(model, [Block("QUJD" * 500)])
     assert max(len(c.text) for c in found) <= 20 * 8
     assert "".join(c.text for c in found) == "QUJD" * 500
@@ -55,7 +55,7 @@ def test_a_word_without_end_is_cut(model: MiniLM) -> None:
     max_tokens=st.integers(8, 40),
     overlap=st.integers(0, 7),
 )
-def test_any_text_falls_into_bounded_slices_that_leave_no_token_out(
+def test_any_text_is_cut_into_bounded_slices_that_contain_every_token(
     model: MiniLM, blocks: list[tuple[str, int]], max_tokens: int, overlap: int
 ) -> None:
     document = assemble([Block(text, level) for text, level in blocks])
@@ -76,5 +76,5 @@ def test_any_text_falls_into_bounded_slices_that_leave_no_token_out(
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "   "])
-def test_nothing_gives_no_passage(model: MiniLM, text: str) -> None:
+def test_an_empty_text_has_no_passages(model: MiniLM, text: str) -> None:
     assert chunks_of(model, [Block(text)]) == []

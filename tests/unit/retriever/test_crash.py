@@ -1,4 +1,4 @@
-"""Killed at any moment, the retriever opens again with the old or the new state of every document, never a mixture."""
+"""A retriever killed at any moment opens again with the old or the new state of every document, never a mixture."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ROUNDS = 10
 
 
 class Progress:
-    """What the child says, line by line, and how long its steps last on this machine at this time."""
+    """The child's output, line by line, and the present duration of its steps."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        """Of the last whole step of each kind, "write" and "build"."""
+        """Seconds of the last complete step of each kind, "write" and "build"."""
 
     def until_begins(self, aim: str, lines: IO[str], *, later: int) -> list[str]:
-        """Reads until a step of the kind begins that is the first, or so many later, whose length is known."""
+        """Reads until the first step of the kind with a known duration begins, or the one `later` steps after it."""
         said = []
         step, begun = "", 0.0
         while line := lines.readline():
@@ -66,10 +66,10 @@ def test_a_process_killed_at_random_moments_leaves_whole_documents(
             first = child.stdout.readline()
             if not first.startswith("ready"):
                 child.kill()
-                pytest.fail(f"what the last kill left does not open: {child.stderr.read()[-2000:]}")
+                pytest.fail(f"the state after the last kill does not open: {child.stderr.read()[-2000:]}")
             aim = ("write", "build")[turn % 2]
             said = progress.until_begins(aim, child.stdout, later=chance.randrange(2))
-            # The moment is the test's input: anywhere in the step, however fast the machine is.
+            # A random moment within the step, on machines of any speed.
             time.sleep(chance.uniform(0, progress.seconds.get(aim, 0)))
             child.kill()
             said += child.stdout.read().splitlines()

@@ -1,4 +1,4 @@
-"""Damaged files of the retriever: an index is made again, the library is named with what it costs and what to type."""
+"""Damaged files of the retriever: an index is rebuilt; for the library the error names the loss and the remedy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def a_folder(path: Path) -> None:
 
 
 def typed(message: str, data: Path) -> bytes | None:
-    """Types the command of a message; returns what then lies aside, None if that is no file."""
+    """Runs the command of a message; returns the bytes of the file that it moved aside, None if that is no file."""
     subprocess.run(["bash", "-euc", message.rpartition(":   ")[2]], check=True)
     (aside,) = data.glob("damaged-*/library.sqlite")
     return aside.read_bytes() if aside.is_file() else None
@@ -92,8 +92,8 @@ def data(stored: tuple[Path, str], tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-# Files of a shard, by the end of their paths: one of each kind, each harmed so as to fail in a way of its own. Edge
-# refuses some, panics on some, and takes others as they are: passages missing, none found, deletes without effect.
+# Files of a shard, by the end of their paths, one of each kind, each damaged in its own way. Edge refuses some, panics
+# on some, and opens others: with passages missing, none found, or deletions without effect.
 SHARD_HARMS: tuple[tuple[Harm, str], ...] = (
     (emptied, "edge_config.json"),
     (noise, "wal/open-1"),
@@ -115,7 +115,7 @@ SHARD_HARMS: tuple[tuple[Harm, str], ...] = (
 
 
 @pytest.mark.parametrize(("harm", "end"), SHARD_HARMS, ids=lambda each: getattr(each, "__name__", each))
-async def test_a_damaged_index_answers_as_before_after_a_start(
+async def test_a_damaged_index_answers_as_before_after_a_restart(
     harm: Harm, end: str, data: Path, stored: tuple[Path, str], model_dir: Path
 ) -> None:
     (file,) = [path for path in (data / "vectors" / INDEX).rglob("*") if str(path).endswith(end)]
@@ -128,7 +128,7 @@ async def test_a_damaged_index_answers_as_before_after_a_start(
 
 
 @pytest.mark.parametrize("instead", [None, "a file"])
-async def test_a_lost_index_is_made_again_and_the_log_says_so(
+async def test_a_lost_index_is_rebuilt_and_the_rebuild_is_logged(
     instead: str | None, data: Path, stored: tuple[Path, str], model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.rmtree(data / "vectors" / INDEX)
@@ -138,21 +138,21 @@ async def test_a_lost_index_is_made_again_and_the_log_says_so(
         assert str(await client.search(QUESTION)) == stored[1]
     (line,) = [record.getMessage() for record in caplog.records if INDEX in record.getMessage()]
     assert "is damaged" in line
-    assert "it is made again from the 4 stored documents" in line
+    assert "it is rebuilt from the 4 stored documents" in line
 
 
-async def test_a_whole_index_is_not_made_again(data: Path, model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_sound_index_is_not_rebuilt(data: Path, model_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     async with retriever(data, model_dir) as client:
         same = "The same words stand in more documents than a search looks at."
         await client.ingest([Doc(f"{n}", f"# {n}\n\n{same}", groups=(f"g{n % 2}",)) for n in range(40)])
     async with retriever(data, model_dir):
         pass
-    assert [line for line in (record.getMessage() for record in caplog.records) if "made again" in line] == []
+    assert [line for line in (record.getMessage() for record in caplog.records) if "rebuilt" in line] == []
 
 
 @pytest.mark.parametrize("harm", [emptied, cut_in_half, noise, a_folder], ids=lambda harm: harm.__name__)
-async def test_a_damaged_library_is_refused_until_what_the_message_says_was_typed(
+async def test_a_damaged_library_is_refused_until_the_command_of_the_message_was_run(
     harm: Harm, data: Path, model_dir: Path
 ) -> None:
     library = data / "library.sqlite"
@@ -171,7 +171,9 @@ async def test_a_damaged_library_is_refused_until_what_the_message_says_was_type
         assert (await client.search("USB stick")).passages[0].document_id == "boot"
 
 
-async def test_a_log_that_a_former_library_left_is_not_read_into_a_new_one(data: Path, model_dir: Path) -> None:
+async def test_the_write_ahead_log_of_a_former_library_is_not_replayed_into_a_new_one(
+    data: Path, model_dir: Path
+) -> None:
     with sqlite3.connect(data / "library.sqlite") as connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("UPDATE documents SET title = 'of the former'")
@@ -185,7 +187,7 @@ async def test_a_log_that_a_former_library_left_is_not_read_into_a_new_one(data:
         assert outcomes(await client.ingest(DOCUMENTS[:1])) == ["added"]
 
 
-async def test_damage_that_is_found_while_running_is_no_internal_error_and_its_remedy_is_logged(
+async def test_damage_found_at_run_time_is_unavailable_and_its_remedy_is_logged(
     data: Path, model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fails(client: Client) -> str:
@@ -200,6 +202,6 @@ async def test_damage_that_is_found_while_running_is_no_internal_error_and_its_r
         assert [await fails(client) for _ in range(2)] == [
             "The library of documents is damaged; the log of the service says what to do."
         ] * 2
-    told = {record.getMessage() for record in caplog.records if "To start without it" in record.getMessage()}
-    assert len(told) >= 1
-    assert all(f"{data / 'library.sqlite'} cannot be used: it is damaged" in line for line in told)
+    remedies = {record.getMessage() for record in caplog.records if "To start without it" in record.getMessage()}
+    assert len(remedies) >= 1
+    assert all(f"{data / 'library.sqlite'} cannot be used: it is damaged" in line for line in remedies)

@@ -1,4 +1,4 @@
-"""Text that declares no encoding: what is read as Western or Vietnamese Windows text, and what is refused."""
+"""Text without a declared encoding: when it is decoded as Western or Vietnamese Windows text, and when refused."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ VIETNAMESE_TEXTS = (
 
 
 @pytest.mark.parametrize("text", WESTERN_TEXTS.values(), ids=WESTERN_TEXTS)
-def test_western_windows_text_is_read_as_such(text: str) -> None:
+def test_western_windows_text_is_decoded(text: str) -> None:
     data = text.encode("cp1252")
     assert decoding.decode(data) == text
     assert decoding.guessed_encoding(data, "text/plain") == WESTERN
 
 
-def test_latin_1_is_read_as_western() -> None:
+def test_latin_1_is_decoded_as_western() -> None:
     text = "Die Größe der Küche: 20 m²; prêt à réserver, à côté."
     assert decoding.decode(text.encode("latin-1")) == text
 
 
 @pytest.mark.parametrize("text", VIETNAMESE_TEXTS)
-def test_vietnamese_windows_text_is_read_as_such_and_composed(text: str) -> None:
+def test_vietnamese_windows_text_is_decoded_and_composed(text: str) -> None:
     data = files.cp1258(text)
     assert decoding.decode(data) == text
     assert decoding.guessed_encoding(data, "text/plain") == VIETNAMESE
@@ -72,7 +72,7 @@ def test_utf_8_is_no_guess(text: str) -> None:
         ("Überstunden und größere Beträge für Möbel", "mac-roman"),
     ],
 )
-def test_text_of_other_encodings_is_refused_and_not_read_as_something_else(text: str, encoding: str) -> None:
+def test_text_of_other_encodings_is_refused(text: str, encoding: str) -> None:
     with pytest.raises(InvalidArgument, match=r"not UTF-8 text at byte .*save it as UTF-8"):
         decoding.decode(text.encode(encoding))
 
@@ -88,12 +88,12 @@ def test_text_of_other_encodings_is_refused_and_not_read_as_something_else(text:
     ],
     ids=["cut Vietnamese", "damaged German", "archive", "picture", "every byte"],
 )
-def test_damaged_utf_8_and_what_is_no_text_are_refused(data: bytes) -> None:
+def test_damaged_utf_8_and_binary_data_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidArgument, match=r"as UTF-8|NUL"):
         decoding.decode(data)
 
 
-def test_what_a_page_declares_is_no_guess() -> None:
+def test_a_declared_charset_is_no_guess() -> None:
     page = '<meta charset="windows-1252"><p>Café</p>'.encode("cp1252")
     assert decoding.guessed_encoding(page, "text/html") == ""
     assert decoding.guessed_encoding(page.replace(b"charset", b"x"), "text/html") == WESTERN

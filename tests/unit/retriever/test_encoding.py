@@ -1,4 +1,4 @@
-"""Documents to passages with vectors, on several threads."""
+"""Encoding of documents on several threads."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def _sentences(count: int) -> str:
     )
 
 
-async def test_passages_of_a_long_document_get_the_vectors_that_each_text_has_alone(
-    encoder: Encoder, model: MiniLM
-) -> None:
+async def test_the_vectors_of_a_long_document_equal_those_of_its_texts_alone(encoder: Encoder, model: MiniLM) -> None:
     encoded = await encoder.encode(_stored(_sentences(40)), _CHUNKING)
     assert len(encoded.passages) >= 20
     for passage in encoded.passages:
@@ -56,7 +54,7 @@ async def test_every_thread_works_on_one_long_document(model: MiniLM) -> None:
     together = threading.Barrier(2, timeout=30)
 
     class Meeting(MiniLMEmbedder):
-        """The model, in which the first two calls end only when two threads are inside."""
+        """The model; its first two calls return only when two threads are inside."""
 
         calls = itertools.count()
 
@@ -86,7 +84,7 @@ async def test_a_short_document_does_not_wait_for_a_long_one_of_another_upload(e
     assert done == ["short", "long"]
 
 
-async def test_a_busy_processor_is_a_query_s_before_it_is_a_document_s(encoder: Encoder) -> None:
+async def test_document_threads_have_a_lower_priority_than_query_threads(encoder: Encoder) -> None:
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 

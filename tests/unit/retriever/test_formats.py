@@ -1,4 +1,4 @@
-"""Sheets, slides, books, mails, reStructuredText and source code: what is kept of them, and what bad ones get."""
+"""Sheets, slides, books, mails, reStructuredText and source code: the blocks of good files, the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def texts(blocks: Iterable[Block]) -> list[str]:
 # Sheets
 
 
-def test_each_row_of_a_sheet_answers_by_itself_under_the_sheet_s_name() -> None:
+def test_each_row_of_a_sheet_is_a_block_with_column_names_under_the_sheet_s_name() -> None:
     rows: Sequence[Sequence[object]] = [
         ["Phụ cấp năm 2026"],
         [],
@@ -95,7 +95,7 @@ def test_the_encoding_of_a_csv_file_is_found(encoding: str) -> None:
 # Slides, books, mails
 
 
-def test_slides_are_read_in_order_with_titles_tables_and_notes_and_hidden_ones_are_not() -> None:
+def test_visible_slides_are_parsed_in_order_with_titles_tables_and_notes() -> None:
     assert texts(pptx.parse(files.pptx_file(), BOUND)[1]) == [
         "# Nghỉ phép",
         "- 16 ngày mỗi năm",
@@ -126,7 +126,7 @@ def test_a_book_is_read_when_only_its_fonts_are_encrypted() -> None:
         epub.parse(files.epub(chapters, more=encrypted("OEBPS/text/a.xhtml")), BOUND)
 
 
-def test_a_mail_gives_its_people_its_text_forwarded_mails_and_the_names_of_attachments() -> None:
+def test_a_mail_has_blocks_of_addresses_text_forwarded_mails_and_attachment_names() -> None:
     inner = EmailMessage()
     inner["Subject"], inner["From"] = "Đơn", "c@x.example"
     inner.set_content("<p>Xin nghỉ <b>ba</b> ngày.</p>", subtype="html")
@@ -158,7 +158,7 @@ def test_a_mail_in_another_charset_or_with_a_wrong_one_is_read() -> None:
     assert texts(eml.parse(head + b"klingon\n\nxin ch\xc3\xa0o")[1])[1:] == ["xin chào"]
 
 
-def test_mails_forwarded_without_end_are_read_to_a_depth() -> None:
+def test_forwarded_mails_are_parsed_to_a_bounded_depth() -> None:
     mail = EmailMessage()
     mail["Subject"] = "0"
     mail.set_content("innermost")
@@ -176,7 +176,7 @@ def test_mails_forwarded_without_end_are_read_to_a_depth() -> None:
 # reStructuredText and source code
 
 
-def test_rst_keeps_its_text_under_its_headings_and_that_of_directives_it_does_not_know() -> None:
+def test_rst_keeps_text_under_headings_and_of_unknown_directives() -> None:
     text = """
 Sổ tay
 ======
@@ -250,7 +250,7 @@ def test_rst_reads_no_file_and_writes_nothing_raw(directive: str, tmp_path: Path
     assert "iframe" not in "".join(found)
 
 
-def test_source_code_stands_under_the_lines_that_begin_its_definitions() -> None:
+def test_source_code_is_split_under_the_first_lines_of_its_definitions() -> None:
     assert texts(source.parse("import os\n\nclass A:\n    def f(self):\n        pass\n\n\nasync def g(): ...\n")) == [
         "import os\n",
         "# class A",
@@ -273,12 +273,12 @@ def test_source_code_stands_under_the_lines_that_begin_its_definitions() -> None
         ("deploy() {", "deploy()"),
     ],
 )
-def test_definitions_of_many_languages_are_known(line: str, heading: str) -> None:
+def test_definitions_of_many_languages_are_recognised(line: str, heading: str) -> None:
     assert texts(source.parse(f"{line}\n  body\n"))[0] == f"# {heading}"
 
 
 @pytest.mark.parametrize("line", ["if (x) {", "type: module", "return f(x) {", "classes = 1", "x" * 5000 + "(" + ") {"])
-def test_other_lines_begin_nothing(line: str) -> None:
+def test_other_lines_begin_no_definition(line: str) -> None:
     assert texts(source.parse(line)) == [line]
 
 
@@ -309,7 +309,7 @@ def test_each_format_is_read_in_a_process_of_its_own_or_as_text(
 @pytest.mark.parametrize("media_type", formats.MEDIA_TYPES)
 def test_every_media_type_has_a_parser(media_type: str) -> None:
     binary = media_type in (formats.PDF, formats.DOCX, formats.XLSX, formats.PPTX, formats.EPUB)
-    data = b"\x00\xff\x00"  # nothing of any of them
+    data = b"\x00\xff\x00"  # valid in none of them
     with pytest.raises(
         InvalidArgument, match="cannot be read as" if binary else "as UTF-8|NUL|header of a mail|cannot be"
     ):
@@ -320,7 +320,7 @@ def test_every_media_type_has_a_parser(media_type: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["XLSX", "PPTX", "EPUB"])
-def test_archives_that_unpack_without_end_are_too_large(kind: str) -> None:
+def test_archives_that_unpack_beyond_the_bound_are_too_large(kind: str) -> None:
     parser = {"XLSX": xlsx, "PPTX": pptx, "EPUB": epub}[kind]
     bomb = files.zipped({"a.xml": b" " * (BOUND + 1)})
     with pytest.raises(TooLarge, match=f"The {kind} holds more than {BOUND} bytes when unpacked"):
@@ -331,13 +331,13 @@ def test_archives_that_unpack_without_end_are_too_large(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "program"), [("XLSX", "Excel"), ("PPTX", "PowerPoint")])
-def test_encrypted_and_old_office_files_are_named(kind: str, program: str) -> None:
+def test_encrypted_and_old_office_files_are_refused(kind: str, program: str) -> None:
     parser = {"XLSX": xlsx, "PPTX": pptx}[kind]
     with pytest.raises(InvalidArgument, match=f"encrypted or in {program}'s old format; save it as .{kind.lower()}"):
         parser.parse(b"\xd0\xcf\x11\xe0" + b"x" * 100, BOUND)
 
 
-def test_an_archive_with_a_password_is_named() -> None:
+def test_an_archive_with_a_password_is_refused() -> None:
     data = bytearray(files.epub({"a.xhtml": "<p>x</p>"}))
     for mark, place in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
         start = data.find(mark)
@@ -359,7 +359,7 @@ def test_an_archive_with_a_password_is_named() -> None:
 )
 def test_entities_are_never_resolved(head: str, data: bytes, part: str, word: str, media_type: str) -> None:
     hostile = files.with_part(data, part, lambda xml: head + xml.rpartition("?>")[2].replace(word, "&e9;"))
-    with contextlib.suppress(InvalidArgument):  # refusing the file is right, too
+    with contextlib.suppress(InvalidArgument):  # a refusal is right, too
         document = parser.parse(hostile, media_type, LIMITS)
         assert "ha" not in document.text + document.title
         assert "root:" not in document.text + document.title
@@ -376,7 +376,7 @@ def test_a_sheet_that_claims_a_billion_rows_is_stopped() -> None:
         bounded(xlsx.parse(far, BOUND)[1], BOUND)
 
 
-def test_a_sheet_that_lies_about_its_size_is_read_as_it_is() -> None:
+def test_a_sheet_with_a_wrong_declared_size_is_read_whole() -> None:
     book = files.xlsx({"A": [["Name", "City"], ["An", "Hue"]]})
     lying = files.with_part(book, "xl/worksheets/sheet1.xml", lambda xml: xml.replace('"A1:B2"', '"A1:XFD1048576"'))
     assert texts(xlsx.parse(lying, BOUND)[1]) == ["# A", "Name: An; City: Hue"]
@@ -395,26 +395,26 @@ def test_a_sheet_that_lies_about_its_size_is_read_as_it_is() -> None:
         (b"no mail at all", formats.EML, "no header of a mail"),
     ],
 )
-def test_a_bad_file_is_refused_in_words(data: bytes, media_type: str, message: str) -> None:
+def test_a_bad_file_is_refused_with_a_clear_message(data: bytes, media_type: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message) as caught:
         parser.parse(data, media_type, LIMITS)
     assert caught.value.field == "data"
 
 
-def test_mail_parts_nested_deeper_than_any_stack_are_too_many() -> None:
+def test_deeply_nested_mail_parts_are_too_many() -> None:
     data = "Subject: x\n" + "".join(f'Content-Type: multipart/mixed; boundary="b{i}"\n\n--b{i}\n' for i in range(3000))
     with pytest.raises(TooLarge, match="more than 500 parts"):
         parser.parse(data.encode(), formats.EML, LIMITS)
 
 
-def test_rst_made_to_take_for_ever_is_stopped() -> None:
+def test_rst_with_exponential_substitutions_is_stopped() -> None:
     # Each substitution is ten of the next: 10^12 words, whatever the machine.
     text = "|a0|\n\n" + "".join(f".. |a{i}| replace:: {f'|a{i + 1}| ' * 10}\n" for i in range(12))
     with pytest.raises(InvalidArgument, match=r"took longer than 1 s|cannot be read as RST"):
         isolation.parse(text.encode(), "rst", replace(LIMITS, seconds=1))
 
 
-def test_macros_of_a_workbook_are_left_alone() -> None:
+def test_macros_of_a_workbook_are_ignored() -> None:
     book = files.xlsx({"A": [["Name", "City"], ["An", "Hue"]]})
     parts = files.with_part(book, "xl/workbook.xml", lambda xml: xml)
     with_macros = files.zipped(
@@ -428,7 +428,7 @@ def _parts(data: bytes) -> dict[str, str | bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def test_a_workbook_of_our_reader_s_own_library_is_read_too() -> None:
+def test_a_workbook_written_by_openpyxl_is_read_too() -> None:
     book = openpyxl.Workbook()
     assert book.active is not None
     book.active.append(["Tên", "Tuổi"])

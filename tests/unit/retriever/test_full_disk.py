@@ -1,4 +1,4 @@
-"""A store that fails in the middle of an upload, and blocks for files that are written through maps."""
+"""A store that fails in the middle of an upload, and disk blocks for files that are written through memory maps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB = 1 << 20
 async def uploads(budget: ByteBudget) -> AsyncIterator[Upload]:
     for number in range(DOCUMENTS):
         data = f"# Note {number}\n\nThe secret word of this note is zq{number}.\n".encode()
-        await budget.take(len(data))
+        await budget.acquire(len(data))
         yield Upload(Header(f"{number}.md", f"{number}.md", "", "", "", {}, ()), data)
 
 
@@ -54,7 +54,7 @@ def ingestion(encoder: Encoder, budget: ByteBudget, space: Space) -> Ingestion:
     return Ingestion(encoder, LIMITS, budget, space, documents_in_flight=2)
 
 
-async def test_an_upload_that_the_library_had_no_room_for_may_be_sent_again(
+async def test_an_upload_that_failed_on_a_full_library_may_be_sent_again(
     tmp_path: Path, encoder: Encoder, parts: tuple[Library, KnowledgeBase]
 ) -> None:
     library, knowledge_base = parts
@@ -64,11 +64,11 @@ async def test_an_upload_that_the_library_had_no_room_for_may_be_sent_again(
     async with asyncio.timeout(30):
         with pytest.raises(OutOfSpace, match=r"The disk that holds .* is full"):
             _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
-    await budget.take(MIB)  # all that was taken is given back
-    budget.give_back(MIB)
+    await budget.acquire(MIB)  # all that was taken is given back
+    budget.release(MIB)
     await library.run(pages(library, 1 << 30))
     results = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
-    # Some had found room in the pages that the file has; none is there twice.
+    # Some were stored in the file's free pages; none is stored twice.
     assert {result.outcome for result in results} <= {"added", "unchanged"}
     assert len(await library.run(library.indexed_revisions, "docs")) == DOCUMENTS
 
@@ -85,17 +85,15 @@ async def test_an_upload_is_refused_as_a_whole_while_the_disk_is_full(
 
 
 class Full(EdgeVectors):
-    """A store that has no room at all."""
+    """A store without any space."""
 
     async def upsert(self, index: str, points: Sequence[Point]) -> None:
-        for _ in range(1000):  # meanwhile the upload goes on, until there is no place for another document
+        for _ in range(1000):  # meanwhile the upload continues until the queue is full
             await asyncio.sleep(0)
         raise OutOfSpace("full")
 
 
-async def test_an_upload_ends_when_a_write_fails_while_more_documents_wait_than_may_be_in_flight(
-    tmp_path: Path, encoder: Encoder
-) -> None:
+async def test_an_upload_ends_when_a_write_fails_while_its_queue_is_full(tmp_path: Path, encoder: Encoder) -> None:
     library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
     vectors = await asyncio.to_thread(Full, tmp_path / "vectors", search_threads=1)
     knowledge_base = await KnowledgeBase.open(specs.KnowledgeBase(name="docs"), library, vectors, encoder)
@@ -104,13 +102,13 @@ async def test_an_upload_ends_when_a_write_fails_while_more_documents_wait_than_
     async with asyncio.timeout(20):
         with pytest.raises(OutOfSpace):
             _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
-    await budget.take(MIB)  # all that was taken is given back
+    await budget.acquire(MIB)  # all that was taken is given back
     await vectors.close()
     await asyncio.to_thread(library.close)
 
 
 class Undeleting(EdgeVectors):
-    """A store that finds no room to delete, and notes what searches may not see while it writes."""
+    """A store without space for deletions, which records the hidden revisions during its writes."""
 
     knowledge_base: KnowledgeBase
     hidden: frozenset[int] = frozenset()
@@ -123,7 +121,9 @@ class Undeleting(EdgeVectors):
         raise OutOfSpace("full")
 
 
-async def test_what_cannot_be_deleted_stays_hidden_and_costs_no_later_write(tmp_path: Path, encoder: Encoder) -> None:
+async def test_points_that_cannot_be_deleted_stay_hidden_and_fail_no_later_write(
+    tmp_path: Path, encoder: Encoder
+) -> None:
     library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
     vectors = await asyncio.to_thread(Undeleting, tmp_path / "vectors", search_threads=1)
     knowledge_base = await KnowledgeBase.open(specs.KnowledgeBase(name="docs"), library, vectors, encoder)
@@ -133,7 +133,7 @@ async def test_what_cannot_be_deleted_stays_hidden_and_costs_no_later_write(tmp_
 
     async def sent(document_id: str, text: str) -> str:
         async def upload() -> AsyncIterator[Upload]:
-            await budget.take(len(text))
+            await budget.acquire(len(text))
             yield Upload(Header(document_id, document_id, "", "", "", {}, ()), text.encode())
 
         (result,) = [result async for result in taking.ingest(knowledge_base, "acme", upload())]
@@ -141,7 +141,7 @@ async def test_what_cannot_be_deleted_stays_hidden_and_costs_no_later_write(tmp_
 
     assert await sent("a.md", "The first version.") == "added"
     (old,) = await library.run(library.indexed_revisions, "docs")
-    assert await sent("a.md", "The second version.") == "replaced", "it is stored, whatever became of the old one"
+    assert await sent("a.md", "The second version.") == "replaced", "it is stored, although the old one is not deleted"
     assert await sent("b.md", "Another document.") == "added"
     assert old in vectors.hidden, "while another document is written too"
     assert old in knowledge_base.snapshots.current.hidden
@@ -160,7 +160,7 @@ def blocks(path: Path) -> int:
     return os.stat(path).st_blocks * 512
 
 
-def test_blocks_are_taken_for_what_is_written_next_and_not_again_before_it_is(tmp_path: Path) -> None:
+def test_blocks_are_allocated_for_the_next_write_and_only_once(tmp_path: Path) -> None:
     file = with_hole(tmp_path / "page_0.dat", written=100_000, size=8 * MIB)
     mapped.make_room(tmp_path, MIB)
     taken = blocks(file)
@@ -177,7 +177,7 @@ def test_blocks_are_taken_for_what_is_written_next_and_not_again_before_it_is(tm
     assert file.stat().st_size == 8 * MIB
 
 
-def test_no_more_blocks_are_taken_than_a_file_is_long(tmp_path: Path) -> None:
+def test_no_blocks_are_allocated_beyond_the_end_of_a_file(tmp_path: Path) -> None:
     small = with_hole(tmp_path / "flags.dat", written=0, size=10_000)
     whole = with_hole(tmp_path / "whole.dat", written=10_000, size=10_000)
     mapped.make_room(tmp_path, MIB)
@@ -185,7 +185,7 @@ def test_no_more_blocks_are_taken_than_a_file_is_long(tmp_path: Path) -> None:
     assert (small.stat().st_size, whole.stat().st_size) == (10_000, 10_000)
 
 
-def test_without_room_nothing_is_written(tmp_path: Path) -> None:
+def test_nothing_is_written_without_free_space(tmp_path: Path) -> None:
     file = with_hole(tmp_path / "page_0.dat", written=0, size=MIB)
     before = blocks(file)
     with pytest.raises(OutOfSpace, match="are needed"):

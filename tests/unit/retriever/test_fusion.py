@@ -1,4 +1,4 @@
-"""One ranking out of two."""
+"""Fusion of two rankings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def test_each_mode_ranks_by_its_own_score() -> None:
     assert [found.id for found, _ in fuse(CANDIDATES, Mode.LEXICAL, "en")] == [3, 4, 2]
 
 
-def test_hybrid_prefers_what_both_find() -> None:
+def test_hybrid_prefers_candidates_of_both_methods() -> None:
     assert next(found.id for found, _ in fuse(CANDIDATES, Mode.HYBRID, "en")) == 2
 
 
-def test_in_vietnamese_words_decide() -> None:
+def test_the_lexical_score_decides_for_vietnamese() -> None:
     assert [found.id for found, _ in fuse(CANDIDATES, Mode.HYBRID, "vi")][:2] == [3, 4]
 
 
-def test_ties_always_fall_the_same_way() -> None:
+def test_ties_are_sorted_by_id() -> None:
     assert fuse(CANDIDATES[::-1], Mode.HYBRID, "vi") == fuse(CANDIDATES, Mode.HYBRID, "vi")
 
 

@@ -104,13 +104,11 @@ def test_a_very_long_query_is_bounded() -> None:
         ("Do the partitions grow coconuts?", 0.2, 0.7),
     ],
 )
-def test_coverage_is_the_share_of_informative_terms_that_the_best_passage_holds(
-    query: str, least: float, most: float
-) -> None:
+def test_coverage_is_the_share_of_informative_terms_in_the_best_passage(query: str, least: float, most: float) -> None:
     assert least <= CORPUS.coverage(query) <= most + 1e-9
 
 
-def test_a_query_without_informative_words_gives_no_ground_to_doubt() -> None:
+def test_a_query_without_informative_words_has_full_coverage() -> None:
     assert CORPUS.coverage("what is it?") == 1.0
     assert Corpus().coverage("what is it?") == 0.0
 
@@ -132,7 +130,7 @@ HANDBOOK = Corpus(
         "How long is the maternity leave?",
     ],
 )
-def test_words_that_only_oblige_or_ask_are_not_missed_in_a_passage(question: str) -> None:
+def test_modal_and_question_words_do_not_lower_the_coverage(question: str) -> None:
     asked = analysis.words(english.QUESTION_PHRASES.sub(" ", question))
     assert lexical.coverage(asked, HANDBOOK.texts, HANDBOOK.frequencies, 4) == 1.0
 

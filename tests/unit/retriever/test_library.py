@@ -1,4 +1,4 @@
-"""The library's file: what it promises of a commit."""
+"""The library's file: durability of a commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files to cleaned documents: what is kept, what is dropped, and which errors bad files get."""
+"""Parsing: what is kept of files, what is dropped, and the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sections(document: Document) -> list[tuple[tuple[str, ...], str]]:
     return [(section.headings, document.text[section.start : section.end]) for section in document.sections]
 
 
-def test_html_keeps_what_a_reader_sees_under_its_headings() -> None:
+def test_html_keeps_visible_text_under_its_headings() -> None:
     document = parse(HTML, "text/html")
     assert document.title == "Guide"
     assert sections(document) == [
@@ -41,21 +41,21 @@ def test_html_keeps_what_a_reader_sees_under_its_headings() -> None:
     ]
 
 
-def test_a_page_that_is_only_a_list_of_contents_keeps_it() -> None:
+def test_a_page_of_links_alone_keeps_them() -> None:
     document = parse(b"<h1>Guide</h1><div class='toc'><ul><li>Booting</li></ul></div>", "text/html")
     assert document.text == "- Booting"
 
 
-def test_html_in_another_charset_is_decoded_as_it_says() -> None:
+def test_html_is_decoded_with_its_declared_charset() -> None:
     html = '<meta charset="windows-1258"><p>Vietnam: \u0111</p>'.encode("windows-1258")
     assert parse(html, "text/html").text == "Vietnam: đ"
 
 
-def test_html_nested_deeper_than_any_stack_is_read() -> None:
+def test_deeply_nested_html_is_parsed() -> None:
     assert parse(b"<div>" * 5000 + b"deep", "text/html").text == "deep"
 
 
-def test_many_elements_without_end_tags_are_no_nesting() -> None:
+def test_elements_without_end_tags_do_not_count_as_nested() -> None:
     document = parse(b"<ul>" + b"<li>item<p>more<br>" * 3000, "text/html")
     assert document.text.count("item") == 3000
 
@@ -91,11 +91,11 @@ x = 1
     ]
 
 
-def test_a_document_without_a_title_takes_its_first_heading() -> None:
+def test_the_default_title_is_the_first_heading() -> None:
     assert parse(b"intro\n\n# Real title\n\ntext", "text/markdown").title == "Real title"
 
 
-def test_plain_text_falls_into_paragraphs() -> None:
+def test_plain_text_is_split_into_paragraphs() -> None:
     assert parse(b"one\r\nline\r\n\r\ntwo", "text/plain").text == "one line\n\ntwo"
 
 
@@ -105,7 +105,7 @@ def test_text_is_composed_and_free_of_invisible_characters() -> None:
     assert parse(text.encode(), "text/plain").text == "Cài đặt xong rồi"
 
 
-def test_utf16_with_its_mark_is_read() -> None:
+def test_utf16_with_a_byte_order_mark_is_decoded() -> None:
     assert parse("xin chào".encode("utf-16"), "text/plain").text == "xin chào"
 
 
@@ -142,7 +142,7 @@ def test_pdf_lines_are_joined_to_paragraphs() -> None:
         (files.docx_bomb(1000), formats.DOCX, "cannot be read as DOCX"),
     ],
 )
-def test_a_bad_file_gets_an_error_that_says_what_is_wrong(data: bytes, media_type: str, expected: str) -> None:
+def test_the_error_for_a_bad_file_names_the_problem(data: bytes, media_type: str, expected: str) -> None:
     with pytest.raises(InvalidArgument, match=expected) as caught:
         parse(data, media_type)
     assert caught.value.field == "data"
@@ -162,12 +162,12 @@ def test_a_file_beyond_a_bound_is_too_large(data: bytes, media_type: str, expect
         parse(data, media_type)
 
 
-def test_a_parser_that_takes_too_long_is_stopped() -> None:
+def test_a_slow_parser_is_stopped() -> None:
     with pytest.raises(InvalidArgument, match="took longer"):
         parser.parse(files.pdf("x"), formats.PDF, replace(LIMITS, seconds=0.01))
 
 
-def test_a_parser_that_takes_too_much_memory_is_stopped() -> None:
+def test_a_parser_beyond_its_memory_bound_is_stopped() -> None:
     with pytest.raises(InvalidArgument, match="cannot be read as PDF"):
         parser.parse(files.pdf("x"), formats.PDF, replace(LIMITS, memory_bytes=16 << 20))
 
@@ -186,7 +186,7 @@ def test_the_type_comes_from_the_media_type_or_the_ending(media_type: str, uri: 
 
 
 @pytest.mark.parametrize(("media_type", "uri"), [("image/png", "a.md"), ("", "a.exe"), ("", "README"), ("", "")])
-def test_an_unknown_type_names_the_known_ones(media_type: str, uri: str) -> None:
+def test_the_error_for_an_unknown_type_names_the_supported_ones(media_type: str, uri: str) -> None:
     with pytest.raises(InvalidArgument, match=r"text/markdown|\.md") as caught:
         parser.media_type_of(media_type, uri)
     assert caught.value.field == "media_type"

@@ -1,4 +1,4 @@
-"""The service with another embedder, and with a reranker: neither is known outside the line that chooses it."""
+"""The service with another embedder, and with a reranker, each set at the one line that chooses it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Trigrams:
 
 
 class ShortestFirst:
-    """A reranker that reads all that was found."""
+    """A reranker that reads all candidates."""
 
     reads = 50
 
@@ -59,7 +59,7 @@ class ShortestFirst:
         )
 
 
-async def test_an_embedder_of_other_dimensions_makes_indexes_that_are_searched_and_pass_their_check(
+async def test_indexes_of_an_embedder_with_other_dimensions_are_searched_and_pass_their_check(
     tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "MiniLMEmbedder", Trigrams)
@@ -76,7 +76,7 @@ async def test_an_embedder_of_other_dimensions_makes_indexes_that_are_searched_a
         assert max(len(passage.text) for passage in found.passages) <= 64
 
 
-async def test_a_reranker_reads_more_than_is_asked_for_and_only_what_the_caller_may_see(
+async def test_a_reranker_reads_more_than_the_limit_and_only_passages_the_caller_may_see(
     tmp_path: Path, model_dir: Path, model: MiniLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reranker = ShortestFirst()

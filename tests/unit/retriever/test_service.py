@@ -1,4 +1,4 @@
-"""The service as a caller sees it: ingestion, search, tenancy, access lists, index versions, and wrong requests."""
+"""The service through its RPCs: ingestion, search, tenancy, access lists, index versions, and wrong requests."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ async def test_the_same_content_under_another_id_is_stored_once(client: Client) 
     assert ids(await client.search("khởi động")) == ["boot"]
 
 
-async def test_the_same_content_for_other_eyes_is_no_duplicate(client: Client) -> None:
+async def test_the_same_content_for_other_groups_is_no_duplicate(client: Client) -> None:
     assert outcomes(await client.ingest([BOOT, replace(BOOT, id="copy", groups=("hr",))])) == ["added", "added"]
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
-async def test_a_duplicate_takes_over_when_its_original_goes(client: Client, how: str) -> None:
+async def test_a_duplicate_gets_the_passages_when_its_original_is_removed_or_changed(client: Client, how: str) -> None:
     await client.ingest([BOOT, replace(BOOT, id="renamed", uri="new.md")])
     if how == "deleted":
         assert await client.delete("boot") == 1
@@ -129,7 +129,7 @@ async def test_a_bad_document_does_not_stop_the_others(client: Client) -> None:
     assert responses[3].error_reason == Reason.INVALID_ARGUMENT
 
 
-async def test_a_document_that_is_too_large_is_read_past(tmp_path: Path, model_dir: Path) -> None:
+async def test_a_document_that_is_too_large_is_skipped(tmp_path: Path, model_dir: Path) -> None:
     async with retriever(tmp_path / "d", model_dir, documents={"max_bytes": 2000}) as client:
         responses = await client.ingest([Doc("big", "x" * 2001), BOOT])
     assert outcomes(responses) == ["rejected", "added"]
@@ -164,7 +164,7 @@ BAD_HEADERS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "expected"), BAD_HEADERS)
-async def test_a_wrong_header_is_rejected_with_what_is_wrong(
+async def test_a_wrong_header_is_rejected_with_a_message_that_names_the_problem(
     client: Client, fields: dict[str, Any], expected: str
 ) -> None:
     responses = await client.ingest([replace(BOOT, **fields), RAID])
@@ -185,7 +185,7 @@ async def test_a_wrong_header_is_rejected_with_what_is_wrong(
         "notes/10:30.md",
     ],
 )
-async def test_a_web_address_or_a_path_comes_back_as_it_was_sent(client: Client, uri: str) -> None:
+async def test_a_web_address_or_a_path_is_returned_unchanged(client: Client, uri: str) -> None:
     assert outcomes(await client.ingest([replace(RAID, uri=uri)])) == ["added"]
     assert (await client.search("RAID")).passages[0].uri == uri
 
@@ -228,7 +228,7 @@ async def test_an_upload_out_of_order_is_refused(
     assert caught.value.reason == reason
 
 
-async def test_an_upload_that_falls_silent_is_ended(tmp_path: Path, model_dir: Path) -> None:
+async def test_an_upload_without_data_is_ended_after_a_timeout(tmp_path: Path, model_dir: Path) -> None:
     async with (
         retriever(tmp_path / "d", model_dir, ingestion={"data_timeout_seconds": 0.05}) as client,
         channels.Duplex(client.stub.Ingest, timeout_seconds=10) as call,
@@ -247,9 +247,7 @@ async def test_an_upload_that_is_cancelled_leaves_the_service_working(client: Cl
     assert outcomes(await client.ingest([BOOT])) == ["added"]
 
 
-async def test_uploads_larger_together_than_the_memory_for_them_wait_their_turn(
-    tmp_path: Path, model_dir: Path
-) -> None:
+async def test_uploads_beyond_the_shared_memory_budget_wait(tmp_path: Path, model_dir: Path) -> None:
     small = {"documents": {"max_bytes": 3000}, "ingestion": {"bytes_in_flight": 1}}
     async with retriever(tmp_path / "d", model_dir, **small) as client:
         uploads = [[Doc(f"{u}-{i}", f"Upload {u} document {i}. " * 100) for i in range(6)] for u in range(3)]
@@ -274,7 +272,7 @@ async def test_every_mode_finds_in_both_languages(client: Client) -> None:
     assert ids(await client.search("khoi dong may tinh"))[0] == "boot"
 
 
-async def test_coverage_tells_an_answerable_question_from_another(client: Client) -> None:
+async def test_coverage_is_high_for_answerable_questions_only(client: Client) -> None:
     await client.ingest([BOOT, RAID])
     assert (await client.search("What does a RAID array do with a broken disk?")).term_coverage > 0.9
     assert (await client.search("Làm sao khởi động từ USB?")).term_coverage > 0.9
@@ -325,10 +323,10 @@ async def test_a_wrong_query_names_the_field(client: Client, fields: dict[str, A
     assert caught.value.field == field
 
 
-# Who may see and do what
+# Permissions
 
 
-async def test_tenants_do_not_see_each_other(client: Client) -> None:
+async def test_a_search_finds_no_documents_of_another_tenant(client: Client) -> None:
     await client.ingest([BOOT])
     act_as(replace(CALLER, tenant="globex"))
     for mode in (pb.SEARCH_MODE_HYBRID, pb.SEARCH_MODE_LEXICAL, pb.SEARCH_MODE_DENSE):
@@ -341,7 +339,7 @@ async def test_tenants_do_not_see_each_other(client: Client) -> None:
     assert outcomes(await client.ingest([BOOT])) == ["unchanged"]
 
 
-async def test_a_tenants_scores_tell_nothing_of_anothers_documents(client: Client) -> None:
+async def test_a_tenants_scores_do_not_depend_on_anothers_documents(client: Client) -> None:
     await client.ingest([BOOT, RAID])
     before = await client.search("broken disk")
     act_as(replace(CALLER, tenant="globex"))
@@ -350,7 +348,7 @@ async def test_a_tenants_scores_tell_nothing_of_anothers_documents(client: Clien
     assert await client.search("broken disk") == before
 
 
-async def test_an_access_list_opens_a_document_to_its_groups_only(client: Client) -> None:
+async def test_a_document_with_an_access_list_is_found_by_its_groups_only(client: Client) -> None:
     await client.ingest([replace(BOOT, groups=("board", "staff")), replace(RAID, groups=("board",))])
     assert ids(await client.search("disk khởi động")) == ["boot"]
     act_as(replace(CALLER, groups=("board",)))
@@ -359,7 +357,7 @@ async def test_an_access_list_opens_a_document_to_its_groups_only(client: Client
     assert ids(await client.search("disk khởi động")) == []
 
 
-async def test_an_access_list_that_is_narrowed_closes_at_once_in_every_version(client: Client) -> None:
+async def test_a_narrowed_access_list_applies_at_once_in_every_version(client: Client) -> None:
     await client.ingest([BOOT])
     version = (await client.build())[-1].index_version
     await client.ingest([replace(BOOT, groups=("board",))])
@@ -405,7 +403,7 @@ async def test_each_call_needs_its_permission(client: Client, permissions: tuple
 # Index versions
 
 
-async def test_a_build_serves_only_after_its_swap_and_the_way_back_is_open(client: Client) -> None:
+async def test_a_build_serves_only_after_its_swap_which_can_be_undone(client: Client) -> None:
     await client.ingest([BOOT, RAID])
     steps = await client.build("nightly")
     assert (steps[0].state, steps[-1].state) == (pb.INDEX_STATE_BUILDING, pb.INDEX_STATE_READY)
@@ -437,7 +435,7 @@ async def test_only_the_version_before_the_active_one_is_kept(client: Client) ->
         await client.search("x", index_version="v1")
 
 
-async def test_a_new_version_takes_the_new_chunking_and_the_old_one_keeps_its_own(client: Client) -> None:
+async def test_a_new_version_has_the_new_chunking_and_the_old_one_keeps_its_own(client: Client) -> None:
     text = "# A\n\n" + " ".join(f"Sentence number {i} speaks of disks." for i in range(40))
     await client.ingest([Doc("long", text)])
     client.source.replace(specs.parse(FACTORY.replace("chunk_tokens: 64", "chunk_tokens: 200")))
@@ -448,7 +446,7 @@ async def test_a_new_version_takes_the_new_chunking_and_the_old_one_keeps_its_ow
     assert passages["v2"] % 2 == 0
 
 
-async def test_documents_that_change_during_a_build_are_right_in_both_versions(client: Client) -> None:
+async def test_documents_changed_during_a_build_are_updated_in_both_versions(client: Client) -> None:
     await client.ingest([Doc(f"d{i}", f"# T\n\nDocument number{i} about topic{i}") for i in range(40)])
     request = pb.BuildIndexRequest(knowledge_base="docs")
     with operating():
@@ -476,7 +474,7 @@ async def test_documents_that_change_during_a_build_are_right_in_both_versions(c
     assert totals == {(39, 39)}
 
 
-async def test_a_build_whose_caller_goes_away_ends_and_can_be_begun_again(client: Client) -> None:
+async def test_a_build_is_cancelled_with_its_caller_and_can_be_started_again(client: Client) -> None:
     await client.ingest([Doc(f"d{i}", f"Document number{i}") for i in range(40)])
     request = pb.BuildIndexRequest(knowledge_base="docs", idempotency_key="k")
     with operating():
@@ -487,7 +485,7 @@ async def test_a_build_whose_caller_goes_away_ends_and_can_be_begun_again(client
     assert isinstance(caught.value, Conflict)
     await build.aclose()
     state = pb.INDEX_STATE_BUILDING
-    while state != pb.INDEX_STATE_READY:  # until the server has seen that its caller is gone
+    while state != pb.INDEX_STATE_READY:  # until the server has noticed that its caller left
         with contextlib.suppress(Conflict):
             state = (await client.build("k"))[-1].state
     assert pb.INDEX_STATE_FAILED in [index.state for index in await client.indexes()]
@@ -496,7 +494,7 @@ async def test_a_build_whose_caller_goes_away_ends_and_can_be_begun_again(client
 @pytest.mark.parametrize(
     ("version", "expected"), [("", "must name the version"), ("v9", "has no index version 'v9'; it has v1")]
 )
-async def test_a_wrong_swap_says_what_is_there(client: Client, version: str, expected: str) -> None:
+async def test_the_error_for_a_wrong_swap_names_the_versions(client: Client, version: str, expected: str) -> None:
     with pytest.raises(FactoryError, match=expected) as caught:
         await client.swap(version)
     assert caught.value.field == "index_version"
@@ -512,8 +510,8 @@ async def test_a_wrong_delete_names_the_field(client: Client, ids_: tuple[str, .
     assert caught.value.field == field
 
 
-async def test_searches_during_swaps_each_see_one_version_whole(client: Client) -> None:
-    """Each version cuts the document differently, so passages of two versions could be told apart."""
+async def test_each_search_during_swaps_reads_one_version(client: Client) -> None:
+    """Each version cuts the document differently, so a mixture of two versions would show."""
     text = "# A\n\n" + " ".join(f"Sentence number {i} speaks of disks." for i in range(30))
     await client.ingest([Doc("long", text)])
     client.source.replace(specs.parse(FACTORY.replace("chunk_tokens: 64", "chunk_tokens: 100")))
@@ -544,7 +542,7 @@ async def test_searches_during_swaps_each_see_one_version_whole(client: Client) 
     assert {"v1", "v2"} == set(seen)
 
 
-async def test_searches_during_replacements_see_each_document_old_or_new_and_whole(client: Client) -> None:
+async def test_searches_during_replacements_find_each_document_whole_either_old_or_new(client: Client) -> None:
     def edition(number: int) -> Doc:
         return Doc("manual", "".join(f"# Part {i}\n\nCommon words of edition{number}.\n\n" for i in range(6)))
 
@@ -589,7 +587,7 @@ async def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path, mo
                 pass
 
 
-def test_it_does_not_start_without_the_gateways_key(tmp_path: Path) -> None:
+def test_the_retriever_does_not_start_without_the_gateways_key(tmp_path: Path) -> None:
     with pytest.raises(FactoryError, match="GENAIFACTORY_CONTEXT_PUBLIC_KEY"):
         create_app(Settings(data_dir=tmp_path), specs.Source(specs.parse(FACTORY)), Telemetry("retriever"))
 
@@ -601,7 +599,7 @@ async def test_a_knowledge_base_added_while_running_can_be_used(client: Client) 
     assert ids(await client.search("USB")) == []
 
 
-async def test_documents_are_counted_by_tenant_and_knowledge_base_also_those_that_nobody_names_any_more(
+async def test_documents_are_counted_by_tenant_and_knowledge_base_also_those_no_longer_in_factory_yaml(
     client: Client,
 ) -> None:
     await client.ingest([BOOT, replace(BOOT, id="copy"), RAID])
@@ -623,7 +621,7 @@ async def test_documents_are_counted_by_tenant_and_knowledge_base_also_those_tha
     ]
 
 
-async def test_a_document_that_hides_what_is_stored_is_warned_of(
+async def test_a_configuration_that_hides_stored_documents_is_logged_as_a_warning(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     await client.ingest([BOOT, RAID])

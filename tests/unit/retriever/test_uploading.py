@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def test_calls_of_one_upload_count_on_and_its_end_is_the_end_of_its_last_call() -> None:
+def test_the_progress_of_an_upload_spans_its_calls_until_the_last_one_ends() -> None:
     clock = Clock()
     uploads = Uploads(clock)
     assert uploads.reading(KEY) is None
@@ -43,7 +43,7 @@ def test_calls_of_one_upload_count_on_and_its_end_is_the_end_of_its_last_call() 
     assert uploads.reading(KEY) is None
 
 
-def test_an_upload_whose_next_call_never_comes_is_over_after_a_while() -> None:
+def test_an_upload_without_its_next_call_ends_after_a_timeout() -> None:
     clock = Clock()
     uploads = Uploads(clock)
     with uploads.call(KEY, Announced(3, 0, continues=True)):
@@ -54,7 +54,7 @@ def test_an_upload_whose_next_call_never_comes_is_over_after_a_while() -> None:
     assert uploads.reading(KEY) is None
 
 
-def test_two_uploads_are_added_up_and_one_that_names_no_size_does_not_count() -> None:
+def test_two_uploads_are_added_up_and_one_without_a_size_does_not_count() -> None:
     uploads = Uploads()
     with (
         uploads.call(KEY, Announced(3)) as one,
@@ -66,7 +66,7 @@ def test_two_uploads_are_added_up_and_one_that_names_no_size_does_not_count() ->
         assert uploads.reading(KEY) == Reading(1, 7)
 
 
-async def test_a_search_while_an_upload_goes_on_finds_what_is_read_and_says_how_far_it_is(client: Client) -> None:
+async def test_a_search_during_an_upload_finds_stored_documents_and_reports_the_progress(client: Client) -> None:
     act_as()
     opened = retriever_pb2.IngestOpen(knowledge_base="docs", documents_total=2)
     async with channels.Duplex(client.stub.Ingest, timeout_seconds=60) as call:
@@ -91,7 +91,7 @@ async def test_a_search_while_an_upload_goes_on_finds_what_is_read_and_says_how_
 async def test_more_documents_before_than_in_the_whole_upload_are_refused(client: Client) -> None:
     act_as()
     opened = retriever_pb2.IngestOpen(knowledge_base="docs", documents_total=2, documents_before=3)
-    with pytest.raises(InvalidArgument, match="documents_total says 2") as caught:
+    with pytest.raises(InvalidArgument, match=r"documents_total \(2\)") as caught:
         await client.send([retriever_pb2.IngestRequest(open=opened)])
     assert caught.value.field == "open.documents_before"
 

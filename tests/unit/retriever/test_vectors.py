@@ -1,6 +1,6 @@
-"""The contract of a vector store, for both that stand behind it.
+"""The contract of a vector store, for both implementations.
 
-The Qdrant server's client runs here in its own local mode: the same calls and filters, without the wire.
+The Qdrant server's client runs here in its own local mode: the same calls and filters, without a network.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def found(store: Vectors, where: Where, *, dense: bool = True) -> list[int
     return [candidate.id >> 20 for candidate in candidates]
 
 
-async def test_a_point_comes_back_as_it_was_stored(store: Vectors) -> None:
+async def test_a_point_is_returned_as_it_was_stored(store: Vectors) -> None:
     stored = point(7, 2, axis=3, terms=(2, 5))
     await store.upsert("docs--v1", [stored])
     assert await store.passages("docs--v1", [stored.id]) == {stored.id: stored.passage}
@@ -90,13 +90,13 @@ async def test_a_point_comes_back_as_it_was_stored(store: Vectors) -> None:
     assert await store.count("docs--v1") == 1
 
 
-async def test_writing_a_point_twice_is_writing_it_once(store: Vectors) -> None:
+async def test_writing_a_point_twice_stores_it_once(store: Vectors) -> None:
     await store.upsert("docs--v1", [point(1)])
     await store.upsert("docs--v1", [point(1)])
     assert await store.count("docs--v1") == 1
 
 
-async def test_both_scores_come_for_what_either_method_found(store: Vectors) -> None:
+async def test_points_found_by_either_method_have_both_scores(store: Vectors) -> None:
     await store.upsert(
         "docs--v1", [point(1, axis=0, terms=(9,)), point(2, axis=5, terms=(1,)), point(3, axis=6, terms=(9,))]
     )
@@ -115,7 +115,7 @@ async def test_another_tenants_points_are_never_found(store: Vectors, dense: boo
 
 
 @pytest.mark.parametrize("dense", [True, False])
-async def test_groups_open_what_names_one_of_them_and_what_names_none(store: Vectors, dense: bool) -> None:
+async def test_a_search_with_groups_finds_points_of_these_groups_and_of_none(store: Vectors, dense: bool) -> None:
     await store.upsert(
         "docs--v1",
         [point(1), point(2, allowed_groups=("hr", "board")), point(3, allowed_groups=("it",))],
@@ -126,7 +126,7 @@ async def test_groups_open_what_names_one_of_them_and_what_names_none(store: Vec
 
 
 @pytest.mark.parametrize("dense", [True, False])
-async def test_hidden_revisions_are_looked_past(store: Vectors, dense: bool) -> None:
+async def test_hidden_revisions_are_not_found(store: Vectors, dense: bool) -> None:
     await store.upsert("docs--v1", [point(1), point(2)])
     assert await found(store, replace(ACME, hidden=frozenset({1})), dense=dense) == [2]
 
@@ -138,7 +138,7 @@ async def test_language_and_metadata_narrow_a_search(store: Vectors) -> None:
     assert await found(store, replace(ACME, metadata=(("team", "it"), ("year", "2025")))) == []
 
 
-async def test_a_search_for_terms_that_stand_nowhere_finds_nothing(store: Vectors) -> None:
+async def test_a_search_for_unknown_terms_finds_nothing(store: Vectors) -> None:
     await store.upsert("docs--v1", [point(1, terms=(2,))])
     assert await found(store, ACME, dense=False) == []
 
@@ -150,7 +150,7 @@ async def test_deleting_revisions_leaves_the_others(store: Vectors) -> None:
     assert await store.count("docs--v1") == 1
 
 
-async def test_indexes_are_apart_and_a_dropped_one_is_gone(store: Vectors) -> None:
+async def test_indexes_are_separate_and_a_dropped_one_is_deleted(store: Vectors) -> None:
     await store.create("docs--v2", DIMENSIONS)
     await store.upsert("docs--v2", [point(1)])
     assert await store.count("docs--v1") == 0

@@ -1,1 +1,1 @@
-"""Files to documents, within bounds."""
+"""Parses files into documents, within bounds."""

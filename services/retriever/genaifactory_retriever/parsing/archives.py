@@ -1,4 +1,4 @@
-"""Office files and e-books are ZIP archives of XML: opened within bounds, and their XML read without entities."""
+"""Office files and e-books as ZIP archives of XML: opens them within bounds, and parses XML without entities."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENCRYPTED_FLAG = 0x1
 
 
 class Archive:
-    """An open archive. What is read of it stays within its bounds, also where the archive has a part read again."""
+    """An open archive. Bounds count all reads, also repeated ones of the same part."""
 
     def __init__(self, kind: str, archive: zipfile.ZipFile, max_unpacked_bytes: int, max_tags: int) -> None:
         self.kind = kind
@@ -27,7 +27,7 @@ class Archive:
         self._tags = bounds.Count(kind, "tags", max_tags)
 
     def has(self, name: str) -> bool:
-        """Whether it holds the part."""
+        """Whether it contains the part."""
         return name in self._zip.NameToInfo
 
     def read(self, name: str) -> bytes:
@@ -39,17 +39,17 @@ class Archive:
         self._parts.add()
         self._bytes.add(self._zip.NameToInfo[name].file_size)
         part = self._zip.read(name)
-        if b"<" in part.lstrip()[:4]:  # behind a mark of its encoding; pictures and fonts hold the byte by chance
+        if b"<" in part.lstrip()[:4]:  # XML, perhaps after a byte order mark; not images and fonts
             self._tags.add(part.count(b"<"))
         return part
 
     def check(self) -> None:
-        """Reads every part, for a library that then reads them by itself. Raises TooLarge."""
+        """Counts every part, for a library that reads them itself. Raises TooLarge."""
         for name in self._zip.NameToInfo:
             self.read(name)
 
     def xml(self, name: str) -> etree._Element:
-        """A part's root element; nothing outside the part is read, and its entities stay as they are."""
+        """A part's root element; no external data is read, and entities are not resolved."""
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
         return etree.fromstring(self.read(name), parser)
 
@@ -60,8 +60,8 @@ def opened(
 ) -> Iterator[Archive]:
     """Opens the file. Raises InvalidArgument (encrypted), TooLarge, and whatever zipfile does on damage.
 
-    kind: for messages, and the ending to save it as. program: of Microsoft's, whose old or
-    encrypted files are no archives.
+    kind: for messages, where it is the ending, too. program: the one of Microsoft whose old or encrypted files are no
+    archives.
     """
     if program and data.startswith(_OLE_MAGIC):
         raise InvalidArgument(
@@ -70,7 +70,7 @@ def opened(
         )
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = archive.infolist()
-        # The sizes in the directory bind: zipfile reads no more of a part than they say.
+        # The declared sizes suffice: zipfile reads no more of a part than these.
         bounds.require(len(parts), bounds.PARTS, kind, "parts")
         unpacked = sum(part.file_size for part in parts)
         bounds.require(unpacked, max_unpacked_bytes, kind, "bytes when unpacked")

@@ -1,4 +1,4 @@
-"""Bytes to text: by the mark at their beginning, by what they declare, or by what they can only be."""
+"""Decodes bytes to text: by their byte order mark, by a declared charset, or by a guess where only one is plausible."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from genaifactory_common.errors import InvalidArgument
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 WESTERN, VIETNAMESE = "windows-1252", "windows-1258"
-"""What Windows writes in the West, a superset of ISO 8859-1 (Latin-1), and in Vietnam."""
+"""Windows encodings of Western languages, a superset of ISO 8859-1 (Latin-1), and of Vietnamese."""
 
-# Text in UTF-8 with a damaged place, which reads as Western text full of "Ã©".
+# Damaged UTF-8, which would decode as Western text full of "Ã©".
 _UTF8_LETTER = re.compile(rb"[\xc3-\xc6][\x80-\xbf]|\xe1[\xba\xbb][\x80-\xbf]|\xe2\x80[\x80-\xbf]")
 _CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([a-zA-Z0-9_.:-]{1,40})", re.IGNORECASE)
 _NO_TEXT = frozenset((formats.PDF, formats.DOCX, formats.XLSX, formats.PPTX, formats.EPUB, formats.EML))
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
-# French, German, Spanish, Portuguese, Italian, Dutch and the Nordic languages. Without the letters where Central
-# European, Turkish and Baltic text, read as Western, gives itself away: š ž ð þ ý.
+# French, German, Spanish, Portuguese, Italian, Dutch and the Nordic languages. Without š ž ð þ ý, which show that text
+# is Central European, Turkish or Baltic.
 _WESTERN_LETTERS = frozenset("àáâãäåæçèéêëìíîïñòóôõöøùúûüÿœßªº")
 _VIETNAMESE_LETTERS = frozenset("àáảãạăằắẳẵặâầấẩẫậèéẻẽẹêềếểễệìíỉĩịòóỏõọôồốổỗộơờớởỡợùúủũụưừứửữựỳýỷỹỵđ")
-# Signs, in either, that stand within a word only where another encoding has a letter.
+# Signs that in both encodings are within a word only where another encoding has a letter.
 _SIGN_IN_WORD = re.compile(r"[^\W\d_][€‚ƒ„†‡ˆ‰‹›•˜™¡-©«-¹»-¿×÷₫]+[^\W\d_]")
 _CAPITAL_IN_WORD = re.compile(r"[a-zà-öø-ÿ][À-ÖØ-ÞŒŠŽŸ]")
 _LONG_RUN = re.compile(r"[^\W\d_a-zA-Z]{4}")
-_MAX_GUESSED_BYTES = 4 << 20  # a second's work; more text than a document may hold
+_MAX_GUESSED_BYTES = 4 << 20  # takes a second; more text than a document may hold
 _MOST_MARKED_WESTERN = 0.33
 _MOST_MARKED_VIETNAMESE = 0.6
 _TONES = frozenset("\u0300\u0301\u0303\u0309\u0323")
@@ -36,20 +36,20 @@ _TONES = frozenset("\u0300\u0301\u0303\u0309\u0323")
 def decode(data: bytes, declared: str | None = None) -> str:
     """The text. Raises InvalidArgument.
 
-    By its mark, else as declared, else as UTF-8, else as Western or Vietnamese Windows text if it can only be one of
-    these: a wrong guess would be quoted.
+    By its byte order mark, else as declared, else as UTF-8, else as Western or Vietnamese Windows text if only one of
+    them is plausible: answers would quote a wrong guess.
     """
     return _decoded(data, declared)[0]
 
 
 def declared_charset(page: bytes) -> str | None:
-    """The charset that an HTML page's own first kilobytes name."""
+    """The charset that the first kilobytes of an HTML page declare."""
     found = _CHARSET.search(page[:4096])
     return found.group(1).decode("ascii").lower() if found else None
 
 
 def guessed_encoding(data: bytes, media_type: str) -> str:
-    """WESTERN or VIETNAMESE when a file of text that declares nothing is read so; empty otherwise."""
+    """WESTERN or VIETNAMESE for a text file that is decoded so by a guess; empty otherwise."""
     if media_type in _NO_TEXT or (media_type == "text/html" and declared_charset(data)):
         return ""
     try:
@@ -59,7 +59,7 @@ def guessed_encoding(data: bytes, media_type: str) -> str:
 
 
 def _decoded(data: bytes, declared: str | None) -> tuple[str, str]:
-    """The text, and its encoding where that is a guess."""
+    """The text, and its encoding where that is guessed."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             declared = encoding
@@ -91,18 +91,18 @@ def _guess(data: bytes) -> tuple[str, str] | None:
 def _western(data: bytes) -> str | None:
     text = _plausible(data, "cp1252", _WESTERN_LETTERS, _MOST_MARKED_WESTERN)
     letters = set(text.lower()) if text is not None else set()
-    # Hungarian's ő and ű, which stand where the West has õ and û; no Western language has both of a pair.
+    # Hungarian's ő and ű decode as õ and û; no Western language has both õ or û and ö or ü.
     return None if letters & {"õ", "û"} and letters & {"ö", "ü"} else text
 
 
 def _vietnamese(data: bytes) -> str | None:
-    """Composed. Windows writes a letter and then the mark of its tone, which no other encoding has as a letter."""
+    """In NFC. Windows writes a letter and then its tone mark, whose bytes are no letters in other encodings."""
     text = _plausible(data, "cp1258", _VIETNAMESE_LETTERS, _MOST_MARKED_VIETNAMESE)
     return text if text is not None and not _TONES.isdisjoint(data.decode("cp1258")) else None
 
 
 def _plausible(data: bytes, encoding: str, letters: frozenset[str], most_marked: float) -> str | None:
-    """The text if all of it can be of the languages with these letters beside a to z."""
+    """The text if it is plausible for languages with these letters beside a to z."""
     try:
         text = unicodedata.normalize("NFC", data.decode(encoding))
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""Parses what may take long in a process of its own, with bounded memory and time.
+"""Parses files in a process of its own, with bounded memory and time.
 
-A file can be made to loop or to unpack without end, and a thread that does so could not be stopped.
-Run as a module it is that process: the file comes in on stdin, blocks go out on stdout as JSON.
+A file can be crafted to make a parser loop or unpack without end, and a thread could not be stopped.
+Run as a module it is that process: it reads the file on stdin and writes blocks to stdout as JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from genaifactory_retriever.documents import Block, bounded
 from genaifactory_retriever.parsing.limits import Limits
 
 Kind = Literal["pdf", "docx", "xlsx", "pptx", "epub", "csv", "tsv", "eml", "rst", "html", "markdown"]
-"""Each is parsed by the module of its name; text is UTF-8 by then."""
+"""Each is parsed by the module of its name; text formats in UTF-8."""
 
 _BROKEN = "The document cannot be read as {kind}; it is damaged or of another type. Check the file and its media_type."
 
@@ -66,11 +66,11 @@ def _main() -> None:
         title, blocks = _parsed(data, kind, arguments)
     except InvalidArgument as error:
         answer = {"error": error.message, "too_large": isinstance(error, TooLarge)}
-    except Exception:  # whatever a damaged file does to a parser is the file's fault
+    except Exception:  # any error of a parser is reported as a damaged file
         answer = {"error": _BROKEN.format(kind=kind.upper()), "too_large": False}
     else:
         answer = {"title": title, "blocks": [(block.text, block.level, block.verbatim) for block in blocks]}
-    # A lone surrogate out of a damaged font must not stop the answer.
+    # ASCII: JSON escapes lone surrogates, of a damaged font, which UTF-8 cannot encode.
     sys.stdout.buffer.write(json.dumps(answer).encode())
 
 
@@ -80,7 +80,7 @@ def _parsed(data: bytes, kind: Kind, arguments: dict[str, Any]) -> tuple[str, li
 
 
 def _parser(kind: Kind, arguments: dict[str, Any]) -> Callable[[bytes], tuple[str, Iterable[Block]]]:
-    """What parses this kind, with its bounds; only that module is imported."""
+    """The parser of this kind with its bounds; imports only its module."""
     module = importlib.import_module(f"genaifactory_retriever.parsing.formats.{'csv' if kind == 'tsv' else kind}")
     if kind in ("html", "markdown", "rst"):
         return lambda data: module.parse(data.decode())

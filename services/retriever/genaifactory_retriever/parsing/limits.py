@@ -1,4 +1,4 @@
-"""What one document may cost."""
+"""Limits of parsing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class Limits:
     unpacked_bytes: int
     """Of an Office file's or e-book's parts together."""
     seconds: float
-    """Until a parser in a process of its own is stopped."""
+    """After which a parser's process is killed."""
     memory_bytes: int
-    """Address space of that parser."""
+    """Address space of that process."""

@@ -1,4 +1,4 @@
-"""Files to documents: tells the type, decodes, and parses within bounds; a bad file is an error that says why."""
+"""Parses files into documents: finds the type, decodes, and parses within bounds; errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _ISOLATED: dict[str, isolation.Kind] = {
     formats.TSV: "tsv",
     formats.EML: "eml",
 }
-# Sheets, and definitions of source code.
+# Their headings name sheets and definitions, not the document.
 _HEADINGS_ARE_PARTS = formats.SOURCE | {formats.XLSX}
 _QUICK_CHARACTERS = 200_000
 _QUICK_NESTING = 1000
 
 
 def media_type_of(media_type: str, uri: str) -> str:
-    """The type to parse as; by the uri's ending when media_type is empty. Raises InvalidArgument."""
+    """The file's type; from the uri's ending when media_type is empty. Raises InvalidArgument."""
     if media_type:
         known = media_type.partition(";")[0].strip().lower()
         if known not in formats.MEDIA_TYPES:
@@ -43,7 +43,7 @@ def media_type_of(media_type: str, uri: str) -> str:
     ending = PurePosixPath(unquote(urlsplit(uri).path)).suffix.lower()
     if ending not in formats.BY_ENDING:
         raise InvalidArgument(
-            f"The type of '{uri[-100:]}' is not known by its ending; give media_type, or end the uri in one of "
+            f"The ending of '{uri[-100:]}' names no supported type; set media_type, or end the uri in one of "
             f"{', '.join(sorted(formats.BY_ENDING))}.",
             field="media_type",
         )
@@ -51,9 +51,9 @@ def media_type_of(media_type: str, uri: str) -> str:
 
 
 def parse(data: bytes, media_type: str, limits: Limits) -> Document:
-    """The document in a file of a type that `media_type_of` names. Blocks for up to limits.seconds.
+    """The document of a file. media_type: of `media_type_of`. Blocks for up to limits.seconds.
 
-    Raises InvalidArgument when the file is not what its type says or holds no text, TooLarge beyond a limit.
+    Raises InvalidArgument when the file is not of its type or holds no text, TooLarge beyond a limit.
     """
     if not data:
         raise InvalidArgument("The document is empty; it must hold text.", field="data")
@@ -74,14 +74,14 @@ def _parsed(data: bytes, media_type: str, limits: Limits) -> tuple[str, list[Blo
     if media_type == "text/markdown":
         return _markup(decoding.decode(data), "markdown", limits)
     text = decoding.decode(data)
-    require_text(len(text), limits.text_characters)  # as it is written; cleaned, it is hardly less
+    require_text(len(text), limits.text_characters)  # before cleaning, which shortens it little
     if media_type == formats.RST:
         return isolation.parse(text.encode(), "rst", limits)
     return "", source.parse(text) if media_type in formats.SOURCE else parse_text.parse(text)
 
 
 def _markup(text: str, kind: Literal["html", "markdown"], limits: Limits) -> tuple[str, list[Block]]:
-    """Parsed here when that is sure to be quick; starting a process takes longer than most pages."""
+    """Parses short and flat pages in this process: starting another takes longer than parsing most pages."""
     if len(text) > _QUICK_CHARACTERS or html.nesting(text) > _QUICK_NESTING:
         return isolation.parse(text.encode(), kind, limits)
     return html.parse(text) if kind == "html" else markdown.parse(text)

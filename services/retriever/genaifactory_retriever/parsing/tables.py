@@ -1,4 +1,4 @@
-"""Rows of a table to blocks that each answer by themselves: every value follows the name of its column."""
+"""Converts table rows to self-contained blocks: every value follows the name of its column."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genaifactory_retriever.documents import Block
 _ROWS_LOOKED_AT = 20
 _MAX_NAME_CHARACTERS = 100
 _BETWEEN = " | "
-# Not a bar: the first of several rows with bars is taken for the columns' names by who reads a passage.
+# Not a bar: a model reads the first of several rows with bars as column names.
 _BETWEEN_NAMED = "; "
 
 
@@ -29,10 +29,10 @@ class Size:
 
 
 def blocks(rows: Iterable[Sequence[str]], size: Size) -> Iterator[Block]:
-    """A block for each row that holds something. Raises TooLarge.
+    """A block for each row that is not empty. Raises TooLarge.
 
-    The names are those of the first row that is as wide as the table and holds words alone; what stands above it
-    (a title, a date) comes as it is. Without such a row, so does everything.
+    The first row that fills more than half of the columns names them, if it holds distinct names. Rows above it (a
+    title, a date) are left without names, and so are all rows of a table without such a row.
     """
     filled = _filled(rows, size)
     first = list(itertools.islice(filled, _ROWS_LOOKED_AT))
@@ -58,7 +58,7 @@ def _filled(rows: Iterable[Sequence[str]], size: Size) -> Iterator[list[str]]:
 
 
 def _header(rows: Sequence[Sequence[str]]) -> int | None:
-    """Which row names the columns."""
+    """Index of the row that names the columns; None: there is none."""
     width = max((sum(map(bool, row)) for row in rows), default=0)
     if width < 2:  # a list, not a table
         return None

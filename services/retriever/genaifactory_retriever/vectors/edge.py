@@ -21,30 +21,30 @@ from genaifactory_retriever.vectors.protocol import Candidate, Passage, Point, S
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
-# Edge holds the interpreter's lock while it works: small batches keep the event loop's pauses to a few milliseconds.
+# Edge holds the interpreter's lock during a call: small batches keep the event loop's pauses to a few milliseconds.
 _UPSERT_BATCH = 64
 OPENING_BYTES = 8 << 20
-"""What must be free to open an index, which may have to write again what its log holds."""
+"""Free space needed to open an index, which may have to replay its log."""
 _CREATING_BYTES = 32 << 20
-"""What must be free to create one: it takes 20 MiB, most of them for files that grow later."""
-# An upper bound of what one file grows by for a point and for each component, term and character of it, in bytes.
+"""Free space needed to create an index, of 20 MiB, most of it for files that grow later."""
+# Upper bounds in bytes of a file's growth for each point, and for each of its components, terms and characters.
 _POINT_BYTES, _COMPONENT_BYTES, _TERM_BYTES, _CHARACTER_BYTES = 1536, 12, 16, 8
 _CHANGE_BYTES, _DELETION_BYTES = 6144, 64 << 10
-# Of a folder that is being deleted; no index's name begins with a dot.
+# Prefix of a folder that is being deleted; no index's name begins with a dot.
 _DROPPED = ".dropped-"
-# A payload field that says when the index was opened; no passage has it.
+# A payload field for the check of `_require_writes`; no passage has it.
 _MARK = "opened"
 # Exact below this many points; above, HNSW would need an optimizer run, which holds the lock for seconds.
 _EXACT = qdrant.SearchParams(exact=True)
 
 
 class EdgeVectors:
-    """Implements vectors.Vectors. Writes of one index come one at a time; searches run beside them."""
+    """Implements vectors.Vectors. Writes run on one thread, searches beside them."""
 
     owned = True
 
     def __init__(self, folder: Path, *, search_threads: int) -> None:
-        """folder: holds the indexes; what a process that died had not come to delete there is deleted. Blocks."""
+        """folder: holds the indexes. Deletes what a killed process left half deleted in it. Blocks."""
         self._folder = folder
         for left in folder.glob(f"{_DROPPED}*"):
             shutil.rmtree(left)
@@ -79,7 +79,7 @@ class EdgeVectors:
         await self._write(self._update, index, shard, operation, _DELETION_BYTES)
         await self._write(shard.flush)
         if await self._read(shard.count, qdrant.CountRequest(filter=those, exact=True)):
-            raise Unavailable(f"The index '{index}' is damaged: it does not delete. The next start makes it again.")
+            raise Unavailable(f"The index '{index}' is damaged: a deletion has no effect. The next start rebuilds it.")
 
     async def search(
         self, index: str, *, dense: list[float] | None, lexical: Sparse | None, where: Where, limit: int
@@ -141,8 +141,8 @@ class EdgeVectors:
     def _require_writes(self, index: str, shard: qdrant.EdgeShard) -> None:
         """Raises Unavailable when a change of a stored point has no effect.
 
-        A write-ahead log that was lost begins to count anew, and a change that is numbered below the point's last one
-        is passed over without a word: what is deleted would stay.
+        After its write-ahead log is lost, Edge numbers changes from the beginning again and silently ignores those with
+        a number below the point's last one: deleted points would stay.
         """
         stored, _ = shard.scroll(qdrant.ScrollRequest(limit=1, with_payload=False, with_vector=False))
         if not stored:
@@ -161,7 +161,7 @@ class EdgeVectors:
         if not folder.is_dir():
             folder.unlink(missing_ok=True)
         else:
-            # Renamed first: a process that dies while it deletes leaves no folder that looks like an index.
+            # Renamed first, so that a process that is killed meanwhile leaves no folder that looks like an index.
             doomed = folder.with_name(_DROPPED + folder.name)
             shutil.rmtree(doomed, ignore_errors=True)
             folder.replace(doomed)
@@ -193,8 +193,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # Edge raises plain Exceptions with a message, and its Rust panics where it trusts a damaged file; anything
-        # narrower is a mistake of ours and passes.
+        # Edge raises plain Exceptions with a message, and panics in Rust on some damaged files; any other type is a
+        # fault of our code and passes.
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise Unavailable(f"The vector store failed: {error}") from error
@@ -223,7 +223,7 @@ def _search(
 
 
 def _complete(shard: qdrant.EdgeShard, queries: dict[str, Any], scores: dict[str, dict[int, float]]) -> None:
-    """Asks each method for the scores of what only the other found."""
+    """Adds each method's scores for the points that only the other found."""
     names, requests = [], []
     for name, other in ((protocol.DENSE, protocol.LEXICAL), (protocol.LEXICAL, protocol.DENSE)):
         missing = sorted(scores[other].keys() - scores[name].keys())

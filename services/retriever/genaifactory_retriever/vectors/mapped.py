@@ -1,7 +1,8 @@
-"""Blocks for files that are written through memory maps.
+"""Allocates disk blocks for files that are written through memory maps.
 
 A file that is mapped has its full length from the beginning, as a hole. When a write reaches a page of the hole and the
-disk has no block for it, there is no error to return: the kernel ends the process (SIGBUS). So blocks are taken before.
+disk has no block for it, there is no error to return: the kernel ends the process (SIGBUS). So blocks are allocated
+before.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from pathlib import Path
 
 from genaifactory_common.space import is_full, out_of_space, read_volume
 
-# What the writer may add beside the maps: new files, the log of ids, directories.
+# What the writer may add beside the mapped files: new files, the log of ids, directories.
 _BESIDE_BYTES = 2 << 20
 
 
 def make_room(folder: Path, each_bytes: int) -> None:
-    """Takes blocks for the next `each_bytes` that are written to each file below the folder. Blocks.
+    """Allocates blocks for the next `each_bytes` that are written to each file below the folder. Blocks.
 
-    Files are written from their beginning on, so what is written next is where the first hole is. Raises OutOfSpace;
-    nothing was written then.
+    Files are written from their beginning on, so the next write is at the first hole. Raises OutOfSpace before
+    anything is written.
     """
     needed = each_bytes + _BESIDE_BYTES
     if (free := read_volume(folder).free) < needed:
@@ -43,7 +44,7 @@ def _fill(path: str, wanted: int) -> None:
         position = 0
         while wanted > 0 and position < found.st_size:
             start = os.lseek(descriptor, position, os.SEEK_HOLE)
-            # Blocks that were taken before and are not written yet: some file systems call them a hole, some do not.
+            # Blocks allocated before and not written yet: some file systems report them as a hole, some do not.
             wanted -= _zeros_before(descriptor, start, wanted)
             size = max(0, min(_end_of_hole(descriptor, start, found.st_size) - start, wanted))
             if size == 0:
@@ -65,4 +66,4 @@ def _end_of_hole(descriptor: int, start: int, size: int) -> int:
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        return size  # nothing but hole from here on
+        return size  # the hole reaches the end of the file

@@ -1,6 +1,6 @@
-"""The port to a vector store: points with a dense and a lexical vector, searched under a filter.
+"""The protocol of a vector store: points with a dense and a lexical vector, searched under a filter.
 
-Two stores stand behind it: `edge` (Qdrant in this process) and `qdrant` (a Qdrant server).
+Implementations: `edge` (Qdrant in this process) and `qdrant` (a Qdrant server).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Passage:
-    """What a point carries besides its vectors."""
+    """The payload of a point."""
 
     tenant: str
     allowed_groups: tuple[str, ...]
-    """Empty: everybody of the tenant."""
+    """Empty: all callers of the tenant."""
     revision: int
     passage_id: str
     document_id: str
@@ -69,11 +69,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Where:
-    """What a search may see; the store applies it inside the query."""
+    """The filter of a search; the store applies it inside the query."""
 
     tenant: str
     groups: tuple[str, ...]
-    """Of the caller: sees what names one of them, and what names none."""
+    """Of the caller: matches passages with one of them, and passages without groups."""
     hidden: frozenset[int] = frozenset()
     """Revisions that are not live."""
     language: str = ""
@@ -84,26 +84,26 @@ class Where:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point that one of both methods found, with both scores where both were asked for."""
+    """A point that one of the methods found, with the scores of all requested methods."""
 
     id: int
     dense: float = 0.0
     """Cosine with the query."""
     lexical: float = 0.0
-    """0 when no term of the query stands in the passage."""
+    """0 when the passage contains no term of the query."""
 
 
 class Vectors(Protocol):
     """A vector store. Raises Unavailable when it cannot answer. One writer at a time for each index."""
 
     owned: bool
-    """The process alone holds it, on its own disk: an index that is damaged may be made again from the library."""
+    """Whether it is on this process's own disk: a damaged index may be rebuilt from the library."""
 
     async def create(self, index: str, dimensions: int) -> None:
-        """Makes an empty index for dense vectors of so many components; one that exists is emptied."""
+        """Creates an empty index for dense vectors of `dimensions` components; an existing one is emptied."""
 
     async def open(self, index: str) -> None:
-        """Opens an index that exists."""
+        """Opens an existing index."""
 
     async def drop(self, index: str) -> None:
         """Deletes an index; an unknown one is no error."""
@@ -117,28 +117,28 @@ class Vectors(Protocol):
     async def search(
         self, index: str, *, dense: list[float] | None, lexical: Sparse | None, where: Where, limit: int
     ) -> list[Candidate]:
-        """The best `limit` points of each given vector; what one finds has the other's score too."""
+        """The best `limit` points for each given vector; each with the scores for both, when both are given."""
 
     async def passages(self, index: str, ids: Sequence[int]) -> dict[int, Passage]:
-        """What the points of these ids carry."""
+        """The payloads of points, by id."""
 
     async def points(self, index: str, ids: Sequence[int]) -> list[Point]:
         """The points of these ids, vectors included."""
 
     async def count(self, index: str) -> int:
-        """All points of an index."""
+        """The number of points in an index."""
 
     async def close(self) -> None:
-        """Lets go of everything; nothing is lost."""
+        """Releases all resources; stored points stay."""
 
 
 def point_id(revision: int, ordinal: int) -> int:
-    """The id of a revision's passage; the same passage always gets the same, so writing twice is writing once."""
+    """The id of a revision's passage. It is deterministic, so a repeated write changes nothing."""
     return revision << _ORDINAL_BITS | ordinal
 
 
 def metadata_value(key: str, value: str) -> str:
-    """One metadata entry as one keyword, so that any key can be filtered by one index."""
+    """A metadata entry as one keyword, so that one payload index serves all keys."""
     return f"{key}\x1f{value}"
 
 
@@ -162,7 +162,7 @@ def to_payload(passage: Passage) -> dict[str, object]:
 
 
 def from_payload(payload: Mapping[str, Any]) -> Passage:
-    """The passage of a point's payload. Raises Unavailable when the store gives back something else."""
+    """The passage of a point's payload. Raises Unavailable for a payload of another form."""
     try:
         return _passage(payload)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

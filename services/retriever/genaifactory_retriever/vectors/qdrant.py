@@ -1,4 +1,4 @@
-"""A Qdrant server behind the same port: one collection for each index."""
+"""A Qdrant server as vector store: one collection for each index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class QdrantVectors:
     owned = False
 
     def __init__(self, client: AsyncQdrantClient, *, prefix: str = "genaifactory-") -> None:
-        """prefix: of collection names, so that a server may hold other things."""
+        """prefix: of collection names, so that a server may hold other collections."""
         self._client = client
         self._prefix = prefix
 

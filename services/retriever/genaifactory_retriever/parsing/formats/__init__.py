@@ -1,1 +1,1 @@
-"""One parser a format, each with a function `parse`."""
+"""One parser per format, each with a function `parse`."""

@@ -1,4 +1,4 @@
-"""CSV and TSV to blocks, a row each."""
+"""CSV and TSV to blocks, one per row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROWS_LOOKED_AT = 50
 
 
 def parse(data: bytes, separator: str | None, max_characters: int) -> tuple[str, Iterable[Block]]:
-    """No title, and blocks. separator: None: the one that cuts the first rows most evenly. Raises csv.Error."""
+    """No title, and blocks. separator: None: the one that splits the first rows most evenly. Raises csv.Error."""
     text = decoding.decode(data)
     csv.field_size_limit(max_characters)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator or _separator(text))

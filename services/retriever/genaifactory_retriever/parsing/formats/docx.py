@@ -57,7 +57,7 @@ def _table(table: Table) -> list[Block]:
         cells: list[str] = []
         for cell in row.cells:
             text = " ".join(cell.text.split())
-            if text and (not cells or cells[-1] != text):  # a merged cell comes once for each column that it spans
+            if text and (not cells or cells[-1] != text):  # a merged cell is listed once for each column that it spans
                 cells.append(text)
         if cells:
             blocks.append(Block(" | ".join(cells)))

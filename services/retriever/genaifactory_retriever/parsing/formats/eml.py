@@ -1,4 +1,4 @@
-"""Mail to blocks: who wrote to whom and when, the text, and the names of what is attached."""
+"""Mail to blocks: sender, recipients, date, text, forwarded mails, and the names of attachments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = ("From", "To", "Cc", "Date")
 
 
 def parse(data: bytes) -> tuple[str, Iterable[Block]]:
-    """The subject, and blocks. Raises InvalidArgument where there is no mail, TooLarge."""
+    """The subject, and blocks. Raises InvalidArgument for a file without mail headers, TooLarge."""
     message = email.message_from_bytes(data, policy=_policy())
     if not any(name in message for name in (*_SHOWN, "Subject", "Message-ID")):
         raise InvalidArgument("The document has no header of a mail, such as From or Subject.", field="data")
@@ -27,7 +27,7 @@ def parse(data: bytes) -> tuple[str, Iterable[Block]]:
 
 
 def _policy() -> policy.EmailPolicy[EmailMessage]:
-    """Python's own, that counts parts, and the headers that are looked at each time that they are."""
+    """Python's policy, with counts of the parts, and of header characters at each access."""
     parts = bounds.Count("EML", "parts", bounds.MAIL_PARTS)
     characters = bounds.Count("EML", "characters of headers", bounds.MAIL_HEADER_CHARACTERS)
 
@@ -65,7 +65,7 @@ def _text(part: MIMEPart) -> Iterator[Block]:
     charset = part.get_content_charset()
     try:
         text = decoding.decode(data, charset)
-    except InvalidArgument:  # mails are wrong about their charset
+    except InvalidArgument:  # declared charsets of mails are often wrong
         text = decoding.decode(data)
     if part.get_content_type() == "text/html":
         yield from html.parse(text)[1]

@@ -1,4 +1,4 @@
-"""EPUB to blocks: its chapters in the order of the spine, each read as the page that it is."""
+"""EPUB to blocks: its chapters in the order of the spine, each parsed as HTML."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def parse(data: bytes, max_unpacked_bytes: int) -> tuple[str, Iterable[Block]]:
             if item.get("media-type") in _PAGES and "nav" not in (item.get("properties") or "").split()
         ]
         if _protected(archive).intersection(pages):
-            raise InvalidArgument("The EPUB's chapters are encrypted; give a copy without protection.", field="data")
+            raise InvalidArgument("The EPUB's chapters are encrypted; use a copy without protection.", field="data")
         return title, [block for page in pages for block in _chapter(archive.read(page))]
 
 
 def _protected(archive: Archive) -> set[str]:
-    """Parts that are encrypted; fonts often are, in books that anybody may read."""
+    """Encrypted parts; in books without protection fonts often are."""
     if not archive.has(_ENCRYPTION):
         return set()
     return {unquote(cipher.get("URI", "")) for cipher in archive.xml(_ENCRYPTION).iter(_CIPHER)}

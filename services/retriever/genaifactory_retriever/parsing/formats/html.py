@@ -1,4 +1,4 @@
-"""HTML to blocks: what a reader of the page would read, in order, without navigation, scripts and hidden parts."""
+"""HTML to blocks: the visible text in reading order, without navigation, scripts and hidden parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ script style noscript template head nav form button select option textarea input
 audio video map dialog img
 """
 _SKIPPED = frozenset(_SKIPPED_TAGS.split())
-# Navigation by class or role, as generators of documentation write it (DocBook, Sphinx, MkDocs, Doxygen).
+# Classes of navigation in the output of DocBook, Sphinx, MkDocs and Doxygen.
 _NAVIGATION = re.compile(
     r"(^|[\s_-])(nav(bar|header|footer|igation)?|toc|table-of-contents|breadcrumbs?|sidebar|headerlink|skip-link|cookie)"
     r"($|[\s_-])",
@@ -29,12 +29,12 @@ html legend li main ol p pre section summary table tbody td tfoot th thead tr ul
 _BLOCKS = frozenset(_BLOCK_TAGS.split())
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _TAG = re.compile(r"<(/?)([a-zA-Z]+)")
-# Elements that have no end, or that the next of their kind ends: without end tags they do not nest.
+# Elements without an end tag, or whose end tag is optional: they do not nest.
 _SELF_CLOSED = frozenset("area base br col dd dt embed hr img input li link meta p source td th tr wbr".split())  # noqa: SIM905
 
 
 def nesting(markup: str) -> int:
-    """How deep elements may stand inside each other."""
+    """Upper estimate of the depth of elements."""
     depth = deepest = 0
     for closing, tag in _TAG.findall(markup):
         if tag.lower() not in _SELF_CLOSED:
@@ -44,7 +44,7 @@ def nesting(markup: str) -> int:
 
 
 def parse(html: str) -> tuple[str, list[Block]]:
-    """Title and blocks of a page. Raises TooLarge, and nothing else: HTML has no wrong pages."""
+    """Title and blocks of a page. Raises TooLarge; any text is valid HTML."""
     bounds.require(html.count("<"), bounds.TAGS, "HTML", "tags")
     bounds.require(nesting(html), bounds.NESTING, "HTML", "elements within each other")
     tree = LexborHTMLParser(html)
@@ -56,7 +56,7 @@ def parse(html: str) -> tuple[str, list[Block]]:
     walk = _Walk()
     walk.run(root)
     if all(block.level for block in walk.blocks):
-        # A page of headings and links alone is a list of contents: the links are what it says.
+        # A page of headings and links alone is a table of contents: its links are its text.
         walk = _Walk(navigation=True)
         walk.run(root)
     return title, walk.blocks
@@ -64,20 +64,20 @@ def parse(html: str) -> tuple[str, list[Block]]:
 
 @dataclass
 class _Walk:
-    """One pass over the tree, without recursion: pages nest deeper than Python's stack."""
+    """One pass over the tree, without recursion: pages may nest deeper than Python's stack."""
 
     navigation: bool = False
-    """Read navigation, too."""
+    """Whether navigation is read, too."""
     blocks: list[Block] = field(default_factory=list)
     _text: list[str] = field(default_factory=list)
     _level: int = 0
     _listings: int = 0
     _rows: int = 0
-    """Table rows that the walk is inside of: a row is one block, whatever stands in its cells."""
+    """Depth in table rows: a row is one block, whatever its cells contain."""
     _prefix: str = ""
 
     def run(self, root: LexborNode) -> None:
-        # A stack of (node, leaving): children are pushed in reverse, so that they come off in reading order.
+        # A stack of (node, leaving): children are pushed in reverse, so that they are popped in reading order.
         stack: list[tuple[LexborNode, bool]] = [(root, False)]
         while stack:
             node, leaving = stack.pop()
@@ -128,7 +128,7 @@ class _Walk:
                 self._rows = max(0, self._rows - 1)
 
     def _ends_block(self, tag: str) -> bool:
-        """Ends the block in hand where `tag` begins or ends one; says whether it did."""
+        """Ends the current block where `tag` begins or ends one; returns whether it did."""
         if tag not in _BLOCKS or self._level:
             return False
         if tag in ("p", "div") and self._rows:

@@ -1,4 +1,4 @@
-"""Markdown to blocks, through HTML, so that inline marks, tables and embedded HTML need no second set of rules."""
+"""Markdown to blocks, through HTML, so that markup, tables and embedded HTML need no second set of rules."""
 
 from __future__ import annotations
 

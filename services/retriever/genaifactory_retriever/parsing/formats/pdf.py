@@ -1,4 +1,4 @@
-"""PDF to blocks: the text of each page, its lines joined to paragraphs again."""
+"""PDF to blocks: the text of each page, its lines joined to paragraphs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse(data: bytes, max_pages: int, max_characters: int) -> tuple[str, list[B
             raise InvalidArgument("The PDF is encrypted; save it without a password.", field="data")
         if len(reader.pages) > max_pages:
             raise TooLarge(
-                f"The PDF has {len(reader.pages)} pages; at most {max_pages} are taken. Split it.", field="data"
+                f"The PDF has {len(reader.pages)} pages; at most {max_pages} are accepted. Split it.", field="data"
             )
         blocks: list[Block] = []
         characters = 0
@@ -36,7 +36,7 @@ def parse(data: bytes, max_pages: int, max_characters: int) -> tuple[str, list[B
             require_text(characters, max_characters)
             blocks.extend(_paragraphs(text))
     except LimitReachedError:
-        raise TooLarge("The PDF unpacks to more than is taken; simplify or split it.", field="data") from None
+        raise TooLarge("The PDF is too large when unpacked; simplify or split it.", field="data") from None
     if not blocks:
         raise InvalidArgument("The PDF holds no text, only images; run OCR on it first.", field="data")
     title = reader.metadata.title if reader.metadata else None
@@ -44,7 +44,7 @@ def parse(data: bytes, max_pages: int, max_characters: int) -> tuple[str, list[B
 
 
 def _paragraphs(page: str) -> list[Block]:
-    """Blank lines end a paragraph; so does a line that ends a sentence well short of the page's width."""
+    """Paragraphs of a page: ended by a blank line, or a line that ends a sentence well before the page's width."""
     blocks: list[Block] = []
     for piece in _BLANK_LINES.split(page):
         lines = [line.strip() for line in piece.splitlines() if line.strip()]

@@ -19,7 +19,7 @@ _DC_TITLE = "{http://purl.org/dc/elements/1.1/}title"
 _PRESENTATION = "ppt/presentation.xml"
 _CORE = "docProps/core.xml"
 _TITLES = ("title", "ctrTitle")
-# Placeholders that say nothing of their own: slide number, date, footer, header, a slide's picture on its notes.
+# Placeholders without content of their own: slide number, date, footer, header, the slide's image on its notes.
 _FURNITURE = ("sldNum", "dt", "ftr", "hdr", "sldImg")
 
 
@@ -33,14 +33,14 @@ def parse(data: bytes, max_unpacked_bytes: int) -> tuple[str, Iterable[Block]]:
 
 
 def _slides(archive: Archive) -> Iterator[tuple[int, str]]:
-    """Number and part of each slide, in the order in which they are shown."""
+    """Number and part of each slide, in the order of presentation."""
     targets = {relation.get("Id"): target for relation, target in _relations(archive, _PRESENTATION)}
     for number, slide in enumerate(archive.xml(_PRESENTATION).iter(f"{_P}sldId"), start=1):
         yield number, targets.get(slide.get(f"{_R}id"), "")
 
 
 def _relations(archive: Archive, name: str) -> list[tuple[etree._Element, str]]:
-    """A part's relations with the parts that they point to."""
+    """A part's relations, each with the part that it refers to."""
     folder, file = posixpath.split(name)
     relations = f"{folder}/_rels/{file}.rels"
     if not archive.has(relations):
@@ -78,12 +78,12 @@ def _shape(shape: etree._Element, size: tables.Size) -> Iterator[Block]:
         rows = ([" ".join(_paragraphs(cell)) for cell in row.iter(f"{_A}tc")] for row in table.iter(f"{_A}tr"))
         yield from tables.blocks(rows, size)
     if shape.tag == f"{_P}sp":
-        # As items of a list, which they are: a short line alone would be read as a heading and never quoted.
+        # As list items: a short line alone would be read as a heading and never quoted.
         yield from (Block(f"- {text}") for text in _paragraphs(shape))
 
 
 def _placeholder(shape: etree._Element) -> str:
-    """Its type; "" for a shape of its own."""
+    """The type of the placeholder; "" for a shape that is none."""
     found = next(shape.iter(f"{_P}ph"), None)
     return "" if found is None else found.get("type") or "obj"
 

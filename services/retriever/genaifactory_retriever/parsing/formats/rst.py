@@ -1,4 +1,4 @@
-"""reStructuredText to blocks, through HTML. Nothing but the text itself is read: no included files, no raw output."""
+"""reStructuredText to blocks, through HTML, without included files and raw output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genaifactory_retriever.parsing.formats import html
 _SETTINGS = {
     "file_insertion_enabled": False,
     "raw_enabled": False,
-    "_disable_config": True,  # no docutils.conf of the folder that this runs in
+    "_disable_config": True,  # no docutils.conf of the working directory
     "report_level": 5,
     "halt_level": 5,
     "embed_stylesheet": False,
@@ -35,20 +35,20 @@ _TITLED_TARGET = re.compile(r"\A(.+?)\s*<[^<>]*>\Z", re.DOTALL)
 
 
 def parse(text: str) -> tuple[str, list[Block]]:
-    """No title, and blocks. Raises TooLarge. For a process of its own: it registers what the text uses."""
+    """No title, and blocks. Raises TooLarge. For a process of its own: it registers the directives of the text."""
     _require_structure(text)
     for name in set(map(str.lower, _DIRECTIVE.findall(text))).difference(en.directives):
         directives.register_directive(name, _Unknown)
     for name in _LISTINGS:
         directives.register_directive(name, _Listing)
     for name in set(map(str.lower, _ROLE.findall(text))).difference(en.roles):
-        roles.register_local_role(name, cast(Any, _say))  # typeshed knows references alone
+        roles.register_local_role(name, cast(Any, _reference_text))  # typeshed's type is too narrow
     parts = core.publish_parts(text, writer="html5", settings_overrides=_SETTINGS)
     return "", html.parse(f"<body>{parts['html_body']}</body>")[1]
 
 
 def _require_structure(text: str) -> None:
-    """Raises TooLarge for what docutils would take long for: a tenth of a millisecond an element, and more within."""
+    """Raises TooLarge beyond the bounds: docutils needs a tenth of a millisecond per element, more for nested ones."""
     elements = bounds.Count("RST", "paragraphs, list items and headings", bounds.RST_ELEMENTS)
     indents: list[int] = []
     begins = True
@@ -69,14 +69,14 @@ def _require_structure(text: str) -> None:
 
 
 class _AnyOption(dict[str, Any]):
-    """Takes every option as it is."""
+    """Accepts every option, unchanged."""
 
     def __missing__(self, key: str) -> Any:
         return directives.unchanged
 
 
 class _Listing(Directive):
-    """Code, with any option that Sphinx or docutils have for it."""
+    """Code, with any option of Sphinx or docutils."""
 
     has_content = True
     optional_arguments = 1
@@ -88,7 +88,7 @@ class _Listing(Directive):
 
 
 class _Unknown(Directive):
-    """A directive of Sphinx or another extension: what it says is kept, what it would do is not done."""
+    """A directive of Sphinx or another extension: its text is kept, and nothing is executed."""
 
     has_content = True
     optional_arguments = 1
@@ -98,16 +98,16 @@ class _Unknown(Directive):
     def run(self) -> list[nodes.Node]:
         container = nodes.container()
         if self.arguments:
-            said, messages = self.state.inline_text(self.arguments[0], self.lineno)
-            container += nodes.paragraph("", "", *said)
+            inline, messages = self.state.inline_text(self.arguments[0], self.lineno)
+            container += nodes.paragraph("", "", *inline)
             container += messages
         self.state.nested_parse(self.content, self.content_offset, container)
         return [container]
 
 
-def _say(
+def _reference_text(
     name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: Any = None, content: Any = None
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-    """The words of a reference, without where it points to."""
+    """The text of a reference, without its target."""
     titled = _TITLED_TARGET.match(text)
     return [nodes.inline(rawtext, titled[1] if titled else text.lstrip("~!"))], []

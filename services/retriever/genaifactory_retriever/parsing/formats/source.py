@@ -1,4 +1,4 @@
-"""Source code and configuration to blocks: the text as it is, under the line that begins each definition."""
+"""Source code and configuration to blocks: the unchanged text, under the first line of each definition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from genaifactory_retriever.documents import Block
 
 # At the beginning of a line: definitions of Python, JavaScript, TypeScript, Go, Rust, Java, C, SQL and shell, sections
-# of TOML and INI files. A line that is missed only leaves its text under the heading above.
+# of TOML and INI files. The text of a definition that is missed is under the heading above.
 _BEGINS = re.compile(
     r"""^(?:
         (?:(?:export|default|declare|pub(?:\([^)\n]*\))?|public|private|protected|internal|static|abstract|final|async|
@@ -25,7 +25,7 @@ _STATEMENTS = frozenset(("case", "do", "else", "for", "if", "return", "switch", 
 
 
 def parse(text: str) -> list[Block]:
-    """Listings, each under the first line of its definition, which is part of it, too."""
+    """Listings, each under the first line of its definition, which the listing repeats."""
     blocks: list[Block] = []
     lines: list[str] = []
 
@@ -44,7 +44,7 @@ def parse(text: str) -> list[Block]:
 
 
 def _is_c_function(line: str) -> bool:
-    """Whether it begins a function as C, C++ and Java write it: types, a name, parentheses and a brace."""
+    """Whether it begins a function of C, C++ or Java: types, a name, parentheses and a brace."""
     words = line.partition("(")[0].split()
     return (
         len(words) > 1

@@ -1,4 +1,4 @@
-"""XLSX to blocks: each visible sheet under its name, a row each. Formulas give the values that were saved with them."""
+"""XLSX to blocks: visible sheets under their names, one block per row. Formulas have the values saved with them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _blocks(book: openpyxl.Workbook) -> Iterator[Block]:
     for sheet in book.worksheets:
         if sheet.sheet_state == "visible":
             yield Block(sheet.title, 1)
-            # What the sheet says of its own size may be a lie.
+            # The declared size of a sheet may be wrong.
             sheet.reset_dimensions()
             yield from tables.blocks(_rows(sheet.iter_rows()), size)
 
