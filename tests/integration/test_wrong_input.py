@@ -227,7 +227,7 @@ HTTP: dict[str, Row] = {
     "a misspelt field of feedback": (judges(corection="7"), "400 unknown_field", "corection", "mean 'correction'?"),
     "a temperature that is too high": (asks(temperature=3), BAD, "temperature", "less than or equal to 2"),
     "an empty question": (asks(" \n"), BAD, "messages[0].content", "must not be empty"),
-    "an image": (asks([part()]), BAD, "messages[0].content[0].image_url", "'chat' takes no images"),
+    "an image": (asks([part()]), BAD, "messages[0].content[0].image_url", "'chat' accepts no images"),
     "an image's address":
         (asks([part(url="https://example.com/a.png")]), BAD, "messages[0].content[0].image_url.url", "fetches no"),
     "a secret in the question": (asks(f"My key is {SECRET}."), BLOCKED, "messages[0].content", "SECRET_AWS_ACCESS_KEY"),
@@ -261,7 +261,7 @@ HTTP: dict[str, Row] = {
     "more text than a call takes": (embeds(["ab " * 10_000] * 70), "413 too_large", "input", "2000000"),
     "another size of vectors": (embeds("a", dimensions=256), BAD, "dimensions", "384"),
     "feedback on nothing": (judges(request_id="my-request", rating="up"), BAD, "request_id", "pattern"),
-    "feedback that says nothing": (judges(), BAD, "rating", "must hold a rating"),
+    "feedback that says nothing": (judges(), BAD, "rating", "must contain a rating"),
     "usage since a word": (gets("/v1/usage?start_time=yesterday"), BAD, "start_time", "2026-11-21T00:00:00Z"),
     "usage of a time that runs backwards":
         (gets("/v1/usage?start_time=2026-02-01T00:00:00Z&end_time=2026-01-01T00:00:00Z"),
@@ -418,7 +418,7 @@ GRPC: dict[str, Row] = {
          DENIED, None, "'feedback'"),
     "gateway: feedback that says nothing":
         (rpc("gateway.SubmitFeedback", gateway_pb2.SubmitFeedbackRequest(request_id="req-" + "0" * 32)),
-         INVALID, "rating", "must hold a rating"),
+         INVALID, "rating", "must contain a rating"),
     "orchestrator: an API key is no caller":
         (rpc("orchestrator.Answer", orchestrator_pb2.AnswerRequest(), who=""), NO_CALLER, None, "caller context"),
     "orchestrator: no such route": (answers(route="poetry"), UNKNOWN, "model", "poetry"),
@@ -427,7 +427,7 @@ GRPC: dict[str, Row] = {
     "gateway: a secret for a user":
         (chats(user=SECRET), "FAILED_PRECONDITION CONTENT_BLOCKED", "user", "Remove"),
     "gateway: an image":
-        (chats(messages=[shows()]), INVALID, "messages[0].images[0]", "'chat' takes no images"),
+        (chats(messages=[shows()]), INVALID, "messages[0].images[0]", "'chat' accepts no images"),
     "orchestrator: an image": (answers(messages=[shows()]), INVALID, "messages[0].images[0]", "takes images"),
     "model server: an image":
         (generates(prompt=None, conversation=modelserver_pb2.Conversation(messages=[shows()])),

@@ -1,1 +1,1 @@
-"""The one door for clients: OpenAI's HTTP API and gRPC on one admission path."""
+"""The gateway, the entry for clients: OpenAI's HTTP API and gRPC with the same admission."""

@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def _create(settings: Settings, telemetry: Telemetry) -> GatewayApp:
-    """The app with what a process of its own adds: channels that it closes."""
+    """The app, with channels that it closes."""
     to = connect(settings.upstreams)
     app = create_app(settings, specs.Source.from_file(settings.factory_file), to, telemetry)
 

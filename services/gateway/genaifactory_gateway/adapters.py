@@ -1,4 +1,4 @@
-"""Adapters of the model server: loaded and unloaded on every replica, since a request may come to any of them."""
+"""Loads and unloads adapters on every replica of the model server, since any of them may serve a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RETRY_AFTER_SECONDS = 5.0
 
 
 class Adapters:
-    """The model server's part on adapters, for requests that were admitted with the permission 'operate'."""
+    """The model server's RPCs on adapters, for requests admitted with the permission 'operate'."""
 
     def __init__(
         self,
@@ -28,10 +28,10 @@ class Adapters:
         timeout_seconds: float,
         resolve: Callable[[str, int], Awaitable[list[str]]] | None = None,
     ) -> None:
-        """modelserver: dns:///NAME:PORT, a name with the address of each replica, or unix:PATH; empty: there is none.
+        """modelserver: dns:///NAME:PORT, a name with the address of each replica, or unix:PATH; empty: none.
 
-        timeout_seconds: for one replica to fetch, verify and load one. resolve: returns the IP addresses of a name and
-        raises OSError.
+        timeout_seconds: for one replica to download, verify and load an adapter. resolve: returns the IP addresses of
+        a name and raises OSError.
         """
         self._resolve = resolve or _resolved
         self._modelserver = modelserver
@@ -59,7 +59,7 @@ class Adapters:
         return gateway_pb2.UnloadAdapterResponse(replicas=count)
 
     async def _everywhere(self, call: Callable[[modelserver_pb2_grpc.ModelServiceAsyncStub], Awaitable[object]]) -> int:
-        """Makes the call to each replica; how many there are. Raises FactoryError when one does not do it."""
+        """Calls each replica; returns their number. Raises FactoryError when one fails."""
         name, addresses = await self._replicas()
 
         async def one(address: str) -> FactoryError | None:
@@ -78,13 +78,13 @@ class Adapters:
         if failures:
             raise Unavailable(
                 f"Done on {len(addresses) - len(failures)} of {len(addresses)} replicas of the model server; another "
-                f"says: {failures[0].message}",
+                f"failed: {failures[0].message}",
                 retry_after_seconds=_RETRY_AFTER_SECONDS,
             )
         return len(addresses)
 
     async def _replicas(self) -> tuple[str, list[str]]:
-        """The name in their certificates, and the address of each. Raises Unavailable, Unimplemented."""
+        """The name in the replicas' certificates, and the address of each. Raises Unavailable, Unimplemented."""
         if not self._modelserver:
             raise Unimplemented("This installation has no model server.")
         if not self._modelserver.startswith(_SCHEME):

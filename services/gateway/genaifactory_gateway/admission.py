@@ -1,11 +1,11 @@
-"""The one way in, for both doors: authenticate, authorise, (the door validates), reserve; settled when it is over.
+"""Admission of requests over HTTP and gRPC: authenticate, authorise, (the API validates), reserve; settle at the end.
 
-async with admission.admit(authorization, "Chat", request_id) as entry:   # who, and may they; takes a place
-    request = ...                                                          # the door reads and checks the request
-    route = entry.route(request.model)                                     # may they name this
-    await entry.reserve({"tokens": estimate})                              # does it fit the limits
-    ...                                                                    # channels.* now speak for the caller
-    entry.used({"tokens": count})                                          # what it really took
+async with admission.admit(authorization, "Chat", request_id) as entry:   # checks the key and its permission
+    request = ...                                                          # read and validated by HTTP or gRPC
+    route = entry.route(request.model)                                     # checks that the key may use the route
+    await entry.reserve({"tokens": estimate})                              # checks the tenant's limits
+    ...                                                                    # channels.* now call in the caller's name
+    entry.used({"tokens": count})                                          # the true amount
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from genaifactory_common.passes import Issued
 from genaifactory_gateway.limits import Amounts, Kind, Limiter, Reservation, States
 
 SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
-# Longer than any key; what is longer is not worth hashing.
+# Longer than any key; a longer one is refused without hashing it.
 _MAX_KEY_CHARACTERS = 512
 _SHOWN_CHARACTERS = 100
 _PREFIX = 16
@@ -32,7 +32,7 @@ _PREFIX = 16
 
 @dataclass(frozen=True)
 class Holder:
-    """Whom an API key stands for."""
+    """The holder of an API key."""
 
     tenant: specs.Tenant
     key: specs.ApiKey
@@ -40,29 +40,29 @@ class Holder:
 
     @property
     def principal(self) -> str:
-        """Who acts with the key."""
+        """The name of the caller that uses the key."""
         return self.key.id
 
 
 @dataclass(frozen=True)
 class Offer:
-    """Something that a key may name as `model`."""
+    """A route or embedding model that a key may name as `model`."""
 
     name: str
     task: str
     """"chat", "rag" or "embedding"."""
     description: str
     vision: bool = False
-    """Whether it takes images in messages: a model of it sees, and its policy lets them pass."""
+    """Whether it accepts images in messages: one of its models has vision, and its policy allows images."""
 
 
 class Entry:
-    """One request on its way in; made by Admission.admit."""
+    """One admitted request; created by Admission.admit."""
 
     def __init__(self, admission: Admission, holder: Holder, method: str, request_id: str) -> None:
         self.holder = holder
         self.method = method
-        """Of the gateway, that the request is for: "/package.Service/Method"."""
+        """The gateway's method for this request: "/package.Service/Method"."""
         self.request_id = request_id
         self._admission = admission
         self._factory = admission.factory
@@ -90,21 +90,21 @@ class Entry:
         self._require_named(name)
         return model
 
-    def require_sight(self, route: specs.Route, field: str) -> None:
-        """Raises InvalidArgument with the field of the first image unless a model of the route sees."""
+    def require_vision(self, route: specs.Route, field: str) -> None:
+        """Raises InvalidArgument with the field of the first image unless a model of the route has vision."""
         if self._factory.seeing(route):
             return
         named = ", ".join(offer.name for offer in self.offers() if offer.vision)
         raise InvalidArgument(
-            f"The model '{route.name}' takes no images; "
-            + (f"of those that this key may use, these do: {named}." if named else "nor does another one of this key."),
+            f"The model '{route.name}' accepts no images; "
+            + (f"these models of this key do: {named}." if named else "no model of this key does."),
             field=field,
         )
 
     def offers(self) -> list[Offer]:
-        """What the key may name as `model`, sorted by name."""
+        """The routes and models that the key may name as `model`, sorted by name."""
         found = [
-            Offer(r.name, r.task, r.description, self._takes_images(r))
+            Offer(r.name, r.task, r.description, self._accepts_images(r))
             for r in self._factory.routes
             if self._visible(r)
         ]
@@ -112,7 +112,7 @@ class Entry:
         return sorted((o for o in found if self._may_name(o.name)), key=lambda o: o.name)
 
     def offer(self, name: str) -> Offer:
-        """What the key may name so. Raises NotFound, PermissionDenied."""
+        """The route or model of this name. Raises NotFound, PermissionDenied."""
         if self._embedding_model(name) is not None:
             self.embedding_model(name)
         else:
@@ -122,17 +122,17 @@ class Entry:
     def _no_such_model(self, name: str) -> NotFound:
         names = ", ".join(offer.name for offer in self.offers()) or "none"
         return NotFound(
-            f"There is no model '{name[:_SHOWN_CHARACTERS]}', or not for this key, which may use: {names}.",
+            f"There is no model '{name[:_SHOWN_CHARACTERS]}' that this key may use; it may use: {names}.",
             field="model",
             reason=Reason.MODEL_NOT_FOUND,
         )
 
     def knowledge_base(self, name: str) -> specs.KnowledgeBase:
-        """The one that the request names; no name: the tenant's only one. Raises NotFound, InvalidArgument."""
+        """The knowledge base of this name; empty: the tenant's only one. Raises NotFound, InvalidArgument."""
         return known.knowledge_base(self._factory, self.holder.tenant.name, name)
 
     async def reserve(self, amounts: Amounts | None = None) -> None:
-        """Takes a request and the amounts from the tenant's limits; the caller becomes the running task's identity.
+        """Reserves a request and the amounts within the tenant's limits, and sets the caller as the task's identity.
 
         Raises RateLimited.
         """
@@ -141,11 +141,11 @@ class Entry:
         self._admission.speak_for(self.holder, self.request_id)
 
     def used(self, amounts: Amounts) -> None:
-        """Notes what the request has used in all. What it never notes, it has not used and does not pay."""
+        """Sets the total amounts that the request has used. Amounts that are never set are 0."""
         self._used.update(amounts)
 
     async def limits(self) -> States:
-        """The tenant's limits as they stand."""
+        """The current state of the tenant's limits."""
         if self._reservation is not None:
             return self._reservation.states
         tenant = self.holder.tenant
@@ -160,11 +160,11 @@ class Entry:
         return model if model is not None and model.kind == "embedding" else None
 
     def _visible(self, route: specs.Route) -> bool:
-        # A route over another tenant's knowledge is that tenant's own; its name is none of ours.
+        # A route over another tenant's knowledge base is visible to that tenant only.
         base = route.knowledge_base
         return base is None or self._factory.knowledge_base(base, self.holder.tenant.name) is not None
 
-    def _takes_images(self, route: specs.Route) -> bool:
+    def _accepts_images(self, route: specs.Route) -> bool:
         policy = self._factory.policy(route.policy)
         return bool(self._factory.seeing(route)) and policy is not None and policy.images == "allow"
 
@@ -177,13 +177,13 @@ class Entry:
 
 
 class Admission:
-    """Knows the keys of the document in force, and counts who is inside."""
+    """Admits requests with a key of the factory.yaml in force, and counts those that run."""
 
     def __init__(self, source: specs.Source, issued: Issued, limiter: Limiter, *, max_concurrent_requests: int) -> None:
         self.limiter = limiter
         self._issued = issued
         self._max_concurrent_requests = max_concurrent_requests
-        self._inside = 0
+        self._running = 0
         self._source = source
         self._holders = source.derive(_holders)
         self.loaded_at = int(time.time())
@@ -191,7 +191,7 @@ class Admission:
 
     @property
     def factory(self) -> specs.Factory:
-        """The document in force."""
+        """The factory.yaml in force."""
         return self._source.current
 
     def _follow(self, change: specs.Change) -> None:
@@ -200,26 +200,26 @@ class Admission:
 
     @asynccontextmanager
     async def admit(self, authorization: str | None, rpc: str, request_id: str) -> AsyncIterator[Entry]:
-        """Lets a request in that shows a good key whose role may call `rpc`, while there is room.
+        """Admits a request with a valid key whose role may call `rpc`, while fewer than the bound run.
 
-        authorization: the header or metadata value, "Bearer KEY". rpc: the method of GatewayService that the request is
-        for; HTTP's resources name that of the same meaning. Raises Unauthenticated, PermissionDenied, Overloaded.
+        authorization: the header or metadata value, "Bearer KEY". rpc: the method of GatewayService; HTTP's resources
+        name the corresponding one. Raises Unauthenticated, PermissionDenied, Overloaded.
         """
         holder = self._authenticate(authorization)
         method = f"/{SERVICE}/{rpc}"
         rpcs.facts(method).require(holder.role.name, holder.role.permissions)
-        if self._inside >= self._max_concurrent_requests:
+        if self._running >= self._max_concurrent_requests:
             raise Overloaded("The gateway serves as many requests as it can; try again.", retry_after_seconds=1.0)
         entry = Entry(self, holder, method, request_id)
-        self._inside += 1
+        self._running += 1
         try:
             yield entry
         finally:
-            self._inside -= 1
+            self._running -= 1
             await entry._settle()
 
     def speak_for(self, holder: Holder, request_id: str) -> None:
-        """Makes the holder the identity of the running task's calls, which are signed when they are made."""
+        """Sets the holder as the identity of the running task's calls; a token is signed for each call."""
         caller = identity.Caller(
             tenant=holder.tenant.name,
             principal=holder.principal,
@@ -246,7 +246,7 @@ class Admission:
 
 
 def _holders(factory: specs.Factory) -> dict[str, list[Holder]]:
-    """By the beginning of the key's hash; the rest is compared in constant time."""
+    """Holders by the beginning of their key's hash; the whole hash is compared in constant time."""
     roles = {role.name: role for role in factory.roles}
     found: dict[str, list[Holder]] = {}
     for tenant in factory.tenants:

@@ -1,4 +1,4 @@
-"""The whole wiring of the gateway, for its pod, for `genaifactory run` and for tests."""
+"""The wiring of the gateway, for its pod, for `genaifactory run` and for tests."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ __all__ = ["Channels", "GatewayApp", "connect", "create_app", "create_private_ap
 
 @dataclass(frozen=True)
 class GatewayApp(ServiceApp):
-    """The gateway, which has a second door."""
+    """The gateway's gRPC server, with an HTTP server beside it."""
 
     http_address: Callable[[], str] = field(kw_only=True)
-    """HOST:PORT of the HTTP door; the real port once the app runs."""
+    """HOST:PORT of the HTTP server; the real port once the app runs."""
 
 
 def create_app(
@@ -62,7 +62,7 @@ def create_app(
     *,
     quotas: QuotaStore | None = None,
 ) -> GatewayApp:
-    """The gateway over the given channels. quotas: for tests that set the clock."""
+    """The gateway over the given channels. quotas: for tests with a clock of their own."""
     signer = settings.signer()
     parts = _parts(settings, source, to, signer, quotas or MemoryQuotas())
     admission, upstream = parts.admission, parts.upstream
@@ -104,10 +104,10 @@ def create_app(
 
 
 def create_private_app(settings: Settings, source: specs.Source, to: Channels, telemetry: Telemetry) -> ServiceApp:
-    """The gRPC API alone, for who starts a platform and has work to do in it before its clients are let in.
+    """The gRPC API alone, for work on a platform that is starting, before its clients are admitted.
 
-    For a unix socket that its owner alone can open. It asks for keys as the gateway does; a tenant's limits are for
-    its clients and not for this.
+    For a unix socket that only its owner can open. It requires API keys as the gateway does, and applies no limits of
+    tenants.
     """
     return ServiceApp(
         name="gateway",
@@ -153,7 +153,7 @@ def _register(parts: Parts, grpc_server: grpc.aio.Server) -> None:
 
 
 def connect(upstreams: Upstreams) -> Channels:
-    """Channels to the services that the settings name. Raises InvalidArgument when their certificates are no good."""
+    """Channels to the services of the settings. Raises InvalidArgument for wrong certificates."""
     patience = upstreams.patience_seconds
     return Channels(
         orchestrator=channels.connect(upstreams.orchestrator, upstreams.tls, patience_seconds=patience),

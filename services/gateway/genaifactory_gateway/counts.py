@@ -1,7 +1,6 @@
-"""What is stored under names of every tenant, also of those that factory.yaml does not name: numbers alone.
+"""Counts of stored data of every tenant, also of tenants that factory.yaml does not declare.
 
-With these a changed factory.yaml is compared with what is stored before it is in force. They need the permission
-'operate', of whatever tenant the key is.
+A changed factory.yaml is compared with them before it is in force. They need the permission 'operate', in any tenant.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _FIRST_SECOND = 946_684_800  # of 2000, the earliest that monitor accepts
 
 
 class Counts:
-    """Asks the services that store. Every method raises FactoryError."""
+    """Calls the services that store data. Every method raises FactoryError."""
 
     def __init__(self, to: Channels, *, timeout_seconds: float) -> None:
         """timeout_seconds: for one call."""
@@ -33,7 +32,7 @@ class Counts:
         self._timeout_seconds = timeout_seconds
 
     async def documents(self, entry: Entry) -> gateway_pb2.CountDocumentsResponse:
-        """By tenant and knowledge base."""
+        """Documents by tenant and knowledge base."""
         await entry.reserve()
         found = await channels.unary(
             self._retriever.CountDocuments,
@@ -43,7 +42,7 @@ class Counts:
         return twin(found, gateway_pb2.CountDocumentsResponse)
 
     async def conversations(self, entry: Entry) -> gateway_pb2.CountConversationsResponse:
-        """By tenant."""
+        """Conversations by tenant."""
         await entry.reserve()
         found = await channels.unary(
             self._orchestrator.CountConversations,
@@ -53,7 +52,7 @@ class Counts:
         return twin(found, gateway_pb2.CountConversationsResponse)
 
     async def requests(self, entry: Entry) -> gateway_pb2.CountRequestsResponse:
-        """By tenant."""
+        """Recorded requests by tenant."""
         await entry.reserve()
         usage = await channels.unary(
             self._monitor.GetUsage,

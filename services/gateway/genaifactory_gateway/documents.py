@@ -1,4 +1,4 @@
-"""What both doors do about documents: list, show and remove those of the caller's tenant."""
+"""Lists, shows and removes documents of the caller's tenant, for HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genaifactory_gateway.twins import twin
 
 
 class Documents:
-    """The retriever's part on documents, for requests that were admitted with the permission 'ingest'."""
+    """The retriever's RPCs on documents, for requests admitted with the permission 'ingest'."""
 
     def __init__(self, retriever: grpc.aio.Channel, *, timeout_seconds: float) -> None:
         """timeout_seconds: for one call to the retriever."""
@@ -43,7 +43,7 @@ class Documents:
     async def delete(
         self, entry: Entry, request: gateway_pb2.DeleteDocumentsRequest
     ) -> gateway_pb2.DeleteDocumentsResponse:
-        """Removes documents. Raises FactoryError; NotFound when none of them is there."""
+        """Removes documents. Raises FactoryError; NotFound when none of them exists."""
         wanted = twin(request, retriever_pb2.DeleteDocumentsRequest)
         base = wanted.knowledge_base = entry.knowledge_base(request.knowledge_base).name
         await entry.reserve()

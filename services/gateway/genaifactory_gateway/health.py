@@ -1,4 +1,4 @@
-"""Whether the services behind the gateway can answer, asked at most once a second however often it is wanted."""
+"""The health of the services behind the gateway, checked at most once a second."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FRESH_SECONDS = 1.0
 
 
 class Health:
-    """The last look at the upstreams. Without the orchestrator nothing is answered; without monitor answers go on.
+    """The last check of the upstreams. Answers need the orchestrator; they do not need monitor.
 
-    Once it has found the orchestrator serving it stays ready: requests wait for an orchestrator that restarts, and are
-    told when they waited too long, where a gateway that is out of its Service would have connections refused. For the
-    same reason an orchestrator whose disk is full does not make it less ready: it goes on to say so to every client,
-    and to answer what needs no disk. `can_answer` is False then, for whoever wants to know whether answers are given.
+    Once the orchestrator was serving the gateway stays ready: requests wait for an orchestrator that restarts, up to a
+    bound, whereas clients of a gateway that is removed from its Service have their connections refused. For the same
+    reason it stays ready when the orchestrator's disk is full: clients get that error, and requests that need no disk
+    are served. `can_answer` is False then.
     """
 
     def __init__(self, to: Channels, *, timeout_seconds: float) -> None:
@@ -33,34 +33,34 @@ class Health:
             "monitor": health_pb2_grpc.HealthStub(to.monitor),
         }
         self._timeout_seconds = timeout_seconds
-        self._one_look = asyncio.Lock()
-        self._looked_at: float | None = None
+        self._checking = asyncio.Lock()
+        self._checked_at: float | None = None
         self._states: dict[str, str] = {}
         self.ready = False
-        """Whether the orchestrator was ever found serving."""
+        """Whether the orchestrator was ever serving."""
 
-    async def look(self) -> dict[str, str]:
+    async def check(self) -> dict[str, str]:
         """The state of each upstream, at most a second old.
 
         "serving", "serving, low on space", "out of space", "not serving" or "unreachable".
         """
-        async with self._one_look:
-            if self._looked_at is None or time.monotonic() - self._looked_at > _FRESH_SECONDS:
+        async with self._checking:
+            if self._checked_at is None or time.monotonic() - self._checked_at > _FRESH_SECONDS:
                 found = await asyncio.gather(*(self._state(stub) for stub in self._stubs.values()))
                 self._states = dict(zip(self._stubs, found, strict=True))
-                self._looked_at = time.monotonic()
+                self._checked_at = time.monotonic()
                 self.ready = self.ready or self._states["orchestrator"] in _SERVES
             return self._states
 
     @property
     def can_answer(self) -> bool:
-        """Whether it is ready, and the orchestrator has room for the record of another answer."""
+        """Whether it is ready, and the orchestrator has space for the record of another answer."""
         return self.ready and self._states.get("orchestrator") != OUT_OF_SPACE
 
     async def watch(self) -> None:
-        """Keeps `ready` fresh, forever."""
+        """Checks every second, forever."""
         while True:
-            await self.look()
+            await self.check()
             await asyncio.sleep(_FRESH_SECONDS)
 
     async def _state(self, stub: health_pb2_grpc.HealthStub) -> str:
@@ -74,7 +74,7 @@ class Health:
         return OUT_OF_SPACE if await self._serves(stub, runtime.SPACE_FULL) is False else LOW_ON_SPACE
 
     async def _serves(self, stub: health_pb2_grpc.HealthStub, service: str) -> bool | None:
-        """None: it cannot be asked."""
+        """Whether the service is serving; None: it is unreachable."""
         try:
             response = await channels.unary(
                 stub.Check,  # type: ignore[attr-defined]  # the package's types leave it out

@@ -1,4 +1,4 @@
-"""Index versions of a knowledge base: listed, built and put into service."""
+"""Lists, builds and activates index versions of a knowledge base."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from genaifactory_gateway.twins import twin
 
 
 class Indexes:
-    """The retriever's part on indexes, for requests that were admitted."""
+    """The retriever's RPCs on indexes, for admitted requests."""
 
     def __init__(self, retriever: grpc.aio.Channel, *, timeout_seconds: float, build_timeout_seconds: float) -> None:
-        """timeout_seconds: for one call that builds nothing."""
+        """timeout_seconds: for one call other than a build."""
         self._retriever = retriever_pb2_grpc.RetrieverServiceStub(retriever)
         self._timeout_seconds = timeout_seconds
         self._build_timeout_seconds = build_timeout_seconds
@@ -34,7 +34,7 @@ class Indexes:
     async def build(
         self, entry: Entry, request: gateway_pb2.BuildIndexRequest
     ) -> AsyncGenerator[gateway_pb2.BuildIndexResponse, None]:
-        """Builds a version and yields how far it is. Raises FactoryError."""
+        """Builds a version and yields the progress. Raises FactoryError."""
         wanted = twin(request, retriever_pb2.BuildIndexRequest)
         wanted.knowledge_base = entry.knowledge_base(request.knowledge_base).name
         await entry.reserve()
@@ -44,7 +44,7 @@ class Indexes:
                 yield twin(step, gateway_pb2.BuildIndexResponse)
 
     async def swap(self, entry: Entry, request: gateway_pb2.SwapIndexRequest) -> gateway_pb2.SwapIndexResponse:
-        """Puts a version into service. Raises FactoryError."""
+        """Makes a version the active one. Raises FactoryError."""
         wanted = twin(request, retriever_pb2.SwapIndexRequest)
         wanted.knowledge_base = entry.knowledge_base(request.knowledge_base).name
         await entry.reserve()

@@ -1,4 +1,4 @@
-"""Reads a JSON body strictly: what two parsers could read in two ways is refused."""
+"""Parses a JSON body strictly: a body that parsers read differently is refused."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from genaifactory_common.conversation import check_characters
 from genaifactory_common.errors import InvalidArgument
 
 MAX_DEPTH = 32
-"""Levels of objects and arrays. Deeper ones would not fit protobuf's own bound of 100 levels, three for each."""
+"""Levels of objects and arrays. Each needs three of protobuf's 100 levels."""
 MAX_VALUES = 100_000
-"""Members of all objects and arrays together: what a request needs by far, and what is checked in an instant."""
+"""Members of all objects and arrays together: far more than a request needs, and quickly checked."""
 
 
 def parse(body: bytes, *, max_values: int = MAX_VALUES) -> dict[str, Any]:
@@ -30,11 +30,11 @@ def parse(body: bytes, *, max_values: int = MAX_VALUES) -> dict[str, Any]:
         raise InvalidArgument(f"The body must be one JSON object; {where}: {error.msg}.") from None
     except RecursionError:
         raise _too_deep("") from None
-    except ValueError:  # an integer of more digits than Python reads
+    except ValueError:  # an integer with more digits than Python parses
         raise InvalidArgument("The body must be JSON with numbers of sensible size.") from None
     if not isinstance(value, dict):
         raise InvalidArgument('The body must be one JSON object, like {"model": …}.')
-    _Check(max_values, look_at_text="\\u" in text).walk(value, "", 1)
+    _Check(max_values, check_texts="\\u" in text).walk(value, "", 1)
     return value
 
 
@@ -74,7 +74,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise InvalidArgument("A field stands twice in one object of the body; send it once.", field=key[:100])
+                raise InvalidArgument("A field appears twice in one object of the body; send it once.", field=key[:100])
             seen.add(key)
     return value
 
@@ -84,11 +84,11 @@ def _constant(name: str) -> Any:
 
 
 class _Check:
-    """Bounds depth and number of values; and refuses characters that are no text, which only an escape can bring in."""
+    """Bounds depth and number of values, and refuses invalid characters, which only a \\u escape can produce."""
 
-    def __init__(self, max_values: int, *, look_at_text: bool) -> None:
+    def __init__(self, max_values: int, *, check_texts: bool) -> None:
         self._max_values = max_values
-        self._look_at_text = look_at_text
+        self._check_texts = check_texts
         self._values = 0
 
     def walk(self, value: dict[str, Any] | list[Any], path: str, depth: int) -> None:
@@ -101,20 +101,20 @@ class _Check:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(item, (dict, list)):
                 self.walk(item, f"{path}.{key}" if keyed else f"{path}[{key}]", depth + 1)
-            elif self._look_at_text and isinstance(item, str):
+            elif self._check_texts and isinstance(item, str):
                 check_text(item, (f"{path}.{key}" if keyed else f"{path}[{key}]").removeprefix("."))
-            if self._look_at_text and isinstance(key, str):
+            if self._check_texts and isinstance(key, str):
                 check_text(key, path.removeprefix(".") or "body")
 
 
 def check_text(value: str, field: str) -> None:
-    """Refuses what no store and no tokenizer takes: NUL, and half of a surrogate pair. Raises InvalidArgument."""
+    """Refuses characters that stores and tokenizers reject: NUL and lone surrogates. Raises InvalidArgument."""
     check_characters(value, field)
     try:
         value.encode()
     except UnicodeEncodeError:
         raise InvalidArgument(
-            f"'{field}' must be Unicode text; it holds half of a surrogate pair.", field=field
+            f"'{field}' must be Unicode text; it contains half of a surrogate pair.", field=field
         ) from None
 
 

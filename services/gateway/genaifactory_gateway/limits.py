@@ -1,6 +1,6 @@
-"""Limits of a tenant, by kind: what a request needs is reserved before the work and settled after it.
+"""Limits of a tenant, by kind: a request's amounts are reserved before the work and settled after it.
 
-`KINDS` is the whole table: a further kind is an entry there, a field of `specs.Limits`, and an amount where it is used.
+`KINDS` lists them: a further kind needs an entry there, a field of `specs.Limits`, and an amount where it is used.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ LIMITS_HIT = Counter(
 )
 
 Kind = Literal["requests", "tokens"]
-"""Names a limit in messages, headers and metrics, and says what is counted."""
+"""The counted unit, and the limit's name in messages, headers and metrics."""
 Amounts = Mapping[Kind, int]
-"""What a request needs or has used; a kind that is missing: nothing."""
+"""Amounts that a request needs or has used; a missing kind is 0."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one kind is limited."""
+    """The limit of one kind."""
 
     limit: Callable[[specs.Limits], int]
-    """What a tenant may use in a window."""
+    """The amount that a tenant may use in a window."""
     window_seconds: float = 60.0
     window: str = "a minute"
-    """In words."""
+    """The window in messages."""
     advice: str = "ask for less"
-    """To a client that wants more at once than the whole limit."""
+    """For a client that needs more at once than the whole limit."""
 
 
 KINDS: Mapping[Kind, Rule] = {
@@ -45,12 +45,12 @@ KINDS: Mapping[Kind, Rule] = {
 
 
 class State(NamedTuple):
-    """One limit as the client may know it."""
+    """The state of one limit, for the client."""
 
     limit: int
     remaining: int
     reset_seconds: float
-    """Until the limit is whole again, if nothing more is used."""
+    """Until the whole limit is available again, if nothing more is used."""
 
 
 States = Mapping[Kind, State]
@@ -58,13 +58,13 @@ States = Mapping[Kind, State]
 
 @dataclass(frozen=True)
 class Reservation:
-    """What a request holds until it is settled."""
+    """The reserved amounts of a request, until they are settled."""
 
     tenant: str
     charges: Sequence[Charge]
     """One for each kind, in the order of KINDS."""
     states: States
-    """With the reservation."""
+    """After the reservation."""
 
 
 class Limiter:
@@ -74,7 +74,7 @@ class Limiter:
         self._store = store
 
     async def reserve(self, tenant: str, limits: specs.Limits, amounts: Amounts) -> Reservation:
-        """Takes the amounts from the tenant's limits, or nothing. Raises RateLimited."""
+        """Reserves all amounts within the tenant's limits, or none. Raises RateLimited."""
         charges = _charges(limits, amounts)
         levels = await self._store.reserve(tenant, charges)
         if levels.refused is not None:
@@ -84,7 +84,7 @@ class Limiter:
         return Reservation(tenant, charges, _states(charges, levels, reserved=True))
 
     async def settle(self, reservation: Reservation, used: Amounts) -> None:
-        """Replaces the reserved amounts by those really used: fewer give back, more are owed."""
+        """Replaces the reserved amounts by the used ones, which may be lower or higher."""
         differences = [
             charge._replace(amount=used.get(kind, 0) - charge.amount)
             for kind, charge in zip(KINDS, reservation.charges, strict=True)
@@ -93,12 +93,12 @@ class Limiter:
         await self._store.settle(reservation.tenant, differences)
 
     async def states(self, tenant: str, limits: specs.Limits) -> States:
-        """The limits of a tenant as they stand."""
+        """The current state of a tenant's limits."""
         charges = _charges(limits, {})
         return _states(charges, await self._store.reserve(tenant, charges), reserved=False)
 
     def keep_only(self, tenants: Iterable[str]) -> None:
-        """Forgets tenants that the configuration no longer has."""
+        """Deletes the state of all other tenants."""
         self._store.keep_only(tenants)
 
 

@@ -1,7 +1,7 @@
-"""Where the use of limits is counted: buckets that drain, by owner and name.
+"""Counts the use of limits in leaky buckets, by owner and name.
 
-A bucket is a leaky one: what was used drains evenly, a full bucket in its window, and what stands in it with the new
-charge may not exceed the limit. So an owner may use a window's worth at once, never more than two within any window.
+A bucket drains evenly, a full one within its window, and its level with a new charge must not exceed the limit. So an
+owner may use a window's limit at once, and never more than twice that within any window.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ from typing import NamedTuple, Protocol
 
 
 class Charge(NamedTuple):
-    """An amount for one bucket, with what the bucket holds as long as this configuration is in force."""
+    """An amount for one bucket, with the bucket's limit in the configuration in force."""
 
     bucket: str
     amount: int
     limit: int
     window_seconds: float
-    """In which a full bucket drains."""
+    """Time in which a full bucket drains."""
 
 
 class Levels(NamedTuple):
-    """What stood in the buckets of a call."""
+    """The levels of a call's buckets."""
 
     before: Sequence[float]
     """One for each charge, in their order."""
     refused: int | None
-    """The first charge that did not fit; then none was made."""
+    """The first charge above its limit; then none was made."""
 
 
 class QuotaStore(Protocol):
-    """Buckets of all owners. A call is one step for all of its charges, whoever else charges at the same time; a store
-    outside the process makes one round trip of it, and keeps the buckets of an owner together."""
+    """Buckets of all owners. A call makes all of its charges atomically; a store outside the process needs one round
+    trip for it, and keeps the buckets of an owner together."""
 
     async def reserve(self, owner: str, charges: Sequence[Charge]) -> Levels:
-        """Makes all charges, or none where one does not fit. Charges of 0 read the levels. Raises Unavailable."""
+        """Makes all charges, or none if one exceeds its limit. Charges of 0 read the levels. Raises Unavailable."""
         ...
 
     async def settle(self, owner: str, charges: Sequence[Charge]) -> None:
-        """Makes all charges, whether they fit or not; an amount below 0 gives back. Raises Unavailable."""
+        """Makes all charges, also above the limit; a negative amount is a refund. Raises Unavailable."""
         ...
 
     def keep_only(self, owners: Iterable[str]) -> None:
-        """Forgets the buckets of all others."""
+        """Deletes the buckets of all other owners."""
         ...
 
 
 class MemoryQuotas:
-    """The buckets of this process."""
+    """Buckets in the memory of this process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """clock: seconds that never go back."""
+        """clock: monotonic, in seconds."""
         self._clock = clock
         self._owners: dict[str, dict[str, _Bucket]] = {}
 
@@ -70,10 +70,10 @@ class MemoryQuotas:
 
     async def settle(self, owner: str, charges: Sequence[Charge]) -> None:
         """See QuotaStore."""
-        buckets = self._owners.get(owner, {})  # an owner that was forgotten meanwhile owes nothing
+        buckets = self._owners.get(owner, {})  # empty for an owner that was deleted meanwhile
         for charge in charges:
             if (bucket := buckets.get(charge.bucket)) is not None:
-                # Below zero would be credit for a window to come.
+                # Below zero would be credit for the next window.
                 bucket.level = max(0.0, bucket.level + charge.amount)
 
     def keep_only(self, owners: Iterable[str]) -> None:
@@ -83,7 +83,7 @@ class MemoryQuotas:
 
 
 class Unlimited:
-    """Empty buckets, whatever is charged."""
+    """A store without limits: buckets stay empty."""
 
     async def reserve(self, owner: str, charges: Sequence[Charge]) -> Levels:
         """See QuotaStore."""
@@ -100,7 +100,7 @@ class Unlimited:
 class _Bucket:
     level: float
     at: float
-    """When it was at this level, by the clock."""
+    """Time of this level, by the clock."""
 
 
 def _drained(buckets: dict[str, _Bucket], charge: Charge, now: float) -> float:

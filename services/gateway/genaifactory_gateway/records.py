@@ -1,4 +1,4 @@
-"""The record of what was asked and answered, for the tenant of a key alone."""
+"""Queries and exports the recorded interactions of the key's tenant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genaifactory_gateway.transfers import Transfers
 
 
 class Records:
-    """Monitor's part on interactions, for requests that were admitted with the permission 'export'."""
+    """Monitor's RPCs on interactions, for requests admitted with the permission 'export'."""
 
     def __init__(self, monitor: grpc.aio.Channel, transfers: Transfers, *, timeout_seconds: float) -> None:
         """timeout_seconds: for one page."""
@@ -47,7 +47,7 @@ class Records:
     async def export(
         self, entry: Entry, filter_: monitor_pb2.InteractionFilter
     ) -> AsyncGenerator[gateway_pb2.ExportInteractionsResponse, None]:
-        """Yields interactions as lines of JSON, oldest first; no faster than they are taken. Raises FactoryError."""
+        """Yields interactions as lines of JSON, oldest first, at the pace of the reader. Raises FactoryError."""
         request = monitor_pb2.ExportInteractionsRequest(filter=_of_tenant(entry, filter_))
         with self._transfers.one(entry.holder.tenant.name):
             await entry.reserve()
@@ -59,11 +59,11 @@ class Records:
 
 
 def _of_tenant(entry: Entry, wanted: monitor_pb2.InteractionFilter) -> monitor_pb2.InteractionFilter:
-    """The filter with the key's tenant: monitor would let a caller with the permission 'operate' name any."""
+    """The filter with the key's tenant: monitor accepts any tenant from a caller with the permission 'operate'."""
     tenant = entry.holder.tenant.name
     if wanted.tenant not in ("", tenant):
         raise PermissionDenied(
-            "A key reads the record of its own tenant alone; leave 'filter.tenant' empty.", field="filter.tenant"
+            "A key may read records of its own tenant only; leave 'filter.tenant' empty.", field="filter.tenant"
         )
     own = monitor_pb2.InteractionFilter()
     own.CopyFrom(wanted)

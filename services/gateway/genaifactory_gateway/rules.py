@@ -1,4 +1,4 @@
-"""Bounds of the gateway's requests alone; those that others have too stand in genaifactory_common."""
+"""Bounds of requests that only the gateway checks; shared ones are in genaifactory_common."""
 
 MAX_PARTS = 1024
 MAX_NAME_CHARACTERS = 128

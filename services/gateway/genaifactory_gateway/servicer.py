@@ -1,4 +1,4 @@
-"""The door for clients inside a network: GatewayService, on the same admission path as HTTP."""
+"""GatewayService, the gRPC API, with the same admission as HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _RATINGS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What both doors work with."""
+    """The domain objects that HTTP and gRPC share."""
 
     admission: Admission
     upstream: Upstream
@@ -50,7 +50,7 @@ class Parts:
 
 
 class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
-    """Answers gRPC clients."""
+    """The service."""
 
     def __init__(self, parts: Parts) -> None:
         self._admission = parts.admission
@@ -91,7 +91,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def ListModels(
         self, request: gateway_pb2.ListModelsRequest, context: _Context
     ) -> gateway_pb2.ListModelsResponse:
-        """Lists what the key may use."""
+        """Lists the routes and models that the key may use."""
         async with self._admit(context, "ListModels") as entry:
             await entry.reserve()
             return gateway_pb2.ListModelsResponse(
@@ -111,7 +111,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             return gateway_pb2.SubmitFeedbackResponse(feedback_id=feedback_id, request_known=known)
 
     async def GetUsage(self, request: gateway_pb2.GetUsageRequest, context: _Context) -> gateway_pb2.GetUsageResponse:
-        """Adds up usage: the tenant's with the permission 'usage', a key's own without it."""
+        """Returns usage: the tenant's with the permission 'usage', the key's own without it."""
         async with self._admit(context, "GetUsage") as entry:
             start = request.start_time if request.HasField("start_time") else None
             end = request.end_time if request.HasField("end_time") else None
@@ -175,7 +175,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def SwapIndex(
         self, request: gateway_pb2.SwapIndexRequest, context: _Context
     ) -> gateway_pb2.SwapIndexResponse:
-        """Puts an index version into service."""
+        """Makes an index version the active one."""
         async with self._admit(context, "SwapIndex") as entry:
             return await self._indexes.swap(entry, request)
 
@@ -200,9 +200,9 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def DeleteConversation(
         self, request: gateway_pb2.DeleteConversationRequest, context: _Context
     ) -> gateway_pb2.DeleteConversationResponse:
-        """Forgets a conversation of the caller."""
+        """Deletes a conversation of the caller."""
         async with self._admit(context, "DeleteConversation") as entry:
-            existed = await self._upstream.forget_conversation(entry, request.conversation_id)
+            existed = await self._upstream.delete_conversation(entry, request.conversation_id)
             return gateway_pb2.DeleteConversationResponse(existed=existed)
 
     async def CountDocuments(
@@ -222,7 +222,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def CountRequests(
         self, request: gateway_pb2.CountRequestsRequest, context: _Context
     ) -> gateway_pb2.CountRequestsResponse:
-        """Counts requests on record of all tenants."""
+        """Counts recorded requests of all tenants."""
         async with self._admit(context, "CountRequests") as entry:
             return await self._counts.requests(entry)
 
@@ -241,7 +241,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             return await self._adapters.unload(entry, request)
 
     def _admit(self, context: _Context, rpc: str) -> AbstractAsyncContextManager[Entry]:
-        """As Admission.admit, for a call that begins."""
+        """Admits a gRPC call, with a new request id."""
         return self._admission.admit(_authorization(context), rpc, f"req-{uuid.uuid4().hex}")
 
 
@@ -268,7 +268,7 @@ def _answer_request(request: gateway_pb2.ChatRequest, request_id: str) -> orches
         conversation_id=request.conversation_id,
         user=request.user,
         fresh=request.fresh,
-        answer_only=True,  # which route, which passages, which verdict: for the record, not for clients
+        answer_only=True,  # route, passages and verdicts are for the record, not for clients
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the gateway listens, what it lets in, and where its neighbours are."""
+"""The gateway's settings: addresses, bounds of requests, and the services behind it."""
 
 from __future__ import annotations
 
@@ -26,66 +26,68 @@ _KEY = settings.variable(["context_private_key"])
 
 
 class Http(settings.Settings):
-    """The OpenAI door. TLS ends before it, at the ingress."""
+    """The HTTP server. TLS is terminated before it, at the ingress."""
 
     address: str = Field(default="127.0.0.1:8080", description="HOST:PORT; port 0: any free one.")
-    max_connections: int = Field(default=4096, ge=1, description="More are closed at once.")
+    max_connections: int = Field(default=4096, ge=1, description="Further ones are closed at once.")
     max_body_bytes: int = Field(default=4 << 20, ge=1024, le=12 << 20, description="A larger body is refused with 413.")
     max_header_bytes: int = Field(default=32 << 10, ge=1024, description="Request line and headers of one request.")
     max_document_bytes: int = Field(
         default=formats.MAX_DOCUMENT_BYTES,
         ge=1,
-        description="A larger document is refused with 413 before it is read; the retriever has a bound of its own.",
+        description="A larger document is refused with 413 before it is read; the retriever has its own bound.",
     )
     header_timeout_seconds: float = Field(default=15.0, gt=0, description="From the first byte to the last header.")
     body_timeout_seconds: float = Field(default=30.0, gt=0, description="From the headers to the end of the body.")
     write_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="A client that takes nothing for this long loses its answer."
+        default=30.0, gt=0, description="A client that reads nothing for this long is disconnected."
     )
     keep_alive_seconds: float = Field(default=75.0, gt=0, description="How long an idle connection stays open.")
     max_connection_age_seconds: float = Field(
-        default=60.0, gt=0, description="An answer after this is the connection's last, so that clients find new pods."
+        default=60.0,
+        gt=0,
+        description="The next answer after this closes the connection, so that clients use new pods.",
     )
     linger_seconds: float = Field(
         default=0.0,
         ge=0,
-        description="How long a gateway that is to stop goes on serving open connections, and those that still come, "
-        "each for one answer more; part of server.drain_seconds.",
+        description="How long a gateway that stops accepts connections, and serves one more answer on each; part of "
+        "server.drain_seconds.",
     )
 
 
 class Transfers(settings.Settings):
-    """Uploads and exports, which last: each holds a few MiB and a call to a service."""
+    """Uploads and exports, which run long: each holds a few MiB and a call to a service."""
 
-    max_concurrent: int = Field(default=16, ge=1, description="At once; more are refused as overloaded.")
-    max_concurrent_per_tenant: int = Field(default=4, ge=1, description="Of one tenant.")
-    idle_seconds: float = Field(
-        default=120.0, gt=0, description="An upload of which nothing comes for this long is ended."
+    max_concurrent: int = Field(
+        default=16, ge=1, description="Running at once; further ones are refused as overloaded."
     )
+    max_concurrent_per_tenant: int = Field(default=4, ge=1, description="Of one tenant.")
+    idle_seconds: float = Field(default=120.0, gt=0, description="An upload without data for this long is ended.")
     timeout_seconds: float = Field(
-        default=3600.0, gt=0, description="For one in all; a gRPC client's own deadline shortens it."
+        default=3600.0, gt=0, description="For a whole transfer; a gRPC client's own deadline shortens it."
     )
 
 
 class Upstreams(settings.Settings):
-    """The services to the right: dns:///NAME:PORT or unix:PATH."""
+    """Addresses of the services behind the gateway: dns:///NAME:PORT or unix:PATH."""
 
     orchestrator: str = "dns:///orchestrator:50051"
     monitor: str = "dns:///monitor:50051"
-    retriever: str = Field(default="dns:///retriever:50051", description="For documents; questions go by orchestrator.")
+    retriever: str = Field(
+        default="dns:///retriever:50051", description="For documents; searches go through the orchestrator."
+    )
     modelserver: str = Field(
         default="",
-        description="For adapters, each of its replicas by a name that has all their addresses; empty: there is none.",
+        description="For adapters: a name that resolves to the addresses of all replicas; empty: none.",
     )
-    tls: Tls | None = Field(default=None, description="What to show them; None only for unix sockets.")
+    tls: Tls | None = Field(default=None, description="The gateway's certificate for them; None only for unix sockets.")
     patience_seconds: float = Field(
-        default=30.0, ge=0, description="How long requests wait for one that restarts; 0: they fail at once."
+        default=30.0, ge=0, description="How long requests wait for a service that restarts; 0: they fail at once."
     )
-    health_timeout_seconds: float = Field(default=1.0, gt=0, description="For one look at their health.")
-    record_timeout_seconds: float = Field(default=10.0, gt=0, description="For one call to monitor that is there.")
-    documents_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="For one call to a retriever that is there."
-    )
+    health_timeout_seconds: float = Field(default=1.0, gt=0, description="For one check of their health.")
+    record_timeout_seconds: float = Field(default=10.0, gt=0, description="For one call to a running monitor.")
+    documents_timeout_seconds: float = Field(default=30.0, gt=0, description="For one call to a running retriever.")
     conversations_timeout_seconds: float = Field(
         default=10.0, gt=0, description="For one call to the orchestrator about stored conversations."
     )
@@ -98,21 +100,21 @@ class Settings(settings.Common):
     upstreams: Upstreams = Upstreams()
     transfers: Transfers = Transfers()
     max_concurrent_requests: int = Field(
-        default=512, ge=1, description="Of both doors together; more are refused at once as overloaded."
+        default=512, ge=1, description="Of HTTP and gRPC together; further ones are refused at once as overloaded."
     )
     context_private_key: Annotated[SecretStr, AfterValidator(_private_key)] = Field(
-        description="Signs the callers' tokens: an Ed25519 key, 32 bytes in base64. The gateway alone holds it. As a "
-        "file it is followed."
+        description="Signs the callers' tokens: an Ed25519 key, 32 bytes in base64. Only the gateway has it. Changes "
+        "of a file are applied."
     )
     context_token_seconds: float = Field(
         default=LONGEST_SECONDS,
         ge=LIFETIME_SECONDS,
-        description="Longest life of a token, also for a request with a later deadline. A key that is replaced is "
-        "trusted for as long.",
+        description="Longest validity of a token, also for a request with a later deadline. A replaced key is accepted "
+        "for as long.",
     )
 
     def signer(self) -> Followed[Signer]:
-        """The key that signs. Raises InvalidArgument."""
+        """The signing key. Raises InvalidArgument."""
         if settings.is_file(_KEY):
             return Followed("the signing key", lambda: settings.secret(_KEY) or "", Signer.parse)
         return Fixed(Signer.parse(self.context_private_key.get_secret_value()))

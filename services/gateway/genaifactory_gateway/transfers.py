@@ -1,4 +1,4 @@
-"""How many uploads and exports run at once: each holds some MiB here, and a call to a service while it lasts."""
+"""Bounds how many uploads and exports run at once: each holds some MiB and a call to a service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RETRY_AFTER_SECONDS = 5.0
 
 
 class Transfers:
-    """Counts those that run, of all tenants and of each."""
+    """Counts running transfers, of all tenants and of each."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -21,10 +21,10 @@ class Transfers:
 
     @contextmanager
     def one(self, tenant: str) -> Iterator[None]:
-        """Holds a place inside the block. Raises Overloaded."""
+        """Counts a transfer inside the block. Raises Overloaded."""
         most = self.settings.max_concurrent_per_tenant
         if self._running[tenant] >= most:
-            raise _full(f"This tenant runs {most} uploads and exports, as many as it may at once; try again.")
+            raise _full(f"This tenant runs {most} uploads and exports, the most at once; try again when one has ended.")
         if self._running.total() >= self.settings.max_concurrent:
             raise _full("The gateway runs as many uploads and exports as it can; try again.")
         self._running[tenant] += 1

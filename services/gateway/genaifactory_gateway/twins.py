@@ -1,4 +1,4 @@
-"""Messages that the gateway's contract and an inner one declare alike, so that neither imports the other's."""
+"""Converts between messages that the gateway's contract and an inner one declare alike."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Twin = TypeVar("Twin", bound=Message)
 
 
 def twin(message: Message, kind: type[Twin]) -> Twin:
-    """The same content as a message of the other contract; fields that neither declares are left out.
+    """The content as a message of the other contract; unknown fields are left out.
 
-    kind: declares the same fields under the same numbers; tests/unit/gateway/test_twins.py compares them.
+    kind: declares the same fields with the same numbers; tests/unit/gateway/test_twins.py compares them.
     """
     copied = kind.FromString(message.SerializeToString())
     copied.DiscardUnknownFields()

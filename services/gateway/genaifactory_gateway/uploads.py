@@ -1,4 +1,4 @@
-"""Documents on their way to the retriever: passed on as they come, never held whole, and not for ever."""
+"""Streams uploaded documents to the retriever, without buffering them, within time bounds."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from genaifactory_gateway.admission import Entry
 from genaifactory_gateway.transfers import Transfers
 from genaifactory_gateway.twins import twin
 
-# What a client may still send once its upload has failed: one that is cut off amid a message loses the reason.
-_LAST_WORDS_SECONDS = 0.5
+# How long messages are still read after a failure: a client that is cut off while it sends loses the error.
+_DRAIN_SECONDS = 0.5
 
 
 class Uploads:
-    """Uploads of requests that were admitted with the permission 'ingest'."""
+    """Uploads, for requests admitted with the permission 'ingest'."""
 
     def __init__(self, retriever: grpc.aio.Channel, transfers: Transfers) -> None:
         self._retriever = retriever_pb2_grpc.RetrieverServiceStub(retriever)
         self._transfers = transfers
 
     async def opened(self, requests: AsyncIterator[gateway_pb2.IngestRequest]) -> gateway_pb2.IngestOpen:
-        """The first message of an upload. Raises InvalidArgument, DeadlineExceeded when it does not come."""
+        """The first message of an upload. Raises InvalidArgument, DeadlineExceeded when it does not arrive."""
         try:
             async with asyncio.timeout(self._transfers.settings.idle_seconds):
                 request = await anext(requests, None)
         except TimeoutError:
-            raise _silent(self._transfers.settings.idle_seconds) from None
+            raise _idle(self._transfers.settings.idle_seconds) from None
         if request is None or request.WhichOneof("part") != "open":
             raise InvalidArgument("The first message must be `open`, which names the knowledge base.", field="open")
         return request.open
@@ -45,10 +45,10 @@ class Uploads:
         *,
         accepted: Callable[[], Awaitable[None]],
     ) -> AsyncGenerator[gateway_pb2.IngestResponse, None]:
-        """Reserves, passes the documents on, and yields what becomes of them.
+        """Reserves, forwards the documents, and yields their outcomes.
 
-        requests: what follows `opened`; the next one is taken when the retriever has taken the one before. accepted:
-        awaited when the retriever has let the call in. Raises FactoryError.
+        requests: the messages after `opened`; each is read when the retriever has received the one before. accepted:
+        awaited when the retriever has accepted the call. Raises FactoryError.
         """
         base = entry.knowledge_base(opened.knowledge_base).name
         with self._transfers.one(entry.holder.tenant.name):
@@ -60,53 +60,53 @@ class Uploads:
                 await call.send(retriever_pb2.IngestRequest(open=first))
                 await call.accepted()
                 await accepted()
-                passing = _Passing(call, self._transfers.settings.idle_seconds)
-                task = asyncio.create_task(passing.run(requests), name="gateway-upload")
+                forwarder = _Forwarder(call, self._transfers.settings.idle_seconds)
+                task = asyncio.create_task(forwarder.run(requests), name="gateway-upload")
                 try:
                     async for response in call:
-                        passing.moved()
+                        forwarder.keep_alive()
                         yield twin(response, gateway_pb2.IngestResponse)
                 except (FactoryError, asyncio.CancelledError) as error:
-                    await passing.drained(task, error)
-                    raise passing.error or error from None
+                    await forwarder.drain(task, error)
+                    raise forwarder.error or error from None
                 finally:
                     task.cancel()
                     await asyncio.wait((task,))
 
 
-class _Passing:
-    """Passes a client's messages on to the retriever."""
+class _Forwarder:
+    """Forwards a client's messages to the retriever."""
 
     def __init__(self, call: Duplex, idle_seconds: float) -> None:
         self.error: FactoryError | None = None
-        """Why the call was ended from this side."""
+        """The error for which the gateway ended the call."""
         self._call = call
         self._idle_seconds = idle_seconds
         self._bound: asyncio.Timeout | None = None
         self._failed = False
 
     async def run(self, requests: AsyncIterator[gateway_pb2.IngestRequest]) -> None:
-        """To the last message; those after a failure, whose reason the reader of the call gets, are dropped."""
+        """Forwards up to the last message. Messages after a failure, which the call reports, are dropped."""
         try:
             while (request := await self._next(requests)) is not None:
                 await self._send(request)
             if not self._failed:
                 await self._sent_all()
         except TimeoutError:
-            self._end(_silent(self._idle_seconds))
-        except FactoryError as error:  # of a message that is none
+            self._end(_idle(self._idle_seconds))
+        except FactoryError as error:  # for an invalid message
             self._end(error)
 
-    def moved(self) -> None:
-        """Notes that something came from the retriever: a client that waits for it is not silent."""
+    def keep_alive(self) -> None:
+        """Restarts the idle timeout after a response of the retriever, for which the client may have waited."""
         if self._bound is not None:
             self._bound.reschedule(self._due())
 
-    async def drained(self, task: asyncio.Task[None], error: BaseException) -> None:
-        """Lets a client that is sending come to the end of it, unless it is the client that has gone."""
+    async def drain(self, task: asyncio.Task[None], error: BaseException) -> None:
+        """Reads on for a moment after a failure, unless the client has left."""
         self._failed = True
         if isinstance(error, FactoryError):
-            await asyncio.wait((task,), timeout=_LAST_WORDS_SECONDS)
+            await asyncio.wait((task,), timeout=_DRAIN_SECONDS)
 
     async def _next(self, requests: AsyncIterator[gateway_pb2.IngestRequest]) -> gateway_pb2.IngestRequest | None:
         async with asyncio.timeout_at(self._due()) as bound:
@@ -138,13 +138,14 @@ class _Passing:
         return asyncio.get_running_loop().time() + self._idle_seconds
 
 
-def _silent(idle_seconds: float) -> DeadlineExceeded:
+def _idle(idle_seconds: float) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"Nothing came for {idle_seconds:g} s; send the documents without such a pause.", reason=Reason.REQUEST_TIMEOUT
+        f"No data arrived for {idle_seconds:g} s; send the documents without such a pause.",
+        reason=Reason.REQUEST_TIMEOUT,
     )
 
 
 def _inner(request: gateway_pb2.IngestRequest) -> retriever_pb2.IngestRequest:
     if request.WhichOneof("part") == "data":
-        return retriever_pb2.IngestRequest(data=request.data)  # its bytes are not copied more often than they must be
+        return retriever_pb2.IngestRequest(data=request.data)  # saves a copy of the bytes
     return twin(request, retriever_pb2.IngestRequest)

@@ -1,4 +1,4 @@
-"""The calls to the services behind the gateway that both doors make, for a request that has been let in."""
+"""Calls to orchestrator and monitor for admitted requests, over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from genaifactory_common import channels, conversation, images, specs
 from genaifactory_common.errors import InvalidArgument, UpstreamFailed
 from genaifactory_gateway.admission import Entry
 
-# Added to a route's own time, so that the orchestrator's error arrives rather than ours.
+# Added to a route's timeout, so that the orchestrator's error arrives before ours.
 _GRACE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Where the gateway's calls go."""
+    """Channels to the services behind the gateway."""
 
     orchestrator: grpc.aio.Channel
     monitor: grpc.aio.Channel
@@ -54,12 +54,12 @@ class Upstream:
     async def answer(
         self, entry: Entry, route: specs.Route, request: orchestrator_pb2.AnswerRequest
     ) -> AsyncGenerator[orchestrator_pb2.AnswerResponse, None]:
-        """Reserves, and yields the events that a client may see: deltas, tool calls and, last, done.
+        """Reserves, and yields the events for the client: deltas, tool calls and, last, done.
 
-        The entry pays for what was delivered, also when the client leaves before the end. Raises FactoryError.
+        The entry is charged for what was delivered, also when the client leaves before the end. Raises FactoryError.
         """
         if (field := images.first(request.messages)) is not None:
-            entry.require_sight(route, field)
+            entry.require_vision(route, field)
         prompt_tokens = conversation.estimated_prompt_tokens(request.messages, request.tools, request.output_format)
         choices = request.sampling.n or 1
         answer_tokens = choices * (request.sampling.max_tokens or route.max_output_tokens)
@@ -82,7 +82,7 @@ class Upstream:
                         entry.used({"tokens": usage.prompt_tokens + usage.completion_tokens})
                         yield event
                         return
-                    case _:  # which route, which passages, which verdict: for the record, not for clients
+                    case _:  # route, passages and verdicts are for the record, not for clients
                         continue
                 yield event
         raise UpstreamFailed("The answer ended before it was complete; try again.")
@@ -95,12 +95,12 @@ class Upstream:
             self._orchestrator.Embed, request, timeout_seconds=model.timeout_seconds + _GRACE_SECONDS
         )
         if len(response.embeddings) != len(texts):
-            raise UpstreamFailed("The model returned another number of vectors than texts; try again.")
+            raise UpstreamFailed("The model returned a wrong number of vectors; try again.")
         entry.used({"tokens": response.usage.prompt_tokens})
         return response
 
-    async def forget_conversation(self, entry: Entry, conversation_id: str) -> bool:
-        """Removes a stored conversation of the caller; whether there was one. Raises FactoryError."""
+    async def delete_conversation(self, entry: Entry, conversation_id: str) -> bool:
+        """Deletes a stored conversation of the caller; returns whether it existed. Raises FactoryError."""
         conversation.check_conversation_id(conversation_id)
         await entry.reserve()
         request = orchestrator_pb2.DeleteConversationRequest(conversation_id=conversation_id)
@@ -110,16 +110,16 @@ class Upstream:
         return done.existed
 
     async def record_feedback(self, entry: Entry, feedback: Feedback) -> tuple[str, bool]:
-        """Stores feedback; returns its id, and whether the request that it is about is on record yet.
+        """Stores feedback; returns its id, and whether its request is recorded yet.
 
-        The record of a request may arrive after the feedback on it; the monitor joins them. Raises FactoryError.
+        The record of a request may arrive after the feedback on it; monitor joins them. Raises FactoryError.
         """
         if not (feedback.rating or feedback.correction or feedback.comment or feedback.ground_truth):
             raise InvalidArgument(
-                "Feedback must hold a rating, a correction, a comment or a ground_truth.", field="rating"
+                "Feedback must contain a rating, a correction, a comment or a ground_truth.", field="rating"
             )
         await entry.reserve()
-        # OpenAI's clients know the answer's id, which is the request's under another prefix.
+        # OpenAI's clients have the completion's id, which is the request's with another prefix.
         request_id = "req-" + feedback.request_id.rpartition("-")[2]
         request = monitor_pb2.RecordFeedbackRequest(
             request_id=request_id,
@@ -128,7 +128,7 @@ class Upstream:
             comment=feedback.comment,
             ground_truth=feedback.ground_truth,
         )
-        # What one person says never collides with what another says: tenant and principal are part of the id.
+        # Tenant and principal are part of the id, so that feedback of two callers never collides.
         key = feedback.idempotency_key.encode() or request.SerializeToString(deterministic=True)
         scope = f"{entry.holder.tenant.name}\0{entry.holder.principal}\0{request_id}\0".encode()
         request.feedback_id = "fb-" + hashlib.sha256(scope + key).hexdigest()[:32]
@@ -138,7 +138,7 @@ class Upstream:
         return request.feedback_id, response.interaction_known
 
     async def usage(self, entry: Entry, start: Timestamp | None, end: Timestamp | None) -> list[monitor_pb2.UsageRow]:
-        """Usage of the caller's tenant, or of its key where it may not see others', by key, model and day.
+        """Usage by key, model and day: of the caller's tenant, or of its key without the permission 'usage'.
 
         Raises FactoryError.
         """

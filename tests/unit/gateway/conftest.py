@@ -1,4 +1,4 @@
-"""A real gateway on real sockets, over a scripted orchestrator and a small monitor."""
+"""Fixtures: a real gateway on real sockets, over a scripted orchestrator and a small monitor."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 @dataclass
 class Clock:
-    """A clock that tests turn."""
+    """A clock that tests set."""
 
     now: float = 1000.0
 
@@ -84,7 +84,7 @@ class Clock:
 
 @dataclass
 class Gateway:
-    """A running gateway and what stands around it."""
+    """A running gateway, its client, and the services behind it."""
 
     orchestrator: FakeOrchestrator
     monitor: FakeFeedbackStore
@@ -125,7 +125,7 @@ class Gateway:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    """Returns when it holds. Raises TimeoutError."""
+    """Returns when the condition holds. Raises TimeoutError."""
     async with asyncio.timeout(20):
         while True:
             if condition():
@@ -134,7 +134,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 async def at_rest(count: Callable[[], int]) -> int:
-    """The count when it has grown and stays as it is."""
+    """The count, once it is above zero and no longer grows."""
     last = 0
     while True:
         await asyncio.sleep(0.3)

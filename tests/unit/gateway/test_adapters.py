@@ -1,4 +1,4 @@
-"""Adapters are loaded on every replica of the model server, over mTLS, whose addresses a name has."""
+"""Adapters are loaded over mTLS on every replica of the model server, found by a DNS name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WANTED = pb.LoadAdapterRequest(name="a", source_uri="/adapters/a", sha256="ab", 
 
 @dataclass
 class Replicas:
-    """Model servers on several addresses of loopback, and one port."""
+    """Model servers on several loopback addresses, with the same port."""
 
     servers: list[FakeModelServer]
     adapters: Adapters
@@ -65,7 +65,7 @@ def _issue(authority: Authority, folder: Path, identity: str, name: str) -> sett
 
 @pytest.fixture
 def port() -> int:
-    """One that is free."""
+    """A free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -93,7 +93,7 @@ async def replicas(tmp_path: Path, port: int) -> AsyncIterator[Replicas]:
         yield world
 
 
-async def test_an_adapter_is_loaded_on_every_replica_in_the_callers_name(replicas: Replicas) -> None:
+async def test_an_adapter_is_loaded_on_every_replica_with_the_callers_identity(replicas: Replicas) -> None:
     assert await replicas.load() == 3
     for server in replicas.servers:
         assert server.adapters["a"].source_uri == "/adapters/a"
@@ -103,7 +103,7 @@ async def test_an_adapter_is_loaded_on_every_replica_in_the_callers_name(replica
     assert not any(server.adapters for server in replicas.servers)
 
 
-async def test_one_replica_that_does_not_load_it_is_told(replicas: Replicas) -> None:
+async def test_a_replica_that_fails_to_load_an_adapter_is_reported(replicas: Replicas) -> None:
     replicas.servers[1].adapter_error = Unavailable("The disk is away.")
     with pytest.raises(Unavailable, match=r"Done on 2 of 3 replicas.*The disk is away\.") as failed:
         await replicas.load()
@@ -112,7 +112,7 @@ async def test_one_replica_that_does_not_load_it_is_told(replicas: Replicas) -> 
     assert await replicas.load() == 3
 
 
-async def test_what_every_replica_refuses_is_refused_in_their_words(replicas: Replicas) -> None:
+async def test_a_refusal_of_every_replica_is_returned_unchanged(replicas: Replicas) -> None:
     for server in replicas.servers:
         server.adapter_error = InvalidArgument("The rank is too high.", field="source_uri")
     with pytest.raises(InvalidArgument, match="The rank is too high") as refused:
@@ -120,14 +120,14 @@ async def test_what_every_replica_refuses_is_refused_in_their_words(replicas: Re
     assert refused.value.field == "source_uri"
 
 
-async def test_without_a_model_server_the_door_says_so() -> None:
+async def test_loading_an_adapter_without_a_model_server_is_unimplemented() -> None:
     async with _admitted() as entry:
         with pytest.raises(FactoryError, match="has no model server") as refused:
             await Adapters("", None, timeout_seconds=1).load(entry, WANTED)
     assert refused.value.reason is Reason.UNIMPLEMENTED
 
 
-async def test_a_name_that_nobody_has_is_unavailable(replicas: Replicas) -> None:
+async def test_a_name_without_addresses_is_unavailable(replicas: Replicas) -> None:
     replicas.addresses.clear()
     with pytest.raises(Unavailable, match="cannot be found"):
         await replicas.load()

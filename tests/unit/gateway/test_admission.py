@@ -1,4 +1,4 @@
-"""Who comes in, what they may name, and how a new factory.yaml changes it."""
+"""Which requests are admitted, which models a key may name, and how a new factory.yaml changes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from genaifactory_common.testing import orchestrator as script
 from tests.unit.gateway.conftest import FACTORY, USER, Gateway, Start
 
 
-async def test_a_key_that_is_taken_out_of_the_document_stops_working_at_once(gateway: Gateway) -> None:
+async def test_a_key_removed_from_factory_yaml_is_refused_at_once(gateway: Gateway) -> None:
     assert (await gateway.chat()).status_code == 200
     document = gateway.source.current
     acme = document.tenants[0]
@@ -37,7 +37,7 @@ async def test_a_key_that_is_taken_out_of_the_document_stops_working_at_once(gat
     assert (await gateway.chat("sk-new")).status_code == 200
 
 
-async def test_models_are_those_that_the_key_may_name(gateway: Gateway) -> None:
+async def test_the_list_of_models_has_those_that_the_key_may_name(gateway: Gateway) -> None:
     async def names(key: str) -> list[str]:
         return [model["id"] for model in (await gateway.get("/v1/models", key=key)).json()["data"]]
 
@@ -46,7 +46,7 @@ async def test_models_are_those_that_the_key_may_name(gateway: Gateway) -> None:
     assert await names("sk-beta-user") == ["chat", "minilm", "rag", "secret-plan"]
 
 
-async def test_one_model_is_told_or_not_found_or_forbidden(gateway: Gateway) -> None:
+async def test_one_model_is_returned_or_not_found_or_forbidden(gateway: Gateway) -> None:
     model = (await gateway.get("/v1/models/chat")).json()
     assert model | {"created": 0} == {
         "id": "chat",
@@ -132,7 +132,7 @@ async def test_requests_of_two_tenants_on_one_connection_stay_apart(gateway: Gat
     assert len(set(gateway.orchestrator.request_ids)) == 3
 
 
-async def test_the_client_may_name_its_request_but_not_choose_its_record(gateway: Gateway) -> None:
+async def test_the_clients_request_id_is_returned_and_not_used_as_the_records_key(gateway: Gateway) -> None:
     ids = set()
     for _ in range(2):
         response = await gateway.http.get("/healthz", headers={"x-request-id": "mine-1"})
@@ -143,7 +143,7 @@ async def test_the_client_may_name_its_request_but_not_choose_its_record(gateway
     assert "x-client-request-id" not in response.headers
 
 
-async def test_a_key_is_compared_as_a_whole_and_in_constant_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_whole_key_is_compared_in_constant_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[str, str]] = []
     compare = hmac.compare_digest
 

@@ -63,14 +63,14 @@ async def test_a_stream_is_a_role_then_deltas_then_the_reason_then_done(gateway:
     assert all("usage" not in chunk for chunk in chunks)
 
 
-async def test_an_error_before_the_first_text_is_a_proper_status_also_of_a_stream(gateway: Gateway) -> None:
+async def test_an_error_before_the_first_text_has_its_own_status_also_for_a_stream(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.route(), ContentBlocked("The question was blocked.")]
     response = await gateway.chat(stream=True)
     assert response.status_code == 422
     assert response.json()["error"]["code"] == "content_blocked"
 
 
-async def test_an_error_amid_a_stream_is_its_last_event_without_done(gateway: Gateway) -> None:
+async def test_an_error_within_a_stream_is_its_last_event_without_done(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
     response = await gateway.chat(stream=True)
     *chunks, last = _events(response.text)
@@ -89,7 +89,7 @@ async def test_a_stream_that_ends_without_done_upstream_is_an_error_not_an_answe
     assert _events((await gateway.chat(stream=True)).text)[-1]["error"]["code"] == "upstream_failed"
 
 
-async def test_the_request_reaches_the_orchestrator_as_it_was_meant(gateway: Gateway) -> None:
+async def test_the_request_is_converted_for_the_orchestrator(gateway: Gateway) -> None:
     response = await gateway.chat(
         model="rag",
         messages=[
@@ -150,7 +150,7 @@ async def test_the_request_reaches_the_orchestrator_as_it_was_meant(gateway: Gat
     assert dict(sent.output_format.json_schema) == {"type": "object"}
 
 
-async def test_structured_outputs_of_vllm_become_the_form_of_the_output(gateway: Gateway) -> None:
+async def test_structured_outputs_of_vllm_are_converted_to_the_output_format(gateway: Gateway) -> None:
     for given, kind in (
         ({"json": {"type": "object"}}, "json_schema"),
         ({"regex": "a+"}, "regex"),
@@ -163,7 +163,7 @@ async def test_structured_outputs_of_vllm_become_the_form_of_the_output(gateway:
     assert gateway.orchestrator.requests[-1].output_format.json_object
 
 
-async def test_the_orchestrator_learns_the_signed_caller(gateway: Gateway) -> None:
+async def test_the_orchestrator_gets_the_signed_caller(gateway: Gateway) -> None:
     response = await gateway.chat()
     caller = gateway.orchestrator.callers[0]
     assert (caller.tenant, caller.principal, caller.key_id, caller.role) == ("acme", "user", "user", "user")
@@ -195,7 +195,7 @@ async def test_citations_are_url_annotations_of_the_message_and_of_the_last_delt
     assert last["choices"][0]["delta"] == {"annotations": [wanted]}
 
 
-async def test_usage_is_the_last_chunk_without_choices_when_it_is_asked_for(gateway: Gateway) -> None:
+async def test_requested_usage_is_the_last_chunk_without_choices(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin chào."), script.done(cached_prompt_tokens=4)]
     response = await gateway.chat(stream=True, stream_options={"include_usage": True})
     *chunks, last, end = _events(response.text)
@@ -251,7 +251,7 @@ async def test_several_choices_and_log_probabilities_stay_apart(gateway: Gateway
     assert chunks[2]["choices"][0]["logprobs"]["content"][0]["token"] == "có"
 
 
-async def test_what_was_masked_and_whether_it_was_cached_go_out_with_the_status(gateway: Gateway) -> None:
+async def test_masked_entities_and_cache_use_are_in_the_headers_and_the_body(gateway: Gateway) -> None:
     first = script.opened(script.delta("Xin chào."), masked={"EMAIL_ADDRESS": 2, "VN_CCCD": 1})
     gateway.orchestrator.script = [first, script.done()]
     whole, stream = await gateway.chat(), await gateway.chat(stream=True)
@@ -268,7 +268,7 @@ async def test_what_was_masked_and_whether_it_was_cached_go_out_with_the_status(
     assert not any(chunk.keys() & said.keys() for chunk in others)
 
 
-async def test_an_answer_of_its_end_alone_has_its_headers_too(gateway: Gateway) -> None:
+async def test_an_answer_without_text_has_its_headers_too(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.opened(script.done(), cache=types_pb2.CACHE_USE_BYPASS)]
     whole, stream = await gateway.chat(), await gateway.chat(stream=True)
     assert whole.headers["x-genaifactory-cache"] == stream.headers["x-genaifactory-cache"] == "bypass"
@@ -281,13 +281,13 @@ async def test_an_answer_of_its_end_alone_has_its_headers_too(gateway: Gateway) 
     ("cache_control", "fresh"),
     [("no-cache", True), ("max-age=0, No-Cache", True), ("max-age=0", False), ("", False), ("x-no-cache", False)],
 )
-async def test_a_client_asks_anew_with_cache_control(gateway: Gateway, cache_control: str, fresh: bool) -> None:
+async def test_cache_control_no_cache_bypasses_the_cache(gateway: Gateway, cache_control: str, fresh: bool) -> None:
     body = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
     await gateway.post("/v1/chat/completions", body, headers={"Cache-Control": cache_control})
     assert gateway.orchestrator.requests[0].fresh is fresh
 
 
-async def test_the_result_of_a_tool_goes_on_with_a_stored_conversation(gateway: Gateway) -> None:
+async def test_a_tool_result_continues_a_stored_conversation(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("42!"), script.done()]
     result = {"role": "tool", "tool_call_id": "c1", "content": "42"}
     assert (await gateway.chat(messages=[result])).status_code == 400

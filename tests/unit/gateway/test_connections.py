@@ -1,4 +1,4 @@
-"""Clients that hang up, read slowly, write slowly or speak no HTTP; and the end of the process."""
+"""Clients that disconnect, read slowly, write slowly or send no HTTP; and the end of the process."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def _request(body: object, *, key: str = "sk-acme-user", extra: str = "") -> byt
 
 
 async def _within(awaitable: Awaitable[Result]) -> Result:
-    """A test that would hang fails instead."""
+    """The result; fails the test after a timeout."""
     async with asyncio.timeout(10):
         return await awaitable
 
 
-async def test_hanging_up_amid_a_stream_cancels_the_work_at_once(gateway: Gateway) -> None:
+async def test_a_disconnect_within_a_stream_cancels_the_work_at_once(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
     reader, writer = await _connect(gateway)
     writer.write(_request(QUESTION | {"stream": True}))
@@ -54,7 +54,7 @@ async def test_hanging_up_amid_a_stream_cancels_the_work_at_once(gateway: Gatewa
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_hanging_up_before_the_first_text_cancels_the_work_at_once(gateway: Gateway, stream: bool) -> None:
+async def test_a_disconnect_before_the_first_text_cancels_the_work_at_once(gateway: Gateway, stream: bool) -> None:
     gateway.orchestrator.script = [script.route(), asyncio.Event()]
     _, writer = await _connect(gateway)
     writer.write(_request(QUESTION | {"stream": stream}))
@@ -63,7 +63,7 @@ async def test_hanging_up_before_the_first_text_cancels_the_work_at_once(gateway
     await _within(gateway.orchestrator.cancelled.wait())
 
 
-async def test_who_hangs_up_pays_for_what_was_delivered(gateway: Gateway) -> None:
+async def test_a_client_that_disconnects_is_charged_for_the_delivered_text(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("x" * 4000), asyncio.Event()]
     reader, writer = await _connect(gateway)
     writer.write(_request(QUESTION | {"stream": True, "max_tokens": 2000}, key="sk-beta-user"))
@@ -75,7 +75,7 @@ async def test_who_hangs_up_pays_for_what_was_delivered(gateway: Gateway) -> Non
     assert response.headers["x-ratelimit-remaining-tokens"] == "1985"  # 3000 less 1007 delivered and 8 reserved now
 
 
-async def test_a_reader_that_takes_nothing_slows_the_work_and_then_loses_it(start: Start) -> None:
+async def test_a_reader_that_reads_nothing_slows_the_work_and_is_then_disconnected(start: Start) -> None:
     async with start(http=Http(write_timeout_seconds=0.3)) as gateway:
         pieces = 5_000
         gateway.orchestrator.script = [*[script.delta("x" * 10_000)] * pieces, script.done()]
@@ -89,7 +89,7 @@ async def test_a_reader_that_takes_nothing_slows_the_work_and_then_loses_it(star
         writer.close()
 
 
-async def test_a_client_that_sends_requests_and_takes_no_answers_is_dropped(start: Start) -> None:
+async def test_a_client_that_sends_requests_and_reads_no_responses_is_disconnected(start: Start) -> None:
     async with start(http=Http(write_timeout_seconds=0.3)) as gateway:
         gateway.orchestrator.script = [*[script.delta("x" * 1_000_000)] * 12, script.done()]
         hangups = _hangups()
@@ -113,7 +113,7 @@ def _hangups() -> float:
     return sum(sample.value for sample in samples if sample.name.endswith("_total"))
 
 
-async def test_a_client_that_sends_requests_without_end_is_dropped(gateway: Gateway) -> None:
+async def test_a_client_that_pipelines_too_many_requests_is_disconnected(gateway: Gateway) -> None:
     gateway.orchestrator.script = [asyncio.Event()]
     reader, writer = await _connect(gateway)
     writer.write(_request(QUESTION) * 40)
@@ -123,7 +123,7 @@ async def test_a_client_that_sends_requests_without_end_is_dropped(gateway: Gate
     assert len(gateway.orchestrator.requests) <= 1
 
 
-async def test_hanging_up_cancels_the_request_being_served_although_others_wait_behind_it(gateway: Gateway) -> None:
+async def test_a_disconnect_cancels_the_running_request_of_a_pipeline(gateway: Gateway) -> None:
     gateway.orchestrator.script = [asyncio.Event()]
     _, writer = await _connect(gateway)
     writer.write(_request(QUESTION) * 3)
@@ -133,7 +133,7 @@ async def test_hanging_up_cancels_the_request_being_served_although_others_wait_
     assert len(gateway.orchestrator.requests) == 1
 
 
-async def test_a_stream_under_way_finishes_while_the_gateway_stops(start: Start) -> None:
+async def test_a_running_stream_finishes_while_the_gateway_stops(start: Start) -> None:
     go_on = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(start(drain_seconds=10))
@@ -161,7 +161,7 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> by
     return bytes(head.lower())
 
 
-async def test_a_gateway_that_stops_answers_once_more_on_connections_that_are_open_and_on_new_ones(
+async def test_a_gateway_that_stops_answers_once_more_on_open_and_new_connections(
     start: Start,
 ) -> None:
     async with contextlib.AsyncExitStack() as stack:
@@ -181,7 +181,7 @@ async def test_a_gateway_that_stops_answers_once_more_on_connections_that_are_op
         assert asyncio.get_running_loop().time() - began < 4  # it waits for connections, not for the whole time
 
 
-async def test_an_idle_connection_does_not_hold_up_the_end(start: Start) -> None:
+async def test_an_idle_connection_does_not_delay_the_shutdown(start: Start) -> None:
     async with contextlib.AsyncExitStack() as stack:
         gateway = await stack.enter_async_context(start(http=Http(linger_seconds=0.5), drain_seconds=20))
         reader, writer = await _connect(gateway)
@@ -191,7 +191,7 @@ async def test_an_idle_connection_does_not_hold_up_the_end(start: Start) -> None
         writer.close()
 
 
-async def test_a_connection_of_some_age_ends_with_an_answer(start: Start) -> None:
+async def test_an_old_connection_is_closed_with_its_next_response(start: Start) -> None:
     async with start(http=Http(max_connection_age_seconds=0.5)) as gateway:
         connection = await _connect(gateway)
         assert b"connection: close" not in await _ask(*connection)
@@ -225,7 +225,7 @@ async def _refuses_connections(gateway: Gateway) -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_body_that_does_not_come_times_out(start: Start) -> None:
+async def test_a_body_that_does_not_arrive_times_out(start: Start) -> None:
     async with start(http=Http(body_timeout_seconds=0.1)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(_request(QUESTION)[:-5])
@@ -245,7 +245,7 @@ async def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large(sta
         writer.close()
 
 
-async def test_the_connection_of_a_refused_body_goes_on_with_the_next_request(start: Start) -> None:
+async def test_the_connection_of_a_refused_body_serves_the_next_request(start: Start) -> None:
     async with start(http=Http(max_body_bytes=2000)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(_request(QUESTION | {"user": "x" * 500_000}) + _request(QUESTION))
@@ -258,7 +258,7 @@ async def test_the_connection_of_a_refused_body_goes_on_with_the_next_request(st
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: "])
-async def test_headers_that_do_not_come_end_the_connection(start: Start, begin: bytes) -> None:
+async def test_a_connection_whose_headers_do_not_arrive_is_closed(start: Start, begin: bytes) -> None:
     async with start(http=Http(header_timeout_seconds=0.1)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(begin)
@@ -281,7 +281,7 @@ async def test_endless_headers_are_refused(start: Start) -> None:
         writer.close()
 
 
-async def test_what_is_no_http_gets_the_one_shape_of_errors(gateway: Gateway) -> None:
+async def test_malformed_http_gets_the_platforms_error_body(gateway: Gateway) -> None:
     reader, writer = await _connect(gateway)
     writer.write(b"\x16\x03\x01 hello\r\n\r\n")
     answer = await _within(reader.read())

@@ -1,4 +1,4 @@
-"""Web pages of other origins: what a browser asks before and after, by configuration; none by default."""
+"""CORS: preflights and responses for pages of other origins, by configuration; none by default."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _preflight(gateway: Gateway, origin: str, *, path: str = CHAT, method:
     )
 
 
-async def test_a_page_that_is_listed_may_ask_and_read_everything(open_gateway: Gateway) -> None:
+async def test_a_listed_page_may_send_requests_and_read_every_header(open_gateway: Gateway) -> None:
     response = await _preflight(open_gateway, APP)
     assert (response.status_code, response.content) == (204, b"")
     assert "content-length" not in response.headers
@@ -84,7 +84,7 @@ async def test_a_page_can_read_its_errors(open_gateway: Gateway, path: str, key:
         APP + "\u00e9",
     ],
 )
-async def test_a_page_that_is_not_listed_gets_nothing(open_gateway: Gateway, origin: str) -> None:
+async def test_a_page_that_is_not_listed_gets_no_cors_headers(open_gateway: Gateway, origin: str) -> None:
     response = await _preflight(open_gateway, origin)
     assert response.status_code == 403
     assert "cors.allowed_origins" in response.json()["error"]["message"]
@@ -94,14 +94,14 @@ async def test_a_page_that_is_not_listed_gets_nothing(open_gateway: Gateway, ori
     assert answer.headers["vary"] == "origin"
 
 
-async def test_nothing_is_open_by_default(gateway: Gateway) -> None:
+async def test_no_origin_is_allowed_by_default(gateway: Gateway) -> None:
     response = await _preflight(gateway, APP)
     assert (response.status_code, _about(response)) == (403, {})
     answer = await gateway.post(CHAT, {}, headers={"origin": APP})
     assert (_about(answer), "vary" in answer.headers) == ({}, False)
 
 
-async def test_any_origin_is_a_star_and_never_with_credentials(start: Start) -> None:
+async def test_the_wildcard_origin_never_allows_credentials(start: Start) -> None:
     async with start(factory=_factory("*")) as gateway:
         for origin in (APP, "null"):
             response = await _preflight(gateway, origin)
@@ -110,7 +110,7 @@ async def test_any_origin_is_a_star_and_never_with_credentials(start: Start) -> 
             assert "allow-credentials" not in _about(response)
 
 
-async def test_probes_are_no_pages_business_and_a_bare_options_is_no_preflight(open_gateway: Gateway) -> None:
+async def test_probes_have_no_cors_headers_and_a_plain_options_is_no_preflight(open_gateway: Gateway) -> None:
     assert (await _preflight(open_gateway, APP, path="/metrics", method="GET")).status_code == 405
     assert _about(await open_gateway.http.get("/metrics", headers={"origin": APP})) == {}
     assert (await open_gateway.http.request("OPTIONS", CHAT, headers={"origin": APP})).status_code == 405
@@ -128,11 +128,11 @@ async def test_a_change_of_the_file_is_in_force_at_once(open_gateway: Gateway) -
     ["app.example.com", "https://app.example.com/", "https://APP.example.com", "https://*.example.com", "null",
      "https://a b", "https://app.example.com:0", "ftp://app.example.com", "https://", ""],
 )  # fmt: skip
-def test_an_origin_that_no_browser_sends_is_refused_in_the_configuration(origin: str) -> None:
+def test_an_impossible_origin_is_refused_in_the_configuration(origin: str) -> None:
     with pytest.raises(specs.InvalidConfiguration, match=r"cors\.allowed_origins\[0\]"):
         specs.parse(_factory(origin))
 
 
 @pytest.mark.parametrize("origin", ["*", "https://a", "http://localhost:3000", "http://127.0.0.1:80", "http://[::1]:9"])
-def test_an_origin_that_browsers_send_is_taken(origin: str) -> None:
+def test_a_valid_origin_is_accepted(origin: str) -> None:
     assert specs.parse(_factory(origin)).cors.allowed_origins == (origin,)

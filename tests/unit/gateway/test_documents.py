@@ -1,4 +1,4 @@
-"""Documents through both doors: who may, in whose name, which ids, and what wrong requests get."""
+"""Documents over HTTP and gRPC: permissions, the caller's identity, ids, and errors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def failure(call: Awaitable[object]) -> FactoryError:
     return errors.from_rpc(caught.value)
 
 
-async def test_documents_are_listed_by_page_with_what_is_known_about_them(gateway: Gateway) -> None:
+async def test_documents_are_listed_by_page_with_their_properties(gateway: Gateway) -> None:
     first = (await gateway.get("/v1/documents?page_size=2", key=EDITOR)).json()
     assert (first["object"], first["knowledge_base"], first["total"]) == ("list", "documents", 3)
     assert [each["id"] for each in first["data"]] == sorted(NAMES)[:2]
@@ -73,7 +73,7 @@ async def test_documents_are_listed_by_page_with_what_is_known_about_them(gatewa
     assert some["total"] == 1
 
 
-async def test_the_retriever_is_asked_in_the_callers_name(gateway: Gateway) -> None:
+async def test_the_retriever_gets_the_callers_identity(gateway: Gateway) -> None:
     await gateway.get("/v1/documents?source=/home/an", key=EDITOR)
     (caller,), (request,) = gateway.retriever.callers, gateway.retriever.requests
     assert (caller.tenant, caller.groups, caller.permissions) == ("acme", ("staff",), ("ingest",))
@@ -96,7 +96,7 @@ async def test_a_document_of_any_name_is_shown_and_removed_by_its_encoded_path(g
 
 
 def refused_by_the_retriever() -> float:
-    """Calls that came through the gateway, though their callers had no permission for them."""
+    """Calls without permission that the gateway passed on to the retriever."""
     return sum(
         sample.value
         for sample in next(iter(telemetry.RPC_REQUESTS.collect())).samples
@@ -108,7 +108,7 @@ def refused_by_the_retriever() -> float:
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("path", ["/v1/documents", "/v1/documents/handbook/leave.md"])
 @pytest.mark.parametrize(("key", "status"), [(None, 401), ("sk-wrong", 401), ("sk-acme-user", 403)])
-async def test_without_the_permission_nothing_is_shown_and_nothing_removed(
+async def test_without_the_permission_documents_are_neither_shown_nor_removed(
     gateway: Gateway, method: str, path: str, key: str | None, status: int
 ) -> None:
     if (method, path) == ("DELETE", "/v1/documents"):
@@ -134,7 +134,7 @@ async def test_without_the_permission_nothing_is_shown_and_nothing_removed(
         ("?limit=3", 400, "limit", "known: knowledge_base, prefix, source, page_size, page_token"),
     ],
 )
-async def test_a_wrong_list_gets_an_error_that_names_what_is_right(
+async def test_the_error_for_a_wrong_list_names_the_right_values(
     gateway: Gateway, query: str, status: int, param: str, words: str
 ) -> None:
     response = await gateway.get(f"/v1/documents{query}", key=EDITOR)
@@ -176,7 +176,7 @@ async def test_grpc_lists_shows_and_removes(gateway: Gateway) -> None:
     assert (error.reason, error.field) == (Reason.NOT_FOUND, "document_ids")
 
 
-async def test_grpc_asks_for_the_permission_too(gateway: Gateway) -> None:
+async def test_grpc_requires_the_permission_too(gateway: Gateway) -> None:
     before = refused_by_the_retriever()
     for call in (
         stub(gateway).ListDocuments(gateway_pb2.ListDocumentsRequest(), metadata=metadata("sk-acme-user")),
@@ -197,8 +197,8 @@ async def test_a_retriever_that_is_away_is_a_503(gateway: Gateway) -> None:
     assert response.headers["retry-after"] == "1"
 
 
-async def test_the_retriever_is_told_which_knowledge_base_was_meant(gateway: Gateway) -> None:
-    """Not to choose one itself: what was checked here is what is used there."""
+async def test_the_retriever_gets_the_knowledge_base_that_was_checked(gateway: Gateway) -> None:
+    """The knowledge base that the gateway checked is the one that the retriever uses."""
     gateway_stub, name = stub(gateway), NAMES[0]
     await gateway_stub.ListDocuments(gateway_pb2.ListDocumentsRequest(prefix="other/"), metadata=metadata())
     await gateway_stub.GetDocument(gateway_pb2.GetDocumentRequest(document_id=name), metadata=metadata())

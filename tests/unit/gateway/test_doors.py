@@ -1,4 +1,4 @@
-"""What administrators do through the gateway: who may, for whom alone, and that nobody names another tenant."""
+"""RPCs for administrators: permissions, limits, and that no key reaches another tenant."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def metadata(key: str | None) -> tuple[tuple[str, str], ...]:
 
 
 async def asked(gateway: Gateway, name: str, request: Message, key: str | None = ADMIN) -> list[Any]:
-    """What the method returns, as a list also where it is one message. Raises FactoryError."""
+    """The responses of the method, as a list also for a unary one. Raises FactoryError."""
     method = getattr(gateway_pb2_grpc.GatewayServiceStub(gateway.channel), name)
     given = iter([request]) if name == "Ingest" else request
     call = method(given, metadata=metadata(key), timeout=10)
@@ -39,7 +39,7 @@ async def asked(gateway: Gateway, name: str, request: Message, key: str | None =
         raise errors.from_rpc(error) from None
 
 
-# Each door with the permissions of which it needs one.
+# Methods with the permissions of which they need one.
 DOORS: dict[str, tuple[Any, set[str]]] = {
     "Ingest": (pb.IngestRequest(open=pb.IngestOpen(knowledge_base="documents")), {"ingest"}),
     "ListIndexes": (pb.ListIndexesRequest(knowledge_base="documents"), {"chat", "ingest"}),
@@ -53,7 +53,7 @@ DOORS: dict[str, tuple[Any, set[str]]] = {
     "CountRequests": (pb.CountRequestsRequest(), {"operate"}),
 }
 
-# Of these too, though no test here has a model server behind them; tests/unit/gateway/test_adapters.py does.
+# Without a model server behind them here; see tests/unit/gateway/test_adapters.py.
 ALL_DOORS = DOORS | {
     "LoadAdapter": (pb.LoadAdapterRequest(name="a", source_uri="/a"), {"operate"}),
     "UnloadAdapter": (pb.UnloadAdapterRequest(name="a"), {"operate"}),
@@ -61,7 +61,7 @@ ALL_DOORS = DOORS | {
 
 
 @pytest.mark.parametrize("name", ALL_DOORS)
-async def test_a_key_without_the_permission_is_refused_and_nobody_is_asked(gateway: Gateway, name: str) -> None:
+async def test_a_key_without_the_permission_is_refused_before_any_call(gateway: Gateway, name: str) -> None:
     request, permissions = ALL_DOORS[name]
     everything = ("chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate")
     document = gateway.source.current
@@ -81,14 +81,14 @@ async def test_a_key_without_the_permission_is_refused_and_nobody_is_asked(gatew
 
 
 @pytest.mark.parametrize("name", DOORS)
-async def test_a_door_opens_for_its_permission_and_speaks_for_the_keys_tenant(gateway: Gateway, name: str) -> None:
+async def test_a_method_with_its_permission_calls_with_the_keys_identity(gateway: Gateway, name: str) -> None:
     await asked(gateway, name, DOORS[name][0])
     callers = gateway.retriever.callers + gateway.monitor.callers + gateway.orchestrator.callers
     assert [(caller.tenant, caller.key_id) for caller in callers] == [("acme", "admin")]
 
 
 @pytest.mark.parametrize("name", ALL_DOORS)
-async def test_every_door_counts_in_the_tenants_limit(gateway: Gateway, name: str) -> None:
+async def test_every_method_counts_in_the_tenants_limit(gateway: Gateway, name: str) -> None:
     for _ in range(3):
         assert (await gateway.chat("sk-beta-user")).status_code == 200
     with pytest.raises(FactoryError) as refused:
@@ -98,7 +98,7 @@ async def test_every_door_counts_in_the_tenants_limit(gateway: Gateway, name: st
 
 
 @pytest.mark.parametrize("name", ["QueryInteractions", "ExportInteractions"])
-async def test_an_administrator_of_one_tenant_reads_no_others_record(gateway: Gateway, name: str) -> None:
+async def test_an_administrator_of_one_tenant_cannot_read_records_of_another(gateway: Gateway, name: str) -> None:
     request = type(DOORS[name][0])
     for tenant in ("beta", "*", "acme\0", "ACME"):
         with pytest.raises(FactoryError) as refused:
@@ -110,8 +110,8 @@ async def test_an_administrator_of_one_tenant_reads_no_others_record(gateway: Ga
     assert [(each.tenant, each.route) for each in gateway.monitor.filters] == [("acme", "rag")] * 2
 
 
-async def test_a_tenant_smuggled_in_as_an_unknown_field_goes_nowhere(gateway: Gateway) -> None:
-    """Of a client whose contract has a field that this gateway does not know: it must not reach monitor by the way."""
+async def test_a_tenant_smuggled_in_as_an_unknown_field_is_dropped(gateway: Gateway) -> None:
+    """A field that the gateway's contract does not have must not be passed on to monitor."""
     smuggled = monitor_pb2.InteractionFilter.FromString(b"\xfa\x07\x04beta")  # field 127
     await asked(gateway, "QueryInteractions", pb.QueryInteractionsRequest(filter=smuggled))
     (sent,) = gateway.monitor.filters
@@ -119,7 +119,7 @@ async def test_a_tenant_smuggled_in_as_an_unknown_field_goes_nowhere(gateway: Ga
 
 
 @pytest.mark.parametrize("name", ["Ingest", "ListIndexes", "BuildIndex", "SwapIndex"])
-async def test_a_knowledge_base_of_another_tenant_does_not_exist(gateway: Gateway, name: str) -> None:
+async def test_a_knowledge_base_of_another_tenant_is_not_found(gateway: Gateway, name: str) -> None:
     request = type(DOORS[name][0])()
     target = request.open if name == "Ingest" else request
     target.knowledge_base = "beta-only"
@@ -143,7 +143,7 @@ async def test_indexes_are_listed_built_and_swapped(gateway: Gateway) -> None:
     assert gateway.retriever.requests[1].idempotency_key == "k"
 
 
-async def test_what_is_stored_is_counted_for_all_tenants(gateway: Gateway) -> None:
+async def test_stored_data_is_counted_for_all_tenants(gateway: Gateway) -> None:
     gateway.retriever.documents["a"] = types_pb2.Document(document_id="a")
     gateway.orchestrator.conversations |= {"c", "d"}
     gateway.monitor.usage = [
@@ -163,7 +163,7 @@ async def test_what_is_stored_is_counted_for_all_tenants(gateway: Gateway) -> No
     assert gateway.monitor.usage_requests[0].tenant == "*"
 
 
-async def test_a_conversation_is_forgotten_through_both_doors(gateway: Gateway) -> None:
+async def test_a_conversation_is_deleted_over_http_and_grpc(gateway: Gateway) -> None:
     gateway.orchestrator.conversations |= {"one", "two"}
     (forgotten,) = await asked(gateway, "DeleteConversation", pb.DeleteConversationRequest(conversation_id="one"), USER)
     assert forgotten.existed
@@ -217,13 +217,13 @@ async def test_an_export_that_fails_before_its_first_line_is_an_error(gateway: G
     assert (response.status_code, response.json()["error"]["code"]) == (503, "upstream_failed")
 
 
-async def test_an_export_that_fails_on_the_way_is_cut_off_and_not_ended(gateway: Gateway) -> None:
+async def test_an_export_that_fails_midway_is_cut_off(gateway: Gateway) -> None:
     gateway.monitor.pieces = [Piece(jsonl=b'{"a":1}\n', count=1), UpstreamFailed("away")]
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete chunked read"):
         await gateway.get("/v1/interactions", key=ADMIN)
 
 
-async def test_an_export_waits_for_its_reader_and_ends_with_him(gateway: Gateway) -> None:
+async def test_an_export_waits_for_its_reader_and_ends_with_it(gateway: Gateway) -> None:
     gateway.monitor.pieces = [Piece(jsonl=b"x" * (1 << 20), count=1)] * 64
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     call = stub.ExportInteractions(pb.ExportInteractionsRequest(), metadata=metadata(ADMIN))
@@ -239,14 +239,14 @@ async def test_an_export_waits_for_its_reader_and_ends_with_him(gateway: Gateway
 async def _held(
     gateway: Gateway, key: str
 ) -> grpc.aio.UnaryStreamCall[pb.ExportInteractionsRequest, pb.ExportInteractionsResponse]:
-    """An export that goes on."""
+    """A running export."""
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     call = stub.ExportInteractions(pb.ExportInteractionsRequest(), metadata=metadata(key))
     assert await call.read()
     return call
 
 
-async def test_one_tenant_does_not_take_every_place_for_transfers(start: Start) -> None:
+async def test_one_tenant_cannot_occupy_all_transfers(start: Start) -> None:
     async with start(transfers=Transfers(max_concurrent=3, max_concurrent_per_tenant=2)) as gateway:
         gateway.monitor.pieces = [Piece(jsonl=b"x" * (1 << 20), count=1)] * 64
         held = [await _held(gateway, ADMIN) for _ in range(2)]
@@ -264,7 +264,7 @@ async def test_one_tenant_does_not_take_every_place_for_transfers(start: Start) 
 
 
 async def _until(ask: Callable[[], Awaitable[object]]) -> None:
-    """Asks until there is a place again."""
+    """Repeats the call until it is no longer refused as overloaded."""
     async with asyncio.timeout(10):
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Fields that clients send and that have no effect here: the answer comes, and its header names them."""
+"""Fields without effect: they are ignored, and a header of the response names them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def _chat(gateway: Gateway, headers: Any = None, **fields: Any) -> Any:
     ids=str,
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_field_without_effect_is_named_by_the_answers_header(
+async def test_a_field_without_effect_is_named_in_a_response_header(
     lasting_gateway: Gateway, fields: dict[str, Any], stream: bool
 ) -> None:
     response = await _chat(lasting_gateway, stream=stream, **fields)
@@ -72,15 +72,13 @@ async def test_a_field_without_effect_is_named_by_the_answers_header(
     ],
     ids=str,
 )
-async def test_a_value_that_asks_for_nothing_is_taken_without_a_word(
-    lasting_gateway: Gateway, fields: dict[str, Any]
-) -> None:
+async def test_a_default_value_is_accepted_silently(lasting_gateway: Gateway, fields: dict[str, Any]) -> None:
     response = await _chat(lasting_gateway, headers=STRICT, **fields)
     assert response.status_code == 200, response.text
     assert IGNORED not in response.headers
 
 
-async def test_fields_inside_of_messages_are_named_once(lasting_gateway: Gateway) -> None:
+async def test_fields_within_messages_are_named_once(lasting_gateway: Gateway) -> None:
     history = [
         QUESTION,
         {"role": "assistant", "content": "Chào.", "reasoning_content": "…", "provider_specific_fields": {"a": 1}},
@@ -99,15 +97,13 @@ async def test_fields_inside_of_messages_are_named_once(lasting_gateway: Gateway
     assert [m.content for m in lasting_gateway.orchestrator.requests[-1].messages][1::2] == ["Chào.", "Chào."]
 
 
-async def test_a_mistake_is_found_behind_a_field_without_effect(lasting_gateway: Gateway) -> None:
+async def test_an_error_hidden_by_a_field_without_effect_is_found(lasting_gateway: Gateway) -> None:
     response = await _chat(lasting_gateway, foo=1, temperature=9)
     assert response.json()["error"]["param"] == "temperature"
 
 
 @pytest.mark.parametrize("bias", [{"50256": -100}, {"a": 1}, 5, []])
-async def test_a_bias_of_tokens_is_an_error_since_it_would_change_the_answer(
-    lasting_gateway: Gateway, bias: object
-) -> None:
+async def test_logit_bias_is_refused(lasting_gateway: Gateway, bias: object) -> None:
     response = await _chat(lasting_gateway, logit_bias=bias)
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, "logit_bias")
@@ -126,7 +122,7 @@ async def test_a_bias_of_tokens_is_an_error_since_it_would_change_the_answer(
         ({"tools": [{"type": "function", "function": {"name": "f", "params": {}}}]}, "tools[0].function.params", ""),
     ],
 )
-async def test_a_strict_client_is_shown_the_name_that_it_meant(
+async def test_errors_for_a_strict_client_suggest_the_right_name(
     lasting_gateway: Gateway, fields: dict[str, Any], path: str, hint: str
 ) -> None:
     response = await _chat(lasting_gateway, headers=STRICT, **fields)
@@ -143,7 +139,7 @@ async def test_strict_is_true_or_false(lasting_gateway: Gateway) -> None:
     assert response.status_code == 200
 
 
-async def test_embeddings_name_their_fields_too_and_feedback_loses_none(lasting_gateway: Gateway) -> None:
+async def test_embeddings_name_ignored_fields_and_feedback_refuses_unknown_ones(lasting_gateway: Gateway) -> None:
     body = {"model": "minilm", "input": "a", "input_type": "query"}
     response = await lasting_gateway.post("/v1/embeddings", body)
     assert (response.status_code, response.headers[IGNORED]) == (200, "input_type")
@@ -153,7 +149,7 @@ async def test_embeddings_name_their_fields_too_and_feedback_loses_none(lasting_
     assert (response.status_code, error["message"]) == (400, "Unknown field 'corection'; did you mean 'correction'?")
 
 
-async def test_no_name_breaks_out_of_the_header(lasting_gateway: Gateway) -> None:
+async def test_no_field_name_can_end_the_header(lasting_gateway: Gateway) -> None:
     fields: dict[str, Any] = {"a\r\nset-cookie: x": 1, "tên": 1, "b" * 300: 1, "": 1, " ": 1}
     response = await _chat(lasting_gateway, **fields)
     assert response.status_code == 200
@@ -161,7 +157,7 @@ async def test_no_name_breaks_out_of_the_header(lasting_gateway: Gateway) -> Non
     assert "set-cookie" not in response.headers
 
 
-async def test_thousands_of_names_are_counted_and_not_listed(lasting_gateway: Gateway) -> None:
+async def test_thousands_of_ignored_fields_are_counted_and_not_listed(lasting_gateway: Gateway) -> None:
     response = await _chat(lasting_gateway, **{f"field_{i}": i for i in range(5000)})
     assert response.status_code == 200
     assert response.headers[IGNORED].count(",") == 20
@@ -172,14 +168,14 @@ async def test_a_header_is_bounded_whatever_the_names() -> None:
     assert len(fields.header(["x" * 100] + [f"{i}" * 50 for i in range(1000)])) < 2500
 
 
-async def test_a_name_that_begins_like_a_tag_of_ours_is_named_whole(lasting_gateway: Gateway) -> None:
+async def test_a_field_name_that_begins_with_a_tilde_is_named_whole(lasting_gateway: Gateway) -> None:
     response = await _chat(lasting_gateway, messages=[QUESTION | {"~text": 1}])
     assert response.headers[IGNORED] == "?"
     strict = await _chat(lasting_gateway, headers=STRICT, messages=[QUESTION | {"~text": 1}])
     assert strict.json()["error"]["param"] == "messages[0].~text"
 
 
-async def test_a_body_of_nothing_but_unknown_fields_is_refused_before_each_is_looked_at(
+async def test_a_body_with_too_many_unknown_fields_is_refused_as_a_whole(
     lasting_gateway: Gateway,
 ) -> None:
     few = await _chat(lasting_gateway, **{f"x{i}": 1 for i in range(200)})

@@ -1,4 +1,4 @@
-"""The gRPC door: the same admission, the same answers."""
+"""The gRPC API: the same admission and answers as HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def _error(call: AsyncIterable[object] | Awaitable[object]) -> FactoryErro
     pytest.fail("the call did not fail")
 
 
-async def test_an_answer_is_streamed_with_its_request_id_and_its_end(gateway: Gateway) -> None:
+async def test_an_answer_is_streamed_with_its_request_id_and_done(gateway: Gateway) -> None:
     citation = types_pb2.Citation(number=1, passage_id="p1", document_id="d1", title="T", uri="u")
     gateway.orchestrator.script = [
         script.route(),
@@ -72,7 +72,7 @@ async def test_a_call_with_two_keys_is_refused(gateway: Gateway) -> None:
     assert "more than one authorization" in error.message
 
 
-async def test_the_end_says_what_was_masked_and_cached_and_a_client_may_ask_anew(gateway: Gateway) -> None:
+async def test_done_has_masked_entities_and_cache_use_and_fresh_bypasses_the_cache(gateway: Gateway) -> None:
     first = script.opened(script.delta("Xin chào."), masked={"VN_CCCD": 1}, cache=types_pb2.CACHE_USE_BYPASS)
     gateway.orchestrator.script = [first, script.done()]
     *_, end = [part async for part in _chat(gateway, fresh=True)]
@@ -145,7 +145,7 @@ async def test_an_error_from_upstream_keeps_its_meaning(gateway: Gateway, failur
     assert error.retry_after_seconds == failure.retry_after_seconds
 
 
-async def test_both_doors_share_one_limit(gateway: Gateway) -> None:
+async def test_http_and_grpc_share_one_limit(gateway: Gateway) -> None:
     assert (await gateway.chat(BETA)).status_code == 200
     assert [part async for part in _chat(gateway, BETA)]
     assert (await gateway.chat(BETA)).status_code == 200
@@ -154,7 +154,7 @@ async def test_both_doors_share_one_limit(gateway: Gateway) -> None:
     assert error.retry_after_seconds == pytest.approx(20.0)
 
 
-async def test_hanging_up_cancels_the_work_at_once(gateway: Gateway) -> None:
+async def test_a_cancelled_call_cancels_the_work_at_once(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), asyncio.Event()]
     call = _chat(gateway)
     part = await call.read()
@@ -180,7 +180,7 @@ async def test_models_are_listed_with_their_task(gateway: Gateway) -> None:
     assert [(m.name, m.task) for m in response.models] == [("chat", "chat"), ("minilm", "embedding"), ("rag", "rag")]
 
 
-async def test_feedback_and_usage_go_to_monitor_in_the_callers_name(gateway: Gateway) -> None:
+async def test_feedback_and_usage_reach_monitor_with_the_callers_identity(gateway: Gateway) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
     request_id = "req-" + "a" * 32
     gateway.monitor.known_requests.add(request_id)
@@ -208,7 +208,7 @@ _METHODS = [
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"\x0a\x7fabc", b"GET / HTTP/1.1\r\n\r\n"], ids=repr)
 @pytest.mark.parametrize("method", _METHODS)
-async def test_bytes_that_are_no_message_are_an_invalid_argument(gateway: Gateway, method: str, garbage: bytes) -> None:
+async def test_an_invalid_message_is_an_invalid_argument(gateway: Gateway, method: str, garbage: bytes) -> None:
     call: grpc.aio.StreamStreamCall[bytes, bytes] | grpc.aio.UnaryStreamCall[bytes, bytes]
     if "Reflection" in method:
         streamed: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = gateway.channel.stream_stream(method)

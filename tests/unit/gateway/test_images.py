@@ -1,4 +1,4 @@
-"""Images at the gateway's two doors: to models that see, with a clear error for all others, paid for in advance."""
+"""Images over HTTP and gRPC: accepted for models with vision, refused clearly for others, reserved in limits."""
 
 from __future__ import annotations
 
@@ -66,22 +66,22 @@ async def test_text_and_images_arrive_in_their_order(gateway: Gateway) -> None:
     assert list(images.parts(message)) == ["Is this", message.images[0], "like these?", *message.images[1:]]
 
 
-async def test_an_image_alone_is_a_question(gateway: Gateway) -> None:
+async def test_an_image_without_text_is_accepted(gateway: Gateway) -> None:
     assert (await gateway.chat(USER, model="sees", messages=_asks(part()))).status_code == 200
     assert gateway.orchestrator.requests[0].messages[0].images[0].data == png()
 
 
-async def test_a_model_that_does_not_see_is_an_error_that_names_those_that_do(gateway: Gateway) -> None:
+async def test_the_error_for_a_model_without_vision_names_those_with_vision(gateway: Gateway) -> None:
     response = await gateway.chat(USER, model="blind", messages=_asks(_text("What?"), part()))
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, "messages[0].content[1].image_url")
-    # 'guarded' sees, but its policy lets no image pass.
-    assert error["message"].startswith("The model 'blind' takes no images; ")
-    assert error["message"].endswith("of those that this key may use, these do: also, sees.")
+    # 'guarded' has vision, but its policy allows no images.
+    assert error["message"].startswith("The model 'blind' accepts no images; ")
+    assert error["message"].endswith("these models of this key do: also, sees.")
     assert not gateway.orchestrator.requests
 
 
-async def test_the_list_of_models_says_which_take_images(gateway: Gateway) -> None:
+async def test_the_list_of_models_shows_which_accept_images(gateway: Gateway) -> None:
     listed = (await gateway.get("/v1/models", key=USER)).json()["data"]
     assert {model["id"]: model["vision"] for model in listed} == {
         "also": True, "blind": False, "guarded": False, "sees": True,
@@ -91,13 +91,13 @@ async def test_the_list_of_models_says_which_take_images(gateway: Gateway) -> No
     assert [model.name for model in answer.models if model.vision] == ["also", "sees"]
 
 
-async def test_a_key_is_told_of_its_own_models_only(gateway: Gateway) -> None:
+async def test_the_error_names_only_models_of_the_key(gateway: Gateway) -> None:
     response = await gateway.chat(NARROW, model="blind", messages=_asks(part()))
     assert response.status_code == 400
-    assert response.json()["error"]["message"].endswith("nor does another one of this key.")
+    assert response.json()["error"]["message"].endswith("no model of this key does.")
 
 
-async def test_an_error_behind_the_gateway_names_the_image_as_it_was_sent(gateway: Gateway) -> None:
+async def test_an_upstream_error_names_the_image_by_its_path_in_the_request(gateway: Gateway) -> None:
     blocked = errors.ContentBlocked("No images.", field="messages[1].images[1]")
     gateway.orchestrator.script = [blocked]
     messages = [{"role": "system", "content": "Look."}, *_asks(part(), _text("and"), part())]
@@ -110,13 +110,13 @@ async def test_a_large_image_is_refused_with_its_field(gateway: Gateway) -> None
     assert (response.status_code, response.json()["error"]["param"]) == (413, "messages[0].content[0].image_url.url")
 
 
-async def test_images_are_paid_for_before_any_work_and_settled_after_it(gateway: Gateway) -> None:
+async def test_tokens_of_images_are_reserved_and_settled(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("Red."), script.done(prompt_tokens=90, completion_tokens=2)]
     asked = _asks(part(), part())
     first = await gateway.chat(TIGHT, model="sees", messages=asked)
     reserved = 4000 - int(first.headers["x-ratelimit-remaining-tokens"])
     assert reserved == 2 * 1445 + 4 + 100
-    second = await gateway.chat(TIGHT, model="sees", messages=asked)  # what the first one really took is 92
+    second = await gateway.chat(TIGHT, model="sees", messages=asked)  # the first one used 92
     assert 4000 - int(second.headers["x-ratelimit-remaining-tokens"]) == reserved + 92
     more = await gateway.chat(TIGHT, model="sees", messages=_asks(*[part()] * 3))
     assert more.status_code == 429
@@ -124,7 +124,7 @@ async def test_images_are_paid_for_before_any_work_and_settled_after_it(gateway:
 
 
 class TestGrpc:
-    async def test_an_image_goes_to_a_model_that_sees(self, gateway: Gateway) -> None:
+    async def test_an_image_reaches_a_model_with_vision(self, gateway: Gateway) -> None:
         message = types_pb2.Message(role=types_pb2.ROLE_USER, images=[image()])
         assert [part.WhichOneof("part") async for part in _chat(gateway, message, model="sees")][-1] == "done"
         assert gateway.orchestrator.requests[0].messages[0] == message

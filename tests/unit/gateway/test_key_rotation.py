@@ -1,4 +1,4 @@
-"""The key of callers' tokens is replaced, by the issuer itself, while a gateway and a service run that use it."""
+"""The issuer rotates the key of callers' tokens while a gateway and a service use it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.unit.operator.wanted import Memory
 
 SIGNING, CHECKING = "signing", "checking"
 ANSWER = "/genaifactory.orchestrator.v1.OrchestratorService/Answer"
-# A kubelet shows a change after up to PROPAGATION seconds; the services look every two.
+# A kubelet writes a change after up to PROPAGATION seconds; the services read the files every two.
 KUBELET_SECONDS, PROPAGATION_SECONDS, TOKEN_SECONDS = 0.5, 3.0, 0.2
 CLIENTS = 8
 
 
 class Cluster:
-    """Two Secrets, each mounted as a folder of files that change a while after it does."""
+    """Two Secrets, each mounted as a folder whose files change some time after the Secret."""
 
     def __init__(self, folder: Path) -> None:
         self.wanted = Configuration.model_validate(
@@ -61,11 +61,11 @@ class Cluster:
         self._memory.apply(change, now)
 
     def rotate(self) -> None:
-        """The job: blocks until the old key is forgotten."""
+        """Runs the issuer's job: blocks until the old key is removed."""
         issuer.run(self.wanted, self, print, rotate_key=True)  # type: ignore[arg-type]
 
     def show(self) -> None:
-        """What a kubelet does."""
+        """Writes the Secrets' files, as a kubelet does."""
         for name in self.wanted.secrets:
             for key, value in self.read(name).data.items():
                 new = self.folder / f".{key}.new"
@@ -83,7 +83,7 @@ class Cluster:
 
 @asynccontextmanager
 async def running(verifier: tokens.Verifier, gateway: Settings) -> AsyncIterator[tuple[FakeOrchestrator, str]]:
-    """A gateway before an orchestrator; yields that and the gateway's HTTP address."""
+    """A gateway with an orchestrator; yields the orchestrator and the gateway's HTTP address."""
     orchestrator, retriever = FakeOrchestrator(), FakeRetriever()
     monitor = FakeFeedbackStore()
     async with (
@@ -98,9 +98,7 @@ async def running(verifier: tokens.Verifier, gateway: Settings) -> AsyncIterator
 
 
 @pytest.mark.slow
-async def test_a_running_gateway_and_service_follow_their_keys_and_no_call_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_call_fails_while_the_signing_key_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "LEEWAY_SECONDS", 0.5)  # one clock
     cluster = await asyncio.to_thread(Cluster, tmp_path)
     monkeypatch.setenv(common_settings.SECRETS_DIR, str(tmp_path))
@@ -123,7 +121,7 @@ async def test_a_running_gateway_and_service_follow_their_keys_and_no_call_fails
             clients = [asyncio.create_task(ask(client)) for _ in range(CLIENTS)]
             kubelet = asyncio.create_task(cluster.kubelet())
             await asyncio.to_thread(cluster.rotate)
-            await asyncio.sleep(2.5 + KUBELET_SECONDS)  # until the last step is seen too
+            await asyncio.sleep(2.5 + KUBELET_SECONDS)  # until the last step is applied too
             kubelet.cancel()
             stop.set()
             await asyncio.gather(*clients)
@@ -133,7 +131,7 @@ async def test_a_running_gateway_and_service_follow_their_keys_and_no_call_fails
         assert _kid(orchestrator.metadata[-1]["x-genaifactory-context"]) == tokens.key_id(new.public_key)
         assert len(statuses) > 100
         assert set(statuses) == {200}
-        # Whoever has the old key is nobody now.
+        # Tokens of the old key are refused now.
         with pytest.raises(Unauthenticated, match="not trusted"):
             await verifier.verify(testing.signed(ANSWER, signer=old), ANSWER)
         assert await verifier.verify(testing.signed(ANSWER, signer=new), ANSWER) == testing.CALLER

@@ -1,4 +1,4 @@
-"""Requests and tokens a minute, with a clock that the test turns."""
+"""Limits of requests and tokens a minute, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Clock:
         return self.now
 
 
-async def test_a_minutes_worth_may_be_used_at_once_and_comes_back_evenly() -> None:
+async def test_a_whole_limit_may_be_used_at_once_and_drains_evenly() -> None:
     clock = _Clock()
     limiter = Limiter(MemoryQuotas(clock))
     for _ in range(60):
@@ -41,7 +41,7 @@ async def test_a_minutes_worth_may_be_used_at_once_and_comes_back_evenly() -> No
     await limiter.reserve("acme", LIMITS, request(0))
 
 
-async def test_a_refused_request_takes_nothing() -> None:
+async def test_a_refused_request_reserves_nothing() -> None:
     limiter = Limiter(MemoryQuotas(_Clock()))
     await limiter.reserve("acme", LIMITS, request(5000))
     for _ in range(100):
@@ -51,7 +51,7 @@ async def test_a_refused_request_takes_nothing() -> None:
     assert (reservation.states["requests"].remaining, reservation.states["tokens"].remaining) == (58, 0)
 
 
-async def test_settling_gives_back_what_was_not_used_and_charges_what_was_used_beyond() -> None:
+async def test_settling_refunds_unused_and_charges_additional_amounts() -> None:
     clock = _Clock()
     limiter = Limiter(MemoryQuotas(clock))
     less = await limiter.reserve("acme", LIMITS, request(4000))
@@ -67,13 +67,13 @@ async def test_settling_gives_back_what_was_not_used_and_charges_what_was_used_b
     await limiter.reserve("acme", LIMITS, request(100))
 
 
-async def test_what_can_never_fit_is_refused_without_a_time_to_try_again() -> None:
+async def test_a_request_above_the_whole_limit_is_refused_without_a_retry_time() -> None:
     with pytest.raises(RateLimited, match="more than the 6000 tokens a minute") as refused:
         await Limiter(MemoryQuotas(_Clock())).reserve("acme", LIMITS, request(6001))
     assert refused.value.retry_after_seconds is None
 
 
-async def test_tenants_do_not_share_limits_and_forgotten_ones_hold_no_memory() -> None:
+async def test_tenants_do_not_share_limits_and_removed_ones_use_no_memory() -> None:
     limiter = Limiter(MemoryQuotas(_Clock()))
     await limiter.reserve("acme", LIMITS, request(6000))
     await limiter.reserve("beta", LIMITS, request(6000))
@@ -82,7 +82,7 @@ async def test_tenants_do_not_share_limits_and_forgotten_ones_hold_no_memory() -
     assert (await limiter.states("beta", LIMITS))["tokens"].remaining == 0
 
 
-async def test_a_changed_limit_counts_at_once() -> None:
+async def test_a_changed_limit_applies_at_once() -> None:
     limiter = Limiter(MemoryQuotas(_Clock()))
     await limiter.reserve("acme", LIMITS, request(6000))
     higher = specs.Limits(requests_per_minute=60, tokens_per_minute=10_000)
@@ -105,7 +105,7 @@ async def test_charges_of_one_call_are_made_together_or_not_at_all() -> None:
     assert (await store.reserve("acme", [Charge("day", 40, 100, 86_400.0), minute])).refused is None
 
 
-async def test_headers_tell_limits_rest_and_time_and_a_refusal_when_to_try_again(gateway: Gateway) -> None:
+async def test_headers_have_limits_and_remaining_amounts_and_a_refusal_has_retry_after(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("a"), script.done(prompt_tokens=100, completion_tokens=50)]
     first = await gateway.chat(BETA, max_tokens=500)
     assert first.status_code == 200
@@ -119,7 +119,7 @@ async def test_headers_tell_limits_rest_and_time_and_a_refusal_when_to_try_again
         "x-ratelimit-reset-tokens": "10.14s",
     }
     second = await gateway.chat(BETA, max_tokens=500)
-    assert second.headers["x-ratelimit-remaining-tokens"] == "2343"  # the first has paid 150
+    assert second.headers["x-ratelimit-remaining-tokens"] == "2343"  # the first was charged 150
     assert (await gateway.chat(BETA)).status_code == 200
     refused = await gateway.chat(BETA)
     assert refused.status_code == 429
@@ -132,14 +132,14 @@ async def test_headers_tell_limits_rest_and_time_and_a_refusal_when_to_try_again
     assert len(gateway.orchestrator.requests) == 4
 
 
-async def test_a_request_that_can_never_fit_tells_clients_not_to_try_again(gateway: Gateway) -> None:
+async def test_a_request_above_the_whole_limit_tells_clients_not_to_retry(gateway: Gateway) -> None:
     response = await gateway.chat(BETA, max_tokens=4000)
     assert response.status_code == 429
     assert response.headers["x-should-retry"] == "false"
     assert "retry-after" not in response.headers
 
 
-async def test_a_request_that_fails_before_any_work_pays_no_tokens(gateway: Gateway) -> None:
+async def test_a_request_that_fails_before_any_work_is_charged_no_tokens(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.route(), ContentBlocked("no")]
     assert (await gateway.chat(BETA, max_tokens=2900)).status_code == 422
     gateway.orchestrator.script = [script.done(prompt_tokens=0, completion_tokens=0)]
@@ -147,7 +147,7 @@ async def test_a_request_that_fails_before_any_work_pays_no_tokens(gateway: Gate
     assert (await gateway.chat(BETA, max_tokens=2900)).status_code == 200
 
 
-async def test_every_answer_of_n_is_reserved(gateway: Gateway) -> None:
+async def test_tokens_of_all_n_choices_are_reserved(gateway: Gateway) -> None:
     response = await gateway.chat(BETA, n=4, max_tokens=700)
     assert response.headers["x-ratelimit-remaining-tokens"] == "193"
     gateway.clock.now += 60
@@ -155,5 +155,5 @@ async def test_every_answer_of_n_is_reserved(gateway: Gateway) -> None:
     assert response.status_code == 429
 
 
-async def test_without_max_tokens_the_routes_bound_is_reserved(gateway: Gateway) -> None:
+async def test_the_routes_output_bound_is_reserved_without_max_tokens(gateway: Gateway) -> None:
     assert (await gateway.chat(BETA)).headers["x-ratelimit-remaining-tokens"] == "2493"

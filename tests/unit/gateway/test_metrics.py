@@ -1,4 +1,4 @@
-"""What Prometheus sees at the gateway of requests that fail."""
+"""The gateway's metrics of failed requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def value(counter: Counter, *labels: str) -> float:
     return family.samples[0].value
 
 
-async def test_an_answer_that_breaks_off_counts_as_an_error_though_its_status_was_200(gateway: Gateway) -> None:
+async def test_an_answer_that_fails_midway_counts_as_an_error_despite_its_status_200(gateway: Gateway) -> None:
     failed, answered = value(HTTP_ERRORS, CHAT, "UPSTREAM_FAILED"), value(HTTP_REQUESTS, CHAT, "POST", "200")
     gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
     assert (await gateway.chat(stream=True)).status_code == 200
@@ -29,7 +29,7 @@ async def test_an_answer_that_breaks_off_counts_as_an_error_though_its_status_wa
     assert value(HTTP_REQUESTS, CHAT, "POST", "200") == answered + 1
 
 
-async def test_errors_are_told_apart_by_reason_where_one_status_stands_for_several(gateway: Gateway) -> None:
+async def test_errors_with_the_same_status_are_counted_by_reason(gateway: Gateway) -> None:
     before = [value(HTTP_ERRORS, CHAT, reason) for reason in ("INVALID_ARGUMENT", "UNKNOWN_FIELD")]
     await gateway.chat(temperature=99)
     body = {"model": "chat", "messages": [{"role": "user", "content": "?"}], "colour": "blue"}
@@ -38,7 +38,7 @@ async def test_errors_are_told_apart_by_reason_where_one_status_stands_for_sever
     assert after == [before[0] + 1, before[1] + 1]
 
 
-async def test_a_refusal_is_counted_for_its_tenant_and_the_limit_that_it_met() -> None:
+async def test_a_refusal_is_counted_by_tenant_and_limit() -> None:
     limiter = Limiter(MemoryQuotas(lambda: 0.0))
     limits = specs.Limits(requests_per_minute=2, tokens_per_minute=100)
     await limiter.reserve("counted", limits, {"requests": 1, "tokens": 60})

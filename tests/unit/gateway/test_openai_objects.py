@@ -1,4 +1,4 @@
-"""What the official client makes of answers that only a scripted orchestrator gives."""
+"""The official client parses answers of a scripted orchestrator."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ async def test_citations_are_annotations(gateway: Gateway, client: openai.AsyncO
     assert message.annotations is not None
     found = message.annotations[0].url_citation
     assert (found.url, found.title, found.start_index, found.end_index) == ("guide.md", "T", 2, 5)
-    # And the message may come back as it is, as the next turn of the conversation.
+    # The message is accepted unchanged in the next turn of the conversation.
     follow_up: Any = [*QUESTION, message.model_dump(), *QUESTION]
     await client.chat.completions.create(model="chat", messages=follow_up)
 
 
-async def test_documents_that_are_still_read_are_a_field_of_the_completion_and_of_a_stream_s_last_chunk(
+async def test_the_ingestion_progress_is_in_the_completion_and_in_a_stream_s_last_chunk(
     gateway: Gateway, client: openai.AsyncOpenAI
 ) -> None:
     done = script.done()
@@ -82,7 +82,7 @@ async def test_log_probabilities_are_parsed(gateway: Gateway, client: openai.Asy
     assert (choice.logprobs.content[0].token, choice.logprobs.content[0].logprob) == ("có", -0.5)
 
 
-async def test_an_error_amid_a_stream_raises_api_error(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
+async def test_an_error_within_a_stream_raises_api_error(gateway: Gateway, client: openai.AsyncOpenAI) -> None:
     gateway.orchestrator.script = [script.delta("Xin "), UpstreamFailed("No model could go on.")]
     stream = await client.chat.completions.create(model="chat", messages=QUESTION, stream=True)
     pieces = [(await anext(aiter(stream))).choices[0].delta.content for _ in range(2)]

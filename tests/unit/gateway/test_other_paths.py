@@ -26,7 +26,7 @@ from genaifactory_common.testing import orchestrator as script
 from tests.unit.gateway.conftest import Gateway, Start
 
 
-async def test_embeddings_come_as_numbers_or_as_base64_of_little_endian_floats(gateway: Gateway) -> None:
+async def test_embeddings_are_numbers_or_base64_of_little_endian_floats(gateway: Gateway) -> None:
     body = {"model": "minilm", "input": ["Huế", "a b"], "dimensions": 3}
     numbers = (await gateway.post("/v1/embeddings", body)).json()
     assert numbers["data"][1] == {"object": "embedding", "index": 1, "embedding": pytest.approx([0.6, 0.8, 3.0])}
@@ -38,7 +38,7 @@ async def test_embeddings_come_as_numbers_or_as_base64_of_little_endian_floats(g
     assert list(gateway.orchestrator.embed_requests[0].texts) == ["Huế", "a b"]
 
 
-async def test_an_embedding_that_fails_keeps_its_error_and_pays_nothing(gateway: Gateway) -> None:
+async def test_a_failed_embedding_returns_its_error_and_is_not_charged(gateway: Gateway) -> None:
     gateway.orchestrator.embed_error = UpstreamFailed("down")
     response = await gateway.post("/v1/embeddings", {"model": "minilm", "input": "a" * 9000}, key="sk-beta-user")
     assert response.status_code == 503
@@ -47,7 +47,7 @@ async def test_an_embedding_that_fails_keeps_its_error_and_pays_nothing(gateway:
     assert response.status_code == 200
 
 
-async def test_hanging_up_cancels_an_embedding(gateway: Gateway) -> None:
+async def test_a_disconnect_cancels_an_embedding(gateway: Gateway) -> None:
     gateway.orchestrator.embed_waits_for = asyncio.Event()
     request = asyncio.create_task(gateway.post("/v1/embeddings", {"model": "minilm", "input": "a"}))
     async with asyncio.timeout(10):
@@ -86,7 +86,7 @@ async def test_feedback_of_two_tenants_never_collides(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("key", [{}, {"idempotency_key": "k"}], ids=["derived from the body", "the client's key"])
-async def test_what_two_people_of_one_tenant_say_alike_is_stored_twice(gateway: Gateway, key: dict[str, str]) -> None:
+async def test_equal_feedback_of_two_callers_is_stored_twice(gateway: Gateway, key: dict[str, str]) -> None:
     body = {"request_id": "req-" + "1" * 32, "rating": "up"} | key
     for who in ("sk-acme-user", "sk-acme-colleague", "sk-acme-user"):
         assert (await gateway.post("/v1/feedback", body, key=who)).status_code == 200
@@ -126,10 +126,10 @@ async def test_usage_is_the_tenants_rows_of_the_period(gateway: Gateway) -> None
     assert (request.tenant, request.HasField("end_time")) == ("", False)
 
 
-async def test_a_key_without_the_permission_may_ask_for_usage_in_its_own_name(gateway: Gateway) -> None:
+async def test_a_key_without_the_permission_may_request_its_own_usage(gateway: Gateway) -> None:
     response = await gateway.get("/v1/usage", key="sk-acme-viewer")
     assert (response.status_code, response.json()["data"]) == (200, [])
-    (caller,) = gateway.monitor.callers  # who decides what that is
+    (caller,) = gateway.monitor.callers  # monitor decides by it
     assert (caller.key_id, caller.permissions) == ("viewer", ("models",))
     assert (await gateway.get("/v1/usage", key="sk-wrong")).status_code == 401
 
@@ -144,7 +144,7 @@ async def test_ready_means_that_the_orchestrator_serves(start: Start) -> None:
         assert (await gateway.http.get("/healthz")).status_code == 200
 
 
-async def test_an_unreachable_orchestrator_is_told_by_readyz_within_its_deadline(start: Start) -> None:
+async def test_readyz_reports_an_unreachable_orchestrator_within_its_deadline(start: Start) -> None:
     async with start(orchestrator_down=True) as gateway:
         response = await gateway.http.get("/readyz")
         assert response.status_code == 503
@@ -152,7 +152,7 @@ async def test_an_unreachable_orchestrator_is_told_by_readyz_within_its_deadline
         assert (await gateway.http.get("/healthz")).status_code == 200
         answer = await gateway.chat()
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
-        assert "orchestrator" not in answer.text  # where it is, is no client's business
+        assert "orchestrator" not in answer.text  # no internal address
 
 
 async def test_metrics_count_requests_by_route_and_status_without_unbounded_names(gateway: Gateway) -> None:
@@ -166,14 +166,14 @@ async def test_metrics_count_requests_by_route_and_status_without_unbounded_name
     assert "/pot" not in text
 
 
-async def test_the_log_has_one_line_for_a_request_and_nothing_of_its_content(
+async def test_the_log_has_one_line_for_a_request_without_its_content(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     async with start() as gateway:
         gateway.orchestrator.script = [ContentBlocked("blocked")]
         response = await gateway.chat(messages=[{"role": "user", "content": "my own secret"}])
-    # The line comes after the answer; the gateway has stopped, and so has written it.
+    # The line is written after the answer; the gateway has stopped, so it is complete.
     (record,) = [record for record in caplog.records if record.name == "genaifactory.gateway.access"]
     fields = {name: value for name, value in record.__dict__.items() if name.startswith("genai_")}
     assert fields.pop("genai_duration_ms") >= 0
@@ -191,12 +191,12 @@ async def test_the_log_has_one_line_for_a_request_and_nothing_of_its_content(
 
 @pytest.fixture
 def traced() -> tuple[Telemetry, InMemorySpanExporter]:
-    """Made here, since reading the process's environment for it blocks."""
+    """A fixture, since reading the process's environment blocks."""
     exporter = InMemorySpanExporter()
     return Telemetry("gateway", exporter=exporter), exporter
 
 
-async def test_the_trace_begins_at_the_client_and_goes_on_upstream(
+async def test_a_trace_spans_client_gateway_and_upstream(
     start: Start, traced: tuple[Telemetry, InMemorySpanExporter]
 ) -> None:
     telemetry, exporter = traced

@@ -1,4 +1,4 @@
-"""Paths that are not there, and the right ones that their errors name."""
+"""Unknown paths, and the right ones that their errors suggest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ CHAT = "did you mean /v1/chat/completions?"
         ("/v1/images/generations", "there are /healthz, "),
     ],
 )
-async def test_a_path_that_is_not_there_names_the_right_one(lasting_gateway: Gateway, path: str, says: str) -> None:
+async def test_the_error_for_an_unknown_path_suggests_the_right_one(
+    lasting_gateway: Gateway, path: str, says: str
+) -> None:
     response = await lasting_gateway.post(path, {})
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (404, "not_found")
@@ -42,7 +44,7 @@ async def test_a_path_that_is_not_there_names_the_right_one(lasting_gateway: Gat
     assert says in error["message"]
 
 
-async def test_a_path_that_is_not_there_is_never_repeated(lasting_gateway: Gateway) -> None:
+async def test_an_unknown_path_is_never_repeated_in_its_error(lasting_gateway: Gateway) -> None:
     response = await lasting_gateway.get("/v1/my-secret" * 50)
     assert response.status_code == 404
     assert "secret" not in response.text
@@ -58,9 +60,9 @@ async def test_a_path_that_is_not_there_is_never_repeated(lasting_gateway: Gatew
         ("PUT", "/healthz", "GET"),
     ],
 )
-async def test_the_wrong_method_names_the_right_one(
+async def test_the_error_for_a_wrong_method_names_the_right_one(
     lasting_gateway: Gateway, method: str, path: str, allowed: str
 ) -> None:
     response = await lasting_gateway.http.request(method, path)
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
-    assert f"takes {allowed} only" in response.json()["error"]["message"]
+    assert f"supports {allowed} only" in response.json()["error"]["message"]

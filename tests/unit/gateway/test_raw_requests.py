@@ -1,4 +1,4 @@
-"""What no HTTP library would send: every byte on a raw socket, each with one clean answer or the connection's end."""
+"""Requests that no HTTP library sends, on a raw socket: each gets one clear response or a closed connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOST = b"host: x\r\n"
 
 
 async def _answer(gateway: Gateway, request: bytes) -> bytes:
-    """What comes back until the gateway ends the connection, or up to the end of the first answer."""
+    """The bytes received until the gateway closes the connection, or up to the end of the first response."""
     host, _, port = gateway.address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
     writer.write(request)
@@ -58,7 +58,7 @@ def _error(answer: bytes) -> str:
     ],
     ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None,
 )
-async def test_headers_that_are_wrong_are_refused_in_the_one_shape_of_errors(
+async def test_wrong_headers_are_refused_with_the_platforms_error_body(
     lasting_gateway: Gateway, headers: bytes, says: str
 ) -> None:
     answer = await _answer(lasting_gateway, GET + headers + b"\r\n")
@@ -84,7 +84,7 @@ async def test_headers_that_are_wrong_are_refused_in_the_one_shape_of_errors(
     ],
 )
 @pytest.mark.parametrize("method", [b"POST", b"GET"])
-async def test_a_body_whose_end_could_be_read_in_two_ways_is_refused_with_an_answer(
+async def test_a_body_with_ambiguous_framing_is_refused_with_a_response(
     lasting_gateway: Gateway, method: bytes, framing: bytes
 ) -> None:
     head = method + b" /v1/chat/completions HTTP/1.1\r\n" + HOST + b"content-type: application/json\r\n"
@@ -112,7 +112,7 @@ async def test_a_body_whose_end_could_be_read_in_two_ways_is_refused_with_an_ans
     ],
     ids=lambda line: repr(line[:40]),
 )
-async def test_a_request_line_that_is_wrong_is_refused(lasting_gateway: Gateway, request_line: bytes) -> None:
+async def test_a_wrong_request_line_is_refused(lasting_gateway: Gateway, request_line: bytes) -> None:
     answer = await _answer(lasting_gateway, request_line + b"\r\n" + HOST + b"\r\n")
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ")), answer
     assert _error(answer)
@@ -122,7 +122,7 @@ async def test_an_old_client_without_a_host_is_served(lasting_gateway: Gateway) 
     assert (await _answer(lasting_gateway, b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_headers_within_the_bound_pass_in_one_piece_or_in_many(lasting_gateway: Gateway) -> None:
+async def test_headers_within_the_bound_are_accepted_in_any_pieces(lasting_gateway: Gateway) -> None:
     request = GET + HOST + b"x-more: " + b"x" * 32_000 + b"\r\n\r\n"
     assert (await _answer(lasting_gateway, request)).startswith(b"HTTP/1.1 200 ")
 
@@ -138,5 +138,5 @@ async def test_a_wrong_request_behind_a_good_one_never_mixes_with_its_answer(las
     assert b"400 Bad Request" not in answer
 
 
-async def test_the_gateway_answers_others_after_all_that(lasting_gateway: Gateway) -> None:
+async def test_the_gateway_still_serves_after_malformed_requests(lasting_gateway: Gateway) -> None:
     assert (await lasting_gateway.get("/healthz")).status_code == 200

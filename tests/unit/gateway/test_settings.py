@@ -1,4 +1,4 @@
-"""Settings that would let a gateway start wrongly are refused."""
+"""Wrong settings are refused at the start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 @pytest.mark.parametrize("key", ["", "abc", "%%%", base64.b64encode(bytes(31)).decode()])
-def test_a_signing_key_that_is_none_is_refused(key: str) -> None:
+def test_an_invalid_signing_key_is_refused(key: str) -> None:
     with pytest.raises(ValidationError, match="context_private_key"):
         Settings(context_private_key=SecretStr(key))
 

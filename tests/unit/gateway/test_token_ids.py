@@ -1,4 +1,4 @@
-"""Token ids in place of texts, as LangChain sends them: what they stand for is embedded, and never anything else."""
+"""Token ids in place of texts, as LangChain sends them: their text is embedded, or they are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAIN = st.text(min_size=1, alphabet=st.characters(exclude_categories=["Cs"]))
 VIETNAMESE = "Mỗi nhân viên toàn thời gian có 16 ngày nghỉ phép hưởng lương mỗi năm, tính từ ngày ký hợp đồng. 🏖️ "
 
 
-def test_the_vocabulary_is_the_one_that_tiktoken_fetches() -> None:
+def test_the_vocabulary_is_tiktokens() -> None:
     digest = hashlib.sha256(lzma.decompress(token_ids.VOCABULARY.read_bytes())).hexdigest()
     own = inspect.getsource(tiktoken_ext.openai_public.cl100k_base)
     assert digest in own
@@ -29,13 +29,13 @@ def test_the_vocabulary_is_the_one_that_tiktoken_fetches() -> None:
 
 
 @given(PLAIN)
-def test_the_ids_of_any_text_are_that_text(text: str) -> None:
+def test_the_ids_of_any_text_decode_to_it(text: str) -> None:
     assert token_ids.texts([ENCODING.encode_ordinary(text)], ["input"]) == [text]
 
 
 @settings(max_examples=30)
 @given(st.integers(0, 400), st.integers(60, 500))
-def test_a_piece_of_a_long_text_is_what_its_ids_say_but_for_half_a_character(start: int, size: int) -> None:
+def test_a_piece_of_a_long_text_decodes_without_its_partial_characters(start: int, size: int) -> None:
     ids = ENCODING.encode_ordinary(VIETNAMESE * 30)
     (text,) = token_ids.texts([ids[start : start + size]], ["input"])
     assert text in VIETNAMESE * 30
@@ -56,22 +56,22 @@ def test_a_piece_of_a_long_text_is_what_its_ids_say_but_for_half_a_character(sta
     ],
     ids=str,
 )
-def test_what_is_no_text_in_that_vocabulary_is_refused(ids: list[int]) -> None:
+def test_ids_that_encode_no_text_are_refused(ids: list[int]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         token_ids.texts([[9906], ids], ["input[0]", "input[1]"])
     assert caught.value.field == "input[1]"
 
 
 @pytest.mark.parametrize("size", [200, 5000])
-def test_chance_is_no_text(size: int) -> None:
+def test_random_ids_are_refused(size: int) -> None:
     chance = random.Random(size)
     for _ in range(20):
         with pytest.raises(InvalidArgument):
             token_ids.texts([[chance.randrange(256, 100_256) for _ in range(size)]], ["input"])
 
 
-def test_the_ids_of_another_vocabulary_are_no_text() -> None:
-    """A vocabulary with the same tokens in another order: every id is right, and every text is wrong."""
+def test_ids_of_another_vocabulary_are_refused() -> None:
+    """A vocabulary with the same tokens in another order: every id is valid, and every text is wrong."""
     order = list(range(ENCODING.n_vocab))
     random.Random(7).shuffle(order)
     text = inspect.getsource(token_ids)
@@ -116,7 +116,7 @@ async def test_three_hundred_thousand_ids_are_one_request(gateway: Gateway) -> N
     ],
     ids=lambda value: str(value)[:30],
 )
-async def test_what_is_wrong_is_named(gateway: Gateway, given_: list[object], field: str, says: str) -> None:
+async def test_errors_name_the_wrong_input(gateway: Gateway, given_: list[object], field: str, says: str) -> None:
     response = await gateway.post("/v1/embeddings", {"model": "minilm", "input": given_})
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, field)

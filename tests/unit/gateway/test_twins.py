@@ -1,4 +1,4 @@
-"""Messages that the gateway passes on by their bytes are declared alike in both contracts."""
+"""Messages that the gateway converts by their bytes are declared alike in both contracts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TWINS = (
 
 
 def declared(message: Descriptor) -> dict[str, object]:
-    """Its fields by name, without the package's name."""
+    """The message's fields by name, without the package's name."""
     return {field.name: (field.number, field.type, field.is_repeated, _inner(field)) for field in message.fields}
 
 
@@ -52,7 +52,7 @@ def test_both_contracts_declare_the_same_fields(own: type, inner: type) -> None:
     assert declared(own.DESCRIPTOR) == declared(inner.DESCRIPTOR)  # type: ignore[attr-defined]  # of a generated class
 
 
-def test_a_field_that_no_contract_declares_is_left_out() -> None:
+def test_an_unknown_field_is_left_out() -> None:
     smuggled = gateway_pb2.IngestRequest.FromString(
         gateway_pb2.IngestRequest(document=gateway_pb2.DocumentHeader(document_id="a")).SerializeToString()
         + b"\xfa\x07\x04evil"  # field 127

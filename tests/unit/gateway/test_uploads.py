@@ -1,4 +1,4 @@
-"""Documents that clients send: passed on as they come, within bounds, and nothing of them when the client goes."""
+"""Uploads of documents: streamed to the retriever, within bounds, and cancelled with the client."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def begun(
 async def uploaded(
     gateway: Gateway, requests: Iterable[pb.IngestRequest] | AsyncIterator[pb.IngestRequest]
 ) -> list[pb.IngestResponse]:
-    """What becomes of the documents. Raises FactoryError."""
+    """The results of the documents. Raises FactoryError."""
     try:
         return [response async for response in begun(gateway, requests)]
     except grpc.aio.AioRpcError as error:
@@ -51,13 +51,13 @@ async def uploaded(
 
 
 async def then_silence(*requests: pb.IngestRequest) -> AsyncIterator[pb.IngestRequest]:
-    """The messages of a client that says nothing more, and does not hang up."""
+    """The messages of a client that then sends nothing more, and stays connected."""
     for request in requests:
         yield request
     await asyncio.Event().wait()
 
 
-async def test_documents_are_passed_on_and_their_results_come_back(gateway: Gateway) -> None:
+async def test_documents_are_forwarded_and_their_results_returned(gateway: Gateway) -> None:
     results = await uploaded(gateway, [OPEN, *document("a.md", b"one", b"two"), *document("bad.md", b"x")])
     assert [(each.document_id, each.outcome) for each in results] == [
         ("a.md", pb.INGEST_OUTCOME_ADDED),
@@ -71,7 +71,7 @@ async def test_documents_are_passed_on_and_their_results_come_back(gateway: Gate
     assert (caller.tenant, caller.key_id, caller.groups) == ("acme", "editor", ("staff",))
 
 
-async def test_a_client_hears_that_it_is_let_in_before_it_sends_documents(gateway: Gateway) -> None:
+async def test_a_client_is_notified_of_its_admission_before_it_sends_documents(gateway: Gateway) -> None:
     call = begun(gateway, then_silence(OPEN))
     async with asyncio.timeout(10):
         await call.initial_metadata()
@@ -82,15 +82,15 @@ async def test_a_client_hears_that_it_is_let_in_before_it_sends_documents(gatewa
 @pytest.mark.parametrize(
     "first", [[], document("a.md", b"x"), [pb.IngestRequest()], [pb.IngestRequest(data=b"x")]], ids=len
 )
-async def test_an_upload_that_does_not_open_is_refused(gateway: Gateway, first: list[pb.IngestRequest]) -> None:
+async def test_an_upload_without_an_opening_message_is_refused(gateway: Gateway, first: list[pb.IngestRequest]) -> None:
     with pytest.raises(FactoryError) as refused:
         await uploaded(gateway, first)
     assert (refused.value.reason, refused.value.field) == (Reason.INVALID_ARGUMENT, "open")
     assert not gateway.retriever.callers
 
 
-async def test_a_huge_upload_waits_for_the_retriever_and_is_not_gathered_here(gateway: Gateway) -> None:
-    """What a client can send ahead is what gRPC's windows hold, however large the document is."""
+async def test_a_huge_upload_waits_for_the_retriever_and_is_not_buffered(gateway: Gateway) -> None:
+    """A client can send ahead only as much as gRPC's windows hold, however large the document is."""
     gateway.retriever.uploads_read = asyncio.Event()
     taken = itertools.count()
     sent = 0
@@ -112,7 +112,7 @@ async def test_a_huge_upload_waits_for_the_retriever_and_is_not_gathered_here(ga
         await gateway.retriever.upload_ended.wait()
 
 
-async def test_a_client_that_goes_takes_its_upload_with_it(gateway: Gateway) -> None:
+async def test_an_upload_is_cancelled_with_its_client(gateway: Gateway) -> None:
     call = begun(gateway, then_silence(OPEN, *document("a.md", b"half", size=100)))
     async with asyncio.timeout(10):
         await eventually(lambda: bool(gateway.retriever.uploaded.get("a.md")))
@@ -124,17 +124,17 @@ async def test_a_client_that_goes_takes_its_upload_with_it(gateway: Gateway) -> 
 @pytest.mark.parametrize(
     "sent", [[], [OPEN], [OPEN, *document("a.md", b"half", size=100)]], ids=["nothing", "open", "half a document"]
 )
-async def test_a_silent_client_is_told_and_loses_its_place(start: Start, sent: list[pb.IngestRequest]) -> None:
+async def test_an_idle_upload_is_ended_with_an_error(start: Start, sent: list[pb.IngestRequest]) -> None:
     transfers = Transfers(idle_seconds=0.3, max_concurrent=1, max_concurrent_per_tenant=1)
     async with start(transfers=transfers) as gateway:
         async with asyncio.timeout(10):
-            with pytest.raises(FactoryError, match=r"Nothing came for 0\.3 s") as ended:
+            with pytest.raises(FactoryError, match=r"No data arrived for 0\.3 s") as ended:
                 await uploaded(gateway, then_silence(*sent))
         assert ended.value.reason is Reason.REQUEST_TIMEOUT
         assert await uploaded(gateway, [OPEN, *document("b.md", b"x")])
 
 
-async def test_a_client_that_waits_for_results_is_not_silent(start: Start) -> None:
+async def test_a_client_that_waits_for_results_is_not_idle(start: Start) -> None:
     async with start(transfers=Transfers(idle_seconds=1.0)) as gateway:
 
         async def slowly() -> AsyncIterator[pb.IngestRequest]:
@@ -147,7 +147,7 @@ async def test_a_client_that_waits_for_results_is_not_silent(start: Start) -> No
         assert len(await uploaded(gateway, slowly())) == 4
 
 
-async def test_bytes_amid_an_upload_that_are_no_message_end_it_with_the_reason(gateway: Gateway) -> None:
+async def test_an_invalid_message_within_an_upload_ends_it_with_the_reason(gateway: Gateway) -> None:
     method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
     method = gateway.channel.stream_stream("/genaifactory.gateway.v1.GatewayService/Ingest")
     good = [each.SerializeToString() for each in (OPEN, *document("a.md", b"half", size=100))]
@@ -161,7 +161,7 @@ async def test_bytes_amid_an_upload_that_are_no_message_end_it_with_the_reason(g
 async def test_the_retrievers_reason_reaches_a_client_that_is_still_sending(gateway: Gateway) -> None:
     gateway.retriever.error = errors.OutOfSpace("The disk is full.", retry_after_seconds=3.0)
 
-    # What gRPC's client still sends when the call ends costs it the reason: the gateway reads on for half a second.
+    # gRPC's client loses the reason if it still sends when the call ends, so the gateway reads on for half a second.
     sent = (pb.IngestRequest(data=bytes(MIB)) for _ in range(4))
     with pytest.raises(FactoryError) as refused:
         await uploaded(gateway, then_silence(OPEN, document("huge.bin", size=512 * MIB)[0], *sent))
@@ -177,7 +177,7 @@ async def put(
     return await gateway.http.put(path, content=content, headers=own | named)
 
 
-async def test_a_document_is_put_under_its_id(gateway: Gateway) -> None:
+async def test_a_document_is_stored_under_its_id_by_put(gateway: Gateway) -> None:
     name = "handbook/Nghỉ phép? #1 50%.md"
     query = "?title=Leave&language=vi&source=web&allowed_groups=staff,hr&metadata=" + quote(
         json.dumps({"year": "2026"})
@@ -209,7 +209,7 @@ async def test_a_document_is_put_under_its_id(gateway: Gateway) -> None:
     assert gateway.retriever.uploaded == {name: "# Nghỉ".encode()}
 
 
-async def test_a_type_that_says_nothing_is_left_to_the_ending(gateway: Gateway) -> None:
+async def test_the_type_comes_from_the_ending_for_generic_content_types(gateway: Gateway) -> None:
     for kind in ("application/octet-stream", "application/x-www-form-urlencoded"):
         await put(gateway, "/v1/documents/a.md", b"x", content_type=kind)
         assert not gateway.retriever.requests[-1].media_type
@@ -239,7 +239,7 @@ async def chunks() -> AsyncIterator[bytes]:
         ("/v1/documents", b"x", {}, 405, "GET only"),
     ],
 )
-async def test_a_wrong_put_gets_an_error_that_says_what_is_right(
+async def test_the_error_for_a_wrong_put_names_the_right_values(
     start: Start,
     path: str,
     content: bytes | Callable[[], AsyncIterator[bytes]],
@@ -270,7 +270,7 @@ async def _request(gateway: Gateway, size: int, data: bytes) -> tuple[asyncio.St
     return reader, writer
 
 
-async def test_a_put_that_is_broken_off_ends_at_the_retriever_and_stores_nothing(gateway: Gateway) -> None:
+async def test_an_interrupted_put_is_cancelled_and_stores_nothing(gateway: Gateway) -> None:
     _, writer = await _request(gateway, 100, b"half")
     async with asyncio.timeout(10):
         await eventually(lambda: bool(gateway.retriever.uploaded.get("a.md")))
@@ -279,7 +279,7 @@ async def test_a_put_that_is_broken_off_ends_at_the_retriever_and_stores_nothing
     assert gateway.retriever.uploaded == {"a.md": b"half"}
 
 
-async def test_a_put_that_stands_still_is_a_408(start: Start) -> None:
+async def test_a_stalled_put_is_a_408(start: Start) -> None:
     async with start(transfers=Transfers(idle_seconds=0.3)) as gateway:
         reader, writer = await _request(gateway, 100, b"half")
         async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""Every way in which we could think of a request being wrong, each with its clear error."""
+"""A table of wrong requests, each with its clear error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genaifactory_common import bounds
 from genaifactory_common.testing.images import part
 from tests.unit.gateway.conftest import Gateway
 
-# One gateway for the whole table: what a wrong request leaves behind would show in the next.
+# One gateway for the whole table, so that effects of a wrong request on later ones show.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUESTION = {"role": "user", "content": "Xin chào?"}
@@ -25,12 +25,12 @@ REQUEST = "req-" + "0" * 32
 
 @dataclass(frozen=True)
 class Wrong:
-    """A wrong request and the error it deserves."""
+    """A wrong request and its error."""
 
     name: str
     body: object
     says: str
-    """Part of the message: what is wrong or would be right."""
+    """Part of the message."""
     param: str | None = None
     status: int = 400
     code: str = "invalid_argument"
@@ -52,7 +52,7 @@ def _raw(text: str) -> bytes:
 
 
 def _infinite(body: object) -> bytes:
-    """The body with a number in place of 9.75 that JSON may write and no float holds."""
+    """The body with a number in place of 9.75 that is valid JSON and beyond the range of floats."""
     return json.dumps(body).replace("9.75", "1e999").encode()
 
 
@@ -190,7 +190,7 @@ FIELDS = [
     Wrong(
         "a json_schema format without a schema",
         _chat(response_format={"type": "json_schema"}),
-        "must stand with",
+        "required with the type",
         "response_format.json_schema",
     ),
     Wrong(
@@ -246,7 +246,7 @@ MESSAGES = [
     Wrong(
         "an image of no model that sees",
         _messages({"role": "user", "content": [{"type": "text", "text": "What?"}, part()]}),
-        "'chat' takes no images; nor does another one of this key",
+        "'chat' accepts no images; no model of this key does",
         "messages[0].content[1].image_url",
     ),
     Wrong(
@@ -409,7 +409,7 @@ DOORS = [
     ),
     Wrong("a key of a megabyte's beginning", _chat(), "not known", status=401, code="unauthenticated", key="k" * 5000),
     Wrong(
-        "a wrong key is told before a wrong body",
+        "a wrong key is reported before a wrong body",
         b"hello",
         "not known",
         status=401,
@@ -437,8 +437,8 @@ DOORS = [
         status=404,
         code="model_not_found",
     ),
-    Wrong("an embedding model that shall chat", _chat(model="minilm"), "embedding model", "model"),
-    Wrong("a chat model that shall embed", {"model": "chat", "input": "a"}, "answers chats", "model", path=EMBED),
+    Wrong("an embedding model for a chat", _chat(model="minilm"), "embedding model", "model"),
+    Wrong("a chat model for embeddings", {"model": "chat", "input": "a"}, "answers chats", "model", path=EMBED),
     Wrong(
         "a role that may not embed with it",
         {"model": "minilm", "input": "a"},
@@ -476,7 +476,7 @@ DOORS = [
     ),
     Wrong("feedback on nothing", {"rating": "up"}, "required", "request_id", path=FEEDBACK),
     Wrong("feedback on something else", {"request_id": "x", "rating": "up"}, "pattern", "request_id", path=FEEDBACK),
-    Wrong("feedback that says nothing", {"request_id": REQUEST}, "must hold a rating", "rating", path=FEEDBACK),
+    Wrong("feedback without content", {"request_id": REQUEST}, "must contain a rating", "rating", path=FEEDBACK),
     Wrong("an unknown rating", {"request_id": REQUEST, "rating": 5}, "'up' or 'down'", "rating", path=FEEDBACK),
     Wrong(
         "an endless comment",
@@ -494,13 +494,13 @@ DOORS = [
         path=FEEDBACK,
         key=CHATTER,
     ),
-    Wrong("the wrong method", _chat(), "takes GET only", status=405, path="/v1/models"),
+    Wrong("the wrong method", _chat(), "supports GET only", status=405, path="/v1/models"),
     Wrong("a body that is too large", _chat(user="u" * (5 << 20)), "4194304 bytes", status=413, code="too_large"),
 ]
 
 
 @pytest.mark.parametrize("wrong", [*BODIES, *FIELDS, *MESSAGES, *DOORS], ids=lambda wrong: wrong.name)
-async def test_is_refused_with_its_clear_error(lasting_gateway: Gateway, wrong: Wrong) -> None:
+async def test_a_wrong_request_is_refused_with_its_clear_error(lasting_gateway: Gateway, wrong: Wrong) -> None:
     response = await lasting_gateway.post(wrong.path, wrong.body, key=wrong.key, headers=wrong.headers)
     error = response.json()["error"]
     assert (response.status_code, error["code"], error["param"]) == (wrong.status, wrong.code, wrong.param), error
@@ -512,7 +512,7 @@ async def test_is_refused_with_its_clear_error(lasting_gateway: Gateway, wrong: 
     assert lasting_gateway.orchestrator.requests == []
 
 
-async def test_no_error_repeats_what_the_client_wrote(lasting_gateway: Gateway) -> None:
+async def test_no_error_repeats_the_clients_content(lasting_gateway: Gateway) -> None:
     for body in (
         _chat(temperature="my secret"),
         _messages({"role": "my secret", "content": "my secret"}),

@@ -1,1 +1,1 @@
-"""The HTTP door: the server, and one module a resource."""
+"""The HTTP API: the server, and one module per resource."""

@@ -11,13 +11,13 @@ from genaifactory_gateway.openai.content import Body
 
 _Body = TypeVar("_Body", bound=Body)
 
-# A body that takes longer to check than a turn of the event loop should last is checked in a thread.
+# A larger body is parsed in a thread, since it would block the event loop for too long.
 _LARGE_BODY_BYTES = 64 << 10
 
 
 async def read(exchange: Exchange, model: type[_Body]) -> _Body:
-    """The body as `model`; the answer names its fields without effect, and errors from behind the gateway
-    name its fields as they were sent. Raises FactoryError."""
+    """The body as `model`. The response then lists its fields without effect, and errors of the services name its
+    fields as they were sent. Raises FactoryError."""
     data = await exchange.body()
     strict = exchange.strict
     if len(data) > _LARGE_BODY_BYTES:

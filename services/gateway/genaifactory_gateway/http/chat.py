@@ -32,7 +32,7 @@ class HttpChat:
             body = await read(exchange, requests.ChatCompletion)
             route = entry.route(body.model)
             request = requests.answer_request(body, exchange.request_id)
-            request.fresh = opened.asks_anew(exchange.headers.get(b"cache-control", b""))
+            request.fresh = opened.bypasses_cache(exchange.headers.get(b"cache-control", b""))
             answer = self._upstream.answer(entry, route, request)
             async with exchange.while_connected(), aclosing(answer) as events:
                 created, choices = int(time.time()), body.n or 1
@@ -49,7 +49,7 @@ class HttpChat:
                 chunks = responses.Chunks(
                     exchange.request_id, created, body.model, choices, include_usage=include_usage
                 )
-                # The status goes out with the first event: an error before it is still a proper status.
+                # The status is sent with the first event, so that an earlier error still has its own status.
                 started = False
                 async for event in events:
                     piece = chunks.closing(event.done) if event.HasField("done") else chunks.event(event)

@@ -1,4 +1,4 @@
-"""/v1/conversations: stored conversations, which are forgotten here."""
+"""/v1/conversations: deletes stored conversations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ONE = "/v1/conversations/"
 
 
 class HttpConversations:
-    """Forgets conversations of the key that asks. Needs the permission 'chat'."""
+    """Deletes conversations of the caller. Needs the permission 'chat'."""
 
     def __init__(self, admission: Admission, to: Upstream) -> None:
         self._admission = admission
@@ -30,6 +30,6 @@ class HttpConversations:
             exchange.named = lambda field: "id" if field == "conversation_id" else field
             query.parameters(exchange.query, ())
             conversation_id = exchange.path.removeprefix(_ONE)
-            existed = await self._upstream.forget_conversation(entry, conversation_id)
+            existed = await self._upstream.delete_conversation(entry, conversation_id)
             answer = {"object": "conversation.deleted", "id": conversation_id, "deleted": existed}
             await exchange.respond(orjson.dumps(answer))

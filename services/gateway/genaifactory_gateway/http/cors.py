@@ -8,42 +8,42 @@ from genaifactory_common import specs
 from genaifactory_common.errors import PermissionDenied
 from genaifactory_gateway.http.exchange import Exchange, Headers
 
-# Probes and metrics are no page's business.
+# Not for probes and metrics.
 _API = "/v1/"
 _EXPOSED = (b"access-control-expose-headers", b"*")
 
 
 def headers(cors: specs.Cors, exchange: Exchange) -> Headers:
-    """What the answer carries for the page that asked; nothing for one that may not, and for what is no page.
+    """The CORS headers of the response; none for a page that is not allowed, and for a request without an origin.
 
-    Credentials of the browser (cookies, client certificates) are never allowed: an API key comes in a header.
+    Credentials of the browser (cookies, client certificates) are never allowed: API keys are sent in a header.
     """
     origin = _origin(exchange)
     if origin is None or not cors.allowed_origins:
         return []
     if "*" in cors.allowed_origins:
         return [(b"access-control-allow-origin", b"*"), _EXPOSED]
-    vary = (b"vary", b"origin")  # of every page, so that no cache answers one with what another got
+    vary = (b"vary", b"origin")  # for every page, so that no cache returns the response for another
     if origin.decode("latin-1") not in cors.allowed_origins:
         return [vary]
     return [(b"access-control-allow-origin", origin), _EXPOSED, vary]
 
 
 def is_preflight(exchange: Exchange) -> bool:
-    """Whether a browser asks, before the request itself, if the page may send it. It shows no key."""
+    """Whether it is a preflight request, with which a browser checks what the page may send. It has no API key."""
     asked = exchange.headers.get(b"access-control-request-method")
     return exchange.method == "OPTIONS" and asked is not None and _origin(exchange) is not None
 
 
 async def preflight(cors: specs.Cors, exchange: Exchange, methods: Mapping[str, object]) -> None:
-    """Answers it, for a path with these methods. Raises PermissionDenied for a page that may not call."""
+    """Answers a preflight request of a path with these methods. Raises PermissionDenied for a page not allowed."""
     if not any(name == b"access-control-allow-origin" for name, _ in exchange.cors):
         raise PermissionDenied(
             "Pages of this origin may not call the API; list it under cors.allowed_origins in factory.yaml."
         )
     own = [
         (b"access-control-allow-methods", ", ".join(sorted(methods)).encode()),
-        # Every header; the wildcard stands for all but this one. Clients send a dozen of their own.
+        # All headers: the wildcard does not include this one. Clients send a dozen of their own.
         (b"access-control-allow-headers", b"authorization, *"),
         (b"access-control-max-age", b"%d" % cors.max_age_seconds),
     ]

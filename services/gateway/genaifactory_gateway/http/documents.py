@@ -1,4 +1,4 @@
-"""/v1/documents: the documents that answers rest on, for who may change them."""
+"""/v1/documents: the documents of a knowledge base."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genaifactory_gateway.uploads import Uploads
 
 _ALL = "/v1/documents"
 _ONE = "/v1/documents/"
-"""Before the document's id, which may hold slashes and is percent-encoded otherwise."""
+"""Prefix of the document's id, which may contain slashes and is percent-encoded otherwise."""
 
 _OUTCOMES = {
     gateway_pb2.INGEST_OUTCOME_ADDED: "added",
@@ -30,7 +30,7 @@ _OUTCOMES = {
     gateway_pb2.INGEST_OUTCOME_UNCHANGED: "unchanged",
     gateway_pb2.INGEST_OUTCOME_DUPLICATE: "duplicate",
 }
-# What clients send that were not told the document's type; it is found by the id's ending.
+# Defaults of clients, for a document whose type was not set; its id's ending decides then.
 _NO_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
 _MAX_OFFSET = 2**32 - 1
 
@@ -96,7 +96,7 @@ class HttpDocuments:
             await exchange.respond(orjson.dumps(answer))
 
     async def _put(self, exchange: Exchange) -> None:
-        """The body is the document, as it is: not JSON, and passed on as it comes."""
+        """The body is the document itself, which is streamed to the retriever."""
         async with self._admission.admit(exchange.authorization, "Ingest", exchange.request_id) as entry:
             exchange.entered(entry)
             exchange.named = _named
@@ -108,7 +108,7 @@ class HttpDocuments:
             async with aclosing(uploaded) as results:
                 result = await anext(results, None)
             if result is None:
-                raise UpstreamFailed("The retriever did not say what became of the document; send it again.")
+                raise UpstreamFailed("The retriever returned no result for the document; send it again.")
             if result.outcome == gateway_pb2.INGEST_OUTCOME_REJECTED:
                 raise _rejection(result)
             answer = {
@@ -123,7 +123,7 @@ class HttpDocuments:
             await exchange.respond(orjson.dumps(answer), 201 if added else 200)
 
     def _header(self, exchange: Exchange, given: Mapping[str, str]) -> gateway_pb2.DocumentHeader:
-        """What the request says about the document. Raises InvalidArgument, TooLarge."""
+        """The document's header, from the request. Raises InvalidArgument, TooLarge."""
         exchange.require_plain()
         size = exchange.content_length
         if not size:
@@ -168,7 +168,7 @@ async def _parts(header: gateway_pb2.DocumentHeader, exchange: Exchange) -> Asyn
 
 
 async def _nothing() -> None:
-    """The answer to HTTP has one beginning: what became of the document."""
+    """HTTP has no early response: the client waits for the document's result."""
 
 
 def _rejection(result: gateway_pb2.IngestResponse) -> FactoryError:
@@ -177,7 +177,7 @@ def _rejection(result: gateway_pb2.IngestResponse) -> FactoryError:
 
 
 def _metadata(text: str) -> dict[str, str]:
-    """Raises InvalidArgument."""
+    """The metadata in a query parameter. Raises InvalidArgument."""
     if not text:
         return {}
     try:
@@ -190,7 +190,7 @@ def _metadata(text: str) -> dict[str, str]:
 
 
 def _named(field: str | None) -> str | None:
-    """What the contracts call by other names stands in the path."""
+    """The client's name of a contract's field: the id is in the path."""
     return "id" if field in ("document_id", "document_ids") else field
 
 

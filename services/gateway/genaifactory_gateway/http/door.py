@@ -1,6 +1,6 @@
-"""The HTTP API as an ASGI application: finds the handler of a path, and answers errors in one shape.
+"""The ASGI application of the HTTP API: routes requests to the resources, and answers errors in one shape.
 
-Each resource is a module beside this one. Why there is no framework: docs/decisions/20-http-without-a-framework.md.
+Each resource is a module of this package. Why there is no framework: docs/decisions/20-http-without-a-framework.md.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class HttpDoor:
                 await self._answer(exchange, handlers)
             except FactoryError as error:
                 await _fail(exchange, error)
-            except asyncio.CancelledError:  # the drain's time is over; the task ends here, with a word to the client
+            except asyncio.CancelledError:  # the drain has timed out: the task ends here, with an error for the client
                 await _fail(exchange, Unavailable("The gateway is stopping; try again.", retry_after_seconds=1.0))
             except Exception:
                 logger.exception("unexpected error in %s, request %s", route, exchange.request_id)
@@ -65,7 +65,7 @@ class HttpDoor:
         handler = handlers.get(exchange.method)
         if handler is None:
             allowed = ", ".join(sorted(handlers))
-            exchange.error = InvalidArgument(f"This path takes {allowed} only.")
+            exchange.error = InvalidArgument(f"This path supports {allowed} only.")
             body = responses.error_body(exchange.error)
             await exchange.respond(body, 405, headers=[(b"allow", allowed.encode())])
             return
@@ -73,5 +73,5 @@ class HttpDoor:
 
 
 async def _fail(exchange: Exchange, error: FactoryError) -> None:
-    with contextlib.suppress(FactoryError):  # a client that does not take its error either
+    with contextlib.suppress(FactoryError):  # the client does not read the error either
         await exchange.fail(error)

@@ -52,5 +52,5 @@ class HttpEmbeddings:
                 for piece in pieces:
                     parts.append(piece)
                     if len(parts) % 64 == 0:
-                        await asyncio.sleep(0)  # thousands of vectors must not hold up the streams of others
+                        await asyncio.sleep(0)  # thousands of vectors must not delay streams of other requests
                 await exchange.respond(b"".join(parts))

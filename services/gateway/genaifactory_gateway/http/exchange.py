@@ -1,4 +1,4 @@
-"""One HTTP request and its answer: reads the body within bounds, writes to readers however slow, notices a hang-up."""
+"""One HTTP request and its response: reads the body within bounds, bounds slow readers, detects a disconnect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _JSON = (b"content-type", b"application/json")
 _STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would gather the stream
+    (b"x-accel-buffering", b"no"),  # else nginx buffers the stream
 ]
 _LINES: Headers = [(b"content-type", b"application/jsonl; charset=utf-8"), (b"cache-control", b"no-store")]
 _STRICT = b"x-genaifactory-strict"
@@ -35,28 +35,28 @@ _CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send, settings: Http) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        # Ours, always: it names the record of the request, and a client that could choose it could hide its usage.
+        # Never the client's: it is the key of the record, and a client that could choose it could hide its usage.
         self.request_id = f"req-{uuid.uuid4().hex}"
         self.status = 0
-        """The HTTP status sent; 0 while none is."""
+        """The HTTP status sent; 0 before."""
         self.error: FactoryError | None = None
-        """Why it failed, also after the status was sent."""
+        """The error of the request, also after the status was sent."""
         self.tenant = self.key_id = ""
         self.named: Callable[[str | None], str | None] = lambda field: field
-        """How the client calls the field that an error names; the services behind us know their contracts' names."""
+        """Converts an error's field from the contracts' name to the client's."""
         self.cors: Headers = []
-        """What the answer says to the browser of a page of another origin."""
+        """CORS headers of the response."""
         self.ignored: Sequence[str] = ()
-        """Paths of the body's fields that have no effect."""
+        """Paths of the body's fields without effect."""
         self.notes: Headers = []
-        """About the answer; sent with its status."""
+        """Further headers about the answer."""
         self.hung_up = False
         self._receive = receive
         self._send = send
@@ -78,32 +78,32 @@ class Exchange:
 
     @property
     def content_length(self) -> int | None:
-        """Of the body, in bytes; None when the client does not say."""
+        """Length of the body in bytes; None when the header is missing."""
         length = self.headers.get(b"content-length", b"")
         return int(length) if length.isdigit() else None
 
     @property
     def client_id(self) -> str:
-        """The request id that the client chose for itself, if it is sane; empty when there is none."""
+        """The client's own request id, if it is valid; empty when there is none."""
         value = self.headers.get(b"x-request-id") or self.headers.get(b"x-client-request-id") or b""
         return value.decode() if _CLIENT_ID.fullmatch(value) else ""
 
     @property
     def strict(self) -> bool:
-        """Whether the client wants fields without effect refused. Raises InvalidArgument."""
+        """Whether fields without effect are refused. Raises InvalidArgument."""
         value = self.headers.get(_STRICT, b"false").strip().lower()
         if value not in (b"true", b"false"):
             raise InvalidArgument(f"The header {_STRICT.decode()} must be true or false.")
         return value == b"true"
 
     def entered(self, entry: Entry) -> None:
-        """Notes who is let in: for the log, and for the limits in the headers of the answer."""
+        """Sets the admitted caller, for the log and the limits in the response headers."""
         self._entry = entry
         self.tenant = entry.holder.tenant.name
         self.key_id = entry.holder.key.id
 
     async def body(self) -> bytes:
-        """The JSON body. Raises InvalidArgument, TooLarge, DeadlineExceeded; Cancelled if the client goes."""
+        """The JSON body. Raises InvalidArgument, TooLarge, DeadlineExceeded; Cancelled if the client disconnects."""
         if self.content_type != "application/json":
             raise InvalidArgument("The header Content-Type must be application/json.")
         self.require_plain()
@@ -128,14 +128,14 @@ class Exchange:
             ) from None
 
     def require_plain(self) -> None:
-        """Raises InvalidArgument for a body that is compressed."""
+        """Raises InvalidArgument for a compressed body."""
         if self.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise InvalidArgument("The body must not be compressed: leave out the header Content-Encoding.")
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it comes, of any type and size: no more is read while a piece is in use.
+        """The body in pieces, of any type and size; the next one is read when the consumer asks for it.
 
-        Raises Cancelled if the client goes.
+        Raises Cancelled if the client disconnects.
         """
         more = True
         while more:
@@ -145,7 +145,7 @@ class Exchange:
 
     @asynccontextmanager
     async def while_connected(self) -> AsyncIterator[None]:
-        """Cancels the block when the client hangs up, and then raises Cancelled. The body must have been read."""
+        """Cancels the block when the client disconnects, and then raises Cancelled. The body must have been read."""
         work = asyncio.current_task()
         assert work is not None
 
@@ -168,9 +168,9 @@ class Exchange:
             await asyncio.wait((watcher,))
 
     async def respond(self, body: bytes, status: int = 200, *, headers: Headers | None = None) -> None:
-        """Sends the whole answer, JSON unless `headers` name another type."""
+        """Sends the whole response, JSON unless `headers` have another type."""
         all_headers = [*(headers or [])]
-        if status != 204:  # which has no body, and so no headers about it
+        if status != 204:  # a response without a body
             if not any(name == b"content-type" for name, _ in all_headers):
                 all_headers.append(_JSON)
             all_headers.append((b"content-length", b"%d" % len(body)))
@@ -178,9 +178,9 @@ class Exchange:
         await self.write(body, last=True)
 
     async def fail(self, error: FactoryError) -> None:
-        """Sends the error: as the answer or, where that has begun, as the last event of the stream.
+        """Sends the error: as the response or, if that has begun, as the last event of the stream.
 
-        A body that is no event stream is cut off, so that no client takes it for the whole.
+        A body that is no event stream is cut off, so that no client treats it as complete.
         """
         error.field = self.named(error.field)
         self.error = error
@@ -197,15 +197,15 @@ class Exchange:
         if error.reason is errors.Reason.UNAUTHENTICATED:
             own.append((b"www-authenticate", b"Bearer"))
         if error.reason is errors.Reason.REQUEST_TIMEOUT:
-            own.append((b"connection", b"close"))  # the rest of the body may come when it is too late
+            own.append((b"connection", b"close"))  # the rest of the body may still arrive
         if error.retry_after_seconds is not None:
             own.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_seconds))))
         elif error.reason is errors.Reason.RATE_LIMITED:
-            own.append((b"x-should-retry", b"false"))  # OpenAI's clients would try again in vain
+            own.append((b"x-should-retry", b"false"))  # else OpenAI's clients retry in vain
         await self.respond(error_body(error), errors.http_status(error), headers=own)
 
     async def start_stream(self) -> None:
-        """Sends the status of an event stream, which goes out with the first bytes."""
+        """Sends the status of an event stream, together with its first bytes."""
         self._events = True
         await self._start(200, _STREAM)
 
@@ -214,12 +214,12 @@ class Exchange:
         await self._start(200, _LINES)
 
     async def write(self, piece: bytes, *, last: bool = False) -> None:
-        """Sends the next bytes of the answer; waits for a slow reader. Raises Cancelled when it is too slow."""
+        """Sends the next bytes; waits for a slow reader. Raises Cancelled when it is too slow."""
         self._complete = last
         await self._send_in_time({"type": "http.response.body", "body": piece, "more_body": not last})
 
     async def _piece(self) -> tuple[bytes, bool]:
-        """The next bytes of the body, and whether more follow. Raises Cancelled if the client goes."""
+        """The next bytes of the body, and whether more follow. Raises Cancelled if the client disconnects."""
         message = await self._next()
         if message["type"] == "http.disconnect":
             self.hung_up = True
@@ -229,7 +229,7 @@ class Exchange:
     async def _next(self) -> MutableMapping[str, Any]:
         try:
             return await self._receive()
-        except RuntimeError:  # uvloop's, when the connection was closed in this turn of the loop
+        except RuntimeError:  # of uvloop, when the connection was closed in this turn of the loop
             return {"type": "http.disconnect"}
 
     async def _start(self, status: int, headers: Headers) -> None:
@@ -255,22 +255,22 @@ class Exchange:
             async with asyncio.timeout(self._settings.write_timeout_seconds):
                 await self._send(message)
         except TimeoutError:
-            # What was written still waits in the socket's buffer: closing in good order would wait for this reader.
+            # Data is left in the socket's buffer: a graceful close would wait for this reader.
             self.hung_up = True
             self._abort()
-            await asyncio.sleep(0)  # the server learns of it, and does not miss the rest of the answer
+            await asyncio.sleep(0)  # lets the server process the close, so that it does not report a missing response
             raise _gone() from None
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than the {self._settings.max_body_bytes} bytes that the gateway takes.")
+        return TooLarge(f"The body is larger than the {self._settings.max_body_bytes} bytes that the gateway accepts.")
 
 
 def _gone() -> Cancelled:
-    return Cancelled("The client went away before the answer was complete.")
+    return Cancelled("The client disconnected before the answer was complete.")
 
 
 def _duration(seconds: float) -> bytes:
-    """As OpenAI writes it: 20ms, 1.5s, 6m0s."""
+    """In OpenAI's format: 20ms, 1.5s, 6m0s."""
     if seconds < 1:
         return b"%dms" % round(seconds * 1000)
     if seconds < 60:

@@ -1,4 +1,4 @@
-"""/v1/feedback: how good an answer was."""
+"""/v1/feedback: judgements of answers."""
 
 from __future__ import annotations
 

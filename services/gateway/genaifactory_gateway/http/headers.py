@@ -1,12 +1,12 @@
-"""Headers that a proxy and the gateway could read differently, which is how one request is taken for another."""
+"""Refuses headers that a proxy and the gateway may interpret differently, against request smuggling."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
-# Each decides who asks, from where, or how the body is read, and has one value; a list of them has no order that all
-# readers agree on. Host is required, too (RFC 9112, 3.2).
+# Each decides about the caller, the origin, or the body, and must have one value: readers disagree on which of several
+# counts. Host is required, too (RFC 9112, 3.2).
 _SINGLE = {
     name.lower().encode(): name
     for name in (
@@ -23,14 +23,14 @@ _SINGLE = {
 
 
 def fault(headers: Sequence[tuple[bytes, bytes]], http_version: str) -> str:
-    """Why a request with these headers must be refused; empty when it need not be. headers: names in lower case."""
+    """Why a request with these headers is refused; empty: it is not. headers: names in lower case."""
     counts = Counter(name for name, _ in headers)
     for name, shown in _SINGLE.items():
         if counts[name] > 1:
             return f"The request must not have more than one header {shown}; it has {counts[name]}."
     if not counts[b"host"] and http_version != "1.0":
         return "The request must have one header Host; it has 0."
-    # The parser reports others than these only after the headers, when a request has begun.
+    # The parser reports other encodings only after the headers, when the request has begun.
     encoding = next((value for name, value in headers if name == b"transfer-encoding"), b"chunked")
     if encoding.strip().lower() != b"chunked":
         return "The header Transfer-Encoding must be chunked; the body must not be encoded otherwise."

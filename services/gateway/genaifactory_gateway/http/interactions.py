@@ -1,4 +1,4 @@
-"""/v1/interactions: what was asked and answered, as JSON lines."""
+"""/v1/interactions: exports recorded interactions as JSON lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genaifactory_gateway.records import Records
 
 
 class HttpInteractions:
-    """Exports the tenant's record. Needs the permission 'export'."""
+    """Exports the tenant's records. Needs the permission 'export'."""
 
     def __init__(self, admission: Admission, records: Records) -> None:
         self._admission = admission
@@ -37,7 +37,7 @@ class HttpInteractions:
             exchange.named = lambda field: None if field is None else field.removeprefix("filter.")
             async with exchange.while_connected(), aclosing(self._records.export(entry, wanted)) as pieces:
                 async for piece in pieces:
-                    if not exchange.status:  # an error before the first line is still a proper status
+                    if not exchange.status:  # so that an error before the first line has its own status
                         await exchange.start_lines()
                     await exchange.write(piece.jsonl)
                 if not exchange.status:

@@ -1,4 +1,4 @@
-"""/v1/models: what the key may name as `model`."""
+"""/v1/models: the routes and models that the key may name as `model`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gateway tells of each HTTP request: metrics, a root span, and one line in the log without any content."""
+"""Observation of each HTTP request: metrics, a root span, and one line in the log without any content."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ HTTP_RUNNING = Gauge("genaifactory_http_running", "HTTP requests being answered.
 HTTP_HANGUPS = Counter("genaifactory_http_hangups_total", "HTTP clients that left before the end.", ["route"])
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
-# Nobody wants a line or a span for each of these.
+# Paths without log lines and spans.
 _QUIET = frozenset(("/healthz", "/readyz", "/metrics"))
 
 
 @contextmanager
 def observed(exchange: Exchange, route: str, service_telemetry: Telemetry) -> Iterator[None]:
-    """Around the answering of one request. route: the path's template, or "unmatched"."""
+    """Observes the request that is answered inside the block. route: the path's template, or "unmatched"."""
     started = time.perf_counter()
     method = exchange.method if exchange.method in _METHODS else "OTHER"
     HTTP_RUNNING.inc()
@@ -94,7 +94,7 @@ def _root_span(exchange: Exchange, name: str, route: str, service_telemetry: Tel
             span.set_attribute("http.response.status_code", exchange.status)
             if exchange.tenant:
                 span.set_attribute("genaifactory.tenant", exchange.tenant)
-            # A client's mistake is no failure of the server's span.
+            # A client's error is no failure of the server's span.
             if exchange.error is not None and (exchange.status >= 500 or exchange.status == 200):
                 telemetry.mark_failed(span, exchange.error)
 

@@ -1,4 +1,4 @@
-"""Which path does what, and which path a client meant that asked for one that is not there."""
+"""Routes paths to handlers, and suggests the right path for an unknown one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from genaifactory_gateway.http.exchange import Exchange
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Handlers = Mapping[str, Mapping[str, Handler]]
-"""By path and method. A path may end in one name, like /v1/models/{model}, which may hold slashes."""
+"""By path and method. A path may end in one name, like /v1/models/{model}, which may contain slashes."""
 
 _CHAT = "/v1/chat/completions"
-# Paths of OpenAI's API that are not served, by their end, and what is there instead.
+# Paths of OpenAI's API that are not served, by their end, and the alternative.
 _INSTEAD = {
     "/responses": f"The Responses API is not served here; use chat completions, at POST {_CHAT}.",
     "/completions": f"Completions of a bare prompt are not served here; use chat completions, at POST {_CHAT}.",
@@ -31,7 +31,7 @@ class Paths:
         self._whole = sorted(path for path in self._handlers if "{" not in path)
 
     def find(self, path: str) -> tuple[str, Mapping[str, Handler] | None]:
-        """The path's template and what it does by method; "unmatched" and None for a path that is not there."""
+        """The path's template and its handlers by method; "unmatched" and None for an unknown path."""
         for prefix, template in self._below.items():
             if path.startswith(prefix) and path != prefix:
                 return template, self._handlers[template]
@@ -39,7 +39,7 @@ class Paths:
         return (path, found) if found is not None else ("unmatched", None)
 
     def missing(self, path: str) -> NotFound:
-        """The error for a path that is not there. It names the one that was meant, and never repeats what was sent."""
+        """The error for an unknown path. It suggests the right one, and never repeats the path that was sent."""
         asked = re.sub(r"/+", "/", path[:500].lower()).rstrip("/")
         if (meant := self._meant(asked)) is not None:
             hint = f"did you mean {meant}?"

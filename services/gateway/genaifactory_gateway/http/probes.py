@@ -30,7 +30,7 @@ class HttpProbes:
         await exchange.respond(b'{"status":"alive"}')
 
     async def _ready(self, exchange: Exchange) -> None:
-        states = await self._health.look()
+        states = await self._health.check()
         can_answer = self._health.can_answer
         body = orjson.dumps({"status": "ready" if can_answer else "not ready", "upstreams": states})
         await exchange.respond(body, 200 if can_answer else 503)

@@ -1,4 +1,4 @@
-"""The parameters in the query of a URL: names that a path does not know are refused."""
+"""Parses the parameters of a URL's query; unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_DIGITS = 10
 
 
 def parameters(query: bytes, known: Sequence[str]) -> dict[str, str]:
-    """The value of each known name, empty where the query does not give it. Raises InvalidArgument."""
+    """The value of each known parameter; empty where it is missing. Raises InvalidArgument."""
     given = dict.fromkeys(known, "")
     for name, value in urllib.parse.parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name not in given:
@@ -28,7 +28,7 @@ def parameters(query: bytes, known: Sequence[str]) -> dict[str, str]:
 
 
 def whole_number(name: str, text: str, *, most: int) -> int:
-    """A parameter from 1 to `most`, 0 where it is not given. Raises InvalidArgument."""
+    """A parameter from 1 to `most`; 0 where it is missing. Raises InvalidArgument."""
     if not text:
         return 0
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
@@ -38,7 +38,7 @@ def whole_number(name: str, text: str, *, most: int) -> int:
 
 
 def moment(name: str, text: str) -> Timestamp | None:
-    """A parameter that is a time, None where it is not given. Raises InvalidArgument."""
+    """A parameter that is a time; None where it is missing. Raises InvalidArgument."""
     if not text:
         return None
     found = Timestamp()

@@ -1,4 +1,4 @@
-"""Listens for HTTP with uvicorn, inside the service's lifespan, and bounds what a connection may take."""
+"""Serves HTTP with uvicorn, inside the service's lifespan, with bounds for each connection."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from genaifactory_gateway.openai.responses import error_body
 from genaifactory_gateway.settings import Http
 
 ABORT = "genaifactory.abort"
-"""The ASGI extension under which an application finds the function that drops its connection."""
+"""The ASGI extension with a function that drops the connection."""
 
-# What a refused request may still send before its connection is dropped: enough for a client to come to the answer.
+# The most that is read of a refused request's body before its connection is dropped: many clients send all of it
+# before they read the response.
 _MAX_DISCARDED_BYTES = 64 << 20
 # ": " and the line's end.
 _HEADER_FRAME_BYTES = 4
-# Requests sent before the answer to the first; uvicorn itself would queue as many as arrive.
+# Requests on one connection that wait for the first response; uvicorn has no bound.
 _MAX_PIPELINED = 32
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,13 @@ class HttpServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="error",  # what clients send is no event of the server
+            log_level="error",  # malformed requests are not logged
             access_log=False,
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=math.ceil(self._settings.keep_alive_seconds),
             timeout_graceful_shutdown=math.ceil(drain_seconds - linger_seconds),
-            # A request's caller and deadline must not be found by the next one on the same connection.
+            # A request's caller and deadline must not be those of the next one on the same connection.
             reset_contextvars=True,
         )
         config.http_settings = self._settings
@@ -86,7 +87,7 @@ class HttpServer:
                 await self.drain()
 
     async def drain(self) -> None:
-        """Lingers, stops accepting, and lets running answers finish, within the bound. A second call waits too."""
+        """Lingers, stops accepting, and lets running answers finish, within a bound. A second call waits too."""
         if self._server is None or self._running is None:
             return
         self._server.should_exit = True
@@ -105,14 +106,14 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # signals are the runtime's
+        yield  # the runtime handles signals
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
 
     async def main_loop(self) -> None:
-        # uvicorn's own looks ten times a second; its work, the date header, is due once.
+        # uvicorn's own loop wakes up ten times a second; its work, the date header, is due once.
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
@@ -121,12 +122,12 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._linger()
         await super().shutdown(sockets)
-        # Those that did not finish in time were cancelled; they still have to say so to their clients.
+        # Requests that did not finish in time were cancelled, and still send an error to their clients.
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=1.0)
 
     async def _linger(self) -> None:
-        """Closes no connection on which a request may be on its way: clients hear of the end with an answer."""
+        """Closes no connection on which a request may be in transit: clients are informed with the next response."""
         self.config.last_answers.set()
         for connection in self.server_state.connections:
             if isinstance(connection, _Connection):
@@ -149,27 +150,27 @@ def _bound(address: str) -> socket.socket:
 class _Config(uvicorn.Config):
     http_settings: Http
     last_answers: asyncio.Event
-    """Set: every answer is its connection's last."""
+    """Set: every response is its connection's last."""
     unconnected: asyncio.Event
     """Set: there is no connection."""
 
 
 class _Connection(HttpToolsProtocol):
-    """uvicorn's connection, with bounds on its headers, its silence and its number, which uvicorn does not have."""
+    """uvicorn's connection, with bounds that uvicorn lacks: of headers, idle time and the number of connections."""
 
     config: _Config
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self.config.unconnected.clear()
-        self._loose_bytes = 0  # that belong to no request being served
+        self._loose_bytes = 0  # received outside of a request that is being served
         self._in_body = False
         self._headers_came = False
         self._header_bytes = 0
         self._refused = ""  # why a request was refused before the application saw it
         self._cycles: deque[RequestResponseCycle] = deque()
-        self._patience: asyncio.TimerHandle | None = None
-        # Not all clients that came with a start are to come back in one moment.
+        self._header_timeout: asyncio.TimerHandle | None = None
+        # Spread, so that clients which connected together do not reconnect together.
         age = self.config.http_settings.max_connection_age_seconds * random.uniform(0.9, 1.1)  # noqa: S311
         self._old_at = self.loop.time() + age
         if len(self.connections) > self.config.http_settings.max_connections:
@@ -178,11 +179,11 @@ class _Connection(HttpToolsProtocol):
             self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._calm()
+        self._stop_header_timeout()
         super().connection_lost(exc)
         if not self.connections:
             self.config.unconnected.set()
-        # uvicorn tells only the newest of pipelined requests, which is not the one being served.
+        # uvicorn notifies only the newest of pipelined requests, which is not the one being served.
         for cycle in self._cycles:
             if not cycle.response_complete:
                 cycle.disconnected = True
@@ -223,28 +224,28 @@ class _Connection(HttpToolsProtocol):
         if len(self.pipeline) > _MAX_PIPELINED:
             self.transport.abort()
         if self._headers_came or self.transport.is_closing():
-            self._calm()
+            self._stop_header_timeout()
             return
         served = self.cycle is not None and not self.cycle.response_complete
         if in_body and served:
-            return  # the application reads it, and bounds it
-        # Headers on their way, or the rest of a body whose request is answered: uvicorn takes them for ever.
+            return  # the application reads and bounds it
+        # Incomplete headers, or the rest of a body whose request is answered: uvicorn reads them without a bound.
         self._loose_bytes += len(data)
         if self._loose_bytes > (_MAX_DISCARDED_BYTES if in_body else self.config.http_settings.max_header_bytes):
             if in_body:
                 self.transport.abort()
             else:
                 self.send_400_response(self._too_many_header_bytes())
-        elif self._patience is None and not served:
+        elif self._header_timeout is None and not served:
             self._wait_for_headers()
 
     def answer_last(self) -> None:
-        """Lets the answer that is due end the connection, and say so."""
+        """Closes the connection after the present response, which announces it."""
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP, in the platform's one shape; amid another answer, drops the connection."""
+        """Answers malformed HTTP with the platform's error body; during another response, drops the connection."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()
             return
@@ -254,7 +255,7 @@ class _Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _count(self, size: int) -> None:
-        # In the parser's callbacks, since a request that arrives in one piece is never seen to grow.
+        # Called by the parser's callbacks, since a request may arrive in one piece.
         self._header_bytes += size
         if self._header_bytes > self.config.http_settings.max_header_bytes:
             self._refuse(self._too_many_header_bytes())
@@ -268,10 +269,12 @@ class _Connection(HttpToolsProtocol):
         raise ValueError(why)
 
     def _wait_for_headers(self) -> None:
-        self._patience = self.loop.call_later(self.config.http_settings.header_timeout_seconds, self.transport.abort)
+        self._header_timeout = self.loop.call_later(
+            self.config.http_settings.header_timeout_seconds, self.transport.abort
+        )
 
-    def _calm(self) -> None:
+    def _stop_header_timeout(self) -> None:
         self._loose_bytes = 0
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._header_timeout is not None:
+            self._header_timeout.cancel()
+            self._header_timeout = None

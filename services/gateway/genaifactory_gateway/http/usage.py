@@ -14,7 +14,7 @@ from genaifactory_gateway.upstream import Upstream
 
 
 class HttpUsage:
-    """Adds up usage: the tenant's with the permission 'usage', a key's own without it."""
+    """Returns usage: the tenant's with the permission 'usage', the key's own without it."""
 
     def __init__(self, admission: Admission, to: Upstream) -> None:
         self._admission = admission

@@ -1,1 +1,1 @@
-"""The JSON of OpenAI's API, read strictly and written."""
+"""The JSON of OpenAI's API: strict parsing of requests, and responses."""

@@ -1,4 +1,4 @@
-"""The content of OpenAI's messages: text, refusals and images, and how it becomes ours. Base of all bodies' models."""
+"""The content of OpenAI's messages (text, refusals, images) and its conversion; and the base model of all bodies."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _DETAILS = {
 
 
 class Body(BaseModel):
-    """Base of every part of a body: strict types; an unknown field is an error, so that somebody decides about it."""
+    """Base of every part of a body: strict types; unknown fields are errors, about which `fields.read` decides."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     lenient: ClassVar[bool] = True
-    """Whether unknown fields are left aside, as clients of OpenAI's API expect."""
+    """Whether unknown fields are ignored, as clients of OpenAI's API expect."""
     max_values: ClassVar[int] = jsonbody.MAX_VALUES
     """Members of all its objects and arrays together."""
 
 
 def branch(**branches: type) -> Discriminator:
-    """Chooses the branch of a union by the JSON type, so that an error names one branch: `~` and its name."""
+    """Selects the branch of a union by the JSON type, so that an error names one branch: `~` and its name."""
 
     def choose(value: Any) -> str | None:
         return next((f"~{name}" for name, kind in branches.items() if isinstance(value, kind)), None)
@@ -94,7 +94,7 @@ Part = Annotated[
         _part,
         custom_error_type="part_type",
         custom_error_message="Input should be a part {'type': 'text', 'text': …} or {'type': 'image_url', "
-        "'image_url': {'url': 'data:…'}}; this platform takes no audio and no files",
+        "'image_url': {'url': 'data:…'}}; this platform accepts no audio and no files",
     ),
 ]
 Content = Annotated[
@@ -106,7 +106,7 @@ Content = Annotated[
 def text_and_images(
     content: str | Sequence[TextPart | RefusalPart | ImagePart] | None,
 ) -> tuple[str, list[types_pb2.Image]]:
-    """The text, its parts as lines, and the images, each with its place in the text."""
+    """The text, its parts as lines, and the images, each with its position in the text."""
     if content is None or isinstance(content, str):
         return content or "", []
     texts: list[str] = []
@@ -124,7 +124,7 @@ def text_and_images(
 
 
 def image_as_sent(content: object, field: str) -> str:
-    """The path in a message that was sent for one in ours: "content[1].image_url.url" for "images[0].data"."""
+    """The path in the client's message for a path in ours: "content[1].image_url.url" for "images[0].data"."""
     place = re.match(r"images\[(\d+)\](\.(?:data|media_type))?", field)
     parts = content if isinstance(content, list) else []
     numbers = [i for i, part in enumerate(parts) if isinstance(part, ImagePart)]

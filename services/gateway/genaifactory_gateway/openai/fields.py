@@ -1,8 +1,8 @@
-"""Reads a body as one of the models of OpenAI's API, and says which of its fields have no effect.
+"""Parses a body as one of the models of OpenAI's API, and returns its fields without effect.
 
-Clients send fields that this platform does not know or cannot use. Those that would change the answer in a way that the
-client relies on are refused. All others are left aside, and the answer's header names them; a client that sets the
-header x-genaifactory-strict has them refused.
+Clients send fields that this platform does not support. Those that would change the answer in a way that the client
+relies on are refused. All others are ignored, and a header of the response names them; they are refused for a client
+that sets the header x-genaifactory-strict.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from genaifactory_gateway.openai.content import Body
 _Body = TypeVar("_Body", bound=Body)
 
 _MAX_NAMED = 20
-# A body with more has been made to cost: each is looked at by itself.
+# A body with more is an attack: each is handled by itself.
 _MAX_UNKNOWN = 5_000
 _NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,100}")
 
-# Fields that would change the answer and that the platform cannot honour, and what to do instead.
+# Fields that would change the answer and are not supported, and what to send instead.
 _REFUSED = {
     "functions": "send 'tools'",
     "function_call": "send 'tool_choice'",
@@ -47,7 +47,7 @@ _REFUSED = {
         "leave it out",
     ),
 }  # fmt: skip
-# Values that ask for nothing, so that no client has to hear about them.
+# Values that are the default anyway, so their fields are not reported.
 _NO_OP: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "logit_bias": ({},),
@@ -66,10 +66,10 @@ _NO_OP: dict[str, tuple[Any, ...]] = {
 
 
 def read(model: type[_Body], body: bytes, *, strict: bool) -> tuple[_Body, Sequence[str]]:
-    """The body as `model`, and the paths of its fields without effect, sorted, without indices.
+    """The body as `model`, and the sorted paths of its fields without effect, without indices.
 
-    strict: refuse those fields. A model whose `lenient` is False always does. Raises InvalidArgument with the path of
-    the first bad field.
+    strict: refuse those fields, as a model with `lenient` False always does. Raises InvalidArgument with the path of
+    the first wrong field.
     """
     value = jsonbody.parse(body, max_values=model.max_values)
     try:
@@ -93,12 +93,12 @@ def read(model: type[_Body], body: bytes, *, strict: bool) -> tuple[_Body, Seque
         ignored.add(re.sub(r"\[\d+\]", "[]", path))
     try:
         return model.model_validate(value), sorted(ignored)
-    except ValidationError as error:  # a mistake that the unknown field of a union's branch had hidden
+    except ValidationError as error:  # an error that the unknown field of a union's branch had hidden
         raise _invalid(model, error.errors(include_url=False, include_input=False)[0]) from None
 
 
 def header(ignored: Sequence[str]) -> bytes:
-    """Field names as one header's value: bounded, and free of what could end a header."""
+    """Field names as a header's value: bounded, and without characters that could end a header."""
     names = [name if _NAME.fullmatch(name) else "?" for name in ignored[:_MAX_NAMED]]
     more = [f"and {len(ignored) - _MAX_NAMED} more"] if len(ignored) > _MAX_NAMED else []
     return ", ".join([*dict.fromkeys(names), *more]).encode("ascii")
@@ -120,11 +120,11 @@ def _path(loc: tuple[int | str, ...]) -> str:
             path += f"[{part}]"
         elif not part.startswith("~"):
             path += f".{part}" if path else part
-    return path[:200]  # a field's name is the client's own text: show a sane length of it
+    return path[:200]  # a field's name is the client's text
 
 
 def _path_of_unknown(loc: tuple[int | str, ...]) -> str:
-    """As `_path`; but the last part is the client's own name, which may begin with `~`."""
+    """Like `_path`; but the last part is the client's text, which may begin with `~`."""
     return f"{_path(loc[:-1])}.{loc[-1]}".removeprefix(".")[:200]
 
 
@@ -145,7 +145,7 @@ def _invalid(model: type[Body], problem: Mapping[str, Any]) -> InvalidArgument:
 
 
 def _siblings(model: type[Body], loc: tuple[int | str, ...]) -> list[str]:
-    """The fields that the unknown one could have been: those of the object that it stands in."""
+    """The fields of the object that contains the unknown one, for a suggestion."""
     above = next((part for part in reversed(loc[:-1]) if isinstance(part, str) and not part.startswith("~")), None)
     parts = requests.PARTS.get(above, ()) if above else (model,)
     return [field.alias or name for part in parts for name, field in part.model_fields.items()]

@@ -1,7 +1,7 @@
-"""What a client may know of an answer before its first token: what was masked in its input, and the cache's part.
+"""Facts about an answer that are sent before its first token: what was masked in its input, and the use of the cache.
 
-It goes out twice: as headers, with the status, and as fields of a completion or of a stream's first chunk. They are not
-among `annotations`: strict clients accept no type there but OpenAI's url_citation.
+They are sent twice: as headers, and as fields of a completion or of a stream's first chunk. They are not in
+`annotations`, where strict clients accept only OpenAI's url_citation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def headers(opened: orchestrator_pb2.AnswerOpened) -> list[tuple[bytes, bytes]]:
 
 
 def fields(opened: orchestrator_pb2.AnswerOpened) -> dict[str, Any]:
-    """{"cache": "miss", "masked": [{"entity_type": "EMAIL_ADDRESS", "count": 1}]}; what is not known is left out."""
+    """{"cache": "miss", "masked": [{"entity_type": "EMAIL_ADDRESS", "count": 1}]}; unknown facts are left out."""
     known: dict[str, Any] = {}
     if cache := _CACHE.get(opened.cache):
         known["cache"] = cache
@@ -39,6 +39,6 @@ def fields(opened: orchestrator_pb2.AnswerOpened) -> dict[str, Any]:
     return known
 
 
-def asks_anew(cache_control: bytes) -> bool:
-    """Whether a request's Cache-Control wants no stored answer: no-cache (RFC 9111, 5.2.1.4)."""
+def bypasses_cache(cache_control: bytes) -> bool:
+    """Whether a request's Cache-Control asks for a fresh answer: no-cache (RFC 9111, 5.2.1.4)."""
     return b"no-cache" in (directive.strip() for directive in cache_control.lower().split(b","))

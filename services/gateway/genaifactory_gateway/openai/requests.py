@@ -1,7 +1,7 @@
-"""The bodies of OpenAI's API that the gateway takes, and how they become the platform's messages.
+"""The bodies of OpenAI's API that the gateway accepts, and their conversion to the platform's messages.
 
-A wrong type or a value out of range is refused by name, as by OpenAI's own API. What becomes of a field that stands in
-none of these models is decided in openai_fields.
+A wrong type or a value out of range is refused with the field's name, as by OpenAI's own API. `fields` decides about
+fields that are in none of these models.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Message(Body):
     name: str | None = Field(default=None, pattern=r"^[^\s<|\\/>]{1,64}$")
     tool_calls: list[ToolCall] | None = Field(default=None, max_length=conversation.MAX_TOOLS)
     tool_call_id: str | None = Field(default=None, max_length=rules.MAX_NAME_CHARACTERS)
-    # An assistant's message comes back as we sent it: with these.
+    # Fields of our own responses, which clients send back in the assistant's messages.
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
@@ -120,10 +120,10 @@ class StructuredOutputs(Body):
 
 
 class StreamOptions(Body):
-    """What a stream carries besides the answer."""
+    """What a stream contains besides the answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None  # without effect: there is no padding that hides lengths
+    include_obfuscation: bool | None = None  # without effect: chunks have no padding that hides their length
 
 
 def _ranged(name: str) -> Any:
@@ -210,8 +210,8 @@ class Embeddings(Body):
     user: str | None = Field(default=None, max_length=conversation.MAX_USER_CHARACTERS)
 
     def texts(self) -> list[str]:
-        """The input as a list of texts; of token ids, what they stand for. Raises InvalidArgument."""
-        given: Any = self.input  # of one kind, as the discriminator saw to it
+        """The input as a list of texts; token ids are decoded. Raises InvalidArgument."""
+        given: Any = self.input  # of one kind, by the discriminator
         if isinstance(given, str):
             return [given]
         if not self.has_token_ids:
@@ -222,12 +222,12 @@ class Embeddings(Body):
 
     @property
     def has_token_ids(self) -> bool:
-        """Whether the input is token ids and no text."""
+        """Whether the input is token ids."""
         return bool(self.input) and not isinstance(self.input[0], str)
 
 
 class Feedback(Body):
-    """The body of POST /v1/feedback. What it says is kept, so a misspelt field must not be lost."""
+    """The body of POST /v1/feedback. It is stored, so a misspelt field is refused."""
 
     lenient: ClassVar[bool] = False
 
@@ -252,11 +252,11 @@ PARTS: dict[str, tuple[type[Body], ...]] = {
     "structured_outputs": (StructuredOutputs,),
     "stream_options": (StreamOptions,),
 }
-"""What the objects inside a body are, by the field that holds them."""
+"""The models of nested objects, by the field that contains them."""
 
 
 def named_as_sent(field: str | None, body: Body) -> str | None:
-    """The path in the client's own body for one in our contracts, which is what the services behind us name."""
+    """The path in the client's body for a path in our contracts, which the services name in errors."""
     if field is None:
         return None
     if field == "texts" or field.startswith("texts["):
@@ -273,7 +273,7 @@ def named_as_sent(field: str | None, body: Body) -> str | None:
 
 
 def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.AnswerRequest:
-    """The orchestrator's request for a chat completion. Raises InvalidArgument where fields do not fit each other."""
+    """The orchestrator's request for a chat completion. Raises InvalidArgument for contradicting fields."""
     _check_together(body)
     request = orchestrator_pb2.AnswerRequest(
         request_id=request_id,
@@ -285,7 +285,7 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
         output_format=_output_format(body),
         conversation_id=body.conversation_id or "",
         user=body.user or body.safety_identifier or "",
-        answer_only=True,  # which route, which passages, which verdict: for the record, not for clients
+        answer_only=True,  # route, passages and verdicts are for the record, not for clients
     )
     conversation.check(request, sampling_prefix="")
     return request
@@ -293,7 +293,7 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
 
 def _check_together(body: ChatCompletion) -> None:
     if body.stream_options is not None and not body.stream:
-        raise InvalidArgument("'stream_options' may stand only with 'stream': true.", field="stream_options")
+        raise InvalidArgument("'stream_options' is allowed only with 'stream': true.", field="stream_options")
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         raise InvalidArgument(
             "'max_tokens' and 'max_completion_tokens' differ; send one of them.", field="max_completion_tokens"
@@ -301,7 +301,7 @@ def _check_together(body: ChatCompletion) -> None:
     form = body.response_format
     if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
         raise InvalidArgument(
-            "'response_format.json_schema' must stand with the type 'json_schema', and only with it.",
+            "'response_format.json_schema' is required with the type 'json_schema', and allowed only with it.",
             field="response_format.json_schema",
         )
     outputs = body.structured_outputs
@@ -314,7 +314,7 @@ def _check_together(body: ChatCompletion) -> None:
         given = [c for c in (outputs.json_, outputs.regex, outputs.choice, outputs.grammar) if c is not None]
         if len(given) != 1:
             raise InvalidArgument(
-                "'structured_outputs' must hold exactly one of json, regex, choice and grammar.",
+                "'structured_outputs' must contain exactly one of json, regex, choice and grammar.",
                 field="structured_outputs",
             )
 

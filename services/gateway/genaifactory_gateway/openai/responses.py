@@ -1,4 +1,4 @@
-"""The objects of OpenAI's API that the gateway answers with: completions, chunks of a stream, embeddings, models."""
+"""The response objects of OpenAI's API: completions, chunks of a stream, embeddings, models, errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def usage(tokens: types_pb2.TokenUsage) -> dict[str, Any]:
 
 
 def completion_id(request_id: str) -> str:
-    """The id of a completion: that of its request under OpenAI's prefix."""
+    """The id of a completion: that of its request with OpenAI's prefix."""
     return "chatcmpl-" + request_id.removeprefix("req-")
 
 
@@ -74,7 +74,7 @@ def _logprobs(tokens: Iterable[types_pb2.TokenLogprob]) -> dict[str, Any]:
 
 
 def _reading(done: orchestrator_pb2.AnswerDone) -> dict[str, Any]:
-    """Our own field, which is there only while documents are being read."""
+    """Our own field `reading`, present only while documents are being ingested."""
     if not done.HasField("reading"):
         return {}
     return {
@@ -86,7 +86,7 @@ def _reading(done: orchestrator_pb2.AnswerDone) -> dict[str, Any]:
 
 
 class Completion:
-    """Gathers the events of an answer into one chat.completion."""
+    """Collects the events of an answer into one chat.completion."""
 
     def __init__(self, request_id: str, created: int, model: str, choices: int) -> None:
         self._head = {
@@ -101,7 +101,7 @@ class Completion:
         self._logprobs: list[list[types_pb2.TokenLogprob]] = [[] for _ in range(choices)]
 
     def add(self, event: orchestrator_pb2.AnswerResponse) -> None:
-        """Takes the next event."""
+        """Adds the next event."""
         if event.HasField("opened"):
             self._head |= opened.fields(event.opened)
         match event.WhichOneof("event"):
@@ -137,7 +137,7 @@ class Completion:
         message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
         if calls:
             message["tool_calls"] = [calls[position] for position in sorted(calls)]
-        # Citations are of the first answer; the contract has them once.
+        # The contract has citations of the first choice only.
         message["annotations"] = _annotations(done.citations) if index == 0 else []
         logprobs = self._logprobs[index]
         return {
@@ -159,7 +159,7 @@ class Chunks:
             "model": model,
             "system_fingerprint": None,
         }
-        # Everything of a chunk but its text is the same for a whole stream: it is written once.
+        # All of a chunk but its text is the same for a whole stream, so it is serialised once.
         self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._text_heads = [self._head + b'{"index":%d,"delta":{"content":' % index for index in range(choices)]
@@ -168,12 +168,12 @@ class Chunks:
         self._choices = choices
 
     def opening(self, known: orchestrator_pb2.AnswerOpened) -> bytes:
-        """The first chunk of every choice: the role, and beside it what is known of the answer."""
+        """The first chunk of every choice: the role, with the fields of `opened`."""
         delta = {"role": "assistant", "content": "", "refusal": None}
         return b"".join(self._chunk(index, delta, None, None, opened.fields(known)) for index in range(self._choices))
 
     def event(self, event: orchestrator_pb2.AnswerResponse) -> bytes:
-        """The chunk of one event; empty for one that clients do not see."""
+        """The chunk of one event; empty for an event that is not for clients."""
         kind = event.WhichOneof("event")
         if kind == "delta":
             delta = event.delta
@@ -190,7 +190,7 @@ class Chunks:
         return b""
 
     def closing(self, done: orchestrator_pb2.AnswerDone) -> bytes:
-        """The last chunk of every choice, the usage if it is wanted, and [DONE]."""
+        """The last chunk of every choice, the usage if requested, and [DONE]."""
         parts = []
         for index in range(self._choices):
             annotations = _annotations(done.citations) if index == 0 else []
@@ -221,14 +221,14 @@ def error_body(error: FactoryError) -> bytes:
 
 
 def error_event(error: FactoryError) -> bytes:
-    """An error in the midst of a stream, after which it ends without [DONE]."""
+    """An error within a stream, after which the stream ends without [DONE]."""
     return b"data: " + error_body(error) + b"\n\n"
 
 
 def embeddings(
     vectors: Sequence[orchestrator_pb2.Embedding], model: str, tokens: int, *, as_base64: bool
 ) -> Iterator[bytes]:
-    """The JSON of the embeddings, a piece for each vector: together they may be large."""
+    """The JSON of the embeddings, in one piece per vector, since the whole may be large."""
     yield b'{"object":"list","data":['
     for index, vector in enumerate(vectors):
         values = array("f", vector.values)

@@ -1,12 +1,12 @@
-"""Texts that a client sends as token ids: of cl100k_base, the vocabulary of OpenAI's embedding models.
+"""Decodes texts that clients send as token ids of cl100k_base, the vocabulary of OpenAI's embedding models.
 
-LangChain turns texts into these ids before it sends them, whatever the model is called. Our models have vocabularies of
-their own, so the ids are read back into text. Ids of another vocabulary would read as text too, as nonsense: they are
-found out because the text's own ids are others. The ids of a sentence or less may pass by chance, so the header
-x-genaifactory-token-ids of the answer names the vocabulary.
+LangChain sends these ids in place of texts, for any model name. Our models have other vocabularies, so the ids are
+decoded to text. Ids of another vocabulary decode to nonsense, which is detected, since encoding that text gives other
+ids. Ids of a sentence or less may pass by chance, so the header x-genaifactory-token-ids of the response names the
+vocabulary.
 
-cl100k_base.tiktoken.xz is the file that the tiktoken package (MIT) fetches from OpenAI at first use; a gateway fetches
-nothing.
+cl100k_base.tiktoken.xz is the file that the tiktoken package (MIT) downloads from OpenAI at first use; the gateway
+downloads nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from genaifactory_common.errors import InvalidArgument
 
 NAME = "cl100k_base"
 VOCABULARY = Path(__file__).with_name("cl100k_base.tiktoken.xz")
-# As tiktoken has it.
+# Of tiktoken.
 _PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|"
     r"\s+(?!\S)|\s"
 )
-# A client cuts long texts between tokens, not between words or characters, so that a piece's ends may read otherwise.
+# Clients cut long texts between tokens, not words or characters, so the ids at the ends of a piece may differ.
 _LOOSE_ENDS = 4
 _MIN_CORE = 32
 
@@ -37,9 +37,9 @@ _loading = threading.Lock()
 
 
 def texts(lists: Sequence[Sequence[int]], fields: Sequence[str]) -> list[str]:
-    """The text of each list of ids. fields: what errors call them. For a thread: the first call takes half a second.
+    """The text of each list of ids. fields: their names in errors. For a thread: the first call takes half a second.
 
-    Raises InvalidArgument for what no text has as its ids.
+    Raises InvalidArgument for ids that are not the encoding of a text.
     """
     return [_text(ids, field) for ids, field in zip(lists, fields, strict=True)]
 
@@ -66,7 +66,7 @@ def _text(ids: Sequence[int], field: str) -> str:
 
 
 def _whole_characters(data: bytes) -> str:
-    """Without the halves of characters at both ends; what else is no UTF-8 becomes U+FFFD, which has other ids."""
+    """The text without partial characters at both ends; other invalid UTF-8 becomes U+FFFD, which has other ids."""
     start = next((i for i, byte in enumerate(data[:3]) if byte & 0xC0 != 0x80), 3)
     return data[start:].decode("utf-8", "replace").removesuffix("\ufffd")
 
@@ -79,13 +79,13 @@ def _loaded() -> tiktoken.Encoding:
 
 
 def _encoding() -> tiktoken.Encoding:
-    with _loading:  # once, whoever comes first
+    with _loading:  # one thread loads
         return _loaded()
 
 
 def _unknown(field: str) -> InvalidArgument:
     return InvalidArgument(
-        f"'{field}' holds token ids that are no text's in {NAME}, the only vocabulary that is read here; "
+        f"'{field}' contains token ids that are not the encoding of a text in {NAME}, the only supported vocabulary; "
         "send texts (with LangChain: check_embedding_ctx_length=False).",
         field=field,
     )
