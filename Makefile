@@ -80,13 +80,14 @@ CLUSTER ?= $(wildcard ../shared/cluster/cluster)
 # With --dry-run it shows its commands.
 BUILD = CLUSTER="$(CLUSTER)" VERSION="$(VERSION)" services/build.sh $(if $(findstring n,$(filter-out -%,$(firstword $(MAKEFLAGS)))),--print)
 
-images: $(IMAGES:%=image-%) images-vllm  ## build every image, with docker, podman or buildah; image-gateway and so on: one
+images:  ## build every image, with docker, podman or buildah; image-gateway and so on: one
+	+@$(BUILD) $(IMAGES) vllm
 
 .PHONY: $(IMAGES:%=image-%) $(IMAGES:%=sbom-%)
 $(IMAGES:%=image-%): image-%:
 	+@$(BUILD) $*
 
-images-vllm:  ## build the model server's image with vLLM (6 GB)
+images-vllm:  ## build the model server's image with vLLM (4 GB)
 	+@$(BUILD) vllm
 
 image-test-postgres:  ## build the PostgreSQL of tests on a cluster
@@ -103,7 +104,7 @@ cluster-up:  ## a local cluster with the images: ../shared/cluster where there i
 	elif command -v kind >/dev/null; then kind get clusters | grep -qx genaifactory || kind create cluster --name genaifactory --wait 120s; \
 	elif command -v k3d >/dev/null; then k3d cluster list genaifactory >/dev/null 2>&1 || k3d cluster create genaifactory --wait; \
 	else echo "Neither kind nor k3d is installed. With a cluster of your own: set KUBECONFIG, give it the images, make deploy." >&2; exit 1; fi
-	@$(MAKE) $(IMAGES:%=image-%)
+	@$(BUILD) $(IMAGES)
 	@if [ -n "$(CLUSTER)" ]; then true; \
 	elif command -v kind >/dev/null; then kind load docker-image --name genaifactory $(TAGS); \
 	else k3d image import --cluster genaifactory $(TAGS); fi

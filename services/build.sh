@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the images that are named, with docker, podman or buildah, or with a cluster's own command, which loads it too:
+# Builds the images that are named, with docker, podman or buildah; for a cluster that reaches no registry it loads them:
 #
 #   services/build.sh [--print] IMAGE...    gateway safety orchestrator retriever modelserver monitor operator tools:
 #                                           from services/Dockerfile, the same sources giving the same bytes;
 #                                           vllm: the model server with vLLM; test-postgres: for tests on a cluster
 #
 # --print shows the commands and runs none. Environment, each found where it is not set: BUILDER (docker, podman,
-# buildah), CLUSTER (a command: CLUSTER build TAG CONTEXT ARGUMENT...; else none), VERSION, REVISION, SOURCE_DATE_EPOCH.
+# buildah), CLUSTER (a command: CLUSTER load ARCHIVE; buildah builds for it), VERSION, REVISION, SOURCE_DATE_EPOCH.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/.."
 
@@ -19,7 +19,8 @@ revision=${REVISION-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 epoch=${SOURCE_DATE_EPOCH-$(git log -1 --format=%ct 2>/dev/null || true)}
 
 builder=${BUILDER-}
-if [ -z "$cluster$builder" ]; then
+[ -z "$cluster" ] || builder=buildah
+if [ -z "$builder" ]; then
   for tool in docker podman buildah; do
     if "$tool" info >/dev/null 2>&1; then builder=$tool; break; fi
   done
@@ -31,24 +32,52 @@ dated=()
 if [ -n "$epoch" ]; then
   dated=(--label "org.opencontainers.image.created=$(date -u -d "@$epoch" +%FT%TZ)")
   # docker dates the layers only by the argument, the others only by the option.
-  if [ -z "$cluster" ] && [ "$builder" = docker ]; then dated+=(--build-arg "SOURCE_DATE_EPOCH=$epoch"); else dated+=(--timestamp "$epoch"); fi
+  if [ "$builder" = docker ]; then dated+=(--build-arg "SOURCE_DATE_EPOCH=$epoch"); else dated+=(--timestamp "$epoch"); fi
 fi
 
-build() { # TAG CONTEXT [ARGUMENT]...
-  local command
-  if [ -n "$cluster" ]; then
-    command=("$cluster" build "$1" "$2" --volume "$HOME/.cache/uv:/root/.cache/uv")
-  else
-    command=("$builder" build)
-    [ "$builder" != buildah ] || command+=(--layers)
-    command+=(--tag "$1" "$2")
-  fi
-  command+=("${@:3}")
-  printf '%q ' "${command[@]}"
+run() { # COMMAND...
+  printf '%q ' "$@"
   echo
+  [ -n "$print" ] || "$@"
+}
+
+tags=()
+build() { # TAG CONTEXT [ARGUMENT]...
+  local command=("$builder" build)
+  [ "$builder" != buildah ] || command+=(--layers)
+  # Without a user namespace or a network of its own, and with the packages that are there: this machine is a container.
+  if [ -n "$cluster" ]; then
+    command+=(--isolation=chroot --network=host --volume "$HOME/.cache/uv:/root/.cache/uv")
+    [ -n "$print" ] || mkdir -p "$HOME/.cache/uv"
+  fi
+  run "${command[@]}" --tag "$1" "${@:3}" "$2"  # buildah: options come before the context
+  tags+=("$1")
+}
+
+load() { # TAG...
+  # One OCI archive, in which a layer that several images share stands once. Not compressed: buildah compresses what it
+  # writes as OCI itself, which takes longer than all the rest.
+  local tag digest manifests=()
+  layout=$(mktemp --directory --tmpdir="${TMPDIR:-/var/tmp}")
+  trap 'rm -rf "$layout"' EXIT
+  mkdir --parents "$layout/blobs/sha256"
+  for tag in "$@"; do
+    run buildah push --quiet --disable-compression "$tag" "dir:$layout/pushed"
+    [ -z "$print" ] || continue
+    digest=$(sha256sum "$layout/pushed/manifest.json" | cut --delimiter=' ' --fields=1)
+    manifests+=("$(printf '{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:%s","size":%d,%s}' \
+      "$digest" "$(stat --format=%s "$layout/pushed/manifest.json")" \
+      "\"annotations\":{\"org.opencontainers.image.ref.name\":\"$tag\"}")")
+    mv "$layout/pushed/manifest.json" "$layout/blobs/sha256/$digest"
+    rm "$layout/pushed/version"
+    mv "$layout"/pushed/* "$layout/blobs/sha256"
+    rmdir "$layout/pushed"
+  done
+  echo "$cluster load, of $*"
   [ -z "$print" ] || return 0
-  [ -z "$cluster" ] || mkdir -p "$HOME/.cache/uv"
-  "${command[@]}"
+  echo '{"imageLayoutVersion":"1.0.0"}' > "$layout/oci-layout"
+  (IFS=,; echo "{\"schemaVersion\":2,\"manifests\":[${manifests[*]}]}") > "$layout/index.json"
+  tar --create --directory "$layout" . | "$cluster" load /dev/stdin
 }
 
 for image in "$@"; do
@@ -64,3 +93,4 @@ for image in "$@"; do
       echo "There is no image '$image'; the first lines of services/build.sh list them." >&2; exit 2 ;;
   esac
 done
+[ -z "$cluster" ] || load "${tags[@]}"

@@ -146,12 +146,15 @@ def test_an_image_is_tagged_with_the_version_of_the_workspace() -> None:
 @pytest.mark.parametrize(
     ("builder", "begins", "dated"),
     [
-        ("BUILDER=docker", "docker build --tag {tag} . --file ", "--build-arg SOURCE_DATE_EPOCH=1700000000 "),
-        ("BUILDER=podman", "podman build --tag {tag} . --file ", "--timestamp 1700000000 "),
-        ("BUILDER=buildah", "buildah build --layers --tag {tag} . --file ", "--timestamp 1700000000 "),
+        ("BUILDER=docker", "docker build --tag {tag} --file ", "--build-arg SOURCE_DATE_EPOCH=1700000000 "),
+        ("BUILDER=podman", "podman build --tag {tag} --file ", "--timestamp 1700000000 "),
+        ("BUILDER=buildah", "buildah build --layers --tag {tag} --file ", "--timestamp 1700000000 "),
         (
             "CLUSTER=./of-mine",
-            "./of-mine build {tag} . --volume {home}/.cache/uv:/root/.cache/uv --file ",
+            (
+                "buildah build --layers --isolation=chroot --network=host --volume {home}/.cache/uv:/root/.cache/uv "
+                "--tag {tag} --file "
+            ),
             "--timestamp ",
         ),
     ],
@@ -164,6 +167,7 @@ def test_every_builder_dates_an_image_by_its_sources(builder: str, begins: str, 
     assert "--label org.opencontainers.image.created=2023-11-14T22:13:20Z " in line
     assert dated in line
     assert "--build-arg PACKAGE=genaifactory-local " in line
+    assert line.endswith(" . ")  # buildah accepts no option after the context
 
 
 def test_without_git_an_image_is_built_without_a_date() -> None:
