@@ -10,8 +10,11 @@ import pytest
 
 from genaifactory_common import identity
 from tests.data import tiny_llama
+from tests.full import FULL
 from tests.vllm import processes
 from tests.vllm.processes import ModelServer, Rendered
+
+ADAPTERS = 50 if FULL else 16
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +41,25 @@ def adapters(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture(scope="session")
+def many(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """As many adapters as come and go."""
+    folder = tmp_path_factory.mktemp("many")
+    return {
+        f"x{i}": tiny_llama.make_adapter(folder / f"x{i}", llama, name=f"x{i}", seed=100 + i) for i in range(ADAPTERS)
+    }
+
+
+@pytest.fixture(scope="session")
 def server(llama: Path, adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
     """A model server with the Llama, its three adapters, and an embedding model."""
     serve = [{"name": name, "source": str(folder)} for name, folder in adapters.items()]
     engines = [
-        processes.entry(llama, adapters={"max_loaded": 4, "serve": serve}, tool_parser="hermes", max_per_tenant=100),
+        processes.entry(
+            llama,
+            adapters={"max_loaded": processes.MAX_LOADED, "serve": serve},
+            tool_parser="hermes",
+            max_per_tenant=100,
+        ),
         processes.entry(tiny_llama.cached("embedder"), "embedder", args={"max_model_len": 256, "runner": "pooling"}),
     ]
     with processes.started(tmp_path_factory.mktemp("server"), engines) as running:

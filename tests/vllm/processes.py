@@ -39,6 +39,8 @@ ARGS: dict[str, Any] = {
     "dtype": "float32",
     "max_num_seqs": 64,
 }
+MAX_LOADED = 6
+"""Adapters that are in an engine at once."""
 _FACTORY = {
     "tenants": [{"name": "acme"}],
     "roles": [{"name": "r", "permissions": ["chat"]}],
@@ -280,6 +282,11 @@ class Client:
 def prompt(text: str, model: str = "tiny", *, max_tokens: int = 24, **rest: Any) -> modelserver_pb2.GenerateRequest:
     """A raw prompt, decoded greedily unless `sampling` says otherwise."""
     return modelserver_pb2.GenerateRequest(model=model, prompt=text, sampling=_sampling(max_tokens, rest), **rest)
+
+
+async def greedy(client: Client, model: str) -> str:
+    """What a model answers to one prompt, always the same."""
+    return (await client.ask(prompt("Annual leave", model, max_tokens=12), seconds=120)).text
 
 
 def chat(*turns: str, model: str = "tiny", max_tokens: int = 24, **rest: Any) -> modelserver_pb2.GenerateRequest:

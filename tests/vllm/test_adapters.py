@@ -7,40 +7,15 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from genaifactory_common.errors import Conflict, InvalidArgument, NotFound
 from tests.data import tiny_llama
-from tests.vllm import processes
-from tests.vllm.processes import Client, ModelServer, connected, prompt
+from tests.vllm.processes import MAX_LOADED, ModelServer, connected, greedy
 
-ADAPTERS = 50
-MAX_LOADED = 6
 MAX_GROWTH_BYTES = 200 << 20
-
-
-@pytest.fixture(scope="module")
-def many(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("many")
-    return {
-        f"x{i}": tiny_llama.make_adapter(folder / f"x{i}", llama, name=f"x{i}", seed=100 + i) for i in range(ADAPTERS)
-    }
-
-
-@pytest.fixture(scope="module")
-def engines(llama: Path) -> list[dict[str, object]]:
-    return [processes.entry(llama, adapters={"max_loaded": MAX_LOADED})]
-
-
-@pytest.fixture(scope="module")
-def own(engines: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    """A server of this file's own."""
-    with processes.started(tmp_path_factory.mktemp("own"), engines) as running:
-        running.wait_until_ready()
-        yield running
 
 
 def memory(server: ModelServer) -> int:
@@ -55,21 +30,18 @@ def memory(server: ModelServer) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines)
 
 
-async def greedy(client: Client, model: str) -> str:
-    return (await client.ask(prompt("Annual leave", model, max_tokens=12), seconds=120)).text
-
-
-async def test_50_adapters_come_and_go_in_random_order_under_load(own: ModelServer, many: dict[str, Path]) -> None:
+async def test_adapters_come_and_go_in_random_order_under_load(server: ModelServer, many: dict[str, Path]) -> None:
     rng = random.Random(7)
     expected: dict[str, str] = {}
-    async with connected(own) as client:
+    async with connected(server) as client:
         base = await greedy(client, "tiny")
+        failed = server.metric("genaifactory_modelserver_adapter_loads_total", outcome="failed")
         for name, folder in many.items():
             await client.load(name, folder)
             expected[name] = await greedy(client, name)
             await client.unload(name)
-        assert len({base, *expected.values()}) > ADAPTERS * 0.9  # they can be told apart
-        settled = memory(own)
+        assert len({base, *expected.values()}) > len(many) * 0.9  # they can be told apart
+        settled = memory(server)
 
         available: set[str] = set()
         using: dict[str, int] = dict.fromkeys(many, 0)
@@ -104,44 +76,20 @@ async def test_50_adapters_come_and_go_in_random_order_under_load(own: ModelServ
             await change()
             going = False
             await asyncio.gather(*asking)
-        assert asked > ADAPTERS
-        assert own.metric("genaifactory_modelserver_adapters_loaded") <= MAX_LOADED
-        assert own.metric("genaifactory_modelserver_adapters_evicted_total") > 0
-        assert own.metric("genaifactory_modelserver_adapter_loads_total", outcome="failed") == 0
-        assert memory(own) - settled < MAX_GROWTH_BYTES
-
-
-async def test_after_kill_9_the_same_adapters_serve_again(
-    llama: Path, many: dict[str, Path], engines: list[dict[str, object]], tmp_path: Path
-) -> None:
-    names = sorted(many)[:10]
-    with processes.started(tmp_path, engines) as server:
-        server.wait_until_ready()
-        async with connected(server) as client:
-            for name in names:
-                await client.load(name, many[name])
-            await client.unload(names[0])
-            before = {name: await greedy(client, name) for name in names[1:]}
-        left = server.engine_processes()
-        assert left
-        server.kill()
-    processes.wait_until_gone(left, seconds=10)
-    with processes.started(tmp_path, engines) as server:
-        server.wait_until_ready()
-        async with connected(server) as client:
-            assert sorted(await client.models()) == sorted(["tiny", *names[1:]])
-            assert {name: await greedy(client, name) for name in names[1:]} == before
-            with pytest.raises(NotFound):
-                await greedy(client, names[0])
+        assert asked > len(many)
+        assert server.metric("genaifactory_modelserver_adapters_loaded") <= MAX_LOADED
+        assert server.metric("genaifactory_modelserver_adapters_evicted_total") > 0
+        assert server.metric("genaifactory_modelserver_adapter_loads_total", outcome="failed") == failed
+        assert memory(server) - settled < MAX_GROWTH_BYTES
 
 
 async def test_a_new_version_answers_under_the_old_name_and_nothing_of_the_old_is_left(
-    own: ModelServer, many: dict[str, Path], tmp_path: Path
+    server: ModelServer, many: dict[str, Path], tmp_path: Path
 ) -> None:
     """Also the beginnings of prompts that were computed with the old weights."""
     folder = tmp_path / "versions"
     shutil.copytree(many["x1"], folder)
-    async with connected(own) as client:
+    async with connected(server) as client:
         await client.load("versioned", folder)
         first = await greedy(client, "versioned")
         shutil.copytree(many["x2"], folder, dirs_exist_ok=True)
@@ -154,9 +102,9 @@ async def test_a_new_version_answers_under_the_old_name_and_nothing_of_the_old_i
 
 
 async def test_requests_for_an_adapter_that_is_being_loaded_wait_for_it(
-    own: ModelServer, many: dict[str, Path]
+    server: ModelServer, many: dict[str, Path]
 ) -> None:
-    async with connected(own) as client:
+    async with connected(server) as client:
         loading = asyncio.create_task(client.load("waited", many["x3"]))
         await asyncio.sleep(0.01)
         answers = [asyncio.create_task(greedy(client, "waited")) for _ in range(4)]
@@ -170,7 +118,7 @@ async def test_requests_for_an_adapter_that_is_being_loaded_wait_for_it(
 
 
 async def test_wrong_adapters_are_refused_with_their_fault_and_the_server_lives_on(
-    own: ModelServer, llama: Path, many: dict[str, Path], tmp_path: Path
+    server: ModelServer, llama: Path, many: dict[str, Path], tmp_path: Path
 ) -> None:
     def changed(name: str) -> Path:
         folder = tmp_path / name
@@ -193,7 +141,7 @@ async def test_wrong_adapters_are_refused_with_their_fault_and_the_server_lives_
     (no_metadata / "metadata.json").unlink()
     high_rank = tiny_llama.make_adapter(tmp_path / "rank", llama, name="rank", seed=1, rank=32)
 
-    async with connected(own) as client:
+    async with connected(server) as client:
         base = await greedy(client, "tiny")
         for folder, said in (
             (other_base, "huge"),

