@@ -51,7 +51,12 @@ build() { # TAG CONTEXT [ARGUMENT]...
     [ -n "$print" ] || mkdir -p "$HOME/.cache/uv"
   fi
   run "${command[@]}" --tag "$1" "${@:3}" "$2"  # buildah: options come before the context
-  tags+=("$1")
+}
+
+# Beside the other images: neither this one nor they keep two cores busy all the time.
+beside=
+build_vllm() {
+  build docker.io/genaifactory/modelserver:cpu . --file services/modelserver/Dockerfile --target cpu "${named[@]}"
 }
 
 load() { # TAG...
@@ -83,14 +88,18 @@ load() { # TAG...
 for image in "$@"; do
   case $image in
     gateway | safety | orchestrator | retriever | modelserver | monitor | operator | tools)
-      build "docker.io/genaifactory/$image:$version" . --file services/Dockerfile \
-        --build-arg "PACKAGE=genaifactory-${image/#tools/local}" "${named[@]}" "${dated[@]}" ;;
+      tags+=("docker.io/genaifactory/$image:$version")
+      build "${tags[-1]}" . --file services/Dockerfile --build-arg "PACKAGE=genaifactory-${image/#tools/local}" \
+        "${named[@]}" "${dated[@]}" ;;
     vllm)
-      build docker.io/genaifactory/modelserver:cpu . --file services/modelserver/Dockerfile --target cpu "${named[@]}" ;;
+      tags+=(docker.io/genaifactory/modelserver:cpu)
+      if [ -n "$print" ]; then build_vllm; else build_vllm > >(sed 's/^/vllm: /') 2>&1 & beside=$!; fi ;;
     test-postgres)
-      build docker.io/genaifactory/test-postgres:15 tests/cluster/images/postgres ;;
+      tags+=(docker.io/genaifactory/test-postgres:15)
+      build "${tags[-1]}" tests/cluster/images/postgres ;;
     *)
       echo "There is no image '$image'; the first lines of services/build.sh list them." >&2; exit 2 ;;
   esac
 done
+[ -z "$beside" ] || wait "$beside"
 [ -z "$cluster" ] || load "${tags[@]}"
