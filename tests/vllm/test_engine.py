@@ -52,6 +52,14 @@ async def quiet(server: ModelServer) -> None:
             await asyncio.sleep(0.05)
 
 
+async def busy(server: ModelServer, requests: int) -> None:
+    """Until so many are accepted; asked for in a thread, since the streams of the same loop go on."""
+    name = "genaifactory_modelserver_requests_running"
+    async with asyncio.timeout(60):
+        while await asyncio.to_thread(server.metric, name) < requests:  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.1)
+
+
 # --- streams ------------------------------------------------------------------------------------
 
 
@@ -395,8 +403,7 @@ async def test_interactive_requests_go_before_batch(server: ModelServer) -> None
             testing.act_as(identity.Caller(tenant, "b", "b", "user", permissions=("chat",)))
             for i in range(70):
                 group.create_task(ask(client, f"{tenant} {i}", modelserver_pb2.PRIORITY_BATCH, 80))
-        while server.metric("genaifactory_modelserver_requests_running") < 110:  # noqa: ASYNC110  # another process
-            await asyncio.sleep(0.01)
+        await busy(server, 110)
         group.create_task(ask(client, "person", modelserver_pb2.PRIORITY_INTERACTIVE, 10))
     assert finished.index("person") < 95
 
@@ -406,8 +413,7 @@ async def test_a_tenant_has_its_share_and_no_more(server: ModelServer) -> None:
     async with connected(server, greedy) as client:
         sampling = {"temperature": 1.0, "seed": 9}
         work = [asyncio.create_task(client.ask(prompt("leave", max_tokens=490, sampling=sampling))) for _ in range(100)]
-        while server.metric("genaifactory_modelserver_requests_running") < 100:  # noqa: ASYNC110  # another process
-            await asyncio.sleep(0.01)
+        await busy(server, 100)
         with pytest.raises(RateLimited, match="100 requests") as raised:
             await client.ask(prompt("one more"))
         assert raised.value.retry_after_seconds is not None
