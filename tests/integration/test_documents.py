@@ -114,7 +114,7 @@ async def test_files_of_older_windows_are_read_and_named_with_their_encoding(
     (document,) = [each for each in await listed(with_samples) if each["id"].endswith("cantine.txt")]
     _, shown, _ = await genaifactory(with_samples, "documents", "show", document["id"])
     assert french in " ".join(shown.split())
-    await genaifactory(with_samples, "documents", "remove", document["id"], "--yes")
+    assert (await genaifactory(with_samples, "documents", "remove", document["id"]))[0] == 0
 
 
 async def test_documents_are_listed_shown_and_removed_here_and_over_http_with_a_key(with_samples: Process) -> None:
