@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class GatewayServiceStub:
     """Answers clients. Every call needs `authorization: Bearer <API key>` in its metadata.
-    Errors carry google.rpc.ErrorInfo (domain "genaifactory.dev") and, where a retry makes sense, RetryInfo.
+    Errors carry google.rpc.ErrorInfo (domain "genaifactory.dev") and, where a retry may help, RetryInfo.
     """
 
     def __init__(self, channel):
@@ -140,7 +140,7 @@ class GatewayServiceStub:
 
 class GatewayServiceServicer:
     """Answers clients. Every call needs `authorization: Bearer <API key>` in its metadata.
-    Errors carry google.rpc.ErrorInfo (domain "genaifactory.dev") and, where a retry makes sense, RetryInfo.
+    Errors carry google.rpc.ErrorInfo (domain "genaifactory.dev") and, where a retry may help, RetryInfo.
     """
 
     def Chat(self, request, context):
@@ -160,14 +160,14 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists what the key may use as `model`.
+        """Lists the names that the key may use as `model`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubmitFeedback(self, request, context):
-        """Says how good an answer was. Taken also while the request's own record is on its way; the two are joined later.
+        """Rates an answer. Accepted also before the request's own record is stored; the two are joined later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,22 +181,23 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListDocuments(self, request, context):
-        """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents with
-        groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; names those that there are.
+        """Lists the tenant's documents, by document_id. This and the next two need the permission 'ingest', and documents
+        with groups that the key lacks also 'operate'. NOT_FOUND: no such knowledge base; the message lists the existing
+        ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDocument(self, request, context):
-        """Returns what is known about a document, and its text by sections. NOT_FOUND: no such knowledge base or document.
+        """Returns the facts about a document, and its text by sections. NOT_FOUND: no such knowledge base or document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocuments(self, request, context):
-        """Removes documents: from then on no answer cites them. NOT_FOUND: none of them is there.
+        """Deletes documents: from then on no answer cites them. NOT_FOUND: none of them exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,10 +205,10 @@ class GatewayServiceServicer:
 
     def Ingest(self, request_iterator, context):
         """Stores documents of the caller's tenant. The first message names the knowledge base; the server sends its initial
-        metadata once it has let the call in. Each document is a header followed by its bytes. Unchanged documents (same id
-        and content hash) cost nothing. A bad document is reported in its result and does not stop the others. Results come in
-        the documents' order, as they are done; a client reads them while it sends. Needs the permission 'ingest'.
-        RESOURCE_EXHAUSTED: too many transfers at once. DEADLINE_EXCEEDED: nothing was sent or read for too long.
+        metadata once it has accepted the call. Each document is a header followed by its bytes. Unchanged documents (same
+        id and content hash) are skipped. A bad document is reported in its result and does not stop the others. Results
+        come in the documents' order, as they are done; clients have to read them while they send. Needs the permission
+        'ingest'. RESOURCE_EXHAUSTED: too many transfers at once. DEADLINE_EXCEEDED: nothing was sent or read for too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -230,7 +231,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SwapIndex(self, request, context):
-        """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
+        """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
         NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -253,7 +254,7 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Forgets a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'.
+        """Erases a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,7 +262,8 @@ class GatewayServiceServicer:
 
     def CountDocuments(self, request, context):
         """Counts the stored documents of every tenant and knowledge base, also of those that factory.yaml does not name. This
-        and the two calls after it count for all tenants and show nothing else of them: they need the permission 'operate'.
+        and the two calls after it count for all tenants and return nothing else of them: they need the permission
+        'operate'.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,18 +277,18 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountRequests(self, request, context):
-        """Counts the requests on record of every tenant, as CountDocuments; needs the permission 'usage' besides.
+        """Counts the recorded requests of every tenant, as CountDocuments; also needs the permission 'usage'.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadAdapter(self, request, context):
-        """Loads an adapter while models serve, on every replica of the model server. Again with the same weights does nothing;
-        with other weights its name means the new ones from then on. This and UnloadAdapter concern every tenant: they need
-        the permission 'operate'. INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNAVAILABLE: not on
-        every replica; the message says on how many, and the call may be made again.
-        UNIMPLEMENTED: no engine takes adapters, or the installation has no model server.
+        """Loads an adapter while models serve, on every replica of the model server. Repeated with the same weights it does
+        nothing; with other weights these replace the former ones under the name. This and UnloadAdapter concern every
+        tenant: they need the permission 'operate'. INVALID_ARGUMENT: corrupt, of another base model, or of too high a
+        rank. UNAVAILABLE: not on every replica; the message has their number, and the call may be repeated. UNIMPLEMENTED:
+        no engine loads adapters, or the installation has no model server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -412,7 +414,7 @@ def add_GatewayServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GatewayService:
     """Answers clients. Every call needs `authorization: Bearer <API key>` in its metadata.
-    Errors carry google.rpc.ErrorInfo (domain "genaifactory.dev") and, where a retry makes sense, RetryInfo.
+    Errors carry google.rpc.ErrorInfo (domain "genaifactory.dev") and, where a retry may help, RetryInfo.
     """
 
     @staticmethod

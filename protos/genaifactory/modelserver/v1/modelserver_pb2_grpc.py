@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Serves models. A client that goes away cancels the generation in the engine.
+    """Serves models. Cancelling a call cancels its generation in the engine.
     """
 
     def __init__(self, channel):
@@ -73,13 +73,13 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """Serves models. A client that goes away cancels the generation in the engine.
+    """Serves models. Cancelling a call cancels its generation in the engine.
     """
 
     def Generate(self, request, context):
         """Generates. NOT_FOUND: no such model or adapter. INVALID_ARGUMENT: names the field. OUT_OF_RANGE: the prompt is
         longer than the context. RESOURCE_EXHAUSTED: the queue is full (RetryInfo). UNAVAILABLE: not ready or draining.
-        Channels do not send this and Embed again, though both could run twice: the orchestrator does, and records each try.
+        Channels do not retry this and Embed, although both may run twice: the orchestrator does, and records each attempt.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,8 +101,8 @@ class ModelServiceServicer:
 
     def LoadAdapter(self, request, context):
         """Loads an adapter while serving, on every replica that shares this one's data folder. Loading an adapter that is
-        loaded with the same weights does nothing; with other weights its name means the new ones from then on.
-        INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNIMPLEMENTED: no engine takes adapters.
+        loaded with the same weights does nothing; with other weights these replace the former ones under the name.
+        INVALID_ARGUMENT: corrupt, of another base model, or of too high a rank. UNIMPLEMENTED: no engine loads adapters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +116,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Sleep(self, request, context):
-        """Lets go of a model's accelerator memory once its requests are finished. New ones are UNAVAILABLE until Wake.
+        """Releases a model's accelerator memory once its requests are finished. New ones are UNAVAILABLE until Wake.
         UNIMPLEMENTED: the engine cannot sleep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -124,7 +124,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Wake(self, request, context):
-        """Takes the memory back; the model serves again. A model that is awake is no error.
+        """Allocates the memory again; the model serves again. A model that is awake is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +177,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Serves models. A client that goes away cancels the generation in the engine.
+    """Serves models. Cancelling a call cancels its generation in the engine.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MonitorServiceStub:
-    """Keeps interactions, feedback and usage. Readers see their own tenant; a caller with the `operator` role may name others.
+    """Stores interactions, feedback and usage. Callers read their own tenant's; with the permission 'operate' also others'.
     """
 
     def __init__(self, channel):
@@ -63,20 +63,21 @@ class MonitorServiceStub:
 
 
 class MonitorServiceServicer:
-    """Keeps interactions, feedback and usage. Readers see their own tenant; a caller with the `operator` role may name others.
+    """Stores interactions, feedback and usage. Callers read their own tenant's; with the permission 'operate' also others'.
     """
 
     def RecordInteractions(self, request, context):
         """Stores interactions; the tenant is that of each record. At-least-once: a record whose request_id is
-        known is ignored. The reply comes after the commit. INVALID_ARGUMENT: names the record and field.
-        Services send it in their own name: a record may wait in the sender's queue for longer than any caller's context lasts.
+        stored already is ignored. The response is sent after the commit. INVALID_ARGUMENT: names the record and field.
+        Services call it in their own name: a record may wait in the sender's queue for longer than a caller's token is
+        valid.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordFeedback(self, request, context):
-        """Stores feedback on an interaction, joined by request_id. It may arrive before the interaction's record.
+        """Stores feedback on an interaction, joined by request_id, also before the interaction's record is stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,7 +91,7 @@ class MonitorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUsage(self, request, context):
-        """Adds up usage and cost. A caller without the permission 'usage' gets its own key's rows alone.
+        """Adds up usage and cost. A caller without the permission 'usage' gets only its own key's rows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +141,7 @@ def add_MonitorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MonitorService:
-    """Keeps interactions, feedback and usage. Readers see their own tenant; a caller with the `operator` role may name others.
+    """Stores interactions, feedback and usage. Callers read their own tenant's; with the permission 'operate' also others'.
     """
 
     @staticmethod

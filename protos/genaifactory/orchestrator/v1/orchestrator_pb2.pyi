@@ -45,9 +45,9 @@ class AnswerRequest(message.Message):
     user: builtins.str
     """The client's own end user, for the record."""
     answer_only: builtins.bool
-    """Leave out the events that tell about the answer: route, passages and verdicts. Deltas, tool calls and done stay."""
+    """Omit the events about the answer: route, passages and verdicts. Deltas, tool calls and done stay."""
     fresh: builtins.bool
-    """Answer anew, whatever the cache holds; the new answer takes the place of the cached one."""
+    """Do not use a cached answer; the new answer replaces it in the cache."""
     @builtins.property
     def messages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Message]:
         """The conversation, oldest first; the last message is the question."""
@@ -62,7 +62,7 @@ class AnswerRequest(message.Message):
 
     @builtins.property
     def tool_choice(self) -> types_pb2.ToolChoice:
-        """Which tool to call."""
+        """Whether a tool has to be called, and which one."""
 
     @builtins.property
     def output_format(self) -> types_pb2.OutputFormat:
@@ -104,11 +104,11 @@ class AnswerResponse(message.Message):
     OPENED_FIELD_NUMBER: builtins.int
     @builtins.property
     def route(self) -> RouteChosen:
-        """How the request is served."""
+        """The chosen route."""
 
     @builtins.property
     def passages(self) -> PassagesFound:
-        """What was retrieved."""
+        """The retrieved passages."""
 
     @builtins.property
     def delta(self) -> TextDelta:
@@ -120,7 +120,7 @@ class AnswerResponse(message.Message):
 
     @builtins.property
     def verdict(self) -> types_pb2.Verdict:
-        """A guardrail's outcome."""
+        """A guardrail's verdict."""
 
     @builtins.property
     def done(self) -> AnswerDone:
@@ -128,7 +128,7 @@ class AnswerResponse(message.Message):
 
     @builtins.property
     def opened(self) -> AnswerOpened:
-        """What is known before the first event; set on the first one only, also with `answer_only`."""
+        """Facts that are known before the first event; set only on the first one, also with `answer_only`."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class AnswerResponse(message.Message):
 
 @typing.final
 class AnswerOpened(message.Message):
-    """What is known of an answer before its first token."""
+    """Facts that are known before the first token of an answer."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -161,7 +161,7 @@ class AnswerOpened(message.Message):
     """Whether the answer comes from the cache."""
     @builtins.property
     def masked(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.MaskedEntity]:
-        """What the input guardrail masked in the messages, by entity type; the model sees the masks only."""
+        """Entities that the input guardrail masked in the messages, by type; the model gets only the masks."""
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class AnswerOpened(message.Message):
 
 @typing.final
 class RouteChosen(message.Message):
-    """How a request is served."""
+    """The route, model and prompt of a request."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -205,14 +205,14 @@ class RouteChosen(message.Message):
 
 @typing.final
 class PassagesFound(message.Message):
-    """What was retrieved."""
+    """The retrieved passages."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     PASSAGES_FIELD_NUMBER: builtins.int
     INDEX_VERSION_FIELD_NUMBER: builtins.int
     index_version: builtins.str
-    """The index version that answered."""
+    """The index version that was searched."""
     @builtins.property
     def passages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Passage]:
         """Numbered from 1 in this order; citations use these numbers."""
@@ -244,7 +244,7 @@ class TextDelta(message.Message):
     """Which of n answers, from 0."""
     @builtins.property
     def logprobs(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.TokenLogprob]:
-        """Log probabilities of its tokens, when asked for and not masked."""
+        """Log probabilities of its tokens, if requested and not masked."""
 
     def __init__(
         self,
@@ -287,7 +287,7 @@ class ToolCallDelta(message.Message):
 
 @typing.final
 class AnswerDone(message.Message):
-    """How an answer ended."""
+    """The end of an answer."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -303,16 +303,16 @@ class AnswerDone(message.Message):
     model: builtins.str
     """The model that finished the answer (after fallbacks)."""
     cached: builtins.bool
-    """The answer came from the cache."""
+    """Whether the answer came from the cache."""
     refused: builtins.bool
-    """The passages did not hold the answer and the assistant said so."""
+    """Whether the answer is a refusal, since the passages do not hold one."""
     cost_micros: builtins.int
     """Price in millionths of `currency`."""
     currency: builtins.str
     """ISO 4217 code."""
     @builtins.property
     def finish_reasons(self) -> containers.RepeatedScalarFieldContainer[types_pb2.FinishReason.ValueType]:
-        """Why, a reason for each choice."""
+        """A reason for each choice."""
 
     @builtins.property
     def usage(self) -> types_pb2.TokenUsage:
@@ -324,7 +324,7 @@ class AnswerDone(message.Message):
 
     @builtins.property
     def reading(self) -> types_pb2.Reading:
-        """Set when documents were still being read while this was answered: later answers may rest on more."""
+        """Set when documents were still being read meanwhile: later answers may use more documents."""
 
     def __init__(
         self,
@@ -427,7 +427,7 @@ class Embedding(message.Message):
 
 @typing.final
 class DeleteConversationRequest(message.Message):
-    """What to forget."""
+    """A conversation to erase."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -447,13 +447,13 @@ class DeleteConversationRequest(message.Message):
 
 @typing.final
 class DeleteConversationResponse(message.Message):
-    """It is forgotten."""
+    """The conversation is erased."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     EXISTED_FIELD_NUMBER: builtins.int
     existed: builtins.bool
-    """There was one."""
+    """Whether there was one."""
     def __init__(
         self,
         *,
@@ -467,7 +467,7 @@ class DeleteConversationResponse(message.Message):
 
 @typing.final
 class CountConversationsRequest(message.Message):
-    """What is stored. There is nothing to choose."""
+    """Has no fields."""
 
     DESCRIPTOR: descriptor.Descriptor
 
@@ -482,14 +482,14 @@ class CountConversationsRequest(message.Message):
 
 @typing.final
 class CountConversationsResponse(message.Message):
-    """What is stored."""
+    """The counts of all tenants."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     COUNTS_FIELD_NUMBER: builtins.int
     @builtins.property
     def counts(self) -> containers.RepeatedCompositeFieldContainer[ConversationCount]:
-        """Sorted by tenant; none without conversations."""
+        """Sorted by tenant; tenants without conversations are omitted."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class OrchestratorServiceStub:
-    """Turns a question into an answer: checks, retrieval, model calls, citations. Identity comes from the signed call context.
+    """Answers questions: checks, retrieval, model calls, citations. The caller comes from the call's signed token.
     """
 
     def __init__(self, channel):
@@ -58,7 +58,7 @@ class OrchestratorServiceStub:
 
 
 class OrchestratorServiceServicer:
-    """Turns a question into an answer: checks, retrieval, model calls, citations. Identity comes from the signed call context.
+    """Answers questions: checks, retrieval, model calls, citations. The caller comes from the call's signed token.
     """
 
     def Answer(self, request, context):
@@ -77,7 +77,7 @@ class OrchestratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Forgets a stored conversation of the caller. An unknown one is no error.
+        """Erases a stored conversation of the caller. An unknown one is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +123,7 @@ def add_OrchestratorServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrchestratorService:
-    """Turns a question into an answer: checks, retrieval, model calls, citations. Identity comes from the signed call context.
+    """Answers questions: checks, retrieval, model calls, citations. The caller comes from the call's signed token.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrchestratorServiceStub:
-    """Turns a question into an answer: checks, retrieval, model calls, citations. Identity comes from the signed call context."""
+    """Answers questions: checks, retrieval, model calls, citations. The caller comes from the call's signed token."""
 
     @typing.overload
     def __new__(cls, channel: grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class OrchestratorServiceStub:
     Embed: grpc.UnaryUnaryMultiCallable[orchestrator_pb2.EmbedRequest, orchestrator_pb2.EmbedResponse]
     """Embeds texts with an embedding model of factory.yaml."""
     DeleteConversation: grpc.UnaryUnaryMultiCallable[orchestrator_pb2.DeleteConversationRequest, orchestrator_pb2.DeleteConversationResponse]
-    """Forgets a stored conversation of the caller. An unknown one is no error."""
+    """Erases a stored conversation of the caller. An unknown one is no error."""
     CountConversations: grpc.UnaryUnaryMultiCallable[orchestrator_pb2.CountConversationsRequest, orchestrator_pb2.CountConversationsResponse]
     """Counts the stored conversations of every tenant, also of those that factory.yaml does not name.
     Needs the permission 'operate'.
@@ -48,7 +48,7 @@ class OrchestratorServiceStub:
 
 @typing.type_check_only
 class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
-    """Turns a question into an answer: checks, retrieval, model calls, citations. Identity comes from the signed call context."""
+    """Answers questions: checks, retrieval, model calls, citations. The caller comes from the call's signed token."""
 
     def __init__(self, channel: aio.Channel) -> None: ...
     Answer: aio.UnaryStreamMultiCallable[orchestrator_pb2.AnswerRequest, orchestrator_pb2.AnswerResponse]  # type: ignore[assignment]
@@ -58,14 +58,14 @@ class OrchestratorServiceAsyncStub(OrchestratorServiceStub):
     Embed: aio.UnaryUnaryMultiCallable[orchestrator_pb2.EmbedRequest, orchestrator_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embeds texts with an embedding model of factory.yaml."""
     DeleteConversation: aio.UnaryUnaryMultiCallable[orchestrator_pb2.DeleteConversationRequest, orchestrator_pb2.DeleteConversationResponse]  # type: ignore[assignment]
-    """Forgets a stored conversation of the caller. An unknown one is no error."""
+    """Erases a stored conversation of the caller. An unknown one is no error."""
     CountConversations: aio.UnaryUnaryMultiCallable[orchestrator_pb2.CountConversationsRequest, orchestrator_pb2.CountConversationsResponse]  # type: ignore[assignment]
     """Counts the stored conversations of every tenant, also of those that factory.yaml does not name.
     Needs the permission 'operate'.
     """
 
 class OrchestratorServiceServicer(metaclass=abc_1.ABCMeta):
-    """Turns a question into an answer: checks, retrieval, model calls, citations. Identity comes from the signed call context."""
+    """Answers questions: checks, retrieval, model calls, citations. The caller comes from the call's signed token."""
 
     @abc_1.abstractmethod
     def Answer(
@@ -91,7 +91,7 @@ class OrchestratorServiceServicer(metaclass=abc_1.ABCMeta):
         request: orchestrator_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> typing.Union[orchestrator_pb2.DeleteConversationResponse, abc.Awaitable[orchestrator_pb2.DeleteConversationResponse]]:
-        """Forgets a stored conversation of the caller. An unknown one is no error."""
+        """Erases a stored conversation of the caller. An unknown one is no error."""
 
     @abc_1.abstractmethod
     def CountConversations(

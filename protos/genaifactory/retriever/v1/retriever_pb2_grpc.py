@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class RetrieverServiceStub:
-    """Keeps knowledge bases: ingests documents, builds index versions, searches. The caller's tenant and groups, from the
-    signed call context, bound every query.
+    """Stores knowledge bases: ingests documents, builds index versions, searches. Every query is restricted to the caller's
+    tenant and groups, which come from the call's signed token.
     """
 
     def __init__(self, channel):
@@ -84,8 +84,8 @@ class RetrieverServiceStub:
 
 
 class RetrieverServiceServicer:
-    """Keeps knowledge bases: ingests documents, builds index versions, searches. The caller's tenant and groups, from the
-    signed call context, bound every query.
+    """Stores knowledge bases: ingests documents, builds index versions, searches. Every query is restricted to the caller's
+    tenant and groups, which come from the call's signed token.
     """
 
     def Search(self, request, context):
@@ -96,10 +96,10 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ingest(self, request_iterator, context):
-        """Stores documents, into every index version, so that each always holds the same. The first message names the
-        knowledge base; the server sends its initial metadata once it has let the call in. Each document is a header followed
-        by its bytes. Unchanged documents (same id and content hash) cost nothing. A bad document is reported in its result and
-        does not stop the others. Results come in the documents' order, as they are done.
+        """Stores documents, in every index version, so that all hold the same. The first message names the
+        knowledge base; the server sends its initial metadata once it has accepted the call. Each document is a header
+        followed by its bytes. Unchanged documents (same id and content hash) are skipped. A bad document is reported in
+        its result and does not stop the others. Results come in the documents' order, as they are done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,14 +114,15 @@ class RetrieverServiceServicer:
 
     def BuildIndex(self, request, context):
         """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent by `idempotency_key`.
+        SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
+        by `idempotency_key`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SwapIndex(self, request, context):
-        """Makes a checked version the active one, atomically; the one before is kept. Also the way back.
+        """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
         NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,23 +130,24 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDocuments(self, request, context):
-        """Removes documents that the caller may see from every index version. Unknown ids are no error; the response names them.
+        """Deletes documents that the caller may see from every index version. Unknown ids are no error; the response names
+        them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDocuments(self, request, context):
-        """Lists stored documents that the caller may see, by document_id. Needs the permission 'ingest'; which documents have
-        groups that the caller lacks only a caller with the permission 'operate' sees, here and in the two calls beside this.
-        NOT_FOUND: no such knowledge base. INVALID_ARGUMENT: names the field.
+        """Lists stored documents that the caller may see, by document_id. Needs the permission 'ingest'; documents with
+        groups that the caller lacks also need 'operate', here and in DeleteDocuments and GetDocument. NOT_FOUND: no such
+        knowledge base. INVALID_ARGUMENT: names the field.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetDocument(self, request, context):
-        """Returns what is known about a document, and its cleaned text by sections, a bounded piece a call.
+        """Returns the facts about a document, and its cleaned text by sections, in bounded pieces.
         NOT_FOUND: no such knowledge base or document.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -217,8 +219,8 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrieverService:
-    """Keeps knowledge bases: ingests documents, builds index versions, searches. The caller's tenant and groups, from the
-    signed call context, bound every query.
+    """Stores knowledge bases: ingests documents, builds index versions, searches. Every query is restricted to the caller's
+    tenant and groups, which come from the call's signed token.
     """
 
     @staticmethod

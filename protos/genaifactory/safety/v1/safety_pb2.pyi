@@ -27,7 +27,7 @@ class CheckTextRequest(message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     POLICY_FIELD_NUMBER: builtins.int
     direction: types_pb2.Direction.ValueType
-    """Which way it goes."""
+    """The text's direction."""
     text: builtins.str
     """The text."""
     policy: builtins.str
@@ -47,14 +47,14 @@ class CheckTextRequest(message.Message):
 
 @typing.final
 class CheckTextResponse(message.Message):
-    """What was found and what may pass."""
+    """The verdict, and the released text."""
 
     DESCRIPTOR: descriptor.Descriptor
 
     VERDICT_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """The text that may pass: as it was, masked, or empty after a block."""
+    """The released text: unchanged, masked, or empty after a block."""
     @builtins.property
     def verdict(self) -> types_pb2.Verdict:
         """The outcome."""
@@ -108,7 +108,7 @@ class CheckStreamOpen(message.Message):
     DIRECTION_FIELD_NUMBER: builtins.int
     POLICY_FIELD_NUMBER: builtins.int
     direction: types_pb2.Direction.ValueType
-    """Which way the text goes."""
+    """The text's direction."""
     policy: builtins.str
     """Policy name in factory.yaml."""
     def __init__(
@@ -132,7 +132,7 @@ class CheckStreamResponse(message.Message):
     RELEASED_FIELD_NUMBER: builtins.int
     VERDICT_FIELD_NUMBER: builtins.int
     released: builtins.str
-    """Text that may pass, masked where the policy says so."""
+    """Released text, masked by the policy."""
     @builtins.property
     def verdict(self) -> types_pb2.Verdict:
         """The outcome of the whole stream; the last message."""

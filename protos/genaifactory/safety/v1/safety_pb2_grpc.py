@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SafetyServiceStub:
-    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean verdict.
+    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean
+    verdict.
     """
 
     def __init__(self, channel):
@@ -48,12 +49,13 @@ class SafetyServiceStub:
 
 
 class SafetyServiceServicer:
-    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean verdict.
+    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean
+    verdict.
     """
 
     def CheckText(self, request, context):
         """Scans a whole text. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field.
-        UNAVAILABLE: a scanner failed or ran out of time; the text is not to be used.
+        UNAVAILABLE: a scanner failed or ran out of time; the text must not be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,9 +63,9 @@ class SafetyServiceServicer:
 
     def CheckStream(self, request_iterator, context):
         """Scans a text that is still being written. The first message opens the stream with direction and policy; text may
-        follow in any pieces; half-closing the stream ends the text. What is released is independent of how the
-        text was cut. The server answers with released pieces and, at the end, one verdict. After a block nothing more
-        is released and the verdict says so. Errors as CheckText; what was not released before an error must not be used.
+        follow in any pieces; half-closing the stream ends the text. The released text does not depend on how the text is
+        cut. The server sends released pieces and, at the end, one verdict. After a block nothing more is released.
+        Errors as CheckText; text that was not released before an error must not be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +93,8 @@ def add_SafetyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SafetyService:
-    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean verdict.
+    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean
+    verdict.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SafetyServiceStub:
-    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean verdict."""
+    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean
+    verdict.
+    """
 
     @typing.overload
     def __new__(cls, channel: grpc.Channel) -> _Self: ...
@@ -35,33 +37,37 @@ class SafetyServiceStub:
     def __new__(cls, channel: aio.Channel) -> SafetyServiceAsyncStub: ...
     CheckText: grpc.UnaryUnaryMultiCallable[safety_pb2.CheckTextRequest, safety_pb2.CheckTextResponse]
     """Scans a whole text. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field.
-    UNAVAILABLE: a scanner failed or ran out of time; the text is not to be used.
+    UNAVAILABLE: a scanner failed or ran out of time; the text must not be used.
     """
     CheckStream: grpc.StreamStreamMultiCallable[safety_pb2.CheckStreamRequest, safety_pb2.CheckStreamResponse]
     """Scans a text that is still being written. The first message opens the stream with direction and policy; text may
-    follow in any pieces; half-closing the stream ends the text. What is released is independent of how the
-    text was cut. The server answers with released pieces and, at the end, one verdict. After a block nothing more
-    is released and the verdict says so. Errors as CheckText; what was not released before an error must not be used.
+    follow in any pieces; half-closing the stream ends the text. The released text does not depend on how the text is
+    cut. The server sends released pieces and, at the end, one verdict. After a block nothing more is released.
+    Errors as CheckText; text that was not released before an error must not be used.
     """
 
 @typing.type_check_only
 class SafetyServiceAsyncStub(SafetyServiceStub):
-    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean verdict."""
+    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean
+    verdict.
+    """
 
     def __init__(self, channel: aio.Channel) -> None: ...
     CheckText: aio.UnaryUnaryMultiCallable[safety_pb2.CheckTextRequest, safety_pb2.CheckTextResponse]  # type: ignore[assignment]
     """Scans a whole text. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field.
-    UNAVAILABLE: a scanner failed or ran out of time; the text is not to be used.
+    UNAVAILABLE: a scanner failed or ran out of time; the text must not be used.
     """
     CheckStream: aio.StreamStreamMultiCallable[safety_pb2.CheckStreamRequest, safety_pb2.CheckStreamResponse]  # type: ignore[assignment]
     """Scans a text that is still being written. The first message opens the stream with direction and policy; text may
-    follow in any pieces; half-closing the stream ends the text. What is released is independent of how the
-    text was cut. The server answers with released pieces and, at the end, one verdict. After a block nothing more
-    is released and the verdict says so. Errors as CheckText; what was not released before an error must not be used.
+    follow in any pieces; half-closing the stream ends the text. The released text does not depend on how the text is
+    cut. The server sends released pieces and, at the end, one verdict. After a block nothing more is released.
+    Errors as CheckText; text that was not released before an error must not be used.
     """
 
 class SafetyServiceServicer(metaclass=abc_1.ABCMeta):
-    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean verdict."""
+    """Scans text by the policies of factory.yaml. Fails closed: a scanner that cannot run is an error, never a clean
+    verdict.
+    """
 
     @abc_1.abstractmethod
     def CheckText(
@@ -70,7 +76,7 @@ class SafetyServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[safety_pb2.CheckTextResponse, abc.Awaitable[safety_pb2.CheckTextResponse]]:
         """Scans a whole text. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field.
-        UNAVAILABLE: a scanner failed or ran out of time; the text is not to be used.
+        UNAVAILABLE: a scanner failed or ran out of time; the text must not be used.
         """
 
     @abc_1.abstractmethod
@@ -80,9 +86,9 @@ class SafetyServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[safety_pb2.CheckStreamResponse], abc.AsyncIterator[safety_pb2.CheckStreamResponse]]:
         """Scans a text that is still being written. The first message opens the stream with direction and policy; text may
-        follow in any pieces; half-closing the stream ends the text. What is released is independent of how the
-        text was cut. The server answers with released pieces and, at the end, one verdict. After a block nothing more
-        is released and the verdict says so. Errors as CheckText; what was not released before an error must not be used.
+        follow in any pieces; half-closing the stream ends the text. The released text does not depend on how the text is
+        cut. The server sends released pieces and, at the end, one verdict. After a block nothing more is released.
+        Errors as CheckText; text that was not released before an error must not be used.
         """
 
 def add_SafetyServiceServicer_to_server(servicer: SafetyServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...
