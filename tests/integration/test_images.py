@@ -142,7 +142,7 @@ async def test_a_stream_is_answered_too(world: World) -> None:
     ("model", "sent", "status", "field", "says"),
     [
         ("chat", part(), 400, "messages[0].content[1].image_url", "these models of this key do: see."),
-        ("guarded", part(), 422, "messages[0].content[1].image_url", "cannot look into images"),
+        ("guarded", part(), 422, "messages[0].content[1].image_url", "cannot scan images"),
         ("see", part(url="https://example.com/a"), 400, "messages[0].content[1].image_url.url", "fetches no"),
     ],
 )

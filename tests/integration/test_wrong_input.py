@@ -428,7 +428,7 @@ GRPC: dict[str, Row] = {
         (chats(user=SECRET), "FAILED_PRECONDITION CONTENT_BLOCKED", "user", "Remove"),
     "gateway: an image":
         (chats(messages=[shows()]), INVALID, "messages[0].images[0]", "'chat' accepts no images"),
-    "orchestrator: an image": (answers(messages=[shows()]), INVALID, "messages[0].images[0]", "takes images"),
+    "orchestrator: an image": (answers(messages=[shows()]), INVALID, "messages[0].images[0]", "accepts images"),
     "model server: an image":
         (generates(prompt=None, conversation=modelserver_pb2.Conversation(messages=[shows()])),
          INVALID, "messages[0].images[0]", "No model of this server takes images"),

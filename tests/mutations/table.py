@@ -280,21 +280,21 @@ MUTATIONS = (
         "services/orchestrator/genaifactory_orchestrator/stores/conversations.py",
         "    return columns.tenant == key.tenant, columns.principal == key.principal, columns.name == key.name\n",
         "    return (columns.name == key.name,)\n",
-        ("orchestrator/test_conversations.py::test_another_caller_neither_sees_nor_erases_it",),
+        ("orchestrator/test_conversations.py::test_another_caller_can_neither_read_nor_erase_a_conversation",),
     ),
     Mutation(
         "an answer from the cache goes to another tenant",
         "services/orchestrator/genaifactory_orchestrator/stores/cache.py",
         'parts: list[str | bytes] = [tenant, "\\x1f".join(sorted(groups)), plan,',
         'parts: list[str | bytes] = ["\\x1f".join(sorted(groups)), plan,',
-        ("orchestrator/test_caching.py::test_an_answer_is_not_given_again_for",),
+        ("orchestrator/test_caching.py::test_a_cached_answer_is_not_used_for",),
     ),
     Mutation(
         "an answer from the cache goes to a caller who may not see its passages",
         "services/orchestrator/genaifactory_orchestrator/stores/cache.py",
         '[tenant, "\\x1f".join(sorted(groups)), plan,',
         "[tenant, plan,",
-        ("orchestrator/test_caching.py::test_an_answer_is_not_given_again_for",),
+        ("orchestrator/test_caching.py::test_a_cached_answer_is_not_used_for",),
     ),
     Mutation(
         "a search finds every tenant's passages",
@@ -365,7 +365,9 @@ MUTATIONS = (
         "services/orchestrator/genaifactory_orchestrator/models/client.py",
         "        resend = failure.elsewhere and len(failed) == 1\n",
         "        resend = False\n",
-        ("orchestrator/test_resending.py::test_a_stopping_replica_is_left_at_once_also_with_one_attempt",),
+        (
+            "orchestrator/test_resending.py::test_a_request_that_meets_a_stopping_replica_is_resent_at_once_also_with_one_attempt",
+        ),
     ),
     # Guardrails
     Mutation(
@@ -382,7 +384,7 @@ MUTATIONS = (
         "        if self.verdict is None:\n"
         '            raise Unavailable("The guardrail ended without a verdict; the answer is stopped.")\n',
         "        if self.verdict is None:\n            return\n",
-        ("orchestrator/test_answer.py::test_an_answer_without_a_verdict_is_none",),
+        ("orchestrator/test_answer.py::test_an_answer_without_a_verdict_is_an_error",),
     ),
     Mutation(
         "a tool's result is sent to a model before the guardrail has checked it",
@@ -390,8 +392,8 @@ MUTATIONS = (
         "            checked = await self._guard.check_input(results, self.plan.policy)\n",
         "            return tuple(results)\n",
         (
-            "orchestrator/test_tasks.py::test_the_guardrail_stands_between_the_model_and_tools_in_both_directions",
-            "orchestrator/test_tasks.py::test_a_tool_s_result_that_may_not_pass_ends_the_answer_before_a_model_reads_it",
+            "orchestrator/test_tasks.py::test_the_guardrail_checks_tool_calls_and_their_results",
+            "orchestrator/test_tasks.py::test_a_blocked_result_of_a_tool_ends_the_answer_before_a_model_reads_it",
         ),
     ),
     Mutation(
@@ -406,7 +408,7 @@ MUTATIONS = (
         "services/orchestrator/genaifactory_orchestrator/answers/pipeline.py",
         "        if record.earlier or not record.choices:\n",
         "        if not record.choices:\n",
-        ("orchestrator/test_tasks.py::test_an_answer_of_several_turns_is_not_kept_in_the_cache",),
+        ("orchestrator/test_tasks.py::test_an_answer_of_several_turns_is_not_cached",),
     ),
     Mutation(
         "the guardrail returns a blocked text",
@@ -428,7 +430,7 @@ MUTATIONS = (
         "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         'synchronous="FULL"',
         'synchronous="NORMAL"',
-        ("orchestrator/test_outbox.py::test_a_record_is_flushed_to_the_disk_before_its_request_goes_on",),
+        ("orchestrator/test_outbox.py::test_a_record_is_flushed_to_disk_before_its_request_continues",),
     ),
     Mutation(
         "a power cut loses records that monitor has acknowledged",
@@ -451,7 +453,7 @@ MUTATIONS = (
         'execute("PRAGMA synchronous = NORMAL")',
         (
             "monitor/test_database.py::test_what_is_acknowledged_is_flushed_to_the_disk",
-            "orchestrator/test_outbox.py::test_a_record_is_flushed_to_the_disk_before_its_request_goes_on",
+            "orchestrator/test_outbox.py::test_a_record_is_flushed_to_disk_before_its_request_continues",
             "retriever/test_library.py::test_a_commit_is_flushed_to_the_disk",
         ),
     ),
@@ -478,7 +480,7 @@ MUTATIONS = (
         "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "        await asyncio.shield(self.put_soon(record))\n",
         "        self.put_soon(record)\n",
-        ("orchestrator/test_outbox.py::test_a_disk_that_fails_is_an_error_of_the_request",),
+        ("orchestrator/test_outbox.py::test_a_failing_disk_is_an_error_of_the_request",),
     ),
     Mutation(
         "a record is deleted from the disk before monitor has stored it",
@@ -486,7 +488,7 @@ MUTATIONS = (
         "            await self._send([_parsed(data) for _, _, data in batch])\n",
         "            await self._forget(batch)\n"
         "            await self._send([_parsed(data) for _, _, data in batch])\n",
-        ("orchestrator/test_outbox.py::test_what_monitor_does_not_take_waits_and_goes_in_the_next_process",),
+        ("orchestrator/test_outbox.py::test_records_that_monitor_does_not_accept_are_sent_by_the_next_process",),
     ),
     Mutation(
         "usage is added twice for a record that arrives again",
@@ -530,7 +532,7 @@ MUTATIONS = (
         "for method in methods())",
         (
             "common/test_channels.py::test_a_call_that_writes_an_answer_is_never_sent_again",
-            "orchestrator/test_resending.py::test_every_attempt_on_record_is_one_call_of_the_server",
+            "orchestrator/test_resending.py::test_every_recorded_attempt_is_one_call_of_the_server",
         ),
     ),
     Mutation(
@@ -613,14 +615,14 @@ MUTATIONS = (
         "services/orchestrator/genaifactory_orchestrator/stores/outbox.py",
         "        if taken >= self._bounds.max_records or self._bytes >= self._bounds.max_bytes:\n",
         "        if False:\n",
-        ("orchestrator/test_outbox.py::test_a_full_outbox_refuses_places_until_monitor_takes_some",),
+        ("orchestrator/test_outbox.py::test_a_full_outbox_refuses_until_monitor_has_accepted_some",),
     ),
     Mutation(
         "an upstream's event without an end fills the memory",
         "services/orchestrator/genaifactory_orchestrator/models/sse.py",
         "        if self._size + len(self._rest) > self._max_event_bytes:\n",
         "        if False:\n",
-        ("orchestrator/test_sse.py::test_an_event_without_end_is_refused_before_it_fills_the_memory",),
+        ("orchestrator/test_sse.py::test_an_endless_event_is_refused_within_the_bound",),
     ),
     Mutation(
         "work is accepted on a disk that is full",
@@ -763,7 +765,7 @@ MUTATIONS = (
         "services/orchestrator/genaifactory_orchestrator/models/openai_errors.py",
         "    return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else None\n",
         "    return value if isinstance(value, str) else None\n",
-        ("orchestrator/test_backends_openai.py::TestRefusals::test_a_param_that_is_no_name_does_not_get_through",),
+        ("orchestrator/test_backends_openai.py::TestRefusals::test_a_param_that_is_no_name_is_not_passed_on",),
     ),
     Mutation(
         "a span has the text of an error, which may contain a secret",

@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def _create(settings: Settings, telemetry: Telemetry) -> ServiceApp:
-    """The app with what a process of its own adds: channels that it closes."""
+    """The app of a process of its own, which opens and closes its channels."""
     upstreams = settings.upstreams
     connect = partial(channels.connect, tls=upstreams.tls, patience_seconds=upstreams.patience_seconds)
     to = Channels(

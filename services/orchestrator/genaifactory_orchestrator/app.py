@@ -1,4 +1,4 @@
-"""The orchestrator's wiring: who talks to whom, and what is opened and closed around the first and the last call."""
+"""Builds the orchestrator: its objects, opened before the first call and closed after the last."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels to the services to the right; whoever makes them closes them."""
+    """Channels to the services that the orchestrator calls; their creator closes them."""
 
     safety: grpc.aio.Channel
     retriever: grpc.aio.Channel
@@ -81,7 +81,7 @@ def create_app(settings: Settings, source: specs.Source, channels: Channels, tel
             await stack.enter_async_context(models)
             for name, work, seconds in (
                 ("cache-upkeep", answers.upkeep, settings.cache.upkeep_seconds),
-                ("conversations-upkeep", conversations.forget_old, settings.conversations.upkeep_seconds),
+                ("conversations-upkeep", conversations.delete_old, settings.conversations.upkeep_seconds),
             ):
                 await stack.enter_async_context(background.running(_repeated(work, seconds), name=name))
             yield
@@ -113,5 +113,5 @@ async def _repeated(work: Callable[[], Awaitable[None]], every_seconds: float) -
         await asyncio.sleep(every_seconds)
         try:
             await work()
-        except Exception:  # the next round may work; a store that is broken says so in every request
+        except Exception:  # the next round may work; every request reports a broken store
             logger.exception("upkeep failed")

@@ -1,4 +1,4 @@
-"""Embeds texts with a model of factory.yaml, and records it."""
+"""Embeds texts with a model of factory.yaml, and records the request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Embedder:
     async def embed(self, request_id: str, model: str, texts: Sequence[str]) -> Embeddings:
         """One vector for each text, for the current caller. The interaction is on disk when this returns.
 
-        Raises NotFound (no such embedding model) and what the model client raises.
+        Raises NotFound (no such embedding model) and the errors of the model client.
         """
         found = self._source.current.model(model)
         if found is None or found.kind != "embedding":
@@ -41,7 +41,7 @@ class Embedder:
                     model, texts, timeout_seconds=self._timeout_seconds, attempts=record.attempts
                 )
             except asyncio.CancelledError:
-                place.put_soon(record.failed(Cancelled("The caller went away.")))
+                place.put_soon(record.failed(Cancelled("The caller cancelled the request.")))
                 raise
             except Exception as error:
                 await place.put(record.failed(error))

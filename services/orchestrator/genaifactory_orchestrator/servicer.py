@@ -1,4 +1,4 @@
-"""OrchestratorService: translates messages, and calls the domain."""
+"""OrchestratorService: converts between messages and the domain."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from genaifactory_orchestrator.embedding import Embedder
 from genaifactory_orchestrator.models.backend import Delta, ToolCallDelta
 from genaifactory_orchestrator.stores.conversations import Conversations, Key
 
-# Events that wait for a slow client; then the guardrail, and then the model, wait too.
+# Events that may wait for a slow client; beyond, the guardrail and the model have to wait.
 _MAX_WAITING_EVENTS = 16
-# What a client that wants the answer only does not get.
+# Events that `answer_only` leaves out.
 _ABOUT_THE_ANSWER = (RouteChosen, RetrievedPassages, types_pb2.Verdict)
 
 Context = grpc.aio.ServicerContext[object, object]
 
 
 class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
-    """The service."""
+    """The gRPC service."""
 
     def __init__(self, answerer: Answerer, embedder: Embedder, conversations: Conversations) -> None:
         self._answerer = answerer
@@ -37,7 +37,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def Answer(
         self, request: orchestrator_pb2.AnswerRequest, context: Context
     ) -> AsyncIterator[orchestrator_pb2.AnswerResponse]:
-        """Runs the answer as a task of its own, so that a client's leaving cancels all of it at once."""
+        """Runs the answer in a task of its own, so that a cancelled call cancels all of it at once."""
         asked = question.from_request(request)
         events: asyncio.Queue[Event | None] = asyncio.Queue(_MAX_WAITING_EVENTS)
 
@@ -61,7 +61,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
                     opened = event
                     continue
                 response = _response(event)
-                if opened is not None:  # it travels with the first event: a message of its own costs every service
+                if opened is not None:  # sent with the first event: a message of its own would cost every service
                     _add_opened(response, opened)
                     opened = None
                 yield response
@@ -83,7 +83,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def DeleteConversation(
         self, request: orchestrator_pb2.DeleteConversationRequest, context: Context
     ) -> orchestrator_pb2.DeleteConversationResponse:
-        """Forgets a conversation of the caller."""
+        """Erases a conversation of the caller."""
         caller = identity.current()
         conversation.check_conversation_id(request.conversation_id)
         existed = await self._conversations.erase(Key(caller.tenant, caller.principal, request.conversation_id))
@@ -92,7 +92,7 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
     async def CountConversations(
         self, request: orchestrator_pb2.CountConversationsRequest, context: Context
     ) -> orchestrator_pb2.CountConversationsResponse:
-        """Counts those of all tenants."""
+        """Counts the conversations of all tenants."""
         return orchestrator_pb2.CountConversationsResponse(
             counts=[
                 orchestrator_pb2.ConversationCount(tenant=tenant, conversations=count)

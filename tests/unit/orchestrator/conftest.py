@@ -1,4 +1,4 @@
-"""The real orchestrator between scripted neighbours, all on unix sockets."""
+"""The real orchestrator between fake services, all on unix sockets."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Answer:
 
 @dataclass
 class World:
-    """The orchestrator and what surrounds it."""
+    """The orchestrator and the services that it calls."""
 
     safety: FakeSafety
     retriever: FakeRetriever
@@ -112,9 +112,9 @@ class World:
         return answer
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Waits until something holds that no event tells of."""
+        """Waits until a condition holds that has no event."""
         async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110  # what is waited for is another service's counter
+            while not condition():  # noqa: ASYNC110  # another service's counter
                 await asyncio.sleep(0.001)
 
     async def recorded(self, request_id: str) -> monitor_pb2.Interaction:
@@ -146,7 +146,7 @@ MakeWorld = Callable[..., AbstractAsyncContextManager[World]]
 
 @pytest.fixture
 def make_world(tmp_path: Path) -> MakeWorld:
-    """Starts a world; `settings` are fields of Settings. A second world in one test finds the first one's files."""
+    """Starts a world; `fields` are fields of Settings. A second world of one test uses the first one's files."""
 
     @asynccontextmanager
     async def make(factory: str = FACTORY, telemetry: Telemetry | None = None, **fields: Any) -> AsyncIterator[World]:
@@ -191,7 +191,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str | None:
-    """Where conversations are stored, once in each kind of database; empty."""
+    """The URL of an empty database of conversations, once of each kind; None: SQLite."""
     if request.param == "sqlite":
         return None
     server: PostgresServer = request.getfixturevalue("postgres")

@@ -1,4 +1,4 @@
-"""The path of an answer, from the wire to the wire."""
+"""The path of an answer, through its gRPC method."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def assistant(text: str) -> types_pb2.Message:
     return types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=text)
 
 
-async def test_a_rag_answer_comes_in_order_with_citations_usage_and_cost(world: World) -> None:
+async def test_the_events_of_a_rag_answer_are_in_order_with_citations_usage_and_cost(world: World) -> None:
     answer = await world.ask()
     assert answer.kinds == ["route", "passages", "delta", "verdict", "done"]
     assert answer.events[0].route.route == "rag"
@@ -47,7 +47,7 @@ async def test_a_rag_answer_comes_in_order_with_citations_usage_and_cost(world: 
     assert (answer.done.model, answer.done.cached, answer.done.refused) == ("small", False, False)
 
 
-async def test_a_client_that_wants_the_answer_only_is_told_nothing_about_it_and_the_record_misses_nothing(
+async def test_answer_only_omits_events_about_the_answer_and_the_record_is_complete(
     world: World,
 ) -> None:
     request = world.request(answer_only=True)
@@ -60,7 +60,7 @@ async def test_a_client_that_wants_the_answer_only_is_told_nothing_about_it_and_
     assert [v.direction for v in record.verdicts] == [types_pb2.DIRECTION_INPUT, types_pb2.DIRECTION_OUTPUT]
 
 
-async def test_the_record_of_an_answer_holds_all_that_is_known_about_it(world: World) -> None:
+async def test_the_record_of_an_answer_is_complete(world: World) -> None:
     request = world.request(user="end-user-7")
     await world.send(request)
     record = await world.recorded(request.request_id)
@@ -80,7 +80,7 @@ async def test_the_record_of_an_answer_holds_all_that_is_known_about_it(world: W
     assert record.start_time.seconds > 0
 
 
-async def test_a_chat_answer_retrieves_nothing_and_leaves_marks_alone(world: World) -> None:
+async def test_a_chat_answer_retrieves_nothing_and_keeps_marks(world: World) -> None:
     world.modelserver.script = ["see a[7] and ", "[9]"]
     answer = await world.ask("hello", route="chat")
     assert answer.kinds == ["route", "delta", "verdict", "done"]
@@ -101,7 +101,7 @@ async def test_the_model_gets_the_prompt_the_passages_and_the_route_s_token_limi
     assert request.sampling.max_tokens == 1024
 
 
-async def test_a_mark_that_names_no_passage_is_taken_out(world: World) -> None:
+async def test_a_mark_that_names_no_passage_is_removed(world: World) -> None:
     world.modelserver.script = ["14 days [1", "] or 15 [", "9]. Ask [2, 7]"]
     answer = await world.ask()
     assert answer.text() == "14 days [1] or 15. Ask [2]"
@@ -140,7 +140,7 @@ async def test_a_question_without_passages_is_refused_for_every_choice(world: Wo
         ("Thời tiết thế nào?", "Tôi không rõ. Các tài liệu vẫn đang được đọc (84/168); hãy hỏi lại khi đọc xong."),
     ],
 )
-async def test_a_refusal_while_documents_are_read_says_how_far_they_are(
+async def test_a_refusal_while_documents_are_read_reports_the_progress(
     world: World, question: str, refusal: str
 ) -> None:
     world.retriever.term_coverage = 0.1
@@ -156,24 +156,24 @@ async def test_a_refusal_while_documents_are_read_says_how_far_they_are(
     assert not answer.done.HasField("reading")
 
 
-async def test_an_answer_while_documents_are_read_says_so_beside_its_text(world: World) -> None:
+async def test_an_answer_while_documents_are_read_has_the_progress_beside_its_text(world: World) -> None:
     world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=2)
     answer = await world.ask()
     assert answer.text() == "You have 14 days [1]."
     assert answer.done.reading.documents_total == 2
 
 
-async def test_a_chat_answer_says_nothing_of_documents_that_are_read(world: World) -> None:
+async def test_a_chat_answer_does_not_report_documents_that_are_read(world: World) -> None:
     world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=2)
     assert not (await world.ask(route="chat")).done.HasField("reading")
 
 
-async def test_a_model_that_says_the_prompt_s_refusal_has_refused(world: World) -> None:
+async def test_a_model_s_answer_with_the_prompt_s_refusal_is_a_refusal(world: World) -> None:
     world.modelserver.script = ["I cannot ", "say."]
     assert (await world.ask()).done.refused
 
 
-async def test_a_model_that_the_model_server_lacks_is_told_to_the_operator_and_not_to_the_client(
+async def test_a_model_that_the_model_server_lacks_is_logged_and_not_named_to_the_client(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = NotFound("There is no model 'small'; this server has: extractive.", reason=Reason.MODEL_NOT_FOUND)
@@ -198,7 +198,7 @@ async def test_a_masked_question_is_used_masked_everywhere(world: World) -> None
     assert record.input[0].content == "Whose number is <PHONE>?"
 
 
-async def test_masks_are_searched_for_by_nobody_and_the_client_learns_of_them_first(world: World) -> None:
+async def test_masks_are_not_searched_for_and_are_reported_with_the_first_event(world: World) -> None:
     world.safety.mask = {"0912345678": "<VN_PHONE>", "an@example.com": "<EMAIL_ADDRESS>"}
     answer = await world.ask("I am an@example.com, phone 0912345678. How many days of leave?")
     assert world.retriever.searches[-1].query == "How many days of leave?"
@@ -206,7 +206,7 @@ async def test_masks_are_searched_for_by_nobody_and_the_client_learns_of_them_fi
     assert not any(event.HasField("opened") for event in answer.events[1:])
 
 
-async def test_a_question_of_nothing_but_a_mask_is_refused_and_not_searched_for(world: World) -> None:
+async def test_a_question_that_is_only_a_mask_is_refused_without_a_search_for_it(world: World) -> None:
     world.safety.mask = {"0912345678": "<VN_PHONE>"}
     searched = len(world.retriever.searches)
     answer = await world.ask("0912345678")
@@ -215,7 +215,7 @@ async def test_a_question_of_nothing_but_a_mask_is_refused_and_not_searched_for(
 
 
 @pytest.mark.parametrize("answer_only", [False, True])
-async def test_what_is_known_before_the_answer_comes_with_its_first_event(world: World, answer_only: bool) -> None:
+async def test_opened_is_sent_with_the_first_event(world: World, answer_only: bool) -> None:
     answer = await world.ask(answer_only=answer_only)
     assert answer.events[0].opened.cache == types_pb2.CACHE_USE_MISS
     assert not answer.events[0].opened.masked
@@ -256,7 +256,7 @@ def _schema(description: str) -> struct_pb2.Struct:
     ids=["tool", "tool's schema", "stop", "template", "output's schema", "regex"],
 )
 @pytest.mark.parametrize("action", ["mask", "block"])
-async def test_what_reaches_the_model_beside_the_messages_is_refused_where_they_would_be_masked(
+async def test_other_texts_for_the_model_are_refused_where_messages_would_be_masked(
     world: World, field: str, asked: dict[str, Any], action: str
 ) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"} if action == "mask" else {}
@@ -303,7 +303,7 @@ def _calls(identifier: str, name: str, answered: str) -> list[types_pb2.Message]
     ids=["conversation", "name", "call's id", "call's name", "answered call"],
 )
 @pytest.mark.parametrize("action", ["mask", "block"])
-async def test_an_id_is_refused_where_a_text_would_be_masked_and_is_stored_nowhere(
+async def test_an_id_is_refused_where_a_text_would_be_masked_and_is_not_stored(
     world: World, field: str, asked: dict[str, Any], action: str
 ) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"} if action == "mask" else {}
@@ -330,7 +330,7 @@ async def test_a_user_that_holds_a_secret_is_refused(world: World) -> None:
     assert (error.reason, error.field, record.user) == (Reason.CONTENT_BLOCKED, "user", "")
 
 
-async def test_ids_cost_one_check_and_none_where_there_are_none(world: World) -> None:
+async def test_ids_need_one_check_together(world: World) -> None:
     await world.ask(route="chat")
     plain = len(world.safety.checked)
     world.safety.checked.clear()
@@ -340,7 +340,7 @@ async def test_ids_cost_one_check_and_none_where_there_are_none(world: World) ->
     assert sorted(inputs) == ["c\nc1\nf\nu", "one", "three", "{}"]
 
 
-async def test_random_ids_of_machines_cost_no_check(world: World) -> None:
+async def test_random_ids_need_no_check(world: World) -> None:
     identifier = "550e8400-e29b-41d4-a716-446655440000"
     call = f"chatcmpl-tool-{identifier.replace('-', '')}"
     await world.ask(route="chat", messages=_calls(call, "", call), user=identifier, conversation_id=identifier)
@@ -348,7 +348,7 @@ async def test_random_ids_of_machines_cost_no_check(world: World) -> None:
     assert sorted(inputs) == ["one", "three", "{}"]
 
 
-async def test_ids_are_checked_in_parts_that_the_policy_takes(world: World) -> None:
+async def test_ids_are_checked_in_parts_within_the_policy_s_bound(world: World) -> None:
     policy = world.source.current.policies[0].model_copy(update={"max_input_characters": 10})
     world.source.replace(world.source.current.model_copy(update={"policies": (policy,)}))
     await world.ask("one", route="chat", user="u" * 9, conversation_id="c" * 9)
@@ -368,7 +368,7 @@ async def test_a_blocked_question_reaches_no_model_and_leaves_no_text(world: Wor
     assert record.verdicts[0].findings[0].entity_type == "FAKE_BLOCKED"
 
 
-async def test_a_block_wins_over_a_failing_search(world: World) -> None:
+async def test_a_block_takes_precedence_over_a_failing_search(world: World) -> None:
     world.safety.block = ("bomb",)
     world.safety.hold = asyncio.Event()
     world.retriever.error = Unavailable("down")
@@ -421,7 +421,7 @@ async def test_a_guardrail_that_breaks_in_the_middle_ends_the_answer(world: Worl
     assert ("clean text, and more of it" * 20).startswith(record.output)
 
 
-async def test_an_answer_without_a_verdict_is_none(world: World) -> None:
+async def test_an_answer_without_a_verdict_is_an_error(world: World) -> None:
     world.modelserver.script = ["clean text"]
     world.safety.gives_verdicts = False
     error, record = await world.failure(route="chat")
@@ -444,7 +444,7 @@ async def test_a_blocked_output_ends_the_answer_with_a_content_filter_and_stops_
     assert world.modelserver.cancelled == 1
 
 
-async def test_masked_output_leaves_masked(world: World) -> None:
+async def test_masked_output_is_sent_and_recorded_masked(world: World) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"}
     world.modelserver.script = ["Call 0912", "345", "678 now [1]"]
     request = world.request()
@@ -454,7 +454,7 @@ async def test_masked_output_leaves_masked(world: World) -> None:
     assert (await world.recorded(request.request_id)).output == "Call <PHONE> now [1]"
 
 
-async def test_choices_are_checked_apart(world: World) -> None:
+async def test_choices_are_checked_independently(world: World) -> None:
     def said(text: str, choice: int) -> modelserver_pb2.GenerateResponse:
         return modelserver_pb2.GenerateResponse(delta=text, choice=choice)
 
@@ -489,7 +489,7 @@ async def test_a_tool_call_is_released_whole_and_masked(world: World) -> None:
 
 
 @pytest.mark.parametrize("mask", [{}, {"0912345678": '"'}], ids=["blocked", "mask breaks the JSON"])
-async def test_a_tool_call_that_may_not_pass_ends_the_choice(world: World, mask: dict[str, str]) -> None:
+async def test_a_tool_call_that_cannot_be_released_ends_the_choice(world: World, mask: dict[str, str]) -> None:
     world.safety.mask = mask
     world.safety.block = () if mask else ("0912345678",)
     world.modelserver.script = [call_piece('{"to": "0912345678"}', id="c1", name="weather"), CALLING]
@@ -508,7 +508,7 @@ def with_logprob(text: str) -> modelserver_pb2.GenerateResponse:
     return modelserver_pb2.GenerateResponse(delta=text, logprobs=[types_pb2.TokenLogprob(token=text, logprob=-0.5)])
 
 
-async def test_logprobs_leave_with_their_text_and_end_at_the_first_mask(world: World) -> None:
+async def test_logprobs_are_sent_with_their_text_and_end_at_the_first_mask(world: World) -> None:
     words = ["Call ", "me at ", "0912345678", " or ", "write"]
     world.modelserver.script = [with_logprob(word) for word in words]
     sampling = types_pb2.Sampling(logprobs=True)
@@ -522,7 +522,7 @@ async def test_logprobs_leave_with_their_text_and_end_at_the_first_mask(world: W
     assert len(tokens) <= 2
 
 
-async def test_when_the_first_model_fails_the_next_one_answers_and_both_are_on_record(world: World) -> None:
+async def test_when_the_first_model_fails_the_next_one_answers_and_both_are_recorded(world: World) -> None:
     world.modelserver.scripts["small"] = [UpstreamFailed("down")]
     request = world.request(route="chat")
     answer = await world.send(request)
@@ -533,7 +533,7 @@ async def test_when_the_first_model_fails_the_next_one_answers_and_both_are_on_r
     assert record.model == "spare"
 
 
-async def test_when_every_model_fails_the_error_is_clear_and_on_record(world: World) -> None:
+async def test_when_every_model_fails_the_error_is_returned_and_recorded(world: World) -> None:
     world.modelserver.script = [UpstreamFailed("down")]
     error, record = await world.failure(route="chat")
     assert error.reason == Reason.UPSTREAM_FAILED
@@ -549,14 +549,14 @@ async def test_a_search_that_fails_ends_the_answer(world: World) -> None:
     assert not world.modelserver.requests
 
 
-async def test_an_answer_that_takes_longer_than_its_route_allows_ends_with_a_deadline(world: World) -> None:
+async def test_an_answer_beyond_its_route_s_timeout_ends_with_deadline_exceeded(world: World) -> None:
     world.modelserver.script = ["first ", asyncio.Event()]
     error, record = await world.failure(route="quick")
     assert error.reason == Reason.DEADLINE_EXCEEDED
     assert record.outcome == monitor_pb2.OUTCOME_FAILED
 
 
-async def test_a_client_that_leaves_stops_the_model_and_the_guardrail_and_is_on_record(world: World) -> None:
+async def test_a_cancelled_request_stops_the_model_and_the_guardrail_and_is_recorded(world: World) -> None:
     world.modelserver.script = ["What was said before ", "the client left, ", asyncio.Event()]
     request = world.request(route="chat")
     async for event in channels.stream(world.stub.Answer, request, timeout_seconds=20):
@@ -572,7 +572,7 @@ async def test_a_client_that_leaves_stops_the_model_and_the_guardrail_and_is_on_
     assert world.modelserver.cancelled == 1
 
 
-async def test_a_client_that_does_not_read_holds_the_model_back(world: World) -> None:
+async def test_a_client_that_does_not_read_slows_the_model_down(world: World) -> None:
     world.modelserver.script = ["0123456789" * 1000] * 5000
     shown = testing.metadata("/genaifactory.orchestrator.v1.OrchestratorService/Answer")
     call = world.stub.Answer(world.request(route="chat"), metadata=shown, timeout=20)
@@ -582,11 +582,11 @@ async def test_a_client_that_does_not_read_holds_the_model_back(world: World) ->
     while sent != world.modelserver.sent:
         sent = world.modelserver.sent
         await asyncio.sleep(0.3)  # long enough for hundreds of pieces, were they not held back
-    assert 0 < sent < 2500, "of 50 MB less than half has left the model"
+    assert 0 < sent < 2500, "the model has sent less than half of 50 MB"
     call.cancel()
 
 
-async def test_a_full_outbox_refuses_before_any_work_is_done(make_world: MakeWorld) -> None:
+async def test_with_a_full_outbox_requests_are_refused_before_any_work(make_world: MakeWorld) -> None:
     async with make_world(outbox={"max_records": 1, "gather_seconds": 0, "flush_seconds": 0}) as world:
         world.monitor.error = Unavailable("down")
         await world.ask(route="chat")
@@ -598,7 +598,7 @@ async def test_a_full_outbox_refuses_before_any_work_is_done(make_world: MakeWor
         assert len(world.safety.checked) == checked
 
 
-async def test_the_last_event_comes_after_the_record_is_on_disk(make_world: MakeWorld) -> None:
+async def test_the_last_event_is_sent_after_the_record_is_on_disk(make_world: MakeWorld) -> None:
     async with make_world(outbox={"flush_seconds": 0, "gather_seconds": 0}) as world:
         world.monitor.error = Unavailable("down")
         request = world.request(route="chat")
@@ -616,7 +616,7 @@ async def test_routes_that_a_tenant_may_not_use_do_not_exist_for_it(world: World
     assert not world.retriever.searches
 
 
-async def test_the_caller_reaches_the_retriever_and_needs_the_permission(world: World) -> None:
+async def test_the_retriever_gets_the_caller_who_needs_the_permission(world: World) -> None:
     await world.ask()
     assert (world.retriever.callers[0].tenant, world.retriever.callers[0].groups) == ("acme", ("staff",))
     act_as(replace(CALLER, permissions=("embed",)))
@@ -633,7 +633,7 @@ async def test_a_follow_up_is_searched_with_the_question_before_it(world: World)
     assert world.retriever.searches[-1].query.startswith("Where")
 
 
-async def test_texts_are_embedded_and_on_record_without_their_text(world: World) -> None:
+async def test_texts_are_embedded_and_recorded_without_their_text(world: World) -> None:
     from genaifactory.orchestrator.v1 import orchestrator_pb2
 
     request = orchestrator_pb2.EmbedRequest(request_id="embed-1", model="minilm", texts=["abc", "de"])
@@ -645,7 +645,7 @@ async def test_texts_are_embedded_and_on_record_without_their_text(world: World)
     assert not record.input
 
 
-async def test_sixty_four_answers_at_once_are_all_right(world: World) -> None:
+async def test_sixty_four_concurrent_answers_are_all_correct(world: World) -> None:
     answers = await asyncio.gather(*(world.ask(f"question {i} about leave") for i in range(64)))
     assert {answer.text() for answer in answers} == {"You have 14 days [1]."}
     await world.monitor.arrived(64)

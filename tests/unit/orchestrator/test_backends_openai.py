@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible API: what is sent, what is read, what fails, and what is let go."""
+"""A model behind an OpenAI-compatible API: requests, responses, failures and connections."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def fail(backend: OpenAIBackend, prompt: Prompt | None = None) -> Failure:
     return caught.value
 
 
-class TestWhatIsSent:
+class TestRequests:
     async def test_the_question_with_the_key_from_the_environment(self, begin: Begin) -> None:
         backend, upstream = await begin(answer("a"))
         await generate(backend)
@@ -89,7 +89,7 @@ class TestWhatIsSent:
             "stream_options": {"include_usage": True},
         }
 
-    async def test_a_slash_at_the_end_of_the_url_is_no_other_url(self, begin: Begin) -> None:
+    async def test_a_slash_at_the_end_of_the_url_is_ignored(self, begin: Begin) -> None:
         backend, upstream = await begin(answer("a"), path="/")
         await generate(backend)
         assert upstream.requests[0].path == "/v1/chat/completions"
@@ -99,19 +99,19 @@ class TestWhatIsSent:
         await generate(backend)
         assert "authorization" not in upstream.requests[0].headers
 
-    async def test_a_newline_at_the_end_of_a_mounted_secret_is_no_part_of_it(self, begin: Begin) -> None:
+    async def test_a_newline_at_the_end_of_a_mounted_secret_is_ignored(self, begin: Begin) -> None:
         backend, upstream = await begin(answer("a"), key=KEY + "\n")
         await generate(backend)
         assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
 
-    async def test_a_key_in_a_file_is_followed_while_it_changes(self, begin: Begin, tmp_path: Path) -> None:
+    async def test_changes_of_a_key_in_a_file_are_followed(self, begin: Begin, tmp_path: Path) -> None:
         backend, upstream = await begin(answer("a"), answer("b"), environ={SECRETS_DIR: str(tmp_path)})
         for key in ("sk-old", "sk-new"):
             await asyncio.to_thread((tmp_path / "KEY").write_text, key + "\n")
             await generate(backend)
             assert upstream.requests[-1].headers["authorization"] == f"Bearer {key}"
 
-    async def test_a_key_in_a_file_that_is_not_there_or_no_text_is_the_operators_mistake(
+    async def test_a_missing_or_malformed_file_of_a_key_is_an_operators_error(
         self, begin: Begin, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         backend, upstream = await begin(answer("a"), environ={SECRETS_DIR: str(tmp_path)})
@@ -123,7 +123,7 @@ class TestWhatIsSent:
         assert upstream.requests == []
 
     @pytest.mark.parametrize("key", ["", "  ", "sk\r\nx-evil: 1", "khoá"])
-    async def test_an_unusable_key_is_the_operators_mistake_and_stays_here(
+    async def test_an_unusable_key_is_an_operators_error_and_is_not_sent(
         self, begin: Begin, key: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         backend, upstream = await begin(answer("a"), key=key)
@@ -152,12 +152,12 @@ class TestWhatIsSent:
         }  # fmt: skip
         assert sent["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
-    async def test_zero_is_a_temperature_and_not_an_absence(self, begin: Begin) -> None:
+    async def test_a_temperature_of_zero_is_sent(self, begin: Begin) -> None:
         backend, upstream = await begin(answer("a"))
         await generate(backend, Prompt((QUESTION,), sampling=types_pb2.Sampling(temperature=0)))
         assert upstream.requests[0].body["temperature"] == 0
 
-    async def test_openai_itself_has_its_own_name_for_the_output_limit(self, begin: Begin) -> None:
+    async def test_the_dialect_openai_has_its_own_name_for_the_output_limit(self, begin: Begin) -> None:
         backend, upstream = await begin(answer("a"), dialect="openai")
         await generate(backend, Prompt((QUESTION,), sampling=types_pb2.Sampling(max_tokens=9)))
         assert upstream.requests[0].body["max_completion_tokens"] == 9
@@ -234,7 +234,7 @@ class TestWhatIsSent:
         ],
         ids=["regex", "grammar", "choice"],
     )
-    async def test_forms_that_only_vllm_takes(
+    async def test_output_formats_that_only_vllm_supports(
         self, begin: Begin, form: types_pb2.OutputFormat, sent: dict[str, Any]
     ) -> None:
         backend, upstream = await begin(answer("a"), dialect="vllm")
@@ -252,7 +252,7 @@ class TestWhatIsSent:
         ids=str,
     )
     @pytest.mark.parametrize("dialect", ["compatible", "openai"])
-    async def test_what_the_api_has_no_name_for_is_refused_where_it_would_be_ignored(
+    async def test_a_parameter_that_the_api_would_ignore_is_refused(
         self, begin: Begin, asked: dict[str, Any], dialect: str
     ) -> None:
         backend, upstream = await begin(answer("a"), dialect=dialect)
@@ -262,7 +262,7 @@ class TestWhatIsSent:
         assert upstream.requests == []
 
 
-class TestWhatIsRead:
+class TestResponses:
     async def test_text_usage_and_the_end(self, begin: Begin) -> None:
         backend, _ = await begin(answer("Xin", " chào", usage=(11, 2)))
         assert await generate(backend) == [
@@ -291,9 +291,7 @@ class TestWhatIsRead:
             ("end_turn", types_pb2.FINISH_REASON_STOP),
         ],
     )
-    async def test_reasons_to_finish(
-        self, begin: Begin, reason: str, meaning: types_pb2.FinishReason.ValueType
-    ) -> None:
+    async def test_finish_reasons(self, begin: Begin, reason: str, meaning: types_pb2.FinishReason.ValueType) -> None:
         backend, _ = await begin(answer("a", finish=reason))
         assert ChoiceFinished(meaning) in await generate(backend)
 
@@ -332,7 +330,7 @@ class TestWhatIsRead:
         backend, _ = await begin(Reply((*text("a"), chunk(finish="stop"), body)))
         assert Usage(9, 1, 8) in await generate(backend)
 
-    async def test_reasoning_is_a_sign_of_life_and_no_text(self, begin: Begin) -> None:
+    async def test_reasoning_is_no_text(self, begin: Begin) -> None:
         stream = (chunk({"reasoning_content": "hmm"}), chunk({"reasoning": "hm"}), *text("a"), *ending())
         backend, _ = await begin(Reply(stream))
         assert (await generate(backend))[:3] == [Thinking(), Thinking(), Delta("a")]
@@ -341,13 +339,13 @@ class TestWhatIsRead:
         backend, _ = await begin(Reply((chunk({"refusal": "I will not."}), *ending())))
         assert (await generate(backend))[0] == Delta("I will not.")
 
-    async def test_chunks_without_choices_mean_nothing(self, begin: Begin) -> None:
+    async def test_chunks_without_choices_are_ignored(self, begin: Begin) -> None:
         head = openai_upstream.event({"choices": [], "prompt_filter_results": []})
         backend, _ = await begin(Reply((head, *text("a"), *ending())))
         assert (await generate(backend))[0] == Delta("a")
 
     @pytest.mark.parametrize("content_type", ["text/html", "application/json", ""])
-    async def test_a_stream_under_another_name_is_not_trusted(self, begin: Begin, content_type: str) -> None:
+    async def test_a_stream_of_another_content_type_is_refused(self, begin: Begin, content_type: str) -> None:
         backend, _ = await begin(Reply((*text("a"), *ending()), content_type=content_type))
         assert "malformed" in (await fail(backend)).error.message
 
@@ -358,7 +356,7 @@ class TestWhatIsRead:
 
 class TestRefusals:
     @pytest.mark.parametrize("status", [400, 422])
-    async def test_the_clients_mistake_names_the_field_and_nothing_else(self, begin: Begin, status: int) -> None:
+    async def test_a_clients_error_names_the_field_and_nothing_else(self, begin: Begin, status: int) -> None:
         said = f"internal host 10.0.0.1, key {KEY}, prompt 'Xin chào?'"
         backend, _ = await begin(failure(status, code="unsupported_value", param="temperature", message=said))
         failed = await fail(backend)
@@ -370,7 +368,7 @@ class TestRefusals:
             "The model 'big' refuses the request: 'temperature' is not accepted (unsupported_value)."
         )
 
-    async def test_a_param_that_is_no_name_does_not_get_through(self, begin: Begin) -> None:
+    async def test_a_param_that_is_no_name_is_not_passed_on(self, begin: Begin) -> None:
         backend, _ = await begin(failure(400, code="see http://10.0.0.1/", param=f"{KEY} {KEY}"))
         failed = await fail(backend)
         assert failed.error.message == "The model 'big' refuses the request."
@@ -397,7 +395,7 @@ class TestRefusals:
         assert isinstance((await fail(backend)).error, errors.TooLarge)
 
     @pytest.mark.parametrize("status", [401, 403, 404, 307, 402])
-    async def test_a_wrong_setup_is_never_shown_as_the_clients_and_alarms_the_operator(
+    async def test_a_wrong_setup_is_logged_as_an_error_and_not_reported_as_the_clients(
         self, begin: Begin, status: int, caplog: pytest.LogCaptureFixture
     ) -> None:
         backend, _ = await begin(failure(status, message=f"Incorrect API key provided: {KEY}"))
@@ -449,7 +447,7 @@ class TestRefusals:
         assert (await fail(backend)).remedy is Remedy.NONE
         await asyncio.wait_for(upstream.requests[0].left.wait(), 5)
 
-    async def test_a_host_that_is_not_there(self, begin: Begin) -> None:
+    async def test_an_unreachable_host(self, begin: Begin) -> None:
         backend, _ = await begin(answer("a"), base_url="http://127.0.0.1:1/v1")
         failed = await fail(backend)
         assert failed.error.message == "The model 'big' cannot be reached."
@@ -458,26 +456,26 @@ class TestRefusals:
 
 
 class TestConnections:
-    async def test_are_used_again(self, begin: Begin) -> None:
+    async def test_are_reused(self, begin: Begin) -> None:
         backend, upstream = await begin(answer("a"))
         for _ in range(5):
             await generate(backend)
         assert upstream.connections == 1
 
     @pytest.mark.parametrize("reply", [failure(500), failure(429)])
-    async def test_are_used_again_after_an_error(self, begin: Begin, reply: Reply) -> None:
+    async def test_are_reused_after_an_error(self, begin: Begin, reply: Reply) -> None:
         backend, upstream = await begin(reply)
         for _ in range(3):
             await fail(backend)
         assert upstream.connections == 1
 
-    async def test_closing_the_stream_hangs_up(self, begin: Begin) -> None:
+    async def test_closing_the_stream_disconnects(self, begin: Begin) -> None:
         backend, upstream = await begin(Reply((*text("a"), Step.HANG)))
         async with aclosing(backend.generate(Prompt((QUESTION,)), prefix="", timeout_seconds=5)) as pieces:
             assert await anext(pieces) == Delta("a")
         await asyncio.wait_for(upstream.requests[0].left.wait(), 5)
 
-    async def test_cancelling_the_task_hangs_up(self, begin: Begin) -> None:
+    async def test_cancelling_the_task_disconnects(self, begin: Begin) -> None:
         backend, upstream = await begin(Reply(early=(Step.HANG,)))
         task = asyncio.create_task(generate(backend))
         await upstream.asked.wait()
@@ -508,9 +506,7 @@ class TestConnections:
                     stream = backend.generate(Prompt((QUESTION,)), prefix="", timeout_seconds=1)
                     assert await anext(await stack.enter_async_context(aclosing(stream))) == Delta("a")
 
-    async def test_a_full_pool_is_our_trouble_and_not_the_models(
-        self, begin: Begin, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_full_pool_is_no_failure_of_the_model(self, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(openai, "MAX_CONNECTIONS", 1)
         monkeypatch.setattr(openai, "_POOL_TIMEOUT_SECONDS", 0.05)
         backend, _ = await begin(Reply((*text("a"), Step.HANG)))
@@ -567,7 +563,7 @@ class TestEmbeddings:
         assert [len(seen.body["input"]) for seen in upstream.requests] == [256, 1]
         assert found.usage == Usage(14)
 
-    async def test_missing_usage_is_estimated_and_says_so(self, begin: Begin) -> None:
+    async def test_missing_usage_is_estimated_and_marked(self, begin: Begin) -> None:
         backend, _ = await begin(openai_upstream.json_reply({"data": [{"embedding": [1.0]}]}))
         assert (await backend.embed(["a" * 40], timeout_seconds=5)).usage == Usage(10, estimated=True)
 
@@ -603,12 +599,12 @@ class TestEmbeddings:
             await backend.embed(["a"], timeout_seconds=5)
         await asyncio.wait_for(upstream.requests[0].left.wait(), 5)
 
-    async def test_the_field_of_a_refusal_is_ours(self, begin: Begin) -> None:
+    async def test_the_field_of_a_refusal_is_one_of_our_request(self, begin: Begin) -> None:
         backend, _ = await begin(failure(400, param="input"))
         with pytest.raises(Failure) as caught:
             await backend.embed(["a"], timeout_seconds=5)
         assert caught.value.error.field == "texts"
 
 
-def test_the_installed_http_client_is_the_one_that_frees_cancelled_places() -> None:
+def test_the_installed_http_client_releases_connections_of_cancelled_requests() -> None:
     assert tuple(map(int, httpx2.__version__.split(".")[:2])) >= (2, 16)

@@ -1,4 +1,4 @@
-"""The cache of answers, as clients see it and by itself."""
+"""The cache of answers, through requests and by itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_the_same_question_is_answered_from_the_cache_with_the_same_events
     assert record.model == "small"
 
 
-async def test_what_a_refusal_says_of_documents_that_are_read_does_not_stay_in_the_cache(world: World) -> None:
+async def test_the_progress_that_follows_a_refusal_is_not_cached(world: World) -> None:
     world.modelserver.script = ["I cannot say."]
     world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=3)
     first = await world.ask()
@@ -65,7 +65,7 @@ async def test_what_a_refusal_says_of_documents_that_are_read_does_not_stay_in_t
     assert third.text() == "I cannot say."
 
 
-async def test_a_client_learns_whether_its_answer_comes_from_the_cache(world: World) -> None:
+async def test_the_use_of_the_cache_is_reported(world: World) -> None:
     uses = [(await world.ask(**fields)).events[0].opened.cache for fields in ({}, {}, {"fresh": True}, CREATIVE)]
     assert uses == [
         types_pb2.CACHE_USE_MISS,
@@ -75,7 +75,7 @@ async def test_a_client_learns_whether_its_answer_comes_from_the_cache(world: Wo
     ]
 
 
-async def test_a_fresh_answer_is_written_anew_and_takes_the_place_of_the_cached_one(world: World) -> None:
+async def test_a_fresh_answer_is_generated_and_replaces_the_cached_one(world: World) -> None:
     await world.ask()
     world.modelserver.script = ["You have ", "20 days [1]."]
     fresh = await world.ask(fresh=True)
@@ -87,7 +87,7 @@ async def test_a_fresh_answer_is_written_anew_and_takes_the_place_of_the_cached_
 
 
 Change = Callable[[World], dict[str, Any]]
-"""Changes something; returns what is changed in the request."""
+"""Changes something; returns changed fields of the request."""
 
 
 def other_tenant(world: World) -> dict[str, Any]:
@@ -151,21 +151,21 @@ def changed_factory(old: str, new: str) -> Change:
         pytest.param(changed_factory('"enabled":true', '"enabled":false'), id="a route without a cache"),
     ],
 )
-async def test_an_answer_is_not_given_again_for(world: World, change: Change) -> None:
+async def test_a_cached_answer_is_not_used_for(world: World, change: Change) -> None:
     await world.ask()
     again = await world.ask(**change(world))
     assert not again.done.cached
     assert len(world.modelserver.requests) == 2
 
 
-async def test_a_reload_that_changes_nothing_for_the_route_keeps_its_answers(world: World) -> None:
+async def test_a_reload_without_changes_for_the_route_keeps_its_cached_answers(world: World) -> None:
     await world.ask()
     changed_factory('"name":"quick"', '"name":"fast"')(world)
     assert (await world.ask()).done.cached
 
 
 @pytest.mark.parametrize("case", ["blocked output", "cut off", "stored conversation"])
-async def test_an_answer_is_not_kept_when(world: World, case: str) -> None:
+async def test_an_answer_is_not_cached_when(world: World, case: str) -> None:
     fields: dict[str, Any] = {}
     if case == "blocked output":
         world.safety.block = ("14",)
@@ -187,7 +187,7 @@ async def test_a_masked_question_is_cached_by_its_masked_text_alone(world: World
     await world.ask("Call 0912345678?")
     assert (await world.ask("Call 0987654321?")).done.cached
     world.safety.mask = {}
-    assert not (await world.ask("Call 0912345678?")).done.cached, "the text as it came was no key"
+    assert not (await world.ask("Call 0912345678?")).done.cached, "the original text is no key"
 
 
 async def test_answers_survive_a_restart_with_their_hits(make_world: MakeWorld, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ async def opened(path: Path, **bounds: Any) -> Cache:
     return answers
 
 
-async def test_memory_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) -> None:
+async def test_memory_keeps_the_last_used_entries_within_its_bytes(tmp_path: Path) -> None:
     one = entry("a", output="x" * 1000)
     answers = await opened(tmp_path, memory_bytes=2 * one.size, disk_entries=0)
     for key in ("a", "b"):
@@ -230,7 +230,7 @@ async def test_memory_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) 
     await answers.close()
 
 
-async def test_the_disk_keeps_what_was_used_last_within_its_entries(tmp_path: Path) -> None:
+async def test_the_disk_keeps_the_last_used_entries_within_its_number(tmp_path: Path) -> None:
     answers = await opened(tmp_path, memory_bytes=0, disk_entries=2)
     for key in ("a", "b"):
         answers.store(entry(key))
@@ -244,7 +244,7 @@ async def test_the_disk_keeps_what_was_used_last_within_its_entries(tmp_path: Pa
     await answers.close()
 
 
-async def test_an_old_answer_is_not_given_and_leaves_the_disk(tmp_path: Path) -> None:
+async def test_an_old_answer_is_not_used_and_is_deleted_from_disk(tmp_path: Path) -> None:
     answers = await opened(tmp_path, memory_bytes=0)
     answers.store(entry("old", created_at=time.time() - 61))
     answers.store(entry("young", created_at=time.time() - 30))
@@ -256,7 +256,7 @@ async def test_an_old_answer_is_not_given_and_leaves_the_disk(tmp_path: Path) ->
     assert await rows(tmp_path / "cache.db", "SELECT key FROM entries") == [("young",)]
 
 
-async def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
+async def test_a_damaged_file_is_created_again(tmp_path: Path) -> None:
     await asyncio.to_thread((tmp_path / "cache.db").write_bytes, b"this is no database" * 1000)
     answers = await opened(tmp_path)
     answers.store(entry("a"))
@@ -265,20 +265,20 @@ async def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     await answers.close()
 
 
-async def test_a_second_process_cannot_take_the_file(tmp_path: Path) -> None:
+async def test_a_second_process_cannot_open_the_file(tmp_path: Path) -> None:
     answers = await opened(tmp_path)
     with pytest.raises(Unavailable, match="one process"):
         await opened(tmp_path)
     await answers.close()
 
 
-async def test_a_long_answer_is_not_kept(tmp_path: Path) -> None:
+async def test_a_long_answer_is_not_stored(tmp_path: Path) -> None:
     answers = await opened(tmp_path, max_entry_bytes=2000)
     answers.store(entry("a", output="x" * 3000))
     assert await answers.look_up("a", max_age_seconds=60) is None
     await answers.close()
 
 
-def test_texts_that_no_reader_tells_apart_have_one_form() -> None:
+def test_texts_that_look_the_same_have_one_form() -> None:
     assert cache.normalised(" hoà\r\nbình ") == cache.normalised("hoà\nbình")
     assert cache.normalised("a  b") != cache.normalised("a b"), "white space inside may be code"

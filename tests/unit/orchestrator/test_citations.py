@@ -1,4 +1,4 @@
-"""Marks in an answer."""
+"""Citation marks in an answer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def filtered(pieces: list[str], passages: int = 3) -> str:
         ("tiếng Việt [2] và [8]", "tiếng Việt [2] và"),
     ],
 )
-def test_marks_that_name_no_passage_are_taken_out(text: str, released: str) -> None:
+def test_marks_that_name_no_passage_are_removed(text: str, released: str) -> None:
     assert filtered([text]) == released
 
 
@@ -56,7 +56,7 @@ def test_little_is_held_back() -> None:
     assert len(marks.feed("[" + "1" * 200)) > 100
 
 
-def test_citations_name_their_passages_by_code_points() -> None:
+def test_citations_have_offsets_in_code_points() -> None:
     found = citations.find("Việt 🎉 [2], [1, 2] [3]", [passage("a"), passage("b", number=2)])
     assert [(c.number, c.passage_id, c.start_offset, c.end_offset) for c in found] == [
         (2, "p2", 7, 10),

@@ -1,4 +1,4 @@
-"""Taking back what a model repeats of the answer that it goes on with."""
+"""Removal of what a model repeats of the answer that it continues."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ LONG = "Hợp đồng có hiệu lực từ ngày ký. Bên A giao hàng trong b
         ),
     ],
 )
-def test_the_reader_sees_the_answer_once(prefix: str, continuation: str, whole: str) -> None:
+def test_a_repetition_is_removed(prefix: str, continuation: str, whole: str) -> None:
     assert prefix + trimmed(prefix, continuation) == whole
     assert prefix + trimmed(prefix, *continuation) == whole
 
@@ -57,7 +57,7 @@ WORDS = st.lists(st.sampled_from(["the", "sky", "is", "blue", "xanh", "ha", "1",
 
 
 @given(words=WORDS, more=WORDS, data=st.data())
-def test_what_goes_out_does_not_depend_on_how_the_stream_is_cut(
+def test_the_result_does_not_depend_on_how_the_stream_is_cut(
     words: list[str], more: list[str], data: st.DataObject
 ) -> None:
     prefix, continuation = " ".join(words), " ".join(more)
@@ -68,7 +68,7 @@ def test_what_goes_out_does_not_depend_on_how_the_stream_is_cut(
 
 
 @given(prefix=st.text(min_size=1, max_size=60), rest=st.text(max_size=30))
-def test_a_model_that_starts_again_never_repeats_a_piece(prefix: str, rest: str) -> None:
+def test_an_answer_that_starts_again_is_not_repeated(prefix: str, rest: str) -> None:
     kept = trimmed(prefix, prefix + rest)
     assert (prefix + rest).endswith(kept)
     if prefix.strip():

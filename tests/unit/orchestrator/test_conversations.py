@@ -1,4 +1,4 @@
-"""Stored conversations, in either database: bounded, erasable, each its caller's own."""
+"""Stored conversations, in either database: bounded, erasable, and private to their callers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def assistant(text: str) -> types_pb2.Message:
 
 @pytest.fixture
 async def world(make_world: MakeWorld, database_url: str | None) -> AsyncIterator[World]:
-    """A world over each database."""
+    """A world with each database."""
     async with make_world(database_url=database_url) as made:
         yield made
 
@@ -56,7 +56,7 @@ async def test_a_turn_continues_the_stored_conversation(world: World) -> None:
     assert last_conversation(world) == ["I am Ann.", "Hi Ann.", "Who am I?"]
 
 
-async def test_it_survives_a_restart(make_world: MakeWorld, database_url: str | None) -> None:
+async def test_a_conversation_survives_a_restart(make_world: MakeWorld, database_url: str | None) -> None:
     async with make_world(database_url=database_url) as world:
         await world.ask("I am Ann.", route="chat", conversation_id="c1")
     async with make_world(database_url=database_url) as world:
@@ -65,7 +65,7 @@ async def test_it_survives_a_restart(make_world: MakeWorld, database_url: str | 
 
 
 @pytest.mark.parametrize("other", [{"tenant": "other"}, {"principal": "bob"}])
-async def test_another_caller_neither_sees_nor_erases_it(world: World, other: dict[str, Any]) -> None:
+async def test_another_caller_can_neither_read_nor_erase_a_conversation(world: World, other: dict[str, Any]) -> None:
     await world.ask("I am Ann.", route="chat", conversation_id="c1")
     act_as(replace(CALLER, **other))
     await world.ask("Who am I?", route="chat", conversation_id="c1")
@@ -80,7 +80,7 @@ def all_bytes(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.glob("conversations.db*"))
 
 
-async def test_an_erased_conversation_is_forgotten(world: World) -> None:
+async def test_an_erased_conversation_is_not_continued(world: World) -> None:
     await world.ask("My secret is Xylophon.", route="chat", conversation_id="c1")
     assert await erase(world, "c1")
     assert not await erase(world, "c1")
@@ -109,7 +109,7 @@ async def test_an_answer_that_ends_after_the_erasure_does_not_bring_it_back(worl
     assert last_conversation(world) == ["second"]
 
 
-async def test_only_what_the_guardrails_let_pass_is_stored(world: World) -> None:
+async def test_only_text_that_the_guardrails_have_passed_is_stored(world: World) -> None:
     world.safety.mask = {"0912345678": "<PHONE>"}
     world.modelserver.script = ["Noted: 0912345678."]
     await world.ask("Mine is 0912345678", route="chat", conversation_id="c1")
@@ -123,7 +123,7 @@ async def test_only_what_the_guardrails_let_pass_is_stored(world: World) -> None
     assert last_conversation(world) == ["Mine is <PHONE>", "Noted: <PHONE>.", "and now?"]
 
 
-async def test_turns_at_the_same_time_are_stored_whole(world: World) -> None:
+async def test_concurrent_turns_are_each_stored_as_a_whole(world: World) -> None:
     await asyncio.gather(*(world.ask(f"q{i}", route="chat", conversation_id="c1") for i in range(8)))
     await world.ask("last", route="chat", conversation_id="c1")
     *turns, last = last_conversation(world)
@@ -132,7 +132,7 @@ async def test_turns_at_the_same_time_are_stored_whole(world: World) -> None:
     assert set(turns[1::2]) == {"You have 14 days [1]."}
 
 
-async def test_a_tool_call_and_its_result_are_part_of_it(world: World) -> None:
+async def test_a_tool_call_and_its_result_are_stored(world: World) -> None:
     from genaifactory.modelserver.v1 import modelserver_pb2
 
     call = types_pb2.ToolCall(id="c1", name="f", arguments_json="{}")
@@ -162,7 +162,7 @@ async def texts(store: Conversations, *, limit: int = 1000) -> list[str]:
     return [message.content for message in (await store.begin(KEY, limit=limit)).messages]
 
 
-async def test_the_oldest_messages_go_first_and_no_answer_stays_without_its_question(
+async def test_the_oldest_messages_are_deleted_first_and_no_answer_is_returned_without_its_question(
     tmp_path: Path, database_url: str | None
 ) -> None:
     async with opened(tmp_path, database_url, max_messages=5) as store:
@@ -174,7 +174,7 @@ async def test_the_oldest_messages_go_first_and_no_answer_stays_without_its_ques
         assert await texts(store, limit=0) == []
 
 
-async def test_messages_past_their_age_are_forgotten(
+async def test_messages_beyond_the_age_limit_are_deleted(
     tmp_path: Path, database_url: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, database_url, max_age_seconds=100) as store:
@@ -185,13 +185,13 @@ async def test_messages_past_their_age_are_forgotten(
         monkeypatch.setattr(time, "time", lambda: now + 101)
         await store.add_turn(await store.begin(replace(KEY, name="c2"), limit=9), [user("new")])
         assert await texts(store) == []
-        await store.forget_old()
-        assert not await store.erase(KEY), "an empty one is gone as well"
+        await store.delete_old()
+        assert not await store.erase(KEY), "an empty one is deleted as well"
         left = await store.begin(replace(KEY, name="c2"), limit=9)
         assert [message.content for message in left.messages] == ["new"]
 
 
-async def test_a_caller_has_a_bounded_number_and_the_idlest_goes_first(
+async def test_the_number_of_conversations_of_a_caller_is_bounded_and_the_least_recently_used_is_deleted_first(
     tmp_path: Path, database_url: str | None
 ) -> None:
     async with opened(tmp_path, database_url, max_per_principal=2) as store:
@@ -203,7 +203,7 @@ async def test_a_caller_has_a_bounded_number_and_the_idlest_goes_first(
         assert await store.erase(replace(KEY, principal="bob")), "another's are not counted"
 
 
-async def test_an_erased_conversation_does_not_come_back_under_its_number(
+async def test_a_turn_of_an_erased_conversation_is_not_added_to_a_new_one(
     tmp_path: Path, database_url: str | None
 ) -> None:
     async with opened(tmp_path, database_url) as store:
@@ -211,11 +211,11 @@ async def test_an_erased_conversation_does_not_come_back_under_its_number(
         assert await store.erase(KEY)
         second = await store.begin(KEY, limit=9)
         assert second.number != first.number
-        await store.add_turn(first, [user("of the erased life")])
+        await store.add_turn(first, [user("of the erased one")])
         assert await texts(store) == []
 
 
-async def test_conversations_are_counted_by_tenant_for_who_may_operate(world: World) -> None:
+async def test_conversations_are_counted_by_tenant_for_callers_with_the_permission_operate(world: World) -> None:
     for tenant, name in (("acme", "c1"), ("acme", "c2"), ("globex", "c1")):
         act_as(replace(CALLER, tenant=tenant))
         await world.ask("Hello", route="chat", conversation_id=name)

@@ -1,4 +1,4 @@
-"""The database of conversations: built alike by anybody at any time, adopted from before, and back by itself."""
+"""The database of conversations: migrations, files of a former version, and reconnection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.orchestrator.conftest import MakeWorld, World, assistant, user
 
 KEY = Key("acme", "alice", "c1")
 
-# What the version before migrations made, as it made it.
+# The schema of the version before migrations.
 FORMER = """
 CREATE TABLE conversations (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -87,7 +87,7 @@ async def texts(store: Conversations) -> list[str]:
 
 
 async def seen(settings: Settings, look: Callable[[sa.Connection], Seen]) -> Seen:
-    """What `look` sees in the database once a store has opened it."""
+    """The result of `look` on the database, after a store has opened it."""
     async with opened(settings):
         pass
     url = settings.database_url.get_secret_value() if settings.database_url else None
@@ -99,7 +99,7 @@ async def seen(settings: Settings, look: Callable[[sa.Connection], Seen]) -> See
     return found
 
 
-async def test_the_migrations_build_the_schema_that_the_code_uses(tmp_path: Path, database_url: str | None) -> None:
+async def test_the_migrations_create_the_schema_that_the_code_uses(tmp_path: Path, database_url: str | None) -> None:
     def differences(connection: sa.Connection) -> list[object]:
         options = {"version_table": "orchestrator_alembic_version"}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
@@ -121,7 +121,7 @@ async def test_a_file_of_the_version_before_migrations_gets_the_schema_of_a_new_
     assert len(former[0]) > 9
 
 
-async def test_a_file_of_the_version_before_migrations_is_adopted_with_its_data(tmp_path: Path) -> None:
+async def test_a_file_of_the_version_before_migrations_keeps_its_data(tmp_path: Path) -> None:
     await asyncio.to_thread(make_former, tmp_path)
     for expected in (["I am Ann.", "Hi Ann."], ["I am Ann.", "Hi Ann.", "next"]):
         async with opened(settings_for(tmp_path, None)) as store:
@@ -131,10 +131,10 @@ async def test_a_file_of_the_version_before_migrations_is_adopted_with_its_data(
             await store.add_turn(history, [user("next")])
     async with opened(settings_for(tmp_path, None)) as store:
         assert await store.erase(KEY)
-        assert (await store.begin(KEY, limit=9)).number == 8, "the numbers go on where they were"
+        assert (await store.begin(KEY, limit=9)).number == 8, "numbering continues"
 
 
-async def test_replicas_that_open_an_empty_database_at_once_all_succeed(
+async def test_replicas_that_open_an_empty_database_concurrently_all_succeed(
     tmp_path: Path, postgres: PostgresServer
 ) -> None:
     settings = settings_for(tmp_path, await asyncio.to_thread(postgres.new_database))
@@ -147,7 +147,7 @@ async def test_replicas_that_open_an_empty_database_at_once_all_succeed(
         await store.close()
 
 
-async def test_a_second_process_on_the_file_fails_at_its_start(tmp_path: Path) -> None:
+async def test_a_second_process_with_the_same_file_fails_to_start(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, None, store={"busy_timeout_seconds": 0.05})
     async with opened(settings):
         with pytest.raises(Unavailable, match="store of conversations is locked by another process"):
@@ -156,7 +156,7 @@ async def test_a_second_process_on_the_file_fails_at_its_start(tmp_path: Path) -
         pass
 
 
-async def test_the_file_is_for_the_orchestrators_account_alone(tmp_path: Path) -> None:
+async def test_the_file_is_private_to_the_orchestrators_account(tmp_path: Path) -> None:
     async with opened(settings_for(tmp_path / "made", None)) as store:
         await store.begin(KEY, limit=9)
         files = await asyncio.to_thread(lambda: list((tmp_path / "made").iterdir()))
@@ -171,7 +171,7 @@ async def test_a_damaged_file_ends_the_start(tmp_path: Path) -> None:
         await Conversations(settings_for(tmp_path, None)).open()
 
 
-async def test_postgresql_that_is_away_at_the_start_holds_up_conversations_alone_until_it_is_there(
+async def test_while_postgresql_is_unreachable_at_the_start_only_requests_with_conversations_fail(
     make_world: MakeWorld, postgres: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)
@@ -184,14 +184,14 @@ async def test_postgresql_that_is_away_at_the_start_holds_up_conversations_alone
                 assert isinstance(error, Unavailable)
                 assert error.retry_after_seconds == 1.0
                 assert record.outcome == monitor_pb2.OUTCOME_FAILED
-            assert len(world.modelserver.requests) == 1, "no model works for a turn that cannot begin"
+            assert len(world.modelserver.requests) == 1, "no model is called for a turn that cannot begin"
         async with asyncio.timeout(20):
-            while not await begins(world):  # noqa: ASYNC110  # each look is a request
+            while not await begins(world):  # noqa: ASYNC110  # each check is a request
                 await asyncio.sleep(0.1)
         await world.ask("Who am I?", route="chat", conversation_id="c1")
         assert world.modelserver.requests[-1].conversation.messages[0].content == "I am Ann."
     logged = [each.message for each in caplog.records if each.message.startswith("The store of conversations fails")]
-    assert len(logged) == len(set(logged)) > 0, "each way to fail is logged once"
+    assert len(logged) == len(set(logged)) > 0, "each error is logged once"
 
 
 async def begins(world: World) -> bool:
@@ -202,7 +202,7 @@ async def begins(world: World) -> bool:
     return True
 
 
-async def test_a_stop_while_postgresql_is_away_leaves_no_task_behind(
+async def test_a_stop_while_postgresql_is_unreachable_leaves_no_task_behind(
     make_world: MakeWorld, postgres: PostgresServer
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)
@@ -212,7 +212,7 @@ async def test_a_stop_while_postgresql_is_away_leaves_no_task_behind(
         assert "conversations-open" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
-async def test_an_answer_whose_conversation_cannot_be_stored_is_given_and_its_record_says_so(
+async def test_an_answer_whose_turn_cannot_be_stored_is_sent_and_its_record_has_the_error(
     make_world: MakeWorld, postgres: PostgresServer
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)
@@ -236,7 +236,7 @@ async def test_an_answer_whose_conversation_cannot_be_stored_is_given_and_its_re
         assert [m.content for m in world.modelserver.requests[-1].conversation.messages] == ["next"]
 
 
-async def test_a_turn_waits_a_while_for_postgresql_to_come_back(
+async def test_storing_a_turn_is_retried_until_postgresql_is_back(
     make_world: MakeWorld, postgres: PostgresServer
 ) -> None:
     url = await asyncio.to_thread(postgres.new_database)
@@ -256,7 +256,7 @@ async def test_a_turn_waits_a_while_for_postgresql_to_come_back(
         assert stored == ["How is it?", "It is done.", "next"]
 
 
-async def test_a_turn_whose_commit_was_not_acknowledged_is_there_once(
+async def test_a_turn_whose_commit_was_not_acknowledged_is_stored_once(
     short_path: Path, postgres: PostgresServer
 ) -> None:
     relay = Relay(postgres.folder / ".s.PGSQL.5432")
@@ -268,12 +268,12 @@ async def test_a_turn_whose_commit_was_not_acknowledged_is_there_once(
         history = await store.begin(KEY, limit=9)
         relay.cuts_at_commit = True
         await store.add_turn(history, [user("q"), assistant("a")])
-        assert not relay.cuts_at_commit, "the first try was cut off"
+        assert not relay.cuts_at_commit, "the first attempt was cut off"
         assert await texts(store) == ["q", "a"]
 
 
 class Relay:
-    """Between a client and PostgreSQL; told to, it passes a COMMIT on and cuts the connection in place of the reply."""
+    """A relay between a client and PostgreSQL, which can close the connection instead of passing a COMMIT's reply."""
 
     def __init__(self, server: Path) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""Replies that need no model: what is small talk, what asks for an overview, and what neither may swallow."""
+"""Replies that need no model: small talk and overviews, and questions that must reach a model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_question_that_begins_with_small_talk_is_a_question(message: str) -> N
         ("Summarise " + "please " * 100_000 + "x", None),
     ],
 )
-def test_an_overview_is_recognised_with_what_it_is_of(message: str, subject: str | None) -> None:
+def test_a_request_for_an_overview_is_recognised_with_its_subject(message: str, subject: str | None) -> None:
     assert overview.subject(message) == subject
 
 
@@ -98,7 +98,7 @@ SAMPLE = RetrievedPassages(
 )
 
 
-def test_one_document_is_told_by_its_sections_in_their_order_each_cited() -> None:
+def test_the_overview_of_one_document_lists_its_sections_in_order_with_citations() -> None:
     composed = overview.compose("leave", "en", SAMPLE, complete=True)
     assert composed is not None
     text, found = composed
@@ -112,7 +112,7 @@ def test_one_document_is_told_by_its_sections_in_their_order_each_cited() -> Non
     assert found.index_version == "v7"
 
 
-def test_several_documents_are_told_by_their_headings() -> None:
+def test_the_overview_of_several_documents_lists_their_headings() -> None:
     composed = overview.compose("the documents", "en", SAMPLE, complete=True)
     assert composed is not None
     text, found = composed
@@ -124,7 +124,7 @@ def test_several_documents_are_told_by_their_headings() -> None:
     assert [passage.document_id for passage in found.passages] == ["hr/leave.md", "it/keys.md"]
 
 
-def test_text_without_headings_and_sentences_is_told_by_its_first_words() -> None:
+def test_the_overview_of_text_without_headings_and_sentences_shows_its_first_words() -> None:
     title = "scan_0042 (final)"
     text = "- milk\n- eggs\n- " + "and more of this and that " * 20
     sample = RetrievedPassages(
@@ -145,24 +145,24 @@ def test_text_without_headings_and_sentences_is_told_by_its_first_words() -> Non
 @pytest.mark.parametrize(
     ("subject", "documents"),
     [
-        ("the handbook", {"hr/leave.md"}),  # its opening calls it so
-        ("the manual", {"hr/leave.md", "it/keys.md"}),  # none is called so: any kind of document will do
+        ("the handbook", {"hr/leave.md"}),  # the word is in its opening
+        ("the manual", {"hr/leave.md", "it/keys.md"}),  # none has the word: all documents
         ("keys md", {"it/keys.md"}),
         ("", {"hr/leave.md", "it/keys.md"}),
     ],
 )
-def test_an_overview_is_of_the_documents_that_are_named(subject: str, documents: set[str]) -> None:
+def test_an_overview_covers_the_documents_that_the_subject_names(subject: str, documents: set[str]) -> None:
     composed = overview.compose(subject, "en", SAMPLE, complete=True)
     assert composed is not None
     assert {passage.document_id for passage in composed[1].passages} == documents
 
 
 @pytest.mark.parametrize("subject", ["football", "the football handbook", "annual reports"])
-def test_what_no_document_is_called_has_no_overview(subject: str) -> None:
+def test_a_subject_that_names_no_document_has_no_overview(subject: str) -> None:
     assert overview.compose(subject, "en", SAMPLE, complete=True) is None
 
 
-async def test_small_talk_is_answered_without_a_model_checked_and_on_record(world: World) -> None:
+async def test_small_talk_is_answered_without_a_model_checked_and_recorded(world: World) -> None:
     request = world.request("Hello!")
     answer = await world.send(request)
     assert answer.text().startswith("Hello!")
@@ -186,7 +186,7 @@ async def test_an_overview_cites_the_passages_that_it_shows(world: World) -> Non
     assert [passage.document_id for passage in record.passages] == ["d1", "d2"]
 
 
-async def test_an_overview_out_of_many_passages_has_more_of_the_documents_that_it_names(world: World) -> None:
+async def test_an_overview_among_many_passages_searches_for_more_of_the_named_documents(world: World) -> None:
     others = [_passage(f"other/{n}.md", "", "Nothing of it.", 0, "Other") for n in range(99)]
     annual = _passage("hr/leave.md", "Annual leave", "You have 16 days.", 30, "Leave")
     sick = _passage("hr/leave.md", "Sick leave", "Call your manager.", 90, "Leave")
@@ -197,7 +197,7 @@ async def test_an_overview_out_of_many_passages_has_more_of_the_documents_that_i
     assert [citation.passage_id for citation in answer.done.citations] == [annual.passage_id, sick.passage_id]
 
 
-async def test_what_documents_are_called_passes_the_output_guardrail(world: World) -> None:
+async def test_titles_of_documents_are_checked_by_the_output_guardrail(world: World) -> None:
     world.safety.mask = {"Handbook": "<SECRET_NAME>"}
     assert "Handbook" not in (await world.ask("hello")).text()
     world.safety.mask, world.safety.block = {}, ("Handbook",)
@@ -222,12 +222,12 @@ async def test_small_talk_that_a_guardrail_blocks_is_blocked(world: World) -> No
     ],
     ids=["no documents", "tools", "a form of output", "no document of that name"],
 )
-async def test_a_model_answers_what_is_not_for_a_reply(world: World, fields: dict[str, Any]) -> None:
+async def test_a_model_answers_what_no_reply_covers(world: World, fields: dict[str, Any]) -> None:
     await world.ask(**({"question": "hello"} | fields))
     assert len(world.modelserver.requests) == 1
 
 
-async def test_without_documents_small_talk_says_so_and_names_none(world: World) -> None:
+async def test_small_talk_without_documents_names_none(world: World) -> None:
     world.retriever.passages = []
     assert (await world.ask("hello")).text().endswith("There are no documents yet that you may read.")
     assert (await world.ask("thanks")).text().startswith("You are welcome.")

@@ -1,4 +1,4 @@
-"""The model client: retries, budgets, circuits, deadlines, cancellation, accounting, and a changing configuration."""
+"""The model client: retries, budgets, circuits, deadlines, cancellation, accounting, and configuration changes."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class TestOneModel:
         ]
         assert world.outcomes == [("first", "")]
 
-    async def test_streams_the_model_servers_answer_in_the_same_form(self, begin: Begin) -> None:
+    async def test_streams_the_model_servers_answer_with_the_same_events(self, begin: Begin) -> None:
         world = await begin()
         assert await world.ask("local") == [
             Started("local"),
@@ -159,7 +159,7 @@ class TestOneModel:
             Finished((types_pb2.FINISH_REASON_STOP,), Usage(10, 5), "local"),
         ]
 
-    async def test_gives_the_model_server_all_of_the_prompt(self, begin: Begin) -> None:
+    async def test_sends_the_model_server_all_of_the_prompt(self, begin: Begin) -> None:
         world = await begin()
         prompt = Prompt(
             (QUESTION,),
@@ -180,7 +180,7 @@ class TestOneModel:
         assert request.tool_choice == prompt.tool_choice
         assert request.output_format == prompt.output_format
 
-    async def test_several_answers_keep_apart(self, begin: Begin) -> None:
+    async def test_several_choices_are_distinguished(self, begin: Begin) -> None:
         stream = (*text("a"), chunk({"content": "b"}, index=1), chunk(index=1, finish="length"), *ending())
         world = await begin(Reply(stream))
         events = await world.ask("first", prompt=Prompt((QUESTION,), sampling=types_pb2.Sampling(n=2)))
@@ -194,13 +194,13 @@ class TestOneModel:
         world = await begin(answer())
         assert await world.ask("first") == [Finished((types_pb2.FINISH_REASON_STOP,), Usage(10, 5), "first")]
 
-    async def test_missing_usage_is_estimated_and_says_so(self, begin: Begin) -> None:
+    async def test_missing_usage_is_estimated_and_marked(self, begin: Begin) -> None:
         world = await begin(answer("Xin chào bạn", usage=None))
         finished = (await world.ask("first"))[-1]
         assert isinstance(finished, Finished)
         assert finished.usage == Usage(15, 4, estimated=True)  # 44 and 14 bytes, and 4 for what frames a message
 
-    async def test_counts_of_zero_are_missing_ones(self, begin: Begin) -> None:
+    async def test_counts_of_zero_are_treated_as_missing(self, begin: Begin) -> None:
         world = await begin(answer("Xin chào bạn", usage=(0, 0)))
         finished = (await world.ask("first"))[-1]
         assert isinstance(finished, Finished)
@@ -211,7 +211,7 @@ class TestOneModel:
         [(Step.RESET,), (Step.CLOSE,), (), (b"data: {nope\n\n",)],
         ids=["reset", "cut off", "no [DONE]", "rubbish"],
     )
-    async def test_trouble_after_the_end_of_the_answer_does_not_spoil_it(
+    async def test_an_error_after_the_end_of_the_answer_is_ignored(
         self, begin: Begin, end: tuple[bytes | Step, ...]
     ) -> None:
         world = await begin(Reply((*text("Xin"), chunk(finish="stop"), *end)))
@@ -230,7 +230,7 @@ class TestOneModel:
 
 class TestRetries:
     @pytest.mark.parametrize("reply", [failure(500), failure(503), failure(408), failure(429), BROKEN])
-    async def test_a_passing_trouble_is_tried_again(self, begin: Begin, reply: Reply) -> None:
+    async def test_a_temporary_failure_is_retried(self, begin: Begin, reply: Reply) -> None:
         world = await begin(reply, reply, answer("Xin"))
         assert Delta("Xin") in await world.ask("first", "second")
         assert len(world.first.requests) == 3
@@ -239,34 +239,34 @@ class TestRetries:
         assert 0 <= world.waits[1] <= 2
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 307])
-    async def test_a_lasting_trouble_is_not(self, begin: Begin, status: int) -> None:
+    async def test_a_permanent_failure_is_not_retried(self, begin: Begin, status: int) -> None:
         world = await begin(failure(status))
         await world.refused("first")
         assert len(world.first.requests) == 1
 
-    async def test_the_clients_mistake_is_not_put_to_another_model(self, begin: Begin) -> None:
+    async def test_a_clients_error_is_not_sent_to_another_model(self, begin: Begin) -> None:
         world = await begin(failure(400, param="temperature"))
         refused = await world.refused("first", "second")
         assert isinstance(refused, errors.InvalidArgument)
         assert refused.field == "sampling.temperature"
         assert world.second.requests == []
 
-    async def test_waits_as_long_as_retry_after_says(self, begin: Begin) -> None:
+    async def test_waits_for_retry_after(self, begin: Begin) -> None:
         world = await begin(failure(429, retry_after="3"), answer("Xin"))
         await world.ask("first", "second")
         assert 3 <= world.waits[0] <= 4
 
-    async def test_asks_the_next_at_once_when_retry_after_is_long(self, begin: Begin) -> None:
+    async def test_calls_the_next_model_at_once_when_retry_after_is_long(self, begin: Begin) -> None:
         world = await begin(failure(429, retry_after="5"))
         assert Delta("Chào") in await world.ask("first", "second")
         assert world.waits == []
 
-    async def test_waits_for_the_last_model_as_long_as_the_deadline_allows(self, begin: Begin) -> None:
+    async def test_waits_for_the_last_model_within_the_deadline(self, begin: Begin) -> None:
         world = await begin(failure(429, retry_after="30"), answer("Xin"))
         assert Delta("Xin") in await world.ask("first")
         assert 30 <= world.waits[0] <= 31
 
-    async def test_does_not_wait_past_the_deadline(self, begin: Begin) -> None:
+    async def test_does_not_wait_beyond_the_deadline(self, begin: Begin) -> None:
         world = await begin(failure(429, retry_after="61"))
         refused = await world.refused("first")
         assert isinstance(refused, errors.Overloaded)
@@ -277,12 +277,12 @@ class TestRetries:
         world = await begin(failure(400, code="context_length_exceeded"))
         assert Delta("Chào") in await world.ask("first", "second")
 
-    async def test_a_prompt_too_long_for_every_model_is_the_clients_to_shorten(self, begin: Begin) -> None:
+    async def test_a_prompt_too_long_for_every_model_is_a_clients_error(self, begin: Begin) -> None:
         too_long = failure(400, code="context_length_exceeded")
         world = await begin(too_long, second=[too_long])
         assert isinstance(await world.refused("first", "second"), errors.ContextTooLong)
 
-    async def test_a_form_that_no_model_takes_is_the_clients_to_change(self, begin: Begin) -> None:
+    async def test_an_output_format_that_no_model_supports_is_a_clients_error(self, begin: Begin) -> None:
         world = await begin()
         prompt = Prompt((QUESTION,), output_format=types_pb2.OutputFormat(regex="a+"))
         refused = await world.refused("first", "second", prompt=prompt)
@@ -290,13 +290,13 @@ class TestRetries:
         assert refused.field == "output_format"
         assert Delta("Xin") in await world.ask("first", "local", prompt=prompt)
 
-    async def test_when_every_model_is_busy_the_client_learns_how_long(self, begin: Begin) -> None:
+    async def test_when_every_model_is_busy_the_error_has_the_shortest_wait(self, begin: Begin) -> None:
         world = await begin(failure(429, retry_after="90"), second=[failure(429, retry_after="70")])
         refused = await world.refused("first", "second")
         assert isinstance(refused, errors.Overloaded)
         assert refused.retry_after_seconds == 70
 
-    async def test_take_no_more_than_a_fifth_of_requests_while_all_fail(self, begin: Begin) -> None:
+    async def test_are_at_most_a_fifth_of_requests_while_all_fail(self, begin: Begin) -> None:
         breaker = "circuit_breaker: {failures: 100000}, retry: {attempts: 10, initial_backoff_seconds: 0.001}"
         world = await begin(BROKEN, settings=breaker)
         denied = metric(RETRIES_DENIED, model="first")
@@ -309,7 +309,7 @@ class TestRetries:
 class TestCircuit:
     SETTINGS = "retry: {attempts: 1}, circuit_breaker: {failures: 2, open_seconds: 30}"
 
-    async def test_leaves_a_broken_model_alone_and_tries_it_again_later(self, begin: Begin) -> None:
+    async def test_a_broken_model_is_not_called_until_a_later_trial(self, begin: Begin) -> None:
         world = await begin(BROKEN, BROKEN, BROKEN, answer("Xin"), settings=self.SETTINGS)
         for _ in range(4):
             assert Delta("Chào") in await world.ask("first", "second")
@@ -323,7 +323,7 @@ class TestCircuit:
         assert Delta("Xin") in await world.ask("first", "second")
         assert metric(BREAKER_STATE, model="first") == 0
 
-    async def test_a_single_model_left_alone_says_for_how_long(self, begin: Begin) -> None:
+    async def test_the_error_of_an_open_circuit_has_the_time_until_the_trial(self, begin: Begin) -> None:
         world = await begin(BROKEN, settings=self.SETTINGS)
         for _ in range(2):
             await world.refused("first")
@@ -331,22 +331,22 @@ class TestCircuit:
         refused = await world.refused("first")
         assert isinstance(refused, errors.UpstreamFailed)
         assert refused.retry_after_seconds == pytest.approx(20)
-        assert "left alone" in refused.message
+        assert "is not called for now" in refused.message
 
     @pytest.mark.parametrize("reply", [failure(429), failure(400), failure(400, code="context_length_exceeded")])
-    async def test_being_busy_or_refusing_is_not_being_broken(self, begin: Begin, reply: Reply) -> None:
+    async def test_a_busy_model_or_a_refusal_does_not_open_the_circuit(self, begin: Begin, reply: Reply) -> None:
         world = await begin(reply, settings=self.SETTINGS)
         for _ in range(5):
             await world.refused("first")
         assert len(world.first.requests) == 5
 
-    async def test_breaking_off_in_the_middle_is_being_broken(self, begin: Begin) -> None:
+    async def test_a_model_that_breaks_off_opens_the_circuit(self, begin: Begin) -> None:
         world = await begin(Reply((*text("Xin"), Step.RESET)), settings=self.SETTINGS)
         for _ in range(3):
             await world.ask("first", "second")
         assert len(world.first.requests) == 2
 
-    async def test_a_client_that_leaves_during_the_trial_does_not_block_it(self, begin: Begin) -> None:
+    async def test_a_request_that_is_cancelled_during_the_trial_does_not_block_the_next(self, begin: Begin) -> None:
         world = await begin(BROKEN, BROKEN, Reply((*text("Xin"), Step.HANG)), answer("Xin"), settings=self.SETTINGS)
         for _ in range(2):
             await world.refused("first")
@@ -366,11 +366,11 @@ class TestDeadlines:
         assert world.outcomes == [("first", "DEADLINE_EXCEEDED")]
         await asyncio.wait_for(world.first.requests[0].left.wait(), 5)
 
-    async def test_a_model_that_falls_silent(self, begin: Begin) -> None:
+    async def test_a_model_that_stops_sending(self, begin: Begin) -> None:
         world = await begin(Reply((*text("Xin"), Step.HANG)), settings="idle_timeout_seconds: 0.1")
-        assert "fell silent for 0.1 s" in str(await world.refused("first"))
+        assert "sent nothing for 0.1 s" in str(await world.refused("first"))
 
-    async def test_a_model_that_thinks_is_not_silent(self, begin: Begin) -> None:
+    async def test_reasoning_counts_as_sending(self, begin: Begin) -> None:
         thoughts = asyncio.Event()
         world = await begin(
             Reply((chunk({"reasoning_content": "hm"}), Wait(thoughts), *text("Xin"), *ending())),
@@ -379,7 +379,7 @@ class TestDeadlines:
         asyncio.get_running_loop().call_later(0.4, thoughts.set)
         assert Delta("Xin") in await world.ask("first")
 
-    async def test_a_try_that_takes_too_long_in_all(self, begin: Begin) -> None:
+    async def test_an_attempt_beyond_its_total_time(self, begin: Begin) -> None:
         world = await begin(
             Reply((*text("Xin"), Step.HANG)),
             settings="retry: {attempts: 1}, timeout_seconds: 0.3, first_token_timeout_seconds: 5",
@@ -407,7 +407,7 @@ class TestDeadlines:
         finally:
             channels.set_deadline(3600)
 
-    async def test_a_deadline_that_has_passed_calls_nobody(self, begin: Begin) -> None:
+    async def test_after_the_deadline_no_model_is_called(self, begin: Begin) -> None:
         world = await begin()
         assert isinstance(await world.refused("first", timeout_seconds=0), errors.DeadlineExceeded)
         assert world.first.requests == []
@@ -423,7 +423,7 @@ class TestDeadlines:
 
 
 class TestCancellation:
-    async def test_closing_the_stream_hangs_up_on_the_api_and_records_what_was_used(self, begin: Begin) -> None:
+    async def test_closing_the_stream_disconnects_from_the_api_and_records_the_usage(self, begin: Begin) -> None:
         world = await begin(Reply((*text("Xin chào bạn"), Step.HANG)))
         stream = world.client.generate(["first"], Prompt((QUESTION,)), timeout_seconds=60, attempts=world.attempts)
         async with aclosing(stream) as events:
@@ -442,10 +442,10 @@ class TestCancellation:
         async with aclosing(stream) as events:
             assert [await anext(events), await anext(events)] == [Started("local"), Delta("Xin")]
         async with asyncio.timeout(5):
-            while not world.fake.cancelled:  # noqa: ASYNC110  # the fake counts, it does not signal
+            while not world.fake.cancelled:  # noqa: ASYNC110  # the fake has a counter and no event
                 await asyncio.sleep(0.001)
 
-    async def test_cancelling_the_task_hangs_up_before_the_first_token_too(self, begin: Begin) -> None:
+    async def test_cancelling_the_task_disconnects_also_before_the_first_token(self, begin: Begin) -> None:
         world = await begin(Reply(early=(Step.HANG,)))
         task = asyncio.create_task(world.ask("first", "second"))
         await world.first.asked.wait()
@@ -456,7 +456,7 @@ class TestCancellation:
         assert world.outcomes == [("first", "CANCELLED")]
         assert world.second.requests == []
 
-    async def test_a_client_that_leaves_is_no_failure_of_the_model(self, begin: Begin) -> None:
+    async def test_a_cancelled_request_is_no_failure_of_the_model(self, begin: Begin) -> None:
         world = await begin(Reply((*text("a"), Step.HANG)), settings="circuit_breaker: {failures: 1}")
         for _ in range(3):
             stream = world.client.generate(["first"], Prompt((QUESTION,)), timeout_seconds=60)
@@ -466,7 +466,7 @@ class TestCancellation:
 
 
 class TestAccounting:
-    async def test_every_try_is_recorded_with_its_price(self, begin: Begin) -> None:
+    async def test_every_attempt_is_recorded_with_its_cost(self, begin: Begin) -> None:
         world = await begin(failure(500), Reply((*text("Xin chào bạn"), Step.RESET)))
         await world.ask("first", "second")
         assert world.outcomes == [("first", "UPSTREAM_FAILED"), ("first", "UPSTREAM_FAILED"), ("second", "")]
@@ -474,7 +474,7 @@ class TestAccounting:
         spent = pricing.total(attempt.cost for attempt in world.attempts)
         assert spent.rounded_micros == (15 + 40) + (10 + 50)
 
-    async def test_counts_of_a_stream_that_breaks_off_are_taken_from_it(self, begin: Begin) -> None:
+    async def test_counts_of_a_stream_that_breaks_off_are_used(self, begin: Begin) -> None:
         counted = event({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}})
         world = await begin(Reply((*text("Xin"), counted, Step.RESET)))
         await world.ask("first", "second")
@@ -488,7 +488,7 @@ class TestAccounting:
         for secret in ("bí mật", "Xin chào", world.first.base_url):
             assert secret not in caplog.text
 
-    async def test_a_request_that_a_model_does_not_take_warns_no_operator(
+    async def test_a_clients_error_is_not_logged_as_a_warning(
         self, begin: Begin, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("INFO")
@@ -497,7 +497,7 @@ class TestAccounting:
         (record,) = [record for record in caplog.records if record.getMessage().startswith("model 'first' failed")]
         assert record.levelname == "INFO"
 
-    async def test_metrics_count_tries_by_outcome(self, begin: Begin) -> None:
+    async def test_metrics_count_attempts_by_outcome(self, begin: Begin) -> None:
         def counts() -> list[float]:
             return [metric(ATTEMPTS, model="first", outcome=outcome) for outcome in ("ok", "rate_limited")]
 
@@ -506,7 +506,7 @@ class TestAccounting:
         await world.ask("first")
         assert counts() == [before[0] + 1, before[1] + 1]
 
-    async def test_each_try_has_a_span_that_carries_no_text(
+    async def test_each_attempt_has_a_span_without_text(
         self, begin: Begin, traced: tuple[Telemetry, InMemorySpanExporter]
     ) -> None:
         telemetry, exporter = traced
@@ -543,21 +543,21 @@ class TestEmbeddings:
         assert [list(vector) for vector in found.vectors] == [[1.0, 1.0], [3.0, 1.0]]
         assert found.usage == Usage(2)
 
-    async def test_are_tried_again(self, begin: Begin) -> None:
+    async def test_are_retried(self, begin: Begin) -> None:
         world = await begin(failure(503), BROKEN, openai_upstream.embeddings([1.0]))
         await world.client.embed("vectors", ["a"], timeout_seconds=5, attempts=world.attempts)
         assert world.outcomes == [("vectors", "UPSTREAM_FAILED"), ("vectors", "UPSTREAM_FAILED"), ("vectors", "")]
         assert len(world.waits) == 2
 
-    async def test_fail_clearly(self, begin: Begin) -> None:
+    async def test_raise_the_failure_and_later_that_the_circuit_is_open(self, begin: Begin) -> None:
         world = await begin(failure(500), settings="retry: {attempts: 2}, circuit_breaker: {failures: 2}")
         with pytest.raises(errors.UpstreamFailed, match="'vectors' failed"):
             await world.client.embed("vectors", ["a"], timeout_seconds=5)
-        with pytest.raises(errors.UpstreamFailed, match="left alone"):
+        with pytest.raises(errors.UpstreamFailed, match="is not called for now"):
             await world.client.embed("vectors", ["a"], timeout_seconds=5)
         assert len(world.first.requests) == 2
 
-    async def test_keep_the_time_of_one_try(self, begin: Begin) -> None:
+    async def test_keep_the_time_limit_of_one_attempt(self, begin: Begin) -> None:
         settings = "retry: {attempts: 2}, timeout_seconds: 0.1, first_token_timeout_seconds: 0.05"
         world = await begin(Reply(early=(Step.HANG,)), settings=settings)
         with pytest.raises(errors.UpstreamFailed, match=r"did not finish within 0.1 s"):
@@ -572,7 +572,7 @@ class TestEmbeddings:
         assert world.outcomes == [("vectors", "DEADLINE_EXCEEDED")]
 
 
-class TestAConfigurationThatChanges:
+class TestConfigurationChanges:
     async def test_new_calls_use_the_new_backend_and_running_ones_finish_on_the_old(self, begin: Begin) -> None:
         more = asyncio.Event()
         world = await begin(Reply((*text("Xin"), Wait(more), chunk({"content": " chào"}), *ending())))

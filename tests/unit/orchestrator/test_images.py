@@ -1,4 +1,4 @@
-"""Images on the path of an answer: past the guardrail by permission only, to models that see, into no store."""
+"""Images on the path of an answer: only where the policy allows them, only to models with vision, and never stored."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shows(content: str = "What is it?", *shown: types_pb2.Image) -> list[types_p
     return [types_pb2.Message(role=types_pb2.ROLE_USER, content=content, images=shown or [image()])]
 
 
-async def test_images_go_to_the_first_model_that_sees_and_texts_to_the_first_of_all(
+async def test_images_are_sent_to_the_first_model_with_vision_and_texts_to_the_first_model(
     seeing: World, upstream: Upstream
 ) -> None:
     close = image(detail=types_pb2.Image.DETAIL_HIGH)
@@ -66,23 +66,23 @@ async def test_images_go_to_the_first_model_that_sees_and_texts_to_the_first_of_
     assert (await seeing.ask("What is it?", route="chat")).done.model == "blind"
 
 
-async def test_a_route_without_a_model_that_sees_is_an_error(seeing: World) -> None:
+async def test_a_route_without_a_model_with_vision_is_an_error(seeing: World) -> None:
     error, record = await seeing.failure(route="blind", messages=shows())
     assert (type(error), error.field) == (InvalidArgument, "messages[0].images[0]")
     assert record.outcome == monitor_pb2.OUTCOME_FAILED
 
 
-async def test_a_policy_lets_no_image_pass_unless_it_says_so(seeing: World, upstream: Upstream) -> None:
+async def test_images_are_blocked_unless_the_policy_allows_them(seeing: World, upstream: Upstream) -> None:
     error, record = await seeing.failure(route="guarded", messages=shows())
     assert (type(error), error.field) == (ContentBlocked, "messages[0].images[0]")
-    assert "'default' cannot look into images" in error.message
+    assert "'default' cannot scan images" in error.message
     assert record.outcome == monitor_pb2.OUTCOME_BLOCKED
     (verdict,) = record.verdicts
     assert [(f.entity_type, f.action) for f in verdict.findings] == [("IMAGE", types_pb2.ACTION_BLOCK)]
     assert not upstream.requests
 
 
-async def test_the_record_says_that_an_image_passed_unscanned(seeing: World) -> None:
+async def test_the_record_has_a_verdict_without_scanners_for_an_image(seeing: World) -> None:
     request = seeing.request(route="chat", messages=shows())
     await seeing.send(request)
     verdicts = (await seeing.recorded(request.request_id)).verdicts
@@ -90,7 +90,7 @@ async def test_the_record_says_that_an_image_passed_unscanned(seeing: World) -> 
     assert len([v for v in verdicts if v.scanners]) == 2  # the question and the answer
 
 
-async def test_an_image_is_counted_where_its_model_counts_nothing(make_world: MakeWorld) -> None:
+async def test_an_images_tokens_are_estimated_where_the_model_reports_no_usage(make_world: MakeWorld) -> None:
     async with (
         openai_upstream.serve([openai_upstream.answer("Red.", usage=None)]) as silent,
         make_world(FACTORY.replace("URL", silent.base_url)) as world,
@@ -99,7 +99,7 @@ async def test_an_image_is_counted_where_its_model_counts_nothing(make_world: Ma
     assert answer.done.usage.prompt_tokens == 1445 + 4 + 3
 
 
-async def test_the_text_beside_an_image_is_scanned_and_masked_and_keeps_the_image_in_its_place(
+async def test_the_text_beside_an_image_is_masked_and_the_image_keeps_its_place(
     seeing: World, upstream: Upstream
 ) -> None:
     seeing.safety.mask = {"0912345678": "<FAKE_MASKED>"}
@@ -110,14 +110,16 @@ async def test_the_text_beside_an_image_is_scanned_and_masked_and_keeps_the_imag
     assert (types_pb2.DIRECTION_INPUT, text) in seeing.safety.checked
 
 
-async def test_text_that_is_blocked_is_blocked_beside_an_image(seeing: World, upstream: Upstream) -> None:
+async def test_text_beside_an_image_is_blocked(seeing: World, upstream: Upstream) -> None:
     seeing.safety.block = ("bomb",)
     error, _ = await seeing.failure(route="chat", messages=shows("a bomb?"))
     assert isinstance(error, ContentBlocked)
     assert not upstream.requests
 
 
-async def test_passages_are_looked_for_by_the_text_and_the_image_goes_along(seeing: World, upstream: Upstream) -> None:
+async def test_passages_are_searched_by_the_text_and_the_model_gets_the_image(
+    seeing: World, upstream: Upstream
+) -> None:
     answer = await seeing.ask(route="rag", messages=shows("How many days of leave does this form say?"))
     assert answer.text() == "A red square."
     assert [search.query for search in seeing.retriever.searches] == ["How many days of leave does this form say?"]
@@ -126,14 +128,14 @@ async def test_passages_are_looked_for_by_the_text_and_the_image_goes_along(seei
     assert [part["type"] for part in asked["content"]] == ["image_url", "text"]
 
 
-async def test_an_answer_is_given_again_for_the_same_image_only(seeing: World, upstream: Upstream) -> None:
+async def test_a_cached_answer_is_used_only_for_the_same_image(seeing: World, upstream: Upstream) -> None:
     for data, cached in ((png(), False), (png(), True), (png(colour=b"\x00\x00\xff"), False)):
         answer = await seeing.ask(route="chat", messages=shows("What?", image(data)), sampling=GREEDY)
         assert answer.done.cached == cached
     assert len(upstream.requests) == 2
 
 
-async def test_the_record_keeps_a_digest_and_nowhere_are_the_bytes(seeing: World) -> None:
+async def test_the_record_has_a_digest_instead_of_the_bytes(seeing: World) -> None:
     request = seeing.request(route="chat", messages=shows())
     await seeing.send(request)
     record = await seeing.recorded(request.request_id)
@@ -143,7 +145,7 @@ async def test_the_record_keeps_a_digest_and_nowhere_are_the_bytes(seeing: World
     assert png() not in record.SerializeToString()
 
 
-async def test_a_stored_conversation_takes_no_images(seeing: World, upstream: Upstream) -> None:
+async def test_a_stored_conversation_accepts_no_images(seeing: World, upstream: Upstream) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await seeing.ask(route="chat", messages=shows(), conversation_id="c")
     assert caught.value.field == "conversation_id"

@@ -1,4 +1,4 @@
-"""The outbox: durable, bounded, at-least-once, and not to be held up by a bad record."""
+"""The outbox: durable, bounded, at-least-once, and not blocked by a bad record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from genaifactory_orchestrator.stores.outbox import Outbox
 
 
 class Monitor:
-    """Keeps what it is sent, unless a test tells it otherwise."""
+    """A monitor that stores what it receives, with configurable failures."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -62,7 +62,7 @@ async def rows(path: Path, query: str) -> list[tuple[Any, ...]]:
     return await asyncio.to_thread(lambda: sqlite3.connect(path / "outbox.db").execute(query).fetchall())
 
 
-async def test_records_reach_monitor_and_leave_the_disk(tmp_path: Path) -> None:
+async def test_records_are_sent_and_removed_from_disk(tmp_path: Path) -> None:
     monitor = Monitor()
     outbox = await opened(tmp_path, monitor)
     await asyncio.gather(*(put(outbox, f"r{i}") for i in range(300)))
@@ -71,7 +71,7 @@ async def test_records_reach_monitor_and_leave_the_disk(tmp_path: Path) -> None:
     assert await rows(tmp_path, "SELECT * FROM records") == []
 
 
-async def test_records_at_the_same_time_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_concurrent_records_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox = await opened(tmp_path, Monitor())
     commits = 0
     commit = outbox._commit
@@ -87,7 +87,7 @@ async def test_records_at_the_same_time_share_a_commit(tmp_path: Path, monkeypat
     await outbox.close()
 
 
-async def test_what_monitor_does_not_take_waits_and_goes_in_the_next_process(tmp_path: Path) -> None:
+async def test_records_that_monitor_does_not_accept_are_sent_by_the_next_process(tmp_path: Path) -> None:
     monitor = Monitor()
     monitor.down = True
     outbox = await opened(tmp_path, monitor, flush_seconds=0.05)
@@ -100,7 +100,7 @@ async def test_what_monitor_does_not_take_waits_and_goes_in_the_next_process(tmp
     assert sorted(monitor.ids) == ["r0", "r1", "r2", "r3", "r4"]
 
 
-async def test_a_record_that_monitor_refuses_is_moved_aside_and_the_others_go(tmp_path: Path) -> None:
+async def test_a_record_that_monitor_refuses_is_moved_aside_and_the_others_are_sent(tmp_path: Path) -> None:
     monitor = Monitor()
     monitor.bad = {"r3", "r7"}
     outbox = await opened(tmp_path, monitor)
@@ -114,7 +114,7 @@ async def test_a_record_that_monitor_refuses_is_moved_aside_and_the_others_go(tm
     assert await rows(tmp_path, "SELECT * FROM records") == []
 
 
-async def test_a_record_that_breaks_monitor_is_moved_aside_after_some_tries(tmp_path: Path) -> None:
+async def test_a_record_that_causes_internal_errors_is_moved_aside_after_some_attempts(tmp_path: Path) -> None:
     monitor = Monitor()
     monitor.bad = {"r1"}
     monitor.bad_error = lambda: Internal("a mistake")
@@ -125,13 +125,13 @@ async def test_a_record_that_breaks_monitor_is_moved_aside_after_some_tries(tmp_
     assert await rows(tmp_path, "SELECT request_id FROM poison") == [("r1",)]
 
 
-async def test_a_monitor_that_breaks_at_every_record_costs_none(tmp_path: Path) -> None:
+async def test_internal_errors_at_every_record_lose_none(tmp_path: Path) -> None:
     monitor = Monitor()
     monitor.bad = {f"r{i}" for i in range(3)}
     monitor.bad_error = lambda: Internal("the store is gone")
     outbox = await opened(tmp_path, monitor)
     await asyncio.gather(*(put(outbox, f"r{i}") for i in range(3)))
-    while monitor.calls < 30:  # noqa: ASYNC110  # it has no event for the outside
+    while monitor.calls < 30:  # noqa: ASYNC110  # it has no public event
         await asyncio.sleep(0.005)
     monitor.bad = set()
     await outbox.close()
@@ -139,7 +139,7 @@ async def test_a_monitor_that_breaks_at_every_record_costs_none(tmp_path: Path) 
     assert await rows(tmp_path, "SELECT * FROM poison") == []
 
 
-async def test_a_mistake_of_monitor_s_that_passes_costs_no_record(tmp_path: Path) -> None:
+async def test_temporary_errors_of_monitor_lose_no_record(tmp_path: Path) -> None:
     monitor = Monitor()
     monitor.failures = [Internal("x"), Unavailable("y"), Internal("z")]
     outbox = await opened(tmp_path, monitor)
@@ -149,7 +149,7 @@ async def test_a_mistake_of_monitor_s_that_passes_costs_no_record(tmp_path: Path
 
 
 @pytest.mark.parametrize("bounds", [{"max_records": 3}, {"max_bytes": 12}])
-async def test_a_full_outbox_refuses_places_until_monitor_takes_some(tmp_path: Path, bounds: dict[str, int]) -> None:
+async def test_a_full_outbox_refuses_until_monitor_has_accepted_some(tmp_path: Path, bounds: dict[str, int]) -> None:
     monitor = Monitor()
     monitor.down = True
     outbox = await opened(tmp_path, monitor, **bounds)
@@ -158,14 +158,14 @@ async def test_a_full_outbox_refuses_places_until_monitor_takes_some(tmp_path: P
     with pytest.raises(Overloaded):
         outbox.reserve()
     monitor.down = False
-    while outbox.waiting:  # noqa: ASYNC110  # it has no event for the outside
+    while outbox.waiting:  # noqa: ASYNC110  # it has no public event
         await asyncio.sleep(0.005)
     await put(outbox, "r3")
     await outbox.close()
     assert sorted(monitor.ids) == ["r0", "r1", "r2", "r3"]
 
 
-async def test_a_place_that_is_not_used_is_given_back(tmp_path: Path) -> None:
+async def test_an_unused_place_is_released(tmp_path: Path) -> None:
     outbox = await opened(tmp_path, Monitor(), max_records=1)
     for _ in range(3):
         with outbox.reserve(), pytest.raises(Overloaded):
@@ -173,7 +173,7 @@ async def test_a_place_that_is_not_used_is_given_back(tmp_path: Path) -> None:
     await outbox.close()
 
 
-async def test_a_record_whose_request_is_cancelled_is_kept(tmp_path: Path) -> None:
+async def test_the_record_of_a_cancelled_request_is_sent(tmp_path: Path) -> None:
     monitor = Monitor()
     outbox = await opened(tmp_path, monitor)
     putting = asyncio.create_task(put(outbox, "r"))
@@ -185,7 +185,7 @@ async def test_a_record_whose_request_is_cancelled_is_kept(tmp_path: Path) -> No
     assert sorted(monitor.ids) == ["r", "s"]
 
 
-async def test_a_disk_that_fails_is_an_error_of_the_request(tmp_path: Path) -> None:
+async def test_a_failing_disk_is_an_error_of_the_request(tmp_path: Path) -> None:
     outbox = await opened(tmp_path, Monitor())
     await outbox._database.run(lambda connection: connection.execute("DROP TABLE records"))
     with pytest.raises(Unavailable, match="recorded"):
@@ -193,14 +193,14 @@ async def test_a_disk_that_fails_is_an_error_of_the_request(tmp_path: Path) -> N
     await outbox.close()
 
 
-async def test_a_record_that_finds_no_room_says_so_and_the_next_is_kept_when_there_is_some(tmp_path: Path) -> None:
+async def test_a_full_disk_is_an_error_and_later_records_are_stored_when_there_is_room(tmp_path: Path) -> None:
     monitor = Monitor()
     outbox = await opened(tmp_path, monitor)
 
     def pages(most: int) -> Callable[[sqlite3.Connection], object]:
         return lambda connection: connection.execute(f"PRAGMA max_page_count = {most}")
 
-    await outbox._database.run(pages(1))  # SQLite takes what the file has now, and from then on is full
+    await outbox._database.run(pages(1))  # SQLite uses the file's present size as the limit, so it is full
     with pytest.raises(OutOfSpace, match=r"cannot be recorded, so it is withdrawn\. The disk that holds .* room"):
         await put_long(outbox, "lost")
     await outbox._database.run(pages(1 << 30))
@@ -209,7 +209,7 @@ async def test_a_record_that_finds_no_room_says_so_and_the_next_is_kept_when_the
     assert monitor.ids == ["kept"]
 
 
-async def test_a_record_that_finds_no_room_is_kept_in_the_room_that_is_kept_for_it(tmp_path: Path) -> None:
+async def test_on_a_full_disk_an_accepted_record_is_stored_in_the_spare_room(tmp_path: Path) -> None:
     class Kept(Space):
         def release_spare(self) -> None:
             assert outbox._database._connection is not None
@@ -234,7 +234,7 @@ async def put_long(outbox: Outbox, name: str) -> None:
         await place.put(monitor_pb2.Interaction(request_id=name, output="x" * 100_000))
 
 
-async def test_an_answer_is_refused_before_it_begins_when_its_record_would_find_no_room(tmp_path: Path) -> None:
+async def test_an_answer_is_refused_before_it_begins_when_there_is_no_room_for_its_record(tmp_path: Path) -> None:
     space = Space("orchestrator", tmp_path, common_settings.Space(), read=lambda _: Volume(free=1 << 20, size=1 << 40))
     outbox = Outbox(tmp_path / "outbox.db", settings.Outbox(), space, Monitor().send)
     await asyncio.to_thread(space.look)
@@ -273,7 +273,7 @@ _WRITER = """
 """
 
 
-def test_no_record_that_was_acknowledged_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
+def test_no_acknowledged_record_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
     acknowledged: set[str] = set()
     sent: set[str] = set()
     for run in range(5):
@@ -303,8 +303,8 @@ def test_no_record_that_was_acknowledged_is_lost_when_the_process_is_killed(tmp_
     assert acknowledged <= sent | set(monitor.ids)
 
 
-async def test_a_record_is_flushed_to_the_disk_before_its_request_goes_on(tmp_path: Path) -> None:
+async def test_a_record_is_flushed_to_disk_before_its_request_continues(tmp_path: Path) -> None:
     outbox = await opened(tmp_path, Monitor())
     (mode,) = await outbox._database.run(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
-    assert mode == 2  # FULL: it is of the connection, so another one would not show it
+    assert mode == 2  # FULL: a property of this connection
     await outbox.close()

@@ -1,4 +1,4 @@
-"""What tokens cost."""
+"""Cost of tokens."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PRICE = specs.Price(
         (Usage(0, 1_000_000), 600_000),
         (Usage(1000, 0, cached_prompt_tokens=1000), 75),
         (Usage(1000, 100, cached_prompt_tokens=400), 180),
-        (Usage(10, 0), 2),  # 1.5 goes up
-        (Usage(3, 0), 0),  # 0.45 goes down
-        (Usage(100, 0, cached_prompt_tokens=500), 8),  # no more can be cached than there are
+        (Usage(10, 0), 2),  # 1.5 is rounded up
+        (Usage(3, 0), 0),  # 0.45 is rounded down
+        (Usage(100, 0, cached_prompt_tokens=500), 8),  # at most all of them can be cached
     ],
 )
-def test_prices_tokens_by_kind_and_rounds_half_up(usage: Usage, micros: int) -> None:
+def test_each_kind_of_tokens_has_its_price_and_the_cost_is_rounded_half_up(usage: Usage, micros: int) -> None:
     amount = cost(PRICE, usage)
     assert amount.rounded_micros == micros
     assert amount.currency == "EUR"
@@ -49,5 +49,5 @@ def test_rounding_happens_once_after_the_sum() -> None:
     assert total([cost(price, Usage(1, 0))] * 5).rounded_micros == 2
 
 
-def test_nothing_costs_nothing() -> None:
+def test_the_total_of_no_costs_is_zero() -> None:
     assert total([]) == Cost()

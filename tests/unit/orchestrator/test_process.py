@@ -57,12 +57,12 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-async def test_it_starts_answers_follows_factory_yaml_and_drains(
+async def test_the_process_starts_answers_follows_factory_yaml_and_drains(
     short_path: Path,
 ) -> None:
     folder = short_path
     await asyncio.to_thread((folder / "factory.yaml").write_text, FACTORY)
-    # What the orchestrator does not call is unimplemented.
+    # The fakes do not implement what the orchestrator does not call.
     modelserver = FakeModelServer(["hello"])
     monitor = FakeMonitor()
     fakes = (FakeSafety(), FakeRetriever(), modelserver, monitor)
@@ -115,7 +115,7 @@ async def ask(channel: grpc.aio.Channel, route: str) -> str:
         return "NOT_FOUND"
 
 
-async def test_it_says_what_is_missing_and_does_not_start(tmp_path: Path) -> None:
+async def test_a_missing_setting_is_named_and_prevents_the_start(tmp_path: Path) -> None:
     wanted = {
         "GENAIFACTORY_CONTEXT_PUBLIC_KEY": "CONTEXT_PUBLIC_KEY",
         "GENAIFACTORY_FACTORY_FILE": "factory.yaml: document: cannot be read",

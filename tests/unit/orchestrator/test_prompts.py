@@ -1,4 +1,4 @@
-"""Prompt templates: what they see, what they cannot do, and that passages stay data."""
+"""Prompt templates: their variables, their sandbox, and passages that stay data."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def rendered(system: str, **variables: Any) -> str:
     return template.render(**fields)
 
 
-def test_a_template_sees_its_variables() -> None:
+def test_a_template_renders_its_variables() -> None:
     text = rendered("{{ tenant }} {{ today }} {{ question }} {{ refusal }} {{ passages | length }}")
     assert text == "acme 2026-11-21 q no 0"
 
 
-def test_passages_are_numbered_from_one_and_stand_between_tags() -> None:
+def test_passages_are_numbered_from_one_and_enclosed_in_tags() -> None:
     found = [passage("First."), passage("Second.", number=2)]
     expected = '<passage number="1">\nFirst.\n</passage>\n<passage number="2">\nSecond.\n</passage>'
     assert rendered("{{ passages }}", passages=found) == f"{expected}\n\n{DATA_NOTICE}"
@@ -32,7 +32,7 @@ def test_passages_are_numbered_from_one_and_stand_between_tags() -> None:
     assert rendered("{{ passages[1] }}", passages=found).startswith('<passage number="2">')
 
 
-def test_a_template_that_forgets_the_passages_gets_them_behind_it() -> None:
+def test_passages_are_appended_to_a_template_without_them() -> None:
     assert rendered("Answer.", passages=[passage("First.")]).startswith('Answer.\n\n<passage number="1">\nFirst.')
 
 
@@ -63,6 +63,6 @@ def test_values_are_not_rendered_again() -> None:
         "{{ 'x' * 3000000 }}",
     ],
 )
-def test_a_template_that_reaches_out_or_fails_is_an_error_of_its_author(system: str) -> None:
+def test_a_template_that_violates_the_sandbox_or_fails_is_an_error_that_names_it(system: str) -> None:
     with pytest.raises(Unavailable, match="p@1"):
         rendered(system)

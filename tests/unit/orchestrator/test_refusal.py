@@ -1,4 +1,4 @@
-"""Refusals and the language they are in."""
+"""Refusals and their languages, and queries of follow-up questions."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from genaifactory_common import specs
 from genaifactory_orchestrator.answers import refusal, retrieval
 
 
-def test_a_prompt_s_own_words_go_first_and_every_language_has_some() -> None:
+def test_a_prompt_s_own_refusal_comes_first_and_every_language_has_a_default() -> None:
     prompt = specs.Prompt(name="p", version=1, system="x", refusal={"en": "No idea."})
     assert refusal.text("Why?", prompt) == "No idea."
     assert refusal.text("Tại sao?", prompt).startswith("Tôi không biết")
     assert refusal.text("Why?", None).startswith("I do not know")
 
 
-def test_only_an_answer_that_is_nothing_but_a_refusal_is_one() -> None:
+def test_only_an_answer_that_is_nothing_but_a_refusal_counts_as_one() -> None:
     prompt = specs.Prompt(name="p", version=1, system="x", refusal={"en": "I cannot say."})
     assert refusal.is_refusal(" i cannot  say\n", prompt)
     assert refusal.is_refusal("I do not know. The documents do not answer this question.", prompt)
@@ -42,7 +42,7 @@ def said(role: types_pb2.Role.ValueType, text: str) -> types_pb2.Message:
         (["x" * 9000], "x" * 8192),
     ],
 )
-def test_a_follow_up_takes_the_question_before_it_along(texts: list[str], query: str | None) -> None:
+def test_the_query_of_a_follow_up_includes_the_question_before_it(texts: list[str], query: str | None) -> None:
     history = [said(types_pb2.ROLE_USER, text) for text in texts[:-1]]
     answers = [said(types_pb2.ROLE_ASSISTANT, "It is it.")]
     found = retrieval.query([*history, *answers], [said(types_pb2.ROLE_USER, texts[-1])])

@@ -1,4 +1,4 @@
-"""Replicas of the orchestrator that share conversations in one PostgreSQL."""
+"""Replicas of the orchestrator that share conversations in a PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def turn(name: str, size: int = 1) -> list[types_pb2.Message]:
     return [user(name), *(assistant(name) for _ in range(size))]
 
 
-async def test_turns_from_two_replicas_at_once_are_each_added_whole_and_once(tmp_path: Path, url: str) -> None:
+async def test_concurrent_turns_of_two_replicas_are_each_added_as_a_whole_and_once(tmp_path: Path, url: str) -> None:
     async def add(store: Conversations, name: str, size: int) -> None:
         await store.add_turn(await store.begin(KEY, limit=0), turn(name, size))
 
@@ -55,10 +55,10 @@ async def test_turns_from_two_replicas_at_once_are_each_added_whole_and_once(tmp
             found = [message.content for message in (await store.begin(KEY, limit=1000)).messages]
             expected = {f"{i}-{k}": 2 + k % 4 for i in range(2) for k in range(50)}
             assert {name: found.count(name) for name in found} == expected
-            assert sum(a != b for a, b in pairwise(found)) == len(expected) - 1, "no turn is torn apart by another"
+            assert sum(a != b for a, b in pairwise(found)) == len(expected) - 1, "no turn is interrupted by another"
 
 
-async def test_a_conversation_that_two_replicas_begin_at_once_is_one(tmp_path: Path, url: str) -> None:
+async def test_a_conversation_that_two_replicas_begin_concurrently_is_one(tmp_path: Path, url: str) -> None:
     async with replicas(tmp_path, url) as stores:
         for k in range(20):
             key = replace(KEY, name=f"c{k}")
@@ -66,7 +66,7 @@ async def test_a_conversation_that_two_replicas_begin_at_once_is_one(tmp_path: P
             assert len({history.number for history in begun}) == 1
 
 
-async def test_turns_erasures_bounds_and_upkeep_at_once_never_wait_in_a_circle(tmp_path: Path, url: str) -> None:
+async def test_concurrent_turns_erasures_bounds_and_upkeep_do_not_deadlock(tmp_path: Path, url: str) -> None:
     async def use(store: Conversations, k: int) -> None:
         key = replace(KEY, name=f"c{k % 7}")
         history = await store.begin(key, limit=9)
@@ -74,7 +74,7 @@ async def test_turns_erasures_bounds_and_upkeep_at_once_never_wait_in_a_circle(t
         if k % 5 == 0:
             await store.erase(key)
         if k % 11 == 0:
-            await store.forget_old()
+            await store.delete_old()
 
     bounds = {"max_messages": 3, "max_per_principal": 4, "max_age_seconds": 0.02, "retry_seconds": 0}
     # A deadlock would be an Unavailable.
@@ -83,7 +83,7 @@ async def test_turns_erasures_bounds_and_upkeep_at_once_never_wait_in_a_circle(t
             group.create_task(use(stores[k % 2], k))
 
 
-async def test_what_one_replica_erases_no_other_brings_back(tmp_path: Path, url: str) -> None:
+async def test_a_turn_does_not_restore_a_conversation_that_another_replica_has_erased(tmp_path: Path, url: str) -> None:
     async with replicas(tmp_path, url) as (one, other):
         history = await one.begin(KEY, limit=9)
         assert await other.erase(KEY)

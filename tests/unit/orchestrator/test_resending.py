@@ -1,4 +1,4 @@
-"""Tries of the model server are the orchestrator's: each on record is one call of a server, and a drain loses none."""
+"""Retries at the model server: each recorded attempt is one call of a server, and a drain loses no request."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ models:
 
 @dataclass
 class World:
-    """A client of one model, and what it has done."""
+    """A client of one model, with its attempts and waits."""
 
     client: ModelClient
     attempts: list[Attempt] = field(default_factory=list)
@@ -52,7 +52,7 @@ class World:
 
 @asynccontextmanager
 async def over(channel: grpc.aio.Channel, settings: str, *, sleeps: bool = False) -> AsyncIterator[World]:
-    """sleeps: whether waits take their time."""
+    """sleeps: whether waits are real."""
 
     async def sleep(seconds: float) -> None:
         world.waits.append(seconds)
@@ -78,7 +78,7 @@ AWAY = pytest.mark.parametrize(
 
 
 @AWAY
-async def test_every_attempt_on_record_is_one_call_of_the_server(error: FactoryError) -> None:
+async def test_every_recorded_attempt_is_one_call_of_the_server(error: FactoryError) -> None:
     fake = FakeModelServer(["Xin"])
     fake.turns = [[error], [error], ["Xin"]]
     async with served(fake, "retry: {attempts: 3}") as world:
@@ -89,7 +89,7 @@ async def test_every_attempt_on_record_is_one_call_of_the_server(error: FactoryE
 
 @AWAY
 @pytest.mark.parametrize(("attempts", "calls"), [(1, 2), (2, 2), (3, 3)])
-async def test_a_server_that_stays_away_is_called_as_often_as_is_on_record(
+async def test_an_unavailable_server_is_called_as_often_as_recorded(
     error: FactoryError, attempts: int, calls: int
 ) -> None:
     fake = FakeModelServer([error])
@@ -100,7 +100,9 @@ async def test_a_server_that_stays_away_is_called_as_often_as_is_on_record(
 
 
 @AWAY
-async def test_a_stopping_replica_is_left_at_once_also_with_one_attempt(error: FactoryError) -> None:
+async def test_a_request_that_meets_a_stopping_replica_is_resent_at_once_also_with_one_attempt(
+    error: FactoryError,
+) -> None:
     fake = FakeModelServer(["Xin"])
     fake.turns = [[error]]
     async with served(fake, "retry: {attempts: 1, initial_backoff_seconds: 30, max_backoff_seconds: 60}") as world:
@@ -111,7 +113,7 @@ async def test_a_stopping_replica_is_left_at_once_also_with_one_attempt(error: F
 
 
 @AWAY
-async def test_what_has_begun_is_not_sent_again(error: FactoryError) -> None:
+async def test_an_answer_that_has_begun_is_not_resent(error: FactoryError) -> None:
     fake = FakeModelServer(["Xin", error])
     async with served(fake, "retry: {attempts: 3}") as world:
         with pytest.raises(errors.UpstreamFailed, match="broke off in its middle"):
@@ -134,7 +136,7 @@ async def test_a_drain_leaves_the_circuit_closed_and_an_absent_model_opens_it(er
     assert world.attempts[-1].error_reason == Reason.UNAVAILABLE
 
 
-async def test_a_model_that_nobody_serves_is_waited_for_no_longer_than_its_attempts_say(tmp_path: Path) -> None:
+async def test_calls_of_an_unreachable_model_server_wait_only_for_the_channels_patience(tmp_path: Path) -> None:
     testing.act_as()
     settings = "retry: {attempts: 1}, circuit_breaker: {failures: 1}"
     async with (

@@ -17,7 +17,7 @@ class Clock:
 
 
 class TestRetryBudget:
-    def test_lets_a_cold_start_retry(self) -> None:
+    def test_allows_retries_from_the_start(self) -> None:
         assert RetryBudget().withdraw()
 
     @pytest.mark.parametrize("requests", [10, 100, 10_000])
@@ -30,13 +30,13 @@ class TestRetryBudget:
                 retries += 1
         assert retries == pytest.approx(0.2 * requests + 10, abs=2)
 
-    def test_does_not_save_up_quiet_hours_for_a_storm(self) -> None:
+    def test_the_balance_is_bounded(self) -> None:
         budget = RetryBudget()
         for _ in range(100_000):
             budget.deposit()
         assert sum(budget.withdraw() for _ in range(100)) == 10
 
-    def test_five_requests_pay_for_one_retry_in_spite_of_binary_fractions(self) -> None:
+    def test_five_requests_allow_one_retry_despite_binary_fractions(self) -> None:
         budget = RetryBudget(reserve=2.0)
         while budget.withdraw():
             pass
@@ -76,7 +76,7 @@ class TestCircuitBreaker:
         self.fail(breaker, 2)
         assert breaker.state is BreakerState.CLOSED
 
-    def test_a_call_that_says_nothing_about_health_changes_nothing(self, breaker: CircuitBreaker) -> None:
+    def test_an_abandoned_call_changes_nothing(self, breaker: CircuitBreaker) -> None:
         self.fail(breaker, 2)
         permit = breaker.admit()
         assert permit is not None
@@ -84,7 +84,7 @@ class TestCircuitBreaker:
         self.fail(breaker)
         assert breaker.state is BreakerState.OPEN
 
-    def test_lets_one_trial_through_when_its_time_is_over(self, breaker: CircuitBreaker, clock: Clock) -> None:
+    def test_admits_one_trial_when_its_time_is_over(self, breaker: CircuitBreaker, clock: Clock) -> None:
         self.fail(breaker, 3)
         clock.now += 9.9
         assert breaker.admit() is None
@@ -94,7 +94,7 @@ class TestCircuitBreaker:
         assert breaker.state is BreakerState.HALF_OPEN
         assert breaker.admit() is None
 
-    def test_a_good_trial_closes_it(self, breaker: CircuitBreaker, clock: Clock) -> None:
+    def test_a_successful_trial_closes_it(self, breaker: CircuitBreaker, clock: Clock) -> None:
         self.fail(breaker, 3)
         clock.now += 10
         trial = breaker.admit()
@@ -104,7 +104,7 @@ class TestCircuitBreaker:
         self.fail(breaker, 2)
         assert breaker.admit() is not None
 
-    def test_a_bad_trial_opens_it_for_as_long_again(self, breaker: CircuitBreaker, clock: Clock) -> None:
+    def test_a_failed_trial_opens_it_for_the_same_time_again(self, breaker: CircuitBreaker, clock: Clock) -> None:
         self.fail(breaker, 3)
         clock.now += 10
         self.fail(breaker)
@@ -142,7 +142,7 @@ class TestCircuitBreaker:
             permit.failed()
         assert breaker.state is BreakerState.CLOSED
 
-    def test_tells_each_change_of_state(self, clock: Clock) -> None:
+    def test_reports_each_change_of_state(self, clock: Clock) -> None:
         seen: list[BreakerState] = []
         breaker = CircuitBreaker(specs.CircuitBreaker(failures=1, open_seconds=1), clock, seen.append)
         self.fail(breaker)

@@ -1,4 +1,4 @@
-"""The orchestrator's settings: clear about what is wrong, silent about what is secret."""
+"""The orchestrator's settings: errors name the field and show no secret."""
 
 from __future__ import annotations
 

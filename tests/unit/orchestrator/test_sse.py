@@ -1,4 +1,4 @@
-"""Server-sent events out of raw bytes."""
+"""Parsing of server-sent events from raw bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parse(*pieces: bytes) -> list[tuple[bytes, bytes]]:
         pytest.param("data: chào\u2028bạn\n\n".encode(), [(b"", "chào\u2028bạn".encode())], id="other separators"),
     ],
 )
-def test_reads_every_form_of_stream(stream: bytes, events: list[tuple[bytes, bytes]]) -> None:
+def test_every_form_of_stream_is_parsed(stream: bytes, events: list[tuple[bytes, bytes]]) -> None:
     assert parse(stream) == events
     assert parse(*(stream[i : i + 1] for i in range(len(stream)))) == events
 
@@ -54,7 +54,7 @@ def test_events_do_not_depend_on_how_the_stream_is_cut(lines: list[tuple[bytes, 
 @pytest.mark.parametrize(
     "stream", [b"data: " + b"a" * 200, b"data: aaaaaaaa\n" * 20, b"a" * 200], ids=["line", "lines", "no field"]
 )
-def test_an_event_without_end_is_refused_before_it_fills_the_memory(stream: bytes) -> None:
+def test_an_endless_event_is_refused_within_the_bound(stream: bytes) -> None:
     parser = Parser(max_event_bytes=100)
     pieces = (stream[i : i + 10] for i in range(0, len(stream), 10))
     with pytest.raises(MalformedStream, match="larger than the bound"):

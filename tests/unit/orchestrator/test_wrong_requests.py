@@ -1,4 +1,4 @@
-"""Wrong requests: each names its field, and none reaches a model."""
+"""Invalid requests: the error names the field, and no model is called."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 def assert_names(error: FactoryError, field: str) -> None:
-    """Whoever reads the message alone knows what it is about."""
+    """The message is complete without the field."""
     assert re.split(r"[.\[]", field.removeprefix("sampling."))[0] in error.message
     assert not re.match(r"(Must|Needs|Only|It)\b", error.message)
 
 
 @pytest.mark.parametrize(("fields", "field"), WRONG, ids=[f"{i}-{field}" for i, (_, field) in enumerate(WRONG)])
-async def test_a_wrong_request_is_told_its_field(world: World, fields: dict[str, Any], field: str) -> None:
+async def test_a_wrong_request_is_refused_with_its_field(world: World, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await world.ask(**fields)
     assert caught.value.field == field
@@ -100,7 +100,7 @@ async def test_a_wrong_request_is_told_its_field(world: World, fields: dict[str,
     ("request_id", "texts", "field"),
     [("", ["a"], "request_id"), ("r", [], "texts"), ("r", ["a"] * 2049, "texts"), ("r", ["a", " "], "texts[1]")],
 )
-async def test_wrong_texts_to_embed_are_told_their_field(
+async def test_wrong_texts_to_embed_are_refused_with_their_field(
     world: World, request_id: str, texts: list[str], field: str
 ) -> None:
     request = orchestrator_pb2.EmbedRequest(request_id=request_id, model="minilm", texts=texts)
@@ -118,7 +118,7 @@ async def test_only_an_embedding_model_embeds(world: World, model: str) -> None:
     assert (caught.value.reason, caught.value.field) == (Reason.MODEL_NOT_FOUND, "model")
 
 
-async def test_a_bad_conversation_id_is_not_erased(world: World) -> None:
+async def test_a_malformed_conversation_id_is_refused(world: World) -> None:
     request = orchestrator_pb2.DeleteConversationRequest(conversation_id="../x")
     with pytest.raises(InvalidArgument) as caught:
         await channels.unary(world.stub.DeleteConversation, request, timeout_seconds=5)
@@ -138,7 +138,7 @@ async def test_each_method_needs_its_permission(world: World, method: str) -> No
     assert caught.value.reason == Reason.PERMISSION_DENIED
 
 
-async def test_a_text_that_the_policy_finds_too_long_names_the_message(world: World) -> None:
+async def test_the_error_of_a_text_that_is_too_long_for_the_policy_names_the_message(world: World) -> None:
     world.safety.error = TooLarge("Must have at most 10 characters.", field="text")
     with pytest.raises(FactoryError) as caught:
         await world.ask(messages=[message(), message(ASSISTANT), message(content="long")], route="chat")

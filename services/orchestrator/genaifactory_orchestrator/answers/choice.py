@@ -17,15 +17,15 @@ from genaifactory_orchestrator.models.backend import Delta, ToolCallDelta
 CONTENT_FILTER = types_pb2.FINISH_REASON_CONTENT_FILTER
 
 _MAX_TOOL_CHARACTERS = 1_000_000
-# A call's id is the model's too; one of another form is replaced, so that it carries no text past the guardrail.
+# The model also writes a call's id; one of another form is replaced, so that no text bypasses the guardrail in it.
 _CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Choice:
-    """Takes a model's pieces (`feed`, `feed_tool_call`, `end`) and keeps what was released."""
+    """Collects a model's pieces (`feed`, `feed_tool_call`, `end`) and the text that the guardrail released."""
 
     def __init__(self, number: int, stream: GuardedStream, *, passages: int | None, logprobs: bool) -> None:
-        """passages: how many marks may name; None: marks mean nothing here and stay."""
+        """passages: the number of passages that marks may name; None: marks are left unchanged."""
         self.number = number
         self.stream = stream
         self.released: list[str] = []
@@ -38,16 +38,16 @@ class Choice:
 
     @property
     def text(self) -> str:
-        """What was released so far."""
+        """The text released so far."""
         return "".join(self.released)
 
     @property
     def blocked(self) -> bool:
-        """The guardrail has ended this choice."""
+        """Whether the guardrail has ended this choice."""
         return self.finish_reason == CONTENT_FILTER
 
     async def feed(self, delta: Delta) -> None:
-        """The model's next piece; waits while the guardrail is behind."""
+        """Adds the model's next piece; waits while the guardrail is behind."""
         if self._tokens is not None:
             self._tokens.add(delta)
         text = self._marks.feed(delta.text) if self._marks else delta.text
@@ -55,9 +55,9 @@ class Choice:
             await self.stream.feed(text)
 
     def feed_tool_call(self, delta: ToolCallDelta) -> None:
-        """The next piece of a tool call; kept until it is complete, since half a call cannot be scanned.
+        """Adds the next piece of a tool call, which is held until it is complete: a part of it cannot be scanned.
 
-        Raises UpstreamFailed when there is no end to it.
+        Raises UpstreamFailed when it exceeds the bound.
         """
         piece = delta.tool_call
         self._tool_characters += len(piece.arguments_json) + 1
@@ -69,7 +69,7 @@ class Choice:
         call.arguments_json += piece.arguments_json
 
     async def end(self, reason: types_pb2.FinishReason.ValueType) -> None:
-        """The model has ended this choice."""
+        """Ends this choice for the model."""
         if self._marks and (rest := self._marks.end()):
             await self.stream.feed(rest)
         if not self.blocked:
@@ -77,18 +77,18 @@ class Choice:
         self.stream.end()
 
     def release(self, text: str) -> Delta:
-        """The event for text that the guardrail let out."""
+        """The event for text that the guardrail released."""
         self.released.append(text)
-        logprobs = self._tokens.passed(text) if self._tokens is not None else ()
+        logprobs = self._tokens.released(text) if self._tokens is not None else ()
         return Delta(text, self.number, logprobs)
 
     def block(self) -> None:
-        """The guardrail has ended this choice."""
+        """Ends this choice for the guardrail."""
         self.finish_reason = CONTENT_FILTER
         self.tool_calls.clear()
 
     def message(self) -> types_pb2.Message:
-        """What left of it, as a message of the conversation."""
+        """What was released, as a message of the conversation."""
         calls = [call for _, call in sorted(self.tool_calls.items())]
         return types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, content=self.text, tool_calls=calls)
 
@@ -119,7 +119,7 @@ class Choice:
 
 @dataclass
 class _Tokens:
-    """Tokens whose text has not left yet. Once the text differs from what the model wrote, no more are given."""
+    """Tokens whose text is not released yet. Once released text differs from the model's, no more are returned."""
 
     _waiting: deque[tuple[int, types_pb2.TokenLogprob]] = field(default_factory=deque)
     _written: str = ""
@@ -127,15 +127,15 @@ class _Tokens:
     _same: bool = True
 
     def add(self, delta: Delta) -> None:
-        """What the model wrote."""
+        """Adds a piece of the model's text."""
         if not self._same:
             return
         self._written += delta.text
         end = self._position + len(self._written)
         self._waiting += [(end, token) for token in delta.logprobs]
 
-    def passed(self, text: str) -> tuple[types_pb2.TokenLogprob, ...]:
-        """The tokens of text that leaves."""
+    def released(self, text: str) -> tuple[types_pb2.TokenLogprob, ...]:
+        """The tokens of released text."""
         if not self._same or not self._written.startswith(text):
             self._same = False
             self._waiting.clear()

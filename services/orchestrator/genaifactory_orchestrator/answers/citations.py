@@ -1,7 +1,7 @@
-"""Marks like [1] in an answer: those that name no retrieved passage never leave, the others become citations.
+"""Marks like [1] in an answer: those that name no retrieved passage are removed, the others become citations.
 
-Marks are filtered before the guardrail sees the text, so that taking one out cannot join two halves of a secret that
-was already scanned. The offsets are found afterwards, in the text that was released.
+Marks are filtered before the guardrail scans the text, so that removing one cannot join two halves of a secret after
+the scan. The offsets are found afterwards, in the released text.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from collections.abc import Sequence
 
 from genaifactory.types.v1 import types_pb2
 
-# "[3]", or "[1, 3]" with at most eight numbers; a removed mark takes one space before it along.
+# "[3]", or "[1, 3]" with at most eight numbers; the space before a removed mark is removed as well.
 _MARK = re.compile(r"[ \t]?\[(\d{1,4}(?: ?[,;] ?\d{1,4}){0,7})\]")
 _LONGEST_MARK = 60  # characters; what `_MARK` can match at most
-# The end of a text that may go on to become a mark.
+# The end of a text that may be the beginning of a mark.
 _UNFINISHED = re.compile(rf"[ \t]?(?:\[[\d,; ]{{0,{_LONGEST_MARK}}})?\Z")
 _OPEN = re.compile(r"\[[\d,; ]*\Z")
-# Stands for a removed mark where nothing would make a new mark out of its neighbours: "[[9]7]".
+# Replaces a removed mark where its neighbours would form a new mark: "[[9]7]".
 _GAP = "…"
 
 
 class MarkFilter:
-    """Takes marks that name no passage out of a text that is still being written.
+    """Removes marks that name no passage from a text that is still being written.
 
-    The result does not depend on how the text was cut. It holds back at most `_LONGEST_MARK` characters.
+    The result does not depend on how the text is cut. At most `_LONGEST_MARK` characters are held back.
     """
 
     def __init__(self, passages: int) -> None:
-        """passages: how many were retrieved; marks from 1 to this number stay."""
+        """passages: the number of retrieved passages; marks from 1 to it stay."""
         self._passages = passages
         self._held = ""
         self._tail = ""
 
     def feed(self, text: str) -> str:
-        """The next piece of the filtered text, for the next piece of the text."""
+        """Adds the next piece of the text; returns the next piece of the filtered text."""
         text = self._held + text
         unfinished = _UNFINISHED.search(text)
         end = unfinished.start() if unfinished else len(text)
@@ -42,7 +42,7 @@ class MarkFilter:
         return self._filtered(text[:end])
 
     def end(self) -> str:
-        """What was held back, after the last piece."""
+        """Ends the text; returns the rest of the filtered text."""
         text, self._held = self._held, ""
         return self._filtered(text)
 

@@ -1,4 +1,4 @@
-"""Structured concurrency with one exception at a time."""
+"""Structured concurrency that raises single exceptions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from genaifactory_common.errors import ContentBlocked, FactoryError
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """asyncio.TaskGroup that raises the failure that matters most instead of a group: a block, then a mistake of
-    ours, then any error that a caller may see."""
+    """asyncio.TaskGroup that raises the most important failure instead of a group: a block, then an unexpected
+    exception, then any FactoryError."""
     try:
         async with asyncio.TaskGroup() as tasks:
             yield tasks

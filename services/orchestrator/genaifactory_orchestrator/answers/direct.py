@@ -1,7 +1,7 @@
 """Replies that need no model: small talk, and overviews of the documents.
 
-A reply is made of what the caller's own search returns, so it names no document that the caller may not read. It goes
-through the output guardrail as a model's text does.
+A reply is composed from the caller's own search results, so it names no document that the caller may not read. The
+output guardrail scans it as it does a model's text.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from genaifactory_orchestrator.answers.small_talk import Talk
 
 @dataclass(frozen=True)
 class Reply:
-    """What to say."""
+    """A reply without a model."""
 
     text: str
     found: RetrievedPassages
-    """The passages that it cites."""
+    """Its cited passages."""
 
 
 async def reply(
     question: CheckedRequest, messages: Sequence[types_pb2.Message], route: specs.Route, retriever: Retrieval
 ) -> Reply | None:
-    """The reply; None when the last message asks something that documents have to answer. Raises FactoryError.
+    """The reply; None when the last message is a question for the documents. Raises FactoryError.
 
-    A client that wants tools called or a form of output gets what a model makes of it.
+    None also for requests with tools or an output format, which a model has to answer.
     """
     last = messages[-1]
     if question.tools or question.output_format is not None or last.role != types_pb2.ROLE_USER:
@@ -58,7 +58,7 @@ async def _overview(subject: str, text: str, route: specs.Route, retriever: Retr
     sample = await _sample(text, spoken, route, retriever)
     complete = len(sample.passages) < SAMPLE_PASSAGES
     if not complete and (named := overview.named(subject, sample.passages)):
-        # What is nearest to the question may be one passage of each document; what is nearest to their titles is more.
+        # A search for the question may return one passage of each document; one for their titles returns more.
         nearer = await _sample("\n".join(named[: overview.MAX_DOCUMENTS]), spoken, route, retriever)
         sample = _united(sample, nearer)
     composed = overview.compose(subject, spoken, sample, complete=complete)
@@ -66,13 +66,13 @@ async def _overview(subject: str, text: str, route: specs.Route, retriever: Retr
 
 
 async def _sample(text: str, spoken: str, route: specs.Route, retriever: Retrieval) -> RetrievedPassages:
-    """Passages in the language, or in any where there are none in it."""
+    """Passages in the language, or in any language if there are none."""
     found = await retriever.sample(route, text, language=spoken)
     return found if found.passages else await retriever.sample(route, text, language="")
 
 
 def _united(sample: RetrievedPassages, other: RetrievedPassages) -> RetrievedPassages:
-    """The sample, and those of the other that are not in it and come from the same index version."""
+    """The passages of both, if they are of the same index version; else the sample."""
     if other.index_version != sample.index_version:
         return sample
     passages = {passage.passage_id: passage for passage in (*sample.passages, *other.passages)}

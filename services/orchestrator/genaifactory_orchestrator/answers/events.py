@@ -1,4 +1,4 @@
-"""What an answer consists of, in this order: opened, route, passages, text and tool calls, verdicts, done."""
+"""The events of an answer, in this order: opened, route, passages, text and tool calls, verdicts, done."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from genaifactory_orchestrator.models.pricing import Cost
 
 @dataclass(frozen=True)
 class Opened:
-    """What is known before the first token."""
+    """Facts that are known before the first token."""
 
     masked: Mapping[str, int]
-    """Entity types that the input guardrail masked in the messages, with how often."""
+    """Number of masks in the messages by entity type."""
     cache: types_pb2.CacheUse.ValueType
 
 
 @dataclass(frozen=True)
 class RouteChosen:
-    """How the request is served."""
+    """The route, the model and the prompt of the answer."""
 
     route: str
     model: str
@@ -31,13 +31,13 @@ class RouteChosen:
 
 @dataclass(frozen=True)
 class Done:
-    """How the answer ended."""
+    """The end of the answer."""
 
     finish_reasons: tuple[types_pb2.FinishReason.ValueType, ...]
     """One for each choice."""
     model: str = ""
     citations: tuple[types_pb2.Citation, ...] = ()
-    """Of the first choice, with offsets into its released text."""
+    """Of the first choice, with offsets in its released text."""
     usage: Usage = field(default_factory=Usage)
     cost: Cost = field(default_factory=Cost)
     cached: bool = False
@@ -49,4 +49,4 @@ class Done:
 Event = Opened | RouteChosen | RetrievedPassages | Delta | ToolCallDelta | types_pb2.Verdict | Done
 
 Emit = Callable[[Event], Awaitable[None]]
-"""Hands an event to the client; waits while the client is behind."""
+"""Sends an event to the client; waits while the client is behind."""

@@ -1,6 +1,6 @@
-"""The guardrails as the path of an answer sees them: what came in is checked whole, what goes out while it is written.
+"""The client of the guardrails: input is checked as a whole, output while it is being written.
 
-Everything fails closed: a verdict that is missing, empty or unreadable is an error, never a clean bill.
+Everything fails closed: a missing, empty or malformed verdict is an error.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ INPUT = types_pb2.DIRECTION_INPUT
 OUTPUT = types_pb2.DIRECTION_OUTPUT
 USER = "user"
 
-# A UUID, as tools' calls are named. It says nothing, but one in some hundred has digits that could be a card's.
+# A UUID, as in ids of tool calls. It is not scanned: one in some hundred has digits that could be a card number.
 _RANDOM_ID = re.compile(
     r"([A-Za-z]{1,16}[-_]){0,4}([0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
 )
 
 _CHECKS_AT_ONCE = 8
-# Pieces that come faster than this are sent as one; the first of a text, and its end, never wait.
+# Pieces that arrive faster than this are sent as one; the first of a text, and its end, are sent at once.
 _GATHER_SECONDS = 0.005
-# Text that waits for the guardrail to take it; more makes the model wait.
+# Bound of the text that waits to be sent to the guardrail; with more the model has to wait.
 _MAX_WAITING_CHARACTERS = 32_768
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The client's messages as the policy lets them in."""
+    """The client's messages after the input check."""
 
     messages: tuple[types_pb2.Message, ...]
     verdicts: tuple[types_pb2.Verdict, ...]
     """One for each text that was scanned, and one without scanners where images passed."""
     masked: bool
-    """Some text is not what the client sent."""
+    """Whether some text was masked."""
 
 
 class InputBlocked(ContentBlocked):
-    """The policy refuses the input; carries what was found, for the record."""
+    """The policy refuses the input; carries the verdicts, for the record."""
 
     def __init__(
         self, field: str, verdict: types_pb2.Verdict, verdicts: tuple[types_pb2.Verdict, ...], message: str = ""
     ) -> None:
-        """field, verdict: of the text that is refused; verdicts: on all texts. message: empty: the one about texts."""
+        """field, verdict: of the refused text; verdicts: on all texts. message: empty: the default for texts."""
         found = {finding.entity_type for finding in verdict.findings if finding.action == verdict.action}
         what = f" ({', '.join(sorted(found))})" if found else ""
         message = message or f"A guardrail refuses this text{what}. Remove what it must not contain."
@@ -79,9 +79,9 @@ class Guard:
     async def check_input(
         self, messages: Sequence[types_pb2.Message], policy: specs.Policy, settings: Mapping[str, str] | None = None
     ) -> Checked:
-        """Checks every text of the messages, and what else reaches the model: `settings`, texts by their field.
+        """Checks every text of the messages, and the others that reach the model: `settings`, texts by their field.
 
-        A setting is code (a schema, a tool): masked it would mean something else, so it is refused where a message is
+        A setting is code (a schema, a tool): a mask would change its meaning, so it is refused where a message would be
         masked. Images cannot be scanned: they pass where the policy allows them. Raises InputBlocked, InvalidArgument
         (too long), Unavailable.
         """
@@ -120,9 +120,10 @@ class Guard:
     async def check_ids(
         self, ids: Mapping[str, str], user: str, policy: specs.Policy
     ) -> tuple[str, tuple[types_pb2.Verdict, ...]]:
-        """Checks ids by their field, and `user`, all in one call as a rule; none for none. Gives the masked user.
+        """Checks ids by their field, and `user`, in as few calls as possible. Returns the masked user and the verdicts.
 
-        An id names something, so it is refused where a text is masked; people send e-mail addresses as `user`.
+        An id is refused where a text would be masked, since it names something; `user` is masked, since people send
+        e-mail addresses in it.
         Raises InputBlocked, InvalidArgument (too long), Unavailable.
         """
         fields: dict[str, str] = {}
@@ -147,12 +148,12 @@ class Guard:
         return user, verdicts
 
     async def check_output(self, text: str, policy: specs.Policy) -> tuple[types_pb2.Verdict, str]:
-        """The verdict on a whole text that goes out, and what may pass of it. Raises Unavailable."""
+        """The verdict on a whole output text, and the text that may be released. Raises Unavailable."""
         response = await self._check(OUTPUT, text, policy, "output")
         return response.verdict, response.text
 
     def open_output(self, policy: specs.Policy, *, timeout_seconds: float) -> GuardedStream:
-        """A stream for one text that is going to be written. Opens at once, so the first piece finds it ready."""
+        """A stream for one text that is about to be written. Opens at once, before the first piece."""
         return GuardedStream(
             channels.Duplex(self._stub.CheckStream, timeout_seconds=timeout_seconds), policy, self._timeout_seconds
         )
@@ -172,9 +173,9 @@ class Guard:
 
 
 class GuardedStream:
-    """One text on its way through CheckStream; an async context manager that ends it.
+    """One text in CheckStream; an async context manager that ends the call.
 
-    One task feeds (`feed`, then `end`), one runs `send`, one iterates `released`; all three at once.
+    One task feeds (`feed`, then `end`), one runs `send`, one iterates `released`, all concurrently.
     """
 
     def __init__(self, call: channels.Duplex, policy: specs.Policy, verdict_timeout_seconds: float) -> None:
@@ -200,7 +201,7 @@ class GuardedStream:
         self._call.close()
 
     async def feed(self, text: str) -> None:
-        """Hands over the next piece; waits while the guardrail is behind. After the verdict it does nothing."""
+        """Adds the next piece; waits while the guardrail is behind. After the verdict it does nothing."""
         if self._over.is_set():
             return
         self._waiting.append(text)
@@ -211,15 +212,15 @@ class GuardedStream:
             await self._room.wait()
 
     def end(self) -> None:
-        """Says that the text is complete."""
+        """Marks the end of the text."""
         self._complete = True
         self._no_more.set()
         self._something_to_do.set()
 
     async def send(self) -> None:
-        """Sends what is fed until the end. Pieces that come quickly one after the other go as one.
+        """Sends what is fed until the end. Pieces in quick succession are sent as one.
 
-        A failing call is left to `released`, which knows how it ended; only a verdict that does not come raises here.
+        `released` raises the error of a failed call; this raises Unavailable only for a verdict that does not come.
         """
         opening = safety_pb2.CheckStreamOpen(direction=OUTPUT, policy=self._policy.name)
         try:
@@ -230,7 +231,7 @@ class GuardedStream:
                 if self._over.is_set():
                     break
                 complete = self._complete
-                if text := self._taken():
+                if text := self._take_waiting():
                     await self._call.send(safety_pb2.CheckStreamRequest(text=text))
                 if complete:
                     break
@@ -247,7 +248,7 @@ class GuardedStream:
         except TimeoutError:
             raise Unavailable("The guardrail gave no verdict on the answer in time; the answer is stopped.") from None
 
-    def _taken(self) -> str:
+    def _take_waiting(self) -> str:
         text = "".join(self._waiting)
         self._waiting.clear()
         self._waiting_characters = 0
@@ -256,14 +257,14 @@ class GuardedStream:
         return text
 
     async def released(self) -> AsyncIterator[str]:
-        """The pieces that may leave, until the verdict. Raises Unavailable when the guardrail fails."""
+        """The released pieces, until the verdict. Raises Unavailable when the guardrail fails."""
         try:
             async for response in self._call:
                 if self.verdict is not None:
-                    raise Unavailable("The guardrail went on after its verdict; the answer is stopped.")
+                    raise Unavailable("The guardrail sent more after its verdict; the answer is stopped.")
                 if response.WhichOneof("part") == "verdict":
                     self.verdict = response.verdict
-                    # The peer waits for our end of the stream: after a block there is more to say, but no use in it.
+                    # The peer waits for our end of the stream; after a block the rest of the text is not sent.
                     self._stop()
                 elif response.released:
                     yield response.released
@@ -274,7 +275,7 @@ class GuardedStream:
         self._require_verdict()
 
     def _stop(self) -> None:
-        """Nothing more is taken or sent; whoever waits goes on."""
+        """Ends feeding and sending, and wakes the tasks that wait."""
         self._over.set()
         self._no_more.set()
         self._room.set()
@@ -291,7 +292,7 @@ class GuardedStream:
 
 
 def _check_images(messages: Sequence[types_pb2.Message], policy: specs.Policy) -> tuple[types_pb2.Verdict, ...]:
-    """The verdict on images, which no scanner looks into; none where there are none. Raises InputBlocked."""
+    """The verdict on images, which no scanner reads; none without images. Raises InputBlocked."""
     field = images.first(messages)
     if field is None:
         return ()
@@ -302,8 +303,8 @@ def _check_images(messages: Sequence[types_pb2.Message], policy: specs.Policy) -
     for _ in range(sum(len(message.images) for message in messages)):
         verdict.findings.add(entity_type="IMAGE", score=1.0, action=verdict.action, scanner="policy")
     message = (
-        f"The guardrail policy '{policy.name}' cannot look into images and lets none pass: leave the image out, or "
-        "have whoever runs the platform set the policy's 'images' to allow."
+        f"The guardrail policy '{policy.name}' cannot scan images and blocks them: leave the image out, or have the "
+        "platform's operator set the policy's 'images' to allow."
     )
     raise InputBlocked(field, verdict, (verdict,), message)
 
@@ -319,7 +320,7 @@ def _texts(message: types_pb2.Message) -> list[tuple[str, str]]:
 
 
 def _within(named: Sequence[tuple[str, str]], max_characters: int) -> Iterator[list[tuple[str, str]]]:
-    """Parts whose values, one a line, have so many characters at most; a longer value is a part by itself."""
+    """Parts whose values, one in a line, have at most so many characters; a longer value is a part of its own."""
     part: list[tuple[str, str]] = []
     size = 0
     for field, value in named:
@@ -333,7 +334,7 @@ def _within(named: Sequence[tuple[str, str]], max_characters: int) -> Iterator[l
 
 
 def _worst(lines: Sequence[tuple[str, str]], verdict: types_pb2.Verdict) -> str:
-    """The field of the first line in which something was found that made the verdict what it is."""
+    """The field of the first line with a finding of the verdict's action."""
     starts = [f.start_offset for f in verdict.findings if f.action == verdict.action]
     fields = [field for field, value in lines for _ in range(len(value) + 1)]
     return next((fields[start] for start in sorted(starts) if start < len(fields)), lines[0][0])
@@ -355,7 +356,7 @@ def _with_texts(
 
 
 def _moved(position: int, verdict: types_pb2.Verdict) -> int:
-    """Where a place in a scanned text is in the masked one; one within what is masked comes before the mask."""
+    """The position in the masked text of a position in the scanned one; within a masked span: before the mask."""
     moved = position
     for finding in verdict.findings:
         if finding.action == types_pb2.ACTION_MASK and finding.start_offset < position:

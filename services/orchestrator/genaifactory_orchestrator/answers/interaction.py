@@ -1,4 +1,4 @@
-"""What is noted while an answer is made, and the Interaction that it becomes, however the answer ends."""
+"""The notes on an answer in progress, and the Interaction that is recorded from them at any end of the answer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from genaifactory_orchestrator.models.attempts import Attempt
 from genaifactory_orchestrator.models.backend import Delta, Usage
 from genaifactory_orchestrator.models.pricing import Cost, total
 
-# A record stays far below what one message may carry; texts beyond are left out, oldest message first.
+# Keeps a record far below the bound of a gRPC message; the oldest messages are left out.
 _MAX_TEXT_CHARACTERS = 1_000_000
 
 
 @dataclass
 class Record:
-    """One request's notes. Only text that the guardrails let pass is noted."""
+    """Notes on one request. They hold only text that the guardrails have passed."""
 
     request_id: str
     caller: Caller
@@ -38,9 +38,9 @@ class Record:
     conversation_id: str = ""
     prompt_version: str = ""
     wanted: int = 1
-    """Choices asked for."""
+    """Number of choices asked for."""
     messages: tuple[types_pb2.Message, ...] = ()
-    """As the guardrails let them in; empty until they have."""
+    """After the input check; empty before it."""
     input_verdicts: tuple[types_pb2.Verdict, ...] = ()
     found: RetrievedPassages = NOTHING
     choices: Sequence[Choice] = ()
@@ -48,9 +48,9 @@ class Record:
     earlier: tuple[Choice, ...] = ()
     """Of the turns before it."""
     said: str = ""
-    """The answer when no model wrote it: from the cache, or a refusal."""
+    """An answer that no model wrote: from the cache, or a refusal."""
     said_verdicts: tuple[types_pb2.Verdict, ...] = ()
-    """On that, and what a task decided itself."""
+    """Verdicts on `said`, and those of a task itself."""
     attempts: list[Attempt] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     started_at: float = field(default_factory=time.time)
@@ -58,21 +58,21 @@ class Record:
 
     @property
     def asked(self) -> str:
-        """The question: what a person said last."""
+        """The question: the last message of the user."""
         return next((m.content for m in reversed(self.messages) if m.role == types_pb2.ROLE_USER), "")
 
     def begin_turn(self, choices: Sequence[Choice]) -> None:
-        """A model begins to write."""
+        """Begins a turn of a model."""
         self.earlier += tuple(self.choices)
         self.choices = choices
 
     def note_text(self) -> None:
-        """Text leaves; the first time is the time to first token."""
+        """Notes that text is released; the first time is the time to first token."""
         if self.first_text_seconds is None:
             self.first_text_seconds = time.perf_counter() - self.started
 
     def add(self, text: str) -> list[Delta]:
-        """Adds words of the platform's own to the end of each answer; the events that say them."""
+        """Appends the platform's own text to each answer; returns its events."""
         if self.choices:
             return [choice.release(text) for choice in self.choices]
         self.said += text
@@ -80,17 +80,17 @@ class Record:
 
     @property
     def usage(self) -> Usage:
-        """Of all tries together."""
+        """Of all attempts together."""
         return sum((attempt.usage for attempt in self.attempts), Usage())
 
     @property
     def cost(self) -> Cost:
-        """Of all tries together."""
+        """Of all attempts together."""
         return total(attempt.cost for attempt in self.attempts)
 
     @property
     def output_verdicts(self) -> list[types_pb2.Verdict]:
-        """On what was written so far."""
+        """Verdicts on the output so far."""
         verdicts = list(self.said_verdicts)
         for choice in (*self.earlier, *self.choices):
             verdicts += [choice.stream.verdict] if choice.stream.verdict else []
@@ -98,7 +98,7 @@ class Record:
         return verdicts
 
     def answered(self, done: Done) -> monitor_pb2.Interaction:
-        """The record of an answer that came to its end; a guardrail may have been that end."""
+        """The record of an answer that ended without an error, perhaps by a guardrail."""
         blocked = all(reason == types_pb2.FINISH_REASON_CONTENT_FILTER for reason in done.finish_reasons)
         outcome = monitor_pb2.OUTCOME_BLOCKED if blocked else monitor_pb2.OUTCOME_ANSWERED
         record = self._interaction(outcome)
@@ -109,7 +109,7 @@ class Record:
         return record
 
     def embedded(self) -> monitor_pb2.Interaction:
-        """The record of texts that were embedded. They were not scanned, so they are not kept."""
+        """The record of texts that were embedded. They are not scanned, so they are not stored."""
         return self._interaction(monitor_pb2.OUTCOME_ANSWERED)
 
     def failed(self, error: BaseException) -> monitor_pb2.Interaction:

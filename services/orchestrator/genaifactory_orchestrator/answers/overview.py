@@ -1,4 +1,4 @@
-"""Overviews: which documents there are, and what stands in them, by their headings and first sentences."""
+"""Overviews of documents and of their contents, by headings and first sentences."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MAX_SECTIONS = 12
 _MAX_SENTENCE_CHARACTERS = 240
 _OPENING_CHARACTERS = 200
 _MAX_OPENING_CHARACTERS = 120
-# Of a message; a longer one asks more than for an overview, and would take the patterns below long.
+# A longer message asks for more than an overview, and would be slow to match.
 _MAX_CHARACTERS = 300
 
 _THINGS = r"(?:topics|documents|contents|titles|headings|chapters|sections|subjects|files)"
 _VI_THINGS = r"(?:chu de|tai lieu|muc|noi dung|tieu de|van ban)"
-# On folded text, as small_talk folds it.
+# Patterns on text that is folded by small_talk.
 _WANTED = tuple(
     re.compile(pattern)
     for pattern in (
@@ -49,7 +49,7 @@ _WANTED = tuple(
         r"muc luc|tong quan|tom tat",
     )
 )
-# Words of a subject that name no document, and those that name one kind of it: any will do if none has the word.
+# Words of a subject that name no document, and those that name a kind: these are ignored if no document has them.
 _ANY = frozenset(
     """
     a all an and available base content contents document documents entire every everything file files here in it
@@ -66,7 +66,7 @@ _MORE = {"en": "There are more documents; name one to read about it.", "vi": "C�
 
 
 def subject(message: str) -> str | None:
-    """What an overview is wanted of, folded, empty for everything; None when the message asks something else."""
+    """The folded subject of the overview that is asked for, empty for everything; None for another message."""
     if len(message) > _MAX_CHARACTERS:
         return None
     asked = small_talk.without_greeting(small_talk.folded(message))
@@ -79,9 +79,9 @@ def subject(message: str) -> str | None:
 def compose(
     subject: str, spoken: str, sample: RetrievedPassages, *, complete: bool
 ) -> tuple[str, RetrievedPassages] | None:
-    """The overview and the passages that it cites, out of a sample of passages; None if its subject is no document.
+    """The overview and the passages that it cites, from a sample of passages; None if its subject is no document.
 
-    subject: as `subject` returns it; spoken: "vi" or "en"; complete: the sample holds all there is.
+    subject: as returned by `subject`; spoken: "vi" or "en"; complete: whether the sample holds all passages.
     """
     documents = _named(subject, _by_document(sample.passages))
     if not documents:
@@ -139,7 +139,7 @@ def _holds(opening: types_pb2.Passage, words: list[str]) -> bool:
 
 
 def _sections(document: list[types_pb2.Passage]) -> list[tuple[str, types_pb2.Passage]]:
-    """An entry for each section, and one for what stands under the document's own title."""
+    """An entry for each section, and one for the text under the document's own title."""
     first = {_heading(passage): passage for passage in reversed(document)}
     in_order = sorted(first.items(), key=lambda section: section[1].start_offset)[:_MAX_SECTIONS]
     return [(_entry(heading, passage), passage) for heading, passage in in_order]
@@ -156,19 +156,19 @@ def _summary(document: list[types_pb2.Passage]) -> tuple[str, types_pb2.Passage]
 
 
 def _entry(heading: str, passage: types_pb2.Passage) -> str:
-    """The heading and the first sentence; of text with neither, its first words: a file's name alone says nothing."""
+    """The heading and the first sentence; of text with neither, its first words."""
     said = ": ".join(filter(None, (heading, _first_sentence(passage.text))))
     return said or textwrap.shorten(passage.text.lstrip("-*•| "), _MAX_OPENING_CHARACTERS, placeholder=" …")
 
 
 def _heading(passage: types_pb2.Passage) -> str:
-    """The nearest one above it; empty for the title's own text."""
+    """The nearest heading above it; empty for text under the title."""
     heading = passage.headings[-1] if passage.headings else ""
     return "" if heading == passage.title else heading
 
 
 def _first_sentence(text: str) -> str:
-    """Empty for what is no sentence: a table, a list, code."""
+    """The first sentence; empty for a table, a list or code."""
     paragraph = text.strip().partition("\n\n")[0]
     sentence = " ".join(_SENTENCE.split(paragraph, maxsplit=1)[0].split())
     whole = sentence[-1:] in (".", "!", "?", "…") and len(sentence) <= _MAX_SENTENCE_CHARACTERS
@@ -176,5 +176,5 @@ def _first_sentence(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """A document's own words without what would pass for one of our marks."""
+    """A document's own text without anything that looks like a citation mark."""
     return " ".join(_CITATION.sub("", text).split())

@@ -1,4 +1,4 @@
-"""The path of an answer. `Answerer.answer` and `_path` are the whole of it; read them first."""
+"""The path of an answer: read `Answerer.answer` and `_path` first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from genaifactory_orchestrator.stores.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
-ANSWERS = Counter("genaifactory_answers_total", "Requests for answers, by how they ended.", ["route", "outcome"])
+ANSWERS = Counter("genaifactory_answers_total", "Requests for answers, by outcome.", ["route", "outcome"])
 FIRST_TEXT = Histogram(
     "genaifactory_first_text_seconds",
     "From the start of a request to its first released text.",
@@ -40,7 +40,7 @@ FIRST_TEXT = Histogram(
     buckets=LATENCY_BUCKETS,
 )
 UNKEPT = Counter(
-    "genaifactory_unkept_turns_total", "Answers that were given but could not be added to their conversation."
+    "genaifactory_unkept_turns_total", "Answers that were sent but could not be added to their conversation."
 )
 
 _STOP = types_pb2.FINISH_REASON_STOP
@@ -74,8 +74,8 @@ class Answerer:
     async def answer(self, question: CheckedRequest, emit: Emit) -> None:
         """Answers for the current caller, event by event; raises FactoryError.
 
-        However it ends, one interaction is recorded; of an answer that ends well, before `Done` is emitted. An answer
-        that is there is given even if its conversation cannot be stored; then the record says so.
+        In every case one interaction is recorded, for a successful answer before `Done` is emitted. An answer is sent
+        even if its turn cannot be stored in its conversation; the record then has the error.
         """
         caller = identity.current()
         plan = self._plans.resolve(question.route, caller.tenant)
@@ -95,7 +95,7 @@ class Answerer:
             answered = record.answered(done)
             if unkept is not None:
                 answered.error_reason = unkept.reason.value
-                answered.error_message = f"The answer was given, but is not in its conversation: {unkept.message}"
+                answered.error_message = f"The answer was sent, but is not in its conversation: {unkept.message}"
             await place.put(_noted(record, answered))
         await emit(done)
 
@@ -128,7 +128,7 @@ class Answerer:
         return history, done
 
     async def _check_ids(self, question: CheckedRequest, plan: Plan, record: Record) -> None:
-        """Before anything is stored under them."""
+        """Checks ids, before anything is stored under them."""
         ids = question.ids()
         if ids or question.user:
             with self._telemetry.span("check ids"):
@@ -142,7 +142,7 @@ class Answerer:
         return await self._conversations.begin(key, limit=plan.route.history_messages)
 
     async def _keep(self, question: CheckedRequest, history: History, record: Record, done: Done) -> Unavailable | None:
-        """Adds the turn to its stored conversation; what kept it from that. The route's timeout no longer counts."""
+        """Adds the turn to its stored conversation, outside the route's timeout; returns the error if that fails."""
         if not question.conversation_id:
             return None
         try:
@@ -156,9 +156,9 @@ class Answerer:
     def _remember(
         self, question: CheckedRequest, plan: Plan, prepared: PreparedAnswer, record: Record, done: Done
     ) -> None:
-        """Keeps an answer that may be given again: one turn of a model from what was looked up beforehand.
+        """Stores an answer in the cache if it can be reused: one turn of a model, from what was looked up before.
 
-        Not one of a stored conversation: erasing the conversation shall leave no copy of it behind.
+        Not one of a stored conversation: erasing the conversation must leave no copy of it.
         """
         if not prepared.key or question.conversation_id or done.finish_reasons != (_STOP,):
             return
@@ -186,7 +186,7 @@ class Answerer:
 
 
 async def _replay(entry: cache.Entry, record: Record, writer: Writer) -> Done:
-    """Says again what was said before. It was scanned then, under the same policy."""
+    """Emits a cached answer. It was scanned when it was stored, under the same policy."""
     await writer.say(entry.output, (types_pb2.Verdict.FromString(entry.verdict),))
     return Done(
         finish_reasons=(_STOP,),
@@ -209,7 +209,7 @@ def _new_record(question: CheckedRequest, caller: Caller, plan: Plan) -> Record:
 
 
 def _turn(record: Record, done: Done) -> list[types_pb2.Message]:
-    """What a stored conversation keeps of this turn; nothing of one that a guardrail ended."""
+    """The messages of this turn for its stored conversation; none of one that a guardrail ended."""
     if done.finish_reasons[0] == types_pb2.FINISH_REASON_CONTENT_FILTER:
         return []
     if record.choices:
@@ -227,11 +227,11 @@ def _why_cancelled() -> FactoryError:
     remaining = channels.remaining_seconds()
     if remaining is not None and remaining <= 0:
         return DeadlineExceeded("The answer took longer than its caller allowed.")
-    return Cancelled("The caller went away.")
+    return Cancelled("The caller cancelled the request.")
 
 
 def _noted(record: Record, interaction: monitor_pb2.Interaction) -> monitor_pb2.Interaction:
-    """Counts how a request ended."""
+    """The record; counts the request's outcome."""
     outcome = monitor_pb2.Outcome.Name(interaction.outcome).removeprefix("OUTCOME_").lower()
     ANSWERS.labels(record.route, outcome).inc()
     if record.first_text_seconds is not None:

@@ -1,4 +1,4 @@
-"""What is known before a model is asked: the checked input, a cached answer, and the passages."""
+"""The preparation of an answer, before a model is called: the checked input, a cached answer, and the passages."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from genaifactory_orchestrator.stores.conversations import History
 
 @dataclass(frozen=True)
 class PreparedAnswer:
-    """What is known before a model is asked."""
+    """The results of the preparation."""
 
     checked: Checked
     findings: Findings
     entry: cache.Entry | None
     key: str
-    """Of the cache; empty when the answer may be neither taken from it nor stored in it."""
+    """Of the cache; empty when the answer may be neither read from it nor stored in it."""
     cache_use: types_pb2.CacheUse.ValueType
 
     def opened(self) -> Opened:
-        """What the client may know at once."""
+        """The first event for the client."""
         masked = Counter(
             finding.entity_type
             for verdict in self.checked.verdicts
@@ -48,7 +48,7 @@ class PreparedAnswer:
 
 
 class Preparation:
-    """Three things at once: input check, cache look-up, and what the task looks up."""
+    """Runs three steps concurrently: input check, cache look-up, and the task's look-up."""
 
     def __init__(self, guard: Guard, answers: Cache, service_telemetry: Telemetry) -> None:
         self._guard = guard
@@ -58,10 +58,10 @@ class Preparation:
     async def prepare(
         self, task: Task[Any], question: CheckedRequest, plan: Plan, history: History, record: Record
     ) -> PreparedAnswer:
-        """Both look-ups begin with the text as it came. If the check masks some of it, they are done again with
-        what it let in, and what they found before is forgotten. A block wins over whatever else went wrong.
+        """Both look-ups begin with the text as sent. If the check masks some of it, they are repeated with the masked
+        text, and their earlier results are dropped. A block takes precedence over other errors.
 
-        Notes in the record what was checked and found. Raises FactoryError.
+        Adds messages, verdicts and passages to the record. Raises FactoryError.
         """
         caller, earlier = record.caller, history.messages
         key = _cache_key(question, caller, plan, earlier, question.messages)
@@ -104,7 +104,7 @@ class Preparation:
 
 
 def knowledge(findings: Findings) -> str:
-    """Fingerprint of what an answer rests on; empty for a task that looks nothing up."""
+    """Fingerprint of the passages that an answer is based on; empty for a task without a look-up."""
     return "" if findings.found is None else findings.found.fingerprint
 
 
@@ -122,7 +122,7 @@ def _cache_key(
     history: Sequence[types_pb2.Message],
     messages: Sequence[types_pb2.Message],
 ) -> str:
-    """Empty when the answer must not come from the cache: it is switched off, or the client wants variety or tools."""
+    """Empty when the cache must not be used: it is disabled, or the request is random, or has choices or tools."""
     sampling = question.sampling
     repeatable = sampling.temperature == 0 and question.choices == 1 and not sampling.logprobs
     if not plan.route.cache.enabled or not repeatable or question.tools:

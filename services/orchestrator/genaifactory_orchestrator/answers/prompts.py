@@ -1,7 +1,7 @@
-"""Prompts: templates of factory.yaml, rendered in a sandbox, with passages that cannot pass for instructions.
+"""Prompts: templates of factory.yaml, rendered in a sandbox, with passages marked as data.
 
-A passage comes from a document, and a document may hold "ignore your instructions". Whatever the template does with
-it, its text stands between <passage> tags that it cannot close itself, after a sentence that says what they mean.
+A passage comes from a document, which may hold "ignore your instructions". Wherever the template puts it, its text is
+between <passage> tags that it cannot close itself, and a sentence explains their meaning.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _TAG = re.compile(r"<(?=\s*/?\s*passage\b)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage as templates see it. `text` (and the passage itself) stands between its tags; title, uri and headings
-    are one line each, without angle brackets."""
+    """A passage for templates. `text` (and the passage itself) includes its tags; title, uri and headings are one line
+    each, without angle brackets."""
 
     number: int
-    """Its place, from 1; what marks refer to."""
+    """Its place, from 1, which marks refer to."""
     title: str
     uri: str
     headings: tuple[str, ...]
@@ -44,7 +44,7 @@ class Passage:
 
 
 class Passages(Sequence[Passage]):
-    """The passages as templates see them: iterable, and whole when written."""
+    """The passages for templates: a sequence, which renders as all passages."""
 
     def __init__(self, passages: Sequence[types_pb2.Passage]) -> None:
         self._passages = [_quoted(number, passage) for number, passage in enumerate(passages, start=1)]
@@ -75,13 +75,13 @@ class Template:
     def render(
         self, *, question: str, passages: Sequence[types_pb2.Passage], tenant: str, today: str, refusal: str
     ) -> str:
-        """The system message. Raises Unavailable: the template's author has to act, not the client."""
+        """The system message. Raises Unavailable: an error of the template is not the client's."""
         quoted = Passages(passages)
         try:
             text = self._template.render(
                 question=question, passages=quoted, tenant=tenant, today=today, refusal=refusal
             )
-        except Exception as error:  # a template may fail in any way that Python can
+        except Exception as error:  # a template may raise any exception
             logger.error("prompt %s cannot be rendered: %s", self.version, type(error).__name__)
             raise Unavailable(f"The prompt {self.version} cannot be rendered; its author has to correct it.") from error
         if len(text) > _MAX_RENDERED_CHARACTERS:
@@ -94,12 +94,12 @@ class Template:
 
 
 def today() -> str:
-    """The date of prompts, in UTC: 2026-11-28."""
+    """The date for prompts, in UTC: 2026-11-28."""
     return datetime.now(UTC).date().isoformat()
 
 
 def _quoted(number: int, passage: types_pb2.Passage) -> Passage:
-    # "[" keeps its meaning for the marks of the answer, so passages show their number in the tag alone.
+    # "[" is reserved for the answer's marks, so the number of a passage is only in its tag.
     text = _TAG.sub("‹", passage.text)
     return Passage(
         number=number,

@@ -1,4 +1,4 @@
-"""Saying that the passages do not hold the answer, in the question's language."""
+"""Refusals, for questions that the passages do not answer, in the question's language."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import language, refusals, specs
 
-# Follows a refusal; not part of what is kept in the cache.
+# Follows a refusal; not stored in the cache.
 _WHILE_READING = {
     "en": " The documents are still being read ({done} of {total}); ask again when they are.",
     "vi": " Các tài liệu vẫn đang được đọc ({done}/{total}); hãy hỏi lại khi đọc xong.",
@@ -15,21 +15,21 @@ _WHILE_READING = {
 
 
 def text(question: str, prompt: specs.Prompt | None) -> str:
-    """What to say when the passages do not hold the answer."""
+    """The refusal of a question that the passages do not answer."""
     spoken = language.of_reply(question)
     own = prompt.refusal if prompt else {}
     return own.get(spoken) or refusals.UNANSWERED[spoken]
 
 
 def while_reading(question: str, reading: types_pb2.Reading) -> str:
-    """What to add to a refusal while documents are being read, in the question's language."""
+    """The addition to a refusal while documents are being read, in the question's language."""
     return _WHILE_READING[language.of_reply(question)].format(
         done=reading.documents_done, total=reading.documents_total
     )
 
 
 def is_refusal(answer: str, prompt: specs.Prompt | None) -> bool:
-    """Whether a model's answer is one of the refusals that it was told to use, and nothing more."""
+    """Whether a model's answer is one of the refusals of its prompt or of the platform, and nothing more."""
     own = prompt.refusal.values() if prompt else ()
     said = _folded(answer)
     return any(said == _folded(refusal) for refusal in (*own, *refusals.UNANSWERED.values()))

@@ -1,4 +1,4 @@
-"""What a client asks, checked field by field before anything is done with it."""
+"""A request for an answer, checked field by field before it is processed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """One request for an answer. The messages are only read, never changed."""
+    """One request for an answer. The messages must not be changed."""
 
     request_id: str
     route: str
     messages: tuple[types_pb2.Message, ...]
-    """Oldest first; the last is a person's, or the result of a tool."""
+    """Oldest first; the last is the user's, or the result of a tool."""
     sampling: types_pb2.Sampling
     tools: tuple[types_pb2.Tool, ...] = ()
     tool_choice: types_pb2.ToolChoice | None = None
@@ -31,15 +31,15 @@ class CheckedRequest:
     conversation_id: str = ""
     user: str = ""
     fresh: bool = False
-    """Not to be answered from the cache."""
+    """Whether the cache must not answer it."""
 
     @property
     def choices(self) -> int:
-        """Answers wanted."""
+        """Number of answers asked for."""
         return self.sampling.n or 1
 
     def ids(self) -> dict[str, str]:
-        """What the client calls things that are stored or reach the model, by its field; not `user`."""
+        """Ids and names by their field that are stored or reach the model, without `user`."""
         ids = {"conversation_id": self.conversation_id}
         for i, message in enumerate(self.messages):
             at = f"messages[{i}]"
@@ -49,8 +49,8 @@ class CheckedRequest:
         return {field: text for field, text in ids.items() if text}
 
     def texts_beside_messages(self) -> dict[str, str]:
-        """The texts beside the messages that reach the model, by their field: tools, stops, variables of
-        the chat template and the output's form."""
+        """Other texts that reach the model, by their field: tools, stops, variables of the chat template and the output
+        format."""
         texts = {
             f"tools[{i}]": _lines(tool.description, *_strings(tool.parameters)) for i, tool in enumerate(self.tools)
         }
@@ -62,7 +62,7 @@ class CheckedRequest:
 
 
 def from_request(request: orchestrator_pb2.AnswerRequest) -> CheckedRequest:
-    """The question in a message from the wire. Raises InvalidArgument with the field."""
+    """The checked request. Raises InvalidArgument with the field."""
     check_request_id(request.request_id)
     if not request.route:
         raise InvalidArgument("route must name a route of factory.yaml.", field="route")
@@ -92,7 +92,7 @@ def _lines(*texts: str) -> str:
 
 
 def _strings(value: struct_pb2.Struct | struct_pb2.Value) -> Iterator[str]:
-    """Every text in a JSON value, names and values, as it is meant: an escape of JSON would hide it."""
+    """Every text in a JSON value, names and values, without JSON's escapes, which could hide something."""
     if isinstance(value, struct_pb2.Struct):
         for name, entry in value.fields.items():
             yield name

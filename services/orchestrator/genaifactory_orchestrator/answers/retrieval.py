@@ -1,4 +1,4 @@
-"""What the passages are looked for with, and what was found."""
+"""Retrieval of passages: the query, the search, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from genaifactory_common.masking import question_without_masks
 _MAX_QUERY_CHARACTERS = 8192
 _MAX_EARLIER_CHARACTERS = 400
 _SHORT_QUESTION_WORDS = 5
-# Words that point back at what was said before.
+# Words that refer to an earlier message.
 _POINTS_BACK = re.compile(
     r"\b(?:it|its|they|them|their|that|this|those|these|he|she|his|her|there|one|same|former|latter|what about|"
     r"how about|and for|nó|họ|đó|đấy|này|kia|ấy|vậy|thế|trên|còn|như trên)\b",
@@ -28,14 +28,14 @@ _POINTS_BACK = re.compile(
 
 @dataclass(frozen=True)
 class RetrievedPassages:
-    """What retrieval came to."""
+    """The result of a search."""
 
     passages: tuple[types_pb2.Passage, ...] = ()
-    """Best first; the marks of the answer count from 1 in this order."""
+    """Best first; marks of the answer number them from 1 in this order."""
     index_version: str = ""
     term_coverage: float = 0.0
     reading: types_pb2.Reading | None = None
-    """How far an upload into the knowledge base is; None when none goes on."""
+    """Progress of an upload into the knowledge base; None when there is none."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -51,14 +51,14 @@ class RetrievedPassages:
 
 NOTHING = RetrievedPassages()
 SAMPLE_PASSAGES = 100
-"""As many as a search may return."""
+"""The most that a search may return."""
 
 
 def query(history: Sequence[types_pb2.Message], messages: Sequence[types_pb2.Message]) -> str:
-    """What to search for: the question; for a follow-up, the question before it as well.
+    """The text to search for: the question, and for a follow-up the question before it as well.
 
-    A question is a follow-up when it is short or points back ("and for managers?", "còn nhân viên thử việc?"). What
-    a guardrail masked is left out; a question of nothing else is empty.
+    A question is a follow-up when it is short or refers back ("and for managers?", "còn nhân viên thử việc?"). Masks of
+    guardrails are removed; the result may be empty.
     """
     asked = [
         question_without_masks(message.content).strip()
@@ -71,11 +71,11 @@ def query(history: Sequence[types_pb2.Message], messages: Sequence[types_pb2.Mes
     earlier = asked[-2][:_MAX_EARLIER_CHARACTERS] if len(asked) > 1 else ""
     if earlier and (len(question.split()) <= _SHORT_QUESTION_WORDS or _POINTS_BACK.search(question)):
         question = f"{earlier}\n{question}"
-    return question[-_MAX_QUERY_CHARACTERS:]  # the question stands at the end of a very long message
+    return question[-_MAX_QUERY_CHARACTERS:]  # a very long message has its question at the end
 
 
 class Retrieval:
-    """Searches at the retriever, which bounds every search by the caller's tenant and groups."""
+    """The retriever's client; the retriever restricts every search to the caller's tenant and groups."""
 
     def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
         self._stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
@@ -88,14 +88,14 @@ class Retrieval:
         )
 
     async def sample(self, route: specs.Route, text: str, *, language: str) -> RetrievedPassages:
-        """Up to SAMPLE_PASSAGES passages, of any kind and in the language; those nearest to the text where there are
-        more. Raises FactoryError."""
+        """Up to SAMPLE_PASSAGES passages in the language; if there are more, those nearest to the text. Raises
+        FactoryError."""
         return await self._search(
             retriever_pb2.SearchRequest(
                 knowledge_base=route.knowledge_base or "",
                 query=text[:_MAX_QUERY_CHARACTERS],
                 limit=SAMPLE_PASSAGES,
-                mode=retriever_pb2.SEARCH_MODE_DENSE,  # which returns passages without a word of the text, too
+                mode=retriever_pb2.SEARCH_MODE_DENSE,  # also returns passages without a word of the text
                 language=language,
             )
         )

@@ -1,4 +1,4 @@
-"""What a route comes to: its models, prompt and policy, resolved once for each factory.yaml."""
+"""Plans: a route with its models, prompt and policy, resolved once for each factory.yaml."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from genaifactory_orchestrator.answers.prompts import Template
 
 @dataclass(frozen=True)
 class Plan:
-    """How the requests of one route are served."""
+    """A resolved route."""
 
     route: specs.Route
     policy: specs.Policy
     template: Template | None
     seeing: tuple[str, ...]
-    """The route's models that see images, in its order."""
+    """The route's models that accept images, in its order."""
     digest: str
-    """Of all that the answer depends on: route, models, prompt and policy, by their content."""
+    """Digest of the content of route, models, prompt and policy."""
 
     @property
     def prompt_version(self) -> str:
@@ -36,12 +36,12 @@ class Plan:
         return self.template.prompt if self.template else None
 
     def chain(self, messages: Sequence[types_pb2.Message]) -> tuple[str, ...]:
-        """The models that may answer, in their order: with images, those that see. Raises InvalidArgument for none."""
+        """The models that may answer, in order; with images, those that accept them. Raises InvalidArgument if none."""
         field = images.first(messages)
         if field is None:
             return self.route.models
         if not self.seeing:
-            raise InvalidArgument(f"No model of the route '{self.route.name}' takes images.", field=field)
+            raise InvalidArgument(f"No model of the route '{self.route.name}' accepts images.", field=field)
         return self.seeing
 
 
@@ -53,7 +53,7 @@ class Plans:
         self._plans = source.derive(lambda factory: {route.name: _made(factory, route) for route in factory.routes})
 
     def resolve(self, name: str, tenant: str) -> Plan:
-        """The plan of a route. Raises NotFound: there is no such route, or its documents are not for the tenant."""
+        """The plan of a route. Raises NotFound for an unknown route, or one whose documents the tenant may not use."""
         plan = self._plans.current.get(name)
         if plan is None:
             raise _unknown(name)

@@ -1,6 +1,6 @@
-"""Small talk: greetings, thanks, and what can be asked. Answered at once, in the language that it was said in.
+"""Small talk: greetings, thanks, and questions about the assistant, answered without a model in their language.
 
-Only a message that is nothing but small talk is taken for it: "hello, how many days of leave do I have?" is a question.
+Only a message that is nothing but small talk counts: "hello, how many days of leave do I have?" is a question.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from enum import IntEnum, auto
 
 
 class Kind(IntEnum):
-    """What is said; where several things are, the greatest counts."""
+    """Kinds of small talk; of several in a message, the greatest counts."""
 
     GREETING = auto()
     FAREWELL = auto()
     THANKS = auto()
     WHO = auto()
-    """Who or what answers here."""
+    """The question who or what the assistant is."""
     WHAT_TO_ASK = auto()
 
 
@@ -62,19 +62,19 @@ _PHRASES: tuple[tuple[Kind, str, str], ...] = (
     ),
 )
 _PATTERNS = tuple((kind, spoken, re.compile(rf"(?:{phrase})(?!\w)")) for kind, spoken, phrase in _PHRASES)
-# Who is spoken to, and how warmly.
+# Forms of address, and emphasis.
 _ASIDE = re.compile(
     r"(?:there|all|everybody|everyone|team|bot|assistant|friends?|again|and|a lot|so much|very much|please|you"
     r"|ban|em|anh|chi|ad|moi nguoi|ca nha|nhe|nha|a|oi|cac|tro ly|nhieu)(?!\w)"
 )
 _MARK = re.compile(r"[\u0300-\u036f]")
 _NO_WORD = re.compile(r"[^\w]+")
-# Anything longer says more than hello.
+# A longer message is no small talk.
 _MAX_CHARACTERS = 120
 
 
 def recognised(message: str) -> Talk | None:
-    """The small talk that the message is; None when it says anything else."""
+    """The message's small talk; None when it holds anything else."""
     if len(message) > _MAX_CHARACTERS:
         return None
     said, rest = _consumed(folded(message))
@@ -82,7 +82,7 @@ def recognised(message: str) -> Talk | None:
 
 
 def without_greeting(text: str) -> str:
-    """A folded text without the small talk that it begins with."""
+    """A folded text without small talk at its beginning."""
     return _consumed(text)[1]
 
 
@@ -93,7 +93,7 @@ def folded(text: str) -> str:
 
 
 def _consumed(text: str) -> tuple[list[Talk], str]:
-    """What is said from the start on, and what is left."""
+    """The small talk at the beginning of the text, and the rest."""
     said: list[Talk] = []
     while text:
         matches = ((kind, spoken, pattern.match(text)) for kind, spoken, pattern in _PATTERNS)
@@ -152,7 +152,7 @@ def needs_documents(talk: Talk) -> bool:
 
 
 def text(talk: Talk, titles: list[str], *, complete: bool) -> str:
-    """What to say. titles: of documents that the caller may read; complete: of all of them."""
+    """The reply. titles: of documents that the caller may read; complete: whether these are all of them."""
     form = _NO_DOCUMENTS if not titles else _TITLES if complete else _SOME_TITLES
     documents = form[talk.spoken].format(titles=", ".join(f'"{title}"' for title in titles))
     return _SENTENCES[talk.kind, talk.spoken].format(documents=documents)

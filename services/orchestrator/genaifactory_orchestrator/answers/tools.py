@@ -11,34 +11,33 @@ from genaifactory_orchestrator.models.backend import ToolCallDelta
 
 
 class Toolset(Protocol):
-    """Tools that belong together: one client's, one server's. Made for one answer, and so for one caller."""
+    """Tools of one source: a client, a server. Made for one answer, and so for one caller."""
 
     async def tools(self) -> Sequence[types_pb2.Tool]:
-        """What the model is offered; no two have one name. Raises FactoryError."""
+        """The tools that are offered to the model, with distinct names. Raises FactoryError."""
         ...
 
     async def call(self, call: ToolCallDelta) -> str | None:
-        """Calls a tool that `tools` listed, with arguments that the output guardrail let pass; they need not fit the
-        tool's schema.
+        """Calls a tool of `tools`, with arguments that the output guardrail has passed; they may violate the tool's
+        schema.
 
-        Returns the result as the model shall read it; None when it comes with the client's next request, so that the
-        answer ends here. Raises FactoryError when the answer cannot go on; a failure that the model can act on is a
-        result.
+        Returns the result for the model; None when it comes with the client's next request, so that the answer ends
+        here. Raises FactoryError when the answer cannot continue; a failure that the model can handle is a result.
         """
         ...
 
 
 class ClientTools:
-    """The tools of the request: a call goes to the client."""
+    """The tools of the request, whose calls are sent to the client."""
 
     def __init__(self, tools: Sequence[types_pb2.Tool], emit: Emit) -> None:
         self._tools = tools
         self._emit = emit
 
     async def tools(self) -> Sequence[types_pb2.Tool]:
-        """As the client sent them."""
+        """The tools as the client sent them."""
         return self._tools
 
     async def call(self, call: ToolCallDelta) -> None:
-        """Hands the call over."""
+        """Sends the call to the client."""
         await self._emit(call)

@@ -1,4 +1,4 @@
-"""Writes an answer. Whatever a task says goes out here, so that all of it is checked and in the record."""
+"""Writes an answer: all output of tasks is sent here, so that it is checked and recorded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Writer:
         record: Record,
         emit: Emit,
     ) -> None:
-        """history: the stored conversation before the question. record: holds the messages that may pass."""
+        """history: the stored conversation before the question. record: holds the checked messages."""
         self.plan = plan
         self.question = question
         self.record = record
@@ -53,11 +53,11 @@ class Writer:
 
     @property
     def text(self) -> str:
-        """What the last model turn has released; of several choices, the first one's."""
+        """The released text of the last model turn; of several choices, the first one's."""
         return self.record.choices[0].text
 
     def prompt(self, passages: tuple[types_pb2.Passage, ...] = ()) -> Prompt:
-        """What a model gets: the route's prompt before the client's system messages, the conversation, its tools."""
+        """A model's input: the route's prompt before the client's system messages, the conversation, the tools."""
         record, plan, question = self.record, self.plan, self.question
         system = [message for message in record.messages if message.role == types_pb2.ROLE_SYSTEM]
         rest = [message for message in record.messages if message.role != types_pb2.ROLE_SYSTEM]
@@ -85,7 +85,7 @@ class Writer:
         )
 
     async def say(self, text: str, verdicts: tuple[types_pb2.Verdict, ...] = ()) -> None:
-        """Says what the platform wrote itself, or what was scanned before, with these verdicts."""
+        """Emits text that the platform wrote itself, or that was scanned before, with these verdicts."""
         record = self.record
         record.said = text
         record.said_verdicts += verdicts
@@ -94,7 +94,7 @@ class Writer:
             await self._emit(Delta(text, number))
 
     async def say_checked(self, text: str, passages: Sequence[types_pb2.Passage]) -> Done:
-        """Says what needs no model, as far as the output guardrail allows, with the passages that it cites."""
+        """Emits text that no model wrote, as released by the output guardrail, with citations of the passages."""
         with self._telemetry.span("check reply"):
             verdict, passed = await self._guard.check_output(text, self.plan.policy)
         if verdict.action == types_pb2.ACTION_BLOCK:
@@ -104,18 +104,18 @@ class Writer:
         return Done(finish_reasons=(_STOP,) * self.record.wanted, citations=tuple(citations.find(passed, passages)))
 
     async def refuse(self) -> Done:
-        """Says that the answer is not known; no model is asked."""
+        """Emits the refusal, without a model."""
         await self.say(refusal.text(self.record.asked, self.plan.prompt))
         return Done(finish_reasons=(_STOP,) * self.record.wanted, refused=True)
 
     async def write(
         self, prompt: Prompt, toolset: Toolset, *, marks: int | None = None
     ) -> tuple[types_pb2.Message, ...]:
-        """One turn of a model. Its text leaves while it is written, its calls of tools once they are complete.
+        """Runs one turn of a model. Its text is released while it is written, its tool calls once they are complete.
 
-        prompt: its tools give way to the toolset's. marks: how many passages marks of the text may name; None: marks
-        mean nothing and stay. Returns the messages that the next turn's prompt needs after this one's, the model's
-        calls and the results as the input guardrail lets them pass; none when the answer ends here.
+        prompt: its tools are replaced by the toolset's. marks: the number of passages that marks of the text may name;
+        None: marks are left unchanged. Returns the messages to append to the prompt of the next turn: the model's calls
+        and the checked results; none when the answer ends here.
 
         Raises FactoryError.
         """
@@ -148,10 +148,10 @@ class Writer:
                         results.append(
                             types_pb2.Message(role=types_pb2.ROLE_TOOL, tool_call_id=call.tool_call.id, content=result)
                         )
-            return (choices[0].message(), *await self._let_in(results)) if results else ()
+            return (choices[0].message(), *await self._checked(results)) if results else ()
 
     def done(self, cited: Iterable[types_pb2.Citation] = (), *, refused: bool = False) -> Done:
-        """How the answer ended: as its last model turn did."""
+        """The end of an answer with the last model turn."""
         record = self.record
         return Done(
             finish_reasons=tuple(choice.finish_reason for choice in record.choices),
@@ -162,8 +162,8 @@ class Writer:
             refused=refused,
         )
 
-    async def _let_in(self, results: Sequence[types_pb2.Message]) -> tuple[types_pb2.Message, ...]:
-        """Results of tools are input like a client's: they come from outside, and a model reads them."""
+    async def _checked(self, results: Sequence[types_pb2.Message]) -> tuple[types_pb2.Message, ...]:
+        """The results of tools after the input check: they come from outside, as a client's messages."""
         try:
             checked = await self._guard.check_input(results, self.plan.policy)
         except InputBlocked as blocked:
@@ -174,7 +174,7 @@ class Writer:
         return checked.messages
 
     async def _feed(self, prompt: Prompt, choices: list[Choice]) -> None:
-        """From the model to the guardrail. Cancelling it cancels the model."""
+        """Passes the model's pieces to the guardrail. Cancelling it cancels the model's call."""
         plan = self.plan
         generated = self._models.generate(
             plan.chain(prompt.messages),
@@ -194,7 +194,7 @@ class Writer:
                             await choice.end(reason)
 
     async def _release(self, choice: Choice, choices: list[Choice], feeding: asyncio.Task[None]) -> None:
-        """From the guardrail to the client. When it has blocked every choice, the model need not go on."""
+        """Passes released text to the client. Cancels the model's call when every choice is blocked."""
         async for text in choice.stream.released():
             self.record.note_text()
             await self._emit(choice.release(text))
@@ -206,5 +206,5 @@ class Writer:
 
 def _of(choices: list[Choice], number: int) -> Choice:
     if number >= len(choices):
-        raise UpstreamFailed("The model wrote more choices than it was asked for.")
+        raise UpstreamFailed("The model wrote more choices than were requested.")
     return choices[number]

@@ -1,1 +1,1 @@
-"""Calls of models: backends, retries, circuits, prices, one answer from a chain of models."""
+"""Calls of models: backends, retries, circuit breakers, prices, and one answer from a chain of models."""

@@ -1,4 +1,4 @@
-"""One try of one model, recorded: its outcome for the circuit, its span, its metrics, its usage and price."""
+"""One attempt at one model, with its outcome for the circuit breaker, its span, metrics, usage and cost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from genaifactory_orchestrator.models.resilience import Permit
 
 ATTEMPTS = Counter(
     "genaifactory_model_attempts_total",
-    "Tries of a model, by outcome: ok, circuit_open, or the reason of the failure.",
+    "Attempts at a model, by outcome: ok, circuit_open, or the reason of the failure.",
     ["model", "outcome"],
 )
 FIRST_TOKEN = Histogram(
     "genaifactory_model_first_token_seconds",
-    "From the start of a try to its first token.",
+    "From the start of an attempt to its first token.",
     ["model"],
     buckets=LATENCY_BUCKETS,
 )
@@ -35,20 +35,20 @@ FIRST_TOKEN = Histogram(
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of one model."""
+    """One finished attempt at one model."""
 
     model: str
     error_reason: str
-    """Reason code of its failure; empty when it worked."""
+    """Reason of its failure; empty for a success."""
     duration_seconds: float
     first_token_seconds: float | None = None
-    """From the start of this try; None when none came."""
+    """From the start of this attempt; None without a token."""
     usage: Usage = field(default_factory=Usage)
     cost: Cost = field(default_factory=Cost)
 
 
 class Try:
-    """A try that runs; a context manager that records how it ends, whichever way that is."""
+    """An attempt in progress; a context manager that records its end in any case."""
 
     def __init__(
         self,
@@ -60,9 +60,9 @@ class Try:
         *,
         first: bool,
     ) -> None:
-        """operation: gen_ai.operation.name. first: of its model for this request.
+        """operation: gen_ai.operation.name. first: whether it is the request's first attempt at this model.
 
-        The finished try is appended to `attempts`.
+        The finished attempt is appended to `attempts`.
         """
         self._spec = spec
         self._permit = permit
@@ -71,7 +71,7 @@ class Try:
         self._started = time.perf_counter()
         self._first_token_seconds: float | None = None
         self.usage = Usage()
-        """What it used; to be set before it ends."""
+        """Its usage; to be set before it ends."""
         self.finish_reasons: tuple[str, ...] = ()
         """For the span."""
         self.span = telemetry.tracer.start_span(
@@ -87,12 +87,12 @@ class Try:
         )
 
     def first_token(self) -> None:
-        """The model begins to answer."""
+        """Notes the time of the first token."""
         self._first_token_seconds = time.perf_counter() - self._started
         FIRST_TOKEN.labels(self._spec.name).observe(self._first_token_seconds)
 
     def as_current(self) -> AbstractContextManager[object]:
-        """Makes its span the current one, so that a call that begins inside carries it on."""
+        """Makes its span the current one, so that a call that begins inside propagates it."""
         if not self.span.is_recording():
             return nullcontext()
         return trace.use_span(self.span, record_exception=False, set_status_on_exception=False)
@@ -108,12 +108,12 @@ class Try:
             self._permit.succeeded()
         elif isinstance(error, Failure):
             reason = error.reason.value
-            # Every request may meet a replica that stops; what says that the model is away is a second one in a row.
+            # Any request may meet a replica that stops; only a second such failure in a row counts for the circuit.
             if error.unhealthy and not (error.elsewhere and self._first):
                 self._permit.failed()
             else:
                 self._permit.abandoned()
-        else:  # the client went away
+        else:  # the request was cancelled
             reason = Reason.CANCELLED.value
             self._permit.abandoned()
         self._record(reason, error)
@@ -148,6 +148,6 @@ class Try:
 
 
 def record_skipped(spec: specs.Model, attempts: list[Attempt]) -> None:
-    """A model that was not tried because its circuit is open."""
+    """Records that a model was not called because its circuit is open."""
     ATTEMPTS.labels(spec.name, "circuit_open").inc()
     attempts.append(Attempt(spec.name, Reason.UNAVAILABLE.value, 0.0))

@@ -1,4 +1,4 @@
-"""What the model client and its backends say to each other: the prompt, the pieces of an answer, and failures."""
+"""The interface of the model client's backends: the prompt, the pieces of an answer, and failures."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from genaifactory_common.errors import FactoryError, Reason
 
 @dataclass(frozen=True)
 class Prompt:
-    """What goes into a model. The messages are only read, never changed.
+    """A model's input. The messages must not be changed.
 
-    documents: for models whose template takes them (the extractive engine). A backend whose API has no such
-    parameter gets the passages only through the messages.
+    documents: for models whose template supports them (the extractive engine). Other models get the passages only
+    through the messages.
     """
 
     messages: tuple[types_pb2.Message, ...]
@@ -28,13 +28,13 @@ class Prompt:
 
     @property
     def choices(self) -> int:
-        """Answers wanted."""
+        """Number of answers asked for."""
         return self.sampling.n or 1
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one or more tries; `estimated` when a backend did not count them itself."""
+    """Tokens of one or more attempts; `estimated` when a backend did not count them itself."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -51,7 +51,7 @@ class Usage:
         )
 
     def to_proto(self) -> types_pb2.TokenUsage:
-        """For the wire."""
+        """As a protobuf message."""
         return types_pb2.TokenUsage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
@@ -86,11 +86,11 @@ class ChoiceFinished:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """The backend is at work but says nothing that the client gets, such as a reasoning trace."""
+    """Output that the client does not get, such as a reasoning trace."""
 
 
 Piece = Delta | ToolCallDelta | ChoiceFinished | Thinking | Usage
-"""What a backend's stream is made of. Usage may come several times; the last one stands."""
+"""The elements of a backend's stream. Usage may come several times; the last one counts."""
 
 
 @dataclass(frozen=True)
@@ -102,25 +102,25 @@ class Embeddings:
 
 
 class Remedy(Enum):
-    """What can help after a failure."""
+    """What may help after a failure."""
 
     RETRY = "retry"
-    """The same backend may work in a moment."""
+    """A retry at the same backend."""
     NEXT = "next"
-    """Another backend may work: this one is set up wrongly, or cannot do what is asked."""
+    """Another backend: this one is configured wrongly, or does not support the request."""
     NONE = "none"
-    """The request itself is wrong."""
+    """Nothing: the request itself is invalid."""
 
 
 class Failure(Exception):
-    """One try failed.
+    """A failed attempt.
 
-    error: what the caller sees if no other try works. Never a secret, a user's text or an upstream's internals.
-    remedy: what can help.
-    reason: why, for the record; `error.reason` unless it would mislead the caller (an upstream's 401).
-    retry_after_seconds: when the backend itself asks to wait.
-    unhealthy: whether it says something about the backend's health, and so counts for its circuit.
-    elsewhere: it may be about one replica alone, that stops or has gone: another one may answer at once.
+    error: the caller's error if no other attempt succeeds. Never a secret, a user's text or an upstream's internals.
+    remedy: what may help.
+    reason: for the record; `error.reason` unless it would mislead the caller (an upstream's 401).
+    retry_after_seconds: the wait that the backend asks for.
+    unhealthy: whether the backend is at fault, so that it counts for its circuit.
+    elsewhere: whether only one replica may be affected, which stops or has gone: another one may answer at once.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Failure(Exception):
 
 
 class Backend(Protocol):
-    """Where a model runs. Every method raises only Failure, and may be cancelled at any await."""
+    """Access to a model. Every method raises only Failure, and may be cancelled at any await."""
 
     @property
     def continues_exactly(self) -> bool:
@@ -151,7 +151,7 @@ class Backend(Protocol):
         ...
 
     def generate(self, prompt: Prompt, *, prefix: str, timeout_seconds: float) -> AsyncGenerator[Piece, None]:
-        """Streams an answer. prefix: the beginning of the answer, to go on from; empty for a new one."""
+        """Streams an answer. prefix: the beginning of the answer, to be continued; empty for a new one."""
         ...
 
     async def embed(self, texts: Sequence[str], *, timeout_seconds: float) -> Embeddings:
@@ -159,5 +159,5 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None:
-        """Lets connections go."""
+        """Closes connections."""
         ...

@@ -1,4 +1,4 @@
-"""The model client: one answer from a chain of models, whatever fails on the way.
+"""The model client: one answer from a chain of models, with retries and fallbacks.
 
     client = ModelClient(source, modelserver_channel, telemetry)
     async with client:
@@ -6,10 +6,10 @@
         async with aclosing(client.generate(route.models, prompt, timeout_seconds=60, attempts=attempts)) as events:
             async for event in events: ...
 
-Nothing below repeats a call: each try is one call of a server. A request that met a replica which stops is sent again
-at once, whatever the model's `attempts`, and counts for the model's circuit only when that fails too. A model is tried
-again only before its first token. After it, the next model of the chain goes on with the answer
-from everything that was yielded so far, so that the caller sees it once, without a gap or a repeated piece.
+No layer below retries: each attempt is one call of a server. A request that met a stopping replica is sent again at
+once, whatever the model's `attempts`, and counts for the model's circuit only when that fails too. A model is retried
+only before its first token. After it, the next model of the chain continues the answer from everything that was
+yielded so far, so that the caller gets it once, without a gap or a repetition.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ logger = logging.getLogger(__name__)
 RETRIES_DENIED = Counter(
     "genaifactory_model_retries_denied_total", "Retries that the retry budget did not allow.", ["model"]
 )
-# So long at most, so that requests that a replica turned away together do not come together to the next one.
+# A random wait up to this spreads requests that a replica has refused at the same time.
 _RESEND_SECONDS = 0.1
-_USAGE_GRACE_SECONDS = 2.0  # an answer that is complete does not wait longer for its token counts
-_SPARE_SECONDS = 1.0  # given to a backend beyond the time of a try, so that our own limit comes first
+_USAGE_GRACE_SECONDS = 2.0  # longest wait of a complete answer for its token counts
+_SPARE_SECONDS = 1.0  # a backend's own timeout is longer than an attempt's by this, so that ours applies first
 
 
 class ModelClient:
@@ -63,12 +63,12 @@ class ModelClient:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        """environ: holds the API keys that factory.yaml names. clock, sleep, rng: of backoff and circuits."""
+        """environ: holds the API keys that factory.yaml names. clock, sleep, rng: for backoff and circuits."""
         self._targets = Targets(source, modelserver, environ, clock)
         self._telemetry = telemetry
         self._clock = clock
         self._sleep = sleep
-        self._rng = rng or random.Random()  # noqa: S311  # spreads load, guards nothing
+        self._rng = rng or random.Random()  # noqa: S311  # for load, not for security
 
     async def __aenter__(self) -> Self:
         await self._targets.open()
@@ -87,8 +87,8 @@ class ModelClient:
     ) -> AsyncGenerator[Event, None]:
         """Streams one answer from the first model of `chain` that works; raises FactoryError.
 
-        Closing the generator cancels the call at the backend. Each try is appended to `attempts` when it ends,
-        also when it failed or was cancelled; `pricing.total(a.cost for a in attempts)` is what was spent.
+        Closing the generator cancels the call at the backend. Each attempt is appended to `attempts` when it ends, also
+        when it failed or was cancelled; `pricing.total(a.cost for a in attempts)` is the total cost.
         """
         deadline = self._deadline(timeout_seconds)
         draft = Draft(prompt, [] if attempts is None else attempts)
@@ -106,16 +106,16 @@ class ModelClient:
                 if (obstacle := draft.obstacle()) is not None:
                     raise errors.UpstreamFailed(
                         f"The model '{target.spec.name}' broke off in the middle of {obstacle}, "
-                        "with which no other model can go on; ask again."
+                        "which no other model can continue; ask again."
                     )
         raise _verdict(failures, begun=draft.begun)
 
     async def embed(
         self, model: str, texts: Sequence[str], *, timeout_seconds: float, attempts: list[Attempt] | None = None
     ) -> Embeddings:
-        """One vector for each text, from this model alone: another one's vectors mean something else.
+        """One vector for each text, from this model alone: another one's vectors are not comparable.
 
-        Raises FactoryError. Each try is appended to `attempts`.
+        Raises FactoryError. Each attempt is appended to `attempts`.
         """
         deadline = self._deadline(timeout_seconds)
         tries: list[Attempt] = [] if attempts is None else attempts
@@ -149,7 +149,7 @@ class ModelClient:
     async def _answer_from(
         self, target: Target, draft: Draft, deadline: float, last: bool, failures: list[Failure]
     ) -> AsyncGenerator[Event, None]:
-        """The answer, or its rest, from one model; ends without it when the next model should be asked."""
+        """The answer, or its rest, from one model; ends without it when the next model should be called."""
         target.budget.deposit()
         failed: list[Failure] = []
         while True:
@@ -166,10 +166,10 @@ class ModelClient:
                         yield event
                 return
             except Failure as failure:
-                # A request that the model does not take is its client's to mend, and nothing for an operator to see to.
+                # An invalid request is the client's fault, and needs no operator.
                 level = logging.INFO if isinstance(failure.error, InvalidArgument) else logging.WARNING
                 logger.log(level, "model '%s' failed: %s", target.spec.name, failure.reason.value)
-                # What a fallback is asked differs from what the client asked: its refusal is not the client's fault.
+                # A fallback's prompt is not the client's request: its refusal is not the client's fault.
                 if failure.remedy is Remedy.NONE and not (draft.begun and isinstance(failure.error, InvalidArgument)):
                     raise failure.error from None
                 failed.append(failure)
@@ -196,7 +196,7 @@ class ModelClient:
                     with this.as_current():
                         piece = await pace.next(pieces, draft)
                     while piece is not None:
-                        for event in part.take(piece):
+                        for event in part.feed(piece):
                             yield event
                         piece = await pace.next(pieces, draft)
                 for event in part.end():
@@ -208,18 +208,18 @@ class ModelClient:
                 part.settle()
 
     def _wait_seconds(self, target: Target, failed: Sequence[Failure], deadline: float, *, last: bool) -> float | None:
-        """How long to wait before the model that failed so is tried again; None: do not."""
+        """The wait before a retry at the model; None: no retry."""
         retry, failure = target.spec.retry, failed[-1]
         resend = failure.elsewhere and len(failed) == 1
         if failure.remedy is not Remedy.RETRY or (len(failed) >= retry.attempts and not resend):
             return None
-        if resend:  # to another replica, which need not be waited for
+        if resend:  # to another replica, without backoff
             wait = self._rng.uniform(0.0, min(_RESEND_SECONDS, retry.max_backoff_seconds))
         elif failure.retry_after_seconds is None:
             backoff = Backoff(retry.initial_backoff_seconds, retry.max_backoff_seconds)
             wait = backoff.seconds(len(failed), self._rng.uniform)
         else:
-            # With another model at hand nobody waits for one that asks for long patience.
+            # With another model in the chain there is no long wait.
             if not last and failure.retry_after_seconds > retry.max_backoff_seconds:
                 return None
             wait = failure.retry_after_seconds + self._rng.uniform(0.0, retry.initial_backoff_seconds)
@@ -236,7 +236,7 @@ class ModelClient:
 
 
 class _Pace:
-    """How long one try may take: until its first token, between two pieces, and in all."""
+    """The time limits of one attempt: until its first token, between two pieces, and in total."""
 
     def __init__(self, spec: specs.Model, clock: Clock, deadline: float) -> None:
         self._spec = spec
@@ -248,7 +248,7 @@ class _Pace:
         self._begun = False
 
     def seconds_left(self) -> float:
-        """Of the whole try."""
+        """Until the end of the whole attempt."""
         return self._end - self._clock()
 
     async def next(self, pieces: AsyncGenerator[Piece, None], draft: Draft) -> Piece | None:
@@ -265,13 +265,13 @@ class _Pace:
             raise self.failure() from None
         except Failure:
             if draft.complete:
-                return None  # what came after the answer's end is of no interest
+                return None  # errors after the answer's end are ignored
             raise
         self._begun = True
         return piece
 
     def failure(self, *, whole: bool = False) -> Failure:
-        """Why the time is up. whole: of a try that was waited for as a whole, and not for its next piece."""
+        """The failure for an exceeded limit. whole: of the whole attempt, and not of its next piece."""
         up = self._end if whole else self._next_by
         if up >= self._deadline:
             return Failure(_deadline_passed(), Remedy.NONE, unhealthy=False)
@@ -279,18 +279,18 @@ class _Pace:
         if up >= self._end:
             what = f"The model '{name}' did not finish within {self._spec.timeout_seconds:g} s."
         elif self._begun:
-            what = f"The model '{name}' fell silent for {self._spec.idle_timeout_seconds:g} s."
+            what = f"The model '{name}' sent nothing for {self._spec.idle_timeout_seconds:g} s."
         else:
             what = f"The model '{name}' did not begin within {self._spec.first_token_timeout_seconds:g} s."
         return Failure(errors.UpstreamFailed(what), Remedy.RETRY, reason=Reason.DEADLINE_EXCEEDED)
 
 
 def _verdict(failures: Sequence[Failure], *, begun: bool) -> FactoryError:
-    """What the caller sees when no model could answer. failures: the last one of each model."""
+    """The caller's error when no model could answer. failures: the last one of each model."""
     last = failures[-1].error
     if begun:
         return errors.UpstreamFailed(
-            f"The answer broke off in its middle, and no other model could go on with it. {last.message}"
+            f"The answer broke off in its middle, and no other model could continue it. {last.message}"
         )
     if len(failures) == 1:
         return last
@@ -300,7 +300,7 @@ def _verdict(failures: Sequence[Failure], *, begun: bool) -> FactoryError:
     waits = [f.error.retry_after_seconds for f in failures if f.error.retry_after_seconds is not None]
     retry_after_seconds = min(waits, default=None)
     if all(isinstance(f.error, errors.Overloaded) for f in failures):
-        return errors.Overloaded("No model takes more requests now.", retry_after_seconds=retry_after_seconds)
+        return errors.Overloaded("No model accepts more requests now.", retry_after_seconds=retry_after_seconds)
     return errors.UpstreamFailed(
         f"None of the {len(failures)} models that may answer works now; of the last: {last.message}",
         retry_after_seconds=retry_after_seconds,
@@ -311,7 +311,7 @@ def _circuit_open(target: Target, attempts: list[Attempt]) -> Failure:
     record_skipped(target.spec, attempts)
     wait = target.breaker.retry_after_seconds()
     error = errors.UpstreamFailed(
-        f"The model '{target.spec.name}' has failed too often and is left alone for now.", retry_after_seconds=wait
+        f"The model '{target.spec.name}' has failed too often and is not called for now.", retry_after_seconds=wait
     )
     return Failure(error, Remedy.RETRY, reason=Reason.UNAVAILABLE, unhealthy=False)
 

@@ -33,7 +33,7 @@ class ModelServerBackend:
     continues_exactly = True
 
     def __init__(self, name: str, spec: specs.ModelServerBackend, channel: grpc.aio.Channel) -> None:
-        """name: of the model in factory.yaml, for the operator."""
+        """name: of the model in factory.yaml, for the log."""
         self._name = name
         self._model = spec.model
         self._stub = modelserver_pb2_grpc.ModelServiceStub(channel)
@@ -76,19 +76,19 @@ class ModelServerBackend:
         except FactoryError as error:
             raise self._failure(error) from None
         if len(response.embeddings) != len(texts):
-            wrong = errors.UpstreamFailed("The model server did not give one vector for each text.")
+            wrong = errors.UpstreamFailed("The model server did not return one vector for each text.")
             raise Failure(wrong, Remedy.RETRY)
         return Embeddings([embedding.values for embedding in response.embeddings], _usage(response.usage))
 
     async def close(self) -> None:
-        """Nothing: the channel belongs to the app."""
+        """Does nothing: the app owns the channel."""
 
     def _failure(self, error: FactoryError) -> Failure:
         match error:
             case errors.ContextTooLong() | errors.TooLarge() | errors.Unimplemented():
                 return Failure(error, Remedy.NEXT, unhealthy=False)
             case errors.InvalidArgument():
-                if error.field is not None:  # our callers know the conversation's messages as `messages`
+                if error.field is not None:  # for our callers the conversation's messages are `messages`
                     error.field = error.field.removeprefix("conversation.")
                 return Failure(error, Remedy.NONE, unhealthy=False)
             case errors.RateLimited() | errors.Overloaded():
@@ -96,10 +96,10 @@ class ModelServerBackend:
                     errors.Overloaded(error.message, retry_after_seconds=error.retry_after_seconds),
                     Remedy.RETRY,
                     retry_after_seconds=error.retry_after_seconds,
-                    unhealthy=False,  # busy is not broken
+                    unhealthy=False,  # only busy
                 )
             case errors.NotFound() | errors.Unauthenticated() | errors.PermissionDenied() | errors.Conflict():
-                self._tell_operator(error)
+                self._log_setup_error(error)
                 hidden = errors.UpstreamFailed("The model server does not serve a model of this route.")
                 return Failure(hidden, Remedy.NEXT, reason=error.reason)
             case errors.ContentBlocked():
@@ -112,12 +112,12 @@ class ModelServerBackend:
                     Remedy.RETRY,
                     reason=error.reason,
                     retry_after_seconds=error.retry_after_seconds,
-                    # gRPC itself cancels a call that reaches a server just after it was told to stop.
+                    # gRPC itself cancels a call that reaches a server just after it began to stop.
                     elsewhere=one_replica and not isinstance(error, errors.Unreachable),
                 )
 
-    def _tell_operator(self, error: FactoryError) -> None:
-        """Only a person can repair it."""
+    def _log_setup_error(self, error: FactoryError) -> None:
+        """Logs an error that an operator has to correct."""
         if isinstance(error, errors.NotFound):
             logger.error(
                 "model '%s' is set up wrongly: %s Correct its backend.model in factory.yaml, or add an engine for '%s' "

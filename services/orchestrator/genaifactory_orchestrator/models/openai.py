@@ -18,7 +18,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_orchestrator.models import openai_errors, openai_format, sse
 from genaifactory_orchestrator.models.backend import Embeddings, Failure, Piece, Prompt, Remedy, Usage
 
-MAX_CONNECTIONS = 256  # to one model; more requests wait for a free one
+MAX_CONNECTIONS = 256  # to one model; further requests wait for a free one
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_EMBEDDINGS_BYTES = 32 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
@@ -29,10 +29,10 @@ _DRAIN_SECONDS = 0.05
 
 
 class OpenAIBackend:
-    """One model of one API, with a pool of connections of its own, so that an API that hangs starves no other."""
+    """One model of one API, with a connection pool of its own, so that an API that hangs does not block others."""
 
     def __init__(self, name: str, spec: specs.OpenAIBackend, environ: Mapping[str, str], tls: ssl.SSLContext) -> None:
-        """name: of the model in factory.yaml. environ: holds the key that the spec names, or where its file is."""
+        """name: of the model in factory.yaml. environ: holds the key that the spec names, or the folder of its file."""
         self._name = name
         self._spec = spec
         self._environ = environ
@@ -47,7 +47,7 @@ class OpenAIBackend:
 
     @property
     def continues_exactly(self) -> bool:
-        """Only vLLM's API can go on from the middle of an answer."""
+        """Only vLLM's API can continue an unfinished answer."""
         return self._spec.dialect == "vllm"
 
     async def generate(self, prompt: Prompt, *, prefix: str, timeout_seconds: float) -> AsyncGenerator[Piece, None]:
@@ -83,7 +83,7 @@ class OpenAIBackend:
                     data = await _read(response, MAX_EMBEDDINGS_BYTES)
                 if len(data) > MAX_EMBEDDINGS_BYTES:
                     raise openai_errors.malformed(self._name, "the response is larger than the bound")
-                # Megabytes of numbers: off the event loop. One thread for each call that runs, so bounded by them.
+                # Megabytes of numbers: parsed off the event loop, in at most one thread for each call.
                 found, counted = await asyncio.to_thread(_vectors, data, len(batch))
             vectors += found
             usage += counted or Usage(prompt_tokens=sum(map(conversation.estimated_tokens, batch)), estimated=True)
@@ -97,7 +97,7 @@ class OpenAIBackend:
     async def _post(
         self, url: httpx2.URL, body: dict[str, Any], content_type: str, timeout_seconds: float
     ) -> AsyncIterator[httpx2.Response]:
-        """A response of status 200 and the right type whose body is still to be read. Leaving closes it."""
+        """A response of status 200 and the right type, with its body still to be read; closed after the block."""
         timeout = httpx2.Timeout(
             timeout_seconds,
             connect=min(timeout_seconds, _CONNECT_TIMEOUT_SECONDS),
@@ -129,7 +129,7 @@ class OpenAIBackend:
         return headers
 
     async def _key(self, variable: str) -> str:
-        # Read for each call, so that a key that is replaced in its file is followed.
+        # Read for each call, so that changes of its file are followed.
         try:
             key = self._environ.get(variable) or await asyncio.to_thread(settings.secret, variable, self._environ) or ""
         except InvalidArgument as error:
@@ -147,7 +147,7 @@ class OpenAIBackend:
 
 
 async def _drain(raw: AsyncGenerator[bytes, None]) -> None:
-    """Reads the end of the body, so that the connection can serve again; an API that keeps it open loses it."""
+    """Reads the end of the body, so that the connection can be reused; if it does not end in time, it is closed."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in raw:
@@ -155,7 +155,7 @@ async def _drain(raw: AsyncGenerator[bytes, None]) -> None:
 
 
 async def _read(response: httpx2.Response, bound: int) -> bytes:
-    """The body; of one longer than `bound`, some more than that."""
+    """The body; if it is longer than `bound`, a part of it that is longer than that."""
     data = bytearray()
     async with aclosing(response.aiter_raw()) as raw:
         async for piece in raw:

@@ -1,4 +1,4 @@
-"""What goes wrong at an OpenAI-compatible API, as our failures; nothing of an upstream's own words gets through."""
+"""Failures of an OpenAI-compatible API, without the upstream's own texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genaifactory_orchestrator.models.backend import Failure, Remedy
 logger = logging.getLogger(__name__)
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]{0,63}")
-# OpenAI's parameters as fields of our contracts.
+# OpenAI's parameters as fields of the platform's contracts.
 _FIELDS = {
     **{
         name: f"sampling.{name}"
@@ -47,7 +47,7 @@ _TOO_LONG_WORDS = re.compile(
 
 @contextmanager
 def translated(model: str) -> Iterator[None]:
-    """Raises Failure for whatever httpx2 and the parsers raise inside."""
+    """Raises the exceptions of httpx2 and the parsers as Failure."""
     try:
         yield
     except httpx2.PoolTimeout:
@@ -62,40 +62,40 @@ def translated(model: str) -> Iterator[None]:
     except httpx2.TransportError:
         raise _broken(model, "broke the connection") from None
     except (openai_format.Malformed, sse.MalformedStream, orjson.JSONDecodeError) as error:
-        # Our own messages name a place; orjson's would quote the input.
+        # Our messages name a place; orjson's would quote the input.
         place = "a chunk is no JSON" if isinstance(error, orjson.JSONDecodeError) else str(error)
         raise malformed(model, place) from None
 
 
 def malformed(model: str, place: str) -> Failure:
-    """The API's answer is not what its contract promises."""
-    logger.warning("the API of model '%s' sent what it should not: %s", model, place)
+    """The failure for a response that violates the API's contract."""
+    logger.warning("the API of model '%s' sent a malformed response: %s", model, place)
     return _broken(model, "sent a malformed answer")
 
 
 def setup_failure(model: str, what: str, reason: Reason = Reason.UPSTREAM_FAILED) -> Failure:
-    """Only a person can repair it: a wrong key, a wrong URL, a model that the API does not have."""
+    """The failure that an operator has to correct: a wrong key, a wrong URL, a model that the API does not have."""
     logger.error("model '%s' is set up wrongly: %s", model, what)
     error = errors.UpstreamFailed(f"The model '{model}' is not available; the platform's operator has to act.")
     return Failure(error, Remedy.NEXT, reason=reason)
 
 
 def refusal(model: str, status: int, body: Any, retry_after_seconds: float | None = None) -> Failure:
-    """For an HTTP status other than 200, or an error object inside a stream. body: its JSON; None if it has none."""
+    """The failure for an HTTP status other than 200, or an error object in a stream. body: its JSON, or None."""
     details = body.get("error", body) if isinstance(body, dict) else None
     details = details if isinstance(details, dict) else {}
     if status == 429 and details.get("code") in _NO_MONEY:
-        return setup_failure(model, "its account has no money left", Reason.RATE_LIMITED)
+        return setup_failure(model, "its account has no credit left", Reason.RATE_LIMITED)
     if status == 429:
         error: errors.FactoryError = errors.Overloaded(
-            f"The model '{model}' takes no more requests now.", retry_after_seconds=retry_after_seconds
+            f"The model '{model}' accepts no more requests now.", retry_after_seconds=retry_after_seconds
         )
         return Failure(
             error,
             Remedy.RETRY,
             reason=Reason.RATE_LIMITED,
             retry_after_seconds=retry_after_seconds,
-            unhealthy=False,  # busy is not broken
+            unhealthy=False,  # only busy
         )
     if status in _REQUEST_STATUS:
         return _request_failure(model, status, details)
@@ -107,7 +107,7 @@ def refusal(model: str, status: int, body: Any, retry_after_seconds: float | Non
 
 
 def stream_error(model: str, body: Any) -> Failure:
-    """For an error object inside a stream that began with 200; its code is a status if it looks like one."""
+    """The failure for an error object in a stream that began with 200; its code may be an HTTP status."""
     details = body.get("error", body) if isinstance(body, dict) else None
     code = details.get("code") if isinstance(details, dict) else None
     status = int(code) if isinstance(code, int | str) and re.fullmatch(r"[45]\d\d", str(code)) else 500
@@ -115,7 +115,7 @@ def stream_error(model: str, body: Any) -> Failure:
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """What Retry-After asks for, in seconds or as an HTTP date; None if nothing sensible. now: seconds since 1970."""
+    """The wait of Retry-After, given in seconds or as an HTTP date; None if it is invalid. now: seconds since 1970."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:
@@ -155,7 +155,7 @@ def _broken(model: str, what: str, reason: Reason | None = None) -> Failure:
 
 
 def _identifier(value: Any) -> str | None:
-    # An upstream's words may hold anything; a parameter's name or a code is all that gets through.
+    # An upstream's texts may hold anything; only a parameter's name or a code is passed on.
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Our prompts as JSON of OpenAI's chat and embeddings APIs, and their JSON as our pieces."""
+"""Converts prompts to JSON of OpenAI's chat and embeddings APIs, and their responses to pieces and vectors."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ GO_ON = (
 
 
 class Malformed(Exception):
-    """The upstream's JSON is not what its API promises. The message names the place, never the content."""
+    """The upstream's JSON violates its API. The message names the place, never the content."""
 
 
 class Unsupported(Exception):
-    """The prompt asks for what this dialect has no parameter for."""
+    """The prompt needs a parameter that this dialect does not have."""
 
     def __init__(self, error: InvalidArgument) -> None:
         super().__init__(error.message)
@@ -65,7 +65,7 @@ class Unsupported(Exception):
 
 
 def chat_body(backend: specs.OpenAIBackend, prompt: Prompt, prefix: str) -> dict[str, Any]:
-    """The body of POST /chat/completions; with `prefix`, of a request to go on from its end. Raises Unsupported."""
+    """The body of POST /chat/completions; with `prefix`, of a request to continue it. Raises Unsupported."""
     messages = [_message(message) for message in prompt.messages]
     body: dict[str, Any] = {
         "model": backend.model,
@@ -92,7 +92,7 @@ def chat_body(backend: specs.OpenAIBackend, prompt: Prompt, prefix: str) -> dict
 
 
 def pieces(chunk: Any, choices: int) -> Iterator[Piece]:
-    """What one chunk of a chat stream says. Raises Malformed."""
+    """The pieces in one chunk of a chat stream. Raises Malformed."""
     if not isinstance(chunk, dict):
         raise Malformed("a chunk is no object")
     usage = chunk.get("usage")
@@ -195,7 +195,7 @@ def _sampling(backend: specs.OpenAIBackend, sampling: types_pb2.Sampling) -> dic
 
 
 def _short(value: float) -> float:
-    """0.7, and not its 32-bit neighbour."""
+    """The shortest form of a 32-bit float: 0.7, and not 0.699999988."""
     return float(f"{value:.7g}")
 
 
@@ -232,11 +232,11 @@ def _output_format(backend: specs.OpenAIBackend, output_format: types_pb2.Output
 
 
 def _unsupported(what: str, field: str) -> Unsupported:
-    return Unsupported(InvalidArgument(f"The model's API does not take {what}; leave it out.", field=field))
+    return Unsupported(InvalidArgument(f"The model's API does not accept {what}; leave it out.", field=field))
 
 
 def _plain(value: struct_pb2.Struct | struct_pb2.Value) -> Any:
-    """A Struct as Python values. Its numbers are doubles, but a JSON Schema's maxLength has to be 5, not 5.0."""
+    """A Struct as Python values, whole numbers as int: a JSON Schema's maxLength must be 5, not 5.0."""
     if isinstance(value, struct_pb2.Struct):
         return {name: _plain(entry) for name, entry in value.fields.items()}
     kind = value.WhichOneof("kind")

@@ -1,4 +1,4 @@
-"""One answer as it grows, over all the models that write it."""
+"""One growing answer, across the models that write it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from genaifactory_orchestrator.models.continuation import OverlapTrimmer
 
 @dataclass(frozen=True)
 class Started:
-    """A model begins to answer; comes again when a fallback goes on with the answer."""
+    """A model begins to answer; repeated when a fallback continues the answer."""
 
     model: str
 
@@ -32,24 +32,24 @@ class Finished:
     finish_reasons: tuple[types_pb2.FinishReason.ValueType, ...]
     """One for each choice."""
     usage: Usage
-    """Of all tries together."""
+    """Of all attempts together."""
     model: str
-    """That finished the answer."""
+    """The model that finished the answer."""
 
 
 Event = Started | Delta | ToolCallDelta | Finished
 
 
 class Draft:
-    """What the caller has been given so far, and what that leaves to be done."""
+    """The answer so far, and what is left to generate."""
 
     def __init__(self, prompt: Prompt, attempts: list[Attempt]) -> None:
         self.attempts = attempts
         self.usage = Usage()
         self.events = 0
-        """Given to the caller; grows with every piece of text or of a tool call."""
+        """Number of pieces of text and tool calls sent to the caller."""
         self.model = ""
-        """The last that wrote something."""
+        """The last model that wrote something."""
         self._prompt = prompt
         self._texts: list[str] = []
         self._tool_calls = False
@@ -57,7 +57,7 @@ class Draft:
 
     @property
     def begun(self) -> bool:
-        """Whether the caller has seen any of it."""
+        """Whether the caller has received any of it."""
         return self.events > 0
 
     @property
@@ -67,11 +67,11 @@ class Draft:
 
     @property
     def text(self) -> str:
-        """All text so far; of all choices, so only of use when there is one."""
+        """All text so far, of all choices; only useful with one choice."""
         return "".join(self._texts)
 
     def obstacle(self) -> str | None:
-        """What keeps another model from going on with it; None if nothing does."""
+        """Why another model cannot continue it; None if it can."""
         if not self.begun:
             return None
         if self._prompt.choices > 1:
@@ -79,11 +79,11 @@ class Draft:
         if self._tool_calls:
             return "a tool call"
         if self._prompt.output_format is not None and self._prompt.output_format.WhichOneof("constraint"):
-            return "an answer of a given form"  # a constrained decoder begins its grammar from the start
+            return "an answer of a given form"  # constrained decoding begins at the start of its grammar
         return None
 
     def remaining_prompt(self) -> Prompt:
-        """The prompt for the rest of the answer: what was used is taken off max_tokens."""
+        """The prompt for the rest of the answer, with max_tokens reduced by the used ones."""
         sampling = self._prompt.sampling
         if not self.begun or not sampling.HasField("max_tokens"):
             return self._prompt
@@ -93,7 +93,7 @@ class Draft:
         return replace(self._prompt, sampling=rest)
 
     def end_if_used_up(self) -> None:
-        """Ends the answer when max_tokens leave nothing to go on with."""
+        """Ends the answer when max_tokens are used up."""
         sampling = self._prompt.sampling
         if self.begun and sampling.HasField("max_tokens") and self.usage.completion_tokens >= sampling.max_tokens:
             self._finish_reasons.setdefault(0, types_pb2.FINISH_REASON_LENGTH)
@@ -104,16 +104,16 @@ class Draft:
         return Finished(reasons, self.usage, self.model)
 
     def part(self, this: Try, model: str, *, continues_exactly: bool) -> Part:
-        """Begins the share of one try."""
+        """Begins the part of one attempt."""
         return Part(self, this, model, continues_exactly)
 
 
 class Part:
-    """The share of one try in an answer."""
+    """The part of an answer that one attempt writes."""
 
     def __init__(self, draft: Draft, this: Try, model: str, continues_exactly: bool) -> None:
         self.prefix = draft.text
-        """Where it goes on from."""
+        """The text that it continues."""
         self._draft = draft
         self._this = this
         self._model = model
@@ -123,8 +123,8 @@ class Part:
         self._usage: Usage | None = None
         self._begun = False
 
-    def take(self, piece: Piece) -> list[Event]:
-        """What the caller gets for a piece of the backend's stream."""
+    def feed(self, piece: Piece) -> list[Event]:
+        """The caller's events for a piece of the backend's stream."""
         if type(piece) is Delta:
             self._generated.append(piece.text)
             if self._trimmer is None:
@@ -143,11 +143,11 @@ class Part:
         return []
 
     def end(self) -> list[Event]:
-        """What was held back until it was sure to be no repetition."""
+        """The events for text that was held back as a possible repetition."""
         return [] if self._trimmer is None else self._released(self._trimmer.finish())
 
     def settle(self) -> None:
-        """Counts its tokens; estimates them when the backend did not say."""
+        """Sets its usage; estimates it when the backend did not report any."""
         usage = self._usage
         if usage is None or not (usage.prompt_tokens or usage.completion_tokens):
             usage = self._estimate() if self._generated or self._draft.complete else Usage()
@@ -173,7 +173,7 @@ class Part:
     def _released(self, text: str) -> list[Event]:
         if not text:
             return []
-        # The tokens that make up the released end of what was held; one cut in two goes with it.
+        # The tokens of the released end of the held text, with one that was cut in two.
         logprobs: list[types_pb2.TokenLogprob] = []
         covered = 0
         while self._held_logprobs and covered < len(text):

@@ -1,4 +1,4 @@
-"""What tokens cost: exact decimal arithmetic, in millionths of a currency."""
+"""Cost of tokens: exact decimal arithmetic, in millionths of a currency."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Cost:
 
     @property
     def rounded_micros(self) -> int:
-        """Half up."""
+        """Rounded half up."""
         return int(self.micros.to_integral_value(ROUND_HALF_UP))
 
 
 def cost(price: specs.Price, usage: Usage) -> Cost:
-    """The price of some tokens. Cached prompt tokens cost what the price says for them."""
+    """The cost of some tokens. Cached prompt tokens have their own price if there is one."""
     cached = min(usage.cached_prompt_tokens, usage.prompt_tokens)
     cached_price = price.cached_input_per_million_tokens
     if cached_price is None:
@@ -39,11 +39,11 @@ def cost(price: specs.Price, usage: Usage) -> Cost:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum. All are in one currency: factory.yaml allows no route with two."""
+    """The sum. All are in one currency: factory.yaml allows only one for each route."""
     costs = list(costs)
     return Cost(sum((c.micros for c in costs), Decimal(0)), costs[0].currency) if costs else Cost()
 
 
 def _exact(price: float) -> Decimal:
-    # repr gives the shortest text that reads back the same: the number as the person wrote it.
+    # repr returns the shortest text of the same float: the number as it was written.
     return Decimal(repr(price))

@@ -1,4 +1,4 @@
-"""How calls of a failing backend are held back: a retry budget and a circuit breaker."""
+"""Limits on calls of a failing backend: a retry budget and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import IntEnum
 from genaifactory_common import specs
 
 Clock = Callable[[], float]
-"""Seconds that only grow, such as time.monotonic."""
+"""Monotonic seconds, as from time.monotonic."""
 
 
 class RetryBudget:
-    """Bounds retries to a share of requests, so that retries never multiply an outage (as Finagle and gRPC do).
+    """Bounds retries to a share of requests, so that they do not multiply load in an outage (as Finagle and gRPC do).
 
-    Every request pays in `ratio`, every retry takes one out. The account starts at `reserve`, so that a cold start
-    may retry, and holds no more than that, so that a quiet hour does not allow a storm.
+    Every request deposits `ratio`, every retry withdraws 1. The balance starts at `reserve`, so that retries are
+    possible from the start, and is at most that, so that a quiet hour does not allow a retry storm.
     """
 
     def __init__(self, *, ratio: float = 0.2, reserve: float = 10.0) -> None:
@@ -24,12 +24,12 @@ class RetryBudget:
         self._balance = reserve
 
     def deposit(self) -> None:
-        """A request begins."""
+        """Adds a request's share."""
         self._balance = min(self._reserve, self._balance + self._ratio)
 
     def withdraw(self) -> bool:
-        """Whether a retry may begin; takes it out if so."""
-        # Ten deposits of 0.2 are a hair less than 2 in binary.
+        """Whether a retry may begin; withdraws it if so."""
+        # Ten deposits of 0.2 add up to slightly less than 2 in binary.
         if self._balance < 1.0 - 1e-9:
             return False
         self._balance -= 1.0
@@ -45,7 +45,7 @@ class BreakerState(IntEnum):
 
 
 class CircuitBreaker:
-    """Leaves a backend alone after failures in a row; then lets one trial through, whose outcome decides."""
+    """Refuses calls of a backend after failures in a row; later admits one trial call, whose outcome decides."""
 
     def __init__(
         self, spec: specs.CircuitBreaker, clock: Clock, on_change: Callable[[BreakerState], None] = lambda _: None
@@ -60,11 +60,11 @@ class CircuitBreaker:
 
     @property
     def state(self) -> BreakerState:
-        """As of the last call."""
+        """The state after the last call."""
         return self._state
 
     def admit(self) -> Permit | None:
-        """Leave to call the backend; None while the circuit is open. The permit must be told how the call ended."""
+        """A permit for one call; None while the circuit is open. The call's outcome must be reported to the permit."""
         if self._state is BreakerState.CLOSED:
             return Permit(self)
         if self._trial is not None or self._clock() < self._open_until:
@@ -74,7 +74,7 @@ class CircuitBreaker:
         return self._trial
 
     def retry_after_seconds(self) -> float:
-        """Until a trial may begin; 0 when one may now."""
+        """Seconds until a trial call may begin; 0 when one may now."""
         return 0.0 if self._state is BreakerState.CLOSED else max(0.0, self._open_until - self._clock())
 
     def _ended(self, permit: Permit, healthy: bool | None) -> None:
@@ -87,7 +87,7 @@ class CircuitBreaker:
                 self._open()
             return
         if self._state is not BreakerState.CLOSED:
-            return  # a call from before the circuit opened says nothing new
+            return  # of a call that began before the circuit opened
         if healthy:
             self._failures = 0
         elif healthy is False:
@@ -106,21 +106,21 @@ class CircuitBreaker:
 
 
 class Permit:
-    """Leave for one call. Tell it once how the call ended; more is ignored."""
+    """A permit for one call. Its outcome is to be reported once; further reports are ignored."""
 
     def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker: CircuitBreaker | None = breaker
 
     def succeeded(self) -> None:
-        """The backend works."""
+        """Reports that the backend works."""
         self._end(True)
 
     def failed(self) -> None:
-        """The backend does not work."""
+        """Reports that the backend does not work."""
         self._end(False)
 
     def abandoned(self) -> None:
-        """The call ended without saying whether the backend works."""
+        """Reports that the call ended without an indication of the backend's health."""
         self._end(None)
 
     def _end(self, healthy: bool | None) -> None:

@@ -1,4 +1,4 @@
-"""Server-sent events out of raw bytes, in pieces of any size (WHATWG HTML, 9.2.6)."""
+"""Parses server-sent events from raw bytes in pieces of any size (WHATWG HTML, 9.2.6)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class MalformedStream(Exception):
-    """The bytes are no event stream that we can read."""
+    """The bytes are no valid event stream, or exceed a bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """`name` is empty for the default, "message"; `data` has its lines joined by a newline."""
+    """`name` is empty for the default, "message"; the lines of `data` are joined by newlines."""
 
     name: bytes
     data: bytes
 
 
 class Parser:
-    """Feed it bytes; it gives back the events that they complete. What comes after the last blank line is no event."""
+    """Returns the events that the bytes complete. Bytes after the last blank line are no event."""
 
     def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
@@ -34,12 +34,12 @@ class Parser:
         self._begun = False
 
     def feed(self, piece: bytes) -> Iterator[ServerSentEvent]:
-        """The events that end in this piece. Raises MalformedStream when one is larger than the bound."""
+        """Adds a piece; returns the events that end in it. Raises MalformedStream when one is larger than the bound."""
         goes_on = self._rest.endswith(b"\r")
         self._rest += piece
-        if goes_on or b"\n" in piece or b"\r" in piece:  # else a long line in small pieces is only gathered
-            lines = bytes(self._rest).splitlines(keepends=True)  # of bytes: at \n, \r and \r\n alone
-            # The last line may go on in the next piece, and so may \r\n.
+        if goes_on or b"\n" in piece or b"\r" in piece:  # else it is only appended, which keeps a long line linear
+            lines = bytes(self._rest).splitlines(keepends=True)  # bytes are split only at \n, \r and \r\n
+            # The last line may continue in the next piece, and so may \r\n.
             self._rest = bytearray() if lines[-1].endswith(b"\n") else bytearray(lines.pop())
             for line in lines:
                 event = self._line(line.rstrip(b"\r\n"))
@@ -65,4 +65,4 @@ class Parser:
                 raise MalformedStream("an event is larger than the bound")
         elif name == b"event":
             self._name = value
-        return None  # comments (an empty name), id and retry mean nothing here
+        return None  # comments (an empty name), id and retry are ignored

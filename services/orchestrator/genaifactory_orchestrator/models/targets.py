@@ -1,4 +1,4 @@
-"""The models of factory.yaml as something to call: each with its backend, its circuit and its retry budget."""
+"""The models of factory.yaml as call targets: each with its backend, circuit breaker and retry budget."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Target:
 
 
 class Targets:
-    """Follows factory.yaml: a model whose spec changes gets a new backend; calls that run finish on the old one."""
+    """Follows factory.yaml: a model whose spec changes gets a new backend; running calls finish on the old one."""
 
     def __init__(
         self, source: specs.Source, modelserver: grpc.aio.Channel, environ: Mapping[str, str], clock: Clock
@@ -54,13 +54,13 @@ class Targets:
 
     async def open(self) -> None:
         """Reads the trusted roots, once for all pools."""
-        for name in ("httpx2", "httpcore2"):  # they would log every request, with its URL
+        for name in ("httpx2", "httpcore2"):  # at INFO they log every request with its URL
             logging.getLogger(name).setLevel(logging.WARNING)
         self._tls = await asyncio.to_thread(httpx2.create_ssl_context)
 
     @asynccontextmanager
     async def use(self, names: tuple[str, ...], kind: str) -> AsyncIterator[list[Target]]:
-        """The models of these names, kept open inside the block. Raises NotFound for one that is not of this kind."""
+        """The models of these names, kept open inside the block. Raises NotFound for one of another kind."""
         if self._factory is not self._source.current:
             await self._follow(self._source.current)
         async with AsyncExitStack() as stack:
@@ -68,7 +68,7 @@ class Targets:
             for name in names:
                 target = self._target(name, kind)
                 target.calls += 1
-                stack.push_async_callback(self._let_go, target)
+                stack.push_async_callback(self._release, target)
                 targets.append(target)
             yield targets
 
@@ -104,7 +104,7 @@ class Targets:
                 target.retired = True
                 await self._close_if_unused(target)
 
-    async def _let_go(self, target: Target) -> None:
+    async def _release(self, target: Target) -> None:
         target.calls -= 1
         await self._close_if_unused(target)
 

@@ -1,1 +1,1 @@
-"""What the orchestrator keeps on disk: the outbox, the cache, conversations."""
+"""The orchestrator's stores on disk: the outbox, the cache, conversations."""

@@ -1,7 +1,7 @@
-"""Answers that were given before: exact match, in memory and on disk.
+"""The cache of answers: exact match, in memory and on disk.
 
-The key names everything that the answer depends on and who may see it; what retrieval finds is compared when the
-entry is read (`Entry.knowledge`), so a swap of the index or a new document makes it a miss. A failing disk is a miss.
+The key covers everything that the answer depends on, and the caller's tenant and groups; the passages are compared when
+the entry is read (`Entry.knowledge`), so a swap of the index or a new document is a miss. A failing disk is a miss.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _COLUMNS = (
     "key, tenant, question, output, model, prompt_version, knowledge, refused, verdict, correctness, "
     "created_at, expires_at, hits"
 )
-# What an entry costs beside its texts: the objects, the keys, the dictionary's slot.
+# Memory of an entry beside its texts: the objects, the keys, the dictionary's slot.
 _OVERHEAD_BYTES = 1024
 _MAX_UNWRITTEN = 2000
 
@@ -59,19 +59,19 @@ class Entry:
     key: str
     tenant: str
     question: str
-    """The normalised question that was answered, as the guardrails let it in."""
+    """The normalised question, after the input check."""
     output: str
     model: str
     prompt_version: str
     knowledge: str
-    """Fingerprint of what retrieval found; empty without retrieval."""
+    """Fingerprint of the passages; empty without retrieval."""
     refused: bool
     verdict: bytes
     """The serialized types.v1.Verdict on the output."""
     created_at: float
     expires_at: float
     correctness: str = "unknown"
-    """What feedback says: "unknown", "right" or "wrong"."""
+    """By feedback: "unknown", "right" or "wrong"."""
     hits: int = 0
 
     @property
@@ -89,7 +89,7 @@ def key(
     output_format: types_pb2.OutputFormat,
     messages: Sequence[types_pb2.Message],
 ) -> str:
-    """Hex digest over everything that an answer depends on, except what retrieval finds.
+    """Hex digest over everything that an answer depends on, except the passages.
 
     plan: digest of the route with its models, prompt and policy. messages: the whole conversation, as checked.
     """
@@ -108,7 +108,7 @@ def key(
 
 
 def normalised(text: str) -> str:
-    """One form for texts that no reader could tell apart: NFC, LF line ends, no outer white space."""
+    """One form for texts that look the same: NFC, LF line ends, no outer white space."""
     return unicodedata.normalize("NFC", text).replace("\r\n", "\n").strip()
 
 
@@ -117,7 +117,7 @@ def _bytes(message: types_pb2.Sampling | types_pb2.OutputFormat | types_pb2.Mess
 
 
 class Cache:
-    """Both tiers. New entries and hits reach the disk by `upkeep`, so an answer never waits for it."""
+    """Both tiers. `upkeep` writes new entries and hits to disk, so that no answer waits for it."""
 
     def __init__(self, path: Path, bounds: settings.Cache, space: Space) -> None:
         self._space = space
@@ -134,13 +134,13 @@ class Cache:
         self._hits: dict[str, int] = {}
 
     async def open(self) -> None:
-        """Opens the file; a damaged one is begun anew. Raises Unavailable."""
+        """Opens the file; a damaged one is created again. Raises Unavailable."""
         try:
             await self._database.open()
         except Damaged as error:
             try:
-                await self._begin_anew()
-            except OSError:  # it cannot be removed either
+                await self._recreate()
+            except OSError:  # it cannot be removed
                 raise error from None
 
     async def close(self) -> None:
@@ -149,7 +149,7 @@ class Cache:
         await self._database.close()
 
     async def look_up(self, key: str, *, max_age_seconds: float) -> Entry | None:
-        """The entry, if there is one that is young enough. The caller decides whether it fits, and counts the hit."""
+        """The entry, if it is not too old. The caller compares its `knowledge`, and counts the hit."""
         entry = self._memory.get(key)
         if entry is not None:
             self._memory.move_to_end(key)
@@ -166,7 +166,7 @@ class Cache:
         return entry
 
     def count(self, entry: Entry | None) -> None:
-        """Counts what a look-up came to: a hit on `entry`, or a miss."""
+        """Counts a hit on `entry`, or a miss."""
         LOOKUPS.labels("miss" if entry is None else "hit").inc()
         if entry is not None:
             self._hits[entry.key] = self._hits.get(entry.key, 0) + 1
@@ -174,7 +174,7 @@ class Cache:
                 self._memory[entry.key] = replace(self._memory[entry.key], hits=self._memory[entry.key].hits + 1)
 
     def store(self, entry: Entry) -> None:
-        """Keeps an entry, in place of one with its key."""
+        """Stores an entry, replacing one with its key."""
         if entry.size > self._bounds.max_entry_bytes:
             return
         self._remember(entry)
@@ -182,10 +182,10 @@ class Cache:
             self._unwritten[entry.key] = entry
 
     async def upkeep(self) -> None:
-        """Writes new entries and hits to disk, and removes what is too old or too much."""
+        """Writes new entries and hits to disk, and removes old entries and those beyond the bound."""
         entries, self._unwritten = list(self._unwritten.values()), {}
         if self._space.room is not Room.ENOUGH:
-            entries = []  # the room that is left is for records
+            entries = []  # the remaining room is for records
         hits, self._hits = list(self._hits.items()), {}
         keep, now = self._bounds.disk_entries, time.time()
         try:
@@ -193,16 +193,16 @@ class Cache:
         except sqlite3.Error as error:
             self._failed(error)
         if self._damaged:
-            await self._begin_anew()
+            await self._recreate()
 
     def _failed(self, error: sqlite3.Error) -> None:
-        """A failing disk is a miss. A damaged file is begun anew by `upkeep`, which nothing else runs beside."""
+        """A failing disk is a miss. `upkeep` creates a damaged file again, since it never runs twice at once."""
         if not self._damaged:
             logger.error("the cache of answers on disk fails: %s", error)
         self._damaged = self._damaged or sqlite_files.is_damage(error)
 
-    async def _begin_anew(self) -> None:
-        logger.warning("the cache of answers on disk is damaged and is begun anew: answers are made again")
+    async def _recreate(self) -> None:
+        logger.warning("the cache of answers on disk is damaged and is created again: answers are made again")
         await self._database.discard()
         await self._database.open()
         self._damaged = False

@@ -1,7 +1,7 @@
-"""Stored conversations: bounded, erasable, and each visible to the caller who began it alone.
+"""Stored conversations: bounded, erasable, and each visible only to the caller who began it.
 
-In PostgreSQL replicas share them. Whoever changes a conversation locks its row first and its messages after it, and
-whoever changes several passes over those that are locked; so nobody waits in a circle.
+In PostgreSQL replicas share them. A transaction on one conversation locks its row before its messages, and one on
+several skips locked rows, so there are no deadlocks.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _LAYOUT = Layout(
     version_table="orchestrator_alembic_version",
     migration_lock=0x6F726368,
     exclusive=True,
-    secure_delete=True,  # what is erased is erased from the file too
+    secure_delete=True,  # erased content must not stay in the file
 )
-# Rows deleted in one transaction, so that turns pass between them.
+# Rows deleted in one transaction; turns can be written between these.
 _BATCH = 500
 _BACKOFF = Backoff(first_seconds=0.2, longest_seconds=2.0)
 
 
 @dataclass(frozen=True)
 class Key:
-    """Whose conversation, and which."""
+    """The owner and the name of a conversation."""
 
     tenant: str
     principal: str
@@ -53,16 +53,16 @@ class Key:
 
 @dataclass(frozen=True)
 class History:
-    """What a conversation held when a turn began."""
+    """The content of a conversation at the beginning of a turn."""
 
     number: int
-    """Identifies this life of the conversation; an erased one does not come back under it."""
+    """Identifies the conversation until it is erased; never used again."""
     messages: tuple[types_pb2.Message, ...]
-    """Oldest first; the first is a person's."""
+    """Oldest first; the first is the user's."""
 
 
 class Conversations:
-    """The store. Turns of one conversation may overlap: each is added whole, in the order in which they end."""
+    """The store. Turns of one conversation may overlap: each is added as a whole, in the order of their ends."""
 
     def __init__(self, settings: Settings) -> None:
         self._bounds = settings.conversations
@@ -70,7 +70,7 @@ class Conversations:
         self._opening: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Opens the store. A PostgreSQL that is away is opened when it is back; until then every use is Unavailable.
+        """Opens the store. PostgreSQL is retried until it is reachable; until then every use raises Unavailable.
 
         Raises Unavailable for a file that cannot be used, or that another process uses.
         """
@@ -90,7 +90,7 @@ class Conversations:
 
     @uninterrupted
     async def begin(self, key: Key, *, limit: int) -> History:
-        """The last `limit` messages, as the beginning of a turn; a conversation that is new begins empty.
+        """The last `limit` messages, at the beginning of a turn; creates a new conversation.
 
         Raises Unavailable.
         """
@@ -107,14 +107,14 @@ class Conversations:
                 .limit(limit)
             )
             found = [types_pb2.Message.FromString(data) for data in rows][::-1]
-        # A cut may leave an answer without its question, or a tool's result without its call.
+        # The limit may separate an answer from its question, or a tool's result from its call.
         first = next((i for i, message in enumerate(found) if message.role == types_pb2.ROLE_USER), len(found))
         return History(number, tuple(found[first:]))
 
     async def add_turn(self, history: History, turn: Sequence[types_pb2.Message]) -> None:
-        """Adds a turn at the end, whole or not at all; nothing if the conversation was erased since `begin`.
+        """Adds a turn at the end, atomically; nothing if the conversation was erased since `begin`.
 
-        While the store is away it is tried again, for `retry_seconds` or half of what the request has left.
+        While the store is unreachable it is retried, for `retry_seconds` or half of the request's remaining time.
         Raises Unavailable.
         """
         now, failures = time.time(), 0
@@ -127,7 +127,7 @@ class Conversations:
             try:
                 await self._add(history.number, rows, now, failures > 0)
             except OutOfSpace:
-                raise  # a disk is not emptied within the seconds that a client waits
+                raise  # there will hardly be room within seconds
             except Unavailable:
                 failures += 1
                 pause_seconds = _BACKOFF.seconds(failures)
@@ -138,38 +138,38 @@ class Conversations:
             await asyncio.sleep(pause_seconds)
 
     async def erase(self, key: Key) -> bool:
-        """Forgets a conversation, in the file's bytes too. False: there was none. Raises Unavailable."""
+        """Erases a conversation, also from the file's bytes. False: there was none. Raises Unavailable."""
         existed = await self._erase(key)
         await self._database.truncate_log()
         return existed
 
     async def counts(self) -> list[tuple[str, int]]:
-        """Tenant and conversations of all that hold any, sorted. Raises Unavailable."""
+        """Tenants with their numbers of conversations, sorted. Raises Unavailable."""
         statement = (
             sa.select(conversations.c.tenant, sa.func.count()).group_by(conversations.c.tenant).order_by("tenant")
         )
         async with self._database.reading() as connection:
             return [(tenant, count) for tenant, count in await connection.execute(statement)]
 
-    async def forget_old(self) -> None:
-        """Removes messages past their age and conversations that hold none. Raises Unavailable."""
+    async def delete_old(self) -> None:
+        """Deletes messages beyond the age limit, and conversations without messages. Raises Unavailable."""
         before = time.time() - self._bounds.max_age_seconds
-        while await self._forget_messages(before) == _BATCH:
+        while await self._delete_messages(before) == _BATCH:
             pass
-        while await self._forget_empty(before) == _BATCH:
+        while await self._delete_empty(before) == _BATCH:
             pass
 
     async def _open_later(self) -> None:
         try:
             await self._database.open_when_reachable()
-        except Exception:  # nobody awaits this task; every use of the store goes on to say that it is not open
+        except Exception:  # nothing awaits this task; every use of the store still raises Unavailable
             logger.exception("the store of conversations cannot be opened")
 
     async def _create(self, connection: AsyncConnection, key: Key, now: float) -> int:
         statement = (
             insert(conversations, into_postgresql=self._database.postgresql)
             .values(**vars(key), updated_at=now)
-            # Another replica may have begun it a moment ago: the same statement then finds it.
+            # Another replica may have created it a moment ago: then this statement returns its id.
             .on_conflict_do_update(index_elements=["tenant", "principal", "name"], set_={"name": key.name})
             .returning(conversations.c.id)
         )
@@ -187,10 +187,10 @@ class Conversations:
 
     @uninterrupted
     async def _add(self, number: int, rows: list[bytes], now: float, again: bool) -> None:
-        """again: an earlier try failed, perhaps after its COMMIT; a turn that is there is known by moment and bytes."""
+        """again: an earlier try failed, perhaps after its COMMIT; a stored turn is recognised by its time and bytes."""
         of_it = messages.c.conversation == number
         async with self._database.writing() as connection:
-            # The row stays locked: turns from other replicas wait, and so count from what this one adds.
+            # The row stays locked: turns of other replicas wait, and number their messages after these.
             touched = await connection.execute(
                 sa.update(conversations).where(conversations.c.id == number).values(updated_at=now)
             )
@@ -219,7 +219,7 @@ class Conversations:
             return await _drop(connection, sa.select(conversations.c.id).where(*_is(key)).with_for_update()) > 0
 
     @uninterrupted
-    async def _forget_messages(self, before: float) -> int:
+    async def _delete_messages(self, before: float) -> int:
         old = (
             sa.select(messages.c.conversation, messages.c.number)
             .where(messages.c.created_at < before)
@@ -236,7 +236,7 @@ class Conversations:
         return len(keys)
 
     @uninterrupted
-    async def _forget_empty(self, before: float) -> int:
+    async def _delete_empty(self, before: float) -> int:
         holds_any = sa.exists().where(messages.c.conversation == conversations.c.id)
         empty = (
             sa.select(conversations.c.id)

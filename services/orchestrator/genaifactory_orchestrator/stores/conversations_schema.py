@@ -1,6 +1,6 @@
-"""The tables of stored conversations, in SQLAlchemy Core. `migrations` builds them; a test holds the two together.
+"""The tables of stored conversations, in SQLAlchemy Core. `migrations` creates them; a test compares the two.
 
-Moments are seconds since 1970. PostgreSQL may hold them beside other services' tables.
+Times are seconds since 1970. In PostgreSQL the database may have other services' tables.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
-# SQLite's names are those of files that were made before there were migrations; only INTEGER can count up there.
+# SQLite's types are those of files from before there were migrations; only INTEGER can autoincrement there.
 _NUMBER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _MOMENT: sa.Double[float] = sa.Double().with_variant(sa.REAL, "sqlite")
 
 conversations = sa.Table(
     "conversations",
     metadata,
-    # Never used again, so that an erased conversation does not come back under its number.
+    # Never reused, so that turns of an erased conversation cannot be added to another one.
     sa.Column("id", _NUMBER, primary_key=True),
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("principal", sa.Text, nullable=False),

@@ -1,12 +1,12 @@
-"""The queue of interactions on their way to monitor: on disk, bounded, at-least-once.
+"""The queue of interactions for monitor: on disk, bounded, at-least-once.
 
-    place = outbox.reserve()        # before any work: a full queue refuses the request, it never loses a record
+    place = outbox.reserve()        # before any work: with a full queue the request is refused, and no record is lost
     with place:
         ...
-        await place.put(record)     # on disk, past kill -9, when this returns
+        await place.put(record)     # on disk, and safe from kill -9, when this returns
 
-Concurrent records share one commit. A sender hands batches to monitor, which ignores what it knows, and removes
-them after the acknowledgement. A record that monitor refuses is moved aside, so it cannot hold up the others.
+Concurrent records share one commit. A sender sends batches to monitor, which ignores records that it has, and removes
+them after the acknowledgement. A record that monitor refuses is moved aside, so that it does not block the others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RECORDS = Gauge("genaifactory_outbox_records", "Interactions on disk that monito
 BYTES = Gauge("genaifactory_outbox_bytes", "Size of the interactions that monitor has not acknowledged.")
 REFUSED = Counter("genaifactory_outbox_refused_total", "Requests refused because the outbox was full. Alert on it.")
 POISON = Counter("genaifactory_outbox_poison_total", "Interactions that monitor refused and that were moved aside.")
-FAILURES = Counter("genaifactory_outbox_send_failures_total", "Batches that monitor did not take.", ["reason"])
+FAILURES = Counter("genaifactory_outbox_send_failures_total", "Batches that monitor did not accept.", ["reason"])
 
 Send = Callable[[list[monitor_pb2.Interaction]], Awaitable[None]]
 """Stores interactions at monitor; returns after its acknowledgement; raises FactoryError."""
@@ -56,15 +56,15 @@ _MIGRATIONS = (
         error TEXT NOT NULL, moved_at REAL NOT NULL)
     """,
 )
-# gRPC takes 16 MiB a message; a batch stays well below it.
+# Well below the 16 MiB of a gRPC message.
 _BATCH_BYTES = 4 * 1024 * 1024
-# A mistake of monitor's own may come from one record: after so many in a row, records are sent one by one.
+# One record may cause an internal error of monitor: after so many in a row, records are sent one by one.
 _INTERNAL_ERRORS_BEFORE_SUSPICION = 5
 _FIRST_BACKOFF_SECONDS = 0.2
 
 
 class Place:
-    """Room for one record; a context manager that gives the room back if nothing was put."""
+    """A reservation for one record; a context manager that releases it if it was not used."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -79,20 +79,20 @@ class Place:
             self._outbox._reserved -= 1
 
     def put_soon(self, record: monitor_pb2.Interaction) -> asyncio.Future[None]:
-        """Hands the record over; the future is done when it is on disk. For a request that is being cancelled."""
+        """Enqueues the record; the future is done when it is on disk. For a request that is being cancelled."""
         if self._used:
-            raise Internal("A place in the outbox takes one record.")
+            raise Internal("A place in the outbox is for one record.")
         self._used = True
         return self._outbox._accept(record)
 
     async def put(self, record: monitor_pb2.Interaction) -> None:
-        """Returns when the record is on disk. Raises Unavailable when the disk does not take it."""
-        # Shielded: the commit is shared with other requests, and this record is accepted either way.
+        """Returns when the record is on disk. Raises Unavailable when it cannot be written."""
+        # Shielded: the commit is shared with other requests, and this record is accepted in any case.
         await asyncio.shield(self.put_soon(record))
 
 
 class Outbox:
-    """The queue. `open` before the first `reserve`; `close` gives what is left `flush_seconds` to leave."""
+    """The queue. `open` before the first `reserve`; `close` continues to send for `flush_seconds`."""
 
     def __init__(self, path: Path, bounds: settings.Outbox, space: Space, send: Send) -> None:
         self._bounds = bounds
@@ -113,7 +113,7 @@ class Outbox:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Opens the file and begins to send what a former process left. Raises Unavailable."""
+        """Opens the file, and begins to send the records of a former process. Raises Unavailable."""
         await self._database.open()
         self._records, self._bytes = await self._database.run(_totals)
         self._count(0, 0)
@@ -123,7 +123,7 @@ class Outbox:
         ]
 
     async def close(self) -> None:
-        """Sends what is left, for at most `flush_seconds`; the rest stays on disk for the next process."""
+        """Sends the remaining records for at most `flush_seconds`; the rest stays on disk for the next process."""
         self._closing.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._bounds.flush_seconds):
@@ -144,13 +144,13 @@ class Outbox:
         return self._records
 
     def reserve(self) -> Place:
-        """Room for one record. Raises Overloaded when the queue is full, OutOfSpace when its disk is."""
+        """Reserves a place for one record. Raises Overloaded when the queue is full, OutOfSpace when its disk is."""
         self._space.require()
         taken = self._records + len(self._accepted) + self._reserved
         if taken >= self._bounds.max_records or self._bytes >= self._bounds.max_bytes:
             REFUSED.inc()
             raise Overloaded(
-                "The record of answers is full, since monitor does not take it; try again later.",
+                "The queue of records is full, since monitor does not accept them; try again later.",
                 retry_after_seconds=5.0,
             )
         self._reserved += 1
@@ -171,14 +171,14 @@ class Outbox:
             await self._commit()
 
     async def _commit(self) -> None:
-        """Writes all that has been accepted in one transaction; meanwhile the next group gathers."""
+        """Writes all accepted records in one transaction; meanwhile the next group is collected."""
         group, self._accepted = self._accepted, []
         self._has_accepted.clear()
         rows = [(request_id, data) for request_id, data, _ in group]
         work = asyncio.ensure_future(self._write(rows))
         try:
             await background.to_the_end(work)
-        except asyncio.CancelledError:  # those who wait are told how it ended
+        except asyncio.CancelledError:  # waiting requests still get the outcome
             self._settle(group, work.exception())
             raise
         except sqlite3.Error as error:
@@ -187,7 +187,7 @@ class Outbox:
             self._settle(group, None)
 
     async def _write(self, rows: list[tuple[str, bytes]]) -> None:
-        """Raises sqlite3.Error. Of records whose requests were accepted while there was room, room is kept for."""
+        """Writes records. Raises sqlite3.Error. Releases the spare room: their requests were accepted before."""
 
         def insert(connection: sqlite3.Connection) -> None:
             _insert(connection, rows)
@@ -236,15 +236,15 @@ class Outbox:
             except FactoryError as error:
                 FAILURES.labels(error.reason.value).inc()
                 if failures == 0:
-                    logger.warning("monitor does not take interactions; they wait on disk: %s", error.message)
+                    logger.warning("monitor does not accept interactions; they wait on disk: %s", error.message)
                 failures += 1
                 await self._pause(backoff.seconds(failures))
-            except Exception:  # the records are on disk: whatever went wrong, sending them goes on
+            except Exception:  # the records are on disk, and are sent again after any error
                 logger.exception("the outbox cannot send")
                 await self._pause(self._bounds.max_backoff_seconds)
 
     async def _pause(self, seconds: float) -> None:
-        """Waits; a close cuts gathering short, but not to the point of spinning on a monitor that is down."""
+        """Waits; when closing, at most 0.05 s, which is enough not to spin while monitor is down."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 if self._closing.is_set():
@@ -253,7 +253,7 @@ class Outbox:
                     await self._closing.wait()
 
     async def _deliver(self, batch: list[Row], failures: int) -> None:
-        """Sends and removes a batch; halves it until the record that monitor refuses stands alone."""
+        """Sends and removes a batch; halves it until a refused record is alone in its batch."""
         if not batch:
             return
         try:
@@ -270,12 +270,12 @@ class Outbox:
             await self._deliver(batch[:middle], failures)
             await self._deliver(batch[middle:], failures)
         else:
-            await self._forget(batch)
+            await self._remove_sent(batch)
 
     async def _deliver_apart(self, batch: list[Row]) -> None:
-        """Sends records one by one. Those at which monitor breaks are moved aside, if it takes any other.
+        """Sends records one by one. Those with an internal error are moved aside, if monitor accepts any other.
 
-        Raises Internal when it takes none: then it is monitor that is broken, and no record.
+        Raises Internal when it accepts none: then monitor is at fault, and no record.
         """
         broken: list[tuple[Row, Internal]] = []
         for row in batch:
@@ -288,7 +288,7 @@ class Outbox:
         for row, reason in broken:
             await self._move_aside(row, reason)
 
-    async def _forget(self, batch: list[Row]) -> None:
+    async def _remove_sent(self, batch: list[Row]) -> None:
         ids = [(number,) for number, _, _ in batch]
         await self._database.run(lambda connection: _remove(connection, ids))
         self._count(-len(batch), -sum(len(data) for _, _, data in batch))
@@ -310,7 +310,7 @@ def _unrecorded(error: BaseException, space: Space) -> Unavailable:
             f"The answer cannot be recorded, so it is withdrawn. {full.message}",
             retry_after_seconds=full.retry_after_seconds,
         )
-    return Unavailable("The answer cannot be recorded, so it is withdrawn; the log of the orchestrator says why.")
+    return Unavailable("The answer cannot be recorded, so it is withdrawn; the orchestrator's log has the reason.")
 
 
 def _retrieved(future: asyncio.Future[None]) -> None:

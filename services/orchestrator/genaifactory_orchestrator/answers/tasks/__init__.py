@@ -1,1 +1,1 @@
-"""The tasks: what a route does with a request, one file each behind one protocol."""
+"""The tasks of routes, one file each, behind one protocol."""

@@ -22,10 +22,10 @@ class Chat:
         history: Sequence[types_pb2.Message],
         messages: Sequence[types_pb2.Message],
     ) -> Findings:
-        """Nothing."""
+        """Looks nothing up."""
         return Findings()
 
     async def answer(self, writer: Writer, findings: Findings) -> Done:
-        """In one turn; a call of a tool goes to the client."""
+        """Answers in one turn; tool calls go to the client."""
         await writer.write(writer.prompt(), writer.client_tools)
         return writer.done()

@@ -1,4 +1,4 @@
-"""What a task is to the path of an answer, which knows none of them."""
+"""The protocol of tasks, through which the path of an answer uses them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from genaifactory_orchestrator.answers.writer import Writer
 
 @dataclass(frozen=True)
 class Findings:
-    """What a task looked up before it answers. A task with more to remember extends it."""
+    """The result of a task's look-up. Tasks with further results extend it."""
 
     found: RetrievedPassages | None = None
-    """The passages that the answer rests on, which the client is shown; None for a task that looks none up."""
+    """The passages for the answer, which are sent to the client; None for a task that looks none up."""
 
 
 FindingsT = TypeVar("FindingsT", bound=Findings)
 
 
 class Task(Protocol[FindingsT]):
-    """How the requests of one kind of route are answered; one object serves all of them at once.
+    """Answers the requests of one kind of route; one object serves all requests concurrently.
 
-    The path has the rest: the record, the route's timeout, the check of the input, the cache, the conversation. An
-    answer is stored in the cache when its one model turn ended by itself; it is taken from there while `found` is the
-    same.
+    The path does the rest: the record, the route's timeout, the input check, the cache, the conversation. An answer is
+    cached when it is one model turn that ended by itself; it is reused while `found` is the same.
     """
 
     async def look_up(
@@ -41,17 +40,17 @@ class Task(Protocol[FindingsT]):
         history: Sequence[types_pb2.Message],
         messages: Sequence[types_pb2.Message],
     ) -> FindingsT:
-        """Looks up what the answer rests on, while the input is still being checked: asks no model and changes nothing.
+        """Looks up the facts for the answer while the input is still being checked: calls no model, changes nothing.
 
-        messages: the question's, which it must use in their place: where the check masks some text, `look_up` is called
-        again with what may pass, and what it found before is dropped. Raises FactoryError.
+        messages: to be used instead of the question's: where the check masks some text, `look_up` is called again with
+        the masked messages, and its earlier result is dropped. Raises FactoryError.
         """
         ...
 
     async def answer(self, writer: Writer, findings: FindingsT) -> Done:
-        """Answers through the writer, with as many model turns as it needs; raises FactoryError.
+        """Answers through the writer, with as many model turns as needed; raises FactoryError.
 
-        What a task decides itself is added to the record: `writer.record.said_verdicts`.
+        A task's own verdicts are added to the record: `writer.record.said_verdicts`.
         """
         ...
 

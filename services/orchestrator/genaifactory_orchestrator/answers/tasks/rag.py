@@ -19,7 +19,7 @@ from genaifactory_orchestrator.answers.writer import Writer
 
 @dataclass(frozen=True)
 class RagFindings(Findings):
-    """The passages, and what can be said without a model."""
+    """The passages, or a reply that needs no model."""
 
     found: RetrievedPassages = NOTHING
     reply: str | None = None
@@ -40,12 +40,12 @@ class Rag:
         history: Sequence[types_pb2.Message],
         messages: Sequence[types_pb2.Message],
     ) -> RagFindings:
-        """The passages for the question; for small talk and overviews, the reply and the passages that it cites."""
+        """Looks up passages for the question; for small talk and overviews, the reply and its cited passages."""
         query = retrieval.query(history, messages)
         if not query:
             return RagFindings()
         with self._telemetry.span("retrieve"):
-            # What can be said without a model does not look at images.
+            # Replies without a model cannot use images.
             shown = images.first(messages) is not None
             reply = None if shown else await direct.reply(question, messages, plan.route, self._retriever)
             found = await self._retriever.search(plan.route, query) if reply is None else reply.found
@@ -55,7 +55,7 @@ class Rag:
             return RagFindings(found, None if reply is None else reply.text)
 
     async def answer(self, writer: Writer, findings: RagFindings) -> Done:
-        """Without a model where none is needed; a refusal where the passages do not hold the question's terms."""
+        """Replies without a model where none is needed; refuses where the passages lack the question's terms."""
         found, plan = findings.found, writer.plan
         if findings.reply is not None:
             return await writer.say_checked(findings.reply, found.passages)

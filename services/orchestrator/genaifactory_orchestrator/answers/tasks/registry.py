@@ -1,4 +1,4 @@
-"""Every task by the name that routes of factory.yaml give it."""
+"""Every task by its name in factory.yaml."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from genaifactory_orchestrator.answers.tasks.rag import Rag
 
 
 def make_tasks(retriever: Retrieval, telemetry: Telemetry) -> Tasks:
-    """One object of each."""
+    """One object for each task."""
     return {"chat": Chat(), "rag": Rag(retriever, telemetry)}

@@ -1,1 +1,1 @@
-"""The steps from an empty database to `conversations_schema`, run when the conversations are opened."""
+"""Migrations from an empty database to `conversations_schema`, run when the store is opened."""

@@ -13,7 +13,7 @@ _MOMENT: sa.Double[float] = sa.Double().with_variant(sa.REAL, "sqlite")
 
 
 def upgrade(op: Operations) -> None:
-    """Creates the tables and their indexes, or adopts those of a file that was made before there were migrations."""
+    """Creates the tables and their indexes, or keeps those of a file from before there were migrations."""
     connection = op.get_bind()
     if connection.dialect.name == "sqlite" and sa.inspect(connection).has_table("conversations"):
         return
@@ -39,6 +39,6 @@ def upgrade(op: Operations) -> None:
 
 
 def downgrade(op: Operations) -> None:
-    """Drops every conversation."""
+    """Drops the tables."""
     for table in ("messages", "conversations"):
         op.drop_table(table)
