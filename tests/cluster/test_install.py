@@ -161,7 +161,7 @@ def test_only_its_callers_reach_a_service(release: Release) -> None:
         found = release.namespace.exec(pod, "python", "-c", CONNECT, json.dumps(addresses))
         allowed = {service for service, callers in CALLERS.items() if position in callers}
         if position in ("tools", "outside"):
-            allowed.add("gateway")  # the one door; it asks for an API key
+            allowed.add("gateway")  # the entry for clients, which requires an API key
         own = {position, f"{position} metrics"}  # a pod always reaches itself
         assert set(json.loads(found)) - own == allowed, position
 

@@ -24,7 +24,7 @@ FITS = MUTATIONS[0]
         (FITS._replace(text="\n"), "times, not once"),
         (FITS._replace(replacement=FITS.text), "the replacement changes nothing"),
         (FITS._replace(tests=()), "no test is named"),
-        (FITS._replace(tests=("gateway/test_doors.py::test_none",)), "test_none does not exist"),
+        (FITS._replace(tests=("gateway/test_administration.py::test_none",)), "test_none does not exist"),
         (FITS._replace(tests=("gateway/test_none.py::test_a",)), "test_none.py::test_a does not exist"),
     ],
     ids=["file", "text gone", "text twice", "nothing changed", "no test", "test gone", "test file gone"],

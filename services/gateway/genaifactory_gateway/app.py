@@ -22,10 +22,10 @@ from genaifactory_gateway.admission import SERVICE, Admission
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.health import Health
+from genaifactory_gateway.http.application import HttpApplication
 from genaifactory_gateway.http.chat import HttpChat
 from genaifactory_gateway.http.conversations import HttpConversations
 from genaifactory_gateway.http.documents import HttpDocuments
-from genaifactory_gateway.http.door import HttpDoor
 from genaifactory_gateway.http.embeddings import HttpEmbeddings
 from genaifactory_gateway.http.feedback import HttpFeedback
 from genaifactory_gateway.http.interactions import HttpInteractions
@@ -78,13 +78,13 @@ def create_app(
         HttpInteractions(admission, parts.records).handlers(),
         HttpProbes(health).handlers(),
     ]
-    door = HttpDoor(resources, lambda: admission.factory.cors, settings.http, telemetry)
+    application = HttpApplication(resources, lambda: admission.factory.cors, settings.http, telemetry)
     server = HttpServer(settings.http)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with (
-            server.listening(door, drain_seconds=settings.server.drain_seconds),
+            server.listening(application, drain_seconds=settings.server.drain_seconds),
             background.running(health.watch(), name="gateway-health"),
             background.running(signer.watch(), name="gateway-signing-key"),
         ):

@@ -386,7 +386,7 @@ MESSAGES = [
     Wrong("an unknown choice", _chat(tools=[TOOL], tool_choice="any"), "'required'", "tool_choice"),
 ]
 
-DOORS = [
+KEYS_AND_NAMES = [
     Wrong("no key", _chat(), "Authorization: Bearer", status=401, code="unauthenticated", key=None),
     Wrong("a wrong key", _chat(), "not known", status=401, code="unauthenticated", key="sk-wrong"),
     Wrong(
@@ -499,7 +499,7 @@ DOORS = [
 ]
 
 
-@pytest.mark.parametrize("wrong", [*BODIES, *FIELDS, *MESSAGES, *DOORS], ids=lambda wrong: wrong.name)
+@pytest.mark.parametrize("wrong", [*BODIES, *FIELDS, *MESSAGES, *KEYS_AND_NAMES], ids=lambda wrong: wrong.name)
 async def test_a_wrong_request_is_refused_with_its_clear_error(lasting_gateway: Gateway, wrong: Wrong) -> None:
     response = await lasting_gateway.post(wrong.path, wrong.body, key=wrong.key, headers=wrong.headers)
     error = response.json()["error"]

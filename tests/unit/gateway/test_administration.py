@@ -40,7 +40,7 @@ async def asked(gateway: Gateway, name: str, request: Message, key: str | None =
 
 
 # Methods with the permissions of which they need one.
-DOORS: dict[str, tuple[Any, set[str]]] = {
+METHODS: dict[str, tuple[Any, set[str]]] = {
     "Ingest": (pb.IngestRequest(open=pb.IngestOpen(knowledge_base="documents")), {"ingest"}),
     "ListIndexes": (pb.ListIndexesRequest(knowledge_base="documents"), {"chat", "ingest"}),
     "BuildIndex": (pb.BuildIndexRequest(knowledge_base="documents"), {"operate"}),
@@ -54,15 +54,15 @@ DOORS: dict[str, tuple[Any, set[str]]] = {
 }
 
 # Without a model server behind them here; see tests/unit/gateway/test_adapters.py.
-ALL_DOORS = DOORS | {
+ALL_METHODS = METHODS | {
     "LoadAdapter": (pb.LoadAdapterRequest(name="a", source_uri="/a"), {"operate"}),
     "UnloadAdapter": (pb.UnloadAdapterRequest(name="a"), {"operate"}),
 }
 
 
-@pytest.mark.parametrize("name", ALL_DOORS)
+@pytest.mark.parametrize("name", ALL_METHODS)
 async def test_a_key_without_the_permission_is_refused_before_any_call(gateway: Gateway, name: str) -> None:
-    request, permissions = ALL_DOORS[name]
+    request, permissions = ALL_METHODS[name]
     everything = ("chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate")
     document = gateway.source.current
     lacking = tuple(each for each in everything if each not in permissions)
@@ -80,26 +80,26 @@ async def test_a_key_without_the_permission_is_refused_before_any_call(gateway: 
     assert not [*gateway.retriever.callers, *gateway.monitor.callers, *gateway.orchestrator.callers]
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", METHODS)
 async def test_a_method_with_its_permission_calls_with_the_keys_identity(gateway: Gateway, name: str) -> None:
-    await asked(gateway, name, DOORS[name][0])
+    await asked(gateway, name, METHODS[name][0])
     callers = gateway.retriever.callers + gateway.monitor.callers + gateway.orchestrator.callers
     assert [(caller.tenant, caller.key_id) for caller in callers] == [("acme", "admin")]
 
 
-@pytest.mark.parametrize("name", ALL_DOORS)
+@pytest.mark.parametrize("name", ALL_METHODS)
 async def test_every_method_counts_in_the_tenants_limit(gateway: Gateway, name: str) -> None:
     for _ in range(3):
         assert (await gateway.chat("sk-beta-user")).status_code == 200
     with pytest.raises(FactoryError) as refused:
-        await asked(gateway, name, ALL_DOORS[name][0], BETA_ADMIN)
+        await asked(gateway, name, ALL_METHODS[name][0], BETA_ADMIN)
     assert refused.value.reason is Reason.RATE_LIMITED
     assert not [*gateway.retriever.callers, *gateway.monitor.callers]
 
 
 @pytest.mark.parametrize("name", ["QueryInteractions", "ExportInteractions"])
 async def test_an_administrator_of_one_tenant_cannot_read_records_of_another(gateway: Gateway, name: str) -> None:
-    request = type(DOORS[name][0])
+    request = type(METHODS[name][0])
     for tenant in ("beta", "*", "acme\0", "ACME"):
         with pytest.raises(FactoryError) as refused:
             await asked(gateway, name, request(filter=monitor_pb2.InteractionFilter(tenant=tenant)))
@@ -120,7 +120,7 @@ async def test_a_tenant_smuggled_in_as_an_unknown_field_is_dropped(gateway: Gate
 
 @pytest.mark.parametrize("name", ["Ingest", "ListIndexes", "BuildIndex", "SwapIndex"])
 async def test_a_knowledge_base_of_another_tenant_is_not_found(gateway: Gateway, name: str) -> None:
-    request = type(DOORS[name][0])()
+    request = type(METHODS[name][0])()
     target = request.open if name == "Ingest" else request
     target.knowledge_base = "beta-only"
     with pytest.raises(FactoryError) as refused:

@@ -24,7 +24,7 @@ from genaifactory_gateway.settings import Http
 logger = logging.getLogger(__name__)
 
 
-class HttpDoor:
+class HttpApplication:
     """Answers HTTP requests."""
 
     def __init__(
