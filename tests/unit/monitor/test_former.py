@@ -174,7 +174,7 @@ async def test_counting_gives_the_sums_that_recording_gives(
 
 
 async def test_the_former_version_works_on_the_migrated_database(upgraded: Database) -> None:
-    """As it does while an update goes on, and after a rollback."""
+    """During an update, and after a rollback."""
     (own, late) = full(2, "late")
     await store.record(upgraded, [own])
     async with upgraded.writing() as connection:

@@ -60,11 +60,11 @@ async def test_an_upload_that_failed_on_a_full_library_may_be_sent_again(
     library, knowledge_base = parts
     budget = ByteBudget(MIB)
     taking = ingestion(encoder, budget, Space("retriever", tmp_path, settings.Space(full_bytes=0)))
-    await library.run(pages(library, 1))  # SQLite takes what the file has now, and from then on is full
+    await library.run(pages(library, 1))  # SQLite is full at its present size from then on
     async with asyncio.timeout(30):
         with pytest.raises(OutOfSpace, match=r"The disk that holds .* is full"):
             _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
-    await budget.acquire(MIB)  # all that was taken is given back
+    await budget.acquire(MIB)  # everything was released
     budget.release(MIB)
     await library.run(pages(library, 1 << 30))
     results = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
@@ -102,7 +102,7 @@ async def test_an_upload_ends_when_a_write_fails_while_its_queue_is_full(tmp_pat
     async with asyncio.timeout(20):
         with pytest.raises(OutOfSpace):
             _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
-    await budget.acquire(MIB)  # all that was taken is given back
+    await budget.acquire(MIB)  # everything was released
     await vectors.close()
     await asyncio.to_thread(library.close)
 
