@@ -229,7 +229,7 @@ async def test_a_body_that_does_not_arrive_times_out(start: Start) -> None:
     async with start(http=Http(body_timeout_seconds=0.1)) as gateway:
         reader, writer = await _connect(gateway)
         writer.write(_request(QUESTION)[:-5])
-        answer = await _within(reader.read())  # the connection is closed: the rest of the body could be parsed as a request
+        answer = await _within(reader.read())  # closed: the rest of the body may be read as a request
         assert answer.startswith(b"HTTP/1.1 408")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
         writer.close()
