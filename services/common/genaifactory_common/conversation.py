@@ -185,10 +185,10 @@ def _remove_call(message: types_pb2.Message, field: str, pending: dict[str, None
 def _check_fields_of_role(message: types_pb2.Message, field: str) -> None:
     if message.tool_calls and message.role != types_pb2.ROLE_ASSISTANT:
         path = f"{field}.tool_calls"
-        raise InvalidArgument(f"'{path}' may stand only in an assistant's message.", field=path)
+        raise InvalidArgument(f"'{path}' is allowed only in an assistant's message.", field=path)
     if message.tool_call_id and message.role != types_pb2.ROLE_TOOL:
         path = f"{field}.tool_call_id"
-        raise InvalidArgument(f"'{path}' may stand only in a tool's message.", field=path)
+        raise InvalidArgument(f"'{path}' is allowed only in a tool's message.", field=path)
     if len(message.name) > MAX_NAME_CHARACTERS:
         path = f"{field}.name"
         raise InvalidArgument(f"'{path}' may have at most {MAX_NAME_CHARACTERS} characters.", field=path)

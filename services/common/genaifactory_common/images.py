@@ -74,7 +74,7 @@ def check(messages: Sequence[types_pb2.Message], conversation_id: str = "") -> N
         for j, image in enumerate(message.images):
             at = f"messages[{i}].images[{j}]"
             if message.role != types_pb2.ROLE_USER:
-                raise InvalidArgument("An image may stand only in a user's message.", field=at)
+                raise InvalidArgument("Images are allowed only in a user's message.", field=at)
             count += 1
             total += len(image.data)
             if count > MAX_IMAGES:

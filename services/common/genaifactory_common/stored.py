@@ -1,4 +1,4 @@
-"""Finds what is stored under names of factory.yaml and hidden by a document: kept, but reached by nobody."""
+"""Finds stored items that a document hides: they stay stored, but no caller can reach them."""
 
 from __future__ import annotations
 

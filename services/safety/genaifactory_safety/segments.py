@@ -44,7 +44,7 @@ _GAP = re.compile(rf"[{_BREAK}]*")
 _IS_BREAK = re.compile(rf"[{_BREAK}]").match
 _NO_BREAK = re.compile(r"[^\S\n\r\v\f\x1c-\x1e\x85\u2028\u2029]{1,8}\Z")
 
-# Words that are no entity themselves but may stand inside one, or mark a number as an amount.
+# Words that are no entity themselves but may be part of one, or mark a number as an amount.
 _CONNECTOR = re.compile(
     r"[-–—./()+·,]{1,3}|\(?(?:đ|đồng|vnđ|vnd|usd|eur|triệu|tỷ|nghìn|ngàn|k|%|km|kg|m2)[.,;:!?)]*", re.IGNORECASE
 )
