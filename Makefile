@@ -156,7 +156,8 @@ typecheck: .venv/.dev  ## strict types
 	.venv/bin/mypy
 
 pytest: .venv/.dev  ## unit and integration tests
-	.venv/bin/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile
+	@# In the order of testpaths: xdist would leave files of few tests, which are the longest, for the end.
+	.venv/bin/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 protos: .venv/.dev  ## generate the contracts' Python code, and the JSON Schema of exports
 	PATH="$$PWD/.venv/bin:$$PATH" protos/generate.sh

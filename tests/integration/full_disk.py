@@ -1,7 +1,8 @@
 """Fills a small disk under a running platform, a little further each time; run by test_full_disk.py in a namespace.
 
 python -m tests.integration.full_disk FOLDER mounts a tmpfs on FOLDER, which needs `unshare --user --map-root-user
---mount`; exits 0 when everything acknowledged is stored at the end. FULL=1: many more fill levels, and starts on them.
+--mount`; exits 0 when everything acknowledged is stored at the end. FULL=1: many more fill levels, and a search for
+every stored document.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from tests.full import FULL
 # The platform is another process, which blocking here does not affect.
 pytestmark = pytest.mark.allow_blocking
 
+KILLS = 50 if FULL else 12
 CLIENTS = 8
 QUESTIONS = (
     "How many days of annual leave do I have?",
@@ -117,24 +118,19 @@ async def _found(platform: Platform, word: str) -> str:
     return response.passages[0].document_id if response.passages else ""
 
 
-@pytest.mark.parametrize(
-    "kills",
-    [
-        pytest.param(3, marks=pytest.mark.slow),
-        pytest.param(50 if FULL else 12, marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.timeout(900)
 async def test_killed_at_random_moments_no_answer_is_missing_or_recorded_twice_and_the_index_opens(
-    tmp_path: Path, kills: int
+    tmp_path: Path,
 ) -> None:
     rng = random.Random(20261121)
     seen = Seen()
     notes = tmp_path / "notes"
     notes.mkdir()
     state = tmp_path / "state"
-    for life in range(kills):
+    for life in range(KILLS):
         await _one_life(state, notes, seen, rng, answering=life % 2 == 0)
-    assert len(seen.answered) >= kills / 2
+    assert len(seen.answered) >= KILLS / 2
     assert len(seen.answered) == len(set(seen.answered))
     assert seen.stored
     async with testing.started(state, str(testing.SAMPLE)) as process:
@@ -145,4 +141,4 @@ async def test_killed_at_random_moments_no_answer_is_missing_or_recorded_twice_a
         found = {name: await _found(process.platform, word) for name, word in seen.stored.items()}
         assert found == {name: name for name in seen.stored}
         assert await process.stop() == 0
-    print(f"{kills} kills, {len(seen.answered)} answers recorded once, {len(seen.stored)} documents kept")
+    print(f"{KILLS} kills, {len(seen.answered)} answers recorded once, {len(seen.stored)} documents kept")

@@ -24,6 +24,7 @@ from tests.full import FULL
 # The platform is another process, which blocking here does not affect.
 pytestmark = pytest.mark.allow_blocking
 
+SECONDS = 60 if FULL else 30
 STREAMS = 64
 PIECE = "a piece of text that is long "
 PIECES = 40
@@ -141,16 +142,8 @@ async def _recorded(platform: Platform, outcome: monitor_pb2.Outcome.ValueType) 
             request.page_token = page.next_page_token
 
 
-@pytest.mark.parametrize(
-    "seconds",
-    [
-        pytest.param(8, marks=pytest.mark.slow),
-        pytest.param(60 if FULL else 30, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
-    ],
-)
-async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memory_growth(
-    tmp_path: Path, seconds: float
-) -> None:
+@pytest.mark.soak
+async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memory_growth(tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT))
     slow: dict[str, object] = {"type": "fake", "models": ["slow"], "script_file": str(script)}
@@ -159,7 +152,7 @@ async def test_streams_whose_clients_hang_up_leave_no_work_no_error_and_no_memor
     outcomes = Outcomes()
     async with testing.started(tmp_path / "state", *arguments) as process:
         platform = process.platform
-        end = time.monotonic() + seconds
+        end = time.monotonic() + SECONDS
         async with asyncio.TaskGroup() as tasks:
             measuring = tasks.create_task(_memory(process, end))
             for number in range(STREAMS):

@@ -18,6 +18,7 @@ from genaifactory_safety.policies import Policy, catalogue
 from genaifactory_safety.scanner import StreamScanner
 from genaifactory_safety.segments import OVERLAP_CHARACTERS, WINDOW_CHARACTERS
 from genaifactory_safety.verdicts import Action
+from tests.full import FULL
 
 from .conftest import MASK, compiled, scan
 from .planted import Planted, document
@@ -28,6 +29,8 @@ TERMS = compiled(
     specs.Rule(entities=("SECRET",)),
     banned_terms=("không biết", "dự án mật", "room b204"),
 )
+DOCUMENTS = 250 if FULL else 80
+"""Each with 40 cuts."""
 PIECE_OF_A_VALUE = 6
 """So many consecutive characters of a value are a leak."""
 
@@ -65,10 +68,9 @@ def leaks(released: str, planted: Iterable[Planted], text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_ten_thousand_random_cuts_release_the_same_and_leak_nothing() -> None:
+def test_random_cuts_release_the_same_and_leak_nothing() -> None:
     rng = random.Random(20240517)
-    tried = 0
-    for _ in range(250):
+    for _ in range(DOCUMENTS):
         text, planted = document(rng, sentences=rng.randint(3, 14))
         uncut = scan(text)
         assert not leaks(uncut[0], planted, text)
@@ -81,8 +83,6 @@ def test_ten_thousand_random_cuts_release_the_same_and_leak_nothing() -> None:
         for _ in range(40):
             cuts = cuts_of(rng, text, planted)
             assert scan(text, MASK, cuts) == uncut, (text, cuts)
-            tried += 1
-    assert tried >= 10_000
 
 
 @pytest.mark.parametrize("policy", [BLOCK_SECRETS, TERMS], ids=["secrets block", "banned terms"])
