@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
+from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, specs
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import SIGNER, act_as, served
@@ -111,7 +112,11 @@ async def evaluate(stub: Stub, queries: Sequence[Query]) -> dict[str, list[float
 
 async def _evaluate(stub: Stub, query: Query, mode: retriever_pb2.SearchMode.ValueType) -> float:
     request = retriever_pb2.SearchRequest(
-        knowledge_base=BENCHMARK, query=query.text, limit=_DEPTH, mode=mode, filter={"language": query.language}
+        knowledge_base=BENCHMARK,
+        query=query.text,
+        limit=_DEPTH,
+        mode=mode,
+        options=types_pb2.SearchOptions(filter={"language": query.language}),
     )
     response = await channels.unary(stub.Search, request, timeout_seconds=30)
     sections: list[str] = []

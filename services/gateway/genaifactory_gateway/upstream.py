@@ -60,6 +60,10 @@ class Upstream:
         """
         if (field := images.first(request.messages)) is not None:
             entry.require_vision(route, field)
+        if request.HasField("search_options") and route.knowledge_base is None:
+            raise InvalidArgument(
+                f"The model '{route.name}' searches no documents; leave 'search_options' out.", field="search_options"
+            )
         prompt_tokens = conversation.estimated_prompt_tokens(request.messages, request.tools, request.output_format)
         choices = request.sampling.n or 1
         answer_tokens = choices * (request.sampling.max_tokens or route.max_output_tokens)

@@ -272,12 +272,13 @@ def _query(request: retriever_pb2.SearchRequest, default_limit: int) -> Query:
     if request.mode not in _MODES:
         raise InvalidArgument(f"mode {request.mode} is unknown; use one of SearchMode.", field="mode")
     upload.check_metadata("filter", request.filter)
+    upload.check_metadata("search_options.filter", request.options.filter)
     upload.check_language("language", request.language)
     return Query(
         text,
         request.limit or default_limit,
         _MODES[request.mode],
-        dict(request.filter),
+        {**request.filter, **request.options.filter},
         upload.language(request.language),
         request.index_version,
     )

@@ -51,6 +51,12 @@ async def test_the_same_question_is_answered_from_the_cache_with_the_same_events
     assert record.model == "small"
 
 
+async def test_a_question_to_other_documents_is_answered_anew(world: World) -> None:
+    for year, cached in (("2025", False), ("2026", False), ("2025", True), ("2026", True)):
+        answer = await world.ask(search_options=types_pb2.SearchOptions(filter={"year": year}))
+        assert answer.done.cached is cached
+
+
 async def test_the_progress_that_follows_a_refusal_is_not_cached(world: World) -> None:
     world.modelserver.script = ["I cannot say."]
     world.retriever.reading = types_pb2.Reading(documents_done=1, documents_total=3)

@@ -186,6 +186,14 @@ async def test_an_overview_cites_the_passages_that_it_shows(world: World) -> Non
     assert [passage.document_id for passage in record.passages] == ["d1", "d2"]
 
 
+@pytest.mark.parametrize("question", ["What is in the documents?", "Summarise the leave policy", "How many days?"])
+async def test_every_search_has_the_options_of_the_client(world: World, question: str) -> None:
+    options = types_pb2.SearchOptions(filter={"year": "2026"})
+    await world.ask(question, search_options=options)
+    assert world.retriever.searches
+    assert all(search.options == options for search in world.retriever.searches)
+
+
 async def test_an_overview_among_many_passages_searches_for_more_of_the_named_documents(world: World) -> None:
     others = [_passage(f"other/{n}.md", "", "Nothing of it.", 0, "Other") for n in range(99)]
     annual = _passage("hr/leave.md", "Annual leave", "You have 16 days.", 30, "Leave")

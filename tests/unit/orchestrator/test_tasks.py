@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import pytest
@@ -19,7 +19,7 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing.retriever import passage
 from genaifactory_orchestrator.answers.events import Done
 from genaifactory_orchestrator.answers.request import CheckedRequest
-from genaifactory_orchestrator.answers.retrieval import Retrieval
+from genaifactory_orchestrator.answers.retrieval import Retrieval, Scope
 from genaifactory_orchestrator.answers.routes import Plan
 from genaifactory_orchestrator.answers.tasks import registry
 from genaifactory_orchestrator.answers.tasks.protocol import Findings, Tasks
@@ -34,16 +34,23 @@ CALLING = modelserver_pb2.GenerateResponse(finish_reason=types_pb2.FINISH_REASON
 class DocumentSearch:
     """A toolset with retrieval as a tool."""
 
-    def __init__(self, retriever: Retrieval, route: specs.Route) -> None:
+    def __init__(self, retriever: Retrieval, scope: Scope) -> None:
         self._retriever = retriever
-        self._route = route
+        self._scope = scope
 
     async def tools(self) -> Sequence[types_pb2.Tool]:
         return (types_pb2.Tool(name="search", description="Searches the documents."),)
 
     async def call(self, call: ToolCallDelta) -> str:
-        found = await self._retriever.search(self._route, json.loads(call.tool_call.arguments_json)["query"])
+        found = await self._retriever.search(self._scope, json.loads(call.tool_call.arguments_json)["query"])
         return "\n".join(passage.text for passage in found.passages)
+
+
+@dataclass(frozen=True)
+class AgentFindings(Findings):
+    """What the toolset searches."""
+
+    scope: Scope = field(kw_only=True)
 
 
 class Agent:
@@ -58,11 +65,11 @@ class Agent:
         question: CheckedRequest,
         history: Sequence[types_pb2.Message],
         messages: Sequence[types_pb2.Message],
-    ) -> Findings:
-        return Findings()
+    ) -> AgentFindings:
+        return AgentFindings(scope=Scope(plan.route, question.search_options))
 
-    async def answer(self, writer: Writer, findings: Findings) -> Done:
-        toolset = DocumentSearch(self._retriever, writer.plan.route)
+    async def answer(self, writer: Writer, findings: AgentFindings) -> Done:
+        toolset = DocumentSearch(self._retriever, findings.scope)
         prompt = writer.prompt()
         for _ in range(3):
             following = await writer.write(prompt, toolset)

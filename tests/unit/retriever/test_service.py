@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from genaifactory.retriever.v1 import retriever_pb2 as pb
+from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, specs
 from genaifactory_common.errors import Conflict, FactoryError, PermissionDenied, Reason
 from genaifactory_common.telemetry import Telemetry
@@ -286,6 +287,10 @@ async def test_language_metadata_and_limit_narrow_a_search(client: Client) -> No
     assert ids(await client.search("disk", language="vi-VN")) == ["boot"]
     assert ids(await client.search("disk", filter={"team": "a"})) == ["boot"]
     assert ids(await client.search("disk", filter={"team": "b"})) == []
+    for team, found in (("a", ["boot"]), ("b", [])):
+        options = types_pb2.SearchOptions(filter={"team": team})
+        assert ids(await client.search("disk", options=options)) == found
+        assert ids(await client.search("disk", options=options, filter={"team": "c"})) == found
     assert len((await client.search("disk", limit=1)).passages) == 1
 
 

@@ -131,6 +131,7 @@ class ChatRequest(message.Message):
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     USER_FIELD_NUMBER: builtins.int
     FRESH_FIELD_NUMBER: builtins.int
+    SEARCH_OPTIONS_FIELD_NUMBER: builtins.int
     model: builtins.str
     """A name from ListModels: a route ("rag", "chat")."""
     conversation_id: builtins.str
@@ -159,6 +160,10 @@ class ChatRequest(message.Message):
     def output_format(self) -> types_pb2.OutputFormat:
         """The form of the output."""
 
+    @builtins.property
+    def search_options(self) -> types_pb2.SearchOptions:
+        """How the documents are searched; only for a route that searches."""
+
     def __init__(
         self,
         *,
@@ -171,10 +176,11 @@ class ChatRequest(message.Message):
         conversation_id: builtins.str = ...,
         user: builtins.str = ...,
         fresh: builtins.bool = ...,
+        search_options: types_pb2.SearchOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["output_format", b"output_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "fresh", b"fresh", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "fresh", b"fresh", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

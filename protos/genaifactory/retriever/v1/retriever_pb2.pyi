@@ -19,6 +19,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: descriptor.FileDescriptor
 
 class _SearchMode:
@@ -151,6 +156,7 @@ class SearchRequest(message.Message):
     FILTER_FIELD_NUMBER: builtins.int
     LANGUAGE_FIELD_NUMBER: builtins.int
     INDEX_VERSION_FIELD_NUMBER: builtins.int
+    OPTIONS_FIELD_NUMBER: builtins.int
     knowledge_base: builtins.str
     """Name of the knowledge base in factory.yaml."""
     query: builtins.str
@@ -164,8 +170,13 @@ class SearchRequest(message.Message):
     index_version: builtins.str
     """Search this index version; empty: the active one."""
     @builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
     def filter(self) -> containers.ScalarMap[builtins.str, builtins.str]:
-        """Only passages whose document has all of these metadata values."""
+        """As the filter of `options`, which wins where both name a value. Use that one."""
+
+    @builtins.property
+    def options(self) -> types_pb2.SearchOptions:
+        """What the client asks of the search."""
 
     def __init__(
         self,
@@ -177,10 +188,11 @@ class SearchRequest(message.Message):
         filter: abc.Mapping[builtins.str, builtins.str] | None = ...,
         language: builtins.str = ...,
         index_version: builtins.str = ...,
+        options: types_pb2.SearchOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["filter", b"filter", "index_version", b"index_version", "knowledge_base", b"knowledge_base", "language", b"language", "limit", b"limit", "mode", b"mode", "query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["filter", b"filter", "index_version", b"index_version", "knowledge_base", b"knowledge_base", "language", b"language", "limit", b"limit", "mode", b"mode", "options", b"options", "query", b"query"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

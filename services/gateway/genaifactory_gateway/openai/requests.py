@@ -119,6 +119,12 @@ class StructuredOutputs(Body):
     grammar: str | None = Field(default=None, min_length=1)
 
 
+class SearchOptions(Body):
+    """Our extra: how documents are searched. Named and typed as in types.v1.SearchOptions, which has the bounds."""
+
+    filter: dict[str, str] | None = None
+
+
 class StreamOptions(Body):
     """What a stream contains besides the answer."""
 
@@ -172,6 +178,7 @@ class ChatCompletion(Body):
     ) = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+    search_options: SearchOptions | None = None
     conversation_id: str | None = Field(default=None, pattern=conversation.CONVERSATION_ID)
     user: str | None = Field(default=None, max_length=conversation.MAX_USER_CHARACTERS)
     safety_identifier: str | None = Field(default=None, max_length=conversation.MAX_USER_CHARACTERS)
@@ -251,6 +258,7 @@ PARTS: dict[str, tuple[type[Body], ...]] = {
     "json_schema": (JsonSchema,),
     "structured_outputs": (StructuredOutputs,),
     "stream_options": (StreamOptions,),
+    "search_options": (SearchOptions,),
 }
 """The models of nested objects, by the field that contains them."""
 
@@ -285,10 +293,15 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
         output_format=_output_format(body),
         conversation_id=body.conversation_id or "",
         user=body.user or body.safety_identifier or "",
+        search_options=_search_options(body.search_options),
         answer_only=True,  # route, passages and verdicts are for the record, not for clients
     )
     conversation.check(request, sampling_prefix="")
     return request
+
+
+def _search_options(options: SearchOptions | None) -> types_pb2.SearchOptions | None:
+    return None if options is None else types_pb2.SearchOptions(**options.model_dump(exclude_none=True))
 
 
 def _check_together(body: ChatCompletion) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import language, specs
+from genaifactory_common import language
 from genaifactory_common.masking import question_without_masks
 from genaifactory_orchestrator.answers import overview, small_talk
 from genaifactory_orchestrator.answers.request import CheckedRequest
-from genaifactory_orchestrator.answers.retrieval import NOTHING, SAMPLE_PASSAGES, Retrieval, RetrievedPassages
+from genaifactory_orchestrator.answers.retrieval import NOTHING, SAMPLE_PASSAGES, Retrieval, RetrievedPassages, Scope
 from genaifactory_orchestrator.answers.small_talk import Talk
 
 
@@ -28,7 +28,7 @@ class Reply:
 
 
 async def reply(
-    question: CheckedRequest, messages: Sequence[types_pb2.Message], route: specs.Route, retriever: Retrieval
+    question: CheckedRequest, messages: Sequence[types_pb2.Message], scope: Scope, retriever: Retrieval
 ) -> Reply | None:
     """The reply; None when the last message is a question for the documents. Raises FactoryError.
 
@@ -39,36 +39,36 @@ async def reply(
         return None
     text = question_without_masks(last.content)
     if (talk := small_talk.recognised(text)) is not None:
-        return await _small_talk(talk, text, route, retriever)
+        return await _small_talk(talk, text, scope, retriever)
     if (subject := overview.subject(text)) is not None:
-        return await _overview(subject, text, route, retriever)
+        return await _overview(subject, text, scope, retriever)
     return None
 
 
-async def _small_talk(talk: Talk, text: str, route: specs.Route, retriever: Retrieval) -> Reply:
-    sample = await _sample(text, talk.spoken, route, retriever) if small_talk.needs_documents(talk) else NOTHING
+async def _small_talk(talk: Talk, text: str, scope: Scope, retriever: Retrieval) -> Reply:
+    sample = await _sample(text, talk.spoken, scope, retriever) if small_talk.needs_documents(talk) else NOTHING
     titles = overview.titles(sample.passages)
     complete = len(sample.passages) < SAMPLE_PASSAGES and len(titles) <= overview.MAX_DOCUMENTS
     said = small_talk.text(talk, titles[: overview.MAX_DOCUMENTS], complete=complete)
     return Reply(said, replace(sample, passages=()))
 
 
-async def _overview(subject: str, text: str, route: specs.Route, retriever: Retrieval) -> Reply | None:
+async def _overview(subject: str, text: str, scope: Scope, retriever: Retrieval) -> Reply | None:
     spoken = language.of_reply(text)
-    sample = await _sample(text, spoken, route, retriever)
+    sample = await _sample(text, spoken, scope, retriever)
     complete = len(sample.passages) < SAMPLE_PASSAGES
     if not complete and (named := overview.named(subject, sample.passages)):
         # A search for the question may return one passage of each document; one for their titles returns more.
-        nearer = await _sample("\n".join(named[: overview.MAX_DOCUMENTS]), spoken, route, retriever)
+        nearer = await _sample("\n".join(named[: overview.MAX_DOCUMENTS]), spoken, scope, retriever)
         sample = _united(sample, nearer)
     composed = overview.compose(subject, spoken, sample, complete=complete)
     return None if composed is None else Reply(*composed)
 
 
-async def _sample(text: str, spoken: str, route: specs.Route, retriever: Retrieval) -> RetrievedPassages:
+async def _sample(text: str, spoken: str, scope: Scope, retriever: Retrieval) -> RetrievedPassages:
     """Passages in the language, or in any language if there are none."""
-    found = await retriever.sample(route, text, language=spoken)
-    return found if found.passages else await retriever.sample(route, text, language="")
+    found = await retriever.sample(scope, text, language=spoken)
+    return found if found.passages else await retriever.sample(scope, text, language="")
 
 
 def _united(sample: RetrievedPassages, other: RetrievedPassages) -> RetrievedPassages:

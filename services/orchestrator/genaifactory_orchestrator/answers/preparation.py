@@ -133,6 +133,7 @@ def _cache_key(
         groups=caller.groups,
         plan=f"{plan.digest}:{day}",
         sampling=sampling,
+        search_options=question.search_options,
         output_format=question.output_format or types_pb2.OutputFormat(),
         messages=(*history, *messages),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf import struct_pb2
 
@@ -32,6 +32,8 @@ class CheckedRequest:
     user: str = ""
     fresh: bool = False
     """Whether the cache must not answer it."""
+    search_options: types_pb2.SearchOptions = field(default_factory=types_pb2.SearchOptions)
+    """For every search of the request; the retriever checks them."""
 
     @property
     def choices(self) -> int:
@@ -78,6 +80,7 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> CheckedRequest:
         conversation_id=request.conversation_id,
         user=request.user,
         fresh=request.fresh,
+        search_options=request.search_options,
     )
 
 

@@ -74,6 +74,15 @@ def query(history: Sequence[types_pb2.Message], messages: Sequence[types_pb2.Mes
     return question[-_MAX_QUERY_CHARACTERS:]  # a very long message has its question at the end
 
 
+@dataclass(frozen=True)
+class Scope:
+    """What a request is searched for in."""
+
+    route: specs.Route
+    options: types_pb2.SearchOptions
+    """The client's."""
+
+
 class Retrieval:
     """The retriever's client; the retriever restricts every search to the caller's tenant and groups."""
 
@@ -81,26 +90,26 @@ class Retrieval:
         self._stub = retriever_pb2_grpc.RetrieverServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
-    async def search(self, route: specs.Route, text: str) -> RetrievedPassages:
+    async def search(self, scope: Scope, text: str) -> RetrievedPassages:
         """The passages for a query; raises FactoryError."""
-        return await self._search(
-            retriever_pb2.SearchRequest(knowledge_base=route.knowledge_base or "", query=text, limit=route.passages)
-        )
+        return await self._search(scope, retriever_pb2.SearchRequest(query=text, limit=scope.route.passages))
 
-    async def sample(self, route: specs.Route, text: str, *, language: str) -> RetrievedPassages:
+    async def sample(self, scope: Scope, text: str, *, language: str) -> RetrievedPassages:
         """Up to SAMPLE_PASSAGES passages in the language; if there are more, those nearest to the text. Raises
         FactoryError."""
         return await self._search(
+            scope,
             retriever_pb2.SearchRequest(
-                knowledge_base=route.knowledge_base or "",
                 query=text[:_MAX_QUERY_CHARACTERS],
                 limit=SAMPLE_PASSAGES,
                 mode=retriever_pb2.SEARCH_MODE_DENSE,  # also returns passages without a word of the text
                 language=language,
-            )
+            ),
         )
 
-    async def _search(self, request: retriever_pb2.SearchRequest) -> RetrievedPassages:
+    async def _search(self, scope: Scope, request: retriever_pb2.SearchRequest) -> RetrievedPassages:
+        request.knowledge_base = scope.route.knowledge_base or ""
+        request.options.CopyFrom(scope.options)
         response = await channels.unary(self._stub.Search, request, timeout_seconds=self._timeout_seconds)
         reading = response.reading if response.HasField("reading") else None
         return RetrievedPassages(tuple(response.passages), response.index_version, response.term_coverage, reading)

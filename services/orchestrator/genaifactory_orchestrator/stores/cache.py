@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from google.protobuf.message import Message
 from prometheus_client import Counter, Gauge
 
 from genaifactory.types.v1 import types_pb2
@@ -87,6 +88,7 @@ def key(
     plan: str,
     sampling: types_pb2.Sampling,
     output_format: types_pb2.OutputFormat,
+    search_options: types_pb2.SearchOptions,
     messages: Sequence[types_pb2.Message],
 ) -> str:
     """Hex digest over everything that an answer depends on, except the passages.
@@ -94,7 +96,8 @@ def key(
     plan: digest of the route with its models, prompt and policy. messages: the whole conversation, as checked.
     """
     digest = hashlib.sha256()
-    parts: list[str | bytes] = [tenant, "\x1f".join(sorted(groups)), plan, _bytes(sampling), _bytes(output_format)]
+    parts: list[str | bytes] = [tenant, "\x1f".join(sorted(groups)), plan]
+    parts += map(_bytes, (sampling, output_format, search_options))
     for message in messages:
         rest = types_pb2.Message()
         rest.CopyFrom(images.without_bytes(message))
@@ -112,7 +115,7 @@ def normalised(text: str) -> str:
     return unicodedata.normalize("NFC", text).replace("\r\n", "\n").strip()
 
 
-def _bytes(message: types_pb2.Sampling | types_pb2.OutputFormat | types_pb2.Message) -> bytes:
+def _bytes(message: Message) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 

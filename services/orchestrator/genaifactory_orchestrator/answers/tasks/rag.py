@@ -11,7 +11,7 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_orchestrator.answers import citations, direct, refusal, retrieval
 from genaifactory_orchestrator.answers.events import Done
 from genaifactory_orchestrator.answers.request import CheckedRequest
-from genaifactory_orchestrator.answers.retrieval import NOTHING, Retrieval, RetrievedPassages
+from genaifactory_orchestrator.answers.retrieval import NOTHING, Retrieval, RetrievedPassages, Scope
 from genaifactory_orchestrator.answers.routes import Plan
 from genaifactory_orchestrator.answers.tasks.protocol import Findings
 from genaifactory_orchestrator.answers.writer import Writer
@@ -44,11 +44,12 @@ class Rag:
         query = retrieval.query(history, messages)
         if not query:
             return RagFindings()
+        scope = Scope(plan.route, question.search_options)
         with self._telemetry.span("retrieve"):
             # Replies without a model cannot use images.
             shown = images.first(messages) is not None
-            reply = None if shown else await direct.reply(question, messages, plan.route, self._retriever)
-            found = await self._retriever.search(plan.route, query) if reply is None else reply.found
+            reply = None if shown else await direct.reply(question, messages, scope, self._retriever)
+            found = await self._retriever.search(scope, query) if reply is None else reply.found
             telemetry.describe(
                 {"genaifactory.passages": len(found.passages), "genaifactory.index_version": found.index_version}
             )
