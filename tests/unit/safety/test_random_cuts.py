@@ -29,7 +29,7 @@ TERMS = compiled(
     specs.Rule(entities=("SECRET",)),
     banned_terms=("không biết", "dự án mật", "room b204"),
 )
-DOCUMENTS = 250 if FULL else 80
+DOCUMENTS = 250 if FULL else 100
 """Each with 40 cuts."""
 PIECE_OF_A_VALUE = 6
 """So many consecutive characters of a value are a leak."""
