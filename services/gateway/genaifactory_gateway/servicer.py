@@ -159,7 +159,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> gateway_pb2.ListIndexesResponse:
         """Lists index versions."""
         async with self._admit(context, "ListIndexes") as entry:
-            return await self._indexes.list(entry, request)
+            return await self._indexes.call(entry, request, gateway_pb2.ListIndexesResponse)
 
     async def BuildIndex(
         self, request: gateway_pb2.BuildIndexRequest, context: _Context
@@ -177,7 +177,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> gateway_pb2.SwapIndexResponse:
         """Makes an index version the active one."""
         async with self._admit(context, "SwapIndex") as entry:
-            return await self._indexes.swap(entry, request)
+            return await self._indexes.call(entry, request, gateway_pb2.SwapIndexResponse)
 
     async def QueryInteractions(
         self, request: gateway_pb2.QueryInteractionsRequest, context: _Context
