@@ -285,15 +285,15 @@ MUTATIONS = (
     Mutation(
         "an answer from the cache goes to another tenant",
         "services/orchestrator/genaifactory_orchestrator/stores/cache.py",
-        'parts: list[str | bytes] = [tenant, "\\x1f".join(sorted(groups)), plan,',
-        'parts: list[str | bytes] = ["\\x1f".join(sorted(groups)), plan,',
+        'parts: list[str | bytes] = [tenant, "\\x1f".join(sorted(groups)), plan]',
+        'parts: list[str | bytes] = ["\\x1f".join(sorted(groups)), plan]',
         ("orchestrator/test_caching.py::test_a_cached_answer_is_not_used_for",),
     ),
     Mutation(
         "an answer from the cache goes to a caller who may not see its passages",
         "services/orchestrator/genaifactory_orchestrator/stores/cache.py",
-        '[tenant, "\\x1f".join(sorted(groups)), plan,',
-        "[tenant, plan,",
+        '[tenant, "\\x1f".join(sorted(groups)), plan]',
+        "[tenant, plan]",
         ("orchestrator/test_caching.py::test_a_cached_answer_is_not_used_for",),
     ),
     Mutation(
