@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import struct_pb2
@@ -11,7 +12,7 @@ from google.protobuf import struct_pb2
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.types.v1 import types_pb2
 from tests.full import FULL
-from tests.vllm.processes import Client, ModelServer, chat, connected, prompt
+from tests.vllm.processes import MAX_LOADED, Client, ModelServer, chat, connected, prompt
 
 REQUESTS = 64 if FULL else 32
 MODELS = ("tiny", "a", "b", "c")
@@ -92,11 +93,19 @@ async def test_mixed_requests_give_what_they_give_one_at_a_time(server: ModelSer
     assert len({str(each) for each in alone}) > REQUESTS // 2  # the requests do differ
 
 
-async def test_base_and_adapter_answers_do_not_depend_on_who_else_is_in_the_batch(server: ModelServer) -> None:
+async def test_base_and_adapter_answers_do_not_depend_on_who_else_is_in_the_batch(
+    server: ModelServer, many: dict[str, Path]
+) -> None:
     """vLLM's CPU kernels give a request without an adapter the last slot's weights, unless that slot stays empty."""
-    asked = {model: prompt("Annual leave", model, max_tokens=40) for model in MODELS}
+    others = sorted(many)[: MAX_LOADED + 1 - len(MODELS)]  # with them every place is taken
+    models = (*MODELS, *others)
+    asked = {model: prompt("Annual leave", model, max_tokens=40) for model in models}
     async with connected(server) as client:
+        for name in others:
+            await client.load(name, many[name])
         alone = {model: (await client.ask(each)).text for model, each in asked.items()}
-        for crowd in (("tiny", "a"), ("tiny", "c"), MODELS, ("a", "b", "c")):
+        for crowd in (("tiny", "a"), ("tiny", "c"), models, ("a", "b", "c")):
             answers = await asyncio.gather(*(client.ask(asked[model]) for model in crowd * 8))
             assert [answer.text for answer in answers] == [alone[model] for model in crowd * 8]
+        for name in others:
+            await client.unload(name)
