@@ -103,7 +103,7 @@ def _interaction(request_id: str) -> monitor_pb2.Interaction:
         model="extractive",
         attempts=[monitor_pb2.ModelAttempt(model="extractive", duration_us=2000)],
         passages=[monitor_pb2.PassageReference(passage_id=f"p{i}", document_id="d", score=0.3) for i in range(5)],
-        verdicts=[types_pb2.Verdict(action=types_pb2.ACTION_ALLOW, policy="default", scanners=["presidio"])] * 2,
+        verdicts=[types_pb2.Verdict(action=types_pb2.ACTION_ALLOW, policy="default", scanners=["pii"])] * 2,
         input=[types_pb2.Message(role=types_pb2.ROLE_USER, content="Làm sao cài đặt Debian? " * 8)],
         output="Câu trả lời có trích dẫn [1]. " * 20,
         usage=types_pb2.TokenUsage(prompt_tokens=700, completion_tokens=120),

@@ -52,11 +52,11 @@ async def test_every_field_of_an_interaction_comes_back_as_it_was_recorded(monit
                         end_offset=15,
                         score=0.75,
                         action=types_pb2.ACTION_MASK,
-                        scanner="presidio",
+                        scanner="pii",
                     )
                 ],
                 policy="default",
-                scanners=["presidio", "secrets"],
+                scanners=["pii", "secrets"],
                 scanned_characters=2**33,
                 direction=types_pb2.DIRECTION_INPUT,
             )

@@ -19,13 +19,15 @@ from genaifactory_orchestrator.stores.conversations import Conversations, Key
 from tests.unit.orchestrator.conftest import assistant, user
 
 KEY = Key("acme", "alice", "c1")
+# A busy machine is slow to free a connection; a deadlock is ended by PostgreSQL itself, after a second.
+STORE = {"connections": 10, "busy_timeout_seconds": 60}
 
 
 @asynccontextmanager
 async def replicas(folder: Path, url: str, **bounds: Any) -> AsyncIterator[list[Conversations]]:
     async with AsyncExitStack() as stack:
         stores = [
-            Conversations(Settings(data_dir=folder, database_url=url, conversations=bounds, store={"connections": 10}))
+            Conversations(Settings(data_dir=folder, database_url=url, conversations=bounds, store=STORE))
             for _ in range(2)
         ]
         for store in stores:
