@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.full import FULL
+
+REFRESH_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,30 @@ class Namespace:
                 raise AssertionError(f"not {until} after {seconds:.0f} s\n{self.state()}")
             time.sleep(every_seconds)
         return time.monotonic() - started
+
+    @contextmanager
+    def refreshed(self) -> Iterator[None]:
+        """Inside the block, a changed ConfigMap or Secret appears in the pods that mount it within seconds.
+
+        A change of a pod makes its kubelet write the mounted files anew; left alone, it does so every 60 to 90 s. With
+        FULL=1 it is left alone.
+        """
+        stop = threading.Event()
+
+        def touch() -> None:
+            while not stop.wait(REFRESH_SECONDS):
+                mark = f"genaifactory.io/refreshed={time.monotonic_ns()}"
+                self.kubectl("annotate", "pods", "--all", "--overwrite", mark, check=False)
+
+        thread = threading.Thread(target=touch, daemon=True)
+        if not FULL:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if thread.is_alive():
+                thread.join()
 
     def state(self) -> str:
         """Pods, the latest events and ends of logs, for a person."""

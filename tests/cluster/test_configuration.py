@@ -164,7 +164,7 @@ def test_every_pod_refuses_one_that_is_edited_by_hand_and_no_request_fails(relea
     (words,) = refused.value.lines
     name, namespace = f"{release.name}-factory", release.namespace
     assert all_report(release, digest(good), refused=False)
-    with release.load() as load:
+    with release.load() as load, namespace.refreshed():
         patch(namespace, name, yaml.safe_dump(wrong))
         namespace.wait(
             lambda: all_report(release, digest(good), refused=True), SYNC_SECONDS, "every pod refuses the document"

@@ -23,8 +23,8 @@ from tests.cluster.release import CHART, SERVICES, Release
 from tests.full import FULL
 
 PROFILE = ("--values", str(CHART / "profiles" / "laptop.yaml"))
-# Long enough for kubelets to show the pods a changed Secret.
-PROPAGATION_SECONDS = 100
+# Long enough for kubelets to show the pods a changed Secret; fewer where the test makes them (Namespace.refreshed).
+PROPAGATION_SECONDS = 100 if FULL else 25
 # The least; rotating the key of callers' tokens takes as long.
 TOKEN_SECONDS = 300
 PRIVATE_KEY = "GENAIFACTORY_CONTEXT_PRIVATE_KEY"
@@ -320,7 +320,7 @@ def test_certificates_and_the_key_of_callers_tokens_are_rotated_at_once_while_no
     namespace = release.namespace
     certificates = {name: release.secret(f"{name}-tls") for name in SERVICES}
     key = release.secret("context-key")[PRIVATE_KEY]
-    with release.load() as load:
+    with release.load() as load, namespace.refreshed():
         for job in ("rotate", "rotate-context-key"):
             namespace.kubectl("create", "job", job, f"--from=cronjob/{release.name}-{job}")
         namespace.wait(lambda: release.secret("context-key")[PRIVATE_KEY] != key, 200, "the next key signs")

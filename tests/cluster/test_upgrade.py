@@ -115,7 +115,8 @@ def test_a_change_of_factory_yaml_is_in_force_without_a_restart(release: Release
     pods = set(release.pods())
     tenant = "factory.tenants[0].name=main,factory.tenants[0].limits.requests_per_minute=4321"
     release.upgrade(*PROFILE, "--set", tenant)
-    release.namespace.wait(lambda: requests_per_minute(release) == 4321, 150, "the new limit in force")
+    with release.namespace.refreshed():
+        release.namespace.wait(lambda: requests_per_minute(release) == 4321, 150, "the new limit in force")
     assert set(release.pods()) == pods
 
 
