@@ -1,23 +1,29 @@
-"""A namespace of its own for each file, on the cluster that KUBECONFIG names."""
+"""A namespace for each file or folder of tests, on the cluster that KUBECONFIG names.
+
+Two processes share the work: a file, or the files of a folder, which share an installation, run in one of them.
+"""
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.cluster.kube import Namespace
+from tests.cluster.kube import Namespace, new_namespace
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests must run in one process, for `--dist loadgroup`."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE).parts[0]))
 
 
 @pytest.fixture(scope="module")
 def namespace(request: pytest.FixtureRequest) -> Iterator[Namespace]:
-    """Admits only restricted pods; gone with the module."""
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("KUBECONFIG is not set: these tests need a Kubernetes cluster with KServe in Standard mode")
-    found = Namespace(f"{request.module.__name__.rpartition('.')[2].replace('_', '-')}-{uuid.uuid4().hex[:6]}")
-    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
-    found.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": found.name, "labels": restricted}})
-    yield found
-    found.kubectl("delete", "namespace", found.name, "--wait=false")
+    """A namespace of the file's own."""
+    with new_namespace(request.module.__name__.rpartition(".")[2].replace("_", "-")) as namespace:
+        yield namespace

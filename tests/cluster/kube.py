@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.cluster import node
 from tests.full import FULL
 
 REFRESH_SECONDS = 4.0
@@ -94,6 +99,19 @@ class Namespace:
             logs = self._run("logs", pod["metadata"]["name"], "--tail", "20")
             parts.append(f"--- {pod['metadata']['name']}\n{logs.stdout}{logs.stderr}")
         return "\n".join(parts)
+
+
+@contextmanager
+def new_namespace(name: str) -> Iterator[Namespace]:
+    """One that admits only restricted pods; removed at the end. Skips the test where there is no cluster."""
+    if "KUBECONFIG" not in os.environ:
+        pytest.skip("KUBECONFIG is not set: these tests need a Kubernetes cluster with KServe in Standard mode")
+    found = Namespace(f"{name}-{uuid.uuid4().hex[:6]}")
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    with node.used():
+        found.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": found.name, "labels": restricted}})
+        yield found
+        found.kubectl("delete", "namespace", found.name, "--wait=false")
 
 
 def condition(status: dict[str, Any], kind: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -18,15 +17,10 @@ import pytest
 
 from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_common.certificates import Authority
-from tests.cluster.kube import Namespace
-from tests.cluster.release import CHART, SERVICES, Release
+from tests.cluster.laptop.profile import PROPAGATION_SECONDS
+from tests.cluster.release import SERVICES, Release
 from tests.full import FULL
 
-PROFILE = ("--values", str(CHART / "profiles" / "laptop.yaml"))
-# Long enough for kubelets to show the pods a changed Secret; fewer where the test makes them (Namespace.refreshed).
-PROPAGATION_SECONDS = 100 if FULL else 25
-# The least; rotating the key of callers' tokens takes as long.
-TOKEN_SECONDS = 300
 PRIVATE_KEY = "GENAIFACTORY_CONTEXT_PRIVATE_KEY"
 A_DAY = timedelta(days=1)
 CALLERS = {
@@ -79,22 +73,6 @@ except OSError as error:
 """
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.allow_blocking]
-
-
-@pytest.fixture(scope="module")
-def release(namespace: Namespace) -> Iterator[Release]:
-    """The profile, installed by one command; with the time that it took to the first answer."""
-    release = Release(namespace)
-    started = time.monotonic()
-    times = f"certificates.propagationSeconds={PROPAGATION_SECONDS},global.callerTokenSeconds={TOKEN_SECONDS}"
-    release.install(*PROFILE, "--set", times)
-    answer = release.ask()
-    seconds = time.monotonic() - started
-    assert answer["annotations"], answer
-    print(f"\ninstalled and answered after {seconds:.0f} s")
-    assert seconds < 180
-    yield release
-    release.helm("uninstall", "--wait")
 
 
 def shell(release: Release, component: str) -> str:

@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ import yaml
 
 from genaifactory_common import specs
 from tests.cluster.kube import Namespace
+from tests.cluster.laptop.profile import VALUES
 from tests.cluster.release import CHART, Release
 
-PROFILE = ("--values", str(CHART / "profiles" / "laptop.yaml"))
 DOCUMENT: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["factory"]
 FOLLOWERS = ("gateway", "safety", "orchestrator", "retriever", "modelserver")
 MOUNTED = "/etc/genaifactory/factory.yaml"
@@ -42,15 +42,6 @@ WRONG: dict[str, Fault] = {
 pytestmark = [pytest.mark.timeout(900), pytest.mark.allow_blocking]
 
 
-@pytest.fixture(scope="module")
-def release(namespace: Namespace) -> Iterator[Release]:
-    """The platform, with the document of the chart's values."""
-    release = Release(namespace)
-    release.install(*PROFILE)
-    yield release
-    release.helm("uninstall", "--wait", check=False)
-
-
 def spoilt(fault: Fault) -> tuple[dict[str, Any], str]:
     """The document with one fault, and the words of `config check` for it."""
     document = copy.deepcopy(DOCUMENT)
@@ -65,7 +56,7 @@ def refused_by_helm(release: Release, command: str, fault: Fault, folder: Path) 
     """Runs helm install or upgrade with the fault; what the job has said. Fails if Helm does not."""
     document, words = spoilt(fault)
     (folder / "wrong.yaml").write_text(yaml.safe_dump({"factory": document}), encoding="utf-8")
-    arguments = (command, release.name, str(CHART), *PROFILE, "--values", str(folder / "wrong.yaml"), "--timeout", "5m")
+    arguments = (command, release.name, str(CHART), *VALUES, "--values", str(folder / "wrong.yaml"), "--timeout", "5m")
     done = subprocess.run(
         ("helm", *arguments, "--namespace", release.namespace.name),
         check=False, capture_output=True, text=True, timeout=400,
@@ -137,7 +128,7 @@ def test_an_upgrade_to_it_fails_with_the_words_and_changes_nothing(
 
 
 def test_an_upgrade_to_a_good_one_goes_on_and_leaves_nothing_of_the_check(release: Release) -> None:
-    release.upgrade(*PROFILE)
+    release.upgrade(*VALUES)
     namespace = release.namespace
 
     def left() -> str:

@@ -1,0 +1,33 @@
+"""The laptop profile, installed once for the tests of this folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.kube import Namespace, new_namespace
+from tests.cluster.laptop.profile import VALUES
+from tests.cluster.release import Release
+
+
+@pytest.fixture(scope="package")
+def namespace() -> Iterator[Namespace]:
+    with new_namespace("laptop") as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="package")
+def release(namespace: Namespace) -> Iterator[Release]:
+    """Installed by one command; prints how long it took to the first answer."""
+    release = Release(namespace)
+    started = time.monotonic()
+    release.install(*VALUES)
+    answer = release.ask()
+    seconds = time.monotonic() - started
+    assert answer["annotations"], answer
+    print(f"\ninstalled and answered after {seconds:.0f} s")
+    assert seconds < 180
+    yield release
+    release.helm("uninstall", "--wait")
