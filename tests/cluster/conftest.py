@@ -15,6 +15,8 @@ from tests.cluster.kube import Namespace, new_namespace
 HERE = Path(__file__).parent
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Says which tests must run in one process, for `--dist loadgroup`."""
     for item in items:

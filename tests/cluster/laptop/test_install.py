@@ -199,7 +199,8 @@ def test_no_secret_is_where_it_does_not_belong(release: Release) -> None:
         scanned = json.loads(namespace.exec(pod, "python", "-c", SCAN, needles, seconds=300))
         assert scanned["files"] > 1000
         assert not scanned["found"], component
-    issuer = namespace.kubectl("logs", f"job/{release.name}-issuer-1")
+    revision = json.loads(release.helm("status", "--output", "json"))["version"]
+    issuer = namespace.kubectl("logs", f"job/{release.name}-issuer-{revision}")
     assert not [name for name, value in secrets.items() if value.decode() in issuer]
 
 
