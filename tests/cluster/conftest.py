@@ -9,19 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.cluster.kube import Namespace, new_namespace
 
-HERE = Path(__file__).parent
+
+class ByInstallation(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a process whole files or folders, in their order: the last restarts the node when the others are done."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return Path(nodeid.partition("::")[0]).relative_to("tests/cluster").parts[0]
 
 
-# Before xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says which tests must run in one process, for `--dist loadgroup`."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(HERE).parts[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByInstallation:
+    """Replaces the scheduler of any `--dist`."""
+    config.option.loadscopereorder = False
+    return ByInstallation(config, log)
 
 
 @pytest.fixture(scope="module")
