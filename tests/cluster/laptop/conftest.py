@@ -31,3 +31,9 @@ def release(namespace: Namespace) -> Iterator[Release]:
     assert seconds < 180
     yield release
     release.helm("uninstall", "--wait")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def issuer_log(release: Release) -> str:
+    """The log of the job that made certificates and keys, before an upgrade removes the job."""
+    return release.namespace.kubectl("logs", f"job/{release.name}-issuer-1")

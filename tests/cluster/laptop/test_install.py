@@ -179,7 +179,7 @@ def test_the_gateway_asks_for_a_key(release: Release) -> None:
     assert httpx.get(url, headers={"authorization": f"Bearer {release.key}"}, trust_env=False).status_code == 200
 
 
-def test_no_secret_is_where_it_does_not_belong(release: Release) -> None:
+def test_no_secret_is_where_it_does_not_belong(release: Release, issuer_log: str) -> None:
     namespace = release.namespace
     secrets = secret_values(release)
     assert len(secrets) >= 9
@@ -199,11 +199,8 @@ def test_no_secret_is_where_it_does_not_belong(release: Release) -> None:
         scanned = json.loads(namespace.exec(pod, "python", "-c", SCAN, needles, seconds=300))
         assert scanned["files"] > 1000
         assert not scanned["found"], component
-    # Of the newest revision that was installed.
-    (issuer,) = (job["metadata"]["name"] for job in namespace.get("jobs") if "-issuer-" in job["metadata"]["name"])
-    issued = namespace.kubectl("logs", f"job/{issuer}")
-    assert issued
-    assert not [name for name, value in secrets.items() if value.decode() in issued]
+    assert issuer_log
+    assert not [name for name, value in secrets.items() if value.decode() in issuer_log]
 
 
 def test_no_pod_but_the_gateways_mounts_the_key_that_signs_callers_or_anothers_certificate(release: Release) -> None:
