@@ -82,7 +82,11 @@ load() { # TAG...
   [ -z "$print" ] || return 0
   echo '{"imageLayoutVersion":"1.0.0"}' > "$layout/oci-layout"
   (IFS=,; echo "{\"schemaVersion\":2,\"manifests\":[${manifests[*]}]}") > "$layout/index.json"
-  tar --create --directory "$layout" . | "$cluster" load /dev/stdin
+  # Twice if need be: containerd may collect a layer of the images that these replace in the moment it builds upon it.
+  for _ in 1 2; do
+    tar --create --directory "$layout" . | "$cluster" load /dev/stdin && return
+  done
+  return 1
 }
 
 for image in "$@"; do
