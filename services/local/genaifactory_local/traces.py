@@ -22,8 +22,10 @@ from genaifactory_gateway import rules
 LAST = "last"
 """Names the last request."""
 
-# The record is stored a moment after the answer, and services write spans twice a second.
+# The record is stored a moment after the answer.
 _SETTLE_SECONDS = 3.0
+# Each service writes its spans twice a second: by then those of all others are in the file, too.
+_WRITTEN_SECONDS = 1.5
 _LOOK_SECONDS = 0.25
 _NARROW_COLUMNS = 110
 _BAR_CELLS = 24
@@ -170,9 +172,11 @@ def _read(file: Path, wanted: str | None) -> list[Span]:
 
 
 def _complete(spans: Sequence[Span]) -> bool:
-    """Whether the gateway's span is there, which ends last, and monitor's, if the orchestrator was called."""
+    """Whether all spans are there: the gateway's, which ends last, and monitor's, if the orchestrator was called."""
     services = {span.service for span in spans}
-    return "gateway" in services and ("orchestrator" not in services or "monitor" in services)
+    if "gateway" not in services or ("orchestrator" in services and "monitor" not in services):
+        return False
+    return time.time_ns() - max(span.end_ns for span in spans) > _WRITTEN_SECONDS * 1e9
 
 
 def _duration(span: Span) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import Tracer, set_span_in_context
 from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument, Unavailable
-from genaifactory_common.span_store import Span
+from genaifactory_common.span_store import Exporter, Span
 from genaifactory_local import traces
 
 HEX = "0123456789abcdef" * 2
@@ -98,3 +103,27 @@ def test_the_error_for_a_file_that_is_no_database_names_it_and_what_to_do(tmp_pa
     file.write_bytes(b"no database" * 1000)
     with pytest.raises(Unavailable, match=r"spans\.sqlite cannot be read .* Delete it"):
         traces.read(file, traces.LAST)
+
+
+@pytest.mark.allow_blocking
+def test_a_service_that_writes_its_spans_last_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "spans.sqlite"
+
+    def tracer(service: str) -> Tracer:
+        provider = TracerProvider(resource=Resource.create({"service.name": f"genaifactory-{service}"}))
+        provider.add_span_processor(SimpleSpanProcessor(Exporter(file)))  # written when a span ends
+        return provider.get_tracer("t")
+
+    request = tracer("gateway").start_span("POST", attributes={"genaifactory.request_id": f"req-{HEX}"})
+    parent = set_span_in_context(request)
+    late = tracer("safety").start_span("CheckText", parent)
+    for service in ("orchestrator", "monitor"):
+        tracer(service).start_span("call", parent).end()
+    request.end()
+    threading.Timer(0.5, late.end).start()  # as far as services' turns of writing may be apart
+    assert {span.service for span in traces.read(file, f"req-{HEX}")} == {
+        "gateway",
+        "orchestrator",
+        "monitor",
+        "safety",
+    }
