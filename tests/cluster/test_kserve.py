@@ -59,11 +59,12 @@ FACTORY = {
         }
     ],
 }
-# Ends vLLM's engine process, as the kernel does when memory runs out.
+# Ends vLLM's engine process, as the kernel does when memory runs out. One in many has no title of its own.
 KILL_ENGINE = """
 import os, pathlib, signal
 for process in pathlib.Path("/proc").glob("[0-9]*"):
-    if (process / "cmdline").read_bytes().startswith(b"VLLM::EngineCore"):
+    command = (process / "cmdline").read_bytes()
+    if command.startswith(b"VLLM::EngineCore") or b"multiprocessing.spawn import spawn_main" in command:
         os.kill(int(process.name), signal.SIGKILL)
         print("killed", end="")
 """

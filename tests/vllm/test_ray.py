@@ -86,7 +86,9 @@ def _replicas(head: subprocess.Popen[bytes], model: str) -> list[int]:
 
 def _engines(server: ModelServer) -> list[int]:
     """vLLM's own processes, one for each replica."""
-    return [pid for pid, command in _descendants(server.process.pid).items() if "VLLM::EngineCore" in command]
+    # One in many keeps the command that it was started with: setproctitle does not always succeed.
+    names = ("VLLM::EngineCore", "multiprocessing.spawn import spawn_main")
+    return [pid for pid, command in _descendants(server.process.pid).items() if any(name in command for name in names)]
 
 
 def _cpu_seconds(pid: int) -> float:
