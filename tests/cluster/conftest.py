@@ -1,6 +1,6 @@
 """A namespace for each file or folder of tests, on the cluster that KUBECONFIG names.
 
-Two processes share the work: a file, or the files of a folder, which share an installation, run in one of them.
+With PROCESSES=2, a file, or the files of a folder, which share an installation, run in one of two processes.
 """
 
 from __future__ import annotations
