@@ -121,8 +121,8 @@ deploy:  ## install or upgrade on the cluster of KUBECONFIG: make deploy [PROFIL
 	@$(ON_CLUSTER) helm upgrade $(RELEASE) charts/genai-factory --install --namespace $(NAMESPACE) --create-namespace \
 	  --wait --wait-for-jobs --timeout 10m --values charts/genai-factory/profiles/$(PROFILE).yaml $(if $(VALUES),--values $(VALUES))
 
-test-cluster: .venv/.dev  ## the platform and the model server on the cluster of KUBECONFIG, after make images; PROCESSES=2: files side by side
-	$(ON_CLUSTER) $(if $(CLUSTER),GENAIFACTORY_TEST_CLUSTER=$(CLUSTER)) .venv/bin/python -m pytest tests/cluster $(PROCESSES:%=--numprocesses %)
+test-cluster: .venv/.dev  ## the platform and the model server on the cluster of KUBECONFIG, after make images
+	$(ON_CLUSTER) $(if $(CLUSTER),GENAIFACTORY_TEST_CLUSTER=$(CLUSTER)) .venv/bin/python -m pytest tests/cluster
 
 charts: .venv/.dev  ## generate the charts' schemas and tables of values
 	.venv/bin/python charts/generate.py

@@ -13,7 +13,6 @@ import gc
 import itertools
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -300,13 +299,9 @@ async def _idle(sides: Sequence[Side]) -> dict[str, float]:
 
 def _engine(parent: int) -> list[int]:
     """The process of vLLM's engine that this one has started, and those below that."""
-    listed = subprocess.run(("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True)
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    found = [pid for pid, above, command in rows if int(above) == parent and command.startswith("VLLM::EngineCore")]
+    found = processes.engines(parent)
     assert len(found) == 1, f"one engine of process {parent} was looked for, {len(found)} were found"
-    for pid in found:
-        found += (below for below, above, _ in rows if above == pid)
-    return [int(pid) for pid in found]
+    return [*found, *processes.descendants(found[0])]
 
 
 def _cpu_seconds(pids: Sequence[int]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,17 +44,7 @@ class Release:
 
     def install(self, *arguments: str, chart: Path = CHART) -> str:
         """helm install, until everything is ready."""
-        printed = self.helm("install", str(chart), "--wait", "--wait-for-jobs", "--timeout", "6m", *arguments)
-        # A busy kube-proxy refuses connections to a new service for some seconds after its pods are ready.
-        self.namespace.wait(self._reached, 60, "the gateway's service accepts a connection")
-        return printed
-
-    def _reached(self) -> bool:
-        try:
-            socket.create_connection((self.address(), 80), timeout=5).close()
-        except OSError:
-            return False
-        return True
+        return self.helm("install", str(chart), "--wait", "--wait-for-jobs", "--timeout", "6m", *arguments)
 
     def upgrade(self, *arguments: str, chart: Path = CHART) -> str:
         """helm upgrade, until everything is ready."""

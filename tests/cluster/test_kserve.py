@@ -27,7 +27,7 @@ from genaifactory_common import channels, identity, settings, testing
 from genaifactory_common.errors import Cancelled, Unavailable
 from genaifactory_common.testing import certificates
 from tests.cluster.kube import Namespace, condition
-from tests.vllm.processes import Client, prompt
+from tests.vllm.processes import ENGINE_COMMANDS, Client, prompt
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "services" / "modelserver" / "kserve"
@@ -59,12 +59,13 @@ FACTORY = {
         }
     ],
 }
-# Ends vLLM's engine process, as the kernel does when memory runs out. One in many has no title of its own.
-KILL_ENGINE = """
+# Ends vLLM's engine process, as the kernel does when memory runs out.
+KILL_ENGINE = f"""
 import os, pathlib, signal
 for process in pathlib.Path("/proc").glob("[0-9]*"):
-    command = (process / "cmdline").read_bytes()
-    if command.startswith(b"VLLM::EngineCore") or b"multiprocessing.spawn import spawn_main" in command:
+    command = (process / "cmdline").read_text().replace(chr(0), " ")
+    # This script's own command names them too.
+    if int(process.name) != os.getpid() and any(part in command for part in {ENGINE_COMMANDS}):
         os.kill(int(process.name), signal.SIGKILL)
         print("killed", end="")
 """

@@ -128,7 +128,7 @@ def test_from_one_to_three_and_back_fails_no_request_and_spreads_the_load(releas
     with release.load(PAUSE_SECONDS="0.2", KEEP_ALIVE="no") as load:
         scale(release, 3)
         # Clients look for new pods every half a minute.
-        release.namespace.wait(functools.partial(evenly_served, release), 180, "an even share of the load for each pod")
+        release.namespace.wait(functools.partial(evenly_served, release), 70, "an even share of the load for each pod")
         scale(release, 1)
         time.sleep(5)
         assert_none_failed(load)

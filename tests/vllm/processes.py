@@ -41,6 +41,8 @@ ARGS: dict[str, Any] = {
 }
 MAX_LOADED = 6
 """Adapters that are in an engine at once."""
+ENGINE_COMMANDS = ("VLLM::", "multiprocessing.spawn import spawn_main")
+"""In the command lines of vLLM's own processes: their titles, and that with which one starts, which some keep."""
 _FACTORY = {
     "tenants": [{"name": "acme"}],
     "roles": [{"name": "r", "permissions": ["chat"]}],
@@ -99,19 +101,7 @@ class ModelServer:
 
     def engine_processes(self) -> list[int]:
         """vLLM's own processes."""
-        found = subprocess.run(
-            ("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        parents = {int(line.split()[0]): (int(line.split()[1]), line) for line in found}
-
-        def ours(pid: int) -> bool:
-            while pid in parents:
-                if pid == self.process.pid:
-                    return True
-                pid = parents[pid][0]
-            return False
-
-        return [pid for pid, (_, line) in parents.items() if "VLLM::" in line and ours(pid)]
+        return engines(self.process.pid)
 
     def kill(self) -> None:
         """kill -9."""
@@ -170,6 +160,27 @@ def started(
             except subprocess.TimeoutExpired:
                 server.kill()
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below one, with their command lines."""
+    listed = subprocess.run(("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    parents = {int(row[0]): int(row[1]) for row in rows}
+    commands = {int(row[0]): row[2] for row in rows}
+    below: dict[int, str] = {}
+    for each in parents:
+        above = each
+        while above in parents and above != pid:
+            above = parents[above]
+        if above == pid and each != pid:
+            below[each] = commands[each]
+    return below
+
+
+def engines(pid: int) -> list[int]:
+    """vLLM's own processes below one."""
+    return [each for each, command in descendants(pid).items() if any(part in command for part in ENGINE_COMMANDS)]
 
 
 def wait_until_gone(pids: Sequence[int], *, seconds: float) -> None:

@@ -11,10 +11,9 @@ from google.protobuf import struct_pb2
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.types.v1 import types_pb2
-from tests.full import FULL
 from tests.vllm.processes import MAX_LOADED, Client, ModelServer, chat, connected, prompt
 
-REQUESTS = 64 if FULL else 32
+REQUESTS = 64
 MODELS = ("tiny", "a", "b", "c")
 BEGINNINGS = ("Annual leave", "The office", "Working hours are", "Mỗi năm", "A hardware key", "Chi phí công tác")
 

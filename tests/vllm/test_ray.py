@@ -63,32 +63,9 @@ def ray_server(
         yield running
 
 
-def _descendants(pid: int) -> dict[int, str]:
-    """The processes below one, with their command lines."""
-    listed = subprocess.run(("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    parents = {int(row[0]): int(row[1]) for row in rows}
-    commands = {int(row[0]): row[2] for row in rows}
-    below: dict[int, str] = {}
-    for each in parents:
-        above = each
-        while above in parents and above != pid:
-            above = parents[above]
-        if above == pid and each != pid:
-            below[each] = commands[each]
-    return below
-
-
 def _replicas(head: subprocess.Popen[bytes], model: str) -> list[int]:
     start = f"ray::ServeReplica:genaifactory-{model}:"
-    return [pid for pid, command in _descendants(head.pid).items() if command.startswith(start)]
-
-
-def _engines(server: ModelServer) -> list[int]:
-    """vLLM's own processes, one for each replica."""
-    # One in many keeps the command that it was started with: setproctitle does not always succeed.
-    names = ("VLLM::EngineCore", "multiprocessing.spawn import spawn_main")
-    return [pid for pid, command in _descendants(server.process.pid).items() if any(name in command for name in names)]
+    return [pid for pid, command in processes.descendants(head.pid).items() if command.startswith(start)]
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -142,7 +119,7 @@ async def test_two_replicas_answer_as_one_and_share_the_work(ray_server: ModelSe
                 assert all(answer.usage.completion_tokens == 32 for answer in answers)
                 yield
 
-        spent = await _work(_engines(ray_server), work())
+        spent = await _work(ray_server.engine_processes(), work())
         assert len(spent) == 2
         assert min(spent) > 0.2 * max(spent)
 
@@ -169,7 +146,7 @@ async def test_an_adapter_is_served_by_every_replica_but_asked_of_the_one_that_h
                 yield
 
         settled: list[list[float]] = []
-        engines = _engines(ray_server)
+        engines = ray_server.engine_processes()
         await _work(engines, work())
         spent = [_cpu_seconds(pid) - before for pid, before in zip(engines, settled[0], strict=True)]
         assert min(spent) < 0.25 * max(spent)
@@ -208,13 +185,13 @@ async def test_a_killed_replica_is_replaced_while_no_request_fails(ray_server: M
 def _settled(server: ModelServer, gone: int) -> bool:
     """Whether two replicas run with an engine each, none of them the one that is gone."""
     replicas = _replicas(server.process, "tiny")
-    return gone not in replicas and len(replicas) == 2 and len(_engines(server)) == 2
+    return gone not in replicas and len(replicas) == 2 and len(server.engine_processes()) == 2
 
 
 def _state(server: ModelServer, before: list[int]) -> str:
     """The processes below the server, and the end of its log."""
-    processes = "\n".join(f"{pid} {command[:120]}" for pid, command in _descendants(server.process.pid).items())
-    return f"replicas before: {before}\n{processes}\n{server.tail()}"
+    below = "\n".join(f"{pid} {command[:120]}" for pid, command in processes.descendants(server.process.pid).items())
+    return f"replicas before: {before}\n{below}\n{server.tail()}"
 
 
 async def test_replicas_come_with_the_load_and_go_with_it(ray_server: ModelServer) -> None:
