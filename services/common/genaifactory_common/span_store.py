@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import StatusCode
 
 from genaifactory_common import sqlite_files
+from genaifactory_common.file_locks import file_lock
 from genaifactory_common.sqlite_files import Pragmas
 
 CALLER_TRACE = "genaifactory.caller.trace_id"
@@ -131,22 +131,27 @@ class Exporter(SpanExporter):
             self._close()  # somebody has removed the file, or another service has replaced a damaged one
         if self._connection is None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Created before SQLite would: spans are private, and SQLite's other files get the same mode.
-            made = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._inode = os.fstat(made).st_ino
-            os.close(made)
+            with self._alone():
+                if not self._path.exists():
+                    sqlite_files.create(self._path, _SCHEMA)
+                self._inode = self._path.stat().st_ino
             self._connection = sqlite_files.connect(self._path, Pragmas("NORMAL"), busy_seconds=_BUSY_SECONDS)
-            self._connection.executescript(_SCHEMA)
         return self._connection
 
     def _dropped(self, error: Exception) -> None:
         self._close()
-        if sqlite_files.is_damage(error) and self._is_ours():
-            with contextlib.suppress(OSError):  # the next request's spans are worth more than its content
-                sqlite_files.remove(self._path)
+        if sqlite_files.is_damage(error):
+            with contextlib.suppress(OSError), self._alone():
+                if self._is_ours():  # the next request's spans are worth more than its content
+                    sqlite_files.remove(self._path)
         if time.monotonic() - self._logged_at >= _FAILURE_LOG_SECONDS:
             self._logged_at = time.monotonic()
             logger.warning("spans cannot be kept in %s and are dropped: %s", self._path, error)
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Services start together, and must neither create the file twice nor delete another's new one."""
+        lock = file_lock(self._path.with_name(f"{self._path.name}.lock"), mode=0o600)
+        return lock.acquire(timeout=_BUSY_SECONDS)
 
     def _is_ours(self) -> bool:
         try:

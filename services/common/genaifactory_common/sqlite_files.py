@@ -92,7 +92,7 @@ class SqliteFile:
         try:
             size = self.path.stat().st_size
         except FileNotFoundError:
-            self._create()
+            create(self.path)
             return
         if not self.path.is_file():
             raise self.damaged("it is no file")
@@ -124,17 +124,6 @@ class SqliteFile:
         """Deletes it, with its log. Raises OSError."""
         remove(self.path)
 
-    def _create(self) -> None:
-        new = self.path.with_name(f".{secrets.token_hex(8)}.new")
-        self.remove()  # the log of a former file would be read into this one
-        try:
-            os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-            with closing(sqlite3.connect(new)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")  # writes the header: the file is not empty any more
-            os.replace(new, self.path)
-        finally:
-            new.unlink(missing_ok=True)
-
     def _check(self) -> None:
         try:
             with closing(sqlite3.connect(self.path, timeout=0)) as connection:
@@ -145,6 +134,23 @@ class SqliteFile:
             found = str(error)
         if found != "ok":
             raise self.damaged(f"it is damaged ({found})")
+
+
+def create(path: Path, schema: str = "") -> None:
+    """Creates a database with a write-ahead log, in one step: nobody sees it without its tables. Mode: 0600.
+
+    Of several processes only one may do so. Raises sqlite3.Error and OSError.
+    """
+    new = path.with_name(f".{secrets.token_hex(8)}.new")
+    remove(path)  # the log of a former file would be read into this one
+    try:
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        with closing(sqlite3.connect(new)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # writes the header: the file is not empty any more
+            connection.executescript(schema)
+        os.replace(new, path)
+    finally:
+        remove(new)
 
 
 def remove(path: Path) -> None:

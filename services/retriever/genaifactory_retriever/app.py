@@ -19,13 +19,13 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever.budget import ByteBudget
-from genaifactory_retriever.embedders import MiniLMEmbedder
+from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Ingestion
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.parsing.limits import Limits
-from genaifactory_retriever.reranking import FusedOrder
+from genaifactory_retriever.rerankers.fused import FusedOrder
 from genaifactory_retriever.search import Searcher
 from genaifactory_retriever.servicer import Parts, RetrieverServicer
 from genaifactory_retriever.settings import Qdrant, Settings

@@ -18,7 +18,7 @@ from genaifactory_common.english import QUESTION_PHRASES
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import analysis, chunking, lexical
 from genaifactory_retriever.analysis import Word
-from genaifactory_retriever.embedders import Embedder
+from genaifactory_retriever.embedders.protocol import Embedder
 from genaifactory_retriever.stored import Contents, StoredDocument
 from genaifactory_retriever.vectors import protocol
 from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse

@@ -12,7 +12,7 @@ from genaifactory_retriever.encoding import EncodedQuery, Encoder
 from genaifactory_retriever.fusion import Mode
 from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
-from genaifactory_retriever.reranking import Hit, Reranker
+from genaifactory_retriever.rerankers.protocol import Hit, Reranker
 from genaifactory_retriever.stored import Index
 from genaifactory_retriever.vectors.protocol import Passage, Vectors, Where
 from genaifactory_retriever.versions import index_name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,25 @@ def test_spans_that_cannot_be_written_are_dropped_with_one_line_in_the_log(
     with caplog.at_level(logging.WARNING):
         assert [exporter.export(spans) for _ in range(3)] == [SpanExportResult.FAILURE] * 3
     assert len(caplog.records) == 1
+
+
+def test_services_that_start_together_lose_no_span_and_show_no_file_without_tables(tmp_path: Path) -> None:
+    names = ("gateway", "orchestrator", "monitor")
+    for number in range(40):
+        file, together = tmp_path / str(number) / "spans.sqlite", threading.Barrier(len(names))
+
+        def write(name: str, file: Path = file, together: threading.Barrier = together) -> None:
+            service = Service(file, name)
+            together.wait()
+            service.request(f"req-{name}")
+            service.exporter.shutdown()
+
+        with ThreadPoolExecutor(len(names)) as threads:
+            writing = [threads.submit(write, name) for name in names]
+            while not all(future.done() for future in writing):
+                with span_store.reading(file) as reader:
+                    assert reader is None or len(reader.of_request("req-monitor")) <= 1
+        assert [span.service for name in names for span in found(file, f"req-{name}")] == [*names]
 
 
 def test_there_is_no_reader_without_a_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from genaifactory_common.minilm import MiniLM
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import SIGNER, act_as, served
 from genaifactory_retriever.app import create_app
-from genaifactory_retriever.embedders import MiniLMEmbedder
+from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.parsing.limits import Limits
 from genaifactory_retriever.settings import Settings

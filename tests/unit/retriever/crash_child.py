@@ -14,7 +14,7 @@ from genaifactory_common import specs
 from genaifactory_retriever import lexical
 from genaifactory_retriever.analysis import words
 from genaifactory_retriever.documents import Block, assemble
-from genaifactory_retriever.embedders import MiniLMEmbedder
+from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
 from genaifactory_retriever.library import Library

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever.documents import Block, assemble
-from genaifactory_retriever.embedders import MiniLMEmbedder
+from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
 from genaifactory_retriever.encoding import Chunking, Encoder
 from genaifactory_retriever.stored import StoredDocument
 

@@ -14,7 +14,7 @@ from genaifactory_common.minilm import MiniLM
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever import app
 from genaifactory_retriever.encoding import EncodedQuery
-from genaifactory_retriever.reranking import Hit
+from genaifactory_retriever.rerankers.protocol import Hit
 
 from .conftest import Doc, retriever
 

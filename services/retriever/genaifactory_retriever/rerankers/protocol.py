@@ -1,4 +1,4 @@
-"""Reranking: the order of the found passages, by fusion alone or by a model that reads them."""
+"""What a reranker does."""
 
 from __future__ import annotations
 
@@ -31,13 +31,3 @@ class Reranker(Protocol):
         """The hits, best first, with its own scores. It may leave some out and must add none, which the caller might
         not be allowed to see. text, query: the query as sent, and encoded. Raises Unavailable."""
         ...
-
-
-class FusedOrder:
-    """Keeps the order of the fusion."""
-
-    reads = 0
-
-    async def rerank(self, text: str, query: EncodedQuery, hits: Sequence[Hit]) -> Sequence[Hit]:
-        """The hits, unchanged."""
-        return hits

@@ -1,0 +1,27 @@
+"""What an embedding model does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Embedder(Protocol):
+    """An embedding model. Its calls block; threads of documents and of queries call it at the same time."""
+
+    @property
+    def dimensions(self) -> int:
+        """Components of a vector."""
+        ...
+
+    def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
+        """Vectors of unit length in the order of the texts, which are few per call. Raises Unavailable."""
+        ...
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a query: its dot product with a passage's vector is the score. Raises Unavailable."""
+        ...
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Start and end of each token in code points of the text, in order; the unit of a passage's length."""
+        ...
