@@ -103,6 +103,11 @@ class ModelServer:
         """vLLM's own processes."""
         return engines(self.process.pid)
 
+    def session(self) -> str:
+        """The command lines of its session, which has all that it starts, also what outlives it; a line each."""
+        command = ("ps", "-o", "args=", "-s", str(self.process.pid))
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
@@ -181,6 +186,14 @@ def descendants(pid: int) -> dict[int, str]:
 def engines(pid: int) -> list[int]:
     """vLLM's own processes below one."""
     return [each for each, command in descendants(pid).items() if any(part in command for part in ENGINE_COMMANDS)]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Returns when it holds; fails after the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
 
 
 def wait_until_gone(pids: Sequence[int], *, seconds: float) -> None:
