@@ -3,7 +3,7 @@
     python services/locked.py genaifactory-gateway FOLDER
 
 writes common.txt (what every service needs), minilm.txt (what the embedding model runs on, empty for a package without
-it), own.txt (the rest), workspace.txt (our own packages' folders), sbom.cdx.json (CycloneDX 1.5) and build.txt (what
+it), own.txt (the rest), workspace.txt (our own packages), sbom.cdx.json (CycloneDX 1.5) and build.txt (what
 writes the embedding model's graph and stays out of the image). Needs uv and no network.
 """
 
@@ -51,12 +51,13 @@ def files(package: str) -> dict[str, str]:
         minilm = build = set()
     workspace = _export(package, "--only-emit-workspace", "--no-hashes", "--no-annotate", "--no-header")
     folders = [line.removeprefix("-e ").partition(" ;")[0] for line in workspace.splitlines()]
+    ours = {_project(_ROOT / folder / "pyproject.toml")["name"] for folder in folders}
     lists = {
         "common": common,
         "minilm": minilm,
         "own": needed - common - minilm,
         "build": build,
-        "workspace": set(folders),
+        "workspace": ours,
     }
     texts = {f"{name}.txt": "".join(f"{line}\n" for line in sorted(lines)) for name, lines in lists.items()}
     return texts | {"sbom.cdx.json": json.dumps(bill_of_materials(package), indent=1) + "\n"}
@@ -99,10 +100,15 @@ def _export(package: str, *arguments: str, pruned: Sequence[str] = ONLY_TO_BUILD
 
 def _has_cluster(package: str) -> bool:
     for path in _ROOT.glob("services/*/pyproject.toml"):
-        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        project = _project(path)
         if project["name"] == package:
             return CLUSTER in project.get("optional-dependencies", {})
     return False
+
+
+def _project(path: Path) -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    return project
 
 
 if __name__ == "__main__":
