@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "genai-factory"
 HERE = Path(__file__).parent
 SERVICES = ("gateway", "safety", "orchestrator", "retriever", "modelserver", "monitor")
+COMPONENT = "app.kubernetes.io/component"
 QUESTION = "How many days of annual leave do I have?"
 
 
@@ -44,7 +46,18 @@ class Release:
 
     def install(self, *arguments: str, chart: Path = CHART) -> str:
         """helm install, until everything is ready."""
-        return self.helm("install", str(chart), "--wait", "--wait-for-jobs", "--timeout", "6m", *arguments)
+        printed = self.helm("install", str(chart), "--wait", "--wait-for-jobs", "--timeout", "6m", *arguments)
+        # Helm waits for pods; a busy node's kube-proxy may lead the service to them later.
+        seconds = self.namespace.wait(self._accepts, 60, "the gateway's service accepts connections", every_seconds=0.2)
+        print(f"\nthe service accepts connections {seconds:.1f} s after helm install")
+        return printed
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection((self.address(), 80), timeout=5).close()
+        except OSError:
+            return False
+        return True
 
     def upgrade(self, *arguments: str, chart: Path = CHART) -> str:
         """helm upgrade, until everything is ready."""
@@ -88,7 +101,7 @@ class Release:
     def pods(self, component: str | None = None) -> dict[str, dict[str, Any]]:
         """Pods of a component, or of the six services, that are not ending, by name."""
         wanted = component or ",".join(SERVICES)
-        selector = f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component in ({wanted})"
+        selector = f"app.kubernetes.io/instance={self.name},{COMPONENT} in ({wanted})"
         return {
             pod["metadata"]["name"]: pod
             for pod in self.namespace.get("pods", "--selector", selector)
@@ -100,18 +113,22 @@ class Release:
         pods = self.pods(component)
         return bool(pods) and all(condition(pod["status"], "Ready") for pod in pods.values())
 
-    def workload(self, service: str) -> str:
-        """KIND/NAME of a service's workload."""
-        name = f"{self.name}-{service}"
-        kinds = self.namespace.kubectl(
-            "get",
-            "deployments,statefulsets",
-            "--output",
-            "name",
-            "--selector",
-            f"app.kubernetes.io/component={service}",
-        )
-        return next(line for line in kinds.split() if line.endswith(f"/{name}"))
+    def pods_by_service(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """`pods` of each of the six services, asked for at once."""
+        found: dict[str, dict[str, dict[str, Any]]] = {service: {} for service in SERVICES}
+        for name, pod in self.pods().items():
+            found[pod["metadata"]["labels"][COMPONENT]][name] = pod
+        return found
+
+    def workloads(self, *services: str) -> list[dict[str, Any]]:
+        """The Deployment or StatefulSet of each of the services, asked for at once."""
+        found = self.namespace.get("deployments,statefulsets", "--selector", f"{COMPONENT} in ({','.join(services)})")
+        named = {each["metadata"]["name"]: each for each in found}
+        return [named[f"{self.name}-{service}"] for service in services]
+
+    def names(self, *services: str) -> list[str]:
+        """KIND/NAME of each service's workload."""
+        return [f"{each['kind'].lower()}/{each['metadata']['name']}" for each in self.workloads(*services)]
 
     def shell(self) -> str:
         """Name of the tools' pod."""

@@ -11,7 +11,6 @@ import itertools
 import random
 import time
 import urllib.request
-from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,10 @@ pytestmark = [pytest.mark.timeout(1500), pytest.mark.allow_blocking]
 
 
 @pytest.fixture(scope="module")
-def release(namespace: Namespace) -> Iterator[Release]:
+def release(namespace: Namespace) -> Release:
     release = Release(namespace)
     release.install(*VALUES)
-    yield release
-    release.helm("uninstall", "--wait", check=False)
+    return release
 
 
 def assert_none_failed(load: Load) -> None:
@@ -68,8 +66,7 @@ def assert_all_on_record(release: Release, load: Load) -> None:
 
 def settled(release: Release, *services: str) -> bool:
     """Whether the workloads have all their pods, of the newest version, and none beyond."""
-    for service in services:
-        found = release.namespace.get(release.workload(service))
+    for found in release.workloads(*services):
         wanted, status = found["spec"]["replicas"], found["status"]
         if status.get("observedGeneration", 0) < found["metadata"]["generation"]:
             return False
@@ -90,8 +87,7 @@ def test_rolling_updates_fail_no_request(release: Release) -> None:
         services = itertools.cycle(SERVICES)
         for _ in range(UPDATES // 2):
             pair = (next(services), next(services))
-            for service in pair:
-                release.namespace.kubectl("rollout", "restart", release.workload(service))
+            release.namespace.kubectl("rollout", "restart", *release.names(*pair))
             release.namespace.wait(functools.partial(settled, release, *pair), 180, f"{pair} updated")
         time.sleep(5)
         assert_none_failed(load)
@@ -103,7 +99,8 @@ def test_deleted_pods_fail_no_request(release: Release) -> None:
     with release.load() as load:
         # Two at a time, of different services.
         for _ in range(DELETIONS // 2):
-            running = {service: release.pods(service) for service in chance.sample(SERVICES, 2)}
+            every = release.pods_by_service()
+            running = {service: every[service] for service in chance.sample(SERVICES, 2)}
             pods = [chance.choice(sorted(found)) for found in running.values()]
             release.namespace.kubectl("delete", "pod", *pods, "--wait=false")
             # Another pod may have the name of the one that is gone.
@@ -137,8 +134,7 @@ def test_from_one_to_three_and_back_fails_no_request_and_spreads_the_load(releas
 
 
 def scale(release: Release, pods: int) -> None:
-    for service in SCALED:
-        release.namespace.kubectl("scale", release.workload(service), f"--replicas={pods}")
+    release.namespace.kubectl("scale", *release.names(*SCALED), f"--replicas={pods}")
     release.namespace.wait(lambda: settled(release, *SCALED), 240, f"{pods} pods of each")
 
 
@@ -158,9 +154,9 @@ def evenly_served(release: Release) -> bool:
 
 def served(release: Release) -> dict[str, dict[str, float]]:
     """Calls that each pod has served so far."""
+    every = release.pods_by_service()
     return {
-        service: {name: calls(pod["status"]["podIP"]) for name, pod in release.pods(service).items()}
-        for service in SCALED
+        service: {name: calls(pod["status"]["podIP"]) for name, pod in every[service].items()} for service in SCALED
     }
 
 

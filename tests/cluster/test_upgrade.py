@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -54,13 +53,12 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def release(namespace: Namespace, previous: Path) -> Iterator[Release]:
+def release(namespace: Namespace, previous: Path) -> Release:
     """The previous version, with documents, a conversation and records."""
     release = Release(namespace)
     release.install(*PROFILE, chart=previous)
     release.ask("Who approves annual leave?", route="chat", conversation="kept")
-    yield release
-    release.helm("uninstall", "--wait", check=False)
+    return release
 
 
 @pytest.fixture
@@ -131,7 +129,7 @@ def requests_per_minute(release: Release) -> int:
 
 def test_documents_are_backed_up_and_restored_as_the_docs_say(release: Release) -> None:
     namespace = release.namespace
-    workload = release.workload("retriever")
+    (workload,) = release.names("retriever")
     namespace.kubectl("scale", workload, "--replicas=0")
     # A pod that ends still writes: what is copied then changes while it is read.
     namespace.kubectl("wait", "pod/factory-retriever-0", "--for=delete", "--timeout=60s")

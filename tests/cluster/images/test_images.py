@@ -68,21 +68,31 @@ def phase(namespace: Namespace, name: str) -> str:
     return found
 
 
-def wait_for(namespace: Namespace, name: str, *phases: str) -> None:
+def wait_for(namespace: Namespace, name: str, *phases: str, seconds: float = 90) -> None:
     """Until the pod is in one of the phases."""
-    namespace.wait(lambda: phase(namespace, name) in phases, 90, f"{name} {' or '.join(phases)}")
+    namespace.wait(lambda: phase(namespace, name) in phases, seconds, f"{name} {' or '.join(phases)}")
+
+
+@pytest.fixture(scope="module")
+def looking(namespace: Namespace) -> None:
+    """Two pods of each image, which start while others run."""
+    pods = []
+    for name, module in MODULES.items():
+        command = ["tini", "--", "python", "-c", LOOK, module]
+        image = f"docker.io/genaifactory/{name}:{VERSION}"
+        pods += [
+            pod(name, image, command=command),
+            pod(f"{name}-any-user", image, command=command, security={"runAsUser": 123456, "runAsGroup": 123456}),
+        ]
+    namespace.apply(*pods)
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_an_image_runs_with_a_read_only_root_and_lists_what_it_holds(namespace: Namespace, name: str) -> None:
-    command = ["tini", "--", "python", "-c", LOOK, MODULES[name]]
-    image = f"docker.io/genaifactory/{name}:{VERSION}"
-    namespace.apply(
-        pod(name, image, command=command),
-        pod(f"{name}-any-user", image, command=command, security={"runAsUser": 123456, "runAsGroup": 123456}),
-    )
+def test_an_image_runs_with_a_read_only_root_and_lists_what_it_holds(
+    namespace: Namespace, looking: None, name: str
+) -> None:
     for each, uid in ((name, 65532), (f"{name}-any-user", 123456)):
-        wait_for(namespace, each, "Succeeded", "Failed")
+        wait_for(namespace, each, "Succeeded", "Failed", seconds=240)
         logs = namespace.kubectl("logs", each)
         assert phase(namespace, each) == "Succeeded", logs
         assert re.search(f"^uid {uid} pid (?!1$)", logs, re.MULTILINE), logs

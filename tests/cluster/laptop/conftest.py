@@ -19,7 +19,7 @@ def namespace() -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="package")
-def release(namespace: Namespace) -> Iterator[Release]:
+def release(namespace: Namespace) -> Release:
     """Installed by one command; prints how long it took to the first answer."""
     release = Release(namespace)
     started = time.monotonic()
@@ -29,8 +29,7 @@ def release(namespace: Namespace) -> Iterator[Release]:
     assert answer["annotations"], answer
     print(f"\ninstalled and answered after {seconds:.0f} s")
     assert seconds < 180
-    yield release
-    release.helm("uninstall", "--wait")
+    return release
 
 
 @pytest.fixture(scope="package", autouse=True)

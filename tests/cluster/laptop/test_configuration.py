@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +39,26 @@ WRONG: dict[str, Fault] = {
     "a route": lambda document: document["routes"][0].update(models=["gpt"]),
 }
 
+# What is read first is reported alone, what services derive from it together.
+TOGETHER = (("a route",), ("an entity", "a template", "an engine's argument"))
+
 pytestmark = [pytest.mark.timeout(900), pytest.mark.allow_blocking]
 
 
-def spoilt(fault: Fault) -> tuple[dict[str, Any], str]:
-    """The document with one fault, and the words of `config check` for it."""
+def spoilt(faults: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The document with some of the faults, and the lines of `config check`, one for each."""
     document = copy.deepcopy(DOCUMENT)
-    fault(document)
+    for fault in faults:
+        WRONG[fault](document)
     with pytest.raises(specs.InvalidConfiguration) as refused:
         specs.parse(yaml.safe_dump(document), source=MOUNTED)
-    (words,) = refused.value.lines
-    return document, words
+    assert len(refused.value.lines) == len(faults)
+    return document, list(refused.value.lines)
 
 
-def refused_by_helm(release: Release, command: str, fault: Fault, folder: Path) -> str:
-    """Runs helm install or upgrade with the fault; what the job has said. Fails if Helm does not."""
-    document, words = spoilt(fault)
+def refused_by_helm(release: Release, command: str, faults: Sequence[str], folder: Path) -> list[str]:
+    """Runs helm install or upgrade with the faults; the lines of the job. Fails if Helm does not."""
+    document, lines = spoilt(faults)
     (folder / "wrong.yaml").write_text(yaml.safe_dump({"factory": document}), encoding="utf-8")
     arguments = (command, release.name, str(CHART), *VALUES, "--values", str(folder / "wrong.yaml"), "--timeout", "5m")
     done = subprocess.run(
@@ -62,8 +66,9 @@ def refused_by_helm(release: Release, command: str, fault: Fault, folder: Path) 
         check=False, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode != 0
-    assert words in done.stdout + done.stderr, done.stderr
-    return words
+    said = done.stdout + done.stderr
+    assert all(line in said for line in lines), said
+    return lines
 
 
 def objects(namespace: Namespace, release: Release) -> dict[str, str]:
@@ -79,19 +84,18 @@ def objects(namespace: Namespace, release: Release) -> dict[str, str]:
     }  # fmt: skip
 
 
-def metrics(release: Release, service: str) -> list[str]:
-    """What each pod of a service says of its configuration."""
-    texts = []
-    for pod in release.pods(service).values():
-        with urllib.request.urlopen(f"http://{pod['status']['podIP']}:9090/metrics", timeout=10) as response:
-            texts.append(response.read().decode())
-    return texts
+def metrics(pod: dict[str, Any]) -> str:
+    """What a pod reports."""
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:9090/metrics", timeout=10) as response:
+        text: str = response.read().decode()
+    return text
 
 
 def all_report(release: Release, digest: str, *, refused: bool) -> bool:
     """Whether every pod has the document of this digest in force, and refuses its file's or not."""
+    every = release.pods_by_service()
     for service in FOLLOWERS:
-        for text in metrics(release, service):
+        for text in map(metrics, every[service].values()):
             in_force = re.findall(r'^genaifactory_configuration_info\{digest="(\w+)"\} 1\.0$', text, re.MULTILINE)
             state = re.findall(r"^genaifactory_configuration_refused (.*)$", text, re.MULTILINE)
             if (in_force, state) != ([digest], ["1.0" if refused else "0.0"]):
@@ -109,22 +113,22 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("fault", WRONG)
+@pytest.mark.parametrize("faults", TOGETHER, ids=", ".join)
 def test_an_upgrade_to_it_fails_with_the_words_and_changes_nothing(
-    release: Release, fault: str, tmp_path: Path
+    release: Release, faults: tuple[str, ...], tmp_path: Path
 ) -> None:
     before = objects(release.namespace, release)
-    words = refused_by_helm(release, "upgrade", WRONG[fault], tmp_path)
+    lines = refused_by_helm(release, "upgrade", faults, tmp_path)
     assert objects(release.namespace, release) == before
     assert all_report(release, digest(installed(release)), refused=False)
     assert release.ask()["content"]
     # For those whose Helm prints no logs, the pod stays with the words.
     logs = release.namespace.kubectl("logs", f"job/{release.name}-check")
-    assert logs.strip() == words
+    assert logs.splitlines() == lines
     uid = release.namespace.get("job", f"{release.name}-check")["metadata"]["uid"]
     (pod,) = release.namespace.get("pods", "--selector", f"batch.kubernetes.io/controller-uid={uid}")
     (status,) = pod["status"]["containerStatuses"]
-    assert words in status["state"]["terminated"]["message"]
+    assert all(line in status["state"]["terminated"]["message"] for line in lines)
 
 
 def test_an_upgrade_to_a_good_one_goes_on_and_leaves_nothing_of_the_check(release: Release) -> None:
@@ -139,7 +143,7 @@ def test_an_upgrade_to_a_good_one_goes_on_and_leaves_nothing_of_the_check(releas
 
 def test_a_first_installation_of_it_makes_nothing(namespace: Namespace, release: Release, tmp_path: Path) -> None:
     second = Release(namespace, "second")
-    refused_by_helm(second, "install", WRONG["an entity"], tmp_path)
+    refused_by_helm(second, "install", ["an entity"], tmp_path)
     assert objects(namespace, second) == {}
     second.helm("uninstall", "--wait")
     # All that is left of a check that failed.
