@@ -34,7 +34,7 @@ test: lint typecheck pytest  ## everything that a change must pass
 FAST := charts common gateway local operator safety
 NOT_FAST := database minilm patience process random_cuts token_ids
 test-fast: .venv/.dev  ## for the inner loop, under a minute: unit tests of what needs no model and no database server
-	@.venv/bin/python -m pytest -m "not slow and not soak" --numprocesses 2 --dist loadfile -q \
+	@$(IN_MEMORY) .venv/bin/python -m pytest -m "not slow and not soak" --numprocesses 2 --dist loadfile -q \
 	  $(NOT_FAST:%=--ignore-glob='*/test_%.py') $(FAST:%=tests/unit/%)
 
 test-mutations: .venv/.dev  ## break lines that security and stored data rest on, one at a time: the tests must fail
@@ -155,9 +155,14 @@ lint: .venv/.dev  ## style, layers, contracts
 typecheck: .venv/.dev  ## strict types
 	.venv/bin/mypy
 
+# Services sync what they write, and so wait for a disk that others use: in memory where 4 GB are free. FULL=1 writes more.
+IN_MEMORY := $(shell [ -z "$(FULL)" ] && [ -w /dev/shm ] \
+  && { awk '/^MemAvailable:/ {print $$2}' /proc/meminfo && df --output=avail -k /dev/shm; } 2>/dev/null \
+  | awk '/^ *[0-9]+$$/ {n += $$1 >= 4000000} END {if (n == 2) print "TMPDIR=/dev/shm"}')
+
 pytest: .venv/.dev  ## unit and integration tests
 	@# In the order of testpaths: xdist would leave files of few tests, which are the longest, for the end.
-	.venv/bin/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(IN_MEMORY) .venv/bin/python -m pytest -m "not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 protos: .venv/.dev  ## generate the contracts' Python code, and the JSON Schema of exports
 	PATH="$$PWD/.venv/bin:$$PATH" protos/generate.sh

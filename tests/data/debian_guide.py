@@ -121,8 +121,12 @@ def _fetched() -> Path:
 
 
 def without_answers(pages: list[Page]) -> list[Page]:
-    """The pages as the benchmark indexes them: titles cut to their numbers, no pointers, no tables of contents."""
-    return [Page(page.language, page.name, _without_answers(page.html)) for page in pages]
+    """The pages as the benchmark indexes them: titles cut to their numbers, no pointers, no tables of contents.
+
+    Pages without any other text are left out.
+    """
+    cut = (Page(page.language, page.name, _without_answers(page.html)) for page in pages)
+    return [page for page in cut if page.html]
 
 
 def _without_answers(html: str) -> str:
@@ -132,7 +136,8 @@ def _without_answers(html: str) -> str:
     for node in tree.css("h1.title, h2.title, h3.title, h4.title, h5.title, h6.title"):
         number = _split_title(node)[0]
         node.inner_html = number and f"{number}."
-    return tree.html or ""
+    titles = sum(len(node.text().split()) for node in tree.css("h1, h2, h3, h4, h5, h6"))
+    return (tree.html or "") if tree.body is not None and len(tree.body.text().split()) > titles else ""
 
 
 def section_of(headings: Sequence[str]) -> str:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from typer.testing import CliRunner
 
 from genaifactory_common.errors import FactoryError
@@ -23,13 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(
 
 ALLOWANCE = "# Annual leave\n\nEverybody has 31 days of annual leave a year, from the first day on.\n"
 QUESTION = "How many days of annual leave do I have?"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def with_samples(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Process]:
-    """`genaifactory run` with the sample handbook, for all tests of this file."""
-    async with testing.started(tmp_path_factory.mktemp("with-samples") / "state", str(testing.SAMPLE)) as process:
-        yield process
 
 
 async def genaifactory(process: Process, *arguments: str) -> tuple[int, str, str]:
@@ -86,64 +77,64 @@ async def test_samples_are_removed_when_documents_are_given_and_not_added_again(
         assert (code, out) == (0, "No documents yet in 'documents'. Read some with: genaifactory ingest PATH\n")
 
 
-async def test_two_folders_of_one_name_keep_their_documents_apart(with_samples: Process, tmp_path: Path) -> None:
+async def test_two_folders_of_one_name_keep_their_documents_apart(shared_process: Process, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "docs").mkdir(parents=True)
         (tmp_path / name / "docs" / "a.md").write_text(f"# Pool\n\nThe pool of house {name} is closed.\n")
-        code, _, err = await genaifactory(with_samples, "ingest", str(tmp_path / name / "docs"))
+        code, _, err = await genaifactory(shared_process, "ingest", str(tmp_path / name / "docs"))
         assert code == 0, err
-    assert [each["id"] for each in await listed(with_samples, "--source", str(tmp_path / "one" / "docs"))] == [
+    assert [each["id"] for each in await listed(shared_process, "--source", str(tmp_path / "one" / "docs"))] == [
         "docs/a.md"
     ]
-    assert [each["id"] for each in await listed(with_samples, "--source", str(tmp_path / "two" / "docs"))] == [
+    assert [each["id"] for each in await listed(shared_process, "--source", str(tmp_path / "two" / "docs"))] == [
         "two/docs/a.md"
     ]
 
 
 async def test_files_of_older_windows_are_read_and_named_with_their_encoding(
-    with_samples: Process, tmp_path: Path
+    shared_process: Process, tmp_path: Path
 ) -> None:
     french = "La cantine est fermée en août. Les équipes déjeunent à l’étage, près de l’entrée."
     (tmp_path / "cantine.txt").write_bytes(french.encode("cp1252"))
     (tmp_path / "russian.txt").write_bytes("Столовая закрыта в августе.".encode("cp1251"))
-    code, out, _ = await genaifactory(with_samples, "ingest", str(tmp_path), "--verbose")
+    code, out, _ = await genaifactory(shared_process, "ingest", str(tmp_path), "--verbose")
     assert code == 1
     assert "1 not in UTF-8, read as windows-1252: " in out
     assert "cantine.txt" in out
     assert "russian.txt: The document is not UTF-8 text at byte 0; save it as UTF-8." in " ".join(out.split())
-    (document,) = [each for each in await listed(with_samples) if each["id"].endswith("cantine.txt")]
-    _, shown, _ = await genaifactory(with_samples, "documents", "show", document["id"])
+    (document,) = [each for each in await listed(shared_process) if each["id"].endswith("cantine.txt")]
+    _, shown, _ = await genaifactory(shared_process, "documents", "show", document["id"])
     assert french in " ".join(shown.split())
-    assert (await genaifactory(with_samples, "documents", "remove", document["id"]))[0] == 0
+    assert (await genaifactory(shared_process, "documents", "remove", document["id"]))[0] == 0
 
 
-async def test_documents_are_listed_shown_and_removed_here_and_over_http_with_a_key(with_samples: Process) -> None:
-    platform = with_samples.platform
+async def test_documents_are_listed_shown_and_removed_here_and_over_http_with_a_key(shared_process: Process) -> None:
+    platform = shared_process.platform
     over_http = ("--url", platform.endpoints.http_url, "--key", platform.key)
     for where in ((), over_http):
-        code, out, err = await genaifactory(with_samples, "documents", "list", "--prefix", "sample/l", *where)
+        code, out, err = await genaifactory(shared_process, "documents", "list", "--prefix", "sample/l", *where)
         assert code == 0, err
         assert "sample/leave.md" in out
-        shown = await genaifactory(with_samples, "documents", "show", "sample/leave.md", *where)
+        shown = await genaifactory(shared_process, "documents", "show", "sample/leave.md", *where)
         assert "16 days" in shown[1]
-        facts = json.loads((await genaifactory(with_samples, "documents", "show", "sample/leave.md", "--json"))[1])
+        facts = json.loads((await genaifactory(shared_process, "documents", "show", "sample/leave.md", "--json"))[1])
         assert (facts["media_type"], facts["source"], facts["complete"]) == ("text/markdown", "samples", True)
-        code, out, _ = await genaifactory(with_samples, "documents", "sources", *where)
+        code, out, _ = await genaifactory(shared_process, "documents", "sources", *where)
         assert out.split()[:2] == ["Source", "Documents"]
-        assert ["samples", str(len(await listed(with_samples, "--source", "samples")))] in [
+        assert ["samples", str(len(await listed(shared_process, "--source", "samples")))] in [
             line.split() for line in out.splitlines()
         ]
         for command in ("show", "remove"):
-            code, out, err = await genaifactory(with_samples, "documents", command, "leave.md", *where)
+            code, out, err = await genaifactory(shared_process, "documents", command, "leave.md", *where)
             assert (code, out, err.count("\n")) == (1, "", 1)
             assert "did you mean 'sample/leave.md'" in err
-    code, out, err = await genaifactory(with_samples, "documents", "remove", "sample/leave.md", "x", *over_http)
+    code, out, err = await genaifactory(shared_process, "documents", "remove", "sample/leave.md", "x", *over_http)
     assert (code, out) == (1, "1 document removed\n")
     assert "no document 'x'" in err
-    assert "sample/leave.md" not in [each["id"] for each in await listed(with_samples)]
+    assert "sample/leave.md" not in [each["id"] for each in await listed(shared_process)]
 
 
-async def test_unknown_names_are_errors_that_list_the_known_ones(with_samples: Process, tmp_path: Path) -> None:
+async def test_unknown_names_are_errors_that_list_the_known_ones(shared_process: Process, tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text(ALLOWANCE)
     for arguments, known in (
         (("ingest", str(tmp_path / "a.md"), "--key", "gf-nope"), "The API key is not known."),
@@ -157,6 +148,6 @@ async def test_unknown_names_are_errors_that_list_the_known_ones(with_samples: P
         (("export", "--route", "nope"), "there are: "),
         (("export", "--key", "gf-nope"), "The API key is not known."),
     ):
-        code, out, err = await genaifactory(with_samples, *arguments)
+        code, out, err = await genaifactory(shared_process, *arguments)
         assert (code, out, err.count("\n")) == (1, "", 1), arguments
         assert known in err, arguments

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Asker:
@@ -38,11 +42,14 @@ class Asker:
         return out, errors
 
 
-@pytest.fixture
-async def asker(platform: Platform) -> AsyncIterator[Asker]:
-    headers = {"Authorization": f"Bearer {platform.key}"}
-    async with httpx.AsyncClient(base_url=platform.openai_url, headers=headers, timeout=30) as client:
-        yield Asker(platform, client)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def asker(shared_platform: Platform) -> AsyncIterator[Asker]:
+    headers = {"Authorization": f"Bearer {shared_platform.key}"}
+    client = await asyncio.to_thread(
+        lambda: httpx.AsyncClient(base_url=shared_platform.openai_url, headers=headers, timeout=30)
+    )
+    async with client:
+        yield Asker(shared_platform, client)
 
 
 async def test_an_address_in_a_question_is_masked_and_the_question_is_answered(asker: Asker) -> None:

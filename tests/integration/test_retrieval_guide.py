@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_common import channels, testing
@@ -14,7 +16,7 @@ from tests.bench import retrieval
 from tests.data import debian_guide
 from tests.data.debian_guide import LANGUAGES, Page
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.asyncio(loop_scope="module")]
 
 # Against a hang only: the speed depends on the machine and its load, and tests/bench/retrieval.py measures it.
 MAX_INGEST_SECONDS = 300
@@ -49,26 +51,38 @@ def pages() -> list[Page]:
     return debian_guide.corpus_or_skip()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def benchmark(
+    pages: list[Page], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[retrieval.Stub, retrieval.Ingested]]:
+    """A retriever with the whole guide as the benchmark indexes it, and how its ingest went; half a minute of CPU."""
+    async with retrieval.retriever(tmp_path_factory.mktemp("guide")) as stub:
+        yield stub, await retrieval.ingest(stub, retrieval.BENCHMARK, debian_guide.without_answers(pages))
+
+
 async def test_the_guide_is_ingested_and_covers_the_terms_of_its_questions_alone(
-    pages: list[Page], tmp_path: Path
+    pages: list[Page], benchmark: tuple[retrieval.Stub, retrieval.Ingested]
 ) -> None:
-    async with retrieval.retriever(tmp_path) as stub:
-        ingested = await retrieval.ingest(stub, retrieval.GUIDE, pages)
-        print(f"{len(pages)} pages, {ingested.passages} passages in {ingested.seconds:.1f} s")
-        assert ingested.outcomes == {"added": len(pages)}
-        assert ingested.seconds < MAX_INGEST_SECONDS
-        assert (await retrieval.ingest(stub, retrieval.GUIDE, pages)).outcomes == {"unchanged": len(pages)}
-        for question in ANSWERABLE:
-            assert await _coverage(stub, question) >= 0.5, question
-        for question in UNANSWERABLE:
-            assert await _coverage(stub, question) < 0.5, question
+    stub, ingested = benchmark
+    testing.act_as()
+    indexed = debian_guide.without_answers(pages)
+    print(f"{len(indexed)} pages, {ingested.passages} passages in {ingested.seconds:.1f} s")
+    assert ingested.outcomes == {"added": len(indexed)}
+    assert ingested.seconds < MAX_INGEST_SECONDS
+    assert (await retrieval.ingest(stub, retrieval.BENCHMARK, indexed)).outcomes == {"unchanged": len(indexed)}
+    for question in ANSWERABLE:
+        assert await _coverage(stub, question) >= 0.5, question
+    for question in UNANSWERABLE:
+        assert await _coverage(stub, question) < 0.5, question
 
 
-async def test_hybrid_search_is_above_each_method_alone_in_each_language(pages: list[Page], tmp_path: Path) -> None:
+async def test_hybrid_search_is_above_each_method_alone_in_each_language(
+    pages: list[Page], benchmark: tuple[retrieval.Stub, retrieval.Ingested]
+) -> None:
     queries = [query for query in debian_guide.queries(pages) if query.held_out]
-    async with retrieval.retriever(tmp_path) as stub:
-        await retrieval.ingest(stub, retrieval.BENCHMARK, debian_guide.without_answers(pages))
-        scores = await retrieval.evaluate(stub, queries)
+    stub, _ = benchmark
+    testing.act_as()
+    scores = await retrieval.evaluate(stub, queries)
     for language in LANGUAGES:
         mean = retrieval.means(queries, scores, language, held_out=True)
         print(language, {name: round(value, 3) for name, value in mean.items()})
@@ -78,7 +92,7 @@ async def test_hybrid_search_is_above_each_method_alone_in_each_language(pages: 
 
 async def test_a_swap_under_load_loses_no_query_and_mixes_no_versions(pages: list[Page], tmp_path: Path) -> None:
     """Queries run during builds, swaps and changes of one page; results from other pages must stay the same."""
-    some = [page for page in pages if page.name.startswith(("ch04", "ch05"))]
+    some = [page for page in pages if page.name.startswith(("ch04s03", "ch04s05", "ch05s01"))]
     changing = Page("en", "notice.html", "<h1>Notice</h1><p>Edition zero of the xylophone notice.</p>")
     questions = ("How do I boot from a USB stick?", "khởi động từ mạng bằng TFTP", "xylophone notice")
     versions: set[str] = set()
@@ -86,7 +100,8 @@ async def test_a_swap_under_load_loses_no_query_and_mixes_no_versions(pages: lis
     done = asyncio.Event()
     async with retrieval.retriever(tmp_path) as stub:
         testing.act_as(replace(testing.CALLER, permissions=(*testing.CALLER.permissions, "operate")))
-        await retrieval.ingest(stub, retrieval.GUIDE, [*some, changing])
+        ingested = await retrieval.ingest(stub, retrieval.GUIDE, [*some, changing])
+        assert ingested.outcomes == {"added": len(some) + 1}
         before = {question: await _found(stub, question) for question in questions[:2]}
 
         async def ask(question: str) -> None:
@@ -119,7 +134,7 @@ async def test_a_swap_under_load_loses_no_query_and_mixes_no_versions(pages: lis
 
 
 async def _coverage(stub: retrieval.Stub, question: str) -> float:
-    request = retriever_pb2.SearchRequest(knowledge_base=retrieval.GUIDE, query=question, limit=5)
+    request = retriever_pb2.SearchRequest(knowledge_base=retrieval.BENCHMARK, query=question, limit=5)
     return (await channels.unary(stub.Search, request, timeout_seconds=30)).term_coverage
 
 

@@ -24,12 +24,12 @@ from genaifactory_local import state, testing
 from genaifactory_local.testing import Process
 
 # The platform is another process, which blocking here does not affect.
-pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking]
+pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(loop_scope="module")]
 
 
-async def test_questions_in_both_languages_get_cited_answers(platform_process: Process) -> None:
-    english = await platform_process.genaifactory("ask", "How many days of annual leave do I have?")
-    vietnamese = await platform_process.genaifactory("ask", "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?")
+async def test_questions_in_both_languages_get_cited_answers(shared_process: Process) -> None:
+    english = await shared_process.genaifactory("ask", "How many days of annual leave do I have?")
+    vietnamese = await shared_process.genaifactory("ask", "Mỗi năm tôi có bao nhiêu ngày nghỉ phép?")
     assert english[0] == vietnamese[0] == 0
     assert "16 days of paid annual leave" in english[1]
     assert "[1]" in english[1].partition("Sources")[2]
@@ -38,17 +38,17 @@ async def test_questions_in_both_languages_get_cited_answers(platform_process: P
 
 
 async def test_a_question_that_the_documents_do_not_answer_is_refused_in_its_language(
-    platform_process: Process,
+    shared_process: Process,
 ) -> None:
-    code, out, _ = await platform_process.genaifactory("ask", "Ai là tác giả của Truyện Kiều?", "--json")
+    code, out, _ = await shared_process.genaifactory("ask", "Ai là tác giả của Truyện Kiều?", "--json")
     answer = json.loads(out)
     assert code == 0
     assert "không biết" in answer["answer"]
     assert answer["citations"] == []
 
 
-async def test_the_printed_snippets_run_as_they_are_printed(platform_process: Process) -> None:
-    output = platform_process.output
+async def test_the_printed_snippets_run_as_they_are_printed(shared_process: Process) -> None:
+    output = shared_process.output
     curl = re.search(r"^  (curl .*\\\n.*)$", output, re.MULTILINE)
     assert curl is not None
     snippet = re.search(r"^  (from openai.*\n(?:  .*\n)+)", output, re.MULTILINE)
@@ -65,73 +65,78 @@ async def test_the_printed_snippets_run_as_they_are_printed(platform_process: Pr
 
 
 async def test_ingest_adds_documents_to_the_running_platform_and_skips_them_the_second_time(
-    platform_process: Process, tmp_path: Path
+    shared_process: Process, tmp_path: Path
 ) -> None:
     folder = tmp_path / "more: v2"  # at the beginning of a relative URL this would be a scheme
     folder.mkdir()
     (folder / "parking.md").write_text("# Parking\n\nThe car park of the Hue office has 40 places.\n")
     (folder / "broken.pdf").write_bytes(b"%PDF-1.7 this is no PDF")
     (folder / "photo.jpg").write_bytes(b"\xff\xd8")
-    code, out, _ = await platform_process.genaifactory("ingest", str(folder), "--json")
+    code, out, _ = await shared_process.genaifactory("ingest", str(folder), "--json")
     result = json.loads(out)
     assert code == 1  # one was refused
     assert (result["added"], len(result["skipped"])) == (1, 1)
     assert [refused["document_id"] for refused in result["refused"]] == ["more: v2/broken.pdf"]
     assert result["refused"][0]["message"]
-    again = json.loads((await platform_process.genaifactory("ingest", str(folder), "--json"))[1])
+    again = json.loads((await shared_process.genaifactory("ingest", str(folder), "--json"))[1])
     assert (again["added"], again["unchanged"]) == (0, 1)
-    assert "40 places" in (await platform_process.genaifactory("ask", "How many places has the car park?"))[1]
+    assert "40 places" in (await shared_process.genaifactory("ask", "How many places has the car park?"))[1]
 
 
-async def test_usage_and_export_show_what_was_asked(platform_process: Process, tmp_path: Path) -> None:
-    asked = json.loads((await platform_process.genaifactory("ask", "What is the daily allowance?", "--json"))[1])
-    output = tmp_path / "all.jsonl"
-    async with asyncio.timeout(30):
-        while True:  # the record follows the answer
-            code, out, err = await platform_process.genaifactory("export", "--output", str(output))
-            assert (code, out) == (0, ""), err
-            lines = [json.loads(line) for line in output.read_text().splitlines()]
-            if lines:
-                break
-    assert err == f"1 interactions in {output}\n"
-    assert stat.S_IMODE(output.stat().st_mode) == 0o600
-    assert [line["request_id"] for line in lines] == [asked["request_id"]]
-    rows = json.loads((await platform_process.genaifactory("usage", "--json"))[1])
-    assert [(row["model"], row["requests"]) for row in rows] == [("extractive", 1)]
-    table = (await platform_process.genaifactory("usage", "--since", "24h"))[1]
-    assert "extractive" in table
-    nothing = await platform_process.genaifactory("export", "--until", "2020-01-01")
-    assert nothing == (0, "", "")
-    link = tmp_path / "link"
-    link.symlink_to(output)
-    # Ways to write to stdout: only the lines may be written there.
-    for where in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-"):
-        assert (await platform_process.genaifactory("export", "-o", where))[1] == output.read_text(), where
-    assert (await platform_process.genaifactory("export", "-o", str(link)))[0] == 0
-    assert link.is_symlink()
-    code, out, err = await platform_process.genaifactory("export", "-o", str(tmp_path / "missing" / "x"))
-    assert (code, out) == (1, "")
-    assert f"{tmp_path}/missing/x cannot be written: No such file or directory. Give a file in a folder" in err
+async def test_usage_and_export_show_what_was_asked(tmp_path: Path) -> None:
+    async with testing.started(tmp_path / "state", str(testing.SAMPLE)) as process:
+        asked = json.loads((await process.genaifactory("ask", "What is the daily allowance?", "--json"))[1])
+        output = tmp_path / "all.jsonl"
+        async with asyncio.timeout(30):
+            while True:  # the record follows the answer
+                code, out, err = await process.genaifactory("export", "--output", str(output))
+                assert (code, out) == (0, ""), err
+                lines = [json.loads(line) for line in output.read_text().splitlines()]
+                if lines:
+                    break
+        assert err == f"1 interactions in {output}\n"
+        assert stat.S_IMODE(output.stat().st_mode) == 0o600
+        assert [line["request_id"] for line in lines] == [asked["request_id"]]
+        rows = json.loads((await process.genaifactory("usage", "--json"))[1])
+        assert [(row["model"], row["requests"]) for row in rows] == [("extractive", 1)]
+        table = (await process.genaifactory("usage", "--since", "24h"))[1]
+        assert "extractive" in table
+        nothing = await process.genaifactory("export", "--until", "2020-01-01")
+        assert nothing == (0, "", "")
+        link = tmp_path / "link"
+        link.symlink_to(output)
+        # Ways to write to stdout: only the lines may be written there.
+        for where in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "-"):
+            assert (await process.genaifactory("export", "-o", where))[1] == output.read_text(), where
+        assert (await process.genaifactory("export", "-o", str(link)))[0] == 0
+        assert link.is_symlink()
+        code, out, err = await process.genaifactory("export", "-o", str(tmp_path / "missing" / "x"))
+        assert (code, out) == (1, "")
+        assert f"{tmp_path}/missing/x cannot be written: No such file or directory. Give a file in a folder" in err
 
 
-async def test_an_unknown_route_and_a_wrong_key_are_errors_of_one_line(platform_process: Process) -> None:
-    code, _, err = await platform_process.genaifactory("ask", "hello", "--route", "poetry")
+async def test_an_unknown_route_and_a_wrong_key_are_errors_of_one_line(shared_process: Process) -> None:
+    code, _, err = await shared_process.genaifactory("ask", "hello", "--route", "poetry")
     assert code == 1
     assert "no model" in err
     assert err.count("\n") == 1
-    code, _, err = await platform_process.genaifactory("ask", "hello", "--key", "gf-wrong")
+    code, _, err = await shared_process.genaifactory("ask", "hello", "--key", "gf-wrong")
     assert code == 1
     assert err.count("\n") == 1
 
 
-async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(platform_process: Process) -> None:
-    file = platform_process.platform.state.factory_file
+async def test_a_change_of_factory_yaml_is_in_force_without_a_restart(shared_process: Process) -> None:
+    file = shared_process.platform.state.factory_file
     text = await asyncio.to_thread(file.read_text, encoding="utf-8")
-    await asyncio.to_thread(file.write_text, text.replace("- name: chat\n", "- name: talk\n"), encoding="utf-8")
-    running = platform_process.platform
-    async with asyncio.timeout(30), openai.AsyncOpenAI(base_url=running.openai_url, api_key=running.key) as client:
-        while "talk" not in {model.id async for model in client.models.list()}:
-            await asyncio.sleep(0.1)
+    running = shared_process.platform
+    async with openai.AsyncOpenAI(base_url=running.openai_url, api_key=running.key) as client:
+        for former, name in (("chat", "talk"), ("talk", "chat")):
+            changed = text.replace("- name: chat\n", f"- name: {name}\n")
+            await asyncio.to_thread(file.write_text, changed, encoding="utf-8")
+            async with asyncio.timeout(30):
+                while name not in (names := {model.id async for model in client.models.list()}):
+                    await asyncio.sleep(0.1)
+            assert former not in names
 
 
 async def test_it_answers_from_documents_read_so_far_and_reports_that_reading_goes_on(tmp_path: Path) -> None:
@@ -246,51 +251,47 @@ async def test_a_document_that_is_gone_from_its_folder_is_removed_by_the_next_ru
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_it_stops_cleanly_and_starts_again_with_its_documents_and_key(
+async def test_it_stops_cleanly_closes_its_ports_and_starts_again_with_its_documents_and_key(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     folder = tmp_path / "state"
     async with testing.started(folder, str(testing.SAMPLE)) as process:
         key = process.platform.key
+        addresses = (process.platform.endpoints.http_url, process.platform.endpoints.grpc_address)
         assert await process.stop(number) == 0
         assert "Stopping" in process.output
         assert "Traceback" not in process.output
     assert not (folder / "running.json").exists()
     assert not (folder / "run").exists()
+    for address in addresses:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))
     async with testing.started(folder, str(testing.SAMPLE)) as process:
         assert process.platform.key == key
         assert "8 unchanged" in process.output
 
 
 async def test_a_second_platform_on_the_folder_or_the_port_is_refused_in_one_line(
-    platform_process: Process, tmp_path: Path
+    shared_process: Process, tmp_path: Path
 ) -> None:
-    port = platform_process.platform.endpoints.http_url.rpartition(":")[2]
+    port = shared_process.platform.endpoints.http_url.rpartition(":")[2]
     taken = ["run", "--state", str(tmp_path / "other"), "--port", port, "--grpc-port", "0"]
     for arguments, message in (
         (["run", "--port", "0", "--grpc-port", "0"], "Another process runs a platform"),
         (taken, f"Port {port} on 127.0.0.1 is in use by another program. Choose another: --port "),
     ):
-        code, _, err = await platform_process.genaifactory(*arguments)
+        code, _, err = await shared_process.genaifactory(*arguments)
         assert code == 1
         assert message in err
         assert err.count("\n") == 1
 
 
-async def test_its_files_are_readable_by_their_owner_only(platform_process: Process) -> None:
-    folder = platform_process.platform.state.folder
+async def test_its_files_are_readable_by_their_owner_only(shared_process: Process) -> None:
+    folder = shared_process.platform.state.folder
     open_to_others = [path for path in (folder, *folder.rglob("*")) if stat.S_IMODE(path.stat().st_mode) & 0o077]
     assert list(folder.glob("data/**/*")), "there are no files to check"
     assert open_to_others == []
-
-
-async def test_ports_close_when_it_stops(platform_process: Process) -> None:
-    addresses = (platform_process.platform.endpoints.http_url, platform_process.platform.endpoints.grpc_address)
-    await platform_process.stop()
-    for address in addresses:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", int(address.rpartition(":")[2])))
 
 
 def _write_many(folder: Path, count: int) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
@@ -17,13 +17,16 @@ from genaifactory_local import testing
 from genaifactory_local.platform import Options
 from genaifactory_local.testing import Platform
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 QUESTION = "How many days of leave do employees have?"
 
 
-@pytest.fixture
-async def platform(tmp_path: Path) -> AsyncIterator[Platform]:
-    """With the same policy of two years."""
-    async with testing.running(tmp_path / "state", options=Options(http_port=0, grpc_port=0)) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
+    """With the same policy of two years, for all tests."""
+    folder = tmp_path_factory.mktemp("search-options")
+    async with testing.running(folder / "state", options=Options(http_port=0, grpc_port=0)) as found:
         async with _client(found) as client:
             for year, days in (("2025", 12), ("2026", 16)):
                 text = f"# Annual leave\n\nEmployees have {days} days of annual leave.\n"

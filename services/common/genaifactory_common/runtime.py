@@ -39,9 +39,6 @@ SPACE_FULL = "space.full"
 """The health service that is NOT_SERVING while the service's disk is so full that nothing new is accepted."""
 
 _READINESS_INTERVAL_SECONDS = 1.0
-# How long clients may need to react to the changed health, on a node whose CPUs are busy with the server's replacement.
-# Each further call starts the time again.
-_QUIET_SECONDS = 3.0
 # How long before the server's end the calls that still run are ended with an error that allows a retry.
 _ENDING_SECONDS = 1.0
 _PROBES = 16
@@ -172,7 +169,7 @@ async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, server_
     drain_seconds = server_settings.drain_seconds
     if not server_settings.address.startswith("unix:"):
         # Clients that watch health leave now. gRPC cancels calls that reach a server after `stop`.
-        drain_seconds -= await _until_quiet(interceptor, drain_seconds / 2)
+        drain_seconds -= await _until_quiet(interceptor, server_settings.quiet_seconds, drain_seconds / 2)
     stopping = asyncio.ensure_future(server.stop(drain_seconds))
     # A call that is cut off by the server's end has no error; one that is ended before returns that a retry helps.
     await asyncio.wait((stopping,), timeout=drain_seconds - min(_ENDING_SECONDS, drain_seconds / 2))
@@ -180,12 +177,12 @@ async def _stop(server: grpc.aio.Server, interceptor: ServerInterceptor, server_
     await stopping
 
 
-async def _until_quiet(interceptor: ServerInterceptor, longest: float) -> float:
-    """Waits until no call has come for _QUIET_SECONDS, `longest` seconds at most; returns the seconds waited."""
+async def _until_quiet(interceptor: ServerInterceptor, quiet_seconds: float, longest: float) -> float:
+    """Waits until no call has come for `quiet_seconds`, `longest` seconds at most; returns the seconds waited."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     while (now := loop.time()) < (  # noqa: ASYNC110  # each call postpones the end
-        until := min(max(interceptor.last_call_at, started) + _QUIET_SECONDS, started + longest)
+        until := min(max(interceptor.last_call_at, started) + quiet_seconds, started + longest)
     ):
         await asyncio.sleep(until - now)
     return now - started

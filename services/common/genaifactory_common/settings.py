@@ -124,6 +124,12 @@ class Server(Settings):
     )
     metrics_port: int | None = Field(default=None, ge=0, le=65535, description="Serve Prometheus metrics here, if set.")
     drain_seconds: float = Field(default=25.0, ge=0, description="How long running calls may finish after SIGTERM.")
+    quiet_seconds: float = Field(
+        default=3.0,
+        ge=0,
+        description="A server on a port that stops accepts calls until none has come for this long, so that clients "
+        "notice and use another replica; at most half of drain_seconds.",
+    )
     max_concurrent_calls: int = Field(default=1024, ge=1, description="More are refused at once as overloaded.")
     max_connection_age_seconds: float = Field(
         default=300.0, gt=0, description="Clients reconnect after this, and so find new replicas."

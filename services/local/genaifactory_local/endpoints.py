@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
 PATIENCE_SECONDS = 30.0
-"""How long a command waits for a gateway that restarts."""
+"""How long a command waits for a gateway that restarts, unless the environment says otherwise."""
 
 
 class Platform(Protocol):
@@ -32,10 +32,11 @@ class Platform(Protocol):
     def key(self) -> str:
         """An API key. Raises InvalidArgument when there is none."""
 
-    def connected(self, key: str | None, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
+    def connected(self, key: str | None, *, patience_seconds: float | None = None) -> grpc.aio.Channel:
         """A channel to the gateway with the key, which waits so long for a gateway that restarts.
 
-        key: None: the platform's own. Raises InvalidArgument when there is none, or no certificate authority.
+        key, patience_seconds: None: the platform's own. Raises InvalidArgument when there is no key, or no certificate
+        authority.
         """
 
     def factory(self) -> specs.Factory:
@@ -58,13 +59,12 @@ class OnThisMachine:
         """The development key."""
         return state.development_key(self._state)
 
-    def connected(self, key: str | None, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
+    def connected(self, key: str | None, *, patience_seconds: float | None = None) -> grpc.aio.Channel:
         """To a port of this machine."""
         from genaifactory_common import channels
 
-        return channels.connect(
-            self._endpoints.grpc_address, patience_seconds=patience_seconds, api_key=key or self.key()
-        )
+        patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
+        return channels.connect(self._endpoints.grpc_address, patience_seconds=patience, api_key=key or self.key())
 
     def factory(self) -> specs.Factory:
         """The file that the platform follows."""
@@ -81,6 +81,9 @@ class Cluster(settings.Settings):
     http_url: str = Field(description="Its OpenAI API, http://HOST:PORT.")
     grpc_address: str = Field(description="Its gRPC API, dns:///NAME:PORT.")
     tls: settings.Trust
+    patience_seconds: float = Field(
+        default=PATIENCE_SECONDS, ge=0, description="How long a command waits for a gateway that restarts."
+    )
 
 
 class Settings(settings.Common):
@@ -105,14 +108,13 @@ class OnACluster:
             raise InvalidArgument("There is no API key: give --key, or set GENAIFACTORY_API_KEY.", field="--key")
         return self._own.api_key.get_secret_value()
 
-    def connected(self, key: str | None, *, patience_seconds: float = PATIENCE_SECONDS) -> grpc.aio.Channel:
+    def connected(self, key: str | None, *, patience_seconds: float | None = None) -> grpc.aio.Channel:
         """By its name in the cluster's DNS."""
         from genaifactory_common import channels
 
         where = self._where
-        return channels.connect(
-            where.grpc_address, where.tls, patience_seconds=patience_seconds, api_key=key or self.key()
-        )
+        patience = where.patience_seconds if patience_seconds is None else patience_seconds
+        return channels.connect(where.grpc_address, where.tls, patience_seconds=patience, api_key=key or self.key())
 
     def factory(self) -> specs.Factory:
         """The file that is mounted into the pods."""

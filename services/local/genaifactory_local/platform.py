@@ -138,7 +138,11 @@ async def running(
         )
 
         of_gateway = GatewaySettings(
-            server=settings.Server(address=f"{options.host}:{options.grpc_port}", drain_seconds=options.drain_seconds),
+            server=settings.Server(
+                address=f"{options.host}:{options.grpc_port}",
+                drain_seconds=options.drain_seconds,
+                quiet_seconds=0,  # clients have no other replica
+            ),
             telemetry=tracing,
             http=Http(address=f"{options.host}:{options.http_port}"),
             upstreams=Upstreams(modelserver=service_address(sockets, "modelserver")),

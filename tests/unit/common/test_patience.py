@@ -195,11 +195,8 @@ async def test_restarts_under_load_lose_no_call_and_repeat_none(scripted: Script
     assert answered == served_calls > 100
 
 
-async def test_a_client_that_notices_a_stop_late_loses_no_call(
-    scripted: Scripted, free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runtime, "_QUIET_SECONDS", 0.5)
-    server = settings.Server(address=f"127.0.0.1:{free_port}", drain_seconds=10)
+async def test_a_client_that_notices_a_stop_late_loses_no_call(scripted: Scripted, free_port: int) -> None:
+    server = settings.Server(address=f"127.0.0.1:{free_port}", drain_seconds=10, quiet_seconds=0.5)
     running = runtime.running(scripted.app(verifier=None), server)
     # It does not watch health: its first notice is gRPC's own GOAWAY, after which calls are refused.
     async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port}") as unaware:

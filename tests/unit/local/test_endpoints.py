@@ -205,7 +205,11 @@ async def test_every_command_works_from_a_pod_beside_the_platform(cluster: Clust
         assert err.count("\n") == 1
     code, out, err = await cluster.genaifactory("config", "check", "--key", USER)
     assert "Not compared with what is stored: documents (The role 'user' has no permission 'operate'.)" in out
-    trusting_another = {**cluster.environment, "GENAIFACTORY_CLUSTER__TLS__CA": str(other)}
+    trusting_another = {
+        **cluster.environment,
+        "GENAIFACTORY_CLUSTER__TLS__CA": str(other),
+        "GENAIFACTORY_CLUSTER__PATIENCE_SECONDS": "1",
+    }
     code, out, err = await local_testing.genaifactory("usage", environment=trusting_another)
     assert (code, out) == (1, "")
     assert KEY not in err

@@ -37,8 +37,8 @@ class Reachable:
     def key(self) -> str:
         return KEY
 
-    def connected(self, key: str | None, *, patience_seconds: float = 0.0) -> grpc.aio.Channel:
-        return channels.connect(self.gateway, patience_seconds=patience_seconds, api_key=key or self.key())
+    def connected(self, key: str | None, *, patience_seconds: float | None = None) -> grpc.aio.Channel:
+        return channels.connect(self.gateway, patience_seconds=patience_seconds or 0, api_key=key or self.key())
 
     def factory(self) -> specs.Factory:
         raise NotImplementedError
