@@ -208,7 +208,7 @@ async def test_every_command_works_from_a_pod_beside_the_platform(cluster: Clust
     trusting_another = {
         **cluster.environment,
         "GENAIFACTORY_CLUSTER__TLS__CA": str(other),
-        "GENAIFACTORY_CLUSTER__PATIENCE_SECONDS": "1",
+        "GENAIFACTORY_CLUSTER__PATIENCE_SECONDS": "3",
     }
     code, out, err = await local_testing.genaifactory("usage", environment=trusting_another)
     assert (code, out) == (1, "")
