@@ -412,7 +412,7 @@ async def test_a_tenant_has_its_share_and_no_more(server: ModelServer) -> None:
     greedy = identity.Caller("greedy", "g", "g", "user", permissions=("chat",))
     async with connected(server, greedy) as client:
         sampling = {"temperature": 1.0, "seed": 9}
-        work = [asyncio.create_task(client.ask(prompt("leave", max_tokens=490, sampling=sampling))) for _ in range(100)]
+        work = [asyncio.create_task(client.ask(prompt("leave", max_tokens=200, sampling=sampling))) for _ in range(100)]
         await busy(server, 100)
         with pytest.raises(RateLimited, match="100 requests") as raised:
             await client.ask(prompt("one more"))
