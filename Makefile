@@ -179,13 +179,13 @@ sync: .venv/.dev  ## install for development
 clean:  ## remove the environment and caches; the state folder .genaifactory stays
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.venv/.run: uv.lock pyproject.toml $(wildcard protos/pyproject.toml operators/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
+.venv/.run: uv.lock pyproject.toml $(wildcard protos/pyproject.toml operators/pyproject.toml pipelines/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
 	@echo "Installing into .venv (once; a minute or two when nothing is cached) ..."
 	@$(UV) sync --frozen --no-dev --inexact --compile-bytecode --quiet
 	@touch $@
 
-.venv/.dev: uv.lock pyproject.toml $(wildcard protos/pyproject.toml operators/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
+.venv/.dev: uv.lock pyproject.toml $(wildcard protos/pyproject.toml operators/pyproject.toml pipelines/pyproject.toml services/*/pyproject.toml) | $(filter .cache/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
 	$(UV) sync --frozen --quiet
 	@touch $@

@@ -102,7 +102,8 @@ async def _gateway(folder: Path) -> AsyncIterator[str]:
         testing.served(fake.app(testing.VERIFIER)) as to_orchestrator,
         testing.served(store.app(testing.VERIFIER)) as to_monitor,
     ):
-        to = Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_monitor)  # it has no documents
+        # It has no documents, and checks no texts.
+        to = Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_monitor, safety=to_monitor)
         app = create_app(own, specs.Source(specs.parse(FACTORY)), to, Telemetry("gateway"))
         async with testing.served(app):
             yield f"http://{app.http_address()}/v1"

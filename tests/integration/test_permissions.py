@@ -151,6 +151,9 @@ REQUESTS: dict[str, Callable[[], Message]] = {
     f"{GATEWAY}Ingest": lambda: gateway_pb2.IngestRequest(open=gateway_pb2.IngestOpen(knowledge_base="documents")),
     f"{GATEWAY}DeleteDocuments": lambda: gateway_pb2.DeleteDocumentsRequest(document_ids=["none"]),
     f"{GATEWAY}GetDocument": lambda: gateway_pb2.GetDocumentRequest(document_id="none"),
+    f"{GATEWAY}CheckTexts": lambda: gateway_pb2.CheckTextsRequest(
+        texts=["phép"], policy="default", direction=types_pb2.DIRECTION_INPUT
+    ),
     f"{ORCHESTRATOR}Answer": lambda: orchestrator_pb2.AnswerRequest(
         request_id="req-1", route="rag", messages=messages(), fresh=True
     ),

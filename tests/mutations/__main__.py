@@ -27,7 +27,7 @@ from tests.mutations import checks
 from tests.mutations.checks import BELOW, ROOT
 from tests.mutations.table import MUTATIONS, Mutation
 
-_PACKAGES = re.compile(r"(?:services/\w+|operators)/(genaifactory_\w+)/__init__\.py|protos/(genaifactory)/.*")
+_PACKAGES = re.compile(r"(?:services/\w+|operators|pipelines)/(genaifactory_\w+)/__init__\.py|protos/(genaifactory)/.*")
 _COPIES = 2
 _PASSED, _FAILED = "passed", "failed"
 
@@ -172,7 +172,8 @@ def _interpreter(folder: Path, project: Path) -> Path:
     libraries = folder / "lib" / version / "site-packages"
     libraries.mkdir(parents=True)
     # .pth files in the folders named here are not read: they would lead to the folder that this is run from.
-    places = [project / "protos", project / "operators", *sorted((project / "services").glob("*/"))]
+    places = [project / name for name in ("protos", "operators", "pipelines")]
+    places += sorted((project / "services").glob("*/"))
     places.append(Path(sys.prefix) / "lib" / version / "site-packages")
     (libraries / "project.pth").write_text("".join(f"{place}\n" for place in places))
     return python

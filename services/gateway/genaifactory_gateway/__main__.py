@@ -24,7 +24,7 @@ def _create(settings: Settings, telemetry: Telemetry) -> GatewayApp:
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
-        async with to.orchestrator, to.monitor, app.lifespan():
+        async with to.orchestrator, to.monitor, to.retriever, to.safety, app.lifespan():
             yield
 
     return dataclasses.replace(app, lifespan=lifespan)

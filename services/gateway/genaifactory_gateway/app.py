@@ -21,6 +21,7 @@ from genaifactory_gateway.adapters import Adapters
 from genaifactory_gateway.admission import SERVICE, Admission
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
+from genaifactory_gateway.guardrails import Guardrails
 from genaifactory_gateway.health import Health
 from genaifactory_gateway.http.application import HttpApplication
 from genaifactory_gateway.http.chat import HttpChat
@@ -143,6 +144,7 @@ def _parts(
             build_timeout_seconds=settings.transfers.timeout_seconds,
         ),
         records=Records(to.monitor, transfers, timeout_seconds=upstreams.record_timeout_seconds),
+        guardrails=Guardrails(to.safety, timeout_seconds=upstreams.check_timeout_seconds),
         adapters=Adapters(upstreams.modelserver, upstreams.tls, timeout_seconds=settings.transfers.timeout_seconds),
         counts=Counts(to, timeout_seconds=upstreams.record_timeout_seconds),
     )
@@ -159,4 +161,5 @@ def connect(upstreams: Upstreams) -> Channels:
         orchestrator=channels.connect(upstreams.orchestrator, upstreams.tls, patience_seconds=patience),
         monitor=channels.connect(upstreams.monitor, upstreams.tls, patience_seconds=patience),
         retriever=channels.connect(upstreams.retriever, upstreams.tls, patience_seconds=patience),
+        safety=channels.connect(upstreams.safety, upstreams.tls, patience_seconds=patience),
     )

@@ -21,6 +21,7 @@ from genaifactory_gateway.adapters import Adapters
 from genaifactory_gateway.admission import Admission, Entry
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
+from genaifactory_gateway.guardrails import Guardrails
 from genaifactory_gateway.indexes import Indexes
 from genaifactory_gateway.records import Records
 from genaifactory_gateway.uploads import Uploads
@@ -45,6 +46,7 @@ class Parts:
     uploads: Uploads
     indexes: Indexes
     records: Records
+    guardrails: Guardrails
     counts: Counts
     adapters: Adapters
 
@@ -59,6 +61,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self._uploads = parts.uploads
         self._indexes = parts.indexes
         self._records = parts.records
+        self._guardrails = parts.guardrails
         self._counts = parts.counts
         self._adapters = parts.adapters
 
@@ -196,6 +199,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         ):
             async for piece in pieces:
                 yield piece
+
+    async def CheckTexts(
+        self, request: gateway_pb2.CheckTextsRequest, context: _Context
+    ) -> gateway_pb2.CheckTextsResponse:
+        """Checks texts by a policy."""
+        async with self._admit(context, "CheckTexts") as entry:
+            return await self._guardrails.check(entry, request)
 
     async def DeleteConversation(
         self, request: gateway_pb2.DeleteConversationRequest, context: _Context

@@ -77,6 +77,9 @@ class Upstreams(settings.Settings):
     retriever: str = Field(
         default="dns:///retriever:50051", description="For documents; searches go through the orchestrator."
     )
+    safety: str = Field(
+        default="dns:///safety:50051", description="For data to train on; answers are checked by the orchestrator."
+    )
     modelserver: str = Field(
         default="",
         description="For adapters: a name that resolves to the addresses of all replicas; empty: none.",
@@ -88,6 +91,7 @@ class Upstreams(settings.Settings):
     health_timeout_seconds: float = Field(default=1.0, gt=0, description="For one check of their health.")
     record_timeout_seconds: float = Field(default=10.0, gt=0, description="For one call to a running monitor.")
     documents_timeout_seconds: float = Field(default=30.0, gt=0, description="For one call to a running retriever.")
+    check_timeout_seconds: float = Field(default=10.0, gt=0, description="For safety's check of one text.")
     conversations_timeout_seconds: float = Field(
         default=10.0, gt=0, description="For one call to the orchestrator about stored conversations."
     )

@@ -28,6 +28,7 @@ class Channels:
     orchestrator: grpc.aio.Channel
     monitor: grpc.aio.Channel
     retriever: grpc.aio.Channel
+    safety: grpc.aio.Channel
 
 
 @dataclass(frozen=True)

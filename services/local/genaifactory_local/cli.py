@@ -1,4 +1,4 @@
-"""The `genaifactory` command line: run, ask, documents, usage, export, watch, blocked, trace, smoke, config."""
+"""The `genaifactory` command line; `_COMMANDS` names its commands."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _COMMANDS = {
     "remove": "documents.remove",
     "usage": "records.usage",
     "export": "records.export",
+    "dataset": "dataset.dataset",
     "watch": "watch.watch",
     "trace": "trace.trace",
     "blocked": "blocked.blocked",

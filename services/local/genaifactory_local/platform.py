@@ -148,7 +148,9 @@ async def running(
             upstreams=Upstreams(modelserver=service_address(sockets, "modelserver")),
             context_private_key=SecretStr(base64.b64encode(signer.private_key).decode()),
         )
-        to = gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever)
+        to = gateway.Channels(
+            orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever, safety=to_safety
+        )
         of_itself = await telemetry("gateway")
         await serve(gateway.create_private_app(of_gateway, source, to, of_itself), where("gateway")["server"])
         if before_gateway is not None:

@@ -186,6 +186,7 @@ async def _started(
                 orchestrator=to_nobody if orchestrator_down else to_orchestrator,
                 monitor=to_monitor,
                 retriever=to_retriever,
+                safety=to_nobody,
             ),
             telemetry or Telemetry("gateway"),
             quotas=MemoryQuotas(clock),

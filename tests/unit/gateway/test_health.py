@@ -21,7 +21,9 @@ async def test_a_ready_gateway_stays_ready_while_the_orchestrator_restarts(tmp_p
     app = FakeOrchestrator().app(testing.VERIFIER)
     async with AsyncExitStack() as running, channels.connect(address) as channel:
         await running.enter_async_context(runtime.running(app, settings.Server(address=address, drain_seconds=0.1)))
-        health = Health(Channels(orchestrator=channel, monitor=channel, retriever=channel), timeout_seconds=1)
+        health = Health(
+            Channels(orchestrator=channel, monitor=channel, retriever=channel, safety=channel), timeout_seconds=1
+        )
         before = health.ready
         assert (await health.check())["orchestrator"] == "serving"
         assert (before, health.ready) == (False, True)
@@ -37,7 +39,9 @@ async def test_a_health_check_does_not_wait_for_an_unreachable_service() -> None
         channels.connect("dns:///127.0.0.1:1", patience_seconds=60) as orchestrator,
         channels.connect("unix:/nonexistent/m", patience_seconds=60) as monitor,
     ):
-        health = Health(Channels(orchestrator=orchestrator, monitor=monitor, retriever=monitor), timeout_seconds=1)
+        health = Health(
+            Channels(orchestrator=orchestrator, monitor=monitor, retriever=monitor, safety=monitor), timeout_seconds=1
+        )
         assert await health.check() == {"orchestrator": "unreachable", "monitor": "unreachable"}
         assert not health.ready
 
@@ -54,7 +58,9 @@ async def test_a_full_disk_of_an_upstream_is_reported_and_the_gateway_stays_read
     app = dataclasses.replace(FakeOrchestrator().app(testing.VERIFIER), space=space)
     server = settings.Server(address=address, drain_seconds=0.1)
     async with runtime.running(app, server), channels.connect(address) as channel:
-        health = Health(Channels(orchestrator=channel, monitor=channel, retriever=channel), timeout_seconds=1)
+        health = Health(
+            Channels(orchestrator=channel, monitor=channel, retriever=channel, safety=channel), timeout_seconds=1
+        )
         assert await health.check() == {"orchestrator": state, "monitor": state}
         assert health.can_answer is can_answer
         assert health.ready, "clients must get the reason"

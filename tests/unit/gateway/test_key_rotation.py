@@ -91,7 +91,7 @@ async def running(verifier: tokens.Verifier, gateway: Settings) -> AsyncIterator
         testing.served(monitor.app(testing.VERIFIER)) as to_monitor,
         testing.served(retriever.app(testing.VERIFIER)) as to_retriever,
     ):
-        to = Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever)
+        to = Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever, safety=to_retriever)
         app = await asyncio.to_thread(create_app, gateway, specs.Source(specs.parse(FACTORY)), to, Telemetry("gateway"))
         async with testing.served(app):
             yield orchestrator, app.http_address()

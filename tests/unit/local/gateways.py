@@ -39,7 +39,7 @@ async def gateway(
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="gf-")
         stack.push_async_callback(asyncio.to_thread, folder.cleanup)
         own = Settings(context_private_key=SecretStr(base64.b64encode(testing.SIGNER.private_key).decode()))
-        to = app.Channels(orchestrator=nobody, monitor=monitor or nobody, retriever=retriever or nobody)
+        to = app.Channels(orchestrator=nobody, monitor=monitor or nobody, retriever=retriever or nobody, safety=nobody)
         private = app.create_private_app(own, specs.Source(specs.parse(FACTORY)), to, Telemetry("gateway"))
         server = settings.Server(address=address or f"unix:{folder.name}/gateway.sock", drain_seconds=0.1)
         at = await stack.enter_async_context(runtime.running(private, server))

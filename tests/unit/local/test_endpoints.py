@@ -127,7 +127,9 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
             channels.connect(at_retriever, _issue(authority, tmp_path, "gateway"))
         )
         of_gateway = GatewaySettings(http=Http(address="127.0.0.1:0"), context_private_key=SecretStr(private_key))
-        to = gateway.Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever)
+        to = gateway.Channels(
+            orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_retriever, safety=to_orchestrator
+        )
         gateway_app = gateway.create_app(of_gateway, source, to, Telemetry("gateway"))
         at_gateway = await serve(gateway_app, "gateway")
         yield Cluster(

@@ -1274,6 +1274,84 @@ class ExportInteractionsResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class CheckTextsRequest(message.Message):
+    """Texts to check."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: builtins.int
+    POLICY_FIELD_NUMBER: builtins.int
+    DIRECTION_FIELD_NUMBER: builtins.int
+    policy: builtins.str
+    """Policy name in factory.yaml."""
+    direction: types_pb2.Direction.ValueType
+    """Which of the policy's rules apply."""
+    @builtins.property
+    def texts(self) -> containers.RepeatedScalarFieldContainer[builtins.str]:
+        """1 to 100, of 4,000,000 characters together."""
+
+    def __init__(
+        self,
+        *,
+        texts: abc.Iterable[builtins.str] | None = ...,
+        policy: builtins.str = ...,
+        direction: types_pb2.Direction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["direction", b"direction", "policy", b"policy", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CheckTextsResponse(message.Message):
+    """The verdicts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def texts(self) -> containers.RepeatedCompositeFieldContainer[CheckedText]:
+        """One for each text, in their order."""
+
+    def __init__(
+        self,
+        *,
+        texts: abc.Iterable[CheckedText] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class CheckedText(message.Message):
+    """A text after the check."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    text: builtins.str
+    """The released text: unchanged, masked, or empty after a block."""
+    @builtins.property
+    def verdict(self) -> types_pb2.Verdict:
+        """The outcome."""
+
+    def __init__(
+        self,
+        *,
+        verdict: types_pb2.Verdict | None = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["text", b"text", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class DeleteConversationRequest(message.Message):
     """A conversation to erase."""
 

@@ -106,6 +106,11 @@ class GatewayServiceStub:
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.FromString,
                 _registered_method=True)
+        self.CheckTexts = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/CheckTexts',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsResponse.FromString,
+                _registered_method=True)
         self.DeleteConversation = channel.unary_unary(
                 '/genaifactory.gateway.v1.GatewayService/DeleteConversation',
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DeleteConversationRequest.SerializeToString,
@@ -253,6 +258,15 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckTexts(self, request, context):
+        """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
+        Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
+        failed; none of the texts may be used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteConversation(self, request, context):
         """Erases a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'.
         """
@@ -373,6 +387,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.ExportInteractions,
                     request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.FromString,
                     response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.SerializeToString,
+            ),
+            'CheckTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckTexts,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsResponse.SerializeToString,
             ),
             'DeleteConversation': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteConversation,
@@ -785,6 +804,33 @@ class GatewayService:
             '/genaifactory.gateway.v1.GatewayService/ExportInteractions',
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.SerializeToString,
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/CheckTexts',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsResponse.FromString,
             options,
             channel_credentials,
             insecure,

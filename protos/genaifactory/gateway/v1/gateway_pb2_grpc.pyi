@@ -81,6 +81,11 @@ class GatewayServiceStub:
     """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
     permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
     """
+    CheckTexts: grpc.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]
+    """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
+    Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
+    failed; none of the texts may be used.
+    """
     DeleteConversation: grpc.UnaryUnaryMultiCallable[gateway_pb2.DeleteConversationRequest, gateway_pb2.DeleteConversationResponse]
     """Erases a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'."""
     CountDocuments: grpc.UnaryUnaryMultiCallable[gateway_pb2.CountDocumentsRequest, gateway_pb2.CountDocumentsResponse]
@@ -154,6 +159,11 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     ExportInteractions: aio.UnaryStreamMultiCallable[gateway_pb2.ExportInteractionsRequest, gateway_pb2.ExportInteractionsResponse]  # type: ignore[assignment]
     """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
     permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+    """
+    CheckTexts: aio.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]  # type: ignore[assignment]
+    """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
+    Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
+    failed; none of the texts may be used.
     """
     DeleteConversation: aio.UnaryUnaryMultiCallable[gateway_pb2.DeleteConversationRequest, gateway_pb2.DeleteConversationResponse]  # type: ignore[assignment]
     """Erases a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'."""
@@ -309,6 +319,17 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[abc.Iterator[gateway_pb2.ExportInteractionsResponse], abc.AsyncIterator[gateway_pb2.ExportInteractionsResponse]]:
         """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
         permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+        """
+
+    @abc_1.abstractmethod
+    def CheckTexts(
+        self,
+        request: gateway_pb2.CheckTextsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.CheckTextsResponse, abc.Awaitable[gateway_pb2.CheckTextsResponse]]:
+        """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
+        Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
+        failed; none of the texts may be used.
         """
 
     @abc_1.abstractmethod

@@ -26,7 +26,7 @@ from genaifactory.options.v1 import options_pb2 as genaifactory_dot_options_dot_
 from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#genaifactory/safety/v1/safety.proto\x12\x16genaifactory.safety.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\"e\n\x10\x43heckTextRequest\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\"R\n\x11\x43heckTextResponse\x12/\n\x07verdict\x18\x01 \x01(\x0b\x32\x1e.genaifactory.types.v1.Verdict\x12\x0c\n\x04text\x18\x02 \x01(\t\"e\n\x12\x43heckStreamRequest\x12\x37\n\x04open\x18\x01 \x01(\x0b\x32\'.genaifactory.safety.v1.CheckStreamOpenH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x06\n\x04part\"V\n\x0f\x43heckStreamOpen\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0e\n\x06policy\x18\x02 \x01(\t\"d\n\x13\x43heckStreamResponse\x12\x12\n\x08released\x18\x01 \x01(\tH\x00\x12\x31\n\x07verdict\x18\x02 \x01(\x0b\x32\x1e.genaifactory.types.v1.VerdictH\x00\x42\x06\n\x04part2\xf8\x01\n\rSafetyService\x12o\n\tCheckText\x12(.genaifactory.safety.v1.CheckTextRequest\x1a).genaifactory.safety.v1.CheckTextResponse\"\r\x90\x02\x01\xa2\xbb\x18\x06\n\x04\x63hat\x12v\n\x0b\x43heckStream\x12*.genaifactory.safety.v1.CheckStreamRequest\x1a+.genaifactory.safety.v1.CheckStreamResponse\"\n\xa2\xbb\x18\x06\n\x04\x63hat(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#genaifactory/safety/v1/safety.proto\x12\x16genaifactory.safety.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\"e\n\x10\x43heckTextRequest\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\"R\n\x11\x43heckTextResponse\x12/\n\x07verdict\x18\x01 \x01(\x0b\x32\x1e.genaifactory.types.v1.Verdict\x12\x0c\n\x04text\x18\x02 \x01(\t\"e\n\x12\x43heckStreamRequest\x12\x37\n\x04open\x18\x01 \x01(\x0b\x32\'.genaifactory.safety.v1.CheckStreamOpenH\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x06\n\x04part\"V\n\x0f\x43heckStreamOpen\x12\x33\n\tdirection\x18\x01 \x01(\x0e\x32 .genaifactory.types.v1.Direction\x12\x0e\n\x06policy\x18\x02 \x01(\t\"d\n\x13\x43heckStreamResponse\x12\x12\n\x08released\x18\x01 \x01(\tH\x00\x12\x31\n\x07verdict\x18\x02 \x01(\x0b\x32\x1e.genaifactory.types.v1.VerdictH\x00\x42\x06\n\x04part2\x80\x02\n\rSafetyService\x12w\n\tCheckText\x12(.genaifactory.safety.v1.CheckTextRequest\x1a).genaifactory.safety.v1.CheckTextResponse\"\x15\x90\x02\x01\xa2\xbb\x18\x0e\n\x04\x63hat\n\x06\x65xport\x12v\n\x0b\x43heckStream\x12*.genaifactory.safety.v1.CheckStreamRequest\x1a+.genaifactory.safety.v1.CheckStreamResponse\"\n\xa2\xbb\x18\x06\n\x04\x63hat(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genaifactory.safety.v1.safe
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAFETYSERVICE'].methods_by_name['CheckText']._loaded_options = None
-  _globals['_SAFETYSERVICE'].methods_by_name['CheckText']._serialized_options = b'\220\002\001\242\273\030\006\n\004chat'
+  _globals['_SAFETYSERVICE'].methods_by_name['CheckText']._serialized_options = b'\220\002\001\242\273\030\016\n\004chat\n\006export'
   _globals['_SAFETYSERVICE'].methods_by_name['CheckStream']._loaded_options = None
   _globals['_SAFETYSERVICE'].methods_by_name['CheckStream']._serialized_options = b'\242\273\030\006\n\004chat'
   _globals['_CHECKTEXTREQUEST']._serialized_start=137
@@ -48,5 +48,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKSTREAMRESPONSE']._serialized_start=515
   _globals['_CHECKSTREAMRESPONSE']._serialized_end=615
   _globals['_SAFETYSERVICE']._serialized_start=618
-  _globals['_SAFETYSERVICE']._serialized_end=866
+  _globals['_SAFETYSERVICE']._serialized_end=874
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,110 @@
+"""A step of the loop: a typed function that runs the same in a test, in `make pipeline` and in a pod.
+
+Steps of one run share a folder, and each has its own folder in it:
+
+    RUN/collect/result.json  interactions.jsonl  ...
+    RUN/curate/result.json   dataset/  report.html
+
+A step reads only the folders of the steps that it needs. `result.json` is written last; `.attempt` is first,
+with a key made of everything that the result depends on: a step that is run again with the same key returns its result,
+and one that was killed goes on from what its folder holds. With another key the folder is emptied first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from genaifactory_common import files
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_pipelines.gateway import Gateway
+from genaifactory_pipelines.progress import Progress
+
+RESULT = "result.json"
+_ATTEMPT = ".attempt"
+
+
+class Values(BaseModel):
+    """Parameters or outputs of a step."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Parameters = TypeVar("Parameters", bound=Values)
+Outputs = TypeVar("Outputs", bound=Values)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a step works with."""
+
+    run: Path
+    """The run's folder."""
+    gateway: Gateway
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Step(Generic[Parameters, Outputs]):
+    """One step."""
+
+    name: str
+    parameters: type[Parameters]
+    outputs: type[Outputs]
+    work: Callable[[Parameters, Context, Path], Awaitable[Outputs]]
+    """Gets the step's own folder, which a killed attempt may have left half filled. Raises FactoryError."""
+    needs: tuple[Step[Any, Any], ...] = ()
+
+    async def run(self, parameters: Parameters, context: Context) -> Outputs:
+        """The step's outputs, from an earlier run when nothing that they depend on has changed. Raises FactoryError."""
+        folder = context.run / self.name
+        known = await asyncio.to_thread(self._prepare, parameters, context.run)
+        if known is not None:
+            context.progress.line(f"{self.name}: nothing has changed since it was run")
+            return known
+        outputs = await self.work(parameters, context, folder)
+        text = outputs.model_dump_json(indent=2)
+        await asyncio.to_thread(files.write, folder / RESULT, f"{text}\n".encode())
+        return outputs
+
+    def of(self, run: Path) -> Outputs:
+        """The outputs of a step that another needs. Raises InvalidArgument when it was not run."""
+        try:
+            return self.outputs.model_validate_json((run / self.name / RESULT).read_bytes())
+        except (OSError, ValidationError):
+            raise InvalidArgument(
+                f"{run / self.name} holds no result of '{self.name}': run that step first.", field="run"
+            ) from None
+
+    def _prepare(self, parameters: Parameters, run: Path) -> Outputs | None:
+        """The result, if the folder has it with this key; else a folder for the attempt. Blocks."""
+        depends_on = {
+            "step": self.name,
+            "version": version("genaifactory-pipelines"),
+            "parameters": parameters.model_dump(mode="json"),
+            "needs": {each.name: each.of(run).model_dump(mode="json") for each in self.needs},
+        }
+        key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+        folder = run / self.name
+        try:
+            same = (folder / _ATTEMPT).read_text(encoding="utf-8") == key
+        except OSError:
+            same = False
+        if not same:  # what an attempt with other parameters has left is of no use
+            if folder.exists() and not (folder / _ATTEMPT).exists() and any(folder.iterdir()):
+                raise InvalidArgument(f"{folder} holds other files. Give a folder of its own for the run.", field="run")
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700, parents=True)
+            files.write(folder / _ATTEMPT, key.encode())
+        if not (folder / RESULT).exists():
+            return None
+        return self.of(run)

@@ -1,0 +1,92 @@
+"""A step is run once for what it depends on, and its folder belongs to one run."""
+
+from __future__ import annotations
+
+import asyncio
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.step import RESULT, Context, Step, Values
+
+
+class Parameters(Values):
+    number: int
+
+
+class Outputs(Values):
+    square: int
+
+
+async def _square(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+    started = folder / "started"
+    count = len(await asyncio.to_thread(lambda: started.read_text() if started.exists() else ""))
+    await asyncio.to_thread(started.write_text, "x" * (count + 1))
+    if count == 0 and parameters.number == 13:
+        raise ZeroDivisionError
+    return Outputs(square=parameters.number**2)
+
+
+async def _next(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+    found = await asyncio.to_thread(square.of, context.run)
+    return Outputs(square=found.square + parameters.number)
+
+
+square = Step("square", Parameters, Outputs, _square)
+following = Step("following", Parameters, Outputs, _next, needs=(square,))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(tmp_path, None, Progress(Console(file=StringIO())))  # type: ignore[arg-type]  # no step here uses it
+
+
+async def test_a_step_that_was_run_is_not_run_again(context: Context) -> None:
+    for _ in range(2):
+        assert await square.run(Parameters(number=3), context) == Outputs(square=9)
+    assert await asyncio.to_thread((context.run / "square" / "started").read_text) == "x"
+
+
+async def test_other_parameters_begin_in_an_empty_folder(context: Context) -> None:
+    await square.run(Parameters(number=3), context)
+    assert await square.run(Parameters(number=4), context) == Outputs(square=16)
+    assert await asyncio.to_thread((context.run / "square" / "started").read_text) == "x"
+
+
+async def test_an_attempt_finds_what_the_one_before_has_left(context: Context) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await square.run(Parameters(number=13), context)
+    assert await square.run(Parameters(number=13), context) == Outputs(square=169)
+    assert await asyncio.to_thread((context.run / "square" / "started").read_text) == "xx"
+
+
+async def test_a_step_is_run_again_when_what_it_needs_has_another_result(context: Context) -> None:
+    with pytest.raises(InvalidArgument, match="holds no result of 'square'"):
+        await following.run(Parameters(number=1), context)
+    for number, expected in ((3, 10), (4, 17)):
+        await square.run(Parameters(number=number), context)
+        assert await following.run(Parameters(number=1), context) == Outputs(square=expected)
+
+
+async def test_a_folder_with_other_files_and_a_damaged_result_are_refused(context: Context) -> None:
+    await square.run(Parameters(number=3), context)
+    await asyncio.to_thread((context.run / "square" / RESULT).write_text, "{")
+    with pytest.raises(InvalidArgument, match="holds no result of 'square'"):
+        await square.run(Parameters(number=3), context)
+    await asyncio.to_thread((context.run / "square" / ".attempt").unlink)
+    with pytest.raises(InvalidArgument, match="holds other files"):
+        await square.run(Parameters(number=3), context)
+
+
+def test_a_log_gets_a_line_every_ten_seconds() -> None:
+    written, now = StringIO(), 0.0
+    progress = Progress(Console(file=written, width=80), clock=lambda: now)
+    with progress.counting("collect", 2000) as report:
+        for second in range(25):
+            now = float(second)
+            report(second * 50)
+    assert written.getvalue() == "collect: 500 of 2,000 after 10 s\ncollect: 1,000 of 2,000 after 20 s\n"
