@@ -114,6 +114,8 @@ async def curate(
     examples = [each for each in clean if each is not None]
     kept, dropped = without_duplicates(examples, options.duplicate_similarity)
     left_out["near-duplicate"] += len(dropped)
+    if again := [name for name, count in Counter(each.id for each in kept).items() if count > 1]:
+        raise InvalidDataset([f"the id '{name}' is that of a recorded and of a given example" for name in again])
     _require_enough(kept, options.least_examples)
     parts = splits.split(kept, validation=options.validation, test=options.test)
     train, surplus = splits.balanced(parts.train, most_times_median=options.most_times_median)

@@ -151,6 +151,13 @@ async def test_what_holds_a_golden_item_is_left_out_of_records_and_refused_in_fi
         await curated(examples(40)[8:], given=[quoted], golden=golden)
 
 
+async def test_a_given_example_that_was_recorded_is_one_example_and_another_with_its_id_is_refused() -> None:
+    found = await curated(examples(40), given=[example(3)])
+    assert [each.id for each in everything(found)].count("req-00003") == 1
+    with pytest.raises(InvalidDataset, match="the id 'req-00003' is that of a recorded and of a given example"):
+        await curated(examples(40), given=[example(99, id="req-00003")])
+
+
 async def test_too_few_and_too_uniform_examples_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="0 examples are left, and 20 are the least"):
         await curated([])
