@@ -24,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, identity, testing
+from tests import ports
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -105,7 +106,7 @@ class ModelServer:
 
     def session(self) -> str:
         """The command lines of its session, which has all that it starts, also what outlives it; a line each."""
-        command = ("ps", "-o", "args=", "-s", str(self.process.pid))
+        command = ("ps", "-wwo", "args=", "-s", str(self.process.pid))
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def kill(self) -> None:
@@ -135,7 +136,7 @@ def started(
     sockets = Path(tempfile.mkdtemp(prefix="gf-"))
     factory = folder / "factory.yaml"
     factory.write_text(json.dumps({**_FACTORY, "engines": list(engines)}))
-    metrics_port = free_port()
+    metrics_port = ports.free_port()
     variables = {
         "OMP_NUM_THREADS": "1",
         "GENAIFACTORY_SERVER__ADDRESS": address or f"unix:{sockets}/s.sock",
@@ -169,7 +170,7 @@ def started(
 
 def descendants(pid: int) -> dict[int, str]:
     """The processes below one, with their command lines."""
-    listed = subprocess.run(("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(("ps", "-ewwo", "pid=,ppid=,args="), capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
     parents = {int(row[0]): int(row[1]) for row in rows}
     commands = {int(row[0]): row[2] for row in rows}
@@ -202,15 +203,6 @@ def wait_until_gone(pids: Sequence[int], *, seconds: float) -> None:
     while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, f"processes outlive their server: {left}"
         time.sleep(0.1)
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

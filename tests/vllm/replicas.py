@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, AnyStr
 from genaifactory.modelserver.v1 import modelserver_pb2_grpc
 from genaifactory_common import channels, testing
 from genaifactory_common.testing import certificates
+from tests import ports
 from tests.vllm import processes
 from tests.vllm.processes import MAX_LOADED, OPERATOR, Client, ModelServer
 
@@ -89,7 +90,7 @@ class Replicas:
     def __init__(self, folder: Path, source: str, stack: ExitStack) -> None:
         """source: of the weights. stack: ends what is started."""
         self._tls = certificates.write(folder / "tls", certificates.new_authority(), names=(NAME,))
-        self._port = processes.free_port()
+        self._port = ports.free_port()
         self._folder = folder
         self._stack = stack
         # As long a context as the model has: answers that outlast a drain.
@@ -128,7 +129,7 @@ class Replicas:
             yield Client(modelserver_pb2_grpc.ModelServiceStub(channel))
 
     def _started(self, host: str) -> ModelServer:
-        health = f"127.0.0.1:{processes.free_port()}"
+        health = f"127.0.0.1:{ports.free_port()}"
         environment = {
             "GENAIFACTORY_SERVER__TLS__CERTIFICATE": str(self._tls.certificate),
             "GENAIFACTORY_SERVER__TLS__PRIVATE_KEY": str(self._tls.private_key),

@@ -18,6 +18,7 @@ import pytest
 
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory_common.errors import DeadlineExceeded, Overloaded, Unavailable
+from tests import ports
 from tests.vllm import processes
 from tests.vllm.processes import NOT_SERVING, SERVING, Client, ModelServer, prompt
 
@@ -243,7 +244,7 @@ def test_what_keeps_replicas_from_starting_is_told_as_by_a_plain_server(tmp_path
         assert server.process.wait(90) == 1
         assert f"The script {tmp_path}/missing.json cannot be read" in server.tail().splitlines()[-1]
         # It was the leader of a session, in which Ray's processes are as well.
-        left = subprocess.run(("ps", "-o", "args=", "-s", str(server.process.pid)), capture_output=True, check=False)
+        left = subprocess.run(("ps", "-wwo", "args=", "-s", str(server.process.pid)), capture_output=True, check=False)
         assert left.stdout == b""
 
 
@@ -274,7 +275,7 @@ def _cluster(log: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str
     """A Ray cluster of one node, and the variables with which a server joins it."""
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     command = Path(sys.executable).with_name("ray")
-    port = processes.free_port()
+    port = ports.free_port()
     arguments = (
         "start",
         "--head",

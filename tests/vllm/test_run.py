@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ports
 from tests.data import tiny_llama
 from tests.full import FULL
 from tests.vllm import processes
@@ -26,10 +27,10 @@ pytestmark = pytest.mark.skipif(not COMMAND.exists(), reason="the platform is no
 def running(folder: Path, model: Path | str, *documents: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """The command; and its output's file."""
     output = folder / "output.txt"
-    ports = ("--port", str(processes.free_port()), "--grpc-port", str(processes.free_port()))
+    chosen = ("--port", str(ports.free_port()), "--grpc-port", str(ports.free_port()))
     with output.open("w") as file:
         process = subprocess.Popen(
-            (COMMAND, "run", *documents, "--state", folder / "state", *ports, "--model", str(model)),
+            (COMMAND, "run", *documents, "--state", folder / "state", *chosen, "--model", str(model)),
             cwd=folder,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -88,7 +89,7 @@ def test_a_folder_with_weights_answers_and_is_on_record_and_leaves_nothing_behin
         servers = [
             int(line.split()[0])
             for line in subprocess.run(
-                ("ps", "-e", "-o", "pid=,ppid=,args="), capture_output=True, text=True, check=True
+                ("ps", "-ewwo", "pid=,ppid=,args="), capture_output=True, text=True, check=True
             ).stdout.splitlines()
             if int(line.split()[1]) == process.pid
         ]

@@ -40,7 +40,7 @@ SPACE_FULL = "space.full"
 
 _READINESS_INTERVAL_SECONDS = 1.0
 # How long before the server's end the calls that still run are ended with an error that allows a retry.
-_ENDING_SECONDS = 1.0
+_ENDING_SECONDS = 2.0
 _PROBES = 16
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -17,6 +15,7 @@ from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import testing
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.telemetry import Telemetry
+from tests import ports
 
 SERVICE = "genaifactory.safety.v1.SafetyService"
 CHECK_TEXT = f"/{SERVICE}/CheckText"
@@ -82,9 +81,8 @@ def scripted() -> Scripted:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of localhost without a listener."""
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
+    """See ports.free_port."""
+    return ports.free_port()
 
 
 @pytest.fixture
