@@ -26,7 +26,7 @@ PRIVATE_KEY = "GENAIFACTORY_CONTEXT_PRIVATE_KEY"
 A_DAY = timedelta(days=1)
 CALLERS = {
     "gateway": (),
-    "safety": ("orchestrator",),
+    "safety": ("gateway", "orchestrator"),
     "orchestrator": ("gateway",),
     "retriever": ("gateway", "orchestrator"),
     "modelserver": ("gateway", "orchestrator"),
