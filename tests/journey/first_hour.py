@@ -29,6 +29,7 @@ ELSEWHERE = (
     (r"make (images|cluster-up|deploy)\b.*|skaffold .*|POD=.*", "needs a cluster: tests/cluster"),
     (r"(kubectl|helm) .*", "needs a cluster: tests/cluster"),
     (r".*config check /tmp/factory\.yaml", "needs a cluster: tests/cluster"),
+    (r".*genaifactory dataset .*", "needs answers that were rated: tests/integration/test_pipelines_data.py"),
 )
 # Pages whose Python snippets are run elsewhere.
 SNIPPETS_ELSEWHERE = {"docs/clients.md": "tests/clients"}
