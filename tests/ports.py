@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_LOWEST = 10_000
+_LOWEST = 20_000  # Ray gives those below to its workers
 
 
 def free_port() -> int:
