@@ -9,8 +9,6 @@ from genaifactory_common import conversation
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.datasets.contract import Example
 
-_MAX_TEXTS = 100
-
 Direction = Literal["input", "output"]
 """Whose rules of a policy apply: those for what users write, or those for answers."""
 
@@ -21,7 +19,7 @@ class Checker(Protocol):
     async def check(self, texts: Sequence[str], policy: str, direction: Direction) -> list[str | None]:
         """Each text with its findings masked; None for one that the policy blocks. Raises FactoryError.
 
-        texts: 1 to 100, of 4,000,000 characters together.
+        texts: 1 to conversation.MAX_CHECKED_TEXTS, of conversation.MAX_CHARACTERS together.
         """
         ...
 
@@ -78,7 +76,9 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
     for text in texts:
-        if batch and (len(batch) == _MAX_TEXTS or characters + len(text) > conversation.MAX_CHARACTERS):
+        if batch and (
+            len(batch) == conversation.MAX_CHECKED_TEXTS or characters + len(text) > conversation.MAX_CHARACTERS
+        ):
             yield batch
             batch, characters = [], 0
         batch.append(text)

@@ -7,24 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines import anonymiser
 from genaifactory_pipelines.anonymiser import Checker
 from genaifactory_pipelines.datasets import contamination, duplicates, records, splits
-from genaifactory_pipelines.datasets.contract import Example, InvalidDataset, Label
+from genaifactory_pipelines.datasets.contract import Example, InvalidDataset, Label, first_problem
 from genaifactory_pipelines.datasets.records import Interaction
 from genaifactory_pipelines.datasets.splits import Splits
+from genaifactory_pipelines.values import Values
 
 _TRUST: dict[Label, int] = {"given": 4, "correction": 3, "ground_truth": 2, "approved": 1, "unrated": 0}
 """Of near-duplicates the one with the most trusted output is kept."""
 
 
-class Options(BaseModel):
+class Options(Values):
     """How a dataset is made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: str
     """The guardrail policy that masks personal data and secrets."""
@@ -61,11 +60,8 @@ def interactions(path: Path) -> Iterator[Interaction]:
             try:
                 yield Interaction.model_validate_json(line)
             except ValidationError as error:
-                first = error.errors(include_url=False, include_input=False)[0]
-                place = "".join(f"{part}: " for part in first["loc"])
-                raise InvalidDataset(
-                    [f"{path.name}:{number}: {place}{first['msg']}; it must be a line of an export"]
-                ) from None
+                problem = f"{path.name}:{number}: {first_problem(error)}; it must be a line of an export"
+                raise InvalidDataset([problem]) from None
 
 
 def candidates(recorded: Iterable[Interaction], unrated: records.Unrated) -> tuple[list[Example], Counter[str]]:
@@ -103,13 +99,13 @@ async def curate(
         raise InvalidDataset(
             [f"the given example '{given[each.example].id}' holds the golden item '{each.golden}'" for each in found]
         )
-    examples = sorted([*recorded, *given], key=lambda example: example.id)
-    held = {each.example: each.golden for each in contamination.find(examples, golden)}
-    contaminated = [(examples[position], item) for position, item in held.items()]
+    recorded = sorted(recorded, key=lambda example: example.id)
+    held = {each.example: each.golden for each in contamination.find(recorded, golden)}
+    contaminated = [(recorded[position], item) for position, item in held.items()]
     left_out["holds a golden item"] += len(held)
-    clean = await anonymiser.masked(
-        [each for position, each in enumerate(examples) if position not in held], checker, options.policy
-    )
+    safe = [each for position, each in enumerate(recorded) if position not in held]
+    examples = sorted([*safe, *given], key=lambda example: example.id)
+    clean = await anonymiser.masked(examples, checker, options.policy)
     left_out["blocked by the policy"] += clean.count(None)
     examples = [each for each in clean if each is not None]
     kept, dropped = without_duplicates(examples, options.duplicate_similarity)

@@ -37,8 +37,10 @@ class Gateway:
         self._stub = gateway_pb2_grpc.GatewayServiceStub(channel)
         self._patience_seconds = patience_seconds
 
-    async def export(self, wanted: monitor_pb2.InteractionFilter) -> AsyncGenerator[bytes, None]:
-        """Pieces of JSONL, oldest interaction first; a line may go on in the next piece. Raises FactoryError.
+    async def export(
+        self, wanted: monitor_pb2.InteractionFilter
+    ) -> AsyncGenerator[gateway_pb2.ExportInteractionsResponse, None]:
+        """Interactions of the key's tenant, with their feedback, as JSON lines, oldest first. Raises FactoryError.
 
         It is not repeated by itself: only the reader knows from where to go on.
         """
@@ -46,7 +48,7 @@ class Gateway:
         call = channels.stream(self._stub.ExportInteractions, request, timeout_seconds=_EXPORT_TIMEOUT_SECONDS)
         async with aclosing(call) as pieces:
             async for piece in pieces:
-                yield piece.jsonl
+                yield piece
 
     async def check(self, texts: Sequence[str], policy: str, direction: Direction) -> list[str | None]:
         """See anonymiser.Checker; waits while the platform is away."""

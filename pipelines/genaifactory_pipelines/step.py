@@ -22,21 +22,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.values import Values
 
 RESULT = "result.json"
 _ATTEMPT = ".attempt"
-
-
-class Values(BaseModel):
-    """Parameters or outputs of a step."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 Parameters = TypeVar("Parameters", bound=Values)

@@ -139,12 +139,14 @@ class Interrupted(Gateway):
 
     left = 2
 
-    async def export(self, wanted: monitor_pb2.InteractionFilter) -> AsyncGenerator[bytes, None]:
+    async def export(
+        self, wanted: monitor_pb2.InteractionFilter
+    ) -> AsyncGenerator[gateway_pb2.ExportInteractionsResponse, None]:
         """See Gateway."""
         async for piece in super().export(wanted):
             if self.left:
                 self.left -= 1
-                yield piece[: len(piece) * 2 // 3]
+                yield gateway_pb2.ExportInteractionsResponse(jsonl=piece.jsonl[: len(piece.jsonl) * 2 // 3])
                 raise Unavailable("the gateway has gone away")
             yield piece
 

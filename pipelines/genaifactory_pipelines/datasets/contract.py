@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from genaifactory_common import conversation, files
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_pipelines.values import Values
 
 MAX_LINE_BYTES = 16 << 20
 """Of one example."""
@@ -33,20 +34,14 @@ class InvalidDataset(InvalidArgument):
         super().__init__(f"{shown}\nand {more} more" if more > 0 else shown, field=problems[0].partition(": ")[0])
 
 
-class Frozen(BaseModel):
-    """What stands in a dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Message(Frozen):
+class Message(Values):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: Text
 
 
-class Lineage(Frozen):
+class Lineage(Values):
     """Where an example comes from."""
 
     request_ids: tuple[str, ...] = ()
@@ -61,7 +56,7 @@ class Lineage(Frozen):
     prompt_version: str = ""
 
 
-class Example(Frozen):
+class Example(Values):
     """A conversation that ends with the output to learn."""
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -153,6 +148,14 @@ def line_of(example: Example) -> bytes:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first of what is wrong with a line, 'field: why', without any of its text."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message}" if field else message
+
+
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
@@ -179,7 +182,4 @@ def _parse(line: bytes, number: int) -> Example:
     try:
         return Example.model_validate({"id": f"line-{number}", **values})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise ValueError(f"{field}: {message}" if field else message) from None
+        raise ValueError(first_problem(error)) from None

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.datasets import contract
 from genaifactory_pipelines.datasets.splits import Splits
+from genaifactory_pipelines.values import Values
 
 FORMAT = 1
 """Of the folder; part of the version."""
@@ -22,10 +21,8 @@ CARD = "README.md"
 SPLITS = ("train", "validation", "test")
 
 
-class Manifest(BaseModel):
+class Manifest(Values):
     """What a folder holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
     version: str
@@ -44,6 +41,15 @@ class Manifest(BaseModel):
     """Why and how many interactions and examples are not in it."""
     made_from: dict[str, str]
     """Where the examples come from: window, filters, files; for people."""
+
+    def tables(self) -> dict[str, dict[str, int]]:
+        """Counts of examples by what they are counted by, for people."""
+        return {
+            "Split": self.examples,
+            "Language": self.languages,
+            "Why an output is taken for right": self.labels,
+            "Left out": self.left_out,
+        }
 
 
 def version(splits: Splits) -> str:
@@ -112,12 +118,7 @@ def card(manifest: Manifest) -> str:
 def _card(manifest: Manifest) -> Iterator[str]:
     yield f"# Dataset {manifest.version.removeprefix('sha256:')[:12]}\n\nVersion: `{manifest.version}`\n\n"
     yield 'Lines of `{"messages"}` in the contract of docs/datasets.md; the last message is the output to learn.\n\n'
-    for heading, counts in (
-        ("Split", manifest.examples),
-        ("Language", manifest.languages),
-        ("Why an output is taken for right", manifest.labels),
-        ("Left out", manifest.left_out),
-    ):
+    for heading, counts in manifest.tables().items():
         yield f"| {heading} | examples |\n| --- | ---: |\n"
         yield from (f"| {name} | {count:,} |\n" for name, count in counts.items())
         yield "\n"

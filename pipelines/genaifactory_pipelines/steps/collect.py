@@ -17,7 +17,8 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError, InvalidArgument, TooLarge
-from genaifactory_pipelines.step import Context, Step, Values
+from genaifactory_pipelines.step import Context, Step
+from genaifactory_pipelines.values import Values
 
 FILE = "interactions.jsonl"
 _UNFINISHED = f".{FILE}.unfinished"
@@ -63,7 +64,7 @@ async def _collect(parameters: Parameters, context: Context, folder: Path) -> Ou
                     async with aclosing(context.gateway.export(_filter(parameters, lines.last_time))) as pieces:
                         async for piece in pieces:
                             patience.succeeded()
-                            await asyncio.to_thread(lines.add, piece)
+                            await asyncio.to_thread(lines.add, piece.jsonl)
                             _require_not_too_many(lines.count, parameters.most)
                             report(lines.count)
                     break

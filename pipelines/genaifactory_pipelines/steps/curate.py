@@ -11,8 +11,9 @@ from genaifactory_pipelines.curation import Curated
 from genaifactory_pipelines.datasets import contract, dataset
 from genaifactory_pipelines.datasets.contract import Example
 from genaifactory_pipelines.reports import Report, bars
-from genaifactory_pipelines.step import Context, Step, Values
+from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import collect
+from genaifactory_pipelines.values import Values
 
 DATASET = "dataset"
 REPORT = "report.html"
@@ -81,12 +82,7 @@ def _report(manifest: dataset.Manifest, curated: Curated) -> str:
         f"{sum(manifest.examples.values()):,} examples, {manifest.preferences:,} of them preferences, "
         f"on {manifest.topics:,} topics."
     )
-    for heading, counts in (
-        ("Splits", manifest.examples),
-        ("Languages", manifest.languages),
-        ("Why an output is taken for right", manifest.labels),
-        ("Left out", manifest.left_out),
-    ):
+    for heading, counts in manifest.tables().items():
         report.heading(heading)
         report.drawing(bars(counts))
     report.heading("Examples to train on")

@@ -22,6 +22,8 @@ MAX_CHARACTERS = 4_000_000
 """In the contents of all messages of a request, or in all its texts to embed."""
 MAX_TEXTS = 2_048
 """Texts to embed in one call."""
+MAX_CHECKED_TEXTS = 100
+"""Texts to check by a guardrail policy in one call; of MAX_CHARACTERS together."""
 MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 64
 """In a message's name of its author."""

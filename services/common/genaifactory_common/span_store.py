@@ -136,6 +136,8 @@ class Exporter(SpanExporter):
                     sqlite_files.create(self._path, _SCHEMA)
                 self._inode = self._path.stat().st_ino
             self._connection = sqlite_files.connect(self._path, Pragmas("NORMAL"), busy_seconds=_BUSY_SECONDS)
+            # The former version created file and tables one after the other, and may have been killed between.
+            self._connection.executescript(_SCHEMA)
         return self._connection
 
     def _dropped(self, error: Exception) -> None:

@@ -12,9 +12,8 @@ from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, conversation
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_gateway.admission import Entry
+from genaifactory_gateway.twins import twin
 
-MAX_TEXTS = 100
-"""In one request."""
 _AT_ONCE = 4
 
 
@@ -36,7 +35,7 @@ class Guardrails:
             inner = safety_pb2.CheckTextRequest(direction=request.direction, text=text, policy=request.policy)
             async with places:
                 found = await channels.unary(self._safety.CheckText, inner, timeout_seconds=self._timeout_seconds)
-            return gateway_pb2.CheckedText(verdict=found.verdict, text=found.text)
+            return twin(found, gateway_pb2.CheckedText)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -47,8 +46,9 @@ class Guardrails:
 
 
 def _require_bounds(texts: Sequence[str]) -> None:
-    if not 1 <= len(texts) <= MAX_TEXTS:
-        raise InvalidArgument(f"'texts' must hold 1 to {MAX_TEXTS} texts, and holds {len(texts)}.", field="texts")
+    most = conversation.MAX_CHECKED_TEXTS
+    if not 1 <= len(texts) <= most:
+        raise InvalidArgument(f"'texts' must hold 1 to {most} texts, and holds {len(texts)}.", field="texts")
     if (characters := sum(map(len, texts))) > conversation.MAX_CHARACTERS:
         raise TooLarge(
             f"'texts' has {characters:,} characters; at most {conversation.MAX_CHARACTERS:,} are accepted in one call.",

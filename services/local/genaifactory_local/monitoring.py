@@ -12,13 +12,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common import channels
 from genaifactory_common.errors import InvalidArgument, NotFound
 from genaifactory_local import limited
 from genaifactory_local.endpoints import Platform
+from genaifactory_pipelines.gateway import Gateway
 
 _USAGE_TIMEOUT_SECONDS = 60.0
-_EXPORT_TIMEOUT_SECONDS = 3600.0
 _QUERY_TIMEOUT_SECONDS = 30.0
 _PAGE = 200
 
@@ -54,12 +53,9 @@ async def export(
     channel: grpc.aio.Channel, since: datetime | None, until: datetime | None, route: str
 ) -> AsyncIterator[gateway_pb2.ExportInteractionsResponse]:
     """Interactions of the key's tenant, with their feedback, as JSON lines. Raises FactoryError."""
-    request = gateway_pb2.ExportInteractionsRequest(
-        filter=monitor_pb2.InteractionFilter(start_time=timestamp(since), end_time=timestamp(until), route=route)
-    )
-    stub = gateway_pb2_grpc.GatewayServiceStub(channel)
-    async for response in channels.stream(stub.ExportInteractions, request, timeout_seconds=_EXPORT_TIMEOUT_SECONDS):
-        yield response
+    wanted = monitor_pb2.InteractionFilter(start_time=timestamp(since), end_time=timestamp(until), route=route)
+    async for piece in Gateway(channel).export(wanted):
+        yield piece
 
 
 async def interactions(

@@ -152,6 +152,13 @@ def test_a_damaged_file_is_replaced_once_for_all_services(file: Path, garbage: b
     assert found(file, "req-2-1")
 
 
+def test_a_file_without_tables_gets_them(file: Path) -> None:
+    file.parent.mkdir()
+    file.touch()
+    Service(file).request("req-1")
+    assert found(file, "req-1")
+
+
 def test_a_file_that_is_removed_is_created_again(file: Path) -> None:
     service = Service(file)
     service.request("req-1")

@@ -9,9 +9,11 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.modelserver.v1 import modelserver_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.retriever.v1 import retriever_pb2
+from genaifactory.safety.v1 import safety_pb2
 from genaifactory_gateway.twins import twin
 
 TWINS = (
+    (gateway_pb2.CheckedText, safety_pb2.CheckTextResponse),
     (gateway_pb2.IngestRequest, retriever_pb2.IngestRequest),
     (gateway_pb2.IngestResponse, retriever_pb2.IngestResponse),
     (gateway_pb2.ListDocumentsRequest, retriever_pb2.ListDocumentsRequest),

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import RESULT, Context, Step, Values
+from genaifactory_pipelines.step import RESULT, Context, Step
+from genaifactory_pipelines.values import Values
 
 
 class Parameters(Values):
