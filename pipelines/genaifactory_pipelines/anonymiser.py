@@ -9,6 +9,9 @@ from genaifactory_common import conversation
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.datasets.contract import Example
 
+# About 25,000 tokens of the tenant's limit for a minute.
+_BATCH_CHARACTERS = 100_000
+
 Direction = Literal["input", "output"]
 """Whose rules of a policy apply: those for what users write, or those for answers."""
 
@@ -76,9 +79,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
     for text in texts:
-        if batch and (
-            len(batch) == conversation.MAX_CHECKED_TEXTS or characters + len(text) > conversation.MAX_CHARACTERS
-        ):
+        if batch and (len(batch) == conversation.MAX_CHECKED_TEXTS or characters + len(text) > _BATCH_CHARACTERS):
             yield batch
             batch, characters = [], 0
         batch.append(text)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import Field, ValidationError
 
@@ -87,14 +88,17 @@ async def curate(
     golden: Sequence[Example],
     checker: Checker,
     options: Options,
+    not_taken: Mapping[str, int] = MappingProxyType({}),
 ) -> Curated:
     """A dataset out of examples from records and examples from files.
 
     Masks personal data, removes near-duplicates, keeps the golden set out, splits, and balances the train split. The
     result depends on the examples alone, not on their order. Raises InvalidArgument: too few or too uniform examples,
     a given example that holds a golden item, personal data that masking leaves.
+
+    not_taken: interactions that gave no example, by the reason.
     """
-    left_out: Counter[str] = Counter()
+    left_out = Counter(not_taken)
     if found := contamination.find(given, golden):
         raise InvalidDataset(
             [f"the given example '{given[each.example].id}' holds the golden item '{each.golden}'" for each in found]
@@ -112,7 +116,7 @@ async def curate(
     left_out["near-duplicate"] += len(dropped)
     if again := [name for name, count in Counter(each.id for each in kept).items() if count > 1]:
         raise InvalidDataset([f"the id '{name}' is that of a recorded and of a given example" for name in again])
-    _require_enough(kept, options.least_examples)
+    _require_enough(kept, +left_out, options.least_examples)
     parts = splits.split(kept, validation=options.validation, test=options.test)
     train, surplus = splits.balanced(parts.train, most_times_median=options.most_times_median)
     left_out["balance"] += len(surplus)
@@ -159,11 +163,12 @@ def _seconds(example: Example) -> float:
     return example.time.timestamp() if example.time else 0.0
 
 
-def _require_enough(examples: Sequence[Example], least: int) -> None:
+def _require_enough(examples: Sequence[Example], left_out: Mapping[str, int], least: int) -> None:
     if len(examples) < least:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items())) or "none"
         raise InvalidArgument(
-            f"{len(examples)} examples are left, and {least} are the least. Take a longer window, ask for feedback, "
-            "add examples from a file, or take unrated answers as well.",
+            f"{len(examples)} examples are left, and {least} are the least; left out: {why}. Take a longer window, ask "
+            "for feedback, add examples from a file, or take unrated answers as well.",
             field="least_examples",
         )
     if len({example.output.strip() for example in examples}) == 1:

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.space import is_full, out_of_space
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.values import Values
@@ -66,9 +67,14 @@ class Step(Generic[Parameters, Outputs]):
         if known is not None:
             context.progress.line(f"{self.name}: nothing has changed since it was run")
             return known
-        outputs = await self.work(parameters, context, folder)
-        text = outputs.model_dump_json(indent=2)
-        await asyncio.to_thread(files.write, folder / RESULT, f"{text}\n".encode())
+        try:
+            outputs = await self.work(parameters, context, folder)
+            text = outputs.model_dump_json(indent=2)
+            await asyncio.to_thread(files.write, folder / RESULT, f"{text}\n".encode())
+        except OSError as error:
+            if is_full(error):
+                raise out_of_space(folder) from None
+            raise
         return outputs
 
     def of(self, run: Path) -> Outputs:

@@ -196,7 +196,9 @@ async def test_a_bad_window_a_wrong_policy_and_too_much_are_refused(recorded: Pl
         await collect.collect.run(window(), given)
         with pytest.raises(NotFound, match="policy"):
             await curate.curate.run(options(policy="none"), given)
-        with pytest.raises(InvalidArgument, match="0 examples are left"):
+        with pytest.raises(
+            InvalidArgument, match=f"0 examples are left.*: {RATED} blocked by the policy, {RECORDS - RATED} not rated"
+        ):
             await curate.curate.run(options(least_examples=3), Context(given.run, NothingPasses(), given.progress))  # type: ignore[arg-type]
 
 

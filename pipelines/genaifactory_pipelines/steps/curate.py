@@ -47,8 +47,7 @@ async def _curate(parameters: Parameters, context: Context, folder: Path) -> Out
     given = await _read(parameters.examples)
     golden = await _read(parameters.golden)
     context.progress.line(f"curate: {len(recorded):,} recorded and {len(given):,} given examples")
-    curated = await curation.curate(recorded, given, golden, context.gateway, parameters.options)
-    curated.left_out.update(left_out)
+    curated = await curation.curate(recorded, given, golden, context.gateway, parameters.options, left_out)
     manifest = await asyncio.to_thread(
         dataset.write,
         folder / DATASET,

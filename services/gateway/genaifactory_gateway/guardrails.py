@@ -28,7 +28,9 @@ class Guardrails:
     async def check(self, entry: Entry, request: gateway_pb2.CheckTextsRequest) -> gateway_pb2.CheckTextsResponse:
         """The verdict on each text. Raises FactoryError, also when a single text cannot be checked."""
         _require_bounds(request.texts)
-        await entry.reserve()
+        amounts = {"tokens": sum(map(conversation.estimated_tokens, request.texts))}
+        await entry.reserve(amounts)
+        entry.used(amounts)  # also when a check fails: the scan is the cost
         places = asyncio.Semaphore(_AT_ONCE)
 
         async def one(text: str) -> gateway_pb2.CheckedText:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.errors import InvalidArgument, OutOfSpace
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import RESULT, Context, Step
 from genaifactory_pipelines.values import Values
@@ -81,6 +82,14 @@ async def test_a_folder_with_other_files_and_a_damaged_result_are_refused(contex
     await asyncio.to_thread((context.run / "square" / ".attempt").unlink)
     with pytest.raises(InvalidArgument, match="holds other files"):
         await square.run(Parameters(number=3), context)
+
+
+async def test_a_full_disk_is_named_with_what_to_do(context: Context) -> None:
+    async def fill(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutOfSpace, match=rf"The disk that holds {context.run}/fills is full\. Make room on it"):
+        await Step("fills", Parameters, Outputs, fill).run(Parameters(number=1), context)
 
 
 def test_a_log_gets_a_line_every_ten_seconds() -> None:

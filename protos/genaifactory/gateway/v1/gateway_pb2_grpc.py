@@ -260,8 +260,8 @@ class GatewayServiceServicer:
 
     def CheckTexts(self, request, context):
         """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
-        Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
-        failed; none of the texts may be used.
+        Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
+        INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner failed; none of the texts may be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,8 +83,8 @@ class GatewayServiceStub:
     """
     CheckTexts: grpc.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]
     """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
-    Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
-    failed; none of the texts may be used.
+    Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
+    INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner failed; none of the texts may be used.
     """
     DeleteConversation: grpc.UnaryUnaryMultiCallable[gateway_pb2.DeleteConversationRequest, gateway_pb2.DeleteConversationResponse]
     """Erases a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'."""
@@ -162,8 +162,8 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     """
     CheckTexts: aio.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]  # type: ignore[assignment]
     """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
-    Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
-    failed; none of the texts may be used.
+    Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
+    INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner failed; none of the texts may be used.
     """
     DeleteConversation: aio.UnaryUnaryMultiCallable[gateway_pb2.DeleteConversationRequest, gateway_pb2.DeleteConversationResponse]  # type: ignore[assignment]
     """Erases a stored conversation of the caller. An unknown one is no error. Needs the permission 'chat'."""
@@ -328,8 +328,8 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[gateway_pb2.CheckTextsResponse, abc.Awaitable[gateway_pb2.CheckTextsResponse]]:
         """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
-        Needs the permission 'export'. NOT_FOUND: no such policy. INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner
-        failed; none of the texts may be used.
+        Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
+        INVALID_ARGUMENT: names the field. UNAVAILABLE: a scanner failed; none of the texts may be used.
         """
 
     @abc_1.abstractmethod
