@@ -250,14 +250,10 @@ class Database:
         pragmas = Pragmas("FULL", exclusive=self._layout.exclusive, secure_delete=self._layout.secure_delete)
 
         def connected(connection: Any, _: Any) -> None:
-            try:
-                connection.isolation_level = None  # BEGIN is explicit: sqlite3 would leave reads and DDL outside
-                cursor = connection.cursor()
-                pragmas.set(cursor.execute)
-                cursor.close()
-            except BaseException:  # SQLAlchemy would drop it open, with its thread
-                connection.close()
-                raise
+            connection.isolation_level = None  # BEGIN is explicit: sqlite3 would leave reads and DDL outside
+            cursor = connection.cursor()
+            pragmas.set(cursor.execute)
+            cursor.close()
 
         def begun(connection: sa.Connection) -> None:
             connection.exec_driver_sql(begin)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +12,6 @@ import sqlalchemy as sa
 from genaifactory_common.database import Database, Layout, Store
 from genaifactory_common.errors import Unavailable
 from genaifactory_common.testing.postgres import PostgresServer, postgres_server
-from genaifactory_monitor.database import FILE_NAME
 from genaifactory_monitor.database import Database as MonitorDatabase
 from genaifactory_monitor.schema import metadata as of_monitor
 from genaifactory_monitor.settings import Settings as MonitorSettings
@@ -110,24 +106,3 @@ async def test_a_role_without_the_privilege_to_create_tables_is_unavailable_unti
     await limited.open_when_reachable()
     for database in (admin, limited):
         await database.close()
-
-
-@pytest.fixture
-def locked(tmp_path: Path) -> Iterator[MonitorSettings]:
-    """A monitor whose file another process holds."""
-    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as holder:
-        holder.execute("CREATE TABLE t (x)")
-        holder.execute("BEGIN EXCLUSIVE")
-        yield MonitorSettings.model_validate({"data_dir": tmp_path, "store": {"busy_timeout_seconds": 0.3}})
-
-
-async def test_a_connection_that_cannot_be_set_up_is_closed(locked: MonitorSettings) -> None:
-    with pytest.raises(Unavailable, match="is locked by another process"):
-        await MonitorDatabase(locked).open()
-    gc.collect()  # a connection that is left open is reported here
-
-
-async def test_a_connection_is_closed_when_its_user_is_cancelled_while_it_is_set_up(locked: MonitorSettings) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(MonitorDatabase(locked).open(), 0.1)
-    gc.collect()
