@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import prometheus_client
 import pytest
+import pytest_asyncio
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
-from genaifactory_common.errors import FactoryError, Reason
+from genaifactory_common.errors import FactoryError, NotFound, RateLimited, Reason
+from genaifactory_local import testing
+from genaifactory_local.platform import Options
 from genaifactory_local.testing import Platform
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,3 +68,40 @@ async def test_a_wrong_request_names_the_field(
     with pytest.raises(FactoryError) as refused:
         await check(shared_platform, *texts, **values)  # type: ignore[arg-type]
     assert (refused.value.reason, refused.value.field) == (reason, field)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def limited(tmp_path: Path) -> AsyncIterator[Platform]:
+    """A platform whose tenant may use 3,000 tokens a minute."""
+    text = await asyncio.to_thread(testing.DEFAULT_FACTORY.read_text, encoding="utf-8")
+    assert "tokens_per_minute: 10000000" in text
+    file = tmp_path / "factory.yaml"
+    await asyncio.to_thread(file.write_text, text.replace("tokens_per_minute: 10000000", "tokens_per_minute: 3000"))
+    async with testing.running(tmp_path / "state", factory=file, options=Options(http_port=0, grpc_port=0)) as found:
+        yield found
+
+
+async def scans() -> float:
+    """Texts that safety was asked to check."""
+    metrics = await asyncio.to_thread(lambda: list(prometheus_client.REGISTRY.collect()))
+    return sum(
+        sample.value
+        for metric in metrics
+        for sample in metric.samples
+        if sample.name == "genaifactory_rpc_requests_total"
+        and sample.labels["method"].endswith("SafetyService/CheckText")
+    )
+
+
+async def test_more_text_than_the_tenants_tokens_is_refused_before_any_of_it_is_scanned(limited: Platform) -> None:
+    before = await scans()
+    with pytest.raises(RateLimited, match="tokens"):
+        await check(limited, *["x" * 4_000] * 4)
+    assert await scans() == before
+
+
+async def test_texts_that_could_not_be_checked_have_used_their_tokens(limited: Platform) -> None:
+    with pytest.raises(NotFound):
+        await check(limited, "x" * 8_000, policy="none")
+    with pytest.raises(RateLimited, match="tokens"):
+        await check(limited, "x" * 8_000)

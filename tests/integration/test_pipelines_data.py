@@ -34,11 +34,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 START = datetime(2026, 11, 1, tzinfo=UTC)
 RECORDS = 450  # more than two pages of the export
 RATED = 60
+BLOCKED = "Is AKIAIOSFODNN7EXAMPLE a good key?"
 ASKS = "My address is nguyen.van.an@example.com, and 0912 345 678 is my number. Is the laptop mine?"
 
 
 def record(number: int) -> monitor_pb2.Interaction:
-    content = ASKS if number == 7 else question(number)
+    content = {7: ASKS, 8: BLOCKED}.get(number, question(number))
     item = monitor_pb2.Interaction(
         request_id=f"req-{number:032}",
         tenant="dev",
@@ -101,15 +102,17 @@ async def test_what_was_recorded_and_rated_becomes_a_dataset_without_personal_da
     assert collected.interactions == RECORDS
     manifest, splits = await asyncio.to_thread(dataset.read, tmp_path / "curate" / curate.DATASET)
     assert manifest.version == made.version
-    assert manifest.labels == {"approved": 54, "correction": 6}
-    assert manifest.left_out == {"not rated": RECORDS - RATED}
+    assert manifest.labels == {"approved": 53, "correction": 6}
+    assert manifest.left_out == {"not rated": RECORDS - RATED, "blocked by the policy": 1}
     everything = [*splits.train, *splits.validation, *splits.test]
     (masked,) = [each for each in everything if each.id == f"req-{7:032}"]
     assert "nguyen.van.an" not in masked.questions
     assert "345 678" not in masked.questions
     assert "Is the laptop mine?" in masked.questions
     for path in (tmp_path / "curate").rglob("*"):
-        assert not path.is_file() or b"nguyen.van.an" not in path.read_bytes()
+        content = path.read_bytes() if path.is_file() else b""
+        assert b"nguyen.van.an" not in content
+        assert b"AKIA" not in content
     report = (tmp_path / "curate" / curate.REPORT).read_text(encoding="utf-8")
     assert manifest.version in report
     assert ">correction</text>" in report
