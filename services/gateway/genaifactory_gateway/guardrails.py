@@ -12,6 +12,7 @@ from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, conversation
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_gateway.admission import Entry
+from genaifactory_gateway.limits import Amounts
 from genaifactory_gateway.twins import twin
 
 _AT_ONCE = 4
@@ -28,7 +29,7 @@ class Guardrails:
     async def check(self, entry: Entry, request: gateway_pb2.CheckTextsRequest) -> gateway_pb2.CheckTextsResponse:
         """The verdict on each text. Raises FactoryError, also when a single text cannot be checked."""
         _require_bounds(request.texts)
-        amounts = {"tokens": sum(map(conversation.estimated_tokens, request.texts))}
+        amounts: Amounts = {"tokens": sum(map(conversation.estimated_tokens, request.texts))}
         await entry.reserve(amounts)
         entry.used(amounts)  # also when a check fails: the scan is the cost
         places = asyncio.Semaphore(_AT_ONCE)
