@@ -122,7 +122,7 @@ deploy:  ## install or upgrade on the cluster of KUBECONFIG: make deploy [PROFIL
 	  --wait --wait-for-jobs --timeout 10m --values charts/genai-factory/profiles/$(PROFILE).yaml $(if $(VALUES),--values $(VALUES))
 
 test-cluster: .venv/.dev  ## the platform and the model server on the cluster of KUBECONFIG, after make images
-	$(ON_CLUSTER) $(if $(CLUSTER),GENAIFACTORY_TEST_CLUSTER=$(CLUSTER)) .venv/bin/python -m pytest tests/cluster
+	$(ON_CLUSTER) $(if $(CLUSTER),GENAIFACTORY_TEST_CLUSTER=$(CLUSTER)) .venv/bin/python -m pytest tests/cluster --numprocesses 2
 
 charts: .venv/.dev  ## generate the charts' schemas and tables of values
 	.venv/bin/python charts/generate.py

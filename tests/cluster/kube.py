@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import node
 from tests.full import FULL
 
 REFRESH_SECONDS = 4.0
@@ -107,9 +108,10 @@ def new_namespace(name: str) -> Iterator[Namespace]:
         pytest.skip("KUBECONFIG is not set: these tests need a Kubernetes cluster with KServe in Standard mode")
     found = Namespace(f"{name}-{uuid.uuid4().hex[:6]}")
     restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
-    found.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": found.name, "labels": restricted}})
-    yield found
-    found.kubectl("delete", "namespace", found.name, "--wait=false")
+    with node.used():
+        found.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": found.name, "labels": restricted}})
+        yield found
+        found.kubectl("delete", "namespace", found.name, "--wait=false")
 
 
 def condition(status: dict[str, Any], kind: str) -> bool:
