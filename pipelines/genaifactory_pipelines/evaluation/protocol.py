@@ -1,0 +1,63 @@
+"""What evaluators judge, and what an evaluator does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of the golden set."""
+
+    id: str
+    question: str
+    expected: Sequence[str]
+    """Right answers, of which one is enough; empty where there is none to compare with."""
+    documents: Sequence[str] = ()
+    """Ids of the documents that hold the answer; empty where it is not known."""
+    slices: Mapping[str, str] = field(default_factory=dict)
+    """What it counts for: language, topic, length."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage that was found for an answer."""
+
+    document_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered to an item, through the platform."""
+
+    text: str
+    passages: Sequence[Passage] = ()
+    """In the order of the search."""
+    refused: bool = False
+    blocked: bool = False
+    error: str = ""
+    """Reason code; an answer with one has no text."""
+    first_token_seconds: float = 0.0
+    seconds: float = 0.0
+    cost_micros: int = 0
+
+
+class Evaluator(Protocol):
+    """Gives an answer a score."""
+
+    @property
+    def name(self) -> str:
+        """In rules of a gate, metrics and reports: lower case with underscores."""
+        ...
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which scores are better."""
+        ...
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """The score; None where the item does not concern this evaluator. Raises FactoryError."""
+        ...

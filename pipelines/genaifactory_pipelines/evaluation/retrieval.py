@@ -1,0 +1,41 @@
+"""Whether the search found the documents that hold the answer, and how high: recall and nDCG."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class Recall:
+    """The share of the item's documents that are among the passages; 0 to 1."""
+
+    name = "retrieval_recall"
+    better: Literal["higher"] = "higher"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator; None for an item whose documents are not known."""
+        if not item.documents:
+            return None
+        found = {passage.document_id for passage in answer.passages}
+        return len(found.intersection(item.documents)) / len(set(item.documents))
+
+
+class Ndcg:
+    """Normalised discounted cumulative gain, with each document counted once, at its first passage; 0 to 1.
+
+    Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002.
+    """
+
+    name = "retrieval_ndcg"
+    better: Literal["higher"] = "higher"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator; None for an item whose documents are not known."""
+        if not item.documents:
+            return None
+        order = list(dict.fromkeys(passage.document_id for passage in answer.passages))
+        wanted = set(item.documents)
+        gain = sum(1 / math.log2(rank + 2) for rank, document in enumerate(order) if document in wanted)
+        return gain / sum(1 / math.log2(rank + 2) for rank in range(len(wanted)))

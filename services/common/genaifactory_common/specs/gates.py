@@ -1,0 +1,53 @@
+"""Gates: what a candidate has to fulfil before it may be released."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from genaifactory_common.engine_specs import Spec
+from genaifactory_common.specs.names import Name
+
+Metric = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+"""The name of an evaluator's score."""
+
+
+class GateRule(Spec):
+    """One condition on one metric; every rule of a gate must hold."""
+
+    metric: Metric
+    not_worse_by: float | None = Field(
+        default=None,
+        ge=0,
+        description="The candidate is not worse than production by more than this, at the confidence.",
+    )
+    better_by: float | None = Field(
+        default=None, ge=0, description="The candidate is better than production by more than this, at the confidence."
+    )
+    at_least: float | None = Field(default=None, description="The candidate's mean is this at least.")
+    at_most: float | None = Field(default=None, description="The candidate's mean is this at most.")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of the interval of a comparison.")
+    each: Literal["language", "topic", "length"] | None = Field(
+        default=None,
+        description="The rule must hold for each language, topic or length, and not for all items together.",
+    )
+    least_items: int = Field(default=20, ge=2, description="A slice with fewer items is not judged.")
+
+    @model_validator(mode="after")
+    def _has_one_condition(self) -> Self:
+        given = [
+            name for name in ("not_worse_by", "better_by", "at_least", "at_most") if getattr(self, name) is not None
+        ]
+        if len(given) != 1:
+            raise ValueError(
+                f"must have one of not_worse_by, better_by, at_least and at_most, and has {' and '.join(given) or 'none'}"
+            )
+        return self
+
+
+class Gate(Spec):
+    """Rules that a candidate has to fulfil."""
+
+    name: Name
+    rules: tuple[GateRule, ...] = Field(min_length=1)

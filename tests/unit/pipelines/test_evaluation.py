@@ -1,0 +1,166 @@
+"""Evaluators, intervals and the gate: planted regressions are stopped by the right rule, noise passes as nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs.gates import Gate, GateRule
+from genaifactory_pipelines.evaluation.answer_text import ExactMatch, TokenF1
+from genaifactory_pipelines.evaluation.gate import Measured, judge
+from genaifactory_pipelines.evaluation.protocol import Answer, Item, Passage
+from genaifactory_pipelines.evaluation.retrieval import Ndcg, Recall
+from genaifactory_pipelines.evaluation.statistics import mean_of, paired_difference
+
+
+def item(number: int = 0, *, expected: tuple[str, ...] = ("Hai ổ đĩa.",), **values: object) -> Item:
+    return Item(id=str(number), question="?", expected=expected, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "exact", "f1"),
+    [
+        ("Hai ổ đĩa.", 1, 1),
+        ("hai  ổ đĩa [1]", 1, 1),
+        ("Hai ổ đĩa", 1, 1),  # decomposed
+        ("Ba ổ đĩa.", 0, 2 / 3),
+        ("Hai ổ đĩa có thể hỏng.", 0, 2 * 3 / 9),
+        ("", 0, 0),
+        ("không", 0, 0),
+    ],
+)
+async def test_text_is_compared_by_its_words(text: str, exact: float, f1: float) -> None:
+    assert await ExactMatch().score(item(), Answer(text)) == exact
+    assert await TokenF1().score(item(), Answer(text)) == pytest.approx(f1)
+
+
+async def test_the_expected_answer_that_fits_best_counts_and_an_item_without_one_has_no_score() -> None:
+    assert await TokenF1().score(item(expected=("three", "two disks")), Answer("two disks")) == 1
+    assert await ExactMatch().score(item(expected=()), Answer("two disks")) is None
+    assert await TokenF1().score(item(expected=()), Answer("two disks")) is None
+
+
+async def test_retrieval_counts_each_document_once_at_its_first_passage() -> None:
+    found = Answer("", passages=[Passage("b", ""), Passage("b", ""), Passage("a", "")])
+    assert await Recall().score(item(documents=("a", "c")), found) == 0.5
+    assert await Ndcg().score(item(documents=("b",)), found) == 1
+    assert await Ndcg().score(item(documents=("a",)), found) == pytest.approx(1 / math.log2(3))
+    assert await Recall().score(item(), found) is None
+    assert await Ndcg().score(item(), found) is None
+
+
+def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    chance = np.random.default_rng(5)
+    covered = sum(
+        found.low <= 0.3 <= found.high
+        for found in (mean_of(list(chance.binomial(1, 0.3, 150).astype(float))) for _ in range(200))
+    )
+    assert covered >= 180
+
+
+def test_of_pairs_of_equal_models_hardly_any_passes_as_better() -> None:
+    chance = np.random.default_rng(11)
+    better = 0
+    for _ in range(200):
+        hard = chance.beta(2, 2, 120)  # an item that is hard is hard for both
+        candidate, production = (chance.binomial(1, hard).astype(float) for _ in range(2))
+        better += paired_difference(list(candidate), list(production)).low > 0
+    assert better <= 10
+
+
+def test_the_same_scores_give_the_same_interval_and_order_of_pairs_matters() -> None:
+    candidate, production = [1.0, 0.0, 1.0, 1.0] * 10, [1.0, 0.0, 0.0, 1.0] * 10
+    assert paired_difference(candidate, production) == paired_difference(candidate, production)
+    assert paired_difference(candidate, candidate).high == 0
+    with pytest.raises(InvalidArgument, match="are no pairs"):
+        paired_difference([1.0], [])
+    with pytest.raises(InvalidArgument, match="at least two items, and there are 1"):
+        mean_of([1.0])
+
+
+ITEMS = [item(number, slices={"language": "vi" if number % 4 == 0 else "en"}) for number in range(100)]
+
+
+def measured(candidate: float, production: float, *, higher: bool = True, vietnamese: float | None = None) -> Measured:
+    """Scores with these means, which vary alike."""
+
+    def scores(mean: float, of_vietnamese: float | None = None) -> dict[str, float]:
+        return {
+            each.id: (of_vietnamese if of_vietnamese is not None and each.slices["language"] == "vi" else mean)
+            + 0.1 * (int(each.id) % 3 - 1)
+            for each in ITEMS
+        }
+
+    return Measured(scores(candidate, vietnamese), scores(production), higher)
+
+
+def gate(**rule: object) -> Gate:
+    return Gate(name="release", rules=(GateRule.model_validate({"metric": "m", **rule}),))
+
+
+@pytest.mark.parametrize(
+    ("rule", "scores", "passed"),
+    [
+        ({"not_worse_by": 0.02}, measured(0.70, 0.70), True),
+        ({"not_worse_by": 0.02}, measured(0.69, 0.70), True),
+        ({"not_worse_by": 0.02}, measured(0.65, 0.70), False),
+        ({"not_worse_by": 0.1}, measured(1.3, 1.0, higher=False), False),
+        ({"not_worse_by": 0.1}, measured(1.05, 1.0, higher=False), True),
+        ({"better_by": 0}, measured(0.75, 0.70), True),
+        ({"better_by": 0}, measured(0.70, 0.70), False),
+        ({"better_by": 0}, measured(0.70, 0.75, higher=False), True),
+        ({"at_least": 0.6}, measured(0.61, 0.9), True),
+        ({"at_least": 0.6}, measured(0.59, 0.1), False),
+        ({"at_most": 2}, measured(2.1, 3, higher=False), False),
+    ],
+)
+def test_a_rule_holds_or_stops_the_candidate_with_its_evidence(
+    rule: dict[str, object], scores: Measured, passed: bool
+) -> None:
+    verdict = judge(gate(**rule), ITEMS, {"m": scores})
+    assert verdict.passed is passed
+    (finding,) = verdict.findings
+    assert "on 100 items" in finding.evidence
+    assert verdict.failed() == ([] if passed else [finding])
+
+
+def test_a_language_that_falls_is_not_hidden_by_the_others() -> None:
+    scores = measured(0.75, 0.70, vietnamese=0.5)
+    assert judge(gate(not_worse_by=0.02), ITEMS, {"m": scores}).passed
+    verdict = judge(gate(not_worse_by=0.02, each="language"), ITEMS, {"m": scores})
+    assert [finding.slice for finding in verdict.failed()] == ["language=vi"]
+    few = judge(gate(not_worse_by=0.02, each="language", least_items=40), ITEMS, {"m": scores})
+    assert few.passed
+    assert [(finding.slice, finding.judged) for finding in few.findings] == [
+        ("language=en", True),
+        ("language=vi", False),
+    ]
+
+
+def test_what_cannot_be_judged_is_an_error_and_never_a_pass() -> None:
+    scores = measured(0.75, 0.70)
+    with pytest.raises(InvalidArgument, match="which was not measured; measured were: other"):
+        judge(gate(at_least=0), ITEMS, {"other": scores})
+    with pytest.raises(InvalidArgument, match="too few items to be judged; it needs 200"):
+        judge(gate(at_least=0, least_items=200), ITEMS, {"m": scores})
+    missing = Measured(scores.candidate, {key: value for key, value in scores.production.items() if key != "7"}, True)
+    with pytest.raises(InvalidArgument, match="The item '7' has a score on 'm' of only one"):
+        judge(gate(at_least=0), ITEMS, {"m": missing})
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        ({}, "and has none"),
+        ({"at_least": 1, "not_worse_by": 0}, "and has not_worse_by and at_least"),
+        ({"not_worse_by": -1}, "greater than or equal to 0"),
+        ({"at_least": 1, "each": "colour"}, "'language', 'topic' or 'length'"),
+    ],
+)
+def test_a_wrong_rule_is_refused(rule: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        gate(**rule)
