@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.specs.gates import Gate, GateRule
+from genaifactory_common.specs.gates import CONDITIONS, Gate, GateRule
 from genaifactory_pipelines.evaluation.protocol import Item
 from genaifactory_pipelines.evaluation.statistics import paired_difference
 
@@ -123,9 +123,5 @@ def _holds(
 
 
 def _text(rule: GateRule) -> str:
-    (condition,) = (
-        f"{name} {value:g}"
-        for name in ("not_worse_by", "better_by", "at_least", "at_most")
-        if (value := getattr(rule, name)) is not None
-    )
+    (condition,) = (f"{name} {value:g}" for name in CONDITIONS if (value := getattr(rule, name)) is not None)
     return f"{rule.metric} {condition}" + (f" for each {rule.each}" if rule.each else "")

@@ -129,7 +129,7 @@ def test_a_rule_holds_or_stops_the_candidate_with_its_evidence(
 
 
 def test_a_language_that_falls_is_not_hidden_by_the_others() -> None:
-    scores = measured(0.75, 0.70, vietnamese=0.5)
+    scores = measured(0.75, 0.70, vietnamese=0.62)
     assert judge(gate(not_worse_by=0.02), ITEMS, {"m": scores}).passed
     verdict = judge(gate(not_worse_by=0.02, each="language"), ITEMS, {"m": scores})
     assert [finding.slice for finding in verdict.failed()] == ["language=vi"]

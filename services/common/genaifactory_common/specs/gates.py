@@ -13,6 +13,10 @@ Metric = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 """The name of an evaluator's score."""
 
 
+CONDITIONS = ("not_worse_by", "better_by", "at_least", "at_most")
+"""Fields of a rule, of which it has one."""
+
+
 class GateRule(Spec):
     """One condition on one metric; every rule of a gate must hold."""
 
@@ -30,19 +34,15 @@ class GateRule(Spec):
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of the interval of a comparison.")
     each: Literal["language", "topic", "length"] | None = Field(
         default=None,
-        description="The rule must hold for each language, topic or length, and not for all items together.",
+        description="The rule holds for each language, topic or length, and not for all together.",
     )
     least_items: int = Field(default=20, ge=2, description="A slice with fewer items is not judged.")
 
     @model_validator(mode="after")
     def _has_one_condition(self) -> Self:
-        given = [
-            name for name in ("not_worse_by", "better_by", "at_least", "at_most") if getattr(self, name) is not None
-        ]
+        given = [name for name in CONDITIONS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"must have one of not_worse_by, better_by, at_least and at_most, and has {' and '.join(given) or 'none'}"
-            )
+            raise ValueError(f"must have one of {', '.join(CONDITIONS)}, and has {' and '.join(given) or 'none'}")
         return self
 
 
