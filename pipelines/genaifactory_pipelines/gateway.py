@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from typing import TypeVar
 
 import grpc.aio
 
@@ -17,11 +18,15 @@ from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import DeadlineExceeded, FactoryError, Overloaded, RateLimited, Unavailable
 from genaifactory_pipelines.anonymiser import Direction
 
+Result = TypeVar("Result")
+
 PATIENCE_SECONDS = 600.0
 """How long a step waits for a platform that is away or refuses, since it last answered."""
 
 _EXPORT_TIMEOUT_SECONDS = 3600.0
 _CHECK_TIMEOUT_SECONDS = 120.0
+_CHAT_TIMEOUT_SECONDS = 300.0
+_QUERY_TIMEOUT_SECONDS = 30.0
 _BACKOFF = Backoff(first_seconds=0.5, longest_seconds=15.0)
 _DIRECTIONS: dict[Direction, types_pb2.Direction.ValueType] = {
     "input": types_pb2.DIRECTION_INPUT,
@@ -53,18 +58,44 @@ class Gateway:
     async def check(self, texts: Sequence[str], policy: str, direction: Direction) -> list[str | None]:
         """See anonymiser.Checker; waits while the platform is away."""
         request = gateway_pb2.CheckTextsRequest(texts=texts, policy=policy, direction=_DIRECTIONS[direction])
-        patience = self.patience()
-        while True:
-            try:
-                found = await channels.unary(self._stub.CheckTexts, request, timeout_seconds=_CHECK_TIMEOUT_SECONDS)
-            except FactoryError as error:
-                await patience.wait(error)
-            else:
-                return [None if each.verdict.action == types_pb2.ACTION_BLOCK else each.text for each in found.texts]
+        found = await self._patiently(
+            lambda: channels.unary(self._stub.CheckTexts, request, timeout_seconds=_CHECK_TIMEOUT_SECONDS)
+        )
+        return [None if each.verdict.action == types_pb2.ACTION_BLOCK else each.text for each in found.texts]
+
+    async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+        """The parts of an answer. Raises FactoryError; it is not repeated by itself."""
+        call = channels.stream(self._stub.Chat, request, timeout_seconds=_CHAT_TIMEOUT_SECONDS)
+        async with aclosing(call) as parts:
+            async for part in parts:
+                yield part
+
+    async def recorded(self, request_ids: Sequence[str]) -> dict[str, monitor_pb2.Interaction]:
+        """The records of requests by their ids, without text; those that are not stored yet are missing.
+
+        request_ids: 1 to 500. Waits while the platform is away. Raises FactoryError.
+        """
+        request = gateway_pb2.QueryInteractionsRequest(
+            filter=monitor_pb2.InteractionFilter(request_ids=request_ids),
+            page_size=len(request_ids),
+            without_text=True,
+        )
+        page = await self._patiently(
+            lambda: channels.unary(self._stub.QueryInteractions, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+        )
+        return {item.request_id: item for item in page.interactions}
 
     def patience(self) -> Patience:
         """For one piece of work."""
         return Patience(self._patience_seconds)
+
+    async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        patience = self.patience()
+        while True:
+            try:
+                return await call()
+            except FactoryError as error:
+                await patience.wait(error)
 
 
 class Patience:
@@ -79,10 +110,14 @@ class Patience:
         """The platform has answered."""
         self._failures, self._since = 0, time.monotonic()
 
+    def passes(self, error: FactoryError) -> bool:
+        """Whether waiting may help."""
+        return isinstance(error, _PASSING)
+
     async def wait(self, error: FactoryError) -> None:
         """Waits after a failure. Raises the error again when it does not pass, or has not for too long."""
         self._failures += 1
         pause = max(error.retry_after_seconds or 0.0, _BACKOFF.seconds(self._failures))
-        if not isinstance(error, _PASSING) or time.monotonic() + pause - self._since > self._seconds:
+        if not self.passes(error) or time.monotonic() + pause - self._since > self._seconds:
             raise error
         await asyncio.sleep(pause)

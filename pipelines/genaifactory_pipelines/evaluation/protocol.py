@@ -22,20 +22,14 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A passage that was found for an answer."""
-
-    document_id: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Answer:
     """What a model answered to an item, through the platform."""
 
     text: str
-    passages: Sequence[Passage] = ()
-    """In the order of the search."""
+    request_id: str = ""
+    """Of its record; empty for one that was blocked or failed."""
+    documents: Sequence[str] = ()
+    """Documents of the passages that were found, in the order of the search; one may be there more than once."""
     refused: bool = False
     blocked: bool = False
     error: str = ""

@@ -18,8 +18,7 @@ class Recall:
         """See Evaluator; None for an item whose documents are not known."""
         if not item.documents:
             return None
-        found = {passage.document_id for passage in answer.passages}
-        return len(found.intersection(item.documents)) / len(set(item.documents))
+        return len(set(answer.documents).intersection(item.documents)) / len(set(item.documents))
 
 
 class Ndcg:
@@ -35,7 +34,7 @@ class Ndcg:
         """See Evaluator; None for an item whose documents are not known."""
         if not item.documents:
             return None
-        order = list(dict.fromkeys(passage.document_id for passage in answer.passages))
+        order = list(dict.fromkeys(answer.documents))
         wanted = set(item.documents)
         gain = sum(1 / math.log2(rank + 2) for rank, document in enumerate(order) if document in wanted)
         return gain / sum(1 / math.log2(rank + 2) for rank in range(len(wanted)))

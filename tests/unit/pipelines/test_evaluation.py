@@ -12,7 +12,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.gates import Gate, GateRule
 from genaifactory_pipelines.evaluation.answer_text import ExactMatch, TokenF1
 from genaifactory_pipelines.evaluation.gate import Measured, judge
-from genaifactory_pipelines.evaluation.protocol import Answer, Item, Passage
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
 from genaifactory_pipelines.evaluation.retrieval import Ndcg, Recall
 from genaifactory_pipelines.evaluation.statistics import mean_of, paired_difference
 
@@ -45,7 +45,7 @@ async def test_the_expected_answer_that_fits_best_counts_and_an_item_without_one
 
 
 async def test_retrieval_counts_each_document_once_at_its_first_passage() -> None:
-    found = Answer("", passages=[Passage("b", ""), Passage("b", ""), Passage("a", "")])
+    found = Answer("", documents=["b", "b", "a"])
     assert await Recall().score(item(documents=("a", "c")), found) == 0.5
     assert await Ndcg().score(item(documents=("b",)), found) == 1
     assert await Ndcg().score(item(documents=("a",)), found) == pytest.approx(1 / math.log2(3))

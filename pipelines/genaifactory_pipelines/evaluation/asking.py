@@ -1,0 +1,159 @@
+"""Asks the items of a golden set through the platform that serves: route, prompt, search, guardrails and engine.
+
+Each answer is written down at once, so that an evaluation that was killed asks only what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import IO, Protocol
+
+from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import ContentBlocked, FactoryError, Unavailable
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.gateway import Patience
+
+_IDS_PER_QUERY = 200
+_RECORD_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
+
+
+class Platform(Protocol):
+    """The calls of the gateway that asking needs."""
+
+    def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+        """See Gateway."""
+        ...
+
+    async def recorded(self, request_ids: Sequence[str]) -> dict[str, monitor_pb2.Interaction]:
+        """See Gateway."""
+        ...
+
+    def patience(self) -> Patience:
+        """See Gateway."""
+        ...
+
+
+async def ask(
+    platform: Platform,
+    items: Sequence[Item],
+    route: str,
+    file: Path,
+    *,
+    at_once: int = 4,
+    report: Callable[[int], None] = lambda done: None,
+) -> dict[str, Answer]:
+    """The answers by the item's id. An item that fails has an answer with an error; one that is blocked says so.
+
+    file: the answers so far, JSON lines; an attempt goes on from it. at_once: questions at a time. report: gets the
+    number of answers so far. A platform that is away is waited for. Raises FactoryError when it stays away.
+    """
+    answers = await asyncio.to_thread(_read, file)
+    left = [item for item in items if item.id not in answers]
+    places = asyncio.Semaphore(at_once)
+    with await asyncio.to_thread(file.open, "ab") as output:
+
+        async def one(item: Item) -> None:
+            async with places:
+                answers[item.id] = found = await _answer(platform, item, route)
+            await asyncio.to_thread(_append, output, item.id, found)
+            report(len(answers))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in left:
+                    group.create_task(one(item))
+        except* FactoryError as errors:
+            raise errors.exceptions[0] from None
+    return await _completed(platform, {item.id: answers[item.id] for item in items})
+
+
+async def _answer(platform: Platform, item: Item, route: str) -> Answer:
+    """Raises FactoryError when the platform stays away."""
+    request = gateway_pb2.ChatRequest(
+        model=route,
+        messages=[types_pb2.Message(role=types_pb2.ROLE_USER, content=item.question)],
+        sampling=types_pb2.Sampling(temperature=0.0),
+        fresh=True,
+    )
+    patience = platform.patience()
+    while True:
+        started = time.perf_counter()
+        text, request_id, first = "", "", 0.0
+        try:
+            async with aclosing(platform.chat(request)) as parts:
+                async for part in parts:
+                    request_id = part.request_id
+                    if part.HasField("delta"):
+                        first = first or time.perf_counter() - started
+                        text += part.delta
+        except ContentBlocked:
+            return Answer("", blocked=True, seconds=time.perf_counter() - started)
+        except FactoryError as error:
+            if not patience.passes(error):
+                return Answer("", error=error.reason, seconds=time.perf_counter() - started)
+            await patience.wait(error)
+        else:
+            seconds = time.perf_counter() - started
+            return Answer(text, request_id=request_id, first_token_seconds=first, seconds=seconds)
+
+
+async def _completed(platform: Platform, answers: Mapping[str, Answer]) -> dict[str, Answer]:
+    """The answers with what only the record has: the documents that were found, refusals, cost.
+
+    Raises Unavailable when a record is still missing after half a minute: without it an answer would look as if
+    nothing had been found.
+    """
+    ids = [answer.request_id for answer in answers.values() if answer.request_id]
+    records: dict[str, monitor_pb2.Interaction] = {}
+    until = time.monotonic() + _RECORD_SECONDS
+    while missing := [request_id for request_id in ids if request_id not in records]:
+        for start in range(0, len(missing), _IDS_PER_QUERY):
+            records |= await platform.recorded(missing[start : start + _IDS_PER_QUERY])
+        if len(records) < len(ids):
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"{len(ids) - len(records)} answers are not on record after {_RECORD_SECONDS:.0f} s. Check monitor."
+                )
+            await asyncio.sleep(_LOOK_SECONDS)
+    return {
+        name: _with_record(answer, records[answer.request_id]) if answer.request_id else answer
+        for name, answer in answers.items()
+    }
+
+
+def _with_record(answer: Answer, record: monitor_pb2.Interaction) -> Answer:
+    return dataclasses.replace(
+        answer,
+        documents=tuple(passage.document_id for passage in record.passages),
+        refused=record.refused,
+        cost_micros=record.cost_micros,
+    )
+
+
+def _append(output: IO[bytes], name: str, answer: Answer) -> None:
+    line = {"item": name, **dataclasses.asdict(answer)}
+    output.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    output.flush()
+
+
+def _read(file: Path) -> dict[str, Answer]:
+    """The answers of an attempt before; a last line that was cut off is left out, and removed. Blocks."""
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    *whole, begun = lines
+    if begun:
+        with file.open("r+b") as cut:
+            cut.truncate(sum(len(line) + 1 for line in whole))
+    found = [json.loads(line) for line in whole if line]
+    return {values.pop("item"): Answer(**{**values, "documents": tuple(values["documents"])}) for values in found}

@@ -1,0 +1,87 @@
+"""A golden set is asked through a whole platform, each item once, also when the asking was killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory_common.errors import Unavailable
+from genaifactory_local.testing import Platform
+from genaifactory_pipelines.evaluation.asking import ask
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.retrieval import Recall
+from genaifactory_pipelines.gateway import Gateway
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]  # files of the tests' own
+
+LEAVE = Item("leave", "How many days of annual leave do I have?", expected=(), documents=("leave.md",))
+NONSENSE = Item("nonsense", "Which moon of Jupiter has the most volcanoes?", expected=())
+SECRET = Item("secret", "My key is AKIAIOSFODNN7EXAMPLE, is it safe?", expected=())
+ITEMS = [LEAVE, NONSENSE, SECRET]
+
+
+async def test_answers_come_with_what_the_record_has(shared_platform: Platform, tmp_path: Path) -> None:
+    async with shared_platform.connected() as channel:
+        answers = await ask(Gateway(channel), ITEMS, "rag", tmp_path / "answers.jsonl")
+    leave, nonsense, secret = (answers[item.id] for item in ITEMS)
+    assert leave.text
+    assert not leave.refused
+    assert 0 < leave.first_token_seconds <= leave.seconds
+    assert leave.documents
+    assert await Recall().score(LEAVE, leave) == 1
+    assert nonsense.refused
+    assert (secret.blocked, secret.text, secret.error) == (True, "", "")
+
+
+async def test_a_route_that_there_is_not_is_the_answers_error(shared_platform: Platform, tmp_path: Path) -> None:
+    async with shared_platform.connected() as channel:
+        answers = await ask(Gateway(channel), [LEAVE], "none", tmp_path / "answers.jsonl")
+    assert answers == {"leave": Answer("", error="MODEL_NOT_FOUND", seconds=answers["leave"].seconds)}
+
+
+class Breaking(Gateway):
+    """A gateway that goes away amid the first answer."""
+
+    asked = 0
+
+    async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+        """See Gateway."""
+        self.asked += 1
+        async for part in super().chat(request):
+            yield part
+            if self.asked == 1:
+                raise Unavailable("the gateway has gone away")
+
+
+async def test_an_answer_that_breaks_off_is_asked_again_and_none_is_asked_twice(
+    shared_platform: Platform, tmp_path: Path
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    async with shared_platform.connected() as channel:
+        gateway = Breaking(channel, patience_seconds=10)
+        first = await ask(gateway, [LEAVE], "rag", file)
+        assert gateway.asked == 2
+        with file.open("ab") as output:
+            output.write(b'{"item": "nonsense", "te')  # killed while it wrote
+        again = await ask(gateway, ITEMS, "rag", file)
+        assert gateway.asked == 4
+        assert again["leave"] == first["leave"]
+        assert await ask(gateway, ITEMS, "rag", file) == again
+        assert gateway.asked == 4
+    names = [json.loads(line)["item"] for line in file.read_text().splitlines()]
+    assert sorted(names) == ["leave", "nonsense", "secret"]
+
+
+async def test_a_platform_that_stays_away_ends_the_evaluation(shared_platform: Platform, tmp_path: Path) -> None:
+    class Gone(Gateway):
+        async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+            raise Unavailable("away")
+            yield
+
+    async with shared_platform.connected() as channel:
+        with pytest.raises(Unavailable):
+            await ask(Gone(channel, patience_seconds=0.5), ITEMS, "rag", tmp_path / "answers.jsonl")
