@@ -18,7 +18,7 @@ from genaifactory_pipelines.gateway import Gateway
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]  # files of the tests' own
 
-LEAVE = Item("leave", "How many days of annual leave do I have?", expected=(), documents=("leave.md",))
+LEAVE = Item("leave", "How many days of annual leave do I have?", expected=(), documents=("sample/leave.md",))
 NONSENSE = Item("nonsense", "Which moon of Jupiter has the most volcanoes?", expected=())
 SECRET = Item("secret", "My key is AKIAIOSFODNN7EXAMPLE, is it safe?", expected=())
 ITEMS = [LEAVE, NONSENSE, SECRET]
