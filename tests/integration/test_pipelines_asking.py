@@ -12,8 +12,8 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common.errors import Unavailable
 from genaifactory_local.testing import Platform
 from genaifactory_pipelines.evaluation.asking import ask
+from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
 from genaifactory_pipelines.evaluation.protocol import Answer, Item
-from genaifactory_pipelines.evaluation.retrieval import Recall
 from genaifactory_pipelines.gateway import Gateway
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]  # files of the tests' own

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import pkgutil
 
 import numpy as np
 import pytest
@@ -10,10 +12,14 @@ from pydantic import ValidationError
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.gates import Gate, GateRule
-from genaifactory_pipelines.evaluation.answer_text import ExactMatch, TokenF1
+from genaifactory_pipelines.evaluation import evaluators
+from genaifactory_pipelines.evaluation.evaluators.exact_match import ExactMatch
+from genaifactory_pipelines.evaluation.evaluators.retrieval_ndcg import Ndcg
+from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
+from genaifactory_pipelines.evaluation.evaluators.token_f1 import TokenF1
 from genaifactory_pipelines.evaluation.gate import Measured, judge
 from genaifactory_pipelines.evaluation.protocol import Answer, Item
-from genaifactory_pipelines.evaluation.retrieval import Ndcg, Recall
+from genaifactory_pipelines.evaluation.registry import make_evaluators
 from genaifactory_pipelines.evaluation.statistics import mean_of, paired_difference
 
 
@@ -51,6 +57,15 @@ async def test_retrieval_counts_each_document_once_at_its_first_passage() -> Non
     assert await Ndcg().score(item(documents=("a",)), found) == pytest.approx(1 / math.log2(3))
     assert await Recall().score(item(), found) is None
     assert await Ndcg().score(item(), found) is None
+
+
+def test_every_module_is_an_evaluator_with_its_name_and_judges_a_failed_answer() -> None:
+    found = make_evaluators()
+    assert sorted(found) == sorted(module.name for module in pkgutil.iter_modules(evaluators.__path__))
+    for evaluator in found.values():
+        assert evaluator.better in ("higher", "lower")
+        score = asyncio.run(evaluator.score(item(documents=("a",)), Answer("", error="UNAVAILABLE")))
+        assert score is None or math.isfinite(score)
 
 
 def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:

@@ -1,0 +1,21 @@
+"""The price of an answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class Cost:
+    """Millionths of the currency in factory.yaml."""
+
+    name = "cost_micros"
+    better: Literal["lower"] = "lower"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator."""
+        return float(answer.cost_micros)
+
+
+make = Cost

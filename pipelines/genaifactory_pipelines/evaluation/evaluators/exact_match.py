@@ -1,0 +1,24 @@
+"""Exact match: the answer's words are those of an expected answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from genaifactory_pipelines.evaluation import words
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class ExactMatch:
+    """1 where the words are those of an expected answer, else 0."""
+
+    name = "exact_match"
+    better: Literal["higher"] = "higher"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator; None for an item without an expected answer."""
+        if not item.expected:
+            return None
+        return float(words.of(answer.text) in [words.of(text) for text in item.expected])
+
+
+make = ExactMatch

@@ -1,0 +1,21 @@
+"""Whether an item got no answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class Failed:
+    """1 for an error, else 0."""
+
+    name = "failed"
+    better: Literal["lower"] = "lower"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator."""
+        return float(bool(answer.error))
+
+
+make = Failed

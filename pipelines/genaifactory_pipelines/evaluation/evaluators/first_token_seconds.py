@@ -1,0 +1,21 @@
+"""The time until the first text of an answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class FirstToken:
+    """Seconds; of answers without text there is none."""
+
+    name = "first_token_seconds"
+    better: Literal["lower"] = "lower"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator."""
+        return answer.first_token_seconds if answer.text else None
+
+
+make = FirstToken

@@ -1,0 +1,23 @@
+"""Recall of the search: how many of the documents that hold the answer were found."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class Recall:
+    """The share of the item's documents that are among those found; 0 to 1."""
+
+    name = "retrieval_recall"
+    better: Literal["higher"] = "higher"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator; None for an item whose documents are not known."""
+        if not item.documents:
+            return None
+        return len(set(answer.documents).intersection(item.documents)) / len(set(item.documents))
+
+
+make = Recall

@@ -1,0 +1,21 @@
+"""The time until the end of an answer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class Seconds:
+    """Seconds, also of an answer that was blocked or failed."""
+
+    name = "seconds"
+    better: Literal["lower"] = "lower"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator."""
+        return answer.seconds
+
+
+make = Seconds

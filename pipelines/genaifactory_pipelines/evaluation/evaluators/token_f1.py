@@ -1,0 +1,37 @@
+"""Token F1: how many of the answer's words are those of an expected answer, and how many of those are in the answer.
+
+Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from genaifactory_pipelines.evaluation import words
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+
+
+class TokenF1:
+    """The harmonic mean of precision and recall of the words, of the expected answer that fits best; 0 to 1."""
+
+    name = "token_f1"
+    better: Literal["higher"] = "higher"
+
+    async def score(self, item: Item, answer: Answer) -> float | None:
+        """See Evaluator; None for an item without an expected answer."""
+        if not item.expected:
+            return None
+        found = words.of(answer.text)
+        return max(_f1(found, words.of(text)) for text in item.expected)
+
+
+def _f1(found: Sequence[str], expected: Sequence[str]) -> float:
+    if not found or not expected:
+        return float(found == expected)
+    common = (Counter(found) & Counter(expected)).total()
+    return 2 * common / (len(found) + len(expected))
+
+
+make = TokenF1

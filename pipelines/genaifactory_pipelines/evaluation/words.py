@@ -1,0 +1,18 @@
+"""The words of a text, by which answers are compared."""
+
+from __future__ import annotations
+
+import re
+
+from genaifactory_common import normalise
+
+_CITATION = re.compile(r"\[\d+(?:[,;] ?\d+)*\]")
+_WORD = re.compile(r"\w+")
+
+
+def of(text: str) -> list[str]:
+    """The words in normal form and lower case, without the marks of citations.
+
+    English articles stay, other than in SQuAD's form: "a" and "an" are words of Vietnamese too.
+    """
+    return _WORD.findall(normalise.normalise(_CITATION.sub(" ", text)).text.casefold())
