@@ -78,9 +78,8 @@ async def test_an_answer_that_breaks_off_is_asked_again_and_none_is_asked_twice(
 
 async def test_a_platform_that_stays_away_ends_the_evaluation(shared_platform: Platform, tmp_path: Path) -> None:
     class Gone(Gateway):
-        async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+        def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
             raise Unavailable("away")
-            yield
 
     async with shared_platform.connected() as channel:
         with pytest.raises(Unavailable):
