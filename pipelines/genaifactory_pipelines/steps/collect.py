@@ -10,7 +10,7 @@ import os
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import AwareDatetime, Field, model_validator
@@ -96,7 +96,7 @@ class _Lines:
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
-            self._count(line, *_position(line))
+            self._count(line, *_position(json.loads(line)))
             whole += len(line)
         self._file.seek(whole)
         self._file.truncate()
@@ -106,11 +106,13 @@ class _Lines:
         self._begun = b""
 
     def add(self, piece: bytes) -> None:
-        """Appends the whole lines of a piece, but those that are there already."""
+        """Appends the whole lines of a piece, but those that are there already and those of evaluations, which are no
+        use of the platform."""
         *lines, self._begun = (self._begun + piece).split(b"\n")
         for line in lines:
-            time, request_id = _position(line)
-            if time == self.last_time and request_id in self._ids:
+            values = json.loads(line)
+            time, request_id = _position(values)
+            if values.get("evaluation") or (time == self.last_time and request_id in self._ids):
                 continue
             self._file.write(line + b"\n")
             self._count(line + b"\n", time, request_id)
@@ -134,8 +136,7 @@ class _Lines:
         self.digest.update(line)
 
 
-def _position(line: bytes) -> tuple[str, str]:
-    values = json.loads(line)
+def _position(values: dict[str, Any]) -> tuple[str, str]:
     return str(values["start_time"]), str(values["request_id"])
 
 

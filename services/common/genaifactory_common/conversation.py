@@ -28,12 +28,14 @@ MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 64
 """In a message's name of its author."""
 MAX_USER_CHARACTERS = 256
+MAX_EVALUATED_CHARACTERS = 128
+"""In each name of an evaluation's model, adapter, prompt and index version."""
 CONVERSATION_ID = r"^[A-Za-z0-9._-]{1,128}$"
 TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 _ROLES = (types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT, types_pb2.ROLE_TOOL)
 _TOOL_NAME = re.compile(TOOL_NAME.removesuffix("$") + r"\Z")
-_CONVERSATION_ID = re.compile(CONVERSATION_ID.removesuffix("$") + r"\Z")
+_ID = re.compile(CONVERSATION_ID.removesuffix("$") + r"\Z")
 _FRAME_TOKENS = 4  # that a chat template adds around a message
 
 
@@ -53,11 +55,29 @@ def check(request: Request, *, sampling_prefix: str = "sampling.") -> None:
     images.check(request.messages, request.conversation_id)
     check_tools(request.tools, request.tool_choice)
     sampling.check(request.sampling, prefix=sampling_prefix)
+    if request.HasField("evaluation"):
+        check_evaluation(request)
+
+
+def check_evaluation(request: Request) -> None:
+    """Raises InvalidArgument unless the request is one that an evaluation may send; factory.yaml is not looked at."""
+    wanted = request.evaluation
+    if not _ID.match(wanted.run):
+        raise InvalidArgument("'evaluation.run' must be 1 to 128 of A-Z a-z 0-9 . _ -", field="evaluation.run")
+    if request.conversation_id:
+        raise InvalidArgument(
+            "'conversation_id' is not allowed in an evaluation, which stores no conversation; send all 'messages'.",
+            field="conversation_id",
+        )
+    for name in ("model", "adapter", "prompt", "index_version"):
+        if len(getattr(wanted, name)) > MAX_EVALUATED_CHARACTERS:
+            field = f"evaluation.{name}"
+            raise InvalidArgument(f"'{field}' may have at most {MAX_EVALUATED_CHARACTERS} characters.", field=field)
 
 
 def check_conversation_id(conversation_id: str) -> None:
     """Raises InvalidArgument."""
-    if not _CONVERSATION_ID.match(conversation_id):
+    if not _ID.match(conversation_id):
         raise InvalidArgument("'conversation_id' must be 1 to 128 of A-Z a-z 0-9 . _ -", field="conversation_id")
 
 

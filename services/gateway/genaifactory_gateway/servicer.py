@@ -279,6 +279,7 @@ def _answer_request(request: gateway_pb2.ChatRequest, request_id: str) -> orches
         user=request.user,
         fresh=request.fresh,
         search_options=request.search_options if request.HasField("search_options") else None,
+        evaluation=request.evaluation if request.HasField("evaluation") else None,
         answer_only=True,  # route, passages and verdicts are for the record, not for clients
     )
 

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
-from genaifactory_common import channels, conversation, images, specs
+from genaifactory_common import channels, conversation, identity, images, specs
 from genaifactory_common.errors import InvalidArgument, UpstreamFailed
 from genaifactory_gateway.admission import Entry
 
@@ -61,6 +61,8 @@ class Upstream:
         """
         if (field := images.first(request.messages)) is not None:
             entry.require_vision(route, field)
+        if request.HasField("evaluation"):
+            identity.require_any({"evaluate"}, entry.holder.role.name, entry.holder.role.permissions)
         if request.HasField("search_options") and route.knowledge_base is None:
             raise InvalidArgument(
                 f"The model '{route.name}' searches no documents; leave 'search_options' out.", field="search_options"

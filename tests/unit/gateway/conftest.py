@@ -51,7 +51,7 @@ roles:
   - {{name: chatter, permissions: [chat, embed, models], routes: [chat]}}
   - {{name: viewer, permissions: [models]}}
   - {{name: editor, permissions: [ingest]}}
-  - {{name: admin, permissions: [chat, embed, models, feedback, usage, ingest, export, operate]}}
+  - {{name: admin, permissions: [chat, embed, models, feedback, usage, ingest, export, evaluate, operate]}}
 models:
   - {{name: extractive, backend: {{type: modelserver, model: extractive}}}}
   - {{name: minilm, kind: embedding, description: Small., backend: {{type: modelserver, model: minilm}}}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_args
 
 import grpc.aio
 import httpx
@@ -15,7 +15,7 @@ from genaifactory.gateway.v1 import gateway_pb2 as pb
 from genaifactory.gateway.v1 import gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import errors
+from genaifactory_common import errors, specs
 from genaifactory_common.errors import FactoryError, Reason, UpstreamFailed
 from genaifactory_gateway.settings import Transfers
 from tests.unit.gateway.conftest import Gateway, Start, at_rest
@@ -63,9 +63,8 @@ ALL_METHODS = METHODS | {
 @pytest.mark.parametrize("name", ALL_METHODS)
 async def test_a_key_without_the_permission_is_refused_before_any_call(gateway: Gateway, name: str) -> None:
     request, permissions = ALL_METHODS[name]
-    everything = ("chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate")
     document = gateway.source.current
-    lacking = tuple(each for each in everything if each not in permissions)
+    lacking = tuple(each for each in get_args(specs.Permission) if each not in permissions)
     roles = tuple(
         role.model_copy(update={"permissions": lacking}) if role.name == "admin" else role for role in document.roles
     )

@@ -223,3 +223,19 @@ async def test_an_invalid_message_is_an_invalid_argument(gateway: Gateway, metho
     assert error.reason is Reason.INVALID_ARGUMENT
     assert error.message.startswith(f"The request of {method.lstrip('/')} is no protobuf message")
     assert "DecodeError" not in error.message
+
+
+async def test_an_evaluation_reaches_the_orchestrator_for_a_key_with_the_permission(gateway: Gateway) -> None:
+    wanted = types_pb2.Evaluation(run="eval-1", adapter="leave-7", prompt="rag@2", index_version="v0")
+    async for _ in _chat(gateway, "sk-acme-admin", evaluation=wanted):
+        pass
+    assert [request.evaluation for request in gateway.orchestrator.requests] == [wanted]
+
+
+async def test_an_evaluation_by_a_key_without_the_permission_is_refused_before_any_call(gateway: Gateway) -> None:
+    error = await _error(_chat(gateway, evaluation=types_pb2.Evaluation(run="eval-1")))
+    assert error.reason is Reason.PERMISSION_DENIED
+    assert "'evaluate'" in error.message
+    assert not gateway.orchestrator.requests
+    error = await _error(_chat(gateway, "sk-acme-admin", evaluation=types_pb2.Evaluation()))
+    assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "evaluation.run")

@@ -66,7 +66,7 @@ class Agent:
         history: Sequence[types_pb2.Message],
         messages: Sequence[types_pb2.Message],
     ) -> AgentFindings:
-        return AgentFindings(scope=Scope(plan.route, question.search_options))
+        return AgentFindings(scope=Scope(plan.route, question.search_options, plan.index_version))
 
     async def answer(self, writer: Writer, findings: AgentFindings) -> Done:
         toolset = DocumentSearch(self._retriever, findings.scope)

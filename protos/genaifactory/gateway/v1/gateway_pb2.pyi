@@ -132,6 +132,7 @@ class ChatRequest(message.Message):
     USER_FIELD_NUMBER: builtins.int
     FRESH_FIELD_NUMBER: builtins.int
     SEARCH_OPTIONS_FIELD_NUMBER: builtins.int
+    EVALUATION_FIELD_NUMBER: builtins.int
     model: builtins.str
     """A name from ListModels: a route ("rag", "chat")."""
     conversation_id: builtins.str
@@ -164,6 +165,10 @@ class ChatRequest(message.Message):
     def search_options(self) -> types_pb2.SearchOptions:
         """How the documents are searched; only for a route that searches."""
 
+    @builtins.property
+    def evaluation(self) -> types_pb2.Evaluation:
+        """For evaluations."""
+
     def __init__(
         self,
         *,
@@ -177,10 +182,11 @@ class ChatRequest(message.Message):
         user: builtins.str = ...,
         fresh: builtins.bool = ...,
         search_options: types_pb2.SearchOptions | None = ...,
+        evaluation: types_pb2.Evaluation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["evaluation", b"evaluation", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "fresh", b"fresh", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "evaluation", b"evaluation", "fresh", b"fresh", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,6 +116,8 @@ class Interaction(message.Message):
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     TRACE_ID_FIELD_NUMBER: builtins.int
     TRACEPARENT_FIELD_NUMBER: builtins.int
+    EVALUATION_FIELD_NUMBER: builtins.int
+    ADAPTER_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies the request."""
     tenant: builtins.str
@@ -164,6 +166,10 @@ class Interaction(message.Message):
     """W3C traceparent of the request's span, so that storing the record is part of its trace; empty when not traced.
     Not stored.
     """
+    evaluation: builtins.str
+    """The evaluation that asked it; empty for a request of use."""
+    adapter: builtins.str
+    """The adapter that answered in place of the model's own; only in an evaluation."""
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
         """When it began."""
@@ -225,10 +231,12 @@ class Interaction(message.Message):
         conversation_id: builtins.str = ...,
         trace_id: builtins.str = ...,
         traceparent: builtins.str = ...,
+        evaluation: builtins.str = ...,
+        adapter: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["attempts", b"attempts", "cached", b"cached", "citations", b"citations", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "currency", b"currency", "duration_us", b"duration_us", "error_message", b"error_message", "error_reason", b"error_reason", "index_version", b"index_version", "input", b"input", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "output", b"output", "passages", b"passages", "principal", b"principal", "prompt_version", b"prompt_version", "refused", b"refused", "request_id", b"request_id", "route", b"route", "start_time", b"start_time", "task", b"task", "tenant", b"tenant", "time_to_first_token_us", b"time_to_first_token_us", "trace_id", b"trace_id", "traceparent", b"traceparent", "usage", b"usage", "user", b"user", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter", "attempts", b"attempts", "cached", b"cached", "citations", b"citations", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "currency", b"currency", "duration_us", b"duration_us", "error_message", b"error_message", "error_reason", b"error_reason", "evaluation", b"evaluation", "index_version", b"index_version", "input", b"input", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "output", b"output", "passages", b"passages", "principal", b"principal", "prompt_version", b"prompt_version", "refused", b"refused", "request_id", b"request_id", "route", b"route", "start_time", b"start_time", "task", b"task", "tenant", b"tenant", "time_to_first_token_us", b"time_to_first_token_us", "trace_id", b"trace_id", "traceparent", b"traceparent", "usage", b"usage", "user", b"user", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,6 +37,7 @@ class AnswerRequest(message.Message):
     ANSWER_ONLY_FIELD_NUMBER: builtins.int
     FRESH_FIELD_NUMBER: builtins.int
     SEARCH_OPTIONS_FIELD_NUMBER: builtins.int
+    EVALUATION_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies the request in every record; set by the gateway."""
     route: builtins.str
@@ -73,6 +74,10 @@ class AnswerRequest(message.Message):
     def search_options(self) -> types_pb2.SearchOptions:
         """How the documents are searched; only for a route that searches."""
 
+    @builtins.property
+    def evaluation(self) -> types_pb2.Evaluation:
+        """For evaluations."""
+
     def __init__(
         self,
         *,
@@ -88,10 +93,11 @@ class AnswerRequest(message.Message):
         answer_only: builtins.bool = ...,
         fresh: builtins.bool = ...,
         search_options: types_pb2.SearchOptions | None = ...,
+        evaluation: types_pb2.Evaluation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["evaluation", b"evaluation", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["answer_only", b"answer_only", "conversation_id", b"conversation_id", "fresh", b"fresh", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answer_only", b"answer_only", "conversation_id", b"conversation_id", "evaluation", b"evaluation", "fresh", b"fresh", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

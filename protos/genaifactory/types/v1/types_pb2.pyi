@@ -696,6 +696,44 @@ class SearchOptions(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class Evaluation(message.Message):
+    """Marks a request as one of an evaluation, and says what to answer it with instead of what its route says. Needs the
+    permission 'evaluate'. Such a request uses neither the cache nor a stored conversation, and no fallback model.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    ADAPTER_FIELD_NUMBER: builtins.int
+    PROMPT_FIELD_NUMBER: builtins.int
+    INDEX_VERSION_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    """Names the evaluation in records: 1 to 128 of A-Z a-z 0-9 . _ -"""
+    model: builtins.str
+    """A chat model of factory.yaml; empty: the first of the route's models, or the first that can have the adapter."""
+    adapter: builtins.str
+    """An adapter that the model server has loaded, which answers in place of the model's own; empty: none."""
+    prompt: builtins.str
+    """NAME@VERSION of a prompt of factory.yaml; empty: the route's prompt."""
+    index_version: builtins.str
+    """The index version to search; empty: the active one."""
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        model: builtins.str = ...,
+        adapter: builtins.str = ...,
+        prompt: builtins.str = ...,
+        index_version: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter", "index_version", b"index_version", "model", b"model", "prompt", b"prompt", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class Passage(message.Message):
     """A piece of a document that a search returns."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from genaifactory_common.engine_specs import Spec
 from genaifactory_common.specs.names import Name
 
-Permission = Literal["chat", "embed", "models", "feedback", "usage", "ingest", "export", "operate"]
+Permission = Literal["chat", "embed", "models", "feedback", "usage", "ingest", "export", "evaluate", "operate"]
 
 
 class ApiKey(Spec):

@@ -33,6 +33,7 @@ _REFUSED = {
     "logit_bias": "leave it out, or send {}",
     "audio": "leave it out; answers are text",
     "web_search_options": "leave it out; name a rag route as 'model'",
+    "evaluation": "leave it out; evaluations use the gRPC API",
     "moderation": "leave it out; the guardrail policy of the route applies",
     "guided_json": "send 'structured_outputs': {'json': …}",
     "guided_regex": "send 'structured_outputs': {'regex': …}",

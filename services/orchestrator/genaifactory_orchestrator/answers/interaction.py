@@ -37,6 +37,8 @@ class Record:
     user: str = ""
     conversation_id: str = ""
     prompt_version: str = ""
+    evaluation: str = ""
+    adapter: str = ""
     wanted: int = 1
     """Number of choices asked for."""
     messages: tuple[types_pb2.Message, ...] = ()
@@ -162,6 +164,8 @@ class Record:
             duration_us=_microseconds(time.perf_counter() - self.started),
             outcome=outcome,
             conversation_id=self.conversation_id,
+            evaluation=self.evaluation,
+            adapter=self.adapter,
             trace_id=telemetry.current_trace_id(),
             traceparent=dict(telemetry.inject()).get("traceparent", ""),
         )

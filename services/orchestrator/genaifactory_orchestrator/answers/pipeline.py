@@ -78,7 +78,7 @@ class Answerer:
         even if its turn cannot be stored in its conversation; the record then has the error.
         """
         caller = identity.current()
-        plan = self._plans.resolve(question.route, caller.tenant)
+        plan = self._plans.resolve(question.route, caller.tenant, question.evaluation)
         record = _new_record(question, caller, plan)
         with self._outbox.reserve() as place:
             try:
@@ -204,6 +204,8 @@ def _new_record(question: CheckedRequest, caller: Caller, plan: Plan) -> Record:
         task=plan.route.task,
         route=plan.route.name,
         prompt_version=plan.prompt_version,
+        evaluation=question.evaluation.run if question.evaluation is not None else "",
+        adapter=plan.adapter,
         wanted=question.choices,
     )
 

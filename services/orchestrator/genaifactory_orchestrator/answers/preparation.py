@@ -122,10 +122,11 @@ def _cache_key(
     history: Sequence[types_pb2.Message],
     messages: Sequence[types_pb2.Message],
 ) -> str:
-    """Empty when the cache must not be used: it is disabled, or the request is random, or has choices or tools."""
+    """Empty when the cache must not be used: it is disabled, or the request is random, has choices or tools, or belongs
+    to an evaluation."""
     sampling = question.sampling
     repeatable = sampling.temperature == 0 and question.choices == 1 and not sampling.logprobs
-    if not plan.route.cache.enabled or not repeatable or question.tools:
+    if not plan.route.cache.enabled or not repeatable or question.tools or question.evaluation is not None:
         return ""
     day = prompts.today() if plan.template is not None and plan.template.uses_today else ""
     return cache.key(

@@ -10,7 +10,7 @@ from google.protobuf import struct_pb2
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import conversation
+from genaifactory_common import conversation, identity
 from genaifactory_common.errors import InvalidArgument
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -34,6 +34,8 @@ class CheckedRequest:
     """Whether the cache must not answer it."""
     search_options: types_pb2.SearchOptions = field(default_factory=types_pb2.SearchOptions)
     """For every search of the request; the retriever checks them."""
+    evaluation: types_pb2.Evaluation | None = None
+    """Set for a request of an evaluation, which the cache neither answers nor stores."""
 
     @property
     def choices(self) -> int:
@@ -64,11 +66,13 @@ class CheckedRequest:
 
 
 def from_request(request: orchestrator_pb2.AnswerRequest) -> CheckedRequest:
-    """The checked request. Raises InvalidArgument with the field."""
+    """The checked request of the current caller. Raises InvalidArgument with the field, PermissionDenied."""
     check_request_id(request.request_id)
     if not request.route:
         raise InvalidArgument("route must name a route of factory.yaml.", field="route")
     conversation.check(request)
+    if request.HasField("evaluation"):
+        identity.current().require("evaluate")
     return CheckedRequest(
         request_id=request.request_id,
         route=request.route,
@@ -81,6 +85,7 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> CheckedRequest:
         user=request.user,
         fresh=request.fresh,
         search_options=request.search_options,
+        evaluation=request.evaluation if request.HasField("evaluation") else None,
     )
 
 

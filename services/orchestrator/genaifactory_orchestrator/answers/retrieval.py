@@ -81,6 +81,8 @@ class Scope:
     route: specs.Route
     options: types_pb2.SearchOptions
     """The client's."""
+    index_version: str
+    """Empty: the active one."""
 
 
 class Retrieval:
@@ -110,6 +112,7 @@ class Retrieval:
     async def _search(self, scope: Scope, request: retriever_pb2.SearchRequest) -> RetrievedPassages:
         request.knowledge_base = scope.route.knowledge_base or ""
         request.options.CopyFrom(scope.options)
+        request.index_version = scope.index_version
         response = await channels.unary(self._stub.Search, request, timeout_seconds=self._timeout_seconds)
         reading = response.reading if response.HasField("reading") else None
         return RetrievedPassages(tuple(response.passages), response.index_version, response.term_coverage, reading)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import images, specs
@@ -24,6 +24,10 @@ class Plan:
     """The route's models that accept images, in its order."""
     digest: str
     """Digest of the content of route, models, prompt and policy."""
+    adapter: str = ""
+    """Answers in place of the model's own; only in an evaluation."""
+    index_version: str = ""
+    """To search; empty: the active one."""
 
     @property
     def prompt_version(self) -> str:
@@ -52,15 +56,19 @@ class Plans:
         self._source = source
         self._plans = source.derive(lambda factory: {route.name: _made(factory, route) for route in factory.routes})
 
-    def resolve(self, name: str, tenant: str) -> Plan:
-        """The plan of a route. Raises NotFound for an unknown route, or one whose documents the tenant may not use."""
+    def resolve(self, name: str, tenant: str, evaluation: types_pb2.Evaluation | None = None) -> Plan:
+        """The plan of a route, or the one that an evaluation wants instead.
+
+        Raises NotFound for an unknown route, or one whose documents the tenant may not use; InvalidArgument for what
+        the evaluation names.
+        """
         plan = self._plans.current.get(name)
         if plan is None:
             raise _unknown(name)
         base = plan.route.knowledge_base
         if base is not None and self._source.current.knowledge_base(base, tenant) is None:
             raise _unknown(name)
-        return plan
+        return plan if evaluation is None else _evaluated(self._source.current, plan, evaluation)
 
 
 def _made(factory: specs.Factory, route: specs.Route) -> Plan:
@@ -71,6 +79,57 @@ def _made(factory: specs.Factory, route: specs.Route) -> Plan:
     parts: list[Spec] = [route, policy, *filter(None, (prompt, *map(factory.model, route.models)))]
     digest = hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
     return Plan(route, policy, Template(prompt) if prompt else None, factory.seeing(route), digest)
+
+
+def _evaluated(factory: specs.Factory, plan: Plan, wanted: types_pb2.Evaluation) -> Plan:
+    """Without fallbacks: another model's answers would be taken for the evaluated one's."""
+    if wanted.index_version and plan.route.knowledge_base is None:
+        raise InvalidArgument(
+            f"The model '{plan.route.name}' searches no documents; leave 'evaluation.index_version' out.",
+            field="evaluation.index_version",
+        )
+    changes: dict[str, object] = {"models": (_evaluated_model(factory, plan.route, wanted),)}
+    if wanted.prompt:
+        changes["prompt"] = _evaluated_prompt(factory, plan, wanted.prompt)
+    made = _made(factory, plan.route.model_copy(update=changes))
+    return replace(made, adapter=wanted.adapter, index_version=wanted.index_version)
+
+
+def _evaluated_model(factory: specs.Factory, route: specs.Route, wanted: types_pb2.Evaluation) -> str:
+    chat = [model for model in factory.models if model.kind == "chat"]
+    at_model_server = {model.name for model in chat if model.backend.type == "modelserver"}
+    if wanted.model:
+        if wanted.model not in {model.name for model in chat}:
+            raise InvalidArgument(f"There is no chat model '{wanted.model}' in factory.yaml.", field="evaluation.model")
+        if wanted.adapter and wanted.model not in at_model_server:
+            raise InvalidArgument(
+                f"The model '{wanted.model}' is not at the model server, which alone has adapters.",
+                field="evaluation.adapter",
+            )
+        return wanted.model
+    if not wanted.adapter:
+        return route.models[0]
+    found = next((name for name in route.models if name in at_model_server), None)
+    if found is None:
+        raise InvalidArgument(
+            f"No model of the route '{route.name}' is at the model server, which alone has adapters; name one in "
+            "'evaluation.model'.",
+            field="evaluation.adapter",
+        )
+    return found
+
+
+def _evaluated_prompt(factory: specs.Factory, plan: Plan, reference: str) -> str:
+    """Only another version of the route's own prompt: one of another route may not be for the caller."""
+    name = plan.prompt.name if plan.prompt is not None else None
+    versions = sorted(prompt.version for prompt in factory.prompts if prompt.name == name)
+    if reference not in {f"{name}@{version}" for version in versions}:
+        known = ", ".join(f"{name}@{version}" for version in versions) or "none"
+        raise InvalidArgument(
+            f"'evaluation.prompt' must be a version of the prompt of the route '{plan.route.name}': {known}.",
+            field="evaluation.prompt",
+        )
+    return reference
 
 
 def _unknown(name: str) -> NotFound:

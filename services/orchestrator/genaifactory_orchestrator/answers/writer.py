@@ -181,6 +181,7 @@ class Writer:
             prompt,
             timeout_seconds=plan.route.timeout_seconds,
             attempts=self.record.attempts,
+            adapter=plan.adapter,
         )
         async with aclosing(generated) as events:
             async for event in events:

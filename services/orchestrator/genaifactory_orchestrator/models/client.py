@@ -84,16 +84,19 @@ class ModelClient:
         *,
         timeout_seconds: float,
         attempts: list[Attempt] | None = None,
+        adapter: str = "",
     ) -> AsyncGenerator[Event, None]:
         """Streams one answer from the first model of `chain` that works; raises FactoryError.
 
         Closing the generator cancels the call at the backend. Each attempt is appended to `attempts` when it ends, also
         when it failed or was cancelled; `pricing.total(a.cost for a in attempts)` is the total cost.
+
+        adapter: answers in place of the models' own; they must be models of the model server.
         """
         deadline = self._deadline(timeout_seconds)
         draft = Draft(prompt, [] if attempts is None else attempts)
         failures: list[Failure] = []
-        async with self._targets.use(tuple(chain), "chat") as targets:
+        async with self._targets.use(tuple(chain), "chat", adapter) as targets:
             for target in targets:
                 last = target is targets[-1]
                 async with aclosing(self._answer_from(target, draft, deadline, last, failures)) as events:

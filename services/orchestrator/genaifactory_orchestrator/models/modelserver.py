@@ -10,7 +10,7 @@ import grpc.aio
 
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels, errors, specs
+from genaifactory_common import channels, errors
 from genaifactory_common.errors import FactoryError, Reason
 from genaifactory_orchestrator.models.backend import (
     ChoiceFinished,
@@ -32,10 +32,12 @@ class ModelServerBackend:
 
     continues_exactly = True
 
-    def __init__(self, name: str, spec: specs.ModelServerBackend, channel: grpc.aio.Channel) -> None:
-        """name: of the model in factory.yaml, for the log."""
+    def __init__(self, name: str, served: str, channel: grpc.aio.Channel, *, evaluated: bool = False) -> None:
+        """name: of the model in factory.yaml, for the log. served: name at the model server. evaluated: whether the
+        request named it, and not factory.yaml."""
         self._name = name
-        self._model = spec.model
+        self._model = served
+        self._evaluated = evaluated
         self._stub = modelserver_pb2_grpc.ModelServiceStub(channel)
 
     async def generate(self, prompt: Prompt, *, prefix: str, timeout_seconds: float) -> AsyncGenerator[Piece, None]:
@@ -98,6 +100,12 @@ class ModelServerBackend:
                     retry_after_seconds=error.retry_after_seconds,
                     unhealthy=False,  # only busy
                 )
+            case errors.NotFound() if self._evaluated:
+                wrong = errors.InvalidArgument(
+                    f"The model server serves no adapter '{self._model}'; load it first, or correct its name.",
+                    field="evaluation.adapter",
+                )
+                return Failure(wrong, Remedy.NONE, unhealthy=False)
             case errors.NotFound() | errors.Unauthenticated() | errors.PermissionDenied() | errors.Conflict():
                 self._log_setup_error(error)
                 hidden = errors.UpstreamFailed("The model server does not serve a model of this route.")

@@ -27,13 +27,11 @@ BREAKER_STATE = Gauge(
 class Target:
     """One model, ready to be called."""
 
-    def __init__(self, spec: specs.Model, backend: Backend, clock: Clock, budget: RetryBudget) -> None:
+    def __init__(self, spec: specs.Model, backend: Backend, breaker: CircuitBreaker) -> None:
         self.spec = spec
         self.backend = backend
-        self.budget = budget
-        state = BREAKER_STATE.labels(spec.name)
-        state.set(0)
-        self.breaker = CircuitBreaker(spec.circuit_breaker, clock, state.set)
+        self.budget = RetryBudget()
+        self.breaker = breaker
         self.calls = 0
         self.retired = False
 
@@ -59,14 +57,19 @@ class Targets:
         self._tls = await asyncio.to_thread(httpx2.create_ssl_context)
 
     @asynccontextmanager
-    async def use(self, names: tuple[str, ...], kind: str) -> AsyncIterator[list[Target]]:
-        """The models of these names, kept open inside the block. Raises NotFound for one of another kind."""
+    async def use(self, names: tuple[str, ...], kind: str, adapter: str = "") -> AsyncIterator[list[Target]]:
+        """The models of these names, kept open inside the block. Raises NotFound for one of another kind.
+
+        adapter: of the model server; these calls go to it instead. Its failures do not count for the models' circuits.
+        """
         if self._factory is not self._source.current:
             await self._follow(self._source.current)
         async with AsyncExitStack() as stack:
             targets = []
             for name in names:
                 target = self._target(name, kind)
+                if adapter:
+                    target = self._with_adapter(target.spec, adapter)
                 target.calls += 1
                 stack.push_async_callback(self._release, target)
                 targets.append(target)
@@ -84,15 +87,21 @@ class Targets:
             spec = self._factory.model(name)
             if spec is None:
                 raise NotFound(f"There is no model '{name}'.", field="model", reason=Reason.MODEL_NOT_FOUND)
-            target = Target(spec, self._backend(spec), self._clock, RetryBudget())
+            state = BREAKER_STATE.labels(name)
+            state.set(0)
+            target = Target(spec, self._backend(spec), CircuitBreaker(spec.circuit_breaker, self._clock, state.set))
             self._targets[name] = target
         if target.spec.kind != kind:
             raise NotFound(f"'{name}' is no {kind} model.", field="model", reason=Reason.MODEL_NOT_FOUND)
         return target
 
+    def _with_adapter(self, spec: specs.Model, adapter: str) -> Target:
+        backend = ModelServerBackend(spec.name, adapter, self._modelserver, evaluated=True)
+        return Target(spec, backend, CircuitBreaker(spec.circuit_breaker, self._clock))
+
     def _backend(self, spec: specs.Model) -> Backend:
         if isinstance(spec.backend, specs.ModelServerBackend):
-            return ModelServerBackend(spec.name, spec.backend, self._modelserver)
+            return ModelServerBackend(spec.name, spec.backend.model, self._modelserver)
         assert self._tls is not None, "used before open()"
         return OpenAIBackend(spec.name, spec.backend, self._environ, self._tls)
 

@@ -44,7 +44,7 @@ class Rag:
         query = retrieval.query(history, messages)
         if not query:
             return RagFindings()
-        scope = Scope(plan.route, question.search_options)
+        scope = Scope(plan.route, question.search_options, plan.index_version)
         with self._telemetry.span("retrieve"):
             # Replies without a model cannot use images.
             shown = images.first(messages) is not None
