@@ -5,9 +5,10 @@ Steps of one run share a folder, and each has its own folder in it:
     RUN/collect/result.json  interactions.jsonl  ...
     RUN/curate/result.json   dataset/  report.html
 
-A step reads only the folders of the steps that it needs. `result.json` is written last; `.attempt` is first,
-with a key made of everything that the result depends on: a step that is run again with the same key returns its result,
-and one that was killed goes on from what its folder holds. With another key the folder is emptied first.
+A step reads only the folders of the steps that it needs. `result.json` is written last; `.attempt` is first, with a key
+made of everything that the result depends on, contents of files included: a step that is run again with the same key
+returns its result, and one that was killed goes on from what its folder holds. With another key the folder is emptied
+first.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Step(Generic[Parameters, Outputs]):
             "step": self.name,
             "version": version("genaifactory-pipelines"),
             "parameters": parameters.model_dump(mode="json"),
+            "files": {str(path): _digest(path) for _, path in parameters if isinstance(path, Path) and path.is_file()},
             "needs": {each.name: each.of(run).model_dump(mode="json") for each in self.needs},
         }
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
@@ -109,3 +111,8 @@ class Step(Generic[Parameters, Outputs]):
         if not (folder / RESULT).exists():
             return None
         return self.of(run)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,24 +9,30 @@ from pathlib import Path
 import pytest
 
 from genaifactory.gateway.v1 import gateway_pb2
-from genaifactory_common.errors import Unavailable
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import InvalidArgument, NotFound, Unavailable
 from genaifactory_local.testing import Platform
 from genaifactory_pipelines.evaluation.asking import ask
 from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import Candidate, Item
 from genaifactory_pipelines.gateway import Gateway
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]  # files of the tests' own
 
-LEAVE = Item("leave", "How many days of annual leave do I have?", expected=(), documents=("sample/leave.md",))
-NONSENSE = Item("nonsense", "Which moon of Jupiter has the most volcanoes?", expected=())
-SECRET = Item("secret", "My key is AKIAIOSFODNN7EXAMPLE, is it safe?", expected=())
+
+def asked(question: str) -> list[types_pb2.Message]:
+    return [types_pb2.Message(role=types_pb2.ROLE_USER, content=question)]
+
+
+LEAVE = Item("leave", asked("How many days of annual leave do I have?"), expected=(), documents=("sample/leave.md",))
+NONSENSE = Item("nonsense", asked("Which moon of Jupiter has the most volcanoes?"), expected=())
+SECRET = Item("secret", asked("My key is AKIAIOSFODNN7EXAMPLE, is it safe?"), expected=())
 ITEMS = [LEAVE, NONSENSE, SECRET]
 
 
 async def test_answers_come_with_what_the_record_has(shared_platform: Platform, tmp_path: Path) -> None:
     async with shared_platform.connected() as channel:
-        answers = await ask(Gateway(channel), ITEMS, "rag", tmp_path / "answers.jsonl")
+        answers = await ask(Gateway(channel), ITEMS, "rag", tmp_path / "answers.jsonl", run="test")
     leave, nonsense, secret = (answers[item.id] for item in ITEMS)
     assert leave.text
     assert not leave.refused
@@ -37,10 +43,14 @@ async def test_answers_come_with_what_the_record_has(shared_platform: Platform, 
     assert (secret.blocked, secret.text, secret.error) == (True, "", "")
 
 
-async def test_a_route_that_there_is_not_is_the_answers_error(shared_platform: Platform, tmp_path: Path) -> None:
+async def test_a_request_that_is_refused_ends_the_asking(shared_platform: Platform, tmp_path: Path) -> None:
     async with shared_platform.connected() as channel:
-        answers = await ask(Gateway(channel), [LEAVE], "none", tmp_path / "answers.jsonl")
-    assert answers == {"leave": Answer("", error="MODEL_NOT_FOUND", seconds=answers["leave"].seconds)}
+        gateway, file = Gateway(channel), tmp_path / "answers.jsonl"
+        with pytest.raises(NotFound, match="There is no model 'none'"):
+            await ask(gateway, [LEAVE], "none", file, run="test")
+        with pytest.raises(InvalidArgument, match="serves no adapter 'leave-7'"):
+            await ask(gateway, [LEAVE], "rag", file, run="test", candidate=Candidate(adapter="leave-7"))
+    assert file.read_bytes() == b""
 
 
 class Breaking(Gateway):
@@ -63,14 +73,14 @@ async def test_an_answer_that_breaks_off_is_asked_again_and_none_is_asked_twice(
     file = tmp_path / "answers.jsonl"
     async with shared_platform.connected() as channel:
         gateway = Breaking(channel, patience_seconds=10)
-        first = await ask(gateway, [LEAVE], "rag", file)
+        first = await ask(gateway, [LEAVE], "rag", file, run="test")
         assert gateway.asked == 2
         with file.open("ab") as output:
             output.write(b'{"item": "nonsense", "te')  # killed while it wrote
-        again = await ask(gateway, ITEMS, "rag", file)
+        again = await ask(gateway, ITEMS, "rag", file, run="test")
         assert gateway.asked == 4
         assert again["leave"] == first["leave"]
-        assert await ask(gateway, ITEMS, "rag", file) == again
+        assert await ask(gateway, ITEMS, "rag", file, run="test") == again
         assert gateway.asked == 4
     names = [json.loads(line)["item"] for line in file.read_text().splitlines()]
     assert sorted(names) == ["leave", "nonsense", "secret"]
@@ -83,4 +93,4 @@ async def test_a_platform_that_stays_away_ends_the_evaluation(shared_platform: P
 
     async with shared_platform.connected() as channel:
         with pytest.raises(Unavailable):
-            await ask(Gone(channel, patience_seconds=0.5), ITEMS, "rag", tmp_path / "answers.jsonl")
+            await ask(Gone(channel, patience_seconds=0.5), ITEMS, "rag", tmp_path / "answers.jsonl", run="test")

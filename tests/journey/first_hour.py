@@ -30,6 +30,7 @@ ELSEWHERE = (
     (r"(kubectl|helm) .*", "needs a cluster: tests/cluster"),
     (r".*config check /tmp/factory\.yaml", "needs a cluster: tests/cluster"),
     (r".*genaifactory dataset .*", "needs answers that were rated: tests/integration/test_pipelines_data.py"),
+    (r".*genaifactory evaluate .*", "needs a golden set: tests/integration/test_pipelines_evaluate.py"),
 )
 # Pages whose Python snippets are run elsewhere.
 SNIPPETS_ELSEWHERE = {"docs/clients.md": "tests/clients"}

@@ -17,13 +17,26 @@ from typing import IO, Protocol
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common.errors import ContentBlocked, FactoryError, Unavailable
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_common.errors import (
+    ContentBlocked,
+    ContextTooLong,
+    DeadlineExceeded,
+    FactoryError,
+    Internal,
+    TooLarge,
+    Unavailable,
+    Unimplemented,
+    UpstreamFailed,
+)
+from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Item
 from genaifactory_pipelines.gateway import Patience
 
 _IDS_PER_QUERY = 200
 _RECORD_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
+_FAILING_SECONDS = 60.0
+_OF_THE_ITEM = (TooLarge, ContextTooLong, Unimplemented, Internal)
+_OF_THE_MODEL = (UpstreamFailed, DeadlineExceeded)
 
 
 class Platform(Protocol):
@@ -48,22 +61,26 @@ async def ask(
     route: str,
     file: Path,
     *,
+    run: str,
+    candidate: Candidate = PRODUCTION,
     at_once: int = 4,
     report: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Answer]:
     """The answers by the item's id. An item that fails has an answer with an error; one that is blocked says so.
 
-    file: the answers so far, JSON lines; an attempt goes on from it. at_once: questions at a time. report: gets the
-    number of answers so far. A platform that is away is waited for. Raises FactoryError when it stays away.
+    file: the answers so far, JSON lines; an attempt goes on from it. run: names the evaluation in records. at_once:
+    questions at a time. report: gets the number of answers so far. A platform that is away is waited for. Raises
+    FactoryError when it stays away, and for a request that it refuses: that is no answer of the candidate's.
     """
     answers = await asyncio.to_thread(_read, file)
     left = [item for item in items if item.id not in answers]
     places = asyncio.Semaphore(at_once)
+    asking = _Asking(platform, route, types_pb2.Evaluation(run=run, **candidate.model_dump()))
     with await asyncio.to_thread(file.open, "ab") as output:
 
         async def one(item: Item) -> None:
             async with places:
-                answers[item.id] = found = await _answer(platform, item, route)
+                answers[item.id] = found = await asking.answer(item)
             await asyncio.to_thread(_append, output, item.id, found)
             report(len(answers))
 
@@ -76,34 +93,51 @@ async def ask(
     return await _completed(platform, {item.id: answers[item.id] for item in items})
 
 
-async def _answer(platform: Platform, item: Item, route: str) -> Answer:
-    """Raises FactoryError when the platform stays away."""
-    request = gateway_pb2.ChatRequest(
-        model=route,
-        messages=[types_pb2.Message(role=types_pb2.ROLE_USER, content=item.question)],
-        sampling=types_pb2.Sampling(temperature=0.0),
-        fresh=True,
-    )
-    patience = platform.patience()
-    while True:
-        started = time.perf_counter()
-        text, request_id, first = "", "", 0.0
-        try:
-            async with aclosing(platform.chat(request)) as parts:
-                async for part in parts:
-                    request_id = part.request_id
-                    if part.HasField("delta"):
-                        first = first or time.perf_counter() - started
-                        text += part.delta
-        except ContentBlocked:
-            return Answer("", blocked=True, seconds=time.perf_counter() - started)
-        except FactoryError as error:
-            if not patience.passes(error):
-                return Answer("", error=error.reason, seconds=time.perf_counter() - started)
-            await patience.wait(error)
-        else:
-            seconds = time.perf_counter() - started
-            return Answer(text, request_id=request_id, first_token_seconds=first, seconds=seconds)
+class _Asking:
+    """Asks the items of one evaluation."""
+
+    def __init__(self, platform: Platform, route: str, evaluation: types_pb2.Evaluation) -> None:
+        self._platform = platform
+        self._route = route
+        self._evaluation = evaluation
+        self._last_answer = time.monotonic()
+
+    async def answer(self, item: Item) -> Answer:
+        """Raises FactoryError when the platform stays away or refuses the request."""
+        request = gateway_pb2.ChatRequest(
+            model=self._route,
+            messages=item.messages,
+            sampling=types_pb2.Sampling(temperature=0.0),
+            evaluation=self._evaluation,
+        )
+        patience = self._platform.patience()
+        begun = time.monotonic()
+        while True:
+            started = time.perf_counter()
+            text, request_id, first = "", "", 0.0
+            try:
+                async with aclosing(self._platform.chat(request)) as parts:
+                    async for part in parts:
+                        request_id = part.request_id
+                        if part.HasField("delta"):
+                            first = first or time.perf_counter() - started
+                            text += part.delta
+            except FactoryError as error:
+                seconds = time.perf_counter() - started
+                if isinstance(error, ContentBlocked):
+                    return Answer("", blocked=True, seconds=seconds)
+                if isinstance(error, _OF_THE_ITEM) or (isinstance(error, _OF_THE_MODEL) and self._has_failed(begun)):
+                    return Answer("", error=error.reason, seconds=seconds)
+                await patience.wait(error)
+            else:
+                self._last_answer = time.monotonic()
+                seconds = time.perf_counter() - started
+                return Answer(text, request_id=request_id, first_token_seconds=first, seconds=seconds)
+
+    def _has_failed(self, begun: float) -> bool:
+        """Whether to wait no longer for a model that may only be restarting: for this question, or, when no question is
+        answered, for all."""
+        return time.monotonic() - min(begun, self._last_answer) > _FAILING_SECONDS
 
 
 async def _completed(platform: Platform, answers: Mapping[str, Answer]) -> dict[str, Answer]:

@@ -11,6 +11,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.gates import CONDITIONS, Gate, GateRule
 from genaifactory_pipelines.evaluation.protocol import Item
 from genaifactory_pipelines.evaluation.statistics import paired_difference
+from genaifactory_pipelines.values import Values
 
 Scores = Mapping[str, float]
 """Scores of one metric by the item's id; without the items that it does not concern."""
@@ -21,12 +22,12 @@ class Measured:
     """The scores of one metric."""
 
     candidate: Scores
-    production: Scores
+    production: Scores | None
+    """None when production alone was evaluated, as the candidate; then nothing is compared."""
     higher_is_better: bool
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(Values):
     """What a rule says of all items, or of one slice."""
 
     rule: str
@@ -39,8 +40,7 @@ class Finding:
     evidence: str
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Values):
     """Whether a candidate passes the gate, and why."""
 
     gate: str
@@ -55,8 +55,8 @@ class Verdict:
 def judge(gate: Gate, items: Sequence[Item], measured: Mapping[str, Measured]) -> Verdict:
     """The verdict. Fails closed.
 
-    Raises InvalidArgument for a rule whose metric was not measured, for one without any item that could be judged, and
-    for items that only one of the two models has a score for.
+    Raises InvalidArgument for a rule whose metric was not measured, for one that compares where there is no candidate,
+    for one without any item that could be judged, and for items that only one of the two models has a score for.
     """
     findings: list[Finding] = []
     for index, rule in enumerate(gate.rules):
@@ -67,6 +67,12 @@ def judge(gate: Gate, items: Sequence[Item], measured: Mapping[str, Measured]) -
                 f"{', '.join(sorted(measured)) or 'none'}.",
                 field=field,
             )
+        if rule.compares and measured[rule.metric].production is None:
+            raise InvalidArgument(
+                f"The rule '{_text(rule)}' of the gate '{gate.name}' compares a candidate with production, and there "
+                "is no candidate.",
+                field=field,
+            )
         found = list(_findings(rule, items, measured[rule.metric]))
         if not any(finding.judged for finding in found):
             raise InvalidArgument(
@@ -75,14 +81,14 @@ def judge(gate: Gate, items: Sequence[Item], measured: Mapping[str, Measured]) -
                 field=field,
             )
         findings += found
-    return Verdict(gate.name, all(finding.passed for finding in findings), tuple(findings))
+    return Verdict(gate=gate.name, passed=all(finding.passed for finding in findings), findings=tuple(findings))
 
 
 def _findings(rule: GateRule, items: Sequence[Item], measured: Measured) -> Iterator[Finding]:
     slices: defaultdict[str, list[str]] = defaultdict(list)
     for item in items:
-        one, other = item.id in measured.candidate, item.id in measured.production
-        if one != other:
+        one = item.id in measured.candidate
+        if measured.production is not None and one != (item.id in measured.production):
             raise InvalidArgument(
                 f"The item '{item.id}' has a score on '{rule.metric}' of only one of the two models.", field="items"
             )
@@ -90,13 +96,13 @@ def _findings(rule: GateRule, items: Sequence[Item], measured: Measured) -> Iter
             slices[f"{rule.each}={item.slices.get(rule.each, '')}" if rule.each else ""].append(item.id)
     for name, ids in sorted(slices.items()):
         candidate = [measured.candidate[item] for item in ids]
-        production = [measured.production[item] for item in ids]
+        production = [measured.production[item] for item in ids] if measured.production is not None else []
         if len(ids) < rule.least_items:
             evidence = f"{len(ids)} items, and {rule.least_items} are needed"
-            yield Finding(_text(rule), name, passed=True, judged=False, evidence=evidence)
+            yield Finding(rule=_text(rule), slice=name, passed=True, judged=False, evidence=evidence)
         else:
             passed, evidence = _holds(rule, candidate, production, measured.higher_is_better)
-            yield Finding(_text(rule), name, passed=passed, judged=True, evidence=evidence)
+            yield Finding(rule=_text(rule), slice=name, passed=passed, judged=True, evidence=evidence)
 
 
 def _holds(

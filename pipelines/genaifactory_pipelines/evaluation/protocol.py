@@ -6,19 +6,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from genaifactory.types.v1 import types_pb2
+from genaifactory_pipelines.values import Values
+
 
 @dataclass(frozen=True)
 class Item:
     """An item of the golden set."""
 
     id: str
-    question: str
+    messages: Sequence[types_pb2.Message]
+    """The conversation, whose last message is the question."""
     expected: Sequence[str]
     """Right answers, of which one is enough; empty where there is none to compare with."""
     documents: Sequence[str] = ()
     """Ids of the documents that hold the answer; empty where it is not known."""
     slices: Mapping[str, str] = field(default_factory=dict)
     """What it counts for: language, topic, length."""
+
+    @property
+    def question(self) -> str:
+        """The last message."""
+        return self.messages[-1].content
+
+
+class Candidate(Values):
+    """What answers in place of what the route says; empty: as the route says."""
+
+    model: str = ""
+    """A chat model of factory.yaml."""
+    adapter: str = ""
+    """Name of an adapter that the model server has loaded."""
+    prompt: str = ""
+    """NAME@VERSION, of the route's prompt."""
+    index_version: str = ""
+
+    def __str__(self) -> str:
+        given = self.model_dump(exclude_defaults=True)
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items()) or "production"
+
+
+PRODUCTION = Candidate()
 
 
 @dataclass(frozen=True)

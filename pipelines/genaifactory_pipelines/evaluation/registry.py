@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs.gates import Gate
 from genaifactory_pipelines.evaluation import evaluators
 from genaifactory_pipelines.evaluation.protocol import Evaluator
 
@@ -16,3 +18,15 @@ def make_evaluators() -> dict[str, Evaluator]:
         evaluator: Evaluator = importlib.import_module(f"{evaluators.__name__}.{module.name}").make()
         found[evaluator.name] = evaluator
     return found
+
+
+def require_known(gate: Gate) -> None:
+    """Raises InvalidArgument for a rule on a metric that no evaluator measures."""
+    known = make_evaluators()
+    for index, rule in enumerate(gate.rules):
+        if rule.metric not in known:
+            raise InvalidArgument(
+                f"The gate '{gate.name}' has a rule on '{rule.metric}', which no evaluator measures; there are: "
+                f"{', '.join(sorted(known))}.",
+                field=f"gates[{gate.name}].rules[{index}].metric",
+            )

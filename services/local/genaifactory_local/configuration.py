@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 from genaifactory_common import files, specs
 from genaifactory_common.engine_specs import Vllm
@@ -19,16 +20,7 @@ from genaifactory_local.state import State
 DEVELOPMENT_KEY_ID = "local-dev"
 """Id of the development key and name of its role; they replace those of that name in factory.yaml."""
 
-PERMISSIONS: tuple[specs.Permission, ...] = (
-    "chat",
-    "embed",
-    "models",
-    "feedback",
-    "usage",
-    "ingest",
-    "export",
-    "operate",
-)
+PERMISSIONS: tuple[specs.Permission, ...] = get_args(specs.Permission)
 """Those of the development key: all."""
 
 

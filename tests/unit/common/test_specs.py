@@ -112,7 +112,18 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("roles.0.permissions.1", "fly"),
         (
             "roles[0].permissions[1]: Input should be 'chat', 'embed', 'models', 'feedback', 'usage', 'ingest', "
-            "'export' or 'operate'"
+            "'export', 'evaluate' or 'operate'"
+        ),
+    ),
+    "two gates of one name": (
+        put("gates", [{"name": "g", "rules": [{"metric": "m", "at_least": 1}]}] * 2),
+        "gates: 'g' appears twice",
+    ),
+    "a rule with two conditions": (
+        put("gates", [{"name": "g", "rules": [{"metric": "m", "at_least": 1, "at_most": 2}]}]),
+        (
+            "gates[0].rules[0]: Value error, must have one of not_worse_by, better_by, at_least, at_most, and has "
+            "at_least and at_most"
         ),
     ),
     "a role with an unknown route": (

@@ -24,7 +24,7 @@ from genaifactory_pipelines.evaluation.statistics import mean_of, paired_differe
 
 
 def item(number: int = 0, *, expected: tuple[str, ...] = ("Hai ổ đĩa.",), **values: object) -> Item:
-    return Item(id=str(number), question="?", expected=expected, **values)  # type: ignore[arg-type]
+    return Item(id=str(number), messages=(), expected=expected, **values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_what_cannot_be_judged_is_an_error_and_never_a_pass() -> None:
         judge(gate(at_least=0), ITEMS, {"other": scores})
     with pytest.raises(InvalidArgument, match="too few items to be judged; it needs 200"):
         judge(gate(at_least=0, least_items=200), ITEMS, {"m": scores})
-    missing = Measured(scores.candidate, {key: value for key, value in scores.production.items() if key != "7"}, True)
+    missing = Measured({key: value for key, value in scores.candidate.items() if key != "7"}, scores.production, True)
     with pytest.raises(InvalidArgument, match="The item '7' has a score on 'm' of only one"):
         judge(gate(at_least=0), ITEMS, {"m": missing})
 

@@ -8,14 +8,14 @@ from genaifactory_pipelines.evaluation.protocol import Answer, Item
 
 
 class FirstToken:
-    """Seconds; of answers without text there is none."""
+    """Seconds; of an answer without text, those until its end."""
 
     name = "first_token_seconds"
     better: Literal["lower"] = "lower"
 
     async def score(self, item: Item, answer: Answer) -> float | None:
         """See Evaluator."""
-        return answer.first_token_seconds if answer.text else None
+        return answer.first_token_seconds if answer.text else answer.seconds
 
 
 make = FirstToken

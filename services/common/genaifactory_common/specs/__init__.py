@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from genaifactory_common.specs.documents import InvalidConfiguration, digest, hash_key, load, parse, read
 from genaifactory_common.specs.factory import Cors, Factory, Origin, Retired
+from genaifactory_common.specs.gates import Gate, GateRule
 from genaifactory_common.specs.models import CircuitBreaker, Model, ModelServerBackend, OpenAIBackend, Price, Retry
 from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy, Rule
@@ -23,6 +24,8 @@ __all__ = [
     "Cors",
     "Derived",
     "Factory",
+    "Gate",
+    "GateRule",
     "InvalidConfiguration",
     "KnowledgeBase",
     "Limits",

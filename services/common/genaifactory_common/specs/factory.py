@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from genaifactory_common.engine_specs import AnyEngine, Extractive, MiniLM, Spec
+from genaifactory_common.specs.gates import Gate
 from genaifactory_common.specs.models import Model
 from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy
@@ -59,6 +60,7 @@ class Factory(Spec):
     prompts: tuple[Prompt, ...] = ()
     knowledge_bases: tuple[KnowledgeBase, ...] = ()
     policies: tuple[Policy, ...] = Field(min_length=1)
+    gates: tuple[Gate, ...] = Field(default=(), description="What candidates have to fulfil before a release.")
     cors: Cors = Cors()
     retired: Retired = Retired()
     engines: tuple[AnyEngine, ...] = Field(
@@ -81,6 +83,7 @@ class Factory(Spec):
         yield from _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
         yield from _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
         yield from _unique("policies", [p.name for p in self.policies])
+        yield from _unique("gates", [g.name for g in self.gates])
         yield from _unique("engines", [name for engine in self.engines for name in engine.names()])
         keys = [key for tenant in self.tenants for key in tenant.keys]
         yield from _unique("tenants[].keys[].id", [k.id for k in keys])
@@ -144,6 +147,10 @@ class Factory(Spec):
         """The knowledge base of this name, if the tenant may use it."""
         found = next((k for k in self.knowledge_bases if k.name == name), None)
         return found if found and ("*" in found.tenants or tenant in found.tenants) else None
+
+    def gate(self, name: str) -> Gate | None:
+        """The gate of this name."""
+        return next((g for g in self.gates if g.name == name), None)
 
     def policy(self, name: str) -> Policy | None:
         """The guardrail policy of this name."""

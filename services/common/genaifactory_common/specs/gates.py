@@ -45,6 +45,11 @@ class GateRule(Spec):
             raise ValueError(f"must have one of {', '.join(CONDITIONS)}, and has {' and '.join(given) or 'none'}")
         return self
 
+    @property
+    def compares(self) -> bool:
+        """Whether it compares the candidate with production."""
+        return self.not_worse_by is not None or self.better_by is not None
+
 
 class Gate(Spec):
     """Rules that a candidate has to fulfil."""

@@ -24,6 +24,8 @@ KeyOption = Annotated[
 KnowledgeBaseOption = Annotated[str, typer.Option(help="A knowledge base of factory.yaml.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name all files that were skipped or guessed at.")]
 UrlOption = Annotated[str | None, typer.Option(help="URL of the platform. Without it: the platform on --state.")]
+NOT_PASSED = 3
+"""Exit status of a check that was carried out and not passed; 1 is an error, 2 a wrong option."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
 

@@ -1,0 +1,52 @@
+"""The golden set: questions with the right answers, in the form of a dataset, which no training may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import language
+from genaifactory_pipelines.datasets import contract
+from genaifactory_pipelines.datasets.contract import Example
+from genaifactory_pipelines.evaluation.protocol import Item
+
+_ROLES = {
+    "system": types_pb2.ROLE_SYSTEM,
+    "user": types_pb2.ROLE_USER,
+    "assistant": types_pb2.ROLE_ASSISTANT,
+}
+_SHORT_WORDS, _LONG_WORDS = 8, 30
+
+
+def read(path: Path) -> list[Item]:
+    """The items of a file. Blocks. Raises InvalidDataset with every bad line, and InvalidArgument without a file."""
+    return items(contract.read(path))
+
+
+def items(examples: Sequence[Example]) -> list[Item]:
+    """The items of examples: their last message is the expected answer, `lineage.documents` hold it."""
+    return [
+        Item(
+            id=example.id,
+            messages=[
+                types_pb2.Message(role=_ROLES[message.role], content=message.content)
+                for message in example.messages[:-1]
+            ],
+            expected=(example.output,),
+            documents=example.lineage.documents,
+            slices={
+                "language": example.language or language.nearest(example.messages[-2].content) or "",
+                "topic": example.topic,
+                "length": _length(example.messages[-2].content),
+            },
+        )
+        for example in examples
+    ]
+
+
+def _length(question: str) -> str:
+    words = len(question.split())
+    if words <= _SHORT_WORDS:
+        return "short"
+    return "medium" if words <= _LONG_WORDS else "long"

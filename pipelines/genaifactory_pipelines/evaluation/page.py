@@ -1,0 +1,129 @@
+"""The report of an evaluation."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.scoring import Metric, Scored
+from genaifactory_pipelines.reports import Report
+
+_SHOWN = 10
+_QUANTILES = (0.5, 0.95)
+
+
+def html(
+    route: str,
+    candidate_name: str,
+    items: Sequence[Item],
+    metrics: Mapping[str, Metric],
+    candidate: Scored,
+    production: Scored | None,
+) -> str:
+    """Scores, slices, times, failures and the answers that need a look. production: None where it is the candidate."""
+    report = Report("Evaluation")
+    report.text(
+        f"Route {route}, {len(items):,} items of the golden set. Evaluated: {candidate_name}"
+        + (", beside production." if production is not None else ".")
+    )
+    who = {"candidate" if production is not None else "production": candidate}
+    if production is not None:
+        who["production"] = production
+    report.heading("Scores")
+    report.table(("metric", "better", "items", *who, "difference", "95 % interval"), [*map(_row, metrics.items())])
+    report.heading("Scores by slice")
+    report.table(("slice", "items", *metrics), _slices(items, metrics, list(who.values())))
+    report.heading("Seconds")
+    report.table(("", "first text p50", "p95", "whole answer p50", "p95"), [_times(*each) for each in who.items()])
+    report.heading("Not answered")
+    report.table(("", "why", "items"), [row for each in who.items() for row in _failures(*each)])
+    worst_of = "token_f1" if "token_f1" in metrics else next(iter(metrics), "")
+    if production is not None:
+        report.heading(f"Where the candidate is worst against production ({worst_of})")
+    else:
+        report.heading(f"The worst answers ({worst_of})")
+    report.table(
+        ("item", "question", "expected", *who, "score"), _worst(items, worst_of, metrics, candidate, production)
+    )
+    return report.html()
+
+
+def _row(entry: tuple[str, Metric]) -> tuple[str, ...]:
+    name, metric = entry
+    row = (name, metric.better, f"{metric.items:,}", f"{metric.candidate:.4g}")
+    if metric.production is None:
+        return (*row, "", "")
+    between = "" if metric.low is None else f"[{metric.low:+.4g}, {metric.high:+.4g}]"
+    return (*row, f"{metric.production:.4g}", f"{metric.difference:+.4g}", between)
+
+
+def _slices(items: Sequence[Item], metrics: Mapping[str, Metric], who: Sequence[Scored]) -> list[tuple[str, ...]]:
+    slices: defaultdict[str, list[str]] = defaultdict(list)
+    for item in items:
+        for kind, value in item.slices.items():
+            slices[f"{kind} = {value or 'unknown'}"].append(item.id)
+
+    def mean(scored: Scored, metric: str, ids: Sequence[str]) -> str:
+        values = [scored.scores[metric][item] for item in ids if item in scored.scores[metric]]
+        return f"{statistics.fmean(values):.3g}" if values else "none"
+
+    return [
+        (name, f"{len(ids):,}", *(" / ".join(mean(scored, metric, ids) for scored in who) for metric in metrics))
+        for name, ids in sorted(slices.items())
+    ]
+
+
+def _times(who: str, scored: Scored) -> tuple[str, ...]:
+    answered = [answer for answer in scored.answers.values() if answer.text]
+    measures: tuple[Callable[[Answer], float], ...] = (lambda a: a.first_token_seconds, lambda a: a.seconds)
+    if not answered:
+        return (who, *("none" for _ in measures for _ in _QUANTILES))
+    values = (np.quantile([measure(answer) for answer in answered], _QUANTILES) for measure in measures)
+    return (who, *(f"{value:.3f}" for quantiles in values for value in quantiles))
+
+
+def _failures(who: str, scored: Scored) -> list[tuple[str, ...]]:
+    reasons = Counter(
+        reason
+        for answer in scored.answers.values()
+        if (reason := "blocked" if answer.blocked else "refused" if answer.refused else answer.error)
+    )
+    return [(who, reason, f"{count:,}") for reason, count in sorted(reasons.items())]
+
+
+def _worst(
+    items: Sequence[Item], name: str, metrics: Mapping[str, Metric], candidate: Scored, production: Scored | None
+) -> list[tuple[str, ...]]:
+    """The items with the smallest score, or the greatest loss against production; none that lost nothing."""
+    if name not in metrics:
+        return []
+    sign = 1 if metrics[name].better == "higher" else -1
+    found: list[tuple[float, Item]] = []
+    for item in items:
+        score = candidate.scores[name].get(item.id)
+        before = 0.0 if production is None else production.scores[name].get(item.id)
+        if score is None or before is None:
+            continue
+        change = sign * (score - before)
+        if production is None or change < 0:
+            found.append((change, item))
+    found.sort(key=lambda each: (each[0], each[1].id))
+    shown = (candidate, *([production] if production is not None else []))
+    return [
+        (
+            item.id,
+            item.question,
+            " | ".join(item.expected),
+            *(_said(scored.answers[item.id]) for scored in shown),
+            f"{change:+.3g}" if production is not None else f"{sign * change:.3g}",
+        )
+        for change, item in found[:_SHOWN]
+    ]
+
+
+def _said(answer: Answer) -> str:
+    return answer.text or ("(blocked)" if answer.blocked else f"({answer.error or 'empty'})")

@@ -1,0 +1,77 @@
+"""Scores of answers by all evaluators, and what they are together."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from genaifactory_pipelines.evaluation.protocol import Answer, Evaluator, Item
+from genaifactory_pipelines.evaluation.statistics import paired_difference
+from genaifactory_pipelines.values import Values
+
+Scores = dict[str, dict[str, float]]
+"""By metric, then by the item's id; without the items that the metric does not concern."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Answers with their scores."""
+
+    answers: Mapping[str, Answer]
+    """By the item's id."""
+    scores: Scores
+
+
+class Metric(Values):
+    """One metric over all items that it concerns."""
+
+    better: str
+    """ "higher" or "lower"."""
+    items: int
+    candidate: float
+    """Its mean; of production where there is no candidate."""
+    production: float | None = None
+    """Its mean."""
+    difference: float | None = None
+    """Of the means, candidate minus production."""
+    low: float | None = None
+    """Lower bound of the difference at 95 %."""
+    high: float | None = None
+    """Upper bound of the difference at 95 %."""
+
+
+async def score(evaluators: Mapping[str, Evaluator], items: Sequence[Item], answers: Mapping[str, Answer]) -> Scores:
+    """The scores of the answers to all items. Raises FactoryError."""
+    scores: Scores = {}
+    for name, evaluator in evaluators.items():
+        scores[name] = {}
+        for item in items:
+            found = await evaluator.score(item, answers[item.id])
+            if found is not None:
+                scores[name][item.id] = found
+    return scores
+
+
+def metrics(evaluators: Mapping[str, Evaluator], candidate: Scores, production: Scores | None) -> dict[str, Metric]:
+    """Each metric that concerns an item, by its name. production: None where there is no candidate beside it."""
+    found: dict[str, Metric] = {}
+    for name, evaluator in evaluators.items():
+        ids = [item for item in candidate[name] if production is None or item in production[name]]
+        if not ids:
+            continue
+        one = [candidate[name][item] for item in ids]
+        metric = Metric(better=evaluator.better, items=len(ids), candidate=statistics.fmean(one))
+        if production is not None:
+            metric = _compared(metric, one, [production[name][item] for item in ids])
+        found[name] = metric
+    return found
+
+
+def _compared(metric: Metric, candidate: Sequence[float], production: Sequence[float]) -> Metric:
+    mean = statistics.fmean(production)
+    changes: dict[str, float] = {"production": mean, "difference": metric.candidate - mean}
+    if len(candidate) > 1:
+        interval = paired_difference(candidate, production)
+        changes |= {"low": interval.low, "high": interval.high}
+    return metric.model_copy(update=changes)

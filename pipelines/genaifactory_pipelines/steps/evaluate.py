@@ -1,0 +1,117 @@
+"""evaluate: a candidate and production answer the golden set through the platform, and evaluators score both."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from genaifactory_common import conversation, files
+from genaifactory_common.errors import FactoryError
+from genaifactory_pipelines.evaluation import golden, page
+from genaifactory_pipelines.evaluation.asking import ask
+from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Item
+from genaifactory_pipelines.evaluation.registry import make_evaluators
+from genaifactory_pipelines.evaluation.scoring import Metric, Scored, Scores, metrics, score
+from genaifactory_pipelines.step import Context, Step
+from genaifactory_pipelines.values import Values
+
+SCORES = "scores.jsonl"
+REPORT = "report.html"
+
+
+class Parameters(Values):
+    """What is evaluated, and by what."""
+
+    name: Annotated[str, StringConstraints(pattern=conversation.CONVERSATION_ID)]
+    """Of the evaluation, in records."""
+    route: str
+    golden: Path
+    candidate: Candidate = PRODUCTION
+    """With an empty one, production alone is evaluated."""
+    at_once: int = Field(default=4, ge=1, le=64)
+    """Questions at a time, of each of the two."""
+
+
+class Outputs(Values):
+    """What was measured."""
+
+    items: int
+    metrics: dict[str, Metric]
+
+
+async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+    """Writes the answers, the scores of each item, and the report. Raises FactoryError."""
+    items = await asyncio.to_thread(golden.read, parameters.golden)
+    answers = await _answers(parameters, context, folder, items)
+    evaluators = make_evaluators()
+    candidate, production = [
+        None if found is None else Scored(found, await score(evaluators, items, found)) for found in answers
+    ]
+    assert candidate is not None, "who is evaluated always answers"
+    measured = metrics(evaluators, candidate.scores, production.scores if production is not None else None)
+    await asyncio.to_thread(_write, folder / SCORES, items, candidate, production)
+    html = page.html(parameters.route, str(parameters.candidate), items, measured, candidate, production)
+    await asyncio.to_thread(files.write, folder / REPORT, html.encode(), mode=0o644)
+    return Outputs(items=len(items), metrics=measured)
+
+
+async def _answers(
+    parameters: Parameters, context: Context, folder: Path, items: Sequence[Item]
+) -> tuple[dict[str, Answer], dict[str, Answer] | None]:
+    """Of the candidate and of production, asked at the same time so that both meet the same load; of production alone,
+    and None, where there is no candidate."""
+    asked = {"candidate": parameters.candidate, "production": PRODUCTION}
+    if parameters.candidate == PRODUCTION:
+        del asked["candidate"]
+    done: dict[str, int] = {}
+
+    async def ask_as(who: str) -> dict[str, Answer]:
+        def count(answered: int) -> None:
+            done[who] = answered
+            report(sum(done.values()))
+
+        return await ask(
+            context.gateway,
+            items,
+            parameters.route,
+            folder / f"{who}.jsonl",
+            run=parameters.name,
+            candidate=asked[who],
+            at_once=parameters.at_once,
+            report=count,
+        )
+
+    with context.progress.counting("evaluate: answers", len(items) * len(asked)) as report:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(ask_as(who)) for who in asked]
+        except* FactoryError as errors:
+            raise errors.exceptions[0] from None
+    first, *others = (task.result() for task in tasks)
+    return first, others[0] if others else None
+
+
+def _write(path: Path, items: Sequence[Item], candidate: Scored, production: Scored | None) -> None:
+    lines = (
+        {
+            "item": item.id,
+            "slices": dict(item.slices),
+            "candidate": _of(candidate.scores, item),
+            "production": None if production is None else _of(production.scores, item),
+        }
+        for item in items
+    )
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    files.write(path, text.encode())
+
+
+def _of(scores: Scores, item: Item) -> dict[str, float]:
+    return {name: values[item.id] for name, values in scores.items() if item.id in values}
+
+
+evaluate = Step("evaluate", Parameters, Outputs, _evaluate)

@@ -1,0 +1,72 @@
+"""gate: the rules of a gate of factory.yaml, applied to what was evaluated."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from genaifactory_common import files
+from genaifactory_common.specs.gates import Gate
+from genaifactory_pipelines.evaluation.gate import Measured, Verdict, judge
+from genaifactory_pipelines.evaluation.protocol import Item
+from genaifactory_pipelines.reports import Report
+from genaifactory_pipelines.step import Context, Step
+from genaifactory_pipelines.steps import evaluate
+from genaifactory_pipelines.values import Values
+
+REPORT = "report.html"
+
+
+class Parameters(Values):
+    """What has to be fulfilled."""
+
+    gate: Gate
+
+
+async def _gate(parameters: Parameters, context: Context, folder: Path) -> Verdict:
+    """Writes the report. Raises FactoryError for what cannot be judged, which is never a pass."""
+    measures = evaluate.evaluate.of(context.run).metrics
+    items, measured = await asyncio.to_thread(
+        _read,
+        context.run / evaluate.evaluate.name / evaluate.SCORES,
+        {name: metric.better == "higher" for name, metric in measures.items()},
+    )
+    verdict = judge(parameters.gate, items, measured)
+    await asyncio.to_thread(files.write, folder / REPORT, _report(verdict).encode(), mode=0o644)
+    return verdict
+
+
+def _read(path: Path, higher_is_better: dict[str, bool]) -> tuple[list[Item], dict[str, Measured]]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    items = [Item(line["item"], messages=(), expected=(), slices=line["slices"]) for line in lines]
+
+    def scores(who: str, metric: str) -> dict[str, float]:
+        return {line["item"]: line[who][metric] for line in lines if metric in line[who]}
+
+    compared = bool(lines) and lines[0]["production"] is not None
+    return items, {
+        name: Measured(scores("candidate", name), scores("production", name) if compared else None, higher)
+        for name, higher in higher_is_better.items()
+    }
+
+
+def _report(verdict: Verdict) -> str:
+    report = Report(f"Gate {verdict.gate}: {'passed' if verdict.passed else 'not passed'}")
+    report.text("The candidate fulfils every rule." if verdict.passed else "A candidate must fulfil every rule.")
+    report.table(
+        ("verdict", "rule", "slice", "evidence"),
+        [
+            (
+                ("passed" if finding.passed else "not passed") if finding.judged else "not judged",
+                finding.rule,
+                finding.slice or "all",
+                finding.evidence,
+            )
+            for finding in sorted(verdict.findings, key=lambda each: each.passed)
+        ],
+    )
+    return report.html()
+
+
+gate = Step("gate", Parameters, Verdict, _gate, needs=(evaluate.evaluate,))

@@ -1,0 +1,109 @@
+"""`genaifactory evaluate`: how good the answers of a candidate are, beside production's."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from genaifactory_common import specs
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_local import endpoints, state
+from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json, table
+from genaifactory_local.endpoints import Platform
+from genaifactory_pipelines.evaluation import registry
+from genaifactory_pipelines.evaluation.gate import Verdict
+from genaifactory_pipelines.evaluation.protocol import Candidate
+from genaifactory_pipelines.gateway import Gateway
+from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.step import Context
+from genaifactory_pipelines.steps import evaluate as evaluating
+from genaifactory_pipelines.steps import gate as gating
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_NAME_CHARACTERS = 128
+
+
+def evaluate(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run. Given again with the same options, it goes on.")
+    ],
+    golden: Annotated[Path, typer.Option(help="The golden set: questions with the right answers, as JSON lines.")],
+    route: Annotated[str, typer.Option(help="The route that answers.")],
+    model: Annotated[str, typer.Option(help="Evaluate this chat model of factory.yaml.")] = "",
+    adapter: Annotated[str, typer.Option(help="Evaluate this adapter, which the model server has loaded.")] = "",
+    prompt: Annotated[str, typer.Option(help="Evaluate this version of the route's prompt: NAME@VERSION.")] = "",
+    index_version: Annotated[str, typer.Option(help="Evaluate this index version.")] = "",
+    gate: Annotated[str, typer.Option(help="Judge by this gate of factory.yaml. Without it: no verdict.")] = "",
+    at_once: Annotated[int, typer.Option(min=1, max=64, help="Questions at a time, of each of the two.")] = 4,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Ask the golden set through the platform and score the answers, of a candidate and of production.
+
+    Without a candidate (--model, --adapter, --prompt, --index-version) production is scored alone. Exit status 3: the
+    gate was not passed.
+
+    Example: `genaifactory evaluate --golden golden.jsonl --route rag --prompt rag@2 --gate default -o rag-2`
+    """
+    platform = endpoints.find(state_folder)
+    rules = _gate(platform, gate) if gate else None
+    wanted = evaluating.Parameters(
+        name=_NOT_IN_A_NAME.sub("-", output.resolve().name)[:_NAME_CHARACTERS] or "evaluation",
+        route=route,
+        golden=golden,
+        candidate=Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version),
+        at_once=at_once,
+    )
+
+    async def run() -> tuple[evaluating.Outputs, Verdict | None]:
+        async with platform.connected(key) as channel:
+            context = Context(output, Gateway(channel), Progress(Console(stderr=True)))
+            found = await evaluating.evaluate.run(wanted, context)
+            if rules is None:
+                return found, None
+            return found, await gating.gate.run(gating.Parameters(gate=rules), context)
+
+    found, verdict = asyncio.run(run())
+    report = output / evaluating.evaluate.name / evaluating.REPORT
+    if as_json:
+        judged = None if verdict is None else verdict.model_dump()
+        print_json({**found.model_dump(), "verdict": judged, "report": str(report)})
+    else:
+        _print(found, verdict)
+        print(f"Report: {report}")
+    if verdict is not None and not verdict.passed:
+        raise typer.Exit(NOT_PASSED)
+
+
+def _gate(platform: Platform, name: str) -> specs.Gate:
+    """Raises InvalidArgument, before anything is asked, also for a rule that could not be judged."""
+    factory = platform.factory()
+    found = factory.gate(name)
+    if found is None:
+        names = ", ".join(each.name for each in factory.gates) or "none"
+        raise InvalidArgument(f"There is no gate '{name}' in factory.yaml; there are: {names}.", field="--gate")
+    registry.require_known(found)
+    return found
+
+
+def _print(found: evaluating.Outputs, verdict: Verdict | None) -> None:
+    compared = any(metric.production is not None for metric in found.metrics.values())
+    rows = table("metric", "items", *(("candidate", "production", "difference") if compared else ("production",)))
+    for name, metric in found.metrics.items():
+        row = [name, f"{metric.items:,}", f"{metric.candidate:.4g}"]
+        if metric.production is not None:
+            between = "" if metric.low is None else f" [{metric.low:+.4g}, {metric.high:+.4g}]"
+            row += [f"{metric.production:.4g}", f"{metric.difference:+.4g}{between}"]
+        rows.add_row(*row)
+    Console().print(rows)
+    if verdict is None:
+        return
+    print(f"Gate {verdict.gate}: {'passed' if verdict.passed else 'not passed'}")
+    for finding in verdict.failed():
+        print(f"  {finding.rule}{f' ({finding.slice})' if finding.slice else ''}: {finding.evidence}")
