@@ -122,7 +122,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a rule with two conditions": (
         put("gates", [{"name": "g", "rules": [{"metric": "m", "at_least": 1, "at_most": 2}]}]),
         (
-            "gates[0].rules[0]: Value error, must have one of not_worse_by, better_by, at_least, at_most, and has "
+            "gates[0].rules[0]: must have one of not_worse_by, better_by, at_least, at_most, and has "
             "at_least and at_most"
         ),
     ),
