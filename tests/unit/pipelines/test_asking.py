@@ -1,0 +1,79 @@
+"""How long an evaluation waits for a model that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import pytest
+
+from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import ContextTooLong, FactoryError, UpstreamFailed
+from genaifactory_pipelines.evaluation import asking
+from genaifactory_pipelines.evaluation.protocol import Item
+from genaifactory_pipelines.gateway import Patience
+
+pytestmark = pytest.mark.allow_blocking  # files of the tests' own
+
+
+class Scripted:
+    """Raises the errors of the questions that have one; answers the others in a tenth of a second."""
+
+    def __init__(self, errors: dict[str, FactoryError]) -> None:
+        self.errors = errors
+        self.asked: Counter[str] = Counter()
+
+    async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+        """See Platform."""
+        question = request.messages[-1].content
+        self.asked[question] += 1
+        if question in self.errors:
+            raise self.errors[question]
+        await asyncio.sleep(0.1)
+        yield gateway_pb2.ChatResponse(request_id=question, delta="Yes.")
+
+    async def recorded(self, request_ids: Sequence[str]) -> dict[str, monitor_pb2.Interaction]:
+        """See Platform."""
+        return {request_id: monitor_pb2.Interaction() for request_id in request_ids}
+
+    def patience(self) -> Patience:
+        """See Platform."""
+        return Patience(10)
+
+
+def items(count: int) -> list[Item]:
+    message = types_pb2.Message
+    return [
+        Item(f"q{n}", messages=[message(role=types_pb2.ROLE_USER, content=f"q{n}")], expected=()) for n in range(count)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_FAILING_SECONDS", 0.3)  # the first retry is after half a second
+
+
+async def test_a_question_that_fails_while_others_are_answered_is_given_up(tmp_path: Path) -> None:
+    platform = Scripted({"q0": UpstreamFailed("no")})
+    answers = await asking.ask(platform, items(21), "r", tmp_path / "a.jsonl", run="t", at_once=2)
+    assert answers["q0"].error == "UPSTREAM_FAILED"
+    assert platform.asked["q0"] == 2
+    assert all(answers[f"q{n}"].text == "Yes." for n in range(1, 21))
+
+
+async def test_a_model_that_answers_nothing_is_waited_for_once_and_not_for_each_question(tmp_path: Path) -> None:
+    platform = Scripted({f"q{n}": UpstreamFailed("no") for n in range(20)})
+    answers = await asking.ask(platform, items(20), "r", tmp_path / "a.jsonl", run="t", at_once=2)
+    assert {answer.error for answer in answers.values()} == {"UPSTREAM_FAILED"}
+    assert platform.asked.total() == 20 + 2
+
+
+async def test_a_question_that_no_waiting_helps_is_asked_once(tmp_path: Path) -> None:
+    platform = Scripted({"q0": ContextTooLong("too long")})
+    answers = await asking.ask(platform, items(3), "r", tmp_path / "a.jsonl", run="t")
+    assert answers["q0"].error == "CONTEXT_TOO_LONG"
+    assert platform.asked["q0"] == 1
