@@ -24,13 +24,14 @@ pytestmark = pytest.mark.skipif(not COMMAND.exists(), reason="the platform is no
 
 
 @contextmanager
-def running(folder: Path, model: Path | str, *documents: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def running(folder: Path, model: Path | str | None, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """The command; and its output's file."""
     output = folder / "output.txt"
-    chosen = ("--port", str(ports.free_port()), "--grpc-port", str(ports.free_port()))
+    chosen = () if model is None else ("--model", str(model))
+    chosen += ("--port", str(ports.free_port()), "--grpc-port", str(ports.free_port()))
     with output.open("w") as file:
         process = subprocess.Popen(
-            (COMMAND, "run", *documents, "--state", folder / "state", *chosen, "--model", str(model)),
+            (COMMAND, "run", *arguments, "--state", folder / "state", *chosen),
             cwd=folder,
             stdout=file,
             stderr=subprocess.STDOUT,

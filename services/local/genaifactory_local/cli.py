@@ -27,6 +27,7 @@ _COMMANDS = {
     "blocked": "blocked.blocked",
     "smoke": "ask.smoke_test",
     "documents": "documents.app",
+    "adapters": "adapters.app",
     "config": "config.app",
 }
 """Name -> module and object in genaifactory_local.commands, in the order of the help."""
