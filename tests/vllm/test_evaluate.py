@@ -58,7 +58,10 @@ def test_an_adapter_answers_beside_production_and_the_gate_knows_which_is_which(
 
         def evaluate(run: str, *more: str, status: int = 0) -> dict[str, dict[str, float]]:
             options = ("--golden", str(golden), "--route", "chat", "-o", str(tmp_path / run), "--json", *more)
-            return json.loads(genaifactory(tmp_path, "evaluate", *options, status=status))["metrics"]
+            found: dict[str, dict[str, float]] = json.loads(
+                genaifactory(tmp_path, "evaluate", *options, status=status)
+            )["metrics"]
+            return found
 
         first = evaluate("first", "--adapter", "a")
         assert first["exact_match"]["candidate"] == first["failed"]["candidate"] == 0

@@ -27,8 +27,9 @@ pytestmark = pytest.mark.skipif(not COMMAND.exists(), reason="the platform is no
 def running(folder: Path, model: Path | str | None, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """The command; and its output's file."""
     output = folder / "output.txt"
-    chosen = () if model is None else ("--model", str(model))
-    chosen += ("--port", str(ports.free_port()), "--grpc-port", str(ports.free_port()))
+    chosen = ["--port", str(ports.free_port()), "--grpc-port", str(ports.free_port())]
+    if model is not None:
+        chosen += ["--model", str(model)]
     with output.open("w") as file:
         process = subprocess.Popen(
             (COMMAND, "run", *arguments, "--state", folder / "state", *chosen),
