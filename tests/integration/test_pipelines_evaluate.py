@@ -256,6 +256,9 @@ async def test_the_command_prints_scores_and_verdict_and_exits_by_it(
     assert status == 3, errors
     failed = [each["rule"] for each in json.loads(text)["verdict"]["findings"] if not each["passed"]]
     assert "exact_match not_worse_by 0.05 for each language" in failed
+    status, text, errors = await command(platform, *common[:6], "-o", str(tmp_path / "nothing"))
+    assert (status, text) == (1, "")
+    assert "there is no candidate" in errors
     status, text, errors = await command(platform, *common[:4], "-o", str(tmp_path / "alone"))
     assert status == 0, errors
     assert "production" in text

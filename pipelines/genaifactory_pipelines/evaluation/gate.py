@@ -52,12 +52,25 @@ class Verdict(Values):
         return [finding for finding in self.findings if not finding.passed]
 
 
+def require_no_comparison(gate: Gate) -> None:
+    """Raises InvalidArgument for a rule that compares a candidate with production, for where there is no candidate."""
+    for index, rule in enumerate(gate.rules):
+        if rule.compares:
+            raise InvalidArgument(
+                f"The rule '{_text(rule)}' of the gate '{gate.name}' compares a candidate with production, and there "
+                "is no candidate.",
+                field=f"gates[{gate.name}].rules[{index}]",
+            )
+
+
 def judge(gate: Gate, items: Sequence[Item], measured: Mapping[str, Measured]) -> Verdict:
     """The verdict. Fails closed.
 
     Raises InvalidArgument for a rule whose metric was not measured, for one that compares where there is no candidate,
     for one without any item that could be judged, and for items that only one of the two models has a score for.
     """
+    if any(each.production is None for each in measured.values()):
+        require_no_comparison(gate)
     findings: list[Finding] = []
     for index, rule in enumerate(gate.rules):
         field = f"gates[{gate.name}].rules[{index}].metric"
@@ -65,12 +78,6 @@ def judge(gate: Gate, items: Sequence[Item], measured: Mapping[str, Measured]) -
             raise InvalidArgument(
                 f"The gate '{gate.name}' has a rule on '{rule.metric}', which was not measured; measured were: "
                 f"{', '.join(sorted(measured)) or 'none'}.",
-                field=field,
-            )
-        if rule.compares and measured[rule.metric].production is None:
-            raise InvalidArgument(
-                f"The rule '{_text(rule)}' of the gate '{gate.name}' compares a candidate with production, and there "
-                "is no candidate.",
                 field=field,
             )
         found = list(_findings(rule, items, measured[rule.metric]))

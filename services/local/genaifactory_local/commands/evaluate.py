@@ -16,8 +16,8 @@ from genaifactory_local import endpoints, state
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json, table
 from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines.evaluation import registry
-from genaifactory_pipelines.evaluation.gate import Verdict
-from genaifactory_pipelines.evaluation.protocol import Candidate
+from genaifactory_pipelines.evaluation.gate import Verdict, require_no_comparison
+from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Candidate
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import Context
@@ -52,36 +52,39 @@ def evaluate(
     Example: `genaifactory evaluate --golden golden.jsonl --route rag --prompt rag@2 --gate default -o rag-2`
     """
     platform = endpoints.find(state_folder)
-    rules = _gate(platform, gate) if gate else None
+    candidate = Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version)
+    rules = _gate(platform, gate, candidate) if gate else None
     wanted = evaluating.Parameters(
         name=_NOT_IN_A_NAME.sub("-", output.resolve().name)[:_NAME_CHARACTERS] or "evaluation",
         route=route,
         golden=golden,
-        candidate=Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version),
+        candidate=candidate,
         at_once=at_once,
     )
+
+    report = output / evaluating.evaluate.name / evaluating.REPORT
 
     async def run() -> tuple[evaluating.Outputs, Verdict | None]:
         async with platform.connected(key) as channel:
             context = Context(output, Gateway(channel), Progress(Console(stderr=True)))
             found = await evaluating.evaluate.run(wanted, context)
-            if rules is None:
-                return found, None
-            return found, await gating.gate.run(gating.Parameters(gate=rules), context)
+            if not as_json:
+                _print_scores(found)
+                print(f"Report: {report}")
+            return found, None if rules is None else await gating.gate.run(gating.Parameters(gate=rules), context)
 
     found, verdict = asyncio.run(run())
-    report = output / evaluating.evaluate.name / evaluating.REPORT
     if as_json:
         judged = None if verdict is None else verdict.model_dump()
         print_json({**found.model_dump(), "verdict": judged, "report": str(report)})
-    else:
-        _print(found, verdict)
-        print(f"Report: {report}")
+    elif verdict is not None:
+        _print_verdict(verdict)
+        print(f"Report: {output / gating.gate.name / gating.REPORT}")
     if verdict is not None and not verdict.passed:
         raise typer.Exit(NOT_PASSED)
 
 
-def _gate(platform: Platform, name: str) -> specs.Gate:
+def _gate(platform: Platform, name: str, candidate: Candidate) -> specs.Gate:
     """Raises InvalidArgument, before anything is asked, also for a rule that could not be judged."""
     factory = platform.factory()
     found = factory.gate(name)
@@ -89,10 +92,12 @@ def _gate(platform: Platform, name: str) -> specs.Gate:
         names = ", ".join(each.name for each in factory.gates) or "none"
         raise InvalidArgument(f"There is no gate '{name}' in factory.yaml; there are: {names}.", field="--gate")
     registry.require_known(found)
+    if candidate == PRODUCTION:
+        require_no_comparison(found)
     return found
 
 
-def _print(found: evaluating.Outputs, verdict: Verdict | None) -> None:
+def _print_scores(found: evaluating.Outputs) -> None:
     compared = any(metric.production is not None for metric in found.metrics.values())
     rows = table("metric", "items", *(("candidate", "production", "difference") if compared else ("production",)))
     for name, metric in found.metrics.items():
@@ -102,8 +107,9 @@ def _print(found: evaluating.Outputs, verdict: Verdict | None) -> None:
             row += [f"{metric.production:.4g}", f"{metric.difference:+.4g}{between}"]
         rows.add_row(*row)
     Console().print(rows)
-    if verdict is None:
-        return
+
+
+def _print_verdict(verdict: Verdict) -> None:
     print(f"Gate {verdict.gate}: {'passed' if verdict.passed else 'not passed'}")
     for finding in verdict.failed():
         print(f"  {finding.rule}{f' ({finding.slice})' if finding.slice else ''}: {finding.evidence}")
