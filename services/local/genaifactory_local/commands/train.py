@@ -1,0 +1,85 @@
+"""`genaifactory train`: a LoRA adapter out of a dataset."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_local import interpreters
+from genaifactory_local.commands.options import JsonOption, print_json
+
+_STEP = "train"
+
+
+def train(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder of the run, in which `genaifactory dataset` wrote the dataset."),
+    ],
+    base: Annotated[str, typer.Option(help="The base model: a folder, or hf://ORG/NAME.")],
+    served_as: Annotated[
+        str | None, typer.Option(help="The base's name in factory.yaml, where it is not served from the same place.")
+    ] = None,
+    method: Annotated[
+        Literal["sft", "dpo", "sft+dpo"] | None,
+        typer.Option(help="Imitate the outputs, prefer them to rejected ones, or both. Without it: sft."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The same seed and dataset give the same adapter. Without it: 0.")
+    ] = None,
+    parameters: Annotated[
+        Path | None, typer.Option(help="A JSON file of more parameters; docs/training.md lists them.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a LoRA adapter on a dataset. Given again with the same options, it goes on where it was.
+
+    Example: `genaifactory train --output november --base ~/models/Qwen3-0.6B`
+    """
+    interpreter = interpreters.having("trl", ".venv-train")
+    if interpreter is None:
+        raise InvalidArgument(
+            "Training needs torch, TRL and PEFT, which are not installed here: `make train-cpu` installs them for CPUs "
+            "(5 GB); with an NVIDIA GPU install genaifactory-pipelines[train].",
+            field="train",
+        )
+    folder = Path(base).expanduser()
+    given = {
+        "base": str(folder.resolve()) if folder.is_dir() else base,
+        "served_as": served_as,
+        "method": method,
+        "seed": seed,
+    }
+    wanted = _read(parameters) | {name: value for name, value in given.items() if value is not None}
+    command = ("-m", "genaifactory_pipelines", _STEP, "--run", str(output), "--parameters", json.dumps(wanted))
+    done = subprocess.run((interpreter, *command), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise typer.Exit(done.returncode)
+    adapter = output / _STEP / "adapter"
+    found = json.loads(done.stdout)
+    if as_json:
+        print_json({**found, "adapter": str(adapter), "report": str(output / _STEP / "report.html")})
+        return
+    print(f"Adapter: {adapter}")
+    print(f"SHA-256 {found['sha256']}")
+    print(f"Report: {output / _STEP / 'report.html'}")
+    print(f"Serve it: genaifactory adapters load NAME {adapter}")
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror}.", field="--parameters") from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidArgument(f"{path} must hold a JSON object of parameters.", field="--parameters")
+    return found
