@@ -23,7 +23,7 @@ from genaifactory_common import channels
 from genaifactory_local import testing
 from genaifactory_local.testing import Process
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).resolve().parents[2]
 PEOPLE = ("An", "Binh", "Chi", "Dung", "Giang", "Hanh", "Khanh", "Lan", "Minh", "Nga")
@@ -56,7 +56,7 @@ def lines(path: Path, values: Iterable[dict[str, object]]) -> Path:
 async def genaifactory(process: Process, *arguments: object, status: int = 0) -> str:
     """A command's standard output."""
     code, printed, errors = await testing.genaifactory(
-        *map(str, arguments), environment=process.environment, timeout_seconds=600
+        *map(str, arguments), environment={**process.environment, "OMP_NUM_THREADS": "1"}, timeout_seconds=600
     )
     assert code == status, f"{errors}\n{printed}"
     return printed
