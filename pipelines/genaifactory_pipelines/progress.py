@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 _LINE_INTERVAL_SECONDS = 10.0
+
+
+class Report(Protocol):
+    """Is called with how many are done so far."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """note: what else there is to say at this moment ("loss 1.23")."""
 
 
 class Progress:
@@ -25,21 +33,25 @@ class Progress:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     @contextmanager
-    def counting(self, what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Yields a function that is called with how many are done so far. total: None where it is not known."""
+    def counting(self, what: str, total: int | None = None) -> Iterator[Report]:
+        """Yields what is to be called. total: None where it is not known."""
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            with Bar(*columns, console=self._console) as bar:
-                task = bar.add_task(what, total=total)
-                yield lambda done: bar.update(task, completed=done)
+            with Bar(*_columns(), console=self._console) as bar:
+                task = bar.add_task(what, total=total, note="")
+                yield lambda done, note="": bar.update(task, completed=done, note=note)
             return
         started = written = self._clock()
 
-        def report(done: int) -> None:
+        def report(done: int, note: str = "") -> None:
             nonlocal written
             if (now := self._clock()) - written >= _LINE_INTERVAL_SECONDS:
                 written = now
                 of = "" if total is None else f" of {total:,}"
-                self.line(f"{what}: {done:,}{of} after {now - started:.0f} s")
+                self.line(f"{what}: {done:,}{of} after {now - started:.0f} s" + (f", {note}" if note else ""))
 
         yield report
+
+
+def _columns() -> list[ProgressColumn]:
+    described, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    return [described, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note]

@@ -15,6 +15,10 @@ td { overflow-wrap: anywhere } tr { border-bottom: 1px solid #d0d7de } .none { c
 """
 _CELL_CHARACTERS = 600
 _BAR_HEIGHT, _BAR_GAP, _LABEL_WIDTH, _BAR_WIDTH = 20, 6, 260, 420
+_PLOT_WIDTH, _PLOT_HEIGHT, _PLOT_LEFT, _PLOT_TOP = 640, 240, 70, 30
+_COLOURS = ("#4493f8", "#d1762c", "#3fb950", "#ab7df8")
+Line = Sequence[tuple[float, float]]
+"""Points, x and y, in the order of x."""
 
 
 class Report:
@@ -69,6 +73,41 @@ def bars(counts: Mapping[str, float]) -> str:
     )
     width = _LABEL_WIDTH + _BAR_WIDTH + 100
     return f'<svg role="img" viewBox="0 0 {width} {len(counts) * step}" width="{width}" font-size="13">{rows}</svg>'
+
+
+def lines(series: Mapping[str, Line], *, x: str) -> str:
+    """A curve for each of up to four series, with its name, over one scale, as SVG; without points the word "none".
+
+    x: what the horizontal axis counts. A series of one point is a dot.
+    """
+    everything = [point for points in series.values() for point in points]
+    if not everything:
+        return '<p class="none">none</p>'
+    left, right = min(each[0] for each in everything), max(each[0] for each in everything)
+    low, high = min(each[1] for each in everything), max(each[1] for each in everything)
+    across, up = _PLOT_WIDTH / ((right - left) or 1), _PLOT_HEIGHT / ((high - low) or 1)
+    frame = f'x="{_PLOT_LEFT}" y="{_PLOT_TOP}" width="{_PLOT_WIDTH}" height="{_PLOT_HEIGHT}"'
+    parts = [
+        f'<rect {frame} fill="none" stroke="currentColor" stroke-opacity=".3"/>',
+        _label(_PLOT_LEFT - 8, _PLOT_TOP + 10, f"{high:.4g}", "end"),
+        _label(_PLOT_LEFT - 8, _PLOT_TOP + _PLOT_HEIGHT, f"{low:.4g}", "end"),
+        _label(_PLOT_LEFT, _PLOT_TOP + _PLOT_HEIGHT + 18, f"{left:g}", "start"),
+        _label(_PLOT_LEFT + _PLOT_WIDTH, _PLOT_TOP + _PLOT_HEIGHT + 18, f"{x} {right:g}", "end"),
+    ]
+    for i, ((name, points), colour) in enumerate(zip(series.items(), _COLOURS, strict=False)):
+        places = [
+            (_PLOT_LEFT + (one - left) * across, _PLOT_TOP + _PLOT_HEIGHT - (other - low) * up) for one, other in points
+        ]
+        path = " ".join(f"{one:.1f},{other:.1f}" for one, other in places)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        parts += [f'<circle cx="{one:.1f}" cy="{other:.1f}" r="3" fill="{colour}"/>' for one, other in places[-1:]]
+        parts.append(_label(_PLOT_LEFT + 160 * i, 16, name, "start", colour))
+    width, height = _PLOT_LEFT + _PLOT_WIDTH + 10, _PLOT_TOP + _PLOT_HEIGHT + 30
+    return f'<svg role="img" viewBox="0 0 {width} {height}" width="{width}" font-size="13">{"".join(parts)}</svg>'
+
+
+def _label(x: float, y: float, text: str, anchor: str, colour: str = "currentColor") -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
 
 
 def _cut(text: str) -> str:
