@@ -100,3 +100,15 @@ def test_a_log_gets_a_line_every_ten_seconds() -> None:
             now = float(second)
             report(second * 50)
     assert written.getvalue() == "collect: 500 of 2,000 after 10 s\ncollect: 1,000 of 2,000 after 20 s\n"
+
+
+def test_progress_says_what_else_there_is_on_a_terminal_and_in_a_log() -> None:
+    log, terminal, now = StringIO(), StringIO(), 0.0
+    with Progress(Console(file=log, width=80), clock=lambda: now).counting("train", 20) as report:
+        now = 10.0
+        report(5, "loss 1.25")
+    assert log.getvalue() == "train: 5 of 20 after 10 s, loss 1.25\n"
+    console = Console(file=terminal, width=120, force_terminal=True, _environ={})
+    with Progress(console).counting("train", 20) as report:
+        report(5, "loss 1.25")
+    assert "loss 1.25" in terminal.getvalue()
