@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_modelserver.adapters import checks
@@ -96,6 +97,8 @@ async def test_preferences_go_on_from_what_was_imitated(llama: Path, tmp_path: P
 
 def test_an_example_is_encoded_as_the_engine_reads_it_and_ends_where_generation_ends(llama: Path) -> None:
     found = base.find(str(llama))
+    start = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", found.tokenizer.bos_token_id)])
+    found.tokenizer.backend_tokenizer.post_processor = start  # as that of most models; the template has written it
     turns = [
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": "Leave?"},
@@ -120,3 +123,6 @@ def test_a_template_that_ends_answers_itself_is_kept_to(llama: Path) -> None:
     encoded = Encoder(found.tokenizer, found.ends).encode(runs.questions(1)[0])
     assert found.tokenizer.decode(encoded.prompt).endswith("</s>\n[assistant]")
     assert found.tokenizer.decode(encoded.answer) == "In Hue.</s>"
+    quoting = Example.model_validate({"id": "quoting", "input": "What ends it?", "output": "It is </s>, always."})
+    answer = Encoder(found.tokenizer, found.ends).encode(quoting).answer
+    assert found.tokenizer.decode(answer) == "It is </s>, always.</s>"

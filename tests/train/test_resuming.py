@@ -10,14 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from genaifactory_modelserver.adapters import checks
 from genaifactory_modelserver.threads import Stop
 from genaifactory_modelserver.weights import checksums
+from genaifactory_pipelines.datasets.contract import Example
+from genaifactory_pipelines.steps.train import Outputs
 from genaifactory_pipelines.training.options import Options
 from tests.train import runs
 from tests.train.models import Asked
@@ -64,31 +67,62 @@ def step(checkpoint: Path) -> int:
     return int(checkpoint.name.partition("-")[2])
 
 
-@pytest.fixture
-def wanted(llama: Path) -> Options:
-    """20 steps with dropout, so that the state of the random numbers counts, and a checkpoint after every third."""
-    lora = {"rank": 8, "alpha": 16, "dropout": 0.1}
-    return runs.options(llama, lora=lora, sft={"epochs": 4, "evaluate_every": 3})
+def answered_otherwise(examples: Sequence[Example]) -> list[Example]:
+    """Eight of the questions with the answers of others: who learns the examples gets worse at these."""
+    answers = [example.messages[1] for example in examples[3:11]]
+    return [
+        example.model_copy(update={"messages": (example.messages[0], answer)})
+        for example, answer in zip(examples[:8], answers, strict=True)
+    ]
 
 
-async def test_a_killed_training_comes_to_the_weights_of_one_that_was_not(wanted: Options, tmp_path: Path) -> None:
+async def same_as_without_a_kill(
+    straight: Path, killed: Path, wanted: Options, moment: Callable[[], bool], **variables: str
+) -> Outputs:
+    """The outputs of both runs, which are the same to the last bit. moment: when one of them is killed."""
+    outputs = await runs.trained(straight, wanted)
+    with started(killed, wanted, **variables) as process:
+        await asyncio.to_thread(kill_when, process, moment)
+    assert await asyncio.to_thread(moment)
+    assert await runs.trained(killed, wanted) == outputs
+    for name in (*(f"adapter/{file}" for file in checks.FILES), "metrics.jsonl"):
+        one, other = [await asyncio.to_thread((run / "train" / name).read_bytes) for run in (straight, killed)]
+        assert one == other, name
+    return outputs
+
+
+async def test_one_that_is_killed_while_it_writes_a_checkpoint(llama: Path, tmp_path: Path) -> None:
+    """With dropout, for the random numbers, and while nothing gets better, so that it ends early all the same."""
     examples = runs.without_rejected(runs.questions())
-    straight = await runs.trained(runs.made(tmp_path / "straight", examples, examples[:8]), wanted)
-    killed = runs.made(tmp_path / "killed", examples, examples[:8])
+    straight, killed = (runs.made(tmp_path / name, examples, answered_otherwise(examples)) for name in ("one", "other"))
     stage = killed / "train" / "checkpoints" / "sft"
+    lora = {"rank": 8, "alpha": 16, "dropout": 0.1}
+    wanted = runs.options(llama, lora=lora, sft={"epochs": 20, "evaluate_every": 3, "patience": 4})
     with socket.create_server(("127.0.0.1", 0)) as hub:  # nobody is called: TRL would report this machine
         hub.settimeout(0.5)
-        with started(killed, wanted, HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}") as process:
-            await asyncio.to_thread(kill_when, process, lambda: being_written(stage))
+        outputs = await same_as_without_a_kill(
+            straight,
+            killed,
+            wanted,
+            lambda: len(whole(stage)) > 1 and being_written(stage),
+            HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}",
+        )
         with pytest.raises(TimeoutError):
             await asyncio.to_thread(hub.accept)
-    assert being_written(stage)
-    assert await runs.trained(killed, wanted) == straight
-    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/metadata.json"):
-        one, other = (tmp_path / run / "train" / name for run in ("straight", "killed"))
-        assert await asyncio.to_thread(one.read_bytes) == await asyncio.to_thread(other.read_bytes), name
-    curves = [tmp_path / run / "train" / "metrics.jsonl" for run in ("straight", "killed")]
-    assert len({await asyncio.to_thread(path.read_bytes) for path in curves}) == 1
+    found = outputs.stages["sft"]
+    assert found.stopped_early
+    assert found.steps == found.best_step + 12 < 100
+    best = Asked(llama, killed / "train" / "adapter").loss(answered_otherwise(examples))
+    assert found.loss_after == pytest.approx(best, rel=1e-3)
+
+
+async def test_one_that_is_killed_in_its_second_stage(llama: Path, tmp_path: Path) -> None:
+    examples = runs.questions(16)
+    straight, killed = (runs.made(tmp_path / name, examples, examples[:8]) for name in ("one", "other"))
+    stage = killed / "train" / "checkpoints" / "dpo"
+    wanted = runs.options(llama, method="sft+dpo", dpo={"epochs": 3, "learning_rate": 5e-4, "evaluate_every": 1})
+    outputs = await same_as_without_a_kill(straight, killed, wanted, lambda: being_written(stage))
+    assert outputs.stages["dpo"].loss_before == pytest.approx(0.6931, abs=1e-3)
 
 
 async def test_what_is_finished_is_not_trained_again(llama: Path, tmp_path: Path) -> None:
@@ -113,21 +147,6 @@ async def test_two_trainings_have_the_same_weights_and_another_seed_has_others(l
         for number, seed in enumerate((7, 7, 8))
     ]
     assert found[0].sha256 == found[1].sha256 != found[2].sha256
-
-
-async def test_a_training_stops_when_nothing_gets_better_and_the_best_is_exported(llama: Path, tmp_path: Path) -> None:
-    examples = runs.without_rejected(runs.questions())
-    answers = [each.messages[1] for each in examples[3:11]]  # of other questions: to learn is to get worse at them
-    wrong = [
-        each.model_copy(update={"messages": (each.messages[0], answer)})
-        for each, answer in zip(examples[:8], answers, strict=True)
-    ]
-    run = runs.made(tmp_path, examples, wrong)
-    outputs = await runs.trained(run, runs.options(llama, sft={"epochs": 20, "evaluate_every": 10, "patience": 2}))
-    stage = outputs.stages["sft"]
-    assert stage.stopped_early
-    assert stage.steps == stage.best_step + 20 < 100
-    assert stage.loss_after == pytest.approx(Asked(llama, run / "train" / "adapter").loss(wrong), rel=1e-3)
 
 
 async def test_a_cancelled_training_ends_within_a_step_and_keeps_its_checkpoints(llama: Path, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2  # huggingface-hub's own dependency, as it is transformers'
 import torch
 from huggingface_hub import errors, snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 
 from genaifactory_common.errors import InvalidArgument, Unavailable
 
@@ -87,8 +89,8 @@ def _downloaded(source: str) -> Path:
     except errors.HFValidationError:
         raise _refused(f"'{source}' is no model of a hub; write hf://ORG/NAME or hf://ORG/NAME@REVISION.") from None
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-        raise _refused(f"The hub has no {source}, or HF_TOKEN may not read it.") from None
-    except (errors.HfHubHTTPError, OSError) as error:  # what is not there and cannot be asked for is an OSError
+        raise _refused(f"The hub has no {source}, or shows it to nobody without the right HF_TOKEN.") from None
+    except (httpx2.HTTPError, OSError) as error:  # what is not there and cannot be asked for is an OSError
         raise Unavailable(f"The hub cannot give {source} now ({type(error).__name__}).") from None
 
 
@@ -105,7 +107,7 @@ def _check_targets(model: Any, targets: str | Sequence[str]) -> None:
     linear = (
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not output
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output
     )
     known = sorted(set(linear))
     if missing := [] if isinstance(targets, str) else sorted(set(targets) - set(known)):

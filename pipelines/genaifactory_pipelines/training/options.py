@@ -59,7 +59,7 @@ class Preference(Schedule):
 class Options(Values):
     """What is trained, and how."""
 
-    base: Name
+    base: str = Field(min_length=1, max_length=4096)
     """The base model: a folder, or hf://ORG/NAME[@REVISION]. Not a mirror: a model server's download of one is a
     folder."""
     served_as: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -13,9 +14,12 @@ import pytest
 from pydantic import ValidationError
 
 from genaifactory_common.errors import Unimplemented
-from genaifactory_pipelines.training import adapter, checkpoints, libraries, metrics
+from genaifactory_pipelines.training import adapter, checkpoints, encoding, libraries, metrics
 from genaifactory_pipelines.training.checkpoints import Mark
+from genaifactory_pipelines.training.encoding import Encoded
 from genaifactory_pipelines.training.options import Options, Schedule
+from tests.train import runs
+from tests.unit.pipelines.examples import examples
 
 
 def test_a_method_has_its_stages_in_their_order() -> None:
@@ -69,13 +73,30 @@ def test_parameters_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> Non
         Options.model_validate({"base": "/m", **wrong})
 
 
-def test_without_the_libraries_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_libraries_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("torch", "transformers", "peft", "trl", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not there
+    run = await asyncio.to_thread(runs.made, tmp_path, examples(8), examples(8))
+    with pytest.raises(Unimplemented, match="needs torch"):
+        await runs.trained(run, Options(base="/m"))
     with pytest.raises(Unimplemented, match=r"needs torch, transformers, peft, trl, .*genaifactory-pipelines\[train\]"):
         libraries.prepare("none")
     with pytest.raises(Unimplemented, match=r"trl, bitsandbytes, .*genaifactory-pipelines\[qlora\]"):
         libraries.prepare("4bit")
+
+
+def test_an_example_fits_when_its_longer_output_does() -> None:
+    fitting = [Encoded([1, 2], [3, 4], []), Encoded([1, 2], [3], [4, 5])]
+    too_long = [Encoded([1, 2], [3, 4, 5], []), Encoded([1, 2], [3], [4, 5, 6]), Encoded([1, 2, 3, 4, 5], [], [])]
+    assert encoding.that_fit([*fitting, *too_long], 4) == (fitting, 3)
+
+
+def test_only_the_answer_is_learnt() -> None:
+    encoded = [Encoded([1, 2], [3, 4], [5])]
+    assert encoding.to_imitate(encoded) == [{"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}]
+    assert encoding.to_prefer(encoded) == [{"prompt_ids": [1, 2], "chosen_ids": [3, 4], "rejected_ids": [5]}]
 
 
 def written(stage: Path, step: int) -> Path:
