@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 # Commands that are not run here, and where they are. A command that is neither here nor in PLAYED fails the journey.
 ELSEWHERE = (
     (r"make (vllm-(cpu|gpu)|run MODEL=.*|test-vllm|bench-vllm)", "5 GB of vLLM: tests/vllm"),
+    (r"make (train-cpu|test-train)", "5 GB of torch: tests/train"),
     (r"make test-gpu", "needs a GPU"),
     (r"make (test|test-fast|test-mutations|test-soak|test-clients|test-journey)", ".ci/run"),
     (r"make bench", "minutes of load: run by hand, its figures are in docs and notes"),
