@@ -77,13 +77,13 @@ def answered_otherwise(examples: Sequence[Example]) -> list[Example]:
 
 
 async def same_as_without_a_kill(
-    straight: Path, killed: Path, wanted: Options, moment: Callable[[], bool], **variables: str
+    straight: Path, killed: Path, wanted: Options, moment: Callable[[Outputs], bool], **variables: str
 ) -> Outputs:
-    """The outputs of both runs, which are the same to the last bit. moment: when one of them is killed."""
+    """The outputs of both runs, the same to the last bit. moment: when one is killed, by the outputs of the other."""
     outputs = await runs.trained(straight, wanted)
     with started(killed, wanted, **variables) as process:
-        await asyncio.to_thread(kill_when, process, moment)
-    assert await asyncio.to_thread(moment)
+        await asyncio.to_thread(kill_when, process, lambda: moment(outputs))
+    assert await asyncio.to_thread(moment, outputs)
     assert await runs.trained(killed, wanted) == outputs
     for name in (*(f"adapter/{file}" for file in checks.FILES), "metrics.jsonl"):
         one, other = [await asyncio.to_thread((run / "train" / name).read_bytes) for run in (straight, killed)]
@@ -104,7 +104,7 @@ async def test_one_that_is_killed_while_it_writes_a_checkpoint(llama: Path, tmp_
             straight,
             killed,
             wanted,
-            lambda: len(whole(stage)) > 1 and being_written(stage),
+            lambda outputs: outputs.stages["sft"].best_step in whole(stage)[:-1] and being_written(stage),
             HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}",
         )
         with pytest.raises(TimeoutError):
@@ -121,7 +121,7 @@ async def test_one_that_is_killed_in_its_second_stage(llama: Path, tmp_path: Pat
     straight, killed = (runs.made(tmp_path / name, examples, examples[:8]) for name in ("one", "other"))
     stage = killed / "train" / "checkpoints" / "dpo"
     wanted = runs.options(llama, method="sft+dpo", dpo={"epochs": 3, "learning_rate": 5e-4, "evaluate_every": 1})
-    outputs = await same_as_without_a_kill(straight, killed, wanted, lambda: being_written(stage))
+    outputs = await same_as_without_a_kill(straight, killed, wanted, lambda _: being_written(stage))
     assert outputs.stages["dpo"].loss_before == pytest.approx(0.6931, abs=1e-3)
 
 

@@ -69,9 +69,16 @@ def unknown(base: Path) -> None:
     (base / "config.json").write_text('{"model_type": "of-tomorrow"}')
 
 
+def with_code(base: Path) -> None:
+    """A model that brings code of its own, which would leave a file."""
+    (base / "config.json").write_text('{"model_type": "of-tomorrow", "auto_map": {"AutoConfig": "code.Config"}}')
+    (base / "code.py").write_text(f"from pathlib import Path\nPath({str(base / 'ran')!r}).touch()\n")
+
+
 @pytest.mark.parametrize(
     ("change", "field", "message"),
     [
+        (with_code, "base", "is not one that transformers knows"),
         (without_weights, "base", "The weights in .* cannot be loaded"),
         (with_bad_weights, "sft.learning_rate", "The loss is nan at step 0, so nothing was exported"),
         (refusing, "base", "chat template refuses the messages of the example 'q-000'"),
@@ -87,6 +94,7 @@ async def test_a_base_that_cannot_be_trained_on_is_refused(
     with pytest.raises(InvalidArgument, match=message) as caught:
         await runs.trained(run, runs.options(base))
     assert caught.value.field == field
+    assert not (base / "ran").exists()
 
 
 async def test_what_is_no_chat_model_is_refused(llama: Path, run: Path, tmp_path: Path) -> None:
@@ -167,10 +175,7 @@ async def test_an_example_longer_than_the_bases_context_is_too_long(llama: Path,
     assert outputs.stages["sft"].too_long["train"] == 1
 
 
-async def test_a_loss_that_is_no_number_ends_the_training_and_exports_nothing(llama: Path, run: Path) -> None:
-    message = await refused(
-        run, InvalidArgument, "sft.learning_rate", base=llama, sft={"epochs": 4, "learning_rate": 1e30}
-    )
-    assert "The loss is nan at step" in message
-    assert "at step 0" not in message
-    assert "Lower the learning rate" in message
+async def test_a_loss_that_is_no_number_ends_the_training_at_once_and_exports_nothing(llama: Path, run: Path) -> None:
+    diverging = {"epochs": 4, "learning_rate": 1e30}  # 8 steps, evaluated after the last
+    message = await refused(run, InvalidArgument, "sft.learning_rate", base=llama, sft=diverging)
+    assert message.startswith("The loss is nan at step 3, so nothing was exported. Lower the learning rate")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Base:
     ends: frozenset[int]
     """Tokens at which generation stops."""
     context: int
-    """Tokens."""
+    """Tokens of a conversation; sys.maxsize where the configuration sets no bound."""
 
 
 def find(source: str) -> Base:
@@ -41,7 +42,7 @@ def find(source: str) -> Base:
     if not (folder / "config.json").is_file():
         raise _refused(f"There is no model in {folder}: it has no config.json.")
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
         raise _refused(f"The config.json of {source} is not one that transformers knows.") from None
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
@@ -49,14 +50,15 @@ def find(source: str) -> Base:
         found = ", ".join(config.architectures or ()) or "none"
         raise _refused(f"{source} is no causal language model; its architecture is: {found}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
         raise _refused(f"{source} has no tokenizer that transformers can load.") from None
     if tokenizer.chat_template is None:
         raise _refused(f"{source} has no chat template: take the model's chat variant (often named -Instruct or -it).")
     if tokenizer.eos_token is None:
         raise _refused(f"The tokenizer of {source} has no token that ends an answer (eos_token).")
-    return Base(folder, tokenizer, _ends(folder, tokenizer), config.get_text_config().max_position_embeddings)
+    context = getattr(config.get_text_config(), "max_position_embeddings", sys.maxsize)
+    return Base(folder, tokenizer, _ends(folder, tokenizer), context)
 
 
 def load(base: Base, quantisation: str, targets: str | Sequence[str]) -> Any:
@@ -75,7 +77,7 @@ def load(base: Base, quantisation: str, targets: str | Sequence[str]) -> Any:
         )
         wanted["device_map"] = {"": 0}
     try:
-        model = AutoModelForCausalLM.from_pretrained(base.folder, **wanted)
+        model = AutoModelForCausalLM.from_pretrained(base.folder, trust_remote_code=False, **wanted)
     except (OSError, ValueError, RuntimeError) as error:
         raise _refused(f"The weights in {base.folder} cannot be loaded ({type(error).__name__}).") from None
     _check_targets(model, targets)

@@ -1,7 +1,8 @@
 """Checkpoints of a stage: which are whole, from which one to go on, and which are needed no more.
 
 A checkpoint is a folder that the trainer writes file by file. A mark is put into it when all are on disk, and taken
-out before any is removed: a folder without one is what a kill has left.
+out before any is removed: a folder without one is what a kill has left. The trainer writes over it when it comes to
+that step again.
 """
 
 from __future__ import annotations
@@ -67,13 +68,6 @@ def remove(stage: Path, *, but: frozenset[int]) -> None:
     for step, folder in _folders(stage):
         if step not in but:
             (folder / _MARK).unlink(missing_ok=True)
-            shutil.rmtree(folder)
-
-
-def remove_unfinished(stage: Path) -> None:
-    """Removes what a kill has left of a checkpoint. Blocks."""
-    for _, folder in _folders(stage):
-        if not (folder / _MARK).exists():
             shutil.rmtree(folder)
 
 

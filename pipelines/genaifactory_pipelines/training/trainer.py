@@ -57,7 +57,6 @@ def train(
     folder: of the stage's checkpoints, which an attempt before may have left. before: the adapter of the stage before.
     Raises InvalidArgument when the loss is not a number any more, Cancelled once `stop` is set.
     """
-    checkpoints.remove_unfinished(folder)
     last = checkpoints.newest(folder)
     if last is None or not last.mark.finished:
         trainer = _trainer(stage, found, options, folder, before)

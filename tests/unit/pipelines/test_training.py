@@ -113,12 +113,10 @@ def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path: P
     for step in (9, 10):
         written(tmp_path, step)
         checkpoints.complete(tmp_path, step, Mark(finished=False, loss_before=2.5))
-    half = written(tmp_path, 11)
+    written(tmp_path, 11)
     found = checkpoints.newest(tmp_path)
     assert found is not None
     assert (found.step, found.mark.loss_before) == (10, 2.5)
-    checkpoints.remove_unfinished(tmp_path)
-    assert not half.exists()
     checkpoints.remove(tmp_path, but=frozenset({9}))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
 
