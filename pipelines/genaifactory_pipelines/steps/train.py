@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from genaifactory_pipelines.training.stages import Stage
     from genaifactory_pipelines.training.trainer import Trained
 
+    Done = tuple[Stage, Trained]
+
 ADAPTER = "adapter"
 REPORT = "report.html"
 _CHECKPOINTS = "checkpoints"
@@ -73,7 +75,7 @@ def _run(options: Options, context: Context, folder: Path, stop: threading.Event
     manifest, splits = dataset.read(context.run / curate.curate.name / curate.DATASET)
     found = base.find(options.base)
     encoder = Encoder(found.tokenizer, found.ends)
-    done: list[tuple[Stage, Trained]] = []
+    done: list[Done] = []
     for stage in stages.make(options, splits, encoder, min(options.max_tokens, found.context)):
         _say_too_long(context, stage)
         before = done[-1][1].adapter if done else None
@@ -81,6 +83,24 @@ def _run(options: Options, context: Context, folder: Path, stop: threading.Event
         with context.progress.counting(f"train: {stage.name} steps", stage.steps) as report:
             trained = trainer.train(stage, found, options, checkpoints, before, report, stop)
         done.append((stage, trained))
+    outputs = _export(options, manifest, splits, done, folder)
+    shutil.rmtree(folder / _CHECKPOINTS)
+    for name, learnt in outputs.stages.items():
+        context.progress.line(
+            f"train: {name}: loss on validation {learnt.loss_before:.4f} before, {learnt.loss_after:.4f} after step "
+            f"{learnt.best_step:,} of {learnt.steps:,}{', stopped early' if learnt.stopped_early else ''}"
+        )
+    return outputs
+
+
+def _say_too_long(context: Context, stage: Stage) -> None:
+    for split, count in stage.too_long.items():
+        if count:
+            context.progress.line(f"train: {stage.name}: {count:,} examples of the {split} split are too long")
+
+
+def _export(options: Options, manifest: Manifest, splits: Splits, done: Sequence[Done], folder: Path) -> Outputs:
+    """Writes the files of the step."""
     measured = [point for stage, trained in done for point in _points(stage, trained)]
     about = adapter.About(
         base_model=options.served_as or options.base,
@@ -97,19 +117,7 @@ def _run(options: Options, context: Context, folder: Path, stop: threading.Event
     )
     metrics.write(folder / metrics.FILE, measured)
     files.write(folder / REPORT, _report(options, manifest, splits, outputs, measured).encode(), mode=0o644)
-    shutil.rmtree(folder / _CHECKPOINTS)
-    for name, learnt in outputs.stages.items():
-        context.progress.line(
-            f"train: {name}: loss on validation {learnt.loss_before:.4f} before, {learnt.loss_after:.4f} after step "
-            f"{learnt.best_step:,} of {learnt.steps:,}{', stopped early' if learnt.stopped_early else ''}"
-        )
     return outputs
-
-
-def _say_too_long(context: Context, stage: Stage) -> None:
-    for split, count in stage.too_long.items():
-        if count:
-            context.progress.line(f"train: {stage.name}: {count:,} examples of the {split} split are too long")
 
 
 def _points(stage: Stage, trained: Trained) -> list[Point]:

@@ -93,8 +93,26 @@ def _trainer(stage: Stage, found: Base, options: Options, folder: Path, before: 
     model = base.load(found, options.quantisation, options.lora.target_modules)
     if before is not None:
         model = PeftModel.from_pretrained(model, before, is_trainable=True)
+    made: dict[str, Any] = {
+        "model": model,
+        "processing_class": found.tokenizer,
+        "train_dataset": Dataset.from_list([dict(row) for row in stage.train]),
+        "eval_dataset": Dataset.from_list([dict(row) for row in stage.validation]),
+        "peft_config": _lora(options) if before is None else None,
+        "callbacks": [EarlyStoppingCallback(stage.schedule.patience)],
+    }
+    arguments = _arguments(stage, options, folder)
+    if isinstance(stage.schedule, Preference):
+        trainer = _Preferring(args=DPOConfig(beta=stage.schedule.beta, **arguments), **made)
+    else:
+        trainer = SFTTrainer(args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **arguments), **made)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(stage: Stage, options: Options, folder: Path) -> dict[str, Any]:
     schedule, gpu = stage.schedule, torch.cuda.is_available()
-    arguments: dict[str, Any] = {
+    return {
         "output_dir": str(folder),
         "max_steps": stage.steps,
         "per_device_train_batch_size": schedule.batch_size,
@@ -120,20 +138,6 @@ def _trainer(stage: Stage, found: Base, options: Options, folder: Path, before: 
         "report_to": "none",
         "disable_tqdm": True,
     }
-    made: dict[str, Any] = {
-        "model": model,
-        "processing_class": found.tokenizer,
-        "train_dataset": Dataset.from_list([dict(row) for row in stage.train]),
-        "eval_dataset": Dataset.from_list([dict(row) for row in stage.validation]),
-        "peft_config": _lora(options) if before is None else None,
-        "callbacks": [EarlyStoppingCallback(schedule.patience)],
-    }
-    if isinstance(schedule, Preference):
-        trainer = _Preferring(args=DPOConfig(beta=schedule.beta, **arguments), **made)
-    else:
-        trainer = SFTTrainer(args=SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **arguments), **made)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
 
 
 def _lora(options: Options) -> LoraConfig:
