@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,9 +13,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from genaifactory_modelserver.adapters import checks
 from genaifactory_modelserver.threads import Stop
@@ -77,16 +81,27 @@ def answered_otherwise(examples: Sequence[Example]) -> list[Example]:
 
 
 async def same_as_without_a_kill(
-    straight: Path, killed: Path, wanted: Options, moment: Callable[[Outputs], bool], **variables: str
+    runs_of_it: tuple[Path, Path],
+    wanted: Options,
+    stage: str,
+    moment: Callable[[Path, Outputs], bool],
+    **variables: str,
 ) -> Outputs:
-    """The outputs of both runs, the same to the last bit. moment: when one is killed, by the outputs of the other."""
+    """The outputs of a run and of one that is killed in a stage and goes on there: the same to the last bit.
+
+    moment: when it is killed, by the folder of its stage and the outputs of the other.
+    """
+    straight, killed = runs_of_it
     outputs = await runs.trained(straight, wanted)
+    folder = killed / "train" / "checkpoints" / stage
     with started(killed, wanted, **variables) as process:
-        await asyncio.to_thread(kill_when, process, lambda: moment(outputs))
-    assert await asyncio.to_thread(moment, outputs)
-    assert await runs.trained(killed, wanted) == outputs
+        await asyncio.to_thread(kill_when, process, lambda: moment(folder, outputs))
+    assert await asyncio.to_thread(moment, folder, outputs)
+    last, written = (await asyncio.to_thread(whole, folder))[-1], StringIO()
+    assert await runs.trained(killed, wanted, written) == outputs
+    assert re.findall(r"(\w+) steps: (\d+) of", written.getvalue())[0] == (stage, str(last + 1))
     for name in (*(f"adapter/{file}" for file in checks.FILES), "metrics.jsonl"):
-        one, other = [await asyncio.to_thread((run / "train" / name).read_bytes) for run in (straight, killed)]
+        one, other = [await asyncio.to_thread((run / "train" / name).read_bytes) for run in runs_of_it]
         assert one == other, name
     return outputs
 
@@ -94,34 +109,32 @@ async def same_as_without_a_kill(
 async def test_one_that_is_killed_while_it_writes_a_checkpoint(llama: Path, tmp_path: Path) -> None:
     """With dropout, for the random numbers, and while nothing gets better, so that it ends early all the same."""
     examples = runs.without_rejected(runs.questions())
-    straight, killed = (runs.made(tmp_path / name, examples, answered_otherwise(examples)) for name in ("one", "other"))
-    stage = killed / "train" / "checkpoints" / "sft"
+    validation = answered_otherwise(examples)
+    both = runs.made(tmp_path / "one", examples, validation), runs.made(tmp_path / "other", examples, validation)
     lora = {"rank": 8, "alpha": 16, "dropout": 0.1}
     wanted = runs.options(llama, lora=lora, sft={"epochs": 20, "evaluate_every": 3, "patience": 4})
+
+    def after_the_best(folder: Path, outputs: Outputs) -> bool:
+        return outputs.stages["sft"].best_step in whole(folder)[:-1] and being_written(folder)
+
     with socket.create_server(("127.0.0.1", 0)) as hub:  # nobody is called: TRL would report this machine
         hub.settimeout(0.5)
-        outputs = await same_as_without_a_kill(
-            straight,
-            killed,
-            wanted,
-            lambda outputs: outputs.stages["sft"].best_step in whole(stage)[:-1] and being_written(stage),
-            HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}",
-        )
+        address = f"http://127.0.0.1:{hub.getsockname()[1]}"
+        outputs = await same_as_without_a_kill(both, wanted, "sft", after_the_best, HF_ENDPOINT=address)
         with pytest.raises(TimeoutError):
             await asyncio.to_thread(hub.accept)
     found = outputs.stages["sft"]
     assert found.stopped_early
     assert found.steps == found.best_step + 12 < 100
-    best = Asked(llama, killed / "train" / "adapter").loss(answered_otherwise(examples))
+    best = Asked(llama, both[1] / "train" / "adapter").loss(validation)
     assert found.loss_after == pytest.approx(best, rel=1e-3)
 
 
 async def test_one_that_is_killed_in_its_second_stage(llama: Path, tmp_path: Path) -> None:
     examples = runs.questions(16)
-    straight, killed = (runs.made(tmp_path / name, examples, examples[:8]) for name in ("one", "other"))
-    stage = killed / "train" / "checkpoints" / "dpo"
+    both = runs.made(tmp_path / "one", examples, examples[:8]), runs.made(tmp_path / "other", examples, examples[:8])
     wanted = runs.options(llama, method="sft+dpo", dpo={"epochs": 3, "learning_rate": 5e-4, "evaluate_every": 1})
-    outputs = await same_as_without_a_kill(straight, killed, wanted, lambda _: being_written(stage))
+    outputs = await same_as_without_a_kill(both, wanted, "dpo", lambda folder, _: being_written(folder))
     assert outputs.stages["dpo"].loss_before == pytest.approx(0.6931, abs=1e-3)
 
 
@@ -142,11 +155,15 @@ async def test_what_is_finished_is_not_trained_again(llama: Path, tmp_path: Path
 
 async def test_two_trainings_have_the_same_weights_and_another_seed_has_others(llama: Path, tmp_path: Path) -> None:
     examples = runs.without_rejected(runs.questions(16))
-    found = [
-        await runs.trained(runs.made(tmp_path / str(number), examples, examples[:8]), runs.options(llama, seed=seed))
-        for number, seed in enumerate((7, 7, 8))
-    ]
-    assert found[0].sha256 == found[1].sha256 != found[2].sha256
+    shas, began = [], []
+    for number, seed in enumerate((7, 7, 8)):
+        run = runs.made(tmp_path / str(number), examples, examples[:8])
+        shas.append((await runs.trained(run, runs.options(llama, seed=seed))).sha256)
+        weights = await asyncio.to_thread(load_file, run / "train" / "adapter" / "adapter_model.safetensors")
+        began.append(torch.cat([weights[name].flatten() for name in sorted(weights) if "lora_A" in name]))
+    assert shas[0] == shas[1] != shas[2]
+    # Two steps move a weight by 0.016 at most: these began otherwise, and not only saw the examples in another order.
+    assert float((began[0] - began[2]).abs().mean()) > 0.03
 
 
 async def test_a_cancelled_training_ends_within_a_step_and_keeps_its_checkpoints(llama: Path, tmp_path: Path) -> None:
