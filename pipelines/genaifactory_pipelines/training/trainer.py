@@ -131,7 +131,6 @@ def _arguments(stage: Stage, options: Options, folder: Path) -> dict[str, Any]:
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "seed": options.seed,
-        "data_seed": options.seed,
         "bf16": gpu,
         "dataloader_pin_memory": gpu,
         "gradient_checkpointing": gpu,
