@@ -25,6 +25,7 @@ PATIENCE_SECONDS = 600.0
 
 _EXPORT_TIMEOUT_SECONDS = 3600.0
 _CHECK_TIMEOUT_SECONDS = 120.0
+_EMBED_TIMEOUT_SECONDS = 120.0
 _CHAT_TIMEOUT_SECONDS = 300.0
 _QUERY_TIMEOUT_SECONDS = 30.0
 _BACKOFF = Backoff(first_seconds=0.5, longest_seconds=15.0)
@@ -62,6 +63,14 @@ class Gateway:
             lambda: channels.unary(self._stub.CheckTexts, request, timeout_seconds=_CHECK_TIMEOUT_SECONDS)
         )
         return [None if each.verdict.action == types_pb2.ACTION_BLOCK else each.text for each in found.texts]
+
+    async def embed(self, texts: Sequence[str], model: str) -> list[Sequence[float]]:
+        """See drift.embeddings.Embedder; waits while the platform is away."""
+        request = gateway_pb2.EmbedRequest(model=model, texts=texts)
+        found = await self._patiently(
+            lambda: channels.unary(self._stub.Embed, request, timeout_seconds=_EMBED_TIMEOUT_SECONDS)
+        )
+        return [each.values for each in found.embeddings]
 
     async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
         """The parts of an answer. Raises FactoryError; it is not repeated by itself."""

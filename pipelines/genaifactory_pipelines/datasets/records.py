@@ -45,6 +45,12 @@ class RecordedMessage(_Line):
         return plain and bool(self.content.strip())
 
 
+class Passage(_Line):
+    """A passage that the search found."""
+
+    score: float
+
+
 class Citation(_Line):
     """A passage that an answer cited."""
 
@@ -63,6 +69,8 @@ class Interaction(_Line):
     model: str
     prompt_version: str
     index_version: str
+    """That was searched; empty where nothing was."""
+    passages: tuple[Passage, ...]
     citations: tuple[Citation, ...]
     input: tuple[RecordedMessage, ...]
     output: str
@@ -70,6 +78,26 @@ class Interaction(_Line):
     refused: bool
     conversation_id: str
     feedback: tuple[Feedback, ...]
+
+    @property
+    def question(self) -> str:
+        """The user's last message; empty where it was not recorded."""
+        return next((each.content for each in reversed(self.input) if each.role == "user"), "").strip()
+
+    @property
+    def topic(self) -> str:
+        """The document that the answer cited first; empty for one without citations."""
+        return self.citations[0].document_id if self.citations else ""
+
+    @property
+    def approved(self) -> bool | None:
+        """The latest word of users on the answer; a correction disapproves of it. None where nobody said anything."""
+        for each in reversed(self.feedback):
+            if each.rating == "up":
+                return True
+            if each.rating == "down" or each.correction.strip():
+                return False
+        return None
 
 
 def example_of(interaction: Interaction, unrated: Unrated) -> Example | Reason:
@@ -104,7 +132,7 @@ def example_of(interaction: Interaction, unrated: Unrated) -> Example | Reason:
             "rejected": "" if own or output.strip() == interaction.output.strip() else interaction.output,
             "label": label,
             "language": language.nearest(messages[-1].content) or "",
-            "topic": cited[0] if cited else "",
+            "topic": interaction.topic,
             "time": interaction.start_time,
             "group": interaction.conversation_id or interaction.request_id,
             "lineage": Lineage(

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.gates import Gate
+from genaifactory_pipelines import modules
 from genaifactory_pipelines.evaluation import evaluators
 from genaifactory_pipelines.evaluation.protocol import Evaluator
 
 
 def make_evaluators() -> dict[str, Evaluator]:
     """Each evaluator by its name."""
-    found: dict[str, Evaluator] = {}
-    for module in pkgutil.iter_modules(evaluators.__path__):
-        evaluator: Evaluator = importlib.import_module(f"{evaluators.__name__}.{module.name}").make()
-        found[evaluator.name] = evaluator
-    return found
+    found: list[Evaluator] = list(modules.made(evaluators))
+    return {evaluator.name: evaluator for evaluator in found}
 
 
 def require_known(gate: Gate) -> None:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "dataset": "dataset.dataset",
     "train": "train.train",
     "evaluate": "evaluate.evaluate",
+    "drift": "drift.drift",
     "watch": "watch.watch",
     "trace": "trace.trace",
     "blocked": "blocked.blocked",

@@ -43,6 +43,7 @@ def _genaifactory(
         ["export"],
         ["dataset"],
         ["train"],
+        ["drift"],
         ["evaluate"],
         ["adapters", "load"],
         ["adapters", "unload"],

@@ -69,6 +69,7 @@ def recorded(number: int, **values: Any) -> dict[str, Any]:
         "model": "tiny",
         "prompt_version": "rag@1",
         "index_version": "v1",
+        "passages": [{"passage_id": f"p{number}", "document_id": f"guide/{number % 3}.md", "score": 0.5}],
         "citations": [{"passage_id": f"p{number}", "document_id": f"guide/{number % 3}.md"}],
         "input": [{"role": "user", "content": question(number), "tool_calls": [], "images": []}],
         "output": f"answer {number}",

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import endpoints, monitoring, state
+from genaifactory_local import endpoints, monitoring, state, windows
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
 from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines.curation import Options
@@ -48,15 +47,10 @@ def dataset(
 
     Example: `genaifactory dataset --since 30d --output november`
     """
-    now = datetime.now(UTC)
-    start, end = monitoring.moment(since, now, "--since"), monitoring.moment(until, now, "--until") if until else now
+    window = windows.parse(since, until, datetime.now(UTC), route=route)
     platform = endpoints.find(state_folder)
     if route:
         asyncio.run(monitoring.require_route(platform, key, route))
-    try:
-        window = collect.Parameters(start=start, end=end, route=route)
-    except ValidationError:
-        raise InvalidArgument("--since must be before --until.", field="--since") from None
     wanted = curate.Parameters(
         options=Options(policy=policy or _only_policy(platform), unrated=unrated, least_examples=least),
         examples=examples,
