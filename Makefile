@@ -1,7 +1,7 @@
 # `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-soak test-train test-vllm train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -145,6 +145,9 @@ train-cpu: .venv-train/.installed  ## install what the step train needs, on the 
 
 test-train: .venv-train/.installed  ## the step train on a small model, on the CPU
 	.venv-train/bin/python -m pytest -c tests/train/pytest.ini tests/train
+
+test-loop: .venv/.dev .venv-vllm/.installed .venv-train/.installed  ## corrections, dataset, training, evaluation and gate, on a small model
+	.venv/bin/python -m pytest -c tests/loop/pytest.ini tests/loop
 
 # What it shares with the model server's vLLM, torch and transformers, has the same versions, so that files and layers of
 # images are shared; the rest is held at uv.lock's.

@@ -31,9 +31,13 @@ THINGS = ("laptop", "badge", "phone", "desk")
 PLACES = ("Hue", "Da Nang", "Hanoi", "Can Tho", "Vinh", "Dalat", "Hoi An")
 ASKED = (
     "Where is the {thing} of {person}?",
-    "Find the {thing} that belongs to {person}.",
-    "{person} has lost a {thing}; where should it be?",
-    "Tell me the place of {person}'s {thing}.",
+    "{person} has lost a {thing}; where is it?",
+    "Place of the {thing} ({person})",
+    "Where did {person} leave the {thing}?",
+    "{person}'s {thing}: in what place?",
+    "{thing} of {person}: where?",
+    "Who has seen the {thing} of {person}, and where?",
+    "Tell me where {person} keeps a {thing}.",
 )
 PARAPHRASE = "I look for the {thing} of {person}, where is it?"
 FACTS = list(itertools.product(PEOPLE, THINGS))
@@ -62,14 +66,19 @@ async def genaifactory(process: Process, *arguments: object, status: int = 0) ->
     return printed
 
 
-@pytest.fixture(scope="module")
-def llama() -> Path:
-    """The small Llama; this environment has no torch to make it."""
-    make = "from tests.data import tiny_llama; print(tiny_llama.cached('llama'))"
+def made(code: str) -> Path:
+    """The folder that a line of tests.data.tiny_llama returns; this environment has no torch to run it."""
+    lines = f"from pathlib import Path; from tests.data import tiny_llama; print(tiny_llama.{code})"
     done = subprocess.run(
-        (ROOT / ".venv-train/bin/python", "-c", make), cwd=ROOT, capture_output=True, text=True, check=True
+        (ROOT / ".venv-train/bin/python", "-c", lines), cwd=ROOT, capture_output=True, text=True, check=True
     )
     return Path(done.stdout.split()[-1])
+
+
+@pytest.fixture(scope="module")
+def llama() -> Path:
+    """The small Llama."""
+    return made("cached('llama')")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -121,9 +130,9 @@ async def ask_and_correct(process: Process) -> None:
                 feedback = gateway_pb2.SubmitFeedbackRequest(request_id=request_id, correction=right)
                 await channels.unary(stub.SubmitFeedback, feedback, timeout_seconds=60)
 
-        async with asyncio.TaskGroup() as group:
-            for person, thing in FACTS:
-                for asked in ASKED:
+        for asked in ASKED:  # one way after the other, so that it is always the same ones that are not trained on
+            async with asyncio.TaskGroup() as group:
+                for person, thing in FACTS:
                     group.create_task(one(asked.format(person=person, thing=thing), answer(person, thing)))
 
 
@@ -146,17 +155,24 @@ async def test_corrections_become_an_adapter_that_answers_better_and_passes_the_
     parameters.write_text(json.dumps({"lora": {"rank": 8, "alpha": 16, "dropout": 0}, "sft": schedule}))
     run = tmp_path / "run"
     await ask_and_correct(platform)
-    made = await genaifactory(platform, "dataset", "-o", run, "--golden", golden, "--json")
-    print(made)
+    await genaifactory(platform, "dataset", "-o", run, "--golden", golden, "--json")
     trained = await genaifactory(
         platform, "train", "-o", run, "--base", llama, "--served-as", "tiny", "--parameters", parameters, "--json"
     )
     adapter = json.loads(trained)["adapter"]
     await genaifactory(platform, "adapters", "load", "learnt", adapter)
-    evaluate = ("evaluate", "-o", run, "--golden", golden, "--route", "chat", "--gate", "release", "--json")
-    found = json.loads(await genaifactory(platform, *evaluate, "--adapter", "learnt"))
+    evaluate = ("evaluate", "--golden", golden, "--route", "chat", "--gate", "release", "--json")
+    found = json.loads(await genaifactory(platform, *evaluate, "-o", run, "--adapter", "learnt"))
     metric = found["metrics"]["exact_match"]
-    print(metric)
+    print(f"exact match {metric['production']} -> {metric['candidate']}")
     assert metric["production"] == 0
-    assert metric["candidate"] >= 0.4
+    assert metric["candidate"] >= 0.25
     assert found["verdict"]["passed"]
+
+    corrupt = made(f"make_adapter(Path({str(tmp_path / 'corrupt')!r}), Path({str(llama)!r}), name='corrupt', seed=1)")
+    await genaifactory(platform, "adapters", "load", "corrupt", corrupt)
+    found = json.loads(
+        await genaifactory(platform, *evaluate, "-o", tmp_path / "bad", "--adapter", "corrupt", status=3)
+    )
+    stopped = [finding["rule"] for finding in found["verdict"]["findings"] if not finding["passed"]]
+    assert stopped == ["exact_match better_by 0.1"]
