@@ -30,7 +30,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.space import is_full, out_of_space
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.values import Values
+from genaifactory_pipelines.values import INPUT, Values
 
 RESULT = "result.json"
 _ATTEMPT = ".attempt"
@@ -93,7 +93,7 @@ class Step(Generic[Parameters, Outputs]):
             "step": self.name,
             "version": version("genaifactory-pipelines"),
             "parameters": parameters.model_dump(mode="json"),
-            "files": {str(path): _digest(path) for _, path in parameters if isinstance(path, Path) and path.is_file()},
+            "files": _digests(parameters),
             "needs": {each.name: each.of(run).model_dump(mode="json") for each in self.needs},
         }
         key = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
@@ -113,6 +113,12 @@ class Step(Generic[Parameters, Outputs]):
         return self.of(run)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(parameters: Values) -> dict[str, str]:
+    """Of the files that the parameters name as inputs; one that is missing is left to the step to report."""
+    found = {}
+    for name, field in type(parameters).model_fields.items():
+        path = getattr(parameters, name)
+        if INPUT in field.metadata and path is not None and path.is_file():
+            with path.open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

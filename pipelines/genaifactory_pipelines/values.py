@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict
+
+INPUT: Final = "input"
+"""Marks a path among a step's parameters, Annotated[Path, INPUT]: the result depends on what the file holds."""
 
 
 class Values(BaseModel):

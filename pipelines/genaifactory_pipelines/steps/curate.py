@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Annotated
 
 from genaifactory_common import files
 from genaifactory_pipelines import curation
@@ -13,7 +14,7 @@ from genaifactory_pipelines.datasets.contract import Example
 from genaifactory_pipelines.reports import Report, bars
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import collect
-from genaifactory_pipelines.values import Values
+from genaifactory_pipelines.values import INPUT, Values
 
 DATASET = "dataset"
 REPORT = "report.html"
@@ -24,9 +25,9 @@ class Parameters(Values):
     """What goes into the dataset, and how."""
 
     options: curation.Options
-    examples: Path | None = None
+    examples: Annotated[Path | None, INPUT] = None
     """A file of examples that are added to the recorded ones."""
-    golden: Path | None = None
+    golden: Annotated[Path | None, INPUT] = None
     """The golden set, which is kept out."""
 
 

@@ -18,7 +18,7 @@ from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candi
 from genaifactory_pipelines.evaluation.registry import make_evaluators
 from genaifactory_pipelines.evaluation.scoring import Metric, Scored, Scores, metrics, score
 from genaifactory_pipelines.step import Context, Step
-from genaifactory_pipelines.values import Values
+from genaifactory_pipelines.values import INPUT, Values
 
 SCORES = "scores.jsonl"
 REPORT = "report.html"
@@ -30,7 +30,7 @@ class Parameters(Values):
     name: Annotated[str, StringConstraints(pattern=conversation.CONVERSATION_ID)]
     """Of the evaluation, in records."""
     route: str
-    golden: Path
+    golden: Annotated[Path, INPUT]
     candidate: Candidate = PRODUCTION
     """With an empty one, production alone is evaluated."""
     at_once: int = Field(default=4, ge=1, le=64)

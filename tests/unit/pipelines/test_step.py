@@ -6,6 +6,7 @@ import asyncio
 import errno
 from io import StringIO
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.console import Console
 from genaifactory_common.errors import InvalidArgument, OutOfSpace
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import RESULT, Context, Step
-from genaifactory_pipelines.values import Values
+from genaifactory_pipelines.values import INPUT, Values
 
 
 class Parameters(Values):
@@ -57,6 +58,29 @@ async def test_other_parameters_begin_in_an_empty_folder(context: Context) -> No
     await square.run(Parameters(number=3), context)
     assert await square.run(Parameters(number=4), context) == Outputs(square=16)
     assert await asyncio.to_thread((context.run / "square" / "started").read_text) == "x"
+
+
+class Files(Values):
+    given: Annotated[Path, INPUT]
+    state: Path
+
+
+async def _sizes(parameters: Files, context: Context, folder: Path) -> Outputs:
+    before = await asyncio.to_thread(parameters.state.read_text)
+    await asyncio.to_thread(parameters.state.write_text, f"{before}x")
+    return Outputs(square=len(await asyncio.to_thread(parameters.given.read_text)))
+
+
+async def test_a_step_is_run_again_when_an_input_has_other_content_and_not_when_another_file_has(
+    context: Context, tmp_path: Path
+) -> None:
+    sizes = Step("sizes", Files, Outputs, _sizes)
+    wanted = Files(given=tmp_path / "given", state=tmp_path / "state")
+    await asyncio.to_thread(wanted.state.write_text, "")
+    for text, runs in (("a", "x"), ("a", "x"), ("ab", "xx")):
+        await asyncio.to_thread(wanted.given.write_text, text)
+        assert (await sizes.run(wanted, context)).square == len(text)
+        assert await asyncio.to_thread(wanted.state.read_text) == runs
 
 
 async def test_an_attempt_finds_what_the_one_before_has_left(context: Context) -> None:
