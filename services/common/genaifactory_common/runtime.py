@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -39,6 +40,7 @@ SPACE_FULL = "space.full"
 """The health service that is NOT_SERVING while the service's disk is so full that nothing new is accepted."""
 
 _READINESS_INTERVAL_SECONDS = 1.0
+_PARENT_INTERVAL_SECONDS = 1.0
 # How long before the server's end the calls that still run are ended with an error that allows a retry.
 _ENDING_SECONDS = 2.0
 _PROBES = 16
@@ -275,7 +277,7 @@ async def _serve(common: settings.Common, create: Callable[[], ServiceApp]) -> N
             await stop.wait()
             logger.info("%s drains for up to %.0f s", app.name, common.server.drain_seconds)
 
-    async with _watched(app.factory):
+    async with _watched(app.factory), _ended_with(common.server.parent_pid, stop):
         serving, stopped = asyncio.create_task(serve()), asyncio.create_task(stop.wait())
         await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -285,6 +287,17 @@ async def _serve(common: settings.Common, create: Callable[[], ServiceApp]) -> N
             await asyncio.wait((serving,))
             return
         await serving
+
+
+def _ended_with(parent_pid: int | None, stop: asyncio.Event) -> AbstractAsyncContextManager[None]:
+    async def look() -> None:
+        # An orphan gets another parent, of which no event tells.
+        while os.getppid() == parent_pid:  # noqa: ASYNC110
+            await asyncio.sleep(_PARENT_INTERVAL_SECONDS)
+        logger.warning("the process %d, which started this one, has ended", parent_pid)
+        stop.set()
+
+    return contextlib.nullcontext() if parent_pid is None else background.running(look(), name="parent")
 
 
 def _watched(factory: specs.Source | None) -> AbstractAsyncContextManager[None]:

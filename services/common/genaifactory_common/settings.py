@@ -130,6 +130,11 @@ class Server(Settings):
         description="A server on a port that stops accepts calls until none has come for this long, so that clients "
         "notice and use another replica; at most half of drain_seconds.",
     )
+    parent_pid: int | None = Field(
+        default=None,
+        ge=1,
+        description="The process that starts this one: once it has ended, in any way, this one stops as on SIGTERM.",
+    )
     max_concurrent_calls: int = Field(default=1024, ge=1, description="More are refused at once as overloaded.")
     max_connection_age_seconds: float = Field(
         default=300.0, gt=0, description="Clients reconnect after this, and so find new replicas."

@@ -57,6 +57,7 @@ async def running(
         **os.environ,
         "GENAIFACTORY_SERVER__ADDRESS": address,
         "GENAIFACTORY_SERVER__DRAIN_SECONDS": str(drain_seconds),
+        "GENAIFACTORY_SERVER__PARENT_PID": str(os.getpid()),
         "GENAIFACTORY_FACTORY_FILE": str(factory_file),
         "GENAIFACTORY_DATA_DIR": str(state.data("modelserver")),
         "GENAIFACTORY_CONTEXT_PUBLIC_KEY": base64.b64encode(signer.public_key).decode(),

@@ -324,23 +324,28 @@ async def test_a_generation_has_a_span_of_the_genai_conventions_without_any_text
     assert "secret" not in span.to_json()
 
 
+def process_environment(folder: Path, socket: str) -> dict[str, str]:
+    """Of a model server with a scripted engine, as a process of its own."""
+    script = {"rules": [{"contains": "boom", "pieces": ["one "], "error": {"reason": "OVERLOADED"}}]}
+    (folder / "script.json").write_text(json.dumps(script))
+    (folder / "factory.yaml").write_text(
+        "tenants: [{name: acme}]\nroles: [{name: r, permissions: [chat]}]\npolicies: [{name: default}]\n"
+        "models: [{name: m, backend: {type: modelserver, model: fake}}]\nroutes: [{name: c, task: chat, models: [m]}]\n"
+        f"engines: [{{type: fake, script_file: {folder}/script.json}}]\n"
+    )
+    return {
+        **os.environ,
+        "GENAIFACTORY_SERVER__ADDRESS": socket,
+        "GENAIFACTORY_FACTORY_FILE": str(folder / "factory.yaml"),
+        "GENAIFACTORY_CONTEXT_PUBLIC_KEY": public_key(),
+    }
+
+
 @pytest.mark.allow_blocking
 async def test_it_runs_as_a_process_with_a_scripted_engine_and_drains_on_sigterm(
     tmp_path: Path, request_for: RequestFor, socket: str
 ) -> None:
-    script = {"rules": [{"contains": "boom", "pieces": ["one "], "error": {"reason": "OVERLOADED"}}]}
-    (tmp_path / "script.json").write_text(json.dumps(script))
-    (tmp_path / "factory.yaml").write_text(
-        "tenants: [{name: acme}]\nroles: [{name: r, permissions: [chat]}]\npolicies: [{name: default}]\n"
-        "models: [{name: m, backend: {type: modelserver, model: fake}}]\nroutes: [{name: c, task: chat, models: [m]}]\n"
-        f"engines: [{{type: fake, script_file: {tmp_path}/script.json}}]\n"
-    )
-    environment = {
-        **os.environ,
-        "GENAIFACTORY_SERVER__ADDRESS": socket,
-        "GENAIFACTORY_FACTORY_FILE": str(tmp_path / "factory.yaml"),
-        "GENAIFACTORY_CONTEXT_PUBLIC_KEY": public_key(),
-    }
+    environment = process_environment(tmp_path, socket)
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "genaifactory_modelserver", env=environment)
     testing.act_as()
     try:
@@ -354,6 +359,37 @@ async def test_it_runs_as_a_process_with_a_scripted_engine_and_drains_on_sigterm
     finally:
         process.terminate()
         assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+@pytest.mark.allow_blocking
+async def test_it_ends_with_the_process_that_started_it_even_if_that_is_killed(tmp_path: Path, socket: str) -> None:
+    start = (
+        "import os, subprocess, sys; os.environ['GENAIFACTORY_SERVER__PARENT_PID'] = str(os.getpid()); "
+        "child = subprocess.Popen([sys.executable, '-m', 'genaifactory_modelserver']); "
+        "print(child.pid, flush=True); child.wait()"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", start, env=process_environment(tmp_path, socket), stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    child = int(await parent.stdout.readline())
+    async with channels.connect(socket) as channel:
+        await asyncio.wait_for(channel.channel_ready(), 30)
+    await asyncio.sleep(2.5)  # it looks every second, and stays while its parent does
+    assert runs(child)
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(30):
+        while runs(child):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process has not ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def public_key() -> str:
