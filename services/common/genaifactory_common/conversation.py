@@ -28,14 +28,13 @@ MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 64
 """In a message's name of its author."""
 MAX_USER_CHARACTERS = 256
-MAX_EVALUATED_CHARACTERS = 128
-"""In each name of an evaluation's model, adapter, prompt and index version."""
 CONVERSATION_ID = r"^[A-Za-z0-9._-]{1,128}$"
 TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 _ROLES = (types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT, types_pb2.ROLE_TOOL)
 _TOOL_NAME = re.compile(TOOL_NAME.removesuffix("$") + r"\Z")
 _ID = re.compile(CONVERSATION_ID.removesuffix("$") + r"\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 _FRAME_TOKENS = 4  # that a chat template adds around a message
 
 
@@ -70,9 +69,13 @@ def check_evaluation(request: Request) -> None:
             field="conversation_id",
         )
     for name in ("model", "adapter", "prompt", "index_version"):
-        if len(getattr(wanted, name)) > MAX_EVALUATED_CHARACTERS:
+        if (given := getattr(wanted, name)) and not _NAME.match(given):  # it is recorded, and so no free text
             field = f"evaluation.{name}"
-            raise InvalidArgument(f"'{field}' may have at most {MAX_EVALUATED_CHARACTERS} characters.", field=field)
+            raise InvalidArgument(
+                f"'{field}' must be a name: at most 128 letters, digits and . _ : / @ -, of which the first is a "
+                "letter or digit.",
+                field=field,
+            )
 
 
 def check_conversation_id(conversation_id: str) -> None:

@@ -178,6 +178,7 @@ FIELDS = [
     Wrong("a user of 300 characters", _chat(user="u" * 300), "at most 256", "user"),
     Wrong("functions instead of tools", _chat(functions=[{"name": "f"}]), "send 'tools'", "functions"),
     Wrong("logit_bias", _chat(logit_bias={"1": 1}), "not supported", "logit_bias"),
+    Wrong("evaluation", _chat(evaluation={"adapter": "a"}), "use the gRPC API", "evaluation"),
     Wrong("sound wanted", _chat(modalities=["text", "audio"]), "'text'", "modalities[1]"),
     Wrong("stop tokens", _chat(stop_token_ids=[1]), "not supported", "stop_token_ids"),
     Wrong("vLLM's old names", _chat(guided_regex="a"), "send 'structured_outputs'", "guided_regex"),

@@ -121,6 +121,8 @@ async def test_an_adapter_that_is_not_loaded_is_the_clients_mistake(world: World
         (evaluation(run="a b"), "evaluation.run", "1 to 128"),
         (evaluation() | {"conversation_id": "c"}, "conversation_id", "stores no conversation"),
         (evaluation(adapter="x" * 129), "evaluation.adapter", "at most 128"),
+        (evaluation(adapter="nguyen.van.an@example.com asked\nthis"), "evaluation.adapter", "must be a name"),
+        (evaluation(index_version="v0\n"), "evaluation.index_version", "must be a name"),
         (evaluation(model="minilm"), "evaluation.model", "no chat model 'minilm'"),
         (evaluation(model="larger"), "evaluation.model", "no chat model 'larger'"),
         (evaluation(model="hosted", adapter="leave-7"), "evaluation.adapter", "not at the model server"),
