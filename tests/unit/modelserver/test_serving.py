@@ -6,10 +6,11 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -373,15 +374,19 @@ async def test_it_ends_with_the_process_that_started_it_even_if_that_is_killed(t
     )
     assert parent.stdout is not None
     child = int(await parent.stdout.readline())
-    async with channels.connect(socket) as channel:
-        await asyncio.wait_for(channel.channel_ready(), 30)
-    await asyncio.sleep(2.5)  # it looks every second, and stays while its parent does
-    assert runs(child)
-    parent.kill()
-    await parent.wait()
-    async with asyncio.timeout(30):
-        while runs(child):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    try:
+        async with channels.connect(socket) as channel:
+            await asyncio.wait_for(channel.channel_ready(), 30)
+        await asyncio.sleep(2.5)  # it looks every second, and stays while its parent does
+        assert runs(child)
+        parent.kill()
+        async with asyncio.timeout(30):
+            while runs(child):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        await parent.wait()
 
 
 def runs(pid: int) -> bool:
