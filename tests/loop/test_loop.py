@@ -113,15 +113,10 @@ async def platform(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Asy
     async with testing.started(
         folder / "state", "--config", str(factory), environment=environment, timeout_seconds=240
     ) as process:
-        servers = _children(process.pid)
+        servers = processes.children(process.pid)
         assert servers
         yield process
     processes.wait_until_gone(servers, seconds=30)  # though the platform was killed
-
-
-def _children(pid: int) -> list[int]:
-    listed = subprocess.run(("ps", "-ewwo", "pid=,ppid="), capture_output=True, text=True, check=True).stdout
-    return [int(child) for child, parent in map(str.split, listed.splitlines()) if int(parent) == pid]
 
 
 async def ask_and_correct(process: Process) -> None:

@@ -197,6 +197,12 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.1)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    listed = subprocess.run(("ps", "-ewwo", "pid=,ppid="), capture_output=True, text=True, check=True).stdout
+    return [int(child) for child, parent in map(str.split, listed.splitlines()) if int(parent) == pid]
+
+
 def wait_until_gone(pids: Sequence[int], *, seconds: float) -> None:
     """Returns when no process of these is left; fails when one outlives the time."""
     deadline = time.monotonic() + seconds

@@ -88,13 +88,7 @@ def test_a_folder_with_weights_answers_and_is_on_record_and_leaves_nothing_behin
         assert genaifactory(tmp_path, "ask", "--route", "chat", "Annual leave").strip()
         (record,) = [json.loads(line) for line in genaifactory(tmp_path, "export").splitlines()]
         assert (record["model"], record["outcome"]) == (name, "answered")
-        servers = [
-            int(line.split()[0])
-            for line in subprocess.run(
-                ("ps", "-ewwo", "pid=,ppid=,args="), capture_output=True, text=True, check=True
-            ).stdout.splitlines()
-            if int(line.split()[1]) == process.pid
-        ]
+        servers = processes.children(process.pid)
         assert servers
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

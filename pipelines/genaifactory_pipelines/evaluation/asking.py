@@ -17,6 +17,7 @@ from typing import IO, Protocol
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common.concurrency import task_group
 from genaifactory_common.errors import (
     ContentBlocked,
     ContextTooLong,
@@ -84,12 +85,9 @@ async def ask(
             await asyncio.to_thread(_append, output, item.id, found)
             report(len(answers))
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for item in left:
-                    group.create_task(one(item))
-        except* FactoryError as errors:
-            raise errors.exceptions[0] from None
+        async with task_group() as group:
+            for item in left:
+                group.create_task(one(item))
     return await _completed(platform, {item.id: answers[item.id] for item in items})
 
 

@@ -11,11 +11,6 @@ from genaifactory_pipelines.datasets import contract
 from genaifactory_pipelines.datasets.contract import Example
 from genaifactory_pipelines.evaluation.protocol import Item
 
-_ROLES = {
-    "system": types_pb2.ROLE_SYSTEM,
-    "user": types_pb2.ROLE_USER,
-    "assistant": types_pb2.ROLE_ASSISTANT,
-}
 _SHORT_WORDS, _LONG_WORDS = 8, 30
 
 
@@ -30,7 +25,7 @@ def items(examples: Sequence[Example]) -> list[Item]:
         Item(
             id=example.id,
             messages=[
-                types_pb2.Message(role=_ROLES[message.role], content=message.content)
+                types_pb2.Message(role=types_pb2.Role.Value(f"ROLE_{message.role.upper()}"), content=message.content)
                 for message in example.messages[:-1]
             ],
             expected=(example.output,),

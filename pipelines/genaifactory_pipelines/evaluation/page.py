@@ -57,8 +57,7 @@ def _row(entry: tuple[str, Metric]) -> tuple[str, ...]:
     row = (name, metric.better, f"{metric.items:,}", f"{metric.candidate:.4g}")
     if metric.production is None:
         return (*row, "", "")
-    between = "" if metric.low is None else f"[{metric.low:+.4g}, {metric.high:+.4g}]"
-    return (*row, f"{metric.production:.4g}", f"{metric.difference:+.4g}", between)
+    return (*row, f"{metric.production:.4g}", f"{metric.difference:+.4g}", metric.interval)
 
 
 def _slices(items: Sequence[Item], metrics: Mapping[str, Metric], who: Sequence[Scored]) -> list[tuple[str, ...]]:

@@ -40,6 +40,11 @@ class Metric(Values):
     high: float | None = None
     """Upper bound of the difference at 95 %."""
 
+    @property
+    def interval(self) -> str:
+        """The bounds for people; empty where there are none."""
+        return "" if self.low is None else f"[{self.low:+.4g}, {self.high:+.4g}]"
+
 
 async def score(evaluators: Mapping[str, Evaluator], items: Sequence[Item], answers: Mapping[str, Answer]) -> Scores:
     """The scores of the answers to all items. Raises FactoryError."""

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from genaifactory_common import conversation, files
-from genaifactory_common.errors import FactoryError
+from genaifactory_common.concurrency import task_group
 from genaifactory_pipelines.evaluation import golden, page
 from genaifactory_pipelines.evaluation.asking import ask
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Item
@@ -87,11 +87,8 @@ async def _answers(
         )
 
     with context.progress.counting("evaluate: answers", len(items) * len(asked)) as report:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(ask_as(who)) for who in asked]
-        except* FactoryError as errors:
-            raise errors.exceptions[0] from None
+        async with task_group() as group:
+            tasks = [group.create_task(ask_as(who)) for who in asked]
     first, *others = (task.result() for task in tasks)
     return first, others[0] if others else None
 

@@ -11,6 +11,7 @@ from genaifactory_common.engine_specs import LoraRank
 from genaifactory_pipelines.values import Values
 
 StageName = Literal["sft", "dpo"]
+Method = Literal["sft", "dpo", "sft+dpo"]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -64,7 +65,7 @@ class Options(Values):
     folder."""
     served_as: str = ""
     """The name under which `factory.yaml` serves the base, or an alias or source of it; empty: as `base`."""
-    method: Literal["sft", "dpo", "sft+dpo"] = "sft"
+    method: Method = "sft"
     """To imitate the outputs (sft), to prefer them to the rejected ones (dpo), or one after the other."""
     quantisation: Literal["none", "4bit"] = "none"
     """Of the base while it is trained on: 4bit is QLoRA, which needs CUDA."""

@@ -28,12 +28,15 @@ MAX_TOOLS = 128
 MAX_NAME_CHARACTERS = 64
 """In a message's name of its author."""
 MAX_USER_CHARACTERS = 256
-CONVERSATION_ID = r"^[A-Za-z0-9._-]{1,128}$"
+_ID_CHARACTERS = "A-Za-z0-9._-"
+_ID_LENGTH = 128
+CONVERSATION_ID = rf"^[{_ID_CHARACTERS}]{{1,{_ID_LENGTH}}}$"
 TOOL_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 _ROLES = (types_pb2.ROLE_SYSTEM, types_pb2.ROLE_USER, types_pb2.ROLE_ASSISTANT, types_pb2.ROLE_TOOL)
 _TOOL_NAME = re.compile(TOOL_NAME.removesuffix("$") + r"\Z")
 _ID = re.compile(CONVERSATION_ID.removesuffix("$") + r"\Z")
+_NOT_IN_AN_ID = re.compile(rf"[^{_ID_CHARACTERS}]+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}\Z")
 _FRAME_TOKENS = 4  # that a chat template adds around a message
 
@@ -76,6 +79,11 @@ def check_evaluation(request: Request) -> None:
                 "letter or digit.",
                 field=field,
             )
+
+
+def as_id(text: str) -> str:
+    """An id, as of a conversation, out of a text that is not empty: of a folder's name."""
+    return _NOT_IN_AN_ID.sub("-", text)[:_ID_LENGTH]
 
 
 def check_conversation_id(conversation_id: str) -> None:

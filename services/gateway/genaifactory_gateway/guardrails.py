@@ -10,6 +10,7 @@ import grpc.aio
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory_common import channels, conversation
+from genaifactory_common.concurrency import task_group
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_gateway.admission import Entry
 from genaifactory_gateway.limits import Amounts
@@ -40,11 +41,8 @@ class Guardrails:
                 found = await channels.unary(self._safety.CheckText, inner, timeout_seconds=self._timeout_seconds)
             return twin(found, gateway_pb2.CheckedText)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(text)) for text in request.texts]
-        except* Exception as errors:
-            raise errors.exceptions[0] from None
+        async with task_group() as group:
+            tasks = [group.create_task(one(text)) for text in request.texts]
         return gateway_pb2.CheckTextsResponse(texts=[task.result() for task in tasks])
 
 

@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import endpoints, monitoring, state, windows
+from genaifactory_local import endpoints, monitoring, runs, state, windows
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
 from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines.curation import Options
 from genaifactory_pipelines.datasets.records import Unrated
-from genaifactory_pipelines.gateway import Gateway
-from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import collect, curate
 
 
@@ -58,8 +54,7 @@ def dataset(
     )
 
     async def run() -> curate.Outputs:
-        async with platform.connected(key) as channel:
-            context = Context(output, Gateway(channel), Progress(Console(stderr=True)))
+        async with runs.context(platform, key, output) as context:
             await collect.collect.run(window, context)
             return await curate.curate.run(wanted, context)
 

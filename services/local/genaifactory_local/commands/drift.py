@@ -9,15 +9,11 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import endpoints, monitoring, state, windows
+from genaifactory_local import endpoints, monitoring, runs, state, windows
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json
 from genaifactory_pipelines.drift.verdict import Verdict
-from genaifactory_pipelines.gateway import Gateway
-from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import drift as steps
 
 
@@ -84,8 +80,7 @@ def drift(
         asyncio.run(monitoring.require_route(platform, key, route))
 
     async def run() -> steps.Outputs:
-        async with platform.connected(key) as channel:
-            context = Context(output, Gateway(channel), Progress(Console(stderr=True)))
+        async with runs.context(platform, key, output) as context:
             await steps.reference.run(compared, context)
             await steps.current.run(judged, context)
             return await steps.drift.run(wanted, context)

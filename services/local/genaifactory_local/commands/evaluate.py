@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from genaifactory_common import specs
+from genaifactory_common import conversation, specs
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import endpoints, state
+from genaifactory_local import endpoints, runs, state
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json, table
 from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines.evaluation import registry
 from genaifactory_pipelines.evaluation.gate import Verdict, require_no_comparison
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Candidate
-from genaifactory_pipelines.gateway import Gateway
-from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import evaluate as evaluating
 from genaifactory_pipelines.steps import gate as gating
-
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
-_NAME_CHARACTERS = 128
 
 
 def evaluate(
@@ -55,7 +48,7 @@ def evaluate(
     candidate = Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version)
     rules = _gate(platform, gate, candidate) if gate else None
     wanted = evaluating.Parameters(
-        name=_NOT_IN_A_NAME.sub("-", output.resolve().name)[:_NAME_CHARACTERS] or "evaluation",
+        name=conversation.as_id(output.resolve().name or "evaluation"),
         route=route,
         golden=golden,
         candidate=candidate,
@@ -65,8 +58,7 @@ def evaluate(
     report = output / evaluating.evaluate.name / evaluating.REPORT
 
     async def run() -> tuple[evaluating.Outputs, Verdict | None]:
-        async with platform.connected(key) as channel:
-            context = Context(output, Gateway(channel), Progress(Console(stderr=True)))
+        async with runs.context(platform, key, output) as context:
             found = await evaluating.evaluate.run(wanted, context)
             if not as_json:
                 _print_scores(found)
@@ -103,8 +95,7 @@ def _print_scores(found: evaluating.Outputs) -> None:
     for name, metric in found.metrics.items():
         row = [name, f"{metric.items:,}", f"{metric.candidate:.4g}"]
         if metric.production is not None:
-            between = "" if metric.low is None else f" [{metric.low:+.4g}, {metric.high:+.4g}]"
-            row += [f"{metric.production:.4g}", f"{metric.difference:+.4g}{between}"]
+            row += [f"{metric.production:.4g}", f"{metric.difference:+.4g} {metric.interval}".rstrip()]
         rows.add_row(*row)
     Console().print(rows)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import interpreters
 from genaifactory_local.commands.options import JsonOption, print_json
-
-_STEP = "train"
+from genaifactory_pipelines.steps import train as step
+from genaifactory_pipelines.training.options import Method
 
 
 def train(
@@ -26,7 +26,7 @@ def train(
         str | None, typer.Option(help="The base's name in factory.yaml, where it is not served from the same place.")
     ] = None,
     method: Annotated[
-        Literal["sft", "dpo", "sft+dpo"] | None,
+        Method | None,
         typer.Option(help="Imitate the outputs, prefer them to rejected ones, or both. Without it: sft."),
     ] = None,
     seed: Annotated[
@@ -48,26 +48,35 @@ def train(
             "(5 GB); with an NVIDIA GPU install genaifactory-pipelines[train].",
             field="train",
         )
-    folder = Path(base).expanduser()
+    local = Path(base).expanduser()
     given = {
-        "base": str(folder.resolve()) if folder.is_dir() else base,
+        "base": str(local.resolve()) if local.is_dir() else base,
         "served_as": served_as,
         "method": method,
         "seed": seed,
     }
     wanted = _read(parameters) | {name: value for name, value in given.items() if value is not None}
-    command = ("-m", "genaifactory_pipelines", _STEP, "--run", str(output), "--parameters", json.dumps(wanted))
+    command = (
+        "-m",
+        "genaifactory_pipelines",
+        step.train.name,
+        "--run",
+        str(output),
+        "--parameters",
+        json.dumps(wanted),
+    )
     done = subprocess.run((interpreter, *command), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if done.returncode != 0:
         raise typer.Exit(done.returncode)
-    adapter = output / _STEP / "adapter"
+    folder = output / step.train.name
+    adapter, report = folder / step.ADAPTER, folder / step.REPORT
     found = json.loads(done.stdout)
     if as_json:
-        print_json({**found, "adapter": str(adapter), "report": str(output / _STEP / "report.html")})
+        print_json({**found, "adapter": str(adapter), "report": str(report)})
         return
     print(f"Adapter: {adapter}")
     print(f"SHA-256 {found['sha256']}")
-    print(f"Report: {output / _STEP / 'report.html'}")
+    print(f"Report: {report}")
     print(f"Serve it: genaifactory adapters load NAME {adapter}")
 
 

@@ -17,6 +17,7 @@ import grpc.aio
 from genaifactory.safety.v1 import safety_pb2, safety_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, images, specs
+from genaifactory_common.concurrency import task_group
 from genaifactory_common.errors import (
     Cancelled,
     ContentBlocked,
@@ -26,7 +27,6 @@ from genaifactory_common.errors import (
     Unavailable,
 )
 from genaifactory_common.masking import mask
-from genaifactory_orchestrator.answers.concurrency import task_group
 
 INPUT = types_pb2.DIRECTION_INPUT
 OUTPUT = types_pb2.DIRECTION_OUTPUT

@@ -9,11 +9,11 @@ from typing import Any
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import telemetry
+from genaifactory_common.concurrency import task_group
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_orchestrator.answers import prompts
-from genaifactory_orchestrator.answers.concurrency import task_group
 from genaifactory_orchestrator.answers.events import Opened
 from genaifactory_orchestrator.answers.guardrail import Checked, Guard
 from genaifactory_orchestrator.answers.interaction import Record

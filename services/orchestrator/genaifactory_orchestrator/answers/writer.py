@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common.concurrency import task_group
 from genaifactory_common.errors import UpstreamFailed
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_orchestrator.answers import citations, prompts, refusal
 from genaifactory_orchestrator.answers.choice import Choice
-from genaifactory_orchestrator.answers.concurrency import task_group
 from genaifactory_orchestrator.answers.events import Done, Emit
 from genaifactory_orchestrator.answers.guardrail import Guard, InputBlocked
 from genaifactory_orchestrator.answers.interaction import Record
