@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common.errors import ContextTooLong, FactoryError, UpstreamFailed
+from genaifactory_common.errors import ContextTooLong, FactoryError, OutOfSpace, UpstreamFailed
 from genaifactory_pipelines.evaluation import asking
-from genaifactory_pipelines.evaluation.protocol import Item
+from genaifactory_pipelines.evaluation.protocol import Candidate, Item
 from genaifactory_pipelines.gateway import Patience
+from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.step import Context
+from genaifactory_pipelines.steps import evaluate
 
 pytestmark = pytest.mark.allow_blocking  # files of the tests' own
 
@@ -85,3 +91,18 @@ async def test_a_question_that_no_waiting_helps_is_asked_once(tmp_path: Path) ->
     answers = await asking.ask(platform, items(3), "r", tmp_path / "a.jsonl", run="t")
     assert answers["q0"].error == "CONTEXT_TOO_LONG"
     assert platform.asked["q0"] == 1
+
+
+async def test_a_full_disk_ends_an_evaluation_with_the_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(asking, "_append", full)
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text('{"input": "q0", "output": "Yes."}\n{"input": "q1", "output": "Yes."}\n')
+    wanted = evaluate.Parameters(name="t", route="r", golden=golden, candidate=Candidate(adapter="a"))
+    context = Context(tmp_path / "run", Scripted({}), Progress(Console(file=StringIO())))  # type: ignore[arg-type]
+    with pytest.raises(OutOfSpace, match="evaluate"):
+        await evaluate.evaluate.run(wanted, context)
