@@ -51,6 +51,11 @@ def write(path: Path, found: Sequence[Point]) -> None:
     files.write(path, b"".join(point.model_dump_json().encode() + b"\n" for point in found), mode=0o644)
 
 
+def read(path: Path) -> list[Point]:
+    """The points of a file. Blocks. Raises OSError, and ValueError for a file that `write` has not written."""
+    return [Point.model_validate_json(line) for line in path.read_bytes().splitlines()]
+
+
 def series(found: Sequence[Point], name: str) -> list[tuple[int, float]]:
     """The steps and values of one metric."""
     return [(point.step, point.value) for point in found if point.name == name]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import platform
+import subprocess
 from io import StringIO
 from pathlib import Path
 from typing import Annotated
 
+import pydantic
 import pytest
 from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument, OutOfSpace
+from genaifactory_pipelines import environment
+from genaifactory_pipelines.environment import Environment
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import RESULT, Context, Step
+from genaifactory_pipelines.step import RESULT, Attempt, Context, Step
 from genaifactory_pipelines.values import INPUT, Values
 
 
@@ -81,6 +86,53 @@ async def test_a_step_is_run_again_when_an_input_has_other_content_and_not_when_
         await asyncio.to_thread(wanted.given.write_text, text)
         assert (await sizes.run(wanted, context)).square == len(text)
         assert await asyncio.to_thread(wanted.state.read_text) == runs
+
+
+async def test_the_folder_says_what_the_result_depends_on_and_what_it_was_run_by(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENAIFACTORY_REVISION", "0123abc")
+    environment.here.cache_clear()
+    await square.run(Parameters(number=3), context)
+    assert await following.run(Parameters(number=1), context) == Outputs(square=10)
+    found = await asyncio.to_thread(following.attempt, context.run)
+    assert (found.parameters, found.files, found.needs) == ({"number": 1}, {}, {"square": {"square": 9}})
+    assert await asyncio.to_thread(square.attempt, context.run) == Attempt(
+        step="square", version=found.version, parameters={"number": 3}, files={}, needs={}
+    )
+    data = await asyncio.to_thread((context.run / "square" / environment.FILE).read_bytes)
+    where = Environment.model_validate_json(data)
+    environment.here.cache_clear()
+    assert (where.revision, where.packages["pydantic"], where.python) == (
+        "0123abc",
+        pydantic.VERSION,
+        platform.python_version(),
+    )
+    other = where.model_copy(update={"threads": "7", "packages": {**where.packages, "pydantic": "1.0", "new": "2"}})
+    assert other.lock() != where.lock() == where.model_copy(update={"threads": "7"}).lock()
+    assert where.differences(other) == [
+        f"threads {where.threads or 'unset'}, 7", "new none, 2", f"pydantic {pydantic.VERSION}, 1.0",
+    ]  # fmt: skip
+
+
+def test_a_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        named = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        done = subprocess.run(
+            ("git", "-C", str(tmp_path), *named, *arguments), check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    file = tmp_path / "module.py"
+    file.touch()
+    git("init", "--quiet")
+    assert environment.commit(file) == ""  # an installed package in a checkout of something else
+    git("add", "module.py")
+    git("commit", "--quiet", "--message", "one")
+    commit = git("rev-parse", "HEAD")
+    assert environment.commit(file) == commit
+    file.write_text("1")
+    assert environment.commit(file) == f"{commit}+changes"
 
 
 async def test_an_attempt_finds_what_the_one_before_has_left(context: Context) -> None:
