@@ -11,9 +11,9 @@ import binascii
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from genaifactory_common import tokens
@@ -248,3 +248,19 @@ def _public_keys() -> str:
         raise InvalidArgument(f"{KEY} {error}", field=KEY) from None
     assert isinstance(key, bytes)
     return tokens.jwks([key])
+
+
+AnySettings = TypeVar("AnySettings", bound=Common)
+
+
+def load(kind: type[AnySettings]) -> AnySettings:
+    """The settings from the environment, for a command, whose errors are one line each.
+
+    Raises InvalidArgument that names the environment variable.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = variable(first["loc"])
+        raise InvalidArgument(f"The environment variable {name} is wrong: {first['msg']}.", field=name) from None

@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pydantic import Field, SecretStr
-
-from genaifactory_common import settings, specs
-from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import environment, state
+from genaifactory_common import client, settings, specs
+from genaifactory_local import state
 
 if TYPE_CHECKING:
     import grpc.aio
-
-PATIENCE_SECONDS = 30.0
-"""How long a command waits for a gateway that restarts, unless the environment says otherwise."""
 
 
 class Platform(Protocol):
@@ -63,7 +57,7 @@ class OnThisMachine:
         """To a port of this machine."""
         from genaifactory_common import channels
 
-        patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
+        patience = client.PATIENCE_SECONDS if patience_seconds is None else patience_seconds
         return channels.connect(self._endpoints.grpc_address, patience_seconds=patience, api_key=key or self.key())
 
     def factory(self) -> specs.Factory:
@@ -75,28 +69,10 @@ class OnThisMachine:
         return self._endpoints.tenant if key == self.key() else _tenant(key, self.factory())
 
 
-class Cluster(settings.Settings):
-    """Addresses of the gateway of a platform on a cluster, for a pod there."""
-
-    http_url: str = Field(description="Its OpenAI API, http://HOST:PORT.")
-    grpc_address: str = Field(description="Its gRPC API, dns:///NAME:PORT.")
-    tls: settings.Trust
-    patience_seconds: float = Field(
-        default=PATIENCE_SECONDS, ge=0, description="How long a command waits for a gateway that restarts."
-    )
-
-
-class Settings(settings.Common):
-    """Settings of the command line."""
-
-    cluster: Cluster | None = Field(default=None, description="None: the platform is on this machine.")
-    api_key: SecretStr | None = Field(default=None, description="For the gateway.")
-
-
 class OnACluster:
     """The platform that the chart installed, for a pod in its namespace."""
 
-    def __init__(self, where: Cluster, own: Settings) -> None:
+    def __init__(self, where: client.Cluster, own: client.Settings) -> None:
         self.http_url = where.http_url
         self.collector = "the collector that the chart's global.otlpEndpoint names, if it names one"
         self._where = where
@@ -104,17 +80,11 @@ class OnACluster:
 
     def key(self) -> str:
         """From the environment."""
-        if self._own.api_key is None:
-            raise InvalidArgument("There is no API key: give --key, or set GENAIFACTORY_API_KEY.", field="--key")
-        return self._own.api_key.get_secret_value()
+        return self._own.key(option="--key")
 
     def connected(self, key: str | None, *, patience_seconds: float | None = None) -> grpc.aio.Channel:
         """By its name in the cluster's DNS."""
-        from genaifactory_common import channels
-
-        where = self._where
-        patience = where.patience_seconds if patience_seconds is None else patience_seconds
-        return channels.connect(where.grpc_address, where.tls, patience_seconds=patience, api_key=key or self.key())
+        return self._where.connected(key or self.key(), patience_seconds=patience_seconds)
 
     def factory(self) -> specs.Factory:
         """The file that is mounted into the pods."""
@@ -130,7 +100,7 @@ def find(folder: Path) -> Platform:
 
     Raises Unavailable when none runs there, InvalidArgument when the environment is wrong.
     """
-    own = environment.load(Settings)
+    own = settings.load(client.Settings)
     return OnThisMachine(folder) if own.cluster is None else OnACluster(own.cluster, own)
 
 

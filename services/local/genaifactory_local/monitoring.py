@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common.errors import InvalidArgument, NotFound
+from genaifactory_common.errors import NotFound
 from genaifactory_local import limited
 from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines.gateway import Gateway
@@ -20,25 +19,6 @@ from genaifactory_pipelines.gateway import Gateway
 _USAGE_TIMEOUT_SECONDS = 60.0
 _QUERY_TIMEOUT_SECONDS = 30.0
 _PAGE = 200
-
-_AGE = re.compile(r"(\d{1,5})([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def moment(text: str, now: datetime, option: str) -> datetime:
-    """Parses an age ("90m", "24h", "7d", "2w") or an ISO date or time, in UTC unless it has an offset.
-
-    Raises InvalidArgument.
-    """
-    try:
-        if match := _AGE.fullmatch(text):
-            return now - timedelta(**{_UNITS[match[2]]: int(match[1])})
-        value = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise InvalidArgument(
-            f"'{text}' is not a time. Give an age like 24h or 7d, or a date like 2026-11-21.", field=option
-        ) from None
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 async def usage(channel: grpc.aio.Channel, since: datetime | None) -> list[gateway_pb2.UsageRow]:

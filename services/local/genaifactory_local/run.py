@@ -24,7 +24,7 @@ from rich.markup import escape
 from genaifactory_common import channels, known, settings, space, specs
 from genaifactory_common.errors import Conflict, FactoryError, Internal, InvalidArgument
 from genaifactory_common.tokens import Signer
-from genaifactory_local import configuration, environment, finding, inventory, invocation, local_model, logs, state
+from genaifactory_local import configuration, finding, inventory, invocation, local_model, logs, state
 from genaifactory_local.folder_sync import DEFAULT_PATHS, FolderSync
 from genaifactory_local.state import Endpoints, State
 
@@ -75,7 +75,7 @@ def run(options: Options, console: Console) -> None:
     Raises FactoryError for what is wrong with the paths, the configuration, the ports or the state folder.
     """
     found = _find_documents(options)
-    telemetry = environment.load(settings.Common).telemetry
+    telemetry = settings.load(settings.Common).telemetry
     model = local_model.engine(options.model, local_model.python()) if options.model else None
     with state.owner_only(), state.held(options.state_folder) as held:
         space.require_free(held.folder, _AGAIN_BYTES if held.data("retriever").exists() else _FIRST_BYTES)

@@ -16,6 +16,7 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_local import endpoints, guarded, monitoring, state
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json, table
 from genaifactory_local.guarded import Enforced
+from genaifactory_pipelines import windows
 
 _NARROW_COLUMNS = 116
 _STYLES = {"blocked": "red", "masked": "yellow"}
@@ -33,7 +34,7 @@ def blocked(
 
     Example: `genaifactory blocked --since 24h --summary`
     """
-    start = monitoring.moment(since, datetime.now(UTC), "--since")
+    start = windows.moment(since, datetime.now(UTC), "--since")
     platform = endpoints.find(state_folder)
     wanted = monitor_pb2.InteractionFilter(
         start_time=monitoring.timestamp(start), guardrail_action=types_pb2.ACTION_MASK

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import endpoints, monitoring, runs, state, windows
+from genaifactory_local import endpoints, monitoring, runs, state
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
 from genaifactory_local.endpoints import Platform
+from genaifactory_pipelines import windows
 from genaifactory_pipelines.curation import Options
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.steps import collect, curate

@@ -11,8 +11,9 @@ import typer
 from pydantic import ValidationError
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import endpoints, monitoring, runs, state, windows
+from genaifactory_local import endpoints, monitoring, runs, state
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json
+from genaifactory_pipelines import windows
 from genaifactory_pipelines.drift.verdict import Verdict
 from genaifactory_pipelines.steps import drift as steps
 

@@ -19,6 +19,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import endpoints, monitoring, state
 from genaifactory_local import plot as bars
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
+from genaifactory_pipelines import windows
 
 
 def usage(
@@ -36,7 +37,7 @@ def usage(
     """
     if plot and as_json:
         raise InvalidArgument("--plot draws and --json prints for programs; give one of them.", field="--plot")
-    start = monitoring.moment(since, datetime.now(UTC), "--since")
+    start = windows.moment(since, datetime.now(UTC), "--since")
     platform = endpoints.find(state_folder)
 
     async def read() -> list[gateway_pb2.UsageRow]:
@@ -101,8 +102,8 @@ def export(
     Example: `genaifactory export --since 7d --output week.jsonl`
     """
     now = datetime.now(UTC)
-    start = monitoring.moment(since, now, "--since") if since else None
-    end = monitoring.moment(until, now, "--until") if until else None
+    start = windows.moment(since, now, "--since") if since else None
+    end = windows.moment(until, now, "--until") if until else None
     platform = endpoints.find(state_folder)
     if route:
         asyncio.run(monitoring.require_route(platform, key, route))

@@ -21,6 +21,7 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError
 from genaifactory_local import endpoints, following, monitoring, state, watch_page
 from genaifactory_local.commands.options import JsonOption, StateOption
+from genaifactory_pipelines import windows
 
 _INTERVAL_SECONDS = 1.0
 _TERMINATED = 128 + signal.SIGTERM
@@ -50,7 +51,7 @@ def watch(
 
     Example: `genaifactory watch --since 1h`
     """
-    start = monitoring.moment(since, datetime.now(UTC), "--since")
+    start = windows.moment(since, datetime.now(UTC), "--since")
     platform = endpoints.find(state_folder)  # once here, so that a wrong option ends the command and is not tried again
     api_key = api_key or platform.key()
     whose = platform.tenant(api_key)

@@ -1,4 +1,4 @@
-"""Times on the command line: ages and dates."""
+"""Moments of the record: ages and dates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import monitoring
+from genaifactory_pipelines import windows
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -24,15 +24,15 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
     ],
 )
 def test_an_age_or_a_date_is_a_moment(text: str, expected: datetime) -> None:
-    assert monitoring.moment(text, NOW, "--since") == expected
+    assert windows.moment(text, NOW, "--since") == expected
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "-7d", "99999999d", "2026-13-01"])
 def test_any_other_text_is_refused_and_the_error_names_the_right_forms(text: str) -> None:
     with pytest.raises(InvalidArgument, match="24h or 7d"):
-        monitoring.moment(text, NOW, "--until")
+        windows.moment(text, NOW, "--until")
 
 
 def test_an_age_before_the_first_representable_date_is_refused() -> None:
     with pytest.raises(InvalidArgument):
-        monitoring.moment("99999w", NOW.replace(year=1900), "--since")
+        windows.moment("99999w", NOW.replace(year=1900), "--since")
