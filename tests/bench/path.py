@@ -27,7 +27,8 @@ import uvloop
 
 from genaifactory_common import channels, specs
 from genaifactory_common.tokens import Signer
-from genaifactory_local import documents, finding, testing
+from genaifactory_local import finding, testing
+from genaifactory_pipelines.sources import sending
 
 SERVICES = ("monitor", "safety", "modelserver", "retriever", "orchestrator", "gateway")
 UPSTREAMS = {
@@ -110,7 +111,7 @@ async def cluster(folder: Path) -> AsyncIterator[Cluster]:
         found = finding.find([testing.SAMPLE])
         async with channels.connect(f"127.0.0.1:{grpc_port}", api_key=KEY) as channel, asyncio.timeout(60):
             await channel.channel_ready()
-            await documents.ingest(channel, "documents", found.documents)
+            await sending.ingest(channel, "documents", found.documents)
         pids = {name: process.pid for name, process in processes.items()}
         yield Cluster(pids, http_port, metrics_ports, factory)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from genaifactory_common.errors import FactoryError
 from genaifactory_local import testing
-from genaifactory_local.cli import app
 from genaifactory_local.testing import Process
+from tests.integration import commands
 
 # The platform is another process, which blocking here does not affect.
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(loop_scope="module")]
@@ -24,13 +21,7 @@ QUESTION = "How many days of annual leave do I have?"
 
 
 async def genaifactory(process: Process, *arguments: str) -> tuple[int, str, str]:
-    """Runs a command against the process's platform, in a thread here; exit code, stdout and its error."""
-    environment = {"GENAIFACTORY_STATE": str(process.platform.state.folder)}
-    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment)
-    if isinstance(result.exception, FactoryError):
-        return 1, result.stdout, f"{result.exception.message}\n"
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.stdout, result.stderr
+    return await commands.genaifactory(process.platform.state.folder, *arguments)
 
 
 async def listed(process: Process, *arguments: str) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ ELSEWHERE = (
     (r".*config check /tmp/factory\.yaml", "needs a cluster: tests/cluster"),
     (r".*genaifactory dataset .*", "needs answers that were rated: tests/integration/test_pipelines_data.py"),
     (r".*genaifactory evaluate .*", "needs a golden set: tests/integration/test_pipelines_evaluate.py"),
+    (r".*genaifactory sources (list|sync .*)", "needs sources in factory.yaml: tests/integration/test_sources.py"),
     (r".*genaifactory drift .*", "needs weeks on record: tests/integration/test_pipelines_drift.py"),
 )
 # Pages whose Python snippets are run elsewhere.

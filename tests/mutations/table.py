@@ -662,10 +662,33 @@ MUTATIONS = (
     ),
     Mutation(
         "a link in a folder of documents leads out of it",
-        "services/local/genaifactory_local/finding.py",
+        "pipelines/genaifactory_pipelines/sources/folder.py",
         "        if not _is_inside(target, self._source.root):\n",
         "        if False:\n",
-        ("local/test_document_names.py::test_each_thing_is_read_or_has_its_reason",),
+        ("pipelines/test_document_names.py::test_each_thing_is_read_or_has_its_reason",),
+    ),
+    Mutation(
+        "a volume that is not mounted removes every document that was read from it",
+        "pipelines/genaifactory_pipelines/sources/sync.py",
+        "    if before and (before - gone) / before < source.least_share:\n",
+        "    if False:\n",
+        ("../integration/test_sources.py::test_a_damaged_place_changes_nothing",),
+    ),
+    Mutation(
+        "documents below a folder that cannot be read are removed as if they were gone",
+        "pipelines/genaifactory_pipelines/sources/folder.py",
+        "if each.reason is Reason.UNREADABLE or is_wanted(source, each.below)]\n",
+        "if is_wanted(source, each.below)]\n",
+        (
+            "pipelines/test_document_names.py::test_what_a_source_cannot_read_may_still_be_there_whatever_its_patterns_are",
+        ),
+    ),
+    Mutation(
+        "a source overwrites the documents of another one with the same ids",
+        "pipelines/genaifactory_pipelines/sources/sync.py",
+        "        if document.source != name:\n",
+        "        if False:\n",
+        ("../integration/test_sources.py::test_ids_of_another_source_are_not_overwritten",),
     ),
     Mutation(
         "a mirror of weights redirects to an address that anybody on the way can impersonate",

@@ -6,7 +6,7 @@ import difflib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -17,8 +17,8 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import FactoryError, NotFound, Unavailable
 from genaifactory_local import asking
+from genaifactory_pipelines.sources.store import PAGE, stored
 
-PAGE = 1000
 _TIMEOUT_SECONDS = 60.0
 _MOST_COMPARED = 20_000
 _SUGGESTED = 3
@@ -99,18 +99,6 @@ class OverHttp:
         if not isinstance(body, dict) or "object" not in body:
             raise Unavailable(f"{self._url} answers, but not as a GenAI Factory does.", field="--url")
         return body
-
-
-async def stored(catalogue: Catalogue, *, prefix: str = "", source: str = "") -> AsyncIterator[types_pb2.Document]:
-    """All documents that match, by id. Raises FactoryError."""
-    after = ""
-    while True:
-        page = await catalogue.page(prefix=prefix, source=source, after=after)
-        for document in page.documents:
-            yield document
-        after = page.next_page_token
-        if not after:
-            return
 
 
 async def sources(catalogue: Catalogue) -> dict[str, int]:

@@ -29,6 +29,7 @@ _COMMANDS = {
     "blocked": "blocked.blocked",
     "smoke": "ask.smoke_test",
     "documents": "documents.app",
+    "sources": "sources.app",
     "adapters": "adapters.app",
     "config": "config.app",
 }

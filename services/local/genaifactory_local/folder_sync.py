@@ -11,14 +11,17 @@ from rich.markup import escape
 
 from genaifactory_common import channels, space
 from genaifactory_common.errors import FactoryError, OutOfSpace
-from genaifactory_local import documents, finding, progress, sources
-from genaifactory_local.printable import printable
+from genaifactory_common.specs.sources import SAMPLES
+from genaifactory_local import finding, progress, sources
+from genaifactory_pipelines.sources import folder, sending
+from genaifactory_pipelines.sources.printable import printable
+from genaifactory_pipelines.sources.store import Store
 
 _OWN = Path(__file__).parents[3] / "docs"
 # Not the README: it shows questions, and a search for a question finds the question first.
 DEFAULT_PATHS = (finding.SAMPLE, *([_OWN] if _OWN.is_dir() else []))
 """Folders that are read without DOCS: a sample handbook, and in a clone of the project its own documents."""
-DEFAULT_SOURCES = frozenset((finding.SAMPLES, printable(str(_OWN))))
+DEFAULT_SOURCES = frozenset((SAMPLES, printable(str(_OWN))))
 """Names of these sources, whose documents are removed when DOCS are given."""
 
 _LIST = "`genaifactory documents list` shows them."
@@ -31,7 +34,7 @@ class FolderSync:
     key: str
     """API key of the tenant that they are for."""
     knowledge_base: str
-    found: finding.FoundFiles
+    found: folder.FoundFiles
     console: Console
     chosen: bool
     """DOCS were given; else these are the samples, which are read only where nothing else is stored."""
@@ -75,7 +78,7 @@ class FolderSync:
 
     async def _read(self, gateway: str, begun: asyncio.Event) -> _Done | None:
         async with channels.connect(gateway, api_key=self.key) as channel:
-            store = sources.Store(channel, self.knowledge_base)
+            store = Store(channel, self.knowledge_base)
             if not self.chosen and await sources.count_others(store, DEFAULT_SOURCES):
                 return None
             # Removed first, so that their labels are free and a renamed file is no duplicate of itself.
@@ -87,16 +90,16 @@ class FolderSync:
             removed += await self._remove(store, await sources.gone(store, found))
             with progress.bar(self.console, len(found.documents)) as report:
 
-                def on_progress(summary: documents.Summary) -> None:
+                def on_progress(summary: sending.Summary) -> None:
                     begun.set()
                     report(summary)
 
-                summary = await documents.ingest(channel, self.knowledge_base, found.documents, on_progress=on_progress)
+                summary = await sending.ingest(channel, self.knowledge_base, found.documents, on_progress=on_progress)
             summary.removed = removed
             elsewhere = await sources.count_others(store, frozenset(source.name for source in found.sources))
         return _Done(found, summary, elsewhere)
 
-    async def _remove(self, store: sources.Store, document_ids: list[str]) -> int:
+    async def _remove(self, store: Store, document_ids: list[str]) -> int:
         return len(document_ids) - len(await store.remove(document_ids))
 
     def _print(self, line: str) -> None:
@@ -107,7 +110,7 @@ class FolderSync:
 class _Done:
     """The outcome of a reading."""
 
-    found: finding.FoundFiles
-    summary: documents.Summary
+    found: folder.FoundFiles
+    summary: sending.Summary
     elsewhere: int
     """Documents of other sources that are stored."""

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import grpc.aio
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from genaifactory_common import specs, stored
+from genaifactory_common import limited, specs, stored
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.stored import Kind, Stored
-from genaifactory_local import limited
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory_common import limited
 from genaifactory_common.errors import NotFound
-from genaifactory_local import limited
 from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines.gateway import Gateway
 

@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from genaifactory_local.documents import Summary
-from genaifactory_local.finding import Skipped
+from genaifactory_pipelines.sources.protocol import Skipped
+from genaifactory_pipelines.sources.sending import Summary
 
 _FAILURES_SHOWN = 20
 _NAMES_SHOWN = 3
@@ -58,6 +59,20 @@ def print_summary(console: Console, summary: Summary, skipped: Sequence[Skipped]
         console.print(f"  and {len(summary.failures) - _FAILURES_SHOWN} more", highlight=False)
     _print_guessed(console, summary, verbose)
     _print_skipped(console, skipped, verbose)
+
+
+def as_json(summary: Summary, skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """The outcome for programs."""
+    return {
+        "added": summary.added,
+        "replaced": summary.replaced,
+        "unchanged": summary.unchanged,
+        "duplicates": summary.duplicates,
+        "passages": summary.passages,
+        "skipped": [{"name": each.name, "reason": each.why} for each in skipped],
+        "guessed_encodings": summary.guessed,
+        "refused": [{"document_id": f.document_id, "message": f.message} for f in summary.failures],
+    }
 
 
 def _print_guessed(console: Console, summary: Summary, verbose: bool) -> None:

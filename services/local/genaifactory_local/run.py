@@ -27,6 +27,7 @@ from genaifactory_common.tokens import Signer
 from genaifactory_local import configuration, finding, inventory, invocation, local_model, logs, state
 from genaifactory_local.folder_sync import DEFAULT_PATHS, FolderSync
 from genaifactory_local.state import Endpoints, State
+from genaifactory_pipelines.sources import folder
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class _Plan:
     key: str
     signer: Signer
     source: configuration.Source
-    found: finding.FoundFiles
+    found: folder.FoundFiles
     knowledge_base: str | None
 
 
@@ -207,7 +208,7 @@ def _reading(plan: _Plan, console: Console) -> FolderSync | None:
     )
 
 
-def _find_documents(options: Options) -> finding.FoundFiles:
+def _find_documents(options: Options) -> folder.FoundFiles:
     return finding.find([path.expanduser() for path in options.paths] or DEFAULT_PATHS)
 
 

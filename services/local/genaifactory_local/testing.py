@@ -16,9 +16,10 @@ import grpc.aio
 
 from genaifactory_common import channels
 from genaifactory_common.tokens import Signer
-from genaifactory_local import configuration, documents, finding, monitoring, platform, state
-from genaifactory_local.documents import Summary
+from genaifactory_local import configuration, finding, monitoring, platform, state
 from genaifactory_local.state import Endpoints, State
+from genaifactory_pipelines.sources import sending
+from genaifactory_pipelines.sources.sending import Summary
 
 SAMPLE = finding.SAMPLE
 """The sample handbook."""
@@ -51,7 +52,7 @@ class Platform:
         """Ingests files and folders."""
         found = await asyncio.to_thread(finding.find, list(paths))
         async with self.connected() as channel:
-            return await documents.ingest(channel, knowledge_base, found.documents)
+            return await sending.ingest(channel, knowledge_base, found.documents)
 
     async def export(self) -> bytes:
         """The whole record, as JSON lines."""

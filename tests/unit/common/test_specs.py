@@ -43,6 +43,7 @@ policies:
 """
 
 ENTITIES = sorted({*entities.GROUPS, *entities.OTHERS, *(each for group in entities.GROUPS.values() for each in group)})
+FOLDER = {"name": "wiki", "type": "folder", "path": "/srv/wiki", "knowledge_base": "handbook"}
 VLLM = {"type": "vllm", "model": "llama", "source": "/models/llama"}
 
 Change = Callable[[dict[str, Any]], object]
@@ -278,6 +279,19 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an engine argument that another field sets": (
         put("engines", [VLLM | {"args": {"enable_lora": True}}]),
         "engines[0].args.enable_lora: is set by the engine's field adapters; leave it out here",
+    ),
+    "a source of an unknown knowledge base": (
+        put("sources", [FOLDER | {"knowledge_base": "nowhere"}]),
+        "sources[0].knowledge_base: unknown name 'nowhere'; known: handbook",
+    ),
+    "two sources of one name": (put("sources", [FOLDER, FOLDER]), "sources: 'wiki' appears twice"),
+    "a source named like the samples": (
+        put("sources", [FOLDER | {"name": "samples"}]),
+        "sources[0].name: 'samples' is the sample handbook; choose another name",
+    ),
+    "a source with a relative path": (
+        put("sources", [FOLDER | {"path": "docs"}]),
+        "sources[0].path: String should match pattern '^(/|~(/|$))'",
     ),
     "a version of the future": (put("version", 2), "version: Input should be 1"),
 }

@@ -39,6 +39,8 @@ def _genaifactory(
         ["documents", "sources"],
         ["documents", "show"],
         ["documents", "remove"],
+        ["sources", "list"],
+        ["sources", "sync"],
         ["usage"],
         ["export"],
         ["dataset"],

@@ -12,7 +12,8 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common.testing import VERIFIER, served
 from genaifactory_common.testing.retriever import FakeRetriever
 from genaifactory_local import finding, sources
-from genaifactory_local.sources import Store
+from genaifactory_pipelines.sources import folder
+from genaifactory_pipelines.sources.store import Store
 from tests.unit.local.gateways import gateway
 
 pytestmark = pytest.mark.allow_blocking  # makes folders
@@ -39,11 +40,11 @@ def write(path: Path) -> Path:
     return path
 
 
-async def labelled(store: Store, *paths: Path) -> finding.FoundFiles:
+async def labelled(store: Store, *paths: Path) -> folder.FoundFiles:
     return await sources.labelled(store, await asyncio.to_thread(finding.find, paths))
 
 
-def ids(found: finding.FoundFiles) -> list[str]:
+def ids(found: folder.FoundFiles) -> list[str]:
     return [document.document_id for document in found.documents]
 
 
@@ -110,8 +111,8 @@ async def test_documents_below_a_folder_that_cannot_be_read_are_not_gone(
         put(retriever, name, mine)
     found = await labelled(store, mine)
     (source,) = found.sources
-    shut = finding.Skipped(source, "shut/", finding.Reason.UNREADABLE, "Permission denied")
-    found = finding.FoundFiles(found.documents, (shut,), found.sources)
+    shut = folder.Skipped(source, "shut/", folder.Reason.UNREADABLE, "Permission denied")
+    found = folder.FoundFiles(found.documents, (shut,), found.sources)
     assert await sources.gone(store, found) == ["docs/shutter.md"]
 
 
@@ -125,7 +126,7 @@ async def test_a_name_that_is_too_long_with_more_of_its_path_is_skipped(
     put(retriever, "docs/a.md", "/elsewhere/docs")
     found = await labelled(store, mine)
     assert ids(found) == [f"{'above' * 10}/docs/a.md"]
-    assert [each.reason for each in found.skipped] == [finding.Reason.LONG]
+    assert [each.reason for each in found.skipped] == [folder.Reason.LONG]
 
 
 async def test_documents_of_others_than_the_samples_are_counted(store: Store, retriever: FakeRetriever) -> None:

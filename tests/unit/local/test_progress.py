@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from genaifactory_local import progress
-from genaifactory_local.documents import Summary
+from genaifactory_pipelines.sources.sending import Summary
 
 
 class _Output(io.StringIO):

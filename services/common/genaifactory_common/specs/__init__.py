@@ -14,9 +14,11 @@ from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy, Rule
 from genaifactory_common.specs.routes import Cache, KnowledgeBase, Prompt, Route, TaskName
 from genaifactory_common.specs.source import Change, Derived, Source
+from genaifactory_common.specs.sources import AnySource, FolderSource
 from genaifactory_common.specs.tenants import ApiKey, Limits, Permission, Role, Tenant
 
 __all__ = [
+    "AnySource",
     "ApiKey",
     "Cache",
     "Change",
@@ -24,6 +26,7 @@ __all__ = [
     "Cors",
     "Derived",
     "Factory",
+    "FolderSource",
     "Gate",
     "GateRule",
     "InvalidConfiguration",

@@ -14,6 +14,7 @@ from genaifactory_common.specs.models import Model
 from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy
 from genaifactory_common.specs.routes import KnowledgeBase, Prompt, Route
+from genaifactory_common.specs.sources import AnySource
 from genaifactory_common.specs.tenants import Role, Tenant
 
 Origin = Annotated[
@@ -60,6 +61,9 @@ class Factory(Spec):
     prompts: tuple[Prompt, ...] = ()
     knowledge_bases: tuple[KnowledgeBase, ...] = ()
     policies: tuple[Policy, ...] = Field(min_length=1)
+    sources: tuple[AnySource, ...] = Field(
+        default=(), description="Where documents are read from by `genaifactory sources sync` and `reindex`."
+    )
     gates: tuple[Gate, ...] = Field(default=(), description="What candidates have to fulfil before a release.")
     cors: Cors = Cors()
     retired: Retired = Retired()
@@ -82,6 +86,7 @@ class Factory(Spec):
         yield from _unique("routes", [r.name for r in self.routes])
         yield from _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
         yield from _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
+        yield from _unique("sources", [s.name for s in self.sources])
         yield from _unique("policies", [p.name for p in self.policies])
         yield from _unique("gates", [g.name for g in self.gates])
         yield from _unique("engines", [name for engine in self.engines for name in engine.names()])
@@ -109,6 +114,9 @@ class Factory(Spec):
             for j, name in enumerate(base.tenants):
                 if name != "*":
                     yield from _known(f"knowledge_bases[{i}].tenants[{j}]", name, tenants)
+        for i, source in enumerate(self.sources):
+            bases = {k.name for k in self.knowledge_bases}
+            yield from _known(f"sources[{i}].knowledge_base", source.knowledge_base, bases)
 
     def _route_problems(self, path: str, route: Route) -> Iterator[str]:
         chat_models = {m.name for m in self.models if m.kind == "chat"}
@@ -147,6 +155,10 @@ class Factory(Spec):
         """The knowledge base of this name, if the tenant may use it."""
         found = next((k for k in self.knowledge_bases if k.name == name), None)
         return found if found and ("*" in found.tenants or tenant in found.tenants) else None
+
+    def source(self, name: str) -> AnySource | None:
+        """The source of documents of this name."""
+        return next((s for s in self.sources if s.name == name), None)
 
     def gate(self, name: str) -> Gate | None:
         """The gate of this name."""

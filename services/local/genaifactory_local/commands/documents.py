@@ -14,7 +14,7 @@ from rich.markup import escape
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument, NotFound
-from genaifactory_local import catalogue, documents, endpoints, finding, progress, sources, state
+from genaifactory_local import catalogue, endpoints, finding, progress, sources, state
 from genaifactory_local.catalogue import Catalogue
 from genaifactory_local.commands.options import (
     JsonOption,
@@ -27,6 +27,8 @@ from genaifactory_local.commands.options import (
     print_json,
     table,
 )
+from genaifactory_pipelines.sources import folder, sending
+from genaifactory_pipelines.sources.store import Store, stored
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -71,11 +73,11 @@ def ingest(
     platform = endpoints.find(state_folder)
     console = Console(stderr=as_json)
 
-    async def send() -> tuple[finding.FoundFiles, documents.Summary]:
+    async def send() -> tuple[folder.FoundFiles, sending.Summary]:
         async with platform.connected(key) as channel:
-            named = await sources.labelled(sources.Store(channel, knowledge_base), found)
+            named = await sources.labelled(Store(channel, knowledge_base), found)
             with progress.bar(console, len(named.documents)) as report:
-                return named, await documents.ingest(
+                return named, await sending.ingest(
                     channel,
                     knowledge_base,
                     named.documents,
@@ -86,10 +88,10 @@ def ingest(
 
     named, summary = asyncio.run(send())
     if as_json:
-        print_json(_as_json(named, summary))
+        print_json(progress.as_json(summary, named.skipped))
     else:
         progress.print_summary(console, summary, named.skipped, verbose=verbose)
-    if summary.failures or any(each.reason is finding.Reason.UNREADABLE for each in named.skipped):
+    if summary.failures or any(each.reason is folder.Reason.UNREADABLE for each in named.skipped):
         raise typer.Exit(1)
 
 
@@ -112,7 +114,7 @@ def list_documents(
     async def read(of: Catalogue) -> tuple[list[types_pb2.Document], int]:
         total = (await of.page(prefix=prefix, source=source, size=1)).total
         found: list[types_pb2.Document] = []
-        async for document in catalogue.stored(of, prefix=prefix, source=source):
+        async for document in stored(of, prefix=prefix, source=source):
             found.append(document)
             if not as_json and len(found) == limit:
                 break
@@ -216,7 +218,7 @@ def remove(
         raise InvalidArgument("Give a DOCUMENT_ID to remove, or --source.", field="DOCUMENT_ID")
 
     async def send(of: Catalogue) -> None:
-        from_source = [each.document_id async for each in catalogue.stored(of, source=source)] if source else []
+        from_source = [each.document_id async for each in stored(of, source=source)] if source else []
         ids = list(dict.fromkeys([*wanted, *from_source]))
         if not ids:
             known = ", ".join(filter(None, await catalogue.sources(of))) or "none"
@@ -245,7 +247,7 @@ def _asked(
 
     async def run() -> Result:
         async with platform.connected(key) as channel:
-            return await work(sources.Store(channel, knowledge_base))
+            return await work(Store(channel, knowledge_base))
 
     return asyncio.run(run())
 
@@ -255,19 +257,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise InvalidArgument(f"'{text}' is not metadata; write NAME=VALUE.", field="--metadata")
     return name, value
-
-
-def _as_json(found: finding.FoundFiles, summary: documents.Summary) -> dict[str, Any]:
-    return {
-        "added": summary.added,
-        "replaced": summary.replaced,
-        "unchanged": summary.unchanged,
-        "duplicates": summary.duplicates,
-        "passages": summary.passages,
-        "skipped": [{"name": each.name, "reason": each.why} for each in found.skipped],
-        "guessed_encodings": summary.guessed,
-        "refused": [{"document_id": f.document_id, "message": f.message} for f in summary.failures],
-    }
 
 
 def _facts(document: types_pb2.Document) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from genaifactory_common import formats
+from genaifactory_common import decoding, formats
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_retriever.documents import Block, Document, assemble, bounded, require_text
-from genaifactory_retriever.parsing import decoding, isolation
+from genaifactory_retriever.parsing import isolation
 from genaifactory_retriever.parsing.formats import html, markdown, source
 from genaifactory_retriever.parsing.formats import text as parse_text
 from genaifactory_retriever.parsing.limits import Limits

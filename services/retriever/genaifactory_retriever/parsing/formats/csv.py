@@ -8,8 +8,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable
 
+from genaifactory_common import decoding
 from genaifactory_retriever.documents import Block
-from genaifactory_retriever.parsing import decoding, tables
+from genaifactory_retriever.parsing import tables
 
 _SEPARATORS = ",;\t|"
 _ROWS_LOOKED_AT = 50

@@ -8,10 +8,10 @@ from email import policy
 from email.message import EmailMessage, MIMEPart
 from typing import Any
 
+from genaifactory_common import decoding
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_retriever import bounds
 from genaifactory_retriever.documents import Block
-from genaifactory_retriever.parsing import decoding
 from genaifactory_retriever.parsing.formats import html
 from genaifactory_retriever.parsing.formats import text as parse_text
 

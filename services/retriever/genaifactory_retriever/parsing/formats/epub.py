@@ -6,9 +6,10 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
+from genaifactory_common import decoding
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_retriever.documents import Block
-from genaifactory_retriever.parsing import archives, decoding
+from genaifactory_retriever.parsing import archives
 from genaifactory_retriever.parsing.archives import Archive
 from genaifactory_retriever.parsing.formats import html
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from genaifactory_common import formats
+from genaifactory_common import decoding, formats
+from genaifactory_common.decoding import VIETNAMESE, WESTERN
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_retriever.parsing import decoding
-from genaifactory_retriever.parsing.decoding import VIETNAMESE, WESTERN
 from tests.unit.retriever import files
 
 WESTERN_TEXTS = {

@@ -8,7 +8,7 @@ import pytest
 
 from genaifactory_common import formats
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import finding
+from genaifactory_pipelines.sources import folder as finding
 from genaifactory_retriever.parsing import parser
 
 

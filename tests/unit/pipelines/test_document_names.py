@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from genaifactory_common import formats
+from genaifactory_common import formats, specs
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import finding
-from genaifactory_local.finding import Reason
-from genaifactory_local.printable import printable
+from genaifactory_pipelines.sources import folder as finding
+from genaifactory_pipelines.sources.folder import Reason
+from genaifactory_pipelines.sources.printable import printable
 from genaifactory_retriever import upload
 from genaifactory_retriever.parsing import parser
 
@@ -303,6 +303,25 @@ def test_files_that_may_not_be_read_are_named_and_stop_nothing(folder_of_nobody:
     assert data == {"open.md": TEXT, "shut.md": "cannot be read: Permission denied"}
     with pytest.raises(InvalidArgument, match="shut cannot be read: Permission denied"):
         finding.find([folder_of_nobody / "shut"])
+    (folder_of_nobody / "shut").chmod(0o700)
+
+
+@pytest.mark.allow_blocking  # makes files
+async def test_what_a_source_cannot_read_may_still_be_there_whatever_its_patterns_are(folder_of_nobody: Path) -> None:
+    (folder_of_nobody / "shut").mkdir(mode=0)
+    (folder_of_nobody / "open.md").write_bytes(TEXT)
+    (folder_of_nobody / "draft.md").write_bytes(TEXT)
+    source = specs.FolderSource(
+        name="wiki",
+        type="folder",
+        path=str(folder_of_nobody),
+        knowledge_base="documents",
+        include=("*.md",),
+        exclude=("draft*",),
+    )
+    async with finding.reading(source) as listing:
+        assert [each.document_id for each in listing.documents] == ["wiki/open.md"]
+        assert listing.unknown == ("wiki/shut/",)
     (folder_of_nobody / "shut").chmod(0o700)
 
 

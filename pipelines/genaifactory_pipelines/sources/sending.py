@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 import grpc.aio
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from genaifactory_common import formats
+from genaifactory_common import decoding, formats, limited
 from genaifactory_common.channels import Duplex
 from genaifactory_common.errors import NotFound
-from genaifactory_local import finding, limited
-from genaifactory_local.finding import DocumentFile
-from genaifactory_retriever.parsing import decoding
+from genaifactory_pipelines.sources.protocol import Content, Document
 
 _PIECE_BYTES = 512 * 1024
 # Documents in one call, so that each call has a deadline that fits it.
@@ -60,7 +58,7 @@ class Summary:
 async def ingest(
     channel: grpc.aio.Channel,
     knowledge_base: str,
-    documents: Iterable[DocumentFile],
+    documents: Iterable[Document],
     *,
     groups: Iterable[str] = (),
     metadata: Mapping[str, str] | None = None,
@@ -118,7 +116,7 @@ class _Upload:
 
     stub: gateway_pb2_grpc.GatewayServiceAsyncStub
     opened: gateway_pb2.IngestOpen
-    batch: list[DocumentFile]
+    batch: list[Document]
     header: gateway_pb2.DocumentHeader
     """Fields that all of them share."""
     summary: Summary
@@ -145,17 +143,19 @@ class _Upload:
         await call.accepted()
         self.on_progress(self.summary)  # from here on searches report how far the upload is
         for document in self.batch:
-            data = await asyncio.to_thread(finding.read, document)
-            if isinstance(data, str):
-                self.summary.failures.append(Failure(document.document_id, data))
+            content = await document.content()
+            if isinstance(content, str):
+                self.summary.failures.append(Failure(document.document_id, content))
                 continue
-            if encoding := await asyncio.to_thread(_guessed_encoding, document.document_id, data):
+            data = content.data
+            if encoding := await asyncio.to_thread(_guessed_encoding, document, content):
                 self.summary.guessed[document.document_id] = encoding
             own = gateway_pb2.DocumentHeader(
                 document_id=document.document_id,
-                uri=formats.uri(document.document_id),
+                uri=document.uri,
+                media_type=content.media_type,
                 size_bytes=len(data),
-                source=document.source.name,
+                source=document.source_name,
             )
             own.MergeFrom(self.header)
             await call.send(request(document=own))
@@ -164,9 +164,10 @@ class _Upload:
         await call.done_sending()
 
 
-def _guessed_encoding(document_id: str, data: bytes) -> str:
-    media_type = formats.BY_ENDING.get(PurePosixPath(document_id).suffix.lower(), "")
-    return decoding.guessed_encoding(data, media_type) if media_type else ""
+def _guessed_encoding(document: Document, content: Content) -> str:
+    ending = PurePosixPath(document.document_id).suffix.lower()
+    media_type = content.media_type or formats.BY_ENDING.get(ending, "")
+    return decoding.guessed_encoding(content.data, media_type) if media_type else ""
 
 
 def _count(summary: Summary, response: Any) -> None:

@@ -1,0 +1,1 @@
+"""Sources of documents: what is in them, and a knowledge base that is brought to their state."""

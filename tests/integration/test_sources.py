@@ -1,0 +1,160 @@
+"""Sources of factory.yaml: what is new, changed and gone, access lists, and places that are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from genaifactory_local import testing
+from genaifactory_local.testing import Platform
+from tests.integration.commands import genaifactory
+
+# The platform is another process, which blocking here does not affect.
+pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(loop_scope="module")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
+    folder = tmp_path_factory.mktemp("sources")
+    shutil.copyfile(testing.DEFAULT_FACTORY, folder / "factory.yaml")
+    (folder / "first").mkdir()
+    (folder / "first" / "a.md").write_text("# First\n\nThe first folder that was given.\n")
+    arguments = (str(folder / "first"), "--config", str(folder / "factory.yaml"))
+    async with testing.started(folder / "state", *arguments) as process:
+        yield process.platform
+
+
+def place(platform: Platform, name: str, **fields: object) -> Path:
+    """An empty folder, which alone factory.yaml names as a source."""
+    folder = platform.state.folder.parent / f"{name}-folder"
+    folder.mkdir(exist_ok=True)
+    source = {"name": name, "type": "folder", "path": str(folder), "knowledge_base": "documents", **fields}
+    configure(platform, [source])
+    return folder
+
+
+def configure(platform: Platform, sources: list[dict[str, object]]) -> None:
+    path = platform.state.folder.parent / "factory.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document["sources"] = sources
+    changed = path.with_suffix(".new")
+    changed.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    os.replace(changed, path)
+
+
+def write(folder: Path, **texts: str) -> None:
+    for name, text in texts.items():
+        (folder / f"{name}.md").write_text(f"# {name}\n\n{text}\n")
+
+
+async def synced(platform: Platform, *arguments: str) -> dict[str, Any]:
+    code, out, err = await genaifactory(platform.state.folder, "sources", "sync", "--json", *arguments)
+    assert code == 0, err
+    (found,) = json.loads(out)
+    return dict(found)
+
+
+async def stored(platform: Platform, source: str) -> dict[str, list[str]]:
+    """Ids of a source's documents, with their groups."""
+    arguments = ("documents", "list", "--json", "--source", source)
+    _, out, _ = await genaifactory(platform.state.folder, *arguments)
+    return {each["id"]: each["groups"] for each in json.loads(out)}
+
+
+async def test_what_is_new_changed_and_gone_is_stored_replaced_and_removed(platform: Platform) -> None:
+    wiki = place(platform, "wiki", exclude=["drafts/*"])
+    write(wiki, one="Pumps are served in May.", two="Filters are served in June.", three="Valves are served in July.")
+    (wiki / "drafts").mkdir()
+    write(wiki / "drafts", idea="Nobody has decided this.")
+    assert (await synced(platform))["added"] == 3
+    assert list(await stored(platform, "wiki")) == ["wiki/one.md", "wiki/three.md", "wiki/two.md"]
+    again = await synced(platform, "wiki")
+    assert (again["unchanged"], again["added"], again["replaced"], again["removed"]) == (3, 0, 0, 0)
+    write(wiki, one="Pumps are served in April.")
+    (wiki / "two.md").rename(wiki / "renamed.md")
+    (wiki / "three.md").unlink()
+    found = await synced(platform, "--shrinking")
+    assert (found["replaced"], found["removed"], found["unchanged"]) == (1, 2, 0)
+    assert list(await stored(platform, "wiki")) == ["wiki/one.md", "wiki/renamed.md"]
+    code, out, _ = await genaifactory(platform.state.folder, "documents", "show", "wiki/renamed.md", "--json")
+    assert code == 0
+    assert json.loads(out)["passages"] == 1  # a renamed file was a duplicate of itself for a moment
+    code, out, _ = await genaifactory(platform.state.folder, "sources", "list")
+    assert code == 0
+    assert out.splitlines()[1].split() == ["wiki", "folder", str(wiki), "documents", "-", "2"]
+    assert "first" in " ".join(await stored(platform, "")), "documents of others stay"
+
+
+async def test_a_changed_access_list_replaces_what_is_stored(platform: Platform) -> None:
+    secret = place(platform, "secret")
+    write(secret, pay="The pay grades are A to F.")
+    await synced(platform)
+    place(platform, "secret", groups=["hr"])
+    assert (await synced(platform))["replaced"] == 1
+    assert await stored(platform, "secret") == {"secret/pay.md": ["hr"]}
+
+
+@pytest.mark.parametrize("damage", ["emptied", "others", "missing"])
+async def test_a_damaged_place_changes_nothing(platform: Platform, damage: str) -> None:
+    name = f"damaged-{damage}"
+    folder = place(platform, name)
+    write(folder, **{f"page{n}": f"Machine {name} {n} is in hall {n}." for n in range(4)})
+    await synced(platform)
+    before = await stored(platform, name)
+    shutil.rmtree(folder)
+    if damage != "missing":
+        folder.mkdir()
+    if damage == "others":  # as many documents as before, but of something else that is mounted there now
+        write(folder, **{f"other{n}": f"This is another text about {n}." for n in range(4)})
+    code, out, err = await genaifactory(platform.state.folder, "sources", "sync", name)
+    assert (code, out) == (1, "")
+    assert ("does not exist" if damage == "missing" else "4 of the 4 stored documents") in err
+    assert await stored(platform, name) == before
+
+
+async def test_a_run_of_several_sources_changes_nothing_when_one_is_damaged(platform: Platform) -> None:
+    good, bad = place(platform, "good"), place(platform, "bad")
+    sources: list[dict[str, object]] = [
+        {"name": each.name.removesuffix("-folder"), "type": "folder", "path": str(each), "knowledge_base": "documents"}
+        for each in (good, bad)
+    ]
+    configure(platform, sources)
+    write(good, kept="The good source has this.", gone="The good source had this.")
+    write(bad, kept="The bad source has this.")
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync")
+    assert code == 0, err
+    (good / "gone.md").unlink()
+    (bad / "kept.md").unlink()
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync")
+    assert code == 1
+    assert "of the source 'bad' are gone" in err
+    assert list(await stored(platform, "good")) == ["good/gone.md", "good/kept.md"]
+
+
+async def test_ids_of_another_source_are_not_overwritten(platform: Platform) -> None:
+    folder = place(platform, "first")
+    write(folder, a="This would replace a document of the folder of the first start.")
+    code, out, err = await genaifactory(platform.state.folder, "sources", "sync")
+    assert (code, out) == (1, "")
+    assert "The document 'first/a.md' is from" in err
+    code, out, _ = await genaifactory(platform.state.folder, "documents", "show", "first/a.md")
+    assert "The first folder that was given." in out
+
+
+async def test_without_sources_the_commands_say_where_to_name_them(platform: Platform) -> None:
+    configure(platform, [])
+    for command in ("list", "sync"):
+        code, out, _ = await genaifactory(platform.state.folder, "sources", command)
+        assert code == 0
+        assert "no sources in factory.yaml" in out
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync", "wiki")
+    assert code == 1
+    assert "There is no source 'wiki' in factory.yaml; there are: none." in err
