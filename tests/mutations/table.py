@@ -505,6 +505,13 @@ MUTATIONS = (
         ("monitor/test_releases.py::test_a_record_that_arrives_again_adds_nothing_to_its_hour",),
     ),
     Mutation(
+        "requests of an evaluation count as those of a release",
+        "services/monitor/genaifactory_monitor/releases.py",
+        "    for item in filter(indexed.is_use, stored):\n",
+        "    for item in stored:\n",
+        ("monitor/test_releases.py::test_an_adapter_is_a_release_of_its_own_and_requests_of_evaluations_are_none",),
+    ),
+    Mutation(
         "records of the former version are added up again and again",
         "services/monitor/genaifactory_monitor/former.py",
         '    return {"of_tenant": item.tenant, "of_request": item.request_id, "acted": indexed.guardrail(item)}\n',

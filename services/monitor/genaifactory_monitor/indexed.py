@@ -62,6 +62,11 @@ def guardrail(message: monitor_pb2.Interaction) -> str:
     return enum_name(types_pb2.Action.DESCRIPTOR, strongest) if acted else ""
 
 
+def is_use(message: monitor_pb2.Interaction) -> bool:
+    """Whether a user asked it, and not an evaluation."""
+    return not message.evaluation
+
+
 def shows_speed(message: monitor_pb2.Interaction) -> bool:
     """Whether its times measure its model's speed: those of a cached, blocked or failed answer do not."""
     return message.outcome == monitor_pb2.OUTCOME_ANSWERED and not message.cached

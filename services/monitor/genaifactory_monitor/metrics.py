@@ -1,4 +1,8 @@
-"""Metrics of the stored interactions: requests by outcome, tokens, cost, latency; and of the records themselves."""
+"""Metrics of the stored interactions: requests by outcome, tokens, cost, latency; and of the records themselves.
+
+Requests of evaluations count in tokens and cost, which they use as others do, and in nothing that shows how users are
+served: a candidate that is slow or fails is no incident.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from genaifactory_monitor import indexed
 from genaifactory_monitor.message_dicts import enum_name
 
 INTERACTIONS = Counter(
-    "genaifactory_interactions_total", "Interactions stored.", ["tenant", "model", "task", "outcome"]
+    "genaifactory_interactions_total",
+    "Interactions stored, without those of evaluations.",
+    ["tenant", "model", "task", "outcome"],
 )
 KNOWN = Counter("genaifactory_interactions_known_total", "Interactions that arrived again and were ignored.")
 FEEDBACK = Counter("genaifactory_feedback_total", "Feedback stored.", ["rating", "interaction"])
@@ -50,7 +56,6 @@ class Recorder:
     def count(self, item: monitor_pb2.Interaction) -> None:
         """Counts one new interaction."""
         tenant, model = self._labels(item.tenant, item.model)
-        INTERACTIONS.labels(tenant, model, item.task, enum_name(_OUTCOMES, item.outcome)).inc()
         for kind, tokens in (
             ("prompt", item.usage.prompt_tokens),
             ("completion", item.usage.completion_tokens),
@@ -60,6 +65,9 @@ class Recorder:
                 TOKENS.labels(tenant, model, kind).inc(tokens)
         if item.cost_micros:
             COST.labels(tenant, model, item.currency).inc(item.cost_micros)
+        if not indexed.is_use(item):
+            return
+        INTERACTIONS.labels(tenant, model, item.task, enum_name(_OUTCOMES, item.outcome)).inc()
         if not indexed.shows_speed(item):
             return
         DURATION.labels(model).observe(item.duration_us / 1e6)

@@ -1,6 +1,7 @@
-"""Adds up interactions by hour, tenant and release: route, model, prompt version and index version.
+"""Adds up interactions by hour, tenant and release: route, model, adapter, prompt version and index version.
 
-Releases are compared by a query on these sums, and on the interactions for parts of an hour; docs/records.md shows it.
+Requests of evaluations are left out: the candidate that they ask is no release, and its answers reach no user. Releases
+are compared by a query on these sums, and on the interactions for parts of an hour; docs/records.md shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_monitor import indexed
 from genaifactory_monitor.database import Database, adding_up
-from genaifactory_monitor.schema import release_hours as table
+from genaifactory_monitor.schema import release_sums as table
 
 HOUR_US = 3_600_000_000
 _KEY = tuple(column.name for column in table.primary_key)
@@ -22,14 +23,16 @@ _SUMS = tuple(column.name for column in table.columns if column.name not in _KEY
 
 
 async def add(connection: AsyncConnection, database: Database, stored: Sequence[monitor_pb2.Interaction]) -> None:
-    """Adds new interactions to the sums, within the transaction that stores them."""
+    """Adds new interactions of use to the sums, within the transaction that stores them."""
     sums: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0] * len(_SUMS))
-    for item in stored:
+    for item in filter(indexed.is_use, stored):
         hour_us = item.start_time.seconds // 3600 * HOUR_US
-        key = (item.route, hour_us, item.tenant, item.model, item.prompt_version, item.index_version, item.currency)
+        versions = item.adapter, item.prompt_version, item.index_version
+        key = (item.route, hour_us, item.tenant, item.model, *versions, item.currency)
         sums[key] = [total + value for total, value in zip(sums[key], _values(item), strict=True)]
     rows = [dict(zip((*_KEY, *_SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
-    await connection.execute(adding_up(table, into_postgresql=database.postgresql), rows)
+    if rows:
+        await connection.execute(adding_up(table, into_postgresql=database.postgresql), rows)
 
 
 def _values(item: monitor_pb2.Interaction) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from genaifactory_common.errors import FactoryError
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.metrics import SWEPT
 from genaifactory_monitor.releases import HOUR_US
-from genaifactory_monitor.schema import feedback, interactions, release_hours
+from genaifactory_monitor.schema import feedback, interactions, release_hours, release_sums
 from genaifactory_monitor.settings import Retention
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ async def sweep(database: Database, before_us: int, *, batch: int) -> int:
         SWEPT.inc(count)
     while await _sweep_orphans(database, before_us, batch):
         pass
-    while await _sweep_hours(database, before_us, batch):
-        pass
+    for sums in (release_sums, release_hours):
+        while await _sweep_hours(database, sums, before_us, batch):
+            pass
     if deleted:
         logger.info("deleted %d interactions that are older than the retention", deleted)
     return deleted
@@ -96,13 +97,13 @@ async def _sweep_orphans(database: Database, before_us: int, batch: int) -> int:
 
 
 @uninterrupted
-async def _sweep_hours(database: Database, before_us: int, batch: int) -> int:
-    key = list(release_hours.primary_key)
-    old = sa.select(*key).where(release_hours.c.hour_us <= before_us - HOUR_US).limit(batch)
+async def _sweep_hours(database: Database, sums: sa.Table, before_us: int, batch: int) -> int:
+    key = list(sums.primary_key)
+    old = sa.select(*key).where(sums.c.hour_us <= before_us - HOUR_US).limit(batch)
     async with database.writing() as connection:
         if not await database.alone(connection):
             return 0
         keys = [tuple(row) for row in await connection.execute(old)]
         if keys:
-            await connection.execute(sa.delete(release_hours).where(sa.tuple_(*key).in_(keys)))
+            await connection.execute(sa.delete(sums).where(sa.tuple_(*key).in_(keys)))
     return len(keys)

@@ -36,10 +36,13 @@ interactions = sa.Table(
     *indexed.columns(),
     _number("size_bytes"),
     # The strongest action of a guardrail ("block", "mask" or ""); NULL: a row of the former version that is not in
-    # `release_hours` yet.
+    # `release_sums` yet.
     sa.Column("guardrail", sa.Text, nullable=True),
     # The serialised message; NULL: a row of the former version.
     sa.Column("record", sa.LargeBinary, nullable=True),
+    # The evaluation that asked, and the adapter that answered; NULL: none, or a row of a former version.
+    sa.Column("evaluation", sa.Text, nullable=True),
+    sa.Column("adapter", sa.Text, nullable=True),
     *former_columns,
     sa.PrimaryKeyConstraint("tenant", "request_id"),
     sa.Index("ix_interactions_tenant_time", "tenant", "start_time_us", "request_id"),
@@ -91,34 +94,37 @@ usage = sa.Table(
     sa.Index("ix_usage_day", "day"),
 )
 
-# Added up in the same transaction, by release; kept as long as the interactions.
-release_hours = sa.Table(
-    "release_hours",
-    metadata,
-    _text("route"),
-    _number("hour_us"),
-    _text("tenant"),
-    _text("model"),
-    _text("prompt_version"),
-    _text("index_version"),
-    _text("currency"),
-    _number("requests"),
-    _number("failed"),
-    _number("blocked"),
-    _number("cancelled"),
-    _number("masked"),
-    _number("cached"),
-    _number("refused"),
-    _number("prompt_tokens"),
-    _number("completion_tokens"),
-    _number("cached_prompt_tokens"),
-    _number("cost_micros"),
-    # Answers whose times measure the model's speed; sums of these times, and of their squares for the variance.
-    _number("timed"),
-    _number("time_to_first_token_us"),
-    _number("duration_us"),
-    sa.Column("time_to_first_token_seconds_squared", sa.Double, nullable=False),
-    sa.Column("duration_seconds_squared", sa.Double, nullable=False),
-    sa.PrimaryKeyConstraint("route", "hour_us", "tenant", "model", "prompt_version", "index_version", "currency"),
-    sa.Index("ix_release_hours_hour", "hour_us"),
-)
+
+def _sums_by_release(name: str, *versions: str) -> sa.Table:
+    key = ("route", "hour_us", "tenant", "model", *versions, "currency")
+    return sa.Table(
+        name,
+        metadata,
+        *(_number(column) if column == "hour_us" else _text(column) for column in key),
+        _number("requests"),
+        _number("failed"),
+        _number("blocked"),
+        _number("cancelled"),
+        _number("masked"),
+        _number("cached"),
+        _number("refused"),
+        _number("prompt_tokens"),
+        _number("completion_tokens"),
+        _number("cached_prompt_tokens"),
+        _number("cost_micros"),
+        # Answers whose times measure the model's speed; sums of these times, and of their squares for the variance.
+        _number("timed"),
+        _number("time_to_first_token_us"),
+        _number("duration_us"),
+        sa.Column("time_to_first_token_seconds_squared", sa.Double, nullable=False),
+        sa.Column("duration_seconds_squared", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint(*key),
+        sa.Index(f"ix_{name}_hour", "hour_us"),
+    )
+
+
+# Added up in the same transaction, by release, without the requests of evaluations; kept as long as the interactions.
+release_sums = _sums_by_release("release_sums", "adapter", "prompt_version", "index_version")
+# Those of the former version, with the requests of evaluations, and without the adapter. During an update and after a
+# rollback it adds to them. To be dropped when all are older than the retention.
+release_hours = _sums_by_release("release_hours", "prompt_version", "index_version")

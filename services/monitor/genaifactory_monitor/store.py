@@ -174,6 +174,7 @@ def _row(item: Interaction) -> dict[str, Any]:
     record = item.SerializeToString()
     row = indexed.values(item)
     row.update(record=record, size_bytes=len(record), guardrail=indexed.guardrail(item))
+    row.update(evaluation=item.evaluation or None, adapter=item.adapter or None)
     return row
 
 

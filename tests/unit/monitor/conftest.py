@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,10 @@ from genaifactory_monitor.settings import Settings
 
 NOON = 1_780_000_000 // 86_400 * 86_400 + 43_200
 """A noon in 2026, in seconds since 1970."""
+
+_PAGE = (Path(__file__).parents[3] / "docs" / "records.md").read_text(encoding="utf-8")
+PUBLISHED = dict(re.findall(r"```sql\n-- (\w+)\n(.*?)```", _PAGE, flags=re.DOTALL))
+"""The statements of docs/records.md."""
 
 
 @pytest.fixture(scope="session")

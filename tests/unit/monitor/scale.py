@@ -55,9 +55,9 @@ async def fill(database: Database, *, interactions: int, spacing_us: int, days: 
     values |= {name: f"{number} + n % 997" for number, name in enumerate(indexed.FIELDS, 100) if name not in values}
     values |= {"size_bytes": str(len(record)), "guardrail": "''", "record": f"decode('{record.hex()}', 'hex')"}
     values |= {name: str(text) for name, text in former.EMPTY.items()}
-    sums = [c.name for c in schema.release_hours.c if c.name not in schema.release_hours.primary_key.c]
+    sums = [c.name for c in schema.release_sums.c if c.name not in schema.release_sums.primary_key.c]
     hours = {"route": "'route-' || r", "hour_us": f"{START_US} + h::bigint * 3600000000", "tenant": "'t' || t"}
-    hours |= {"model": "'model-' || m", "prompt_version": "'rag@3'", "index_version": "'handbook-2'"}
+    hours |= {"model": "'model-' || m", "adapter": "''", "prompt_version": "'rag@3'", "index_version": "'handbook-2'"}
     hours |= {"currency": "'USD'", **dict.fromkeys(sums, "100 + h")}
     last = (interactions * spacing_us) // 3_600_000_000
     sums = [c.name for c in schema.usage.c if c.name not in schema.usage.primary_key.c]
@@ -72,7 +72,7 @@ async def fill(database: Database, *, interactions: int, spacing_us: int, days: 
     statements = [
         *(_insert("interactions", values, f"{numbers} n") for numbers in _slices(0, interactions, 50_000)),
         *(
-            _insert("release_hours", hours, f"{part} h, {_crossed('trm')}")
+            _insert("release_sums", hours, f"{part} h, {_crossed('trm')}")
             for part in _slices(first_hour, last + 1, 500)
         ),
         _insert("usage", bill, f"generate_series({last // 24 + 1 - days}, {last // 24}) d, {_crossed('tkm')}"),

@@ -48,6 +48,20 @@ async def test_latency_is_measured_only_on_answers_of_the_model(sqlite_monitor: 
     assert await value("genaifactory_request_duration_seconds_count", model="broken") == 0
 
 
+async def test_an_evaluation_counts_in_tokens_and_cost_alone(sqlite_monitor: Monitor) -> None:
+    await sqlite_monitor.record(
+        make_interaction("a", model="candidate", evaluation="e-1"),
+        make_interaction("b", model="candidate", evaluation="e-1", outcome=monitor_pb2.OUTCOME_FAILED),
+    )
+    names = {"tenant": "acme", "model": "candidate"}
+    for outcome in ("answered", "failed"):
+        assert await value("genaifactory_interactions_total", **names, task="rag", outcome=outcome) == 0
+    assert await value("genaifactory_request_duration_seconds_count", model="candidate") == 0
+    assert await value("genaifactory_time_to_first_token_seconds_count", model="candidate") == 0
+    assert await value("genaifactory_tokens_total", **names, kind="prompt") == 200
+    assert await value("genaifactory_cost_micros_total", **names, currency="USD") == 50
+
+
 async def test_feedback_is_counted_once_by_rating(sqlite_monitor: Monitor) -> None:
     testing.act_as()
     before = await value("genaifactory_feedback_total", rating="down", interaction="unknown")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +15,9 @@ from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import Filter, Position
 from genaifactory_monitor.settings import Settings
 from tests.full import FULL
-from tests.unit.monitor.conftest import opened
+from tests.unit.monitor.conftest import PUBLISHED, opened
 from tests.unit.monitor.scale import SPACING_US, START_US, Plan, PlanLog, fill
 
-_PAGE = (Path(__file__).parents[3] / "docs" / "records.md").read_text(encoding="utf-8")
-PUBLISHED = dict(re.findall(r"```sql\n-- (\w+)\n(.*?)```", _PAGE, flags=re.DOTALL))
-"""The statements of docs/records.md."""
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
 ROWS, SPACING, DAYS = (2_000_000, SPACING_US, 365) if FULL else (40_000, 15_750_000, 10)
@@ -67,15 +62,15 @@ async def test_queries_on_a_large_table_read_a_small_part_of_it(
             "a tenant's usage of a year": (lambda: usage.between(database, "t3", *year, now_us=year[1]), "usage"),
             "releases of two days": (
                 lambda: ask("releases", **window),
-                "Index Only Scan using ix_interactions_time_sums",
+                "ix_interactions_time_sums",
             ),
             "releases of the year": (
                 lambda: ask("releases", **window | {"start_us": year[0], "first_hour_us": year[0]}),
-                "release_hours",
+                "release_sums",
             ),
             "percentiles of a day": (
                 lambda: ask("percentiles", **recent),
-                "Index Only Scan using ix_interactions_time_sums",
+                "ix_interactions_time_sums",
             ),
             "feedback of a day": (lambda: ask("feedback", **recent), "ix_feedback_time"),
             "the newest of a tenant": (lambda: page(newest_first=True, after=None), "ix_interactions_tenant_time"),
@@ -95,7 +90,7 @@ async def test_queries_on_a_large_table_read_a_small_part_of_it(
             assert any(index in plan.text for plan in plans), f"{question}: {plans}"
             for plan in plans:
                 assert not plan.scans("interactions"), f"{question}: {plan.text}"
-                assert question == "releases of the year" or not plan.scans("release_hours"), f"{question}: {plan.text}"
+                assert question == "releases of the year" or not plan.scans("release_sums"), f"{question}: {plan.text}"
             if FULL:
                 _report(question, plans)
                 slow += [question] if sum(plan.milliseconds for plan in plans[len(plans) // 2 :]) > 1000 else []

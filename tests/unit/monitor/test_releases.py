@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_monitor import converters, retention, store
+from genaifactory_monitor import converters, retention, store, usage
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.schema import release_hours
-from tests.unit.monitor.conftest import NOON, make_interaction
+from genaifactory_monitor.schema import interactions, release_hours, release_sums
+from genaifactory_monitor.settings import Settings
+from tests.unit.monitor.conftest import NOON, PUBLISHED, make_interaction, opened
 
 HOUR = 3600
 
@@ -23,8 +24,8 @@ def recorded(request_id: str, **fields: Any) -> monitor_pb2.Interaction:
     return converters.interaction(message, "interactions[0]", now_us=NOON * 10**6, max_bytes=10**7)
 
 
-async def rows(database: Database) -> list[dict[str, Any]]:
-    statement = sa.select(release_hours).order_by(*release_hours.primary_key)
+async def rows(database: Database, sums: sa.Table = release_sums) -> list[dict[str, Any]]:
+    statement = sa.select(sums).order_by(*sums.primary_key)
     async with database.reading() as connection:
         return [dict(row) for row in (await connection.execute(statement)).mappings()]
 
@@ -53,6 +54,7 @@ async def test_an_hour_of_a_release_has_its_sums(database: Database) -> None:
         "hour_us": NOON * 10**6,
         "tenant": "acme",
         "model": "extractive",
+        "adapter": "",
         "prompt_version": "rag@3",
         "index_version": "",
         "currency": "USD",
@@ -79,6 +81,66 @@ async def test_an_hour_of_a_release_has_its_sums(database: Database) -> None:
     assert (other_prompt["prompt_version"], other_prompt["requests"]) == ("rag@4", 1)
 
 
+async def test_an_adapter_is_a_release_of_its_own_and_requests_of_evaluations_are_none(database: Database) -> None:
+    await store.record(
+        database,
+        [
+            recorded("a"),
+            recorded("b", adapter="support-2"),
+            recorded("c", adapter="support-2"),
+            recorded("d", adapter="support-3", evaluation="e-1"),
+            recorded("e", evaluation="e-1", outcome=monitor_pb2.OUTCOME_FAILED),
+        ],
+    )
+    assert [(row["adapter"], row["requests"], row["failed"]) for row in await rows(database)] == [
+        ("", 1, 0),
+        ("support-2", 2, 0),
+    ]
+    statement = sa.select(interactions.c.adapter, interactions.c.evaluation).order_by(interactions.c.request_id)
+    async with database.reading() as connection:
+        assert [tuple(row) for row in await connection.execute(statement)] == [
+            (None, None),
+            ("support-2", None),
+            ("support-2", None),
+            ("support-3", "e-1"),
+            (None, "e-1"),
+        ]
+
+
+async def test_a_batch_of_an_evaluation_alone_is_stored_and_billed(database: Database) -> None:
+    await store.record(database, [recorded("a", evaluation="e-1", cost_micros=7)])
+    assert await rows(database) == []
+    found = await usage.between(database, "acme", NOON * 10**6, (NOON + 1) * 10**6, now_us=(NOON + 1) * 10**6)
+    assert [(sums.requests, sums.cost_micros) for _, sums in found] == [(1, 7)]
+
+
+async def test_the_published_query_joins_whole_and_part_hours_with_those_of_the_former_version(
+    postgres_settings: Settings,
+) -> None:
+    """Of five and a half hours, of which the former version had counted the third."""
+    async with opened(postgres_settings) as database:
+        for hour in (0, 1, 2, 3, 4, 5):
+            at = HOUR * hour + 600.0
+            of_hour = [recorded(f"{hour}{name}", at=at) for name in "ab"]
+            of_hour += [recorded(f"{hour}c", at=at, adapter="support-2"), recorded(f"{hour}d", at=at, evaluation="e")]
+            await store.record(database, of_hour)
+        columns = [column.name for column in release_hours.columns]
+        third = release_sums.c.hour_us == (NOON + 2 * HOUR) * 10**6
+        former = sa.select(*(release_sums.c[name] for name in columns)).where(third, release_sums.c.adapter == "")
+        async with database.writing() as connection:
+            await connection.execute(release_hours.insert().from_select(columns, former))
+            await connection.execute(release_sums.delete().where(third))
+        window = {"start_us": NOON * 10**6 + 1, "first_hour_us": (NOON + HOUR) * 10**6}
+        window |= {"last_hour_us": (NOON + 5 * HOUR) * 10**6, "end_us": (NOON + 5 * HOUR + 1800) * 10**6}
+        async with database.reading() as connection:
+            found = await connection.execute(sa.text(PUBLISHED["releases"]), {"route": "docs", **window})
+            by_adapter = {row["adapter"]: row["requests"] for row in found.mappings()}
+            at_a_time = await connection.execute(sa.text(PUBLISHED["percentiles"]), {"route": "docs", **window})
+            timed = {row["adapter"] or "": row["count"] for row in at_a_time.mappings()}
+    assert by_adapter == {"": 12, "support-2": 5}
+    assert timed == {"": 12, "support-2": 6}
+
+
 async def test_a_record_that_arrives_again_adds_nothing_to_its_hour(database: Database) -> None:
     first, second = recorded("first"), recorded("second")
     for batch in ([first], [first], [first, second, first]):
@@ -93,3 +155,12 @@ async def test_sums_are_deleted_with_their_interactions(database: Database) -> N
     await retention.sweep(database, before_us, batch=7)
     # The sums of an hour stay until all of its records are deleted.
     assert [(row["hour_us"] // 10**6 - NOON) // HOUR for row in await rows(database)] == [2, 3, 4]
+
+
+async def test_sums_of_the_former_version_are_deleted_too(database: Database) -> None:
+    values = {column.name: 0 if column.type.python_type in (int, float) else "" for column in release_hours.columns}
+    hours = [values | {"hour_us": (NOON + hour * HOUR) * 10**6} for hour in range(5)]
+    async with database.writing() as connection:
+        await connection.execute(release_hours.insert(), hours)
+    await retention.sweep(database, (NOON + 3 * HOUR) * 10**6, batch=2)
+    assert [row["hour_us"] // 10**6 - NOON for row in await rows(database, release_hours)] == [3 * HOUR, 4 * HOUR]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import prometheus_client
 import pytest
 
 from genaifactory.types.v1 import types_pb2
@@ -63,6 +65,25 @@ async def test_production_answers_an_evaluation_that_names_nothing(world: World)
     assert [search.index_version for search in world.retriever.searches] == [""]
     record = await world.recorded(request.request_id)
     assert (record.evaluation, record.adapter, record.prompt_version) == ("eval-1", "", "rag@2")
+
+
+async def test_metrics_of_what_users_get_leave_evaluations_out(world: World) -> None:
+    async def counted() -> list[float | None]:
+        return [
+            await asyncio.to_thread(prometheus_client.REGISTRY.get_sample_value, name, labels)
+            for name, labels in (
+                ("genaifactory_answers_total", {"route": "rag", "outcome": "answered"}),
+                ("genaifactory_first_text_seconds_count", {"route": "rag"}),
+            )
+        ]
+
+    await world.ask()
+    before = await counted()
+    await world.ask(**evaluation())
+    assert await counted() == before
+    await world.ask()
+    assert await counted() == [count and count + 1 for count in before]
+    assert all(before)
 
 
 async def test_another_model_of_factory_yaml_answers_without_the_routes_own(world: World) -> None:

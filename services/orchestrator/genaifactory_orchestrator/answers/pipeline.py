@@ -233,7 +233,9 @@ def _why_cancelled() -> FactoryError:
 
 
 def _noted(record: Record, interaction: monitor_pb2.Interaction) -> monitor_pb2.Interaction:
-    """The record; counts the request's outcome."""
+    """The record; counts the outcome of a request that no evaluation asked: candidates fail and are slow unnoticed."""
+    if record.evaluation:
+        return interaction
     outcome = monitor_pb2.Outcome.Name(interaction.outcome).removeprefix("OUTCOME_").lower()
     ANSWERS.labels(record.route, outcome).inc()
     if record.first_text_seconds is not None:
