@@ -1,4 +1,4 @@
-"""False alarms and power of the drift check: `python -m tests.bench.drift [WINDOWS] [REPORT.html]`.
+"""False alarms and power of the drift check: `python -m tests.bench.drift [WINDOWS] [FOLDER]`.
 
 Questions are sentences of Debian's installation guide (tests/data/debian_guide.py), embedded by MiniLM in process. Two
 windows of 500 are drawn without an overlap; in the drifted ones a tenth of the current window comes from elsewhere:
@@ -10,6 +10,10 @@ windows of 500 are drawn without an overlap; in the drifted ones a tenth of the 
 
 What else is recorded (scores, outcomes, ratings, documents) has the same distribution in both windows, so that
 every signal is part of the verdict and the adjustment is that of real use.
+
+FOLDER/windows.jsonl has a line for each pair of windows, which depends on its kind and number alone: a run that was
+ended goes on, and one with more WINDOWS adds to it. After a change of a signal take another folder. FOLDER/drift.svg is
+the plot of docs/drift.md, FOLDER/drift.html has all figures.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,10 +37,11 @@ from genaifactory_common import language, minilm
 from genaifactory_local import testing
 from genaifactory_pipelines.datasets.records import Interaction
 from genaifactory_pipelines.drift import window
-from genaifactory_pipelines.drift.protocol import Window
+from genaifactory_pipelines.drift.protocol import Signal, Window
 from genaifactory_pipelines.drift.registry import make_signals
-from genaifactory_pipelines.drift.verdict import Verdict, judge
+from genaifactory_pipelines.drift.verdict import judge
 from genaifactory_pipelines.reports import Report, bars
+from genaifactory_pipelines.values import Values
 from tests.data import debian_guide
 
 SIZE = 500
@@ -64,31 +69,24 @@ class Texts:
         return [text for chapter, found in self.english.items() if chapter not in chapters for text in found]
 
 
-@dataclass
-class Measured:
-    """Verdicts on windows of one kind."""
+class Judged(Values):
+    """The verdict on a pair of windows: a line of windows.jsonl."""
 
-    count: int = 0
-    alarms: int = 0
-    by: Counter[str] = field(default_factory=Counter)
-    p_values: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    effects: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    kind: str
+    number: int
+    by: tuple[str, ...]
+    p_values: dict[str, float]
+    """Of the signals that were judged."""
 
-    def add(self, verdict: Verdict) -> None:
-        """Counts a verdict."""
-        self.count += 1
-        self.alarms += verdict.drifted
-        self.by.update(verdict.by)
-        for finding in verdict.findings:
-            if finding.judged:
-                self.p_values[finding.signal].append(finding.p_value)
-                self.effects[finding.signal].append(finding.effect)
 
-    def share(self) -> str:
-        """The share of alarms with its exact interval (Clopper and Pearson)."""
-        interval = stats.binomtest(self.alarms, self.count).proportion_ci(0.95)
-        share = self.alarms / self.count
-        return f"{self.alarms} of {self.count:,}, {share:.1%} (95 %: {interval.low:.1%} to {interval.high:.1%})"
+@dataclass(frozen=True)
+class Kind:
+    """Pairs of windows of one kind: where their questions come from."""
+
+    pool: Sequence[str]
+    foreign: Sequence[str]
+    """A tenth of the current window is of these; none in clean windows."""
+    count: int
 
 
 def texts(pages: Sequence[debian_guide.Page]) -> Texts:
@@ -181,61 +179,107 @@ def _split(text: str) -> list[str]:
     return [sentence for sentence in found if 5 <= len(sentence.split()) <= 60]
 
 
-def measure(kinds: Mapping[str, tuple[Sequence[str], Sequence[str]]], counts: Mapping[str, int]) -> dict[str, Measured]:
-    """Verdicts on windows of each kind: of a pool of questions and of foreign ones. Blocks."""
-    with tempfile.TemporaryDirectory() as cache:
-        vectors = embedded([text for parts in kinds.values() for part in parts for text in part], Path(cache))
-    signals = make_signals()
-    found: dict[str, Measured] = {}
-    for name, (pool, foreign) in kinds.items():
-        chance = np.random.default_rng(11)
-        found[name] = Measured()
-        for number in range(1, counts[name] + 1):
-            parts = windows(pool, foreign, vectors, chance)
-            found[name].add(judge(signals, *parts, false_discovery_rate=FALSE_DISCOVERY_RATE))
-            if number in (counts[name], counts[name] // 2):
-                print(f"{name:34}{found[name].share():48}{dict(found[name].by.most_common())}", flush=True)
-    return found
+def measure(kinds: Mapping[str, Kind], path: Path) -> list[Judged]:
+    """The verdicts on all windows, those of the file and new ones, which are added to it. Blocks.
+
+    Kinds take turns, so that a run that is ended has windows of each.
+    """
+    known = {(each.kind, each.number): each for each in _read(path)}
+    wanted = sorted((number, name) for name, kind in kinds.items() for number in range(kind.count))
+    if missing := [(name, number) for number, name in wanted if (name, number) not in known]:
+        with tempfile.TemporaryDirectory() as cache:
+            texts = [text for kind in kinds.values() for part in (kind.pool, kind.foreign) for text in part]
+            vectors = embedded(texts, Path(cache))
+        signals = make_signals()
+        with path.open("a", encoding="utf-8") as file:
+            for done, (name, number) in enumerate(missing, 1):
+                known[name, number] = _judged(name, number, kinds[name], vectors, signals)
+                file.write(f"{known[name, number].model_dump_json()}\n")
+                file.flush()
+                if done % 50 == 0 or done == len(missing):
+                    print(f"{done:,} of {len(missing):,} windows", flush=True)
+    return [known[name, number] for number, name in wanted]
 
 
-def report(found: Mapping[str, Measured]) -> str:
+def _judged(
+    name: str, number: int, kind: Kind, vectors: Mapping[str, NDArray[np.float32]], signals: Sequence[Signal]
+) -> Judged:
+    chance = np.random.default_rng([number, *name.encode()])
+    pair = windows(kind.pool, kind.foreign, vectors, chance)
+    verdict = judge(signals, *pair, false_discovery_rate=FALSE_DISCOVERY_RATE)
+    p_values = {each.signal: each.p_value for each in verdict.findings if each.judged}
+    return Judged(kind=name, number=number, by=verdict.by, p_values=p_values)
+
+
+def _read(path: Path) -> list[Judged]:
+    """The lines of the file; a last one that was cut is dropped from it."""
+    whole = path.read_bytes() if path.exists() else b""
+    ended = whole[: whole.rfind(b"\n") + 1]
+    path.write_bytes(ended)
+    return [Judged.model_validate_json(line) for line in ended.splitlines()]
+
+
+def share(judged: Sequence[Judged]) -> str:
+    """The share of alarms with its exact interval (Clopper and Pearson)."""
+    alarms = sum(bool(each.by) for each in judged)
+    interval = stats.binomtest(alarms, len(judged)).proportion_ci(0.95)
+    return f"{alarms} of {len(judged):,}, {alarms / len(judged):.1%} (95 %: {interval.low:.1%} to {interval.high:.1%})"
+
+
+def plot(found: Mapping[str, Sequence[Judged]]) -> str:
+    """The share of windows of each kind with an alarm, as SVG."""
+    return bars(
+        {name: round(100 * sum(bool(each.by) for each in judged) / len(judged), 1) for name, judged in found.items()}
+    )
+
+
+def report(found: Mapping[str, Sequence[Judged]]) -> str:
     """The figures as HTML."""
     page = Report("Drift check: false alarms and power", f"windows of {SIZE}, a tenth of the current one is foreign")
-    page.table(
-        ("windows", "alarms", "by"),
-        [
-            (name, each.share(), ", ".join(f"{signal} {count}" for signal, count in each.by.most_common()))
-            for name, each in found.items()
-        ],
-    )
+    page.table(("windows", "alarms", "by"), [(name, share(judged), _by(judged)) for name, judged in found.items()])
     page.heading("Share of windows with an alarm, %")
-    page.drawing(bars({name: round(100 * each.alarms / each.count, 1) for name, each in found.items()}))
-    for signal, p_values in found[CLEAN].p_values.items():
+    page.drawing(plot(found))
+    for signal in sorted({name for each in found[CLEAN] for name in each.p_values}):
         page.heading(f"{signal}: p-values of clean windows, which should be spread evenly or lie near 1")
+        p_values = [each.p_values[signal] for each in found[CLEAN] if signal in each.p_values]
         counts, edges = np.histogram(p_values, 10, (0, 1))
         page.drawing(bars({f"{low:.1f} to {low + 0.1:.1f}": int(n) for low, n in zip(edges, counts, strict=False)}))
     return page.html()
 
 
+def _by(judged: Sequence[Judged]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in Counter(n for each in judged for n in each.by).most_common())
+
+
+def _standing_alone(svg: str) -> str:
+    """The drawing as a file, which has no page to take its colours from."""
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background:#fff;color:#1b1f24" ', 1)
+
+
 def _main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
+    folder = Path(sys.argv[2] if len(sys.argv) > 2 else "drift-bench")
+    folder.mkdir(exist_ok=True)
     given = texts(debian_guide.corpus())
     english, base = given.without(), given.without(LICENCE)
-    kinds: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-        "language: Vietnamese in English": (english, given.vietnamese),
-        "language: English in Vietnamese": (given.vietnamese, english),
-        "topic: the handbook": (english, given.handbook),
-        "topic: the licence": (base, given.english[LICENCE]),
-        **{f"chapter: {name}": (given.without(name), given.english[name]) for name in CHAPTERS},
-        CLEAN: (english, ()),
+    few, fewer = max(10, count // 10), max(10, count // 30)
+    kinds = {
+        "language: Vietnamese in English": Kind(english, given.vietnamese, few),
+        "language: English in Vietnamese": Kind(given.vietnamese, english, few),
+        "topic: the handbook": Kind(english, given.handbook, few),
+        "topic: the licence": Kind(base, given.english[LICENCE], few),
+        **{f"chapter: {name}": Kind(given.without(name), given.english[name], fewer) for name in CHAPTERS},
+        CLEAN: Kind(english, (), count),
     }
-    few = max(10, count // 12)
-    started = time.perf_counter()
-    found = measure(kinds, {name: count if name == CLEAN else few for name in kinds})
-    print(f"{len(english):,} questions in English, {time.perf_counter() - started:.0f} s")
-    path = Path(sys.argv[2] if len(sys.argv) > 2 else "drift.html")
-    path.write_text(report(found), encoding="utf-8")
-    print(f"Report: {path}")
+    started = time.process_time()
+    judged = measure(kinds, folder / "windows.jsonl")
+    found = {name: [each for each in judged if each.kind == name] for name in kinds}
+    for name, each in found.items():
+        print(f"{name:34}{share(each):48}{_by(each)}")
+    print(f"{len(english):,} questions in English, {time.process_time() - started:.0f} s of CPU")
+    (folder / "drift.html").write_text(report(found), encoding="utf-8")
+    (folder / "drift.svg").write_text(_standing_alone(plot(found)), encoding="utf-8")
+    print(f"Report: {folder / 'drift.html'}")
 
 
 if __name__ == "__main__":
