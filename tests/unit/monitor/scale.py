@@ -30,6 +30,11 @@ class Plan:
     milliseconds: float
     text: str
 
+    @property
+    def statement(self) -> str:
+        """Its text."""
+        return self.text.partition("(cost=")[0].rpartition("\n")[0]
+
     def scans(self, table: str) -> bool:
         """Whether it reads the whole table."""
         return re.search(rf"Seq Scan on {table}\b", self.text) is not None

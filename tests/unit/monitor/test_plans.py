@@ -93,13 +93,21 @@ async def test_queries_on_a_large_table_read_a_small_part_of_it(
                 assert question == "releases of the year" or not plan.scans("release_sums"), f"{question}: {plan.text}"
             if FULL:
                 _report(question, plans)
-                slow += [question] if sum(plan.milliseconds for plan in plans[len(plans) // 2 :]) > 1000 else []
+                slow += [question] if _milliseconds(plans[len(plans) // 2 :]) > 1000 else []
     assert slow == []
 
 
 async def _scalar(database: Database, statement: str) -> Any:
     async with database.reading() as connection:
         return await connection.scalar(sa.text(statement))
+
+
+def _milliseconds(plans: list[Plan]) -> float:
+    """Of all statements; of one in parallel each worker logs its part, beside the whole."""
+    longest: dict[str, float] = {}
+    for plan in plans:
+        longest[plan.statement] = max(plan.milliseconds, longest.get(plan.statement, 0.0))
+    return sum(longest.values())
 
 
 def _report(question: str, plans: list[Plan]) -> None:
