@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pool import Default
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.modelserver.v1 import modelserver_pb2
-from genaifactory.monitor.v1 import monitor_pb2
+from genaifactory.monitor.v1 import batches_pb2, monitor_pb2
 from genaifactory.options.v1 import options_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.retriever.v1 import retriever_pb2
@@ -26,7 +26,7 @@ from genaifactory.safety.v1 import safety_pb2
 from genaifactory_common import identity
 from genaifactory_common.errors import PermissionDenied
 
-_CONTRACTS = (gateway_pb2, modelserver_pb2, monitor_pb2, orchestrator_pb2, retriever_pb2, safety_pb2)
+_CONTRACTS = (batches_pb2, gateway_pb2, modelserver_pb2, monitor_pb2, orchestrator_pb2, retriever_pb2, safety_pb2)
 _IDEMPOTENT = (MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT)
 
 

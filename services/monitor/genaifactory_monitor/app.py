@@ -8,17 +8,22 @@ from contextlib import asynccontextmanager
 
 import grpc.aio
 
-from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
+from genaifactory.monitor.v1 import batches_pb2, batches_pb2_grpc, monitor_pb2, monitor_pb2_grpc
 from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor import former, retention, store
+from genaifactory_monitor.batches.servicer import BatchServicer
+from genaifactory_monitor.batches.upkeep import Upkeep
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.servicer import MonitorServicer
 from genaifactory_monitor.settings import Settings
 
-_SERVICE = monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"].full_name
+_SERVICES = (
+    monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"].full_name,
+    batches_pb2.DESCRIPTOR.services_by_name["BatchService"].full_name,
+)
 _PING_INTERVAL_SECONDS = 5.0
 
 
@@ -28,10 +33,13 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
     # PostgreSQL has its own disks, which its administrator watches.
     space = None if database.postgresql else Space("monitor", settings.data_dir, settings.space)
     servicer = MonitorServicer(database, settings, space, telemetry)
+    upkeep = Upkeep(database, settings.batches)
+    of_batches = BatchServicer(database, settings.batches, space, upkeep)
     health = _Health()
 
     def register(server: grpc.aio.Server) -> None:
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server(servicer, server)
+        batches_pb2_grpc.add_BatchServiceServicer_to_server(of_batches, server)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -43,6 +51,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
                     group.create_task(health.watch(database), name="monitor-ping"),
                     group.create_task(retention.sweep_forever(database, settings.retention), name="monitor-retention"),
                     group.create_task(former.count_forever(database), name="monitor-former"),
+                    group.create_task(upkeep.forever(), name="monitor-batches"),
                 ]
                 yield
                 for task in tasks:
@@ -53,7 +62,7 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
     return ServiceApp(
         name="monitor",
         telemetry=telemetry,
-        service_names=(_SERVICE,),
+        service_names=_SERVICES,
         register=register,
         lifespan=lifespan,
         ready=lambda: health.reachable,

@@ -6,7 +6,7 @@ served: a candidate that is slow or fails is no incident.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.telemetry import LATENCY_BUCKETS
@@ -40,6 +40,9 @@ DURATION = Histogram(
     "genaifactory_request_duration_seconds", "From a request's start to its end.", ["model"], buckets=LATENCY_BUCKETS
 )
 SWEPT = Counter("genaifactory_interactions_swept_total", "Interactions deleted after the retention.")
+BATCH_LINES = Counter("genaifactory_batch_lines_total", "Lines of batches that got a result, by outcome.", ["outcome"])
+OPEN_BATCHES = Gauge("genaifactory_batches_open", "Batches that have not ended.")
+OLDEST_BATCH = Gauge("genaifactory_batches_oldest_seconds", "Age of the oldest of them; 0 without any.")
 
 _OTHER = "other"
 _OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR

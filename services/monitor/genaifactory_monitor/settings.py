@@ -18,6 +18,25 @@ class Retention(common.Settings):
     batch: int = Field(default=500, ge=1, le=10_000, description="Interactions deleted in one transaction.")
 
 
+class Batches(common.Settings):
+    """Bounds of files and batches, and how long they are kept."""
+
+    max_file_bytes: int = Field(default=200 << 20, ge=1, description="Of one file.")
+    max_tenant_bytes: int = Field(
+        default=2 << 30, ge=1, description="Of a tenant's files, results included; a file beyond it is refused."
+    )
+    max_tenant_files: int = Field(default=1000, ge=1, description="Files of a tenant, results included.")
+    max_tenant_batches: int = Field(default=20, ge=1, description="Batches of a tenant that have not ended.")
+    max_lines: int = Field(default=50_000, ge=1, description="Requests of one batch.")
+    window_seconds: float = Field(
+        default=86_400.0, gt=0, description="A batch's lines that have no answer after this are given up."
+    )
+    days: int = Field(default=30, ge=1, description="Files and batches are deleted after this, or earlier if asked.")
+    upkeep_seconds: float = Field(
+        default=5.0, gt=0, description="Between two looks for batches that end and files to delete."
+    )
+
+
 class Settings(common.Common):
     """The monitor's settings."""
 
@@ -29,6 +48,7 @@ class Settings(common.Common):
     space: common.Space = common.Space()
     store: Store = Store()
     retention: Retention = Retention()
+    batches: Batches = Batches()
     max_record_bytes: int = Field(
         default=8 * 1024 * 1024, ge=1024, le=12 * 1024 * 1024, description="Longest interaction, as sent."
     )

@@ -81,6 +81,8 @@ def test_a_call_is_granted_the_methods_that_it_calls_directly_and_indirectly() -
 def test_no_call_is_granted_a_method_that_services_call_in_their_own_name() -> None:
     granted = {called for method in rpcs.methods() for found in rpcs.granted(method).values() for called in found}
     assert not any(rpcs.facts(called).peer for called in granted)
-    assert [method for method in rpcs.methods() if rpcs.facts(method).peer] == [
-        "/genaifactory.monitor.v1.MonitorService/RecordInteractions"
-    ]
+    of_workers = ("ClaimBatch", "AddLines", "FinishCheck", "ClaimLines", "StoreResult", "ReleaseLine", "FailBatch")
+    assert {method for method in rpcs.methods() if rpcs.facts(method).peer} == {
+        "/genaifactory.monitor.v1.MonitorService/RecordInteractions",
+        *(f"/genaifactory.monitor.v1.BatchService/{name}" for name in of_workers),
+    }

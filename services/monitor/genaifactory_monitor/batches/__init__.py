@@ -1,0 +1,1 @@
+"""Files of clients, and batches of requests that are answered when there is room."""
