@@ -2,6 +2,9 @@
 
     python -m genaifactory_pipelines train --run november --parameters '{"base": "/models/llama"}'
 
+Without --parameters they are made of RUN/plan.json, as those of a step of the DAG `retrain` (retrain.py). `withdraw` in
+place of a step unloads the adapter that a run has loaded.
+
 Prints the step's outputs as JSON. The key of the gateway is in GENAIFACTORY_API_KEY. An error is one line on standard
 error, and the exit status is 1.
 """
@@ -11,9 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import json
 import os
 import pkgutil
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +28,71 @@ from rich.console import Console
 
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError, InvalidArgument
-from genaifactory_pipelines import steps
+from genaifactory_pipelines import retrain, steps
 from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import Context, Step
+from genaifactory_pipelines.steps import load
+from genaifactory_pipelines.values import Values
 
 _NAMES = sorted(module.name for module in pkgutil.iter_modules(steps.__path__))
+_WITHDRAW = "withdraw"
+_PARENT_INTERVAL_SECONDS = 1.0
 
 
-async def _run(name: str, run: Path, parameters: str, gateway: str) -> str:
-    step: Step[Any, Any] = getattr(importlib.import_module(f"{steps.__name__}.{name}"), name)
-    try:
-        wanted = step.parameters.model_validate_json(parameters)
-    except ValidationError as error:
-        raise InvalidArgument(f"--parameters: {first_problem(error)}", field="--parameters") from None
+async def _run(name: str, run: Path, parameters: str | None, gateway: str) -> str:
     async with channels.connect(gateway, api_key=os.environ.get("GENAIFACTORY_API_KEY", "")) as channel:
         context = Context(run, Gateway(channel), Progress(Console(stderr=True)))
-        outputs = await step.run(wanted, context)
-    return str(outputs.model_dump_json(indent=2))
+        if name == _WITHDRAW:
+            return json.dumps({"unloaded": await load.withdraw(context)})
+        step: Step[Any, Any] = getattr(importlib.import_module(f"{steps.__name__}.{name}"), name)
+        wanted = _planned(name, run) if parameters is None else _given(step, parameters)
+        return str((await step.run(wanted, context)).model_dump_json(indent=2))
+
+
+def _given(step: Step[Any, Any], parameters: str) -> Values:
+    try:
+        wanted: Values = step.parameters.model_validate_json(parameters)
+    except ValidationError as error:
+        raise InvalidArgument(f"--parameters: {first_problem(error)}", field="--parameters") from None
+    return wanted
+
+
+def _planned(name: str, run: Path) -> Values:
+    plan = retrain.stored(run)
+    stage = next((each for each in retrain.STAGES if each.step.name == name), None)
+    if plan is None or stage is None:
+        raise InvalidArgument(
+            f"'{name}' needs --parameters: {run} has no {retrain.PLAN}, or the step is not one of retrain.",
+            field="--parameters",
+        )
+    return stage.parameters(plan, run)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has ended, in any way: a killed command leaves no step behind. Steps go on from
+    what a killed one has left."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_INTERVAL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()
 
 
 def main() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m genaifactory_pipelines", description=__doc__.split("\n")[0])
-    parser.add_argument("step", choices=_NAMES)
+    parser.add_argument("step", choices=[*_NAMES, _WITHDRAW])
     parser.add_argument("--run", type=Path, required=True, help="Folder of the run.")
-    parser.add_argument("--parameters", default="{}", help="The step's parameters, as JSON.")
+    parser.add_argument("--parameters", help="The step's parameters, as JSON. Without it: those of the run's plan.")
+    parser.add_argument("--parent", type=int, help="The process that starts this one; it ends when that has ended.")
     parser.add_argument("--gateway", default="127.0.0.1:8081", help="Address of the gateway's gRPC API.")
     given = parser.parse_args()
+    if given.parent is not None:
+        _end_with(given.parent)
     try:
         print(asyncio.run(_run(given.step, given.run, given.parameters, given.gateway)))
     except FactoryError as error:

@@ -28,6 +28,7 @@ _CHECK_TIMEOUT_SECONDS = 120.0
 _EMBED_TIMEOUT_SECONDS = 120.0
 _CHAT_TIMEOUT_SECONDS = 300.0
 _QUERY_TIMEOUT_SECONDS = 30.0
+_ADAPTER_TIMEOUT_SECONDS = 3600.0  # a download may be long; the gateway's own bound ends it before
 _BACKOFF = Backoff(first_seconds=0.5, longest_seconds=15.0)
 _DIRECTIONS: dict[Direction, types_pb2.Direction.ValueType] = {
     "input": types_pb2.DIRECTION_INPUT,
@@ -93,6 +94,21 @@ class Gateway:
             lambda: channels.unary(self._stub.QueryInteractions, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
         )
         return {item.request_id: item for item in page.interactions}
+
+    async def load_adapter(self, request: gateway_pb2.LoadAdapterRequest) -> int:
+        """Replicas of the model server that have the adapter now; waits until all have. Raises FactoryError."""
+        done = await self._patiently(
+            lambda: channels.unary(self._stub.LoadAdapter, request, timeout_seconds=_ADAPTER_TIMEOUT_SECONDS)
+        )
+        return done.replicas
+
+    async def unload_adapter(self, name: str) -> int:
+        """Replicas of the model server, none of which has the adapter now. Raises FactoryError."""
+        request = gateway_pb2.UnloadAdapterRequest(name=name)
+        done = await self._patiently(
+            lambda: channels.unary(self._stub.UnloadAdapter, request, timeout_seconds=_ADAPTER_TIMEOUT_SECONDS)
+        )
+        return done.replicas
 
     def patience(self) -> Patience:
         """For one piece of work."""

@@ -47,6 +47,11 @@ class Report:
         body = "".join(f"<tr>{''.join(f'<td>{escape(_cut(cell))}</td>' for cell in row)}</tr>" for row in rows)
         self._parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
 
+    def links(self, targets: Mapping[str, str]) -> None:
+        """A list of links: what is read, and the address, relative to the report's own."""
+        items = "".join(f'<li><a href="{escape(to)}">{escape(text)}</a></li>' for text, to in targets.items())
+        self._parts.append(f"<ul>{items}</ul>")
+
     def drawing(self, svg: str) -> None:
         """A plot, by a function of this module."""
         self._parts.append(svg)

@@ -8,7 +8,8 @@ Steps of one run share a folder, and each has its own folder in it:
 A step reads only the folders of the steps that it needs. `result.json` is written last, after `environment.json`, which
 says what the step was run by; `.attempt` is first, with everything that the result depends on, contents of files
 included: a step that is run again with the same returns its result, and one that was killed goes on from what its
-folder holds. With anything else the folder is emptied first.
+folder holds. With anything else the folder is emptied first. Two processes never work
+on one step of a run: the second waits for the first, and returns its result.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ import asyncio
 import hashlib
 import json
 import shutil
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from filelock import Timeout
 from pydantic import ValidationError
 
 from genaifactory_common import files
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.errors import Conflict, InvalidArgument
+from genaifactory_common.file_locks import file_lock
 from genaifactory_common.space import is_full, out_of_space
 from genaifactory_pipelines import environment
 from genaifactory_pipelines.gateway import Gateway
@@ -35,6 +41,9 @@ from genaifactory_pipelines.values import INPUT, Values
 
 RESULT = "result.json"
 ATTEMPT = ".attempt"
+_LOCK_SECONDS = 60.0
+"""How long a step waits for another process that works on it: one that was killed ends within a second."""
+_LOCK_LOOK_SECONDS = 0.2
 
 
 Parameters = TypeVar("Parameters", bound=Values)
@@ -74,17 +83,27 @@ class Step(Generic[Parameters, Outputs]):
     work: Callable[[Parameters, Context, Path], Awaitable[Outputs]]
     """Gets the step's own folder, which a killed attempt may have left half filled. Raises FactoryError."""
     needs: tuple[Step[Any, Any], ...] = ()
+    acts_outside: bool = False
+    """Whether it changes something outside of its folder, which others may have changed back: it is done each time."""
 
     async def run(self, parameters: Parameters, context: Context) -> Outputs:
-        """The step's outputs, from an earlier run when nothing that they depend on has changed. Raises FactoryError."""
+        """The step's outputs, from an earlier run when nothing that they depend on has changed.
+
+        Raises FactoryError: Conflict when another process works on the step for longer than a minute.
+        """
+        async with _alone(context.run, self.name):
+            return await self._run(parameters, context)
+
+    async def _run(self, parameters: Parameters, context: Context) -> Outputs:
         folder = context.run / self.name
         known = await asyncio.to_thread(self._prepare, parameters, context.run)
-        if known is not None:
+        if known is not None and not self.acts_outside:
             context.progress.line(f"{self.name}: nothing has changed since it was run")
             return known
         try:
             outputs = await self.work(parameters, context, folder)
-            await asyncio.to_thread(_write, folder, outputs)
+            if outputs != known:
+                await asyncio.to_thread(_write, folder, outputs)
         except OSError as error:
             if is_full(error):
                 raise out_of_space(folder) from None
@@ -138,6 +157,35 @@ class Step(Generic[Parameters, Outputs]):
 def _write(folder: Path, outputs: Values) -> None:
     files.write(folder / environment.FILE, environment.here().model_dump_json(indent=2).encode() + b"\n")
     files.write(folder / RESULT, outputs.model_dump_json(indent=2).encode() + b"\n")
+
+
+@asynccontextmanager
+async def _alone(run: Path, step: str) -> AsyncIterator[None]:
+    """Holds the lock on a step of a run. Raises Conflict."""
+    await asyncio.to_thread(run.mkdir, mode=0o700, parents=True, exist_ok=True)
+    lock = file_lock(run / f".{step}.lock")
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            await asyncio.to_thread(lock.acquire, timeout=0)
+            break
+        except Timeout:
+            if time.monotonic() > deadline:
+                raise Conflict(
+                    f"Another process has worked on '{step}' in {run} for a minute. Wait for its end, or end it.",
+                    field="run",
+                ) from None
+            await asyncio.sleep(_LOCK_LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(lock.release)
+
+
+def times(step: Step[Any, Any], run: Path) -> tuple[datetime, datetime]:
+    """When the first attempt began whose result the folder holds, and when that was written. Blocks. Raises OSError."""
+    found = [(run / step.name / name).stat().st_mtime for name in (ATTEMPT, RESULT)]
+    return datetime.fromtimestamp(found[0], UTC), datetime.fromtimestamp(found[1], UTC)
 
 
 def _digests(parameters: Values) -> dict[str, str]:

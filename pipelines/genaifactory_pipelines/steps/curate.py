@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from genaifactory_common import files
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs import Factory
 from genaifactory_pipelines import curation
 from genaifactory_pipelines.curation import Curated
 from genaifactory_pipelines.datasets import contract, dataset
@@ -65,6 +67,15 @@ async def _curate(parameters: Parameters, context: Context, folder: Path) -> Out
     counts = manifest.examples
     context.progress.line(f"curate: dataset {manifest.version[:19]}, {counts['train']:,} examples to train on")
     return Outputs(version=manifest.version, preferences=manifest.preferences, **counts)
+
+
+def policy(factory: Factory, name: str) -> str:
+    """The policy of factory.yaml that masks personal data; `name` empty: the only one. Raises InvalidArgument."""
+    names = [each.name for each in factory.policies]
+    if name in names or (not name and len(names) == 1):
+        return name or names[0]
+    problem = f"There is no policy '{name}'" if name else "Which policy masks personal data? Give one"
+    raise InvalidArgument(f"{problem}; there are: {', '.join(names)}.", field="policy")
 
 
 def _recorded(run: Path, options: curation.Options) -> tuple[list[Example], dict[str, int]]:

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 from genaifactory_common import files
-from genaifactory_common.specs.gates import Gate
-from genaifactory_pipelines.evaluation.gate import Measured, Verdict, judge
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs import Factory, Gate
+from genaifactory_pipelines.evaluation import registry
+from genaifactory_pipelines.evaluation.gate import Measured, Verdict, judge, require_no_comparison
 from genaifactory_pipelines.evaluation.protocol import Item
 from genaifactory_pipelines.reports import Report
 from genaifactory_pipelines.step import Context, Step
@@ -54,19 +56,40 @@ def _read(path: Path, higher_is_better: dict[str, bool]) -> tuple[list[Item], di
 def _report(verdict: Verdict) -> str:
     report = Report(f"Gate {verdict.gate}: {'passed' if verdict.passed else 'not passed'}")
     report.text("The candidate fulfils every rule." if verdict.passed else "A candidate must fulfil every rule.")
-    report.table(
-        ("verdict", "rule", "slice", "evidence"),
-        [
-            (
-                ("passed" if finding.passed else "not passed") if finding.judged else "not judged",
-                finding.rule,
-                finding.slice or "all",
-                finding.evidence,
-            )
-            for finding in sorted(verdict.findings, key=lambda each: each.passed)
-        ],
-    )
+    report.table(HEADER, rows(verdict))
     return report.html()
+
+
+HEADER = ("verdict", "rule", "slice", "evidence")
+"""Of a table of `rows`."""
+
+
+def rows(verdict: Verdict) -> list[tuple[str, str, str, str]]:
+    """What each rule says, for a table; those that were not passed come first."""
+    return [
+        (
+            ("passed" if finding.passed else "not passed") if finding.judged else "not judged",
+            finding.rule,
+            finding.slice or "all",
+            finding.evidence,
+        )
+        for finding in sorted(verdict.findings, key=lambda each: each.passed)
+    ]
+
+
+def named(factory: Factory, name: str, *, compared: bool) -> Gate:
+    """The gate of factory.yaml that is called so. Raises InvalidArgument, also for a rule that could not be judged.
+
+    compared: whether there is a candidate beside production.
+    """
+    found = factory.gate(name)
+    if found is None:
+        names = ", ".join(each.name for each in factory.gates) or "none"
+        raise InvalidArgument(f"There is no gate '{name}' in factory.yaml; there are: {names}.", field="gate")
+    registry.require_known(found)
+    if not compared:
+        require_no_comparison(found)
+    return found
 
 
 gate = Step("gate", Parameters, Verdict, _gate, needs=(evaluate.evaluate,))

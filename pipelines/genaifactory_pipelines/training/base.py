@@ -16,8 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.pytorch_utils import Conv1D
 
 from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_pipelines.training.options import HUB, base_folder
 
-_HUB = "hf://"
 _FILES = ("*.safetensors", "*.json", "*.model", "*.tiktoken", "*.jinja", "*.txt")
 
 
@@ -38,9 +38,7 @@ def find(source: str) -> Base:
 
     Raises InvalidArgument for what is no causal language model with a chat template, Unavailable without the hub.
     """
-    folder = _downloaded(source) if source.startswith(_HUB) else Path(source)
-    if not (folder / "config.json").is_file():
-        raise _refused(f"There is no model in {folder}: it has no config.json.")
+    folder = base_folder(_downloaded(source) if source.startswith(HUB) else Path(source))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError):
@@ -85,7 +83,7 @@ def load(base: Base, quantisation: str, targets: str | Sequence[str]) -> Any:
 
 
 def _downloaded(source: str) -> Path:
-    name, _, revision = source.removeprefix(_HUB).partition("@")
+    name, _, revision = source.removeprefix(HUB).partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_FILES)))
     except errors.HFValidationError:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from genaifactory_common.engine_specs import LoraRank
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.values import Values
 
 StageName = Literal["sft", "dpo"]
 Method = Literal["sft", "dpo", "sft+dpo"]
+HUB = "hf://"
+"""What the address of a model on a hub begins with."""
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -57,14 +61,9 @@ class Preference(Schedule):
     """How strongly the model is held to what it was before the stage."""
 
 
-class Options(Values):
-    """What is trained, and how."""
+class Training(Values):
+    """How a base is trained, whichever it is."""
 
-    base: str = Field(min_length=1, max_length=4096)
-    """The base model: a folder, or hf://ORG/NAME[@REVISION]. Not a mirror: a model server's download of one is a
-    folder."""
-    served_as: str = ""
-    """The name under which `factory.yaml` serves the base, or an alias or source of it; empty: as `base`."""
     method: Method = "sft"
     """To imitate the outputs (sft), to prefer them to the rejected ones (dpo), or one after the other."""
     quantisation: Literal["none", "4bit"] = "none"
@@ -82,3 +81,20 @@ class Options(Values):
         """The stages of the method, in their order."""
         known: tuple[tuple[StageName, Schedule], ...] = (("sft", self.sft), ("dpo", self.dpo))
         return tuple((name, schedule) for name, schedule in known if name in self.method.split("+"))
+
+
+class Options(Training):
+    """What is trained, and how."""
+
+    base: str = Field(min_length=1, max_length=4096)
+    """The base model: a folder, or hf://ORG/NAME[@REVISION]. Not a mirror: a model server's download of one is a
+    folder."""
+    served_as: str = ""
+    """The name under which `factory.yaml` serves the base, or an alias or source of it; empty: as `base`."""
+
+
+def base_folder(folder: Path) -> Path:
+    """The folder of a base. Blocks. Raises InvalidArgument when there is no model in it."""
+    if not (folder / "config.json").is_file():
+        raise InvalidArgument(f"There is no model in {folder}: it has no config.json.", field="base")
+    return folder

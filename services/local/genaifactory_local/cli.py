@@ -23,6 +23,7 @@ _COMMANDS = {
     "dataset": "dataset.dataset",
     "train": "train.train",
     "evaluate": "evaluate.evaluate",
+    "retrain": "retrain.retrain",
     "drift": "drift.drift",
     "watch": "watch.watch",
     "trace": "trace.trace",

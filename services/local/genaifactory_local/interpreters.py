@@ -5,9 +5,36 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from genaifactory_common.errors import InvalidArgument
+
 _FIND = "import importlib.util as u, sys; sys.exit(u.find_spec(sys.argv[1]) is None)"
+
+
+@dataclass(frozen=True)
+class Library:
+    """What a step needs, and where it is."""
+
+    module: str
+    """By which it is recognised."""
+    beside: str
+    """The environment beside the platform's own."""
+    missing: str
+    """What to do when neither has it."""
+
+
+OF_STEPS = {
+    "train": Library(
+        "trl",
+        ".venv-train",
+        "Training needs torch, TRL and PEFT, which are not installed here: `make train-cpu` installs them for CPUs "
+        "(5 GB); with an NVIDIA GPU install genaifactory-pipelines[train].",
+    ),
+}
+"""By the step's name; every other step runs in the platform's own environment."""
 
 
 def having(module: str, beside: str) -> Path | None:
@@ -21,3 +48,16 @@ def having(module: str, beside: str) -> Path | None:
     if other.exists() and subprocess.run((other, "-c", _FIND, module), check=False).returncode == 0:  # noqa: S603
         return other
     return None
+
+
+def of(steps: Iterable[str]) -> dict[str, Path]:
+    """The interpreter of each step that needs libraries of its own, by its name.
+
+    Blocks. Raises InvalidArgument, with everything that is missing.
+    """
+    found = {
+        step: having(library.module, library.beside) for step in steps if (library := OF_STEPS.get(step)) is not None
+    }
+    if missing := [OF_STEPS[step].missing for step, interpreter in found.items() if interpreter is None]:
+        raise InvalidArgument(" ".join(missing), field="step")
+    return {step: path for step, path in found.items() if path is not None}

@@ -47,6 +47,7 @@ def _genaifactory(
         ["train"],
         ["drift"],
         ["evaluate"],
+        ["retrain"],
         ["adapters", "load"],
         ["adapters", "unload"],
         ["trace"],

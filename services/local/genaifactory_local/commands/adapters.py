@@ -8,17 +8,15 @@ from typing import Annotated
 
 import typer
 
-from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from genaifactory_common import channels
+from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_local import endpoints, state
 from genaifactory_local.commands.options import KeyOption, StateOption
+from genaifactory_pipelines.gateway import Gateway
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Load and unload LoRA adapters of the model server."
 )
 
-# A download may be long; the gateway's own bound ends it before.
-_TIMEOUT_SECONDS = 3600.0
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name under which requests use it.")]
 
 
@@ -48,12 +46,11 @@ def load(
         name=name, source_uri=str(folder.resolve()) if folder.is_dir() else source, sha256=sha256, base_model=base
     )
 
-    async def call() -> gateway_pb2.LoadAdapterResponse:
+    async def call() -> int:
         async with endpoints.find(state_folder).connected(key) as channel:
-            stub = gateway_pb2_grpc.GatewayServiceStub(channel)
-            return await channels.unary(stub.LoadAdapter, request, timeout_seconds=_TIMEOUT_SECONDS)
+            return await Gateway(channel, patience_seconds=0).load_adapter(request)
 
-    replicas = asyncio.run(call()).replicas
+    replicas = asyncio.run(call())
     print(f"{name} is loaded on {replicas} replica{'' if replicas == 1 else 's'}.")
 
 
@@ -66,9 +63,7 @@ def unload(name: _NameArgument, key: KeyOption = None, state_folder: StateOption
 
     async def call() -> None:
         async with endpoints.find(state_folder).connected(key) as channel:
-            stub = gateway_pb2_grpc.GatewayServiceStub(channel)
-            request = gateway_pb2.UnloadAdapterRequest(name=name)
-            await channels.unary(stub.UnloadAdapter, request, timeout_seconds=_TIMEOUT_SECONDS)
+            await Gateway(channel, patience_seconds=0).unload_adapter(name)
 
     asyncio.run(call())
     print(f"{name} is not loaded any more.")

@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import endpoints, monitoring, runs, state
 from genaifactory_local.commands.options import JsonOption, KeyOption, StateOption, print_json
-from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines import windows
 from genaifactory_pipelines.curation import Options
 from genaifactory_pipelines.datasets.records import Unrated
@@ -49,7 +47,7 @@ def dataset(
     if route:
         asyncio.run(monitoring.require_route(platform, key, route))
     wanted = curate.Parameters(
-        options=Options(policy=policy or _only_policy(platform), unrated=unrated, least_examples=least),
+        options=Options(policy=curate.policy(platform.factory(), policy or ""), unrated=unrated, least_examples=least),
         examples=examples,
         golden=golden,
     )
@@ -68,12 +66,3 @@ def dataset(
     print(f"Dataset: {folder / curate.DATASET}")
     print(f"Version {made.version}")
     print(f"Report: {folder / curate.REPORT}")
-
-
-def _only_policy(platform: Platform) -> str:
-    names = [each.name for each in platform.factory().policies]
-    if len(names) == 1:
-        return names[0]
-    raise InvalidArgument(
-        f"Which policy masks personal data? Give --policy; there are: {', '.join(names)}.", field="--policy"
-    )

@@ -9,13 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from genaifactory_common import conversation, specs
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common import conversation
 from genaifactory_local import endpoints, runs, state
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json, table
-from genaifactory_local.endpoints import Platform
-from genaifactory_pipelines.evaluation import registry
-from genaifactory_pipelines.evaluation.gate import Verdict, require_no_comparison
+from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Candidate
 from genaifactory_pipelines.steps import evaluate as evaluating
 from genaifactory_pipelines.steps import gate as gating
@@ -46,7 +43,7 @@ def evaluate(
     """
     platform = endpoints.find(state_folder)
     candidate = Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version)
-    rules = _gate(platform, gate, candidate) if gate else None
+    rules = gating.named(platform.factory(), gate, compared=candidate != PRODUCTION) if gate else None
     wanted = evaluating.Parameters(
         name=conversation.as_id(output.resolve().name or "evaluation"),
         route=route,
@@ -61,7 +58,7 @@ def evaluate(
         async with runs.context(platform, key, output) as context:
             found = await evaluating.evaluate.run(wanted, context)
             if not as_json:
-                _print_scores(found)
+                print_scores(found)
                 print(f"Report: {report}")
             return found, None if rules is None else await gating.gate.run(gating.Parameters(gate=rules), context)
 
@@ -70,26 +67,14 @@ def evaluate(
         judged = None if verdict is None else verdict.model_dump()
         print_json({**found.model_dump(), "verdict": judged, "report": str(report)})
     elif verdict is not None:
-        _print_verdict(verdict)
+        print_verdict(verdict)
         print(f"Report: {output / gating.gate.name / gating.REPORT}")
     if verdict is not None and not verdict.passed:
         raise typer.Exit(NOT_PASSED)
 
 
-def _gate(platform: Platform, name: str, candidate: Candidate) -> specs.Gate:
-    """Raises InvalidArgument, before anything is asked, also for a rule that could not be judged."""
-    factory = platform.factory()
-    found = factory.gate(name)
-    if found is None:
-        names = ", ".join(each.name for each in factory.gates) or "none"
-        raise InvalidArgument(f"There is no gate '{name}' in factory.yaml; there are: {names}.", field="--gate")
-    registry.require_known(found)
-    if candidate == PRODUCTION:
-        require_no_comparison(found)
-    return found
-
-
-def _print_scores(found: evaluating.Outputs) -> None:
+def print_scores(found: evaluating.Outputs) -> None:
+    """A table of the metrics."""
     compared = any(metric.production is not None for metric in found.metrics.values())
     rows = table("metric", "items", *(("candidate", "production", "difference") if compared else ("production",)))
     for name, metric in found.metrics.items():
@@ -100,7 +85,8 @@ def _print_scores(found: evaluating.Outputs) -> None:
     Console().print(rows)
 
 
-def _print_verdict(verdict: Verdict) -> None:
+def print_verdict(verdict: Verdict) -> None:
+    """Whether a gate was passed, and what stopped the candidate."""
     print(f"Gate {verdict.gate}: {'passed' if verdict.passed else 'not passed'}")
     for finding in verdict.failed():
         print(f"  {finding.rule}{f' ({finding.slice})' if finding.slice else ''}: {finding.evidence}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import interpreters
+from genaifactory_local import interpreters, runs
 from genaifactory_local.commands.options import JsonOption, print_json
+from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.steps import train as step
-from genaifactory_pipelines.training.options import Method
+from genaifactory_pipelines.training.options import Method, Options
 
 
 def train(
@@ -41,46 +43,35 @@ def train(
 
     Example: `genaifactory train --output november --base ~/models/Qwen3-0.6B`
     """
-    interpreter = interpreters.having("trl", ".venv-train")
-    if interpreter is None:
-        raise InvalidArgument(
-            "Training needs torch, TRL and PEFT, which are not installed here: `make train-cpu` installs them for CPUs "
-            "(5 GB); with an NVIDIA GPU install genaifactory-pipelines[train].",
-            field="train",
-        )
-    local = Path(base).expanduser()
-    given = {
-        "base": str(local.resolve()) if local.is_dir() else base,
-        "served_as": served_as,
-        "method": method,
-        "seed": seed,
-    }
-    wanted = _read(parameters) | {name: value for name, value in given.items() if value is not None}
-    command = (
-        "-m",
-        "genaifactory_pipelines",
-        step.train.name,
-        "--run",
-        str(output),
-        "--parameters",
-        json.dumps(wanted),
-    )
-    done = subprocess.run((interpreter, *command), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
-    if done.returncode != 0:
-        raise typer.Exit(done.returncode)
+    where = interpreters.of([step.train.name])
+    given = {"base": base_of(base), "served_as": served_as, "method": method, "seed": seed}
+    values = read(parameters) | {name: value for name, value in given.items() if value is not None}
+    try:
+        wanted = Options.model_validate(values)
+    except ValidationError as error:
+        raise InvalidArgument(f"--parameters: {first_problem(error)}", field="--parameters") from None
+
+    asyncio.run(runs.elsewhere(where[step.train.name], step.train, wanted, output))
+    found = step.train.of(output)
     folder = output / step.train.name
     adapter, report = folder / step.ADAPTER, folder / step.REPORT
-    found = json.loads(done.stdout)
     if as_json:
-        print_json({**found, "adapter": str(adapter), "report": str(report)})
+        print_json({**found.model_dump(), "adapter": str(adapter), "report": str(report)})
         return
     print(f"Adapter: {adapter}")
-    print(f"SHA-256 {found['sha256']}")
+    print(f"SHA-256 {found.sha256}")
     print(f"Report: {report}")
     print(f"Serve it: genaifactory adapters load NAME {adapter}")
 
 
-def _read(path: Path | None) -> dict[str, Any]:
+def base_of(given: str) -> str:
+    """The base model as a step reads it: the whole path of a folder, else what was given."""
+    local = Path(given).expanduser()
+    return str(local.resolve()) if local.is_dir() else given
+
+
+def read(path: Path | None) -> dict[str, Any]:
+    """The parameters of a JSON file; none without a file. Raises InvalidArgument."""
     if path is None:
         return {}
     try:

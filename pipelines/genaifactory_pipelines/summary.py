@@ -1,0 +1,85 @@
+"""The report of a whole run: its steps, dataset, curves, scores and verdict on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from genaifactory_common import files
+from genaifactory_pipelines.datasets import dataset
+from genaifactory_pipelines.evaluation.gate import Verdict
+from genaifactory_pipelines.reports import Report, bars, lines
+from genaifactory_pipelines.step import times
+from genaifactory_pipelines.steps import collect, curate, evaluate, load, train
+from genaifactory_pipelines.steps import gate as gating
+from genaifactory_pipelines.training import metrics
+
+FILE = "report.html"
+
+
+def write(run: Path) -> None:
+    """Writes RUN/report.html, of the steps that have a result. Blocks. Raises OSError, InvalidArgument."""
+    files.write(run / FILE, html(run).encode(), mode=0o644)
+
+
+def html(run: Path) -> str:
+    """The page. Blocks. Raises OSError, InvalidArgument."""
+    verdict = gating.gate.of(run)
+    made, trained, loaded = curate.curate.of(run), train.train.of(run), load.load.of(run)
+    report = Report(f"Run {run.resolve().name}: {'passed' if verdict.passed else 'not passed'}", made.version)
+    report.text(
+        f"The adapter {loaded.name} for {trained.base_model}, trained on {made.train:,} examples, is compared with "
+        f"production on {evaluate.evaluate.of(run).items:,} golden items by the gate {verdict.gate}."
+    )
+    _steps(report, run)
+    _verdict(report, verdict)
+    _scores(report, run)
+    report.heading("Dataset")
+    manifest, _ = dataset.read(run / curate.curate.name / curate.DATASET)
+    for heading, counts in manifest.tables().items():
+        report.text(heading)
+        report.drawing(bars(counts))
+    _curves(report, run)
+    return report.html()
+
+
+def _steps(report: Report, run: Path) -> None:
+    rows, links = [], {}
+    for step in (collect.collect, curate.curate, train.train, load.load, evaluate.evaluate, gating.gate):
+        started, ended = times(step, run)
+        rows.append((step.name, f"{started:%Y-%m-%d %H:%M:%S}", f"{(ended - started).total_seconds():,.1f} s"))
+        if (run / step.name / FILE).exists():
+            links[f"Report of {step.name}"] = f"{step.name}/{FILE}"
+    report.heading("Steps")
+    report.text("Times are from the first attempt to the end, in UTC.")
+    report.table(("step", "started", "took"), rows)
+    report.links(links)
+
+
+def _verdict(report: Report, verdict: Verdict) -> None:
+    report.heading(f"Gate {verdict.gate}: {'passed' if verdict.passed else 'not passed'}")
+    report.table(gating.HEADER, gating.rows(verdict))
+
+
+def _scores(report: Report, run: Path) -> None:
+    report.heading("Scores")
+    report.table(
+        ("metric", "items", "candidate", "production", "difference"),
+        [
+            (
+                name,
+                f"{metric.items:,}",
+                f"{metric.candidate:.4g}",
+                "" if metric.production is None else f"{metric.production:.4g}",
+                "" if metric.difference is None else f"{metric.difference:+.4g} {metric.interval}".rstrip(),
+            )
+            for name, metric in evaluate.evaluate.of(run).metrics.items()
+        ],
+    )
+
+
+def _curves(report: Report, run: Path) -> None:
+    measured = metrics.read(run / train.train.name / metrics.FILE)
+    for stage in train.train.of(run).stages:
+        report.heading(f"Training, stage {stage}")
+        curves = {each: metrics.series(measured, f"{stage}/{each}_loss") for each in ("train", "validation")}
+        report.drawing(lines({f"{each} loss": points for each, points in curves.items()}, x="step"))
