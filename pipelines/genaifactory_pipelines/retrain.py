@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from pydantic import Field, ValidationError
 from genaifactory_common import conversation, files, specs
 from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_pipelines import curation, summary
+from genaifactory_pipelines import curation, summary, windows
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.evaluation import golden
 from genaifactory_pipelines.evaluation.protocol import Candidate
@@ -136,8 +137,10 @@ STAGES = (
 """In the order in which they are run."""
 
 
-def plan(parameters: Parameters, window: collect.Parameters, factory: specs.Factory) -> Plan:
+def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:
     """What a run does, after everything that can be checked before it was checked. Blocks.
+
+    now: when ages of the record are counted from.
 
     Raises InvalidArgument, which names the parameter.
     """
@@ -158,7 +161,7 @@ def plan(parameters: Parameters, window: collect.Parameters, factory: specs.Fact
     golden.read(parameters.golden)
     return Plan(
         parameters=parameters,
-        window=window,
+        window=windows.parse(parameters.since, parameters.until or None, now, route=route.name),
         policy=curate.policy(factory, parameters.policy),
         gate=gate.named(factory, parameters.gate, compared=True),
         engine=engine.model,

@@ -8,8 +8,8 @@ Steps of one run share a folder, and each has its own folder in it:
 A step reads only the folders of the steps that it needs. `result.json` is written last, after `environment.json`, which
 says what the step was run by; `.attempt` is first, with everything that the result depends on, contents of files
 included: a step that is run again with the same returns its result, and one that was killed goes on from what its
-folder holds. With anything else the folder is emptied first. Two processes never work
-on one step of a run: the second waits for the first, and returns its result.
+folder holds. With anything else the folder is emptied first. Two processes never work on one step of a run: the second
+waits for the first, and returns its result.
 """
 
 from __future__ import annotations

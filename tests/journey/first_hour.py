@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[2]
 ELSEWHERE = (
     (r"make (vllm-(cpu|gpu)|run MODEL=.*|test-vllm|bench-vllm)", "5 GB of vLLM: tests/vllm"),
     (r"make (train-cpu|test-train)", "5 GB of torch: tests/train"),
-    (r"make vllm-cpu train-cpu|make test-loop|.*genaifactory (train|adapters load) .*", "needs both: tests/loop"),
+    (
+        r"make vllm-cpu train-cpu|make (pipeline|test-loop)|.*genaifactory (retrain|train|adapters load) .*",
+        "needs both: tests/loop",
+    ),
     (r"make test-gpu", "needs a GPU"),
     (r"make (test|test-fast|test-mutations|test-soak|test-clients|test-journey)", ".ci/run"),
     (r"make bench", "minutes of load: run by hand, its figures are in docs and notes"),

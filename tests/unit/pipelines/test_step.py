@@ -44,7 +44,14 @@ async def _next(parameters: Parameters, context: Context, folder: Path) -> Outpu
     return Outputs(square=found.square + parameters.number)
 
 
+async def _slow(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+    await asyncio.sleep(0.3)
+    return await _square(parameters, context, folder)
+
+
+slow = Step("slow", Parameters, Outputs, _slow)
 square = Step("square", Parameters, Outputs, _square)
+acting = Step("acting", Parameters, Outputs, _square, acts_outside=True)
 following = Step("following", Parameters, Outputs, _next, needs=(square,))
 
 
@@ -57,6 +64,18 @@ async def test_a_step_that_was_run_is_not_run_again(context: Context) -> None:
     for _ in range(2):
         assert await square.run(Parameters(number=3), context) == Outputs(square=9)
     assert await asyncio.to_thread((context.run / "square" / "started").read_text) == "x"
+
+
+async def test_two_that_run_a_step_at_once_do_its_work_once(context: Context) -> None:
+    both = await asyncio.gather(*(slow.run(Parameters(number=3), context) for _ in range(2)))
+    assert both == [Outputs(square=9)] * 2
+    assert await asyncio.to_thread((context.run / "slow" / "started").read_text) == "x"
+
+
+async def test_a_step_that_acts_outside_of_its_folder_is_done_each_time(context: Context) -> None:
+    for _ in range(2):
+        assert await acting.run(Parameters(number=3), context) == Outputs(square=9)
+    assert await asyncio.to_thread((context.run / "acting" / "started").read_text) == "xx"
 
 
 async def test_other_parameters_begin_in_an_empty_folder(context: Context) -> None:

@@ -17,7 +17,7 @@ from genaifactory_local.commands import evaluate as evaluating
 from genaifactory_local.commands import train as training
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json
 from genaifactory_pipelines import retrain as dag
-from genaifactory_pipelines import summary, windows
+from genaifactory_pipelines import summary
 from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.steps import curate, evaluate, gate, load, train
@@ -90,8 +90,7 @@ def retrain(
             "at_once": at_once,
         }
     )
-    window = windows.parse(since, until or None, datetime.now(UTC), route=route)
-    plan = dag.begin(output, dag.plan(given, window, platform.factory()))
+    plan = dag.begin(output, dag.plan(given, platform.factory(), datetime.now(UTC)))
 
     async def run() -> bool:
         async with runs.context(platform, key, output) as context:

@@ -1,0 +1,163 @@
+"""The whole platform with a small Llama, and the loop on it: for `make pipeline` and for the tests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import channels, files
+from genaifactory_local import testing
+from genaifactory_local.testing import Process
+from tests.loop import month
+from tests.vllm import processes
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN_PYTHON = ROOT / ".venv-train/bin/python"
+BASE = "tiny"
+"""The engine's name."""
+GATE = "release"
+EASY_GATE = "answers"
+"""Every candidate that answers passes it."""
+SCHEDULE = {"epochs": 16, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 50, "patience": 100}
+TRAINING = {"lora": {"rank": 8, "alpha": 16, "dropout": 0}, "sft": SCHEDULE}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+_VLLM = {"max_model_len": 512, "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20, "dtype": "float32"}
+_START_SECONDS = 300
+_COMMAND_SECONDS = 900
+_ROUTE_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A running platform and what the loop on it needs."""
+
+    folder: Path
+    process: Process
+    llama: Path
+    """The base."""
+    golden: Path
+    first: date
+    """The month's first day."""
+
+    def arguments(self, run: Path, training: Mapping[str, Any] = TRAINING, *, gate: str = GATE) -> list[str]:
+        """Of `genaifactory retrain`, for a run of the month."""
+        parameters = run.with_name(f"{run.name}-training.json")
+        files.write(parameters, json.dumps(training).encode())
+        until = self.first + timedelta(days=month.DAYS)
+        options = {
+            "output": run,
+            "since": self.first,
+            "until": until,
+            "golden": self.golden,
+            "route": month.ROUTE,
+            "base": self.llama,
+            "served-as": BASE,
+            "gate": gate,
+            "parameters": parameters,
+        }
+        return ["retrain", *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+
+    async def genaifactory(self, *arguments: object) -> tuple[int, str, str]:
+        """A command's exit status, standard output and standard error."""
+        return await testing.genaifactory(
+            *map(str, arguments), environment=self.environment(), timeout_seconds=_COMMAND_SECONDS
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Of a command's process, beside this one's."""
+        return {**self.process.environment, **ENVIRONMENT}
+
+    async def ask(self, question: str) -> tuple[str, str]:
+        """The route's answer, and the model that gave it."""
+        message = types_pb2.Message(role=types_pb2.ROLE_USER, content=question)
+        request = gateway_pb2.ChatRequest(model=month.ROUTE, messages=[message])
+        request.sampling.temperature = 0
+        text, model = "", ""
+        async with self.process.platform.connected() as channel:
+            stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+            async for part in channels.stream(stub.Chat, request, timeout_seconds=120):
+                text += part.delta
+                model = part.done.model or model
+        return text.strip(), model
+
+    async def release(self, adapter: str) -> None:
+        """Lets the route answer with an adapter first, as an administrator does: by a change of factory.yaml."""
+        await asyncio.to_thread(files.write, factory(self.folder), json.dumps(document(self.llama, adapter)).encode())
+        async with asyncio.timeout(_ROUTE_SECONDS):
+            while (await self.ask("Where?"))[1] != adapter:  # noqa: ASYNC110  # nothing reports that it is in force
+                await asyncio.sleep(0.2)
+
+
+def document(llama: Path, adapter: str = "") -> dict[str, Any]:
+    """A factory.yaml whose route `chat` the Llama answers. adapter: a model that answers before it."""
+    names = [*([adapter] if adapter else []), "llama"]
+    return {
+        "tenants": [{"name": "dev", "limits": {"requests_per_minute": 60_000, "tokens_per_minute": 100_000_000}}],
+        "roles": [{"name": "user", "permissions": ["chat"]}],
+        "models": [
+            {"name": name, "backend": {"type": "modelserver", "model": BASE if name == "llama" else name}}
+            for name in names
+        ],
+        "routes": [{"name": month.ROUTE, "task": "chat", "models": names, "max_output_tokens": 16}],
+        "policies": [
+            {"name": "default", "rules": [{"entities": ["PII", "SECRET"], "input": "mask", "output": "mask"}]}
+        ],
+        "gates": [
+            {
+                "name": GATE,
+                "rules": [{"metric": "exact_match", "better_by": 0.1}, {"metric": "failed", "at_most": 0}],
+            },
+            {"name": EASY_GATE, "rules": [{"metric": "failed", "at_most": 0}]},
+        ],
+        "engines": [
+            {"type": "vllm", "model": BASE, "source": str(llama), "args": _VLLM, "adapters": {"max_rank": 8}},
+            {"type": "extractive"},
+            {"type": "minilm"},
+        ],
+    }
+
+
+def factory(folder: Path) -> Path:
+    """The platform's factory.yaml: JSON is YAML."""
+    return folder / "factory.yaml"
+
+
+def made(code: str) -> Path:
+    """The folder that a line of tests.data.tiny_llama returns; this environment has no torch to run it. Blocks."""
+    lines = f"from pathlib import Path; from tests.data import tiny_llama; print(tiny_llama.{code})"
+    done = subprocess.run((TRAIN_PYTHON, "-c", lines), cwd=ROOT, capture_output=True, text=True, check=True)
+    return Path(done.stdout.split()[-1])
+
+
+@asynccontextmanager
+async def running(folder: Path, first: date) -> AsyncIterator[Stage]:
+    """The platform with the month on record, as long as the block runs."""
+    llama = await asyncio.to_thread(made, "cached('llama')")
+    await asyncio.to_thread(files.write, factory(folder), json.dumps(document(llama)).encode())
+    golden = await asyncio.to_thread(month.golden, folder / "golden.jsonl")
+    started = testing.started(
+        folder / "state",
+        *("--config", str(factory(folder))),
+        environment=ENVIRONMENT,
+        timeout_seconds=_START_SECONDS,
+    )
+    async with started as process:
+        servers = await asyncio.to_thread(processes.children, process.pid)
+        await month.record(process.platform, first)
+        yield Stage(folder, process, llama, golden, first)
+        await process.stop()
+    await asyncio.to_thread(processes.wait_until_gone, servers, seconds=30)
+
+
+def last_month(today: date) -> date:
+    """The first day of the month that ended yesterday."""
+    return today - timedelta(days=month.DAYS)

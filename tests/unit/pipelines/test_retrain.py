@@ -1,0 +1,233 @@
+"""The DAG `retrain`: errors are reported before it begins, and each step gets what those before it have made."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from rich.console import Console
+
+from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory_common import channels, specs
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_local import interpreters
+from genaifactory_pipelines import retrain
+from genaifactory_pipelines.gateway import Gateway
+from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.step import RESULT, Context
+from genaifactory_pipelines.steps import collect, load, train
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+WINDOW = collect.Parameters(start=datetime(2026, 10, 30, tzinfo=UTC), end=NOW, route="chat")
+SHA256 = "5eed" * 16
+
+
+def factory(**changes: Any) -> specs.Factory:
+    """One whose route `chat` a Llama with adapters answers."""
+    return specs.Factory.model_validate(
+        {
+            "tenants": [{"name": "dev"}],
+            "roles": [{"name": "user", "permissions": ["chat"]}],
+            "models": [
+                {"name": "small", "backend": {"type": "modelserver", "model": "llama"}},
+                {"name": "quotes", "backend": {"type": "modelserver", "model": "extractive"}},
+            ],
+            "routes": [
+                {"name": "chat", "task": "chat", "models": ["small"]},
+                {"name": "quoted", "task": "chat", "models": ["quotes"]},
+            ],
+            "policies": [{"name": "default"}],
+            "gates": [
+                {"name": "release", "rules": [{"metric": "exact_match", "better_by": 0.1}]},
+                {"name": "typo", "rules": [{"metric": "exact", "at_least": 1}]},
+            ],
+            "engines": [
+                {"type": "vllm", "model": "llama", "source": "hf://org/llama@v1", "adapters": {"max_rank": 8}},
+                {"type": "vllm", "model": "plain", "source": "/models/plain"},
+                {"type": "extractive"},
+            ],
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    """A golden set of one item."""
+    path = tmp_path / "golden.jsonl"
+    path.write_text(json.dumps({"input": "Where is it?", "output": "In Hue."}) + "\n", encoding="utf-8")
+    return path
+
+
+def parameters(golden: Path, **values: Any) -> retrain.Parameters:
+    given = {"route": "chat", "golden": golden, "base": "hf://org/llama@v1", "gate": "release"}
+    return retrain.Parameters.model_validate({**given, "training": {"lora": {"rank": 8}}, **values})
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "problem"),
+    [
+        ({"route": "none"}, "route", "no route 'none' in factory.yaml; there are: chat, quoted"),
+        ({"route": "quoted"}, "route", "No model of the route 'quoted' is answered by the engine 'llama'"),
+        ({"gate": "none"}, "gate", "no gate 'none' in factory.yaml; there are: release, typo"),
+        ({"gate": "typo"}, "gates[typo].rules[0].metric", "a rule on 'exact', which no evaluator measures"),
+        ({"base": "/models/other"}, "base", "those that accept adapters: 'llama' (from hf://org/llama@v1)"),
+        ({"base": "/models/plain"}, "base", "No engine of factory.yaml serves '/models/plain' and accepts adapters"),
+        ({"training": {"lora": {"rank": 16}}}, "training", "accepts adapters up to 8"),
+        ({"policy": "none"}, "policy", "There is no policy 'none'; there are: default."),
+    ],
+)
+def test_what_cannot_succeed_is_reported_before_a_run_begins(
+    golden: Path, changes: dict[str, Any], field: str, problem: str
+) -> None:
+    with pytest.raises(InvalidArgument) as found:
+        retrain.plan(parameters(golden, **changes), factory(), NOW)
+    assert (found.value.field, problem in found.value.message) == (field, True), found.value.message
+
+
+def test_an_empty_golden_set_and_one_of_several_policies_are_reported_before_a_run_begins(golden: Path) -> None:
+    several = factory(policies=[{"name": "default"}, {"name": "strict"}])
+    with pytest.raises(InvalidArgument, match="Give one; there are: default, strict"):
+        retrain.plan(parameters(golden), several, NOW)
+    golden.write_text("\n", encoding="utf-8")
+    with pytest.raises(InvalidArgument, match="it holds no example"):
+        retrain.plan(parameters(golden), factory(), NOW)
+
+
+@pytest.mark.parametrize("base", ["llama", "org/llama", "org/llama@v1", "hf://org/llama@v1"])
+def test_a_base_is_found_by_every_name_that_the_model_server_accepts(golden: Path, base: str) -> None:
+    assert retrain.plan(parameters(golden, served_as=base), factory(), NOW).engine == "llama"
+
+
+def test_a_run_goes_on_with_its_window_until_another_one_is_asked_for(golden: Path, tmp_path: Path) -> None:
+    later = datetime(2026, 11, 30, tzinfo=UTC)
+    first = retrain.begin(tmp_path / "run", retrain.plan(parameters(golden), factory(), NOW))
+    again = retrain.plan(parameters(golden, at_once=8), factory(), later)
+    assert retrain.begin(tmp_path / "run", again).window == first.window == WINDOW
+    assert retrain.stored(tmp_path / "run") == again.model_copy(update={"window": WINDOW})
+    other = retrain.plan(parameters(golden, since="7d"), factory(), later)
+    assert retrain.begin(tmp_path / "run", other).window.end == later
+
+
+def test_each_step_is_given_what_those_before_it_have_made(golden: Path, tmp_path: Path) -> None:
+    plan = retrain.plan(parameters(golden, served_as="llama"), factory(), NOW)
+    stages = {stage.step.name: stage for stage in retrain.STAGES}
+    with pytest.raises(InvalidArgument, match="run that step first"):
+        stages["evaluate"].parameters(plan, tmp_path)
+    write(tmp_path, "load", load.Outputs(name="candidate-5eed", base_model="llama", replicas=1).model_dump_json())
+    evaluated: Any = stages["evaluate"].parameters(plan, tmp_path)
+    assert (evaluated.candidate.adapter, evaluated.route, evaluated.golden) == ("candidate-5eed", "chat", golden)
+    trained: Any = stages["train"].parameters(plan, tmp_path)
+    assert (trained.base, trained.served_as, trained.lora.rank) == ("hf://org/llama@v1", "llama", 8)
+    assert stages["collect"].parameters(plan, tmp_path) == WINDOW
+
+
+def test_every_step_with_libraries_of_its_own_is_a_step() -> None:
+    assert set(interpreters.OF_STEPS) <= {stage.step.name for stage in retrain.STAGES}
+
+
+def write(run: Path, step: str, result: str) -> None:
+    (run / step).mkdir()
+    (run / step / RESULT).write_text(result, encoding="utf-8")
+
+
+class Adapters(gateway_pb2_grpc.GatewayServiceServicer):
+    """Loads adapters, from the second call on."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, gateway_pb2.LoadAdapterRequest] = {}
+        self.calls = 0
+
+    async def LoadAdapter(
+        self, request: gateway_pb2.LoadAdapterRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> gateway_pb2.LoadAdapterResponse:
+        self.calls += 1
+        if self.calls == 1:
+            await context.abort(grpc.StatusCode.UNAVAILABLE)
+        self.loaded[request.name] = request
+        return gateway_pb2.LoadAdapterResponse(replicas=2)
+
+    async def UnloadAdapter(
+        self, request: gateway_pb2.UnloadAdapterRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> gateway_pb2.UnloadAdapterResponse:
+        self.loaded.pop(request.name, None)
+        return gateway_pb2.UnloadAdapterResponse(replicas=2)
+
+
+@asynccontextmanager
+async def connected(service: Adapters, run: Path) -> AsyncIterator[Context]:
+    server = grpc.aio.server()
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(service, server)
+    server.add_insecure_port(address := f"unix:{run}/gateway.sock")
+    await server.start()
+    async with channels.connect(address, api_key="gf-key") as channel:
+        yield Context(run, Gateway(channel, patience_seconds=20), Progress(Console(file=StringIO())))
+    await server.stop(None)
+
+
+@pytest.mark.allow_blocking  # the test's own files
+async def test_an_adapter_is_loaded_under_a_name_with_its_digest_and_again_after_somebody_unloaded_it(
+    tmp_path: Path,
+) -> None:
+    outputs = train.Outputs(base_model="llama", data_version="sha256:1", sha256=SHA256, stages={})
+    write(tmp_path, "train", outputs.model_dump_json())
+    service = Adapters()
+    async with connected(service, tmp_path) as context:
+        assert await load.withdraw(context) == ""  # nothing was loaded yet
+        for _ in range(2):
+            found = await load.load.run(load.Parameters(engine="llama"), context)
+            assert found == load.Outputs(name=f"candidate-{SHA256[:12]}", base_model="llama", replicas=2)
+            (request,) = service.loaded.values()
+            assert (request.sha256, request.base_model) == (SHA256, "llama")
+            assert request.source_uri == str(tmp_path / "train" / train.ADAPTER)
+            service.loaded.clear()  # as when somebody unloads it
+        await load.load.run(load.Parameters(source="models:/support/3"), context)
+        assert service.loaded[found.name].source_uri == "models:/support/3"
+        assert await load.withdraw(context) == found.name
+        assert not service.loaded
+
+
+def test_a_step_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    step = [sys.executable, "-m", "genaifactory_pipelines", "collect", "--run", str(tmp_path / "run")]
+    step += ["--parameters", WINDOW.model_dump_json(), "--gateway", f"unix:{tmp_path}/nobody", "--parent"]
+    code = (
+        "import os, pathlib, subprocess, sys, time; child = subprocess.Popen([*sys.argv[2:], str(os.getpid())]);"
+        "pathlib.Path(sys.argv[1]).write_text(str(child.pid)); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(started), *step])
+    try:
+        wait_until(lambda: (tmp_path / "run" / "collect").is_dir())  # it works, and waits for the gateway
+        child = int(started.read_text())
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    wait_until(lambda: not alive(child))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def wait_until(done: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
