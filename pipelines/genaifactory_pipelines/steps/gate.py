@@ -28,7 +28,7 @@ class Parameters(Values):
 
 async def _gate(parameters: Parameters, context: Context, folder: Path) -> Verdict:
     """Writes the report. Raises FactoryError for what cannot be judged, which is never a pass."""
-    measures = evaluate.evaluate.of(context.run).metrics
+    measures = (await asyncio.to_thread(evaluate.evaluate.of, context.run)).metrics
     items, measured = await asyncio.to_thread(
         _read,
         context.run / evaluate.evaluate.name / evaluate.SCORES,

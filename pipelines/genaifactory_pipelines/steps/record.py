@@ -1,0 +1,200 @@
+"""record: the run in MLflow, whether its gate was passed or not, with all that it takes to make it again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from genaifactory_common.errors import Conflict
+from genaifactory_common.specs.names import Name
+from genaifactory_pipelines import environment
+from genaifactory_pipelines.datasets import dataset
+from genaifactory_pipelines.environment import Environment
+from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step
+from genaifactory_pipelines.steps import collect, curate, evaluate, gate, train
+from genaifactory_pipelines.tracking import client, runs
+from genaifactory_pipelines.tracking.runs import Dataset, Recorded
+from genaifactory_pipelines.training import metrics
+from genaifactory_pipelines.training.metrics import Point
+from genaifactory_pipelines.values import Values
+
+INPUTS = "inputs"
+_OF_EVERY_STEP = (ATTEMPT, environment.FILE, RESULT)
+_STEPS: tuple[Step[Any, Any], ...] = (collect.collect, curate.curate, train.train, evaluate.evaluate, gate.gate)
+# A file that is not named here stays where it is: the interactions that were collected are not masked.
+_FILES = {
+    collect.collect.name: (),
+    curate.curate.name: (
+        curate.REPORT,
+        f"{curate.DATASET}/{dataset.CARD}",
+        f"{curate.DATASET}/{dataset.MANIFEST}",
+    ),
+    train.train.name: (train.REPORT, metrics.FILE),
+    evaluate.evaluate.name: (evaluate.REPORT, evaluate.SCORES, "candidate.jsonl", "production.jsonl"),
+    gate.gate.name: (gate.REPORT,),
+}
+_MOST_DOCUMENTS = 1000
+
+
+class Parameters(Values):
+    """How the run is recorded."""
+
+    name: str
+    """Of the run, for people."""
+    experiment: Name = "retrain"
+    dataset: Literal["examples", "counts"] = "examples"
+    """What MLflow gets of the dataset: its masked examples, and the files of examples and golden items that were given,
+    so that the run can be made again when the record is gone; or its manifest alone."""
+
+
+class Outputs(Values):
+    """The run."""
+
+    run_id: str
+    """In MLflow."""
+
+
+async def _record(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+    """Raises FactoryError. It leaves nothing in its folder."""
+    tracking = await asyncio.to_thread(client.from_environment, context.progress.line)
+    recorded = await asyncio.to_thread(_recorded, parameters, context.run)
+    run_id = await runs.record(tracking, recorded)
+    context.progress.line(f"record: run {run_id} of the experiment {parameters.experiment}")
+    return Outputs(run_id=run_id)
+
+
+def require_current(step: Step[Any, Any], run: Path) -> None:
+    """Raises Conflict for a result that was made of others than are there now. Blocks."""
+    needs = step.attempt(run).needs
+    for needed in step.needs:
+        if needs[needed.name] != needed.of(run).model_dump(mode="json"):
+            raise Conflict(
+                f"'{needed.name}' was run again after '{step.name}', whose result is of the former one. Run "
+                f"'{step.name}' again.",
+                field="run",
+            )
+
+
+def _recorded(parameters: Parameters, run: Path) -> Recorded:
+    attempts = {step.name: step.attempt(run) for step in _STEPS}
+    for step in _STEPS:
+        require_current(step, run)
+    return Recorded(
+        experiment=parameters.experiment,
+        key=_key(run),
+        name=parameters.name,
+        started=_milliseconds(run / collect.collect.name / ATTEMPT),
+        ended=_milliseconds(run / gate.gate.name / RESULT),
+        tags=_tags(run),
+        parameters={name: value for attempt in attempts.values() for name, value in _parameters(attempt)},
+        metrics=tuple(_metrics(run)),
+        dataset=_dataset(run, attempts[collect.collect.name], attempts[curate.curate.name]),
+        artifacts=dict(_artifacts(run, attempts.values(), parameters.dataset == "examples")),
+    )
+
+
+def _key(run: Path) -> str:
+    """Equal results of equal attempts are one run, in whatever folder, process or pod they are recorded."""
+    digest = hashlib.sha256()
+    for step in _STEPS:
+        for name in (ATTEMPT, RESULT):
+            digest.update(hashlib.sha256((run / step.name / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _milliseconds(path: Path) -> int:
+    return int(path.stat().st_mtime * 1000)
+
+
+def _tags(run: Path) -> dict[str, str]:
+    trained, verdict = train.train.of(run), gate.gate.of(run)
+    where = {step.name: _environment(run, step) for step in _STEPS}
+    passed = runs.PASSED if verdict.passed else f"not {runs.PASSED}"
+    stopped = "".join(f"- {each.rule} {each.slice}: {each.evidence}\n" for each in verdict.failed())
+    return {
+        runs.GATE: passed,
+        "genaifactory.dataset": trained.data_version,
+        "genaifactory.adapter": trained.sha256,
+        "genaifactory.base": trained.base_model,
+        "mlflow.source.type": "PROJECT",
+        "mlflow.source.name": "genaifactory_pipelines",
+        "mlflow.source.git.commit": where[train.train.name].revision,
+        "mlflow.note.content": f"Gate {verdict.gate}: {passed}\n\n{stopped}",
+        **{f"genaifactory.environment.{name}": found.lock() for name, found in where.items()},
+    }
+
+
+def _environment(run: Path, step: Step[Any, Any]) -> Environment:
+    return Environment.model_validate_json((run / step.name / environment.FILE).read_bytes())
+
+
+def _parameters(attempt: Attempt) -> Iterator[tuple[str, str]]:
+    yield from runs.flat(attempt.parameters, attempt.step)
+    for name, sha256 in attempt.files.items():
+        yield f"{attempt.step}.{name}.sha256", sha256
+
+
+def _metrics(run: Path) -> Iterator[Point]:
+    curated, measured, verdict = curate.curate.of(run), evaluate.evaluate.of(run), gate.gate.of(run)
+    yield from metrics.read(run / train.train.name / metrics.FILE)
+    for split in dataset.SPLITS:
+        yield Point(step=0, name=f"dataset/{split}", value=getattr(curated, split))
+    for name, metric in measured.metrics.items():
+        for field in ("candidate", "production", "difference", "low", "high"):
+            if (value := getattr(metric, field)) is not None:
+                yield Point(step=0, name=f"{name}/{field}", value=value)
+    yield Point(step=0, name="gate/passed", value=float(verdict.passed))
+
+
+def _dataset(run: Path, collected: Attempt, curated: Attempt) -> Dataset:
+    manifest, splits = dataset.read(run / curate.curate.name / curate.DATASET)
+    lineages = [example.lineage for split in dataset.SPLITS for example in getattr(splits, split)]
+    documents = Counter(document for lineage in lineages for document in lineage.documents)
+    source = {
+        "interactions": collect.collect.of(run).digest,
+        "requests": sum(len(lineage.request_ids) for lineage in lineages),
+        **collected.parameters,
+        **{f"{name}.sha256": sha256 for name, sha256 in curated.files.items()},
+    }
+    profile = {
+        **manifest.model_dump(mode="json"),
+        "documents": dict(documents.most_common(_MOST_DOCUMENTS)),
+        "index_versions": Counter(lineage.index_version for lineage in lineages if lineage.index_version),
+    }
+    return Dataset(version=manifest.version, source=json.dumps(source), profile=json.dumps(profile, ensure_ascii=False))
+
+
+def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, Path]]:
+    """Where they lie in the run's folder, they lie in MLflow, and files that were given below their parameters."""
+    for step, names in _FILES.items():
+        for name in (*_OF_EVERY_STEP, *names):
+            if (run / step / name).exists():  # there are no answers of production where it was not asked
+                yield f"{step}/{name}", run / step / name
+    adapter = run / train.train.name / train.ADAPTER
+    for file in sorted(adapter.iterdir()):
+        yield f"{train.train.name}/{train.ADAPTER}/{file.name}", file
+    if not examples:
+        return
+    curated = run / curate.curate.name / curate.DATASET
+    for split in dataset.SPLITS:
+        file = dataset.file_of(curated, split)
+        yield f"{curate.curate.name}/{curate.DATASET}/{file.name}", file
+    for attempt in attempts:
+        for name in attempt.files:
+            file = Path(attempt.parameters[name])
+            yield f"{INPUTS}/{attempt.step}.{name}/{file.name}", file
+
+
+record = Step(
+    "record",
+    Parameters,
+    Outputs,
+    _record,
+    needs=(curate.curate, train.train, evaluate.evaluate, gate.gate),
+    acts_outside=True,
+)

@@ -1,0 +1,1 @@
+"""Runs, adapters and their stages in MLflow."""

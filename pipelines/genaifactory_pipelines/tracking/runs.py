@@ -1,0 +1,183 @@
+"""A run of the pipeline as one run of MLflow, whoever records it and however often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from genaifactory_common.errors import Conflict, InvalidArgument, NotFound
+from genaifactory_pipelines.tracking.client import Tracking
+from genaifactory_pipelines.training.metrics import Point
+from genaifactory_pipelines.values import Values
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+Item = TypeVar("Item")
+
+KEY = "genaifactory.run"
+"""Tag: what the run is found by."""
+GATE = "genaifactory.gate"
+"""Tag: "passed" or "not passed"."""
+PASSED = "passed"
+_ATTEMPTS = 5
+_BATCH = 100
+"""Parameters, or metrics, of one request."""
+_LONGEST_VALUE = 6000
+_LONGEST_DIGEST = 36
+_FINISHED = "FINISHED"
+
+
+class Dataset(Values):
+    """What was trained on."""
+
+    version: str
+    source: str
+    """JSON: where it comes from."""
+    profile: str
+    """JSON: what it holds."""
+
+
+class Recorded(Values):
+    """A run of the pipeline as MLflow is to have it; equal ones are one run."""
+
+    experiment: str
+    key: str
+    """The same for the same results of the same steps."""
+    name: str
+    started: int
+    ended: int
+    """Milliseconds since 1970."""
+    tags: dict[str, str]
+    parameters: dict[str, str]
+    metrics: tuple[Point, ...]
+    dataset: Dataset
+    artifacts: dict[str, Path]
+    """Files by their paths in the run."""
+
+
+async def record(tracking: Tracking, recorded: Recorded) -> str:
+    """The id of the run in MLflow, which then has all that was recorded. Raises FactoryError.
+
+    Of two processes that create the run at once both write to the same one in the end: when there are two, the one that
+    is finished is kept, else the one with the lowest id, and a writer whose run was deleted begins again.
+    """
+    experiment = await tracking.call(partial(_experiment, name=recorded.experiment, artifacts=tracking.artifacts))
+    for _ in range(_ATTEMPTS):
+        run_id = await tracking.call(partial(_found_or_created, experiment=experiment, recorded=recorded))
+        try:
+            await _write(tracking, run_id, recorded)
+        except (InvalidArgument, NotFound):
+            if await tracking.call(partial(_found, experiment=experiment, recorded=recorded)) == run_id:
+                raise
+            continue
+        if await tracking.call(partial(_found, experiment=experiment, recorded=recorded)) == run_id:
+            return run_id
+    raise Conflict(f"Other processes delete the run '{recorded.name}' in MLflow while it is recorded.", field="run")
+
+
+async def _write(tracking: Tracking, run_id: str, recorded: Recorded) -> None:
+    """Every part may be there already: a process that was killed has written it."""
+    for parameters in _batches(recorded.parameters.items()):
+        await tracking.call(partial(_log_parameters, run_id=run_id, parameters=parameters))
+    for points in _batches(recorded.metrics):
+        await tracking.call(partial(_log_metrics, run_id=run_id, points=points, time=recorded.started))
+    await tracking.call(partial(_log_dataset, run_id=run_id, dataset=recorded.dataset))
+    for path, file in recorded.artifacts.items():
+        await tracking.call(partial(_log_artifact, run_id=run_id, path=path, file=file))
+    await tracking.call(partial(_finish, run_id=run_id, recorded=recorded))
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=artifacts and f"{artifacts}/{name}"))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)  # another process may have made it
+            if found is None:
+                raise error
+    if found.lifecycle_stage != "active":
+        raise InvalidArgument(
+            f"The experiment '{name}' was deleted in MLflow. Restore it there, or take another name.",
+            field="experiment",
+        )
+    return str(found.experiment_id)
+
+
+def _found_or_created(client: MlflowClient, experiment: str, recorded: Recorded) -> str:
+    if _of_key(client, experiment, recorded.key) == []:
+        tags = {**recorded.tags, KEY: recorded.key}  # in one transaction with the run itself
+        client.create_run(experiment, start_time=recorded.started, tags=tags, run_name=recorded.name)
+    return _found(client, experiment, recorded)
+
+
+def _found(client: MlflowClient, experiment: str, recorded: Recorded) -> str:
+    """The run that is kept; others with the same key are deleted."""
+    runs = _of_key(client, experiment, recorded.key)
+    if not runs:
+        raise NotFound(f"The run '{recorded.name}' was deleted in MLflow.", field="run")
+    kept, *others = sorted(runs, key=lambda run: (run.info.status != _FINISHED, run.info.run_id))
+    for other in others:
+        client.delete_run(other.info.run_id)
+    return str(kept.info.run_id)
+
+
+def _of_key(client: MlflowClient, experiment: str, key: str) -> list[Run]:
+    return list(client.search_runs([experiment], f"tags.`{KEY}` = '{key}'", max_results=100))
+
+
+def _log_parameters(client: MlflowClient, run_id: str, parameters: Sequence[tuple[str, str]]) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(name, value[:_LONGEST_VALUE]) for name, value in parameters])
+
+
+def _log_metrics(client: MlflowClient, run_id: str, points: Sequence[Point], time: int) -> None:
+    """With one time for all, a metric that is logged again is the same one."""
+    from mlflow.entities import Metric
+
+    client.log_batch(run_id, metrics=[Metric(point.name, point.value, time, point.step) for point in points])
+
+
+def _log_dataset(client: MlflowClient, run_id: str, dataset: Dataset) -> None:
+    from mlflow.entities import Dataset as Entity
+    from mlflow.entities import DatasetInput, InputTag
+
+    digest = dataset.version.removeprefix("sha256:")[:_LONGEST_DIGEST]
+    entity = Entity("curated", digest, "genaifactory", dataset.source, profile=dataset.profile)
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+
+def _log_artifact(client: MlflowClient, run_id: str, path: str, file: Path) -> None:
+    folder, _, name = path.rpartition("/")
+    if file.name != name:
+        raise ValueError(f"{path} must end with the name of {file}")
+    client.log_artifact(run_id, str(file), folder or None)
+
+
+def _finish(client: MlflowClient, run_id: str, recorded: Recorded) -> None:
+    for name, value in recorded.tags.items():
+        client.set_tag(run_id, name, value)
+    client.set_terminated(run_id, _FINISHED, recorded.ended)
+
+
+def flat(values: Mapping[str, Any], within: str) -> Iterator[tuple[str, str]]:
+    """Fields of parameters by their paths, "train.sft.epochs"; lists as JSON is."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{within}.{name}")
+        else:
+            yield f"{within}.{name}", str(value)
+
+
+def _batches(items: Any) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while batch := list(islice(rest, _BATCH)):
+        yield batch

@@ -1,0 +1,45 @@
+"""Registers a run in a process that may kill itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from genaifactory_pipelines.steps import record, register
+from genaifactory_pipelines.tracking import client
+from genaifactory_pipelines.tracking.client import Tracking
+from tests.unit.pipelines import tracked
+
+T = TypeVar("T")
+RECORD = record.Parameters(name="november")
+REGISTER = register.Parameters(model="support", record=RECORD)
+
+
+class Counted(Tracking):
+    """Its process kills itself at a call of MLflow, before it or after it; the names of what was called."""
+
+    called: ClassVar[list[str]] = []
+    kill_at = -1
+
+    async def call(self, work: Callable[[Any], T]) -> T:
+        """See Tracking."""
+        Counted.called.append(getattr(getattr(work, "func", work), "__name__", ""))
+        at = len(Counted.called) - 1
+        if at == self.kill_at and at % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = await super().call(work)
+        if at == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+
+def register_in(run: Path, uri: str, kill_at: int) -> None:
+    """In a process of its own."""
+    os.environ[client.URI] = uri
+    Counted.called, Counted.kill_at = [], kill_at
+    client.Tracking = Counted  # type: ignore[misc]
+    asyncio.run(register.register.run(REGISTER, tracked.context(run)))
