@@ -14,7 +14,7 @@ from genaifactory_common.errors import InvalidArgument, NotFound, Unavailable
 from genaifactory_local.testing import Platform
 from genaifactory_pipelines.evaluation.asking import ask
 from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
-from genaifactory_pipelines.evaluation.protocol import Candidate, Item
+from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Candidate, Item
 from genaifactory_pipelines.gateway import Gateway
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]  # files of the tests' own
@@ -38,7 +38,9 @@ async def test_answers_come_with_what_the_record_has(shared_platform: Platform, 
     assert not leave.refused
     assert 0 < leave.first_token_seconds <= leave.seconds
     assert leave.documents
-    assert await Recall().score(LEAVE, leave) == 1
+    assert len(leave.passages) == len(leave.documents)
+    assert any("16 days of paid annual leave" in passage for passage in leave.passages)
+    assert await Recall().score(LEAVE, leave, NO_EVIDENCE) == 1
     assert nonsense.refused
     assert (secret.blocked, secret.text, secret.error) == (True, "", "")
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
@@ -29,6 +28,7 @@ from genaifactory_common.errors import (
     Unimplemented,
     UpstreamFailed,
 )
+from genaifactory_pipelines.evaluation import journal
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Item
 from genaifactory_pipelines.gateway import Patience
 
@@ -113,6 +113,7 @@ class _Asking:
         while True:
             started = time.perf_counter()
             text, request_id, first = "", "", 0.0
+            passages: Sequence[types_pb2.Passage] = ()
             try:
                 async with aclosing(self._platform.chat(request)) as parts:
                     async for part in parts:
@@ -120,6 +121,8 @@ class _Asking:
                         if part.HasField("delta"):
                             first = first or time.perf_counter() - started
                             text += part.delta
+                        elif part.HasField("done"):
+                            passages = part.done.passages
             except FactoryError as error:
                 seconds = time.perf_counter() - started
                 if isinstance(error, ContentBlocked):
@@ -130,7 +133,13 @@ class _Asking:
             else:
                 self._last_answer = time.monotonic()
                 seconds = time.perf_counter() - started
-                return Answer(text, request_id=request_id, first_token_seconds=first, seconds=seconds)
+                return Answer(
+                    text,
+                    request_id=request_id,
+                    passages=tuple("\n".join((each.title, *each.headings, each.text)) for each in passages),
+                    first_token_seconds=first,
+                    seconds=seconds,
+                )
 
     def _has_failed(self, begun: float) -> bool:
         """Whether to wait no longer for a model that may only be restarting: for this question, or, when no question is
@@ -172,20 +181,14 @@ def _with_record(answer: Answer, record: monitor_pb2.Interaction) -> Answer:
 
 
 def _append(output: IO[bytes], name: str, answer: Answer) -> None:
-    line = {"item": name, **dataclasses.asdict(answer)}
-    output.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    output.flush()
+    journal.append(output, {"item": name, **dataclasses.asdict(answer)})
 
 
 def _read(file: Path) -> dict[str, Answer]:
-    """The answers of an attempt before; a last line that was cut off is left out, and removed. Blocks."""
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    *whole, begun = lines
-    if begun:
-        with file.open("r+b") as cut:
-            cut.truncate(sum(len(line) + 1 for line in whole))
-    found = [json.loads(line) for line in whole if line]
-    return {values.pop("item"): Answer(**{**values, "documents": tuple(values["documents"])}) for values in found}
+    return {
+        line.pop("item"): Answer(**{name: _value(value) for name, value in line.items()}) for line in journal.read(file)
+    }
+
+
+def _value(value: object) -> Any:
+    return tuple(value) if isinstance(value, list) else value

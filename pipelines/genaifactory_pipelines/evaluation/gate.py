@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.gates import CONDITIONS, Gate, GateRule
 from genaifactory_pipelines.evaluation.protocol import Item
@@ -115,18 +117,21 @@ def _findings(rule: GateRule, items: Sequence[Item], measured: Measured) -> Iter
 def _holds(
     rule: GateRule, candidate: Sequence[float], production: Sequence[float], higher_is_better: bool
 ) -> tuple[bool, str]:
-    mean = statistics.fmean(candidate)
+    value = _value(rule, candidate)
     if rule.at_least is not None:
-        return mean >= rule.at_least, f"candidate {mean:.4g} on {len(candidate)} items"
+        return value >= rule.at_least, f"candidate {value:.4g} on {len(candidate)} items"
     if rule.at_most is not None:
-        return mean <= rule.at_most, f"candidate {mean:.4g} on {len(candidate)} items"
+        return value <= rule.at_most, f"candidate {value:.4g} on {len(candidate)} items"
     sign = 1 if higher_is_better else -1
     gain = paired_difference(
-        [sign * score for score in candidate], [sign * score for score in production], confidence=rule.confidence
+        [sign * score for score in candidate],
+        [sign * score for score in production],
+        confidence=rule.confidence,
+        quantile=rule.quantile if rule.quantile is None or sign > 0 else 1 - rule.quantile,
     )
     low, high = sorted((sign * gain.low, sign * gain.high))
     evidence = (
-        f"candidate {mean:.4g}, production {statistics.fmean(production):.4g}, difference {sign * gain.mean:+.4g} "
+        f"candidate {value:.4g}, production {_value(rule, production):.4g}, difference {sign * gain.mean:+.4g} "
         f"[{low:+.4g}, {high:+.4g}] at {rule.confidence:.0%} on {len(candidate)} items"
     )
     if rule.better_by is not None:
@@ -135,6 +140,11 @@ def _holds(
     return gain.low >= -rule.not_worse_by, evidence
 
 
+def _value(rule: GateRule, scores: Sequence[float]) -> float:
+    return statistics.fmean(scores) if rule.quantile is None else float(np.quantile(scores, rule.quantile))
+
+
 def _text(rule: GateRule) -> str:
     (condition,) = (f"{name} {value:g}" for name in CONDITIONS if (value := getattr(rule, name)) is not None)
-    return f"{rule.metric} {condition}" + (f" for each {rule.each}" if rule.each else "")
+    of = "" if rule.quantile is None else f" quantile {rule.quantile:g}"
+    return f"{rule.metric}{of} {condition}" + (f" for each {rule.each}" if rule.each else "")

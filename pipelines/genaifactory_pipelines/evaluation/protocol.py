@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -58,6 +58,8 @@ class Answer:
     """Of its record; empty for one that was blocked or failed."""
     documents: Sequence[str] = ()
     """Documents of the passages that were found, in the order of the search; one may be there more than once."""
+    passages: Sequence[str] = ()
+    """Texts of these passages, with their titles and headings."""
     refused: bool = False
     blocked: bool = False
     error: str = ""
@@ -65,6 +67,23 @@ class Answer:
     first_token_seconds: float = 0.0
     seconds: float = 0.0
     cost_micros: int = 0
+
+
+Embed = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
+"""A vector of unit length for each text. Raises FactoryError."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an evaluator may look at beside an item and its answer."""
+
+    searched: bool = False
+    """Whether any answer rests on passages: without any, the route searches no documents."""
+    embed: Embed | None = None
+    """None where no embedding model was named."""
+
+
+NO_EVIDENCE = Evidence()
 
 
 class Evaluator(Protocol):
@@ -80,6 +99,9 @@ class Evaluator(Protocol):
         """Which scores are better."""
         ...
 
-    async def score(self, item: Item, answer: Answer) -> float | None:
-        """The score; None where the item does not concern this evaluator. Raises FactoryError."""
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
+        """The score; None where the item does not concern this evaluator, whatever the answer is.
+
+        Raises FactoryError.
+        """
         ...

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Evaluator, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evaluator, Evidence, Item
 from genaifactory_pipelines.evaluation.statistics import paired_difference
 from genaifactory_pipelines.values import Values
 
@@ -46,13 +46,15 @@ class Metric(Values):
         return "" if self.low is None else f"[{self.low:+.4g}, {self.high:+.4g}]"
 
 
-async def score(evaluators: Mapping[str, Evaluator], items: Sequence[Item], answers: Mapping[str, Answer]) -> Scores:
+async def score(
+    evaluators: Mapping[str, Evaluator], items: Sequence[Item], answers: Mapping[str, Answer], evidence: Evidence
+) -> Scores:
     """The scores of the answers to all items. Raises FactoryError."""
     scores: Scores = {}
     for name, evaluator in evaluators.items():
         scores[name] = {}
         for item in items:
-            found = await evaluator.score(item, answers[item.id])
+            found = await evaluator.score(item, answers[item.id], evidence)
             if found is not None:
                 scores[name][item.id] = found
     return scores

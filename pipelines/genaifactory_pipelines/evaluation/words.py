@@ -15,4 +15,9 @@ def of(text: str) -> list[str]:
 
     English articles stay, other than in SQuAD's form: "a" and "an" are words of Vietnamese too.
     """
-    return _WORD.findall(normalise.normalise(_CITATION.sub(" ", text)).text.casefold())
+    return _WORD.findall(normalise.normalise(without_citations(text)).text.casefold())
+
+
+def without_citations(text: str) -> str:
+    """A text without the marks that name passages."""
+    return _CITATION.sub(" ", text)

@@ -12,9 +12,9 @@ from pydantic import Field, StringConstraints
 
 from genaifactory_common import conversation, files
 from genaifactory_common.concurrency import task_group
-from genaifactory_pipelines.evaluation import golden, page
+from genaifactory_pipelines.evaluation import golden, page, tools
 from genaifactory_pipelines.evaluation.asking import ask
-from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Item
+from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Evidence, Item
 from genaifactory_pipelines.evaluation.registry import make_evaluators
 from genaifactory_pipelines.evaluation.scoring import Metric, Scored, Scores, metrics, score
 from genaifactory_pipelines.step import Context, Step
@@ -33,6 +33,8 @@ class Parameters(Values):
     golden: Annotated[Path, INPUT]
     candidate: Candidate = PRODUCTION
     """With an empty one, production alone is evaluated."""
+    embedding_model: str = ""
+    """Of the platform, by which claims are compared with passages beside their words; empty: by words alone."""
     at_once: int = Field(default=4, ge=1, le=64)
     """Questions at a time, of each of the two."""
 
@@ -49,8 +51,9 @@ async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> O
     items = await asyncio.to_thread(golden.read, parameters.golden)
     answers = await _answers(parameters, context, folder, items)
     evaluators = make_evaluators()
+    evidence = _evidence(parameters, context, answers)
     candidate, production = [
-        None if found is None else Scored(found, await score(evaluators, items, found)) for found in answers
+        None if found is None else Scored(found, await score(evaluators, items, found, evidence)) for found in answers
     ]
     assert candidate is not None, "who is evaluated always answers"
     measured = metrics(evaluators, candidate.scores, production.scores if production is not None else None)
@@ -91,6 +94,15 @@ async def _answers(
             tasks = [group.create_task(ask_as(who)) for who in asked]
     first, *others = (task.result() for task in tasks)
     return first, others[0] if others else None
+
+
+def _evidence(
+    parameters: Parameters, context: Context, answers: tuple[dict[str, Answer], dict[str, Answer] | None]
+) -> Evidence:
+    return Evidence(
+        searched=any(answer.passages for found in answers if found is not None for answer in found.values()),
+        embed=tools.embedding(context.gateway, parameters.embedding_model) if parameters.embedding_model else None,
+    )
 
 
 def _write(path: Path, items: Sequence[Item], candidate: Scored, production: Scored | None) -> None:

@@ -302,6 +302,7 @@ def _chat_response(
             finish_reasons=done.finish_reasons,
             usage=done.usage,
             citations=done.citations,
+            passages=done.passages,
             model=done.model,
             cached=done.cached,
             reading=done.reading if done.HasField("reading") else None,

@@ -125,6 +125,7 @@ def _response(event: Event) -> orchestrator_pb2.AnswerResponse:
             response.done.finish_reasons.extend(event.finish_reasons)
             response.done.usage.CopyFrom(event.usage.to_proto())
             response.done.citations.extend(event.citations)
+            response.done.passages.extend(event.passages)
             response.done.model = event.model
             response.done.cached = event.cached
             response.done.refused = event.refused

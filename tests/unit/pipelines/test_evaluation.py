@@ -18,7 +18,7 @@ from genaifactory_pipelines.evaluation.evaluators.retrieval_ndcg import Ndcg
 from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
 from genaifactory_pipelines.evaluation.evaluators.token_f1 import TokenF1
 from genaifactory_pipelines.evaluation.gate import Measured, judge
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Answer, Item
 from genaifactory_pipelines.evaluation.registry import make_evaluators
 from genaifactory_pipelines.evaluation.statistics import mean_of, paired_difference
 
@@ -40,23 +40,23 @@ def item(number: int = 0, *, expected: tuple[str, ...] = ("Hai ổ đĩa.",), **
     ],
 )
 async def test_text_is_compared_by_its_words(text: str, exact: float, f1: float) -> None:
-    assert await ExactMatch().score(item(), Answer(text)) == exact
-    assert await TokenF1().score(item(), Answer(text)) == pytest.approx(f1)
+    assert await ExactMatch().score(item(), Answer(text), NO_EVIDENCE) == exact
+    assert await TokenF1().score(item(), Answer(text), NO_EVIDENCE) == pytest.approx(f1)
 
 
 async def test_the_expected_answer_that_fits_best_counts_and_an_item_without_one_has_no_score() -> None:
-    assert await TokenF1().score(item(expected=("three", "two disks")), Answer("two disks")) == 1
-    assert await ExactMatch().score(item(expected=()), Answer("two disks")) is None
-    assert await TokenF1().score(item(expected=()), Answer("two disks")) is None
+    assert await TokenF1().score(item(expected=("three", "two disks")), Answer("two disks"), NO_EVIDENCE) == 1
+    assert await ExactMatch().score(item(expected=()), Answer("two disks"), NO_EVIDENCE) is None
+    assert await TokenF1().score(item(expected=()), Answer("two disks"), NO_EVIDENCE) is None
 
 
 async def test_retrieval_counts_each_document_once_at_its_first_passage() -> None:
     found = Answer("", documents=["b", "b", "a"])
-    assert await Recall().score(item(documents=("a", "c")), found) == 0.5
-    assert await Ndcg().score(item(documents=("b",)), found) == 1
-    assert await Ndcg().score(item(documents=("a",)), found) == pytest.approx(1 / math.log2(3))
-    assert await Recall().score(item(), found) is None
-    assert await Ndcg().score(item(), found) is None
+    assert await Recall().score(item(documents=("a", "c")), found, NO_EVIDENCE) == 0.5
+    assert await Ndcg().score(item(documents=("b",)), found, NO_EVIDENCE) == 1
+    assert await Ndcg().score(item(documents=("a",)), found, NO_EVIDENCE) == pytest.approx(1 / math.log2(3))
+    assert await Recall().score(item(), found, NO_EVIDENCE) is None
+    assert await Ndcg().score(item(), found, NO_EVIDENCE) is None
 
 
 def test_every_module_is_an_evaluator_with_its_name_and_judges_a_failed_answer() -> None:
@@ -64,7 +64,7 @@ def test_every_module_is_an_evaluator_with_its_name_and_judges_a_failed_answer()
     assert sorted(found) == sorted(module.name for module in pkgutil.iter_modules(evaluators.__path__))
     for evaluator in found.values():
         assert evaluator.better in ("higher", "lower")
-        score = asyncio.run(evaluator.score(item(documents=("a",)), Answer("", error="UNAVAILABLE")))
+        score = asyncio.run(evaluator.score(item(documents=("a",)), Answer("", error="UNAVAILABLE"), NO_EVIDENCE))
         assert score is None or math.isfinite(score)
 
 
@@ -131,6 +131,12 @@ def gate(**rule: object) -> Gate:
         ({"at_least": 0.6}, measured(0.61, 0.9), True),
         ({"at_least": 0.6}, measured(0.59, 0.1), False),
         ({"at_most": 2}, measured(2.1, 3, higher=False), False),
+        ({"at_least": 0.6, "quantile": 0.5}, measured(0.61, 0.9), True),
+        ({"at_least": 0.6, "quantile": 0.05}, measured(0.61, 0.9), False),
+        ({"at_most": 2, "quantile": 0.95}, measured(1.95, 3, higher=False), False),
+        ({"not_worse_by": 0.1, "quantile": 0.95}, measured(1.3, 1.0, higher=False), False),
+        ({"not_worse_by": 0.1, "quantile": 0.95}, measured(1.05, 1.0, higher=False), True),
+        ({"better_by": 0, "quantile": 0.5}, measured(0.75, 0.70), True),
     ],
 )
 def test_a_rule_holds_or_stops_the_candidate_with_its_evidence(
@@ -156,6 +162,26 @@ def test_a_language_that_falls_is_not_hidden_by_the_others() -> None:
     ]
 
 
+def test_slow_answers_of_a_few_items_are_found_by_a_quantile_and_not_by_the_mean() -> None:
+    production = {each.id: 1 + 0.01 * (int(each.id) % 7) for each in ITEMS}
+    candidate = {name: value + (2 if int(name) % 10 == 0 else 0) for name, value in production.items()}
+    scores = {"m": Measured(candidate, production, higher_is_better=False)}
+    assert judge(gate(not_worse_by=0.4), ITEMS, scores).passed
+    (finding,) = judge(gate(not_worse_by=0.4, quantile=0.95), ITEMS, scores).failed()
+    assert finding.rule == "m quantile 0.95 not_worse_by 0.4"
+    assert "candidate 3.0" in finding.evidence
+
+
+def test_of_pairs_of_equal_models_hardly_any_passes_as_faster_by_its_quantile() -> None:
+    chance = np.random.default_rng(13)
+    faster = 0
+    for _ in range(60):
+        base = chance.lognormal(0, 0.5, 100)
+        candidate, production = (base * chance.lognormal(0, 0.2, 100) for _ in range(2))
+        faster += paired_difference(list(candidate), list(production), quantile=0.95).high < 0
+    assert faster <= 3
+
+
 def test_what_cannot_be_judged_is_an_error_and_never_a_pass() -> None:
     scores = measured(0.75, 0.70)
     with pytest.raises(InvalidArgument, match="which was not measured; measured were: other"):
@@ -173,6 +199,9 @@ def test_what_cannot_be_judged_is_an_error_and_never_a_pass() -> None:
         ({}, "and has none"),
         ({"at_least": 1, "not_worse_by": 0}, "and has not_worse_by and at_least"),
         ({"not_worse_by": -1}, "greater than or equal to 0"),
+        ({"at_most": 1, "quantile": 1}, "less than 1"),
+        ({"at_most": 1, "quantile": 0.99}, "least_items must be 100 at least for the quantile 0.99"),
+        ({"at_least": 1, "quantile": 0.02}, "least_items must be 50 at least"),
         ({"at_least": 1, "each": "colour"}, "'language', 'topic' or 'length'"),
     ],
 )

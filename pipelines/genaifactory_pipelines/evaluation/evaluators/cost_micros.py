@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
 
 
 class Cost:
@@ -13,7 +13,7 @@ class Cost:
     name = "cost_micros"
     better: Literal["lower"] = "lower"
 
-    async def score(self, item: Item, answer: Answer) -> float | None:
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
         """See Evaluator."""
         return float(answer.cost_micros)
 

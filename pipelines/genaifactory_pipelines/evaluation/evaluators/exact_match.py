@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
 
 
 class ExactMatch:
@@ -14,7 +14,7 @@ class ExactMatch:
     name = "exact_match"
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer) -> float | None:
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
         """See Evaluator; None for an item without an expected answer."""
         if not item.expected:
             return None

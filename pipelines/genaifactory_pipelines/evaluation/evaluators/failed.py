@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
 
 
 class Failed:
@@ -13,7 +13,7 @@ class Failed:
     name = "failed"
     better: Literal["lower"] = "lower"
 
-    async def score(self, item: Item, answer: Answer) -> float | None:
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
         """See Evaluator."""
         return float(bool(answer.error))
 

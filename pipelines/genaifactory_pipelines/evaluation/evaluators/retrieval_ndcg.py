@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
 
 
 class Ndcg:
@@ -17,7 +17,7 @@ class Ndcg:
     name = "retrieval_ndcg"
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer) -> float | None:
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
         """See Evaluator; None for an item whose documents are not known."""
         if not item.documents:
             return None

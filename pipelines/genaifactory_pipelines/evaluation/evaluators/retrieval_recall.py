@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
 
 
 class Recall:
@@ -13,7 +13,7 @@ class Recall:
     name = "retrieval_recall"
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer) -> float | None:
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
         """See Evaluator; None for an item whose documents are not known."""
         if not item.documents:
             return None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
 
 
 class TokenF1:
@@ -19,7 +19,7 @@ class TokenF1:
     name = "token_f1"
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer) -> float | None:
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
         """See Evaluator; None for an item without an expected answer."""
         if not item.expected:
             return None

@@ -252,6 +252,7 @@ class ChatDone(message.Message):
     READING_FIELD_NUMBER: builtins.int
     MASKED_FIELD_NUMBER: builtins.int
     CACHE_FIELD_NUMBER: builtins.int
+    PASSAGES_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model that answered (after fallbacks)."""
     cached: builtins.bool
@@ -278,6 +279,10 @@ class ChatDone(message.Message):
     def masked(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.MaskedEntity]:
         """Entities that the input guardrail masked in the messages, by type; the model got only the masks."""
 
+    @builtins.property
+    def passages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Passage]:
+        """The passages that the model was given; only in an evaluation, whose scores need them."""
+
     def __init__(
         self,
         *,
@@ -289,10 +294,11 @@ class ChatDone(message.Message):
         reading: types_pb2.Reading | None = ...,
         masked: abc.Iterable[types_pb2.MaskedEntity] | None = ...,
         cache: types_pb2.CacheUse.ValueType = ...,
+        passages: abc.Iterable[types_pb2.Passage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cache", b"cache", "cached", b"cached", "citations", b"citations", "finish_reasons", b"finish_reasons", "masked", b"masked", "model", b"model", "reading", b"reading", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cache", b"cache", "cached", b"cached", "citations", b"citations", "finish_reasons", b"finish_reasons", "masked", b"masked", "model", b"model", "passages", b"passages", "reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

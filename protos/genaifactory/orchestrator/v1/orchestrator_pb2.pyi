@@ -312,6 +312,7 @@ class AnswerDone(message.Message):
     COST_MICROS_FIELD_NUMBER: builtins.int
     CURRENCY_FIELD_NUMBER: builtins.int
     READING_FIELD_NUMBER: builtins.int
+    PASSAGES_FIELD_NUMBER: builtins.int
     model: builtins.str
     """The model that finished the answer (after fallbacks)."""
     cached: builtins.bool
@@ -338,6 +339,10 @@ class AnswerDone(message.Message):
     def reading(self) -> types_pb2.Reading:
         """Set when documents were still being read meanwhile: later answers may use more documents."""
 
+    @builtins.property
+    def passages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Passage]:
+        """The retrieved passages; only in an evaluation, whose scores need them."""
+
     def __init__(
         self,
         *,
@@ -350,10 +355,11 @@ class AnswerDone(message.Message):
         cost_micros: builtins.int = ...,
         currency: builtins.str = ...,
         reading: types_pb2.Reading | None = ...,
+        passages: abc.Iterable[types_pb2.Passage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["reading", b"reading", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["cached", b"cached", "citations", b"citations", "cost_micros", b"cost_micros", "currency", b"currency", "finish_reasons", b"finish_reasons", "model", b"model", "reading", b"reading", "refused", b"refused", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cached", b"cached", "citations", b"citations", "cost_micros", b"cost_micros", "currency", b"currency", "finish_reasons", b"finish_reasons", "model", b"model", "passages", b"passages", "reading", b"reading", "refused", b"refused", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -15,6 +16,11 @@ Metric = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 CONDITIONS = ("not_worse_by", "better_by", "at_least", "at_most")
 """Fields of a rule, of which it has one."""
+
+
+def least_items_of(quantile: float) -> int:
+    """The least items of which one may lie beyond a quantile."""
+    return math.ceil(round(1 / min(quantile, 1 - quantile), 6))
 
 
 class GateRule(Spec):
@@ -31,6 +37,12 @@ class GateRule(Spec):
     )
     at_least: float | None = Field(default=None, description="The candidate's mean is this at least.")
     at_most: float | None = Field(default=None, description="The candidate's mean is this at most.")
+    quantile: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="The condition is on this quantile of the scores (0.95 of seconds), and not on their mean.",
+    )
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="Of the interval of a comparison.")
     each: Literal["language", "topic", "length"] | None = Field(
         default=None,
@@ -43,6 +55,11 @@ class GateRule(Spec):
         given = [name for name in CONDITIONS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"must have one of {', '.join(CONDITIONS)}, and has {' and '.join(given) or 'none'}")
+        if self.quantile is not None and self.least_items < (needed := least_items_of(self.quantile)):
+            raise ValueError(
+                f"least_items must be {needed} at least for the quantile {self.quantile:g}: with fewer items only the "
+                "greatest or the least of them decides"
+            )
         return self
 
     @property

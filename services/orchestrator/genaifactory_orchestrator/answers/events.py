@@ -42,6 +42,8 @@ class Done:
     cost: Cost = field(default_factory=Cost)
     cached: bool = False
     refused: bool = False
+    passages: tuple[types_pb2.Passage, ...] = ()
+    """Those that were found; only of an evaluation."""
     reading: types_pb2.Reading | None = None
     """Set when documents were still being read."""
 

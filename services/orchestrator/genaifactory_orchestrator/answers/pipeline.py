@@ -118,6 +118,8 @@ class Answerer:
         else:
             done = await task.answer(writer, findings)
             self._remember(question, plan, prepared, record, done)
+        if question.evaluation is not None:
+            done = replace(done, passages=tuple(record.found.passages))
         if (reading := record.found.reading) is not None:
             done = replace(done, reading=reading)
             if done.refused:

@@ -1,0 +1,41 @@
+"""Groundedness: how many of the answer's claims its passages support (Es et al., RAGAS, 2024: faithfulness)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from genaifactory_pipelines.evaluation import claims
+from genaifactory_pipelines.evaluation.protocol import Answer, Embed, Evidence, Item
+
+
+class Groundedness:
+    """The share of the answer's claims that are supported; 1 for an answer without any, as of a refusal."""
+
+    name = "groundedness"
+    better: Literal["higher"] = "higher"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
+        """See Evaluator; None where the route searches no documents."""
+        if not evidence.searched:
+            return None
+        found = [] if answer.refused else claims.of(answer.text)
+        if not found:
+            return 1.0
+        windows = list(dict.fromkeys(window for passage in answer.passages for window in claims.windows(passage)))
+        alike = None
+        if evidence.embed is not None and windows:
+            alike = await _similarity(evidence.embed, [claim.text for claim in found], windows)
+        supported = [claims.support(claim, windows, alike, known=item.question) >= claims.SUPPORTED for claim in found]
+        return sum(supported) / len(supported)
+
+
+async def _similarity(embed: Embed, texts: list[str], windows: list[str]) -> claims.Alike:
+    everything = list(dict.fromkeys([*texts, *windows]))
+    vectors = np.asarray(await embed(everything), dtype=np.float32)
+    place = {text: index for index, text in enumerate(everything)}
+    return lambda one, other: float(vectors[place[one]] @ vectors[place[other]])
+
+
+make = Groundedness
