@@ -20,6 +20,14 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
+    # Answers
+    Mutation(
+        "every client that may chat gets the text of the passages",
+        "services/orchestrator/genaifactory_orchestrator/answers/pipeline.py",
+        "        if question.evaluation is not None:\n            done = ",
+        "        if True:\n            done = ",
+        ("orchestrator/test_evaluations.py::test_the_text_of_passages_goes_to_an_evaluation_and_to_nobody_else",),
+    ),
     # Methods for administrators
     Mutation(
         "an administrator of one tenant exports the record of another",

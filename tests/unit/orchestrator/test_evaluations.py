@@ -86,6 +86,13 @@ async def test_metrics_of_what_users_get_leave_evaluations_out(world: World) -> 
     assert all(before)
 
 
+async def test_the_text_of_passages_goes_to_an_evaluation_and_to_nobody_else(world: World) -> None:
+    evaluated = await world.ask(**evaluation())
+    assert [passage.text for passage in evaluated.done.passages] == [p.text for p in world.retriever.passages]
+    assert evaluated.done.passages
+    assert not (await world.ask()).done.passages
+
+
 async def test_another_model_of_factory_yaml_answers_without_the_routes_own(world: World) -> None:
     world.modelserver.scripts["spare"] = ["I am the spare."]
     assert (await world.ask(**evaluation(model="spare"))).done.model == "spare"

@@ -34,9 +34,9 @@ def asked(question: str) -> Item:
     return Item("q", [types_pb2.Message(role=types_pb2.ROLE_USER, content=question)], expected=())
 
 
-def supports() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def supports(cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The support of each labelled claim by words, and with the meaning beside them; whether it is true."""
-    model = minilm.load(Path.home() / ".cache" / "genaifactory")
+    model = minilm.load(cache)
     vectors: dict[str, np.ndarray] = {}
 
     def alike(one: str, other: str) -> float:
@@ -60,8 +60,8 @@ def auc(scores: np.ndarray, true: np.ndarray) -> float:
     return float(np.mean((one > other) + 0.5 * (one == other)))
 
 
-def test_true_claims_have_more_support_than_others_and_the_threshold_is_between_them() -> None:
-    by_words, with_meaning, true = supports()
+def test_true_claims_have_more_support_than_others_and_the_threshold_is_between_them(tmp_path: Path) -> None:
+    by_words, with_meaning, true = supports(tmp_path)
     for scores in (by_words, with_meaning):
         assert auc(scores, true) >= 0.97
         assert np.mean(scores[true] >= claims.SUPPORTED) >= 0.97

@@ -29,6 +29,9 @@ def evaluate(
     prompt: Annotated[str, typer.Option(help="Evaluate this version of the route's prompt: NAME@VERSION.")] = "",
     index_version: Annotated[str, typer.Option(help="Evaluate this index version.")] = "",
     gate: Annotated[str, typer.Option(help="Judge by this gate of factory.yaml. Without it: no verdict.")] = "",
+    embedding_model: Annotated[
+        str, typer.Option(help="Compare claims with passages by this embedding model too. Without it: by words alone.")
+    ] = "",
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Questions at a time, of each of the two.")] = 4,
     key: KeyOption = None,
     as_json: JsonOption = False,
@@ -49,6 +52,7 @@ def evaluate(
         route=route,
         golden=golden,
         candidate=candidate,
+        embedding_model=embedding_model,
         at_once=at_once,
     )
 
