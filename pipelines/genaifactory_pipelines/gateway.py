@@ -59,11 +59,16 @@ class Gateway:
 
     async def check(self, texts: Sequence[str], policy: str, direction: Direction) -> list[str | None]:
         """See anonymiser.Checker; waits while the platform is away."""
-        request = gateway_pb2.CheckTextsRequest(texts=texts, policy=policy, direction=_DIRECTIONS[direction])
-        found = await self._patiently(
-            lambda: channels.unary(self._stub.CheckTexts, request, timeout_seconds=_CHECK_TIMEOUT_SECONDS)
-        )
-        return [None if each.verdict.action == types_pb2.ACTION_BLOCK else each.text for each in found.texts]
+        checked = await self._checked(texts, policy, _DIRECTIONS[direction])
+        return [None if each.verdict.action == types_pb2.ACTION_BLOCK else each.text for each in checked]
+
+    async def find(self, texts: Sequence[str], policy: str) -> list[frozenset[str]]:
+        """The types of entities that a policy finds in each text, as in answers; waits while the platform is away.
+
+        texts: 1 to conversation.MAX_CHECKED_TEXTS, of conversation.MAX_CHARACTERS together. Raises FactoryError.
+        """
+        checked = await self._checked(texts, policy, types_pb2.DIRECTION_OUTPUT)
+        return [frozenset(finding.entity_type for finding in each.verdict.findings) for each in checked]
 
     async def embed(self, texts: Sequence[str], model: str) -> list[Sequence[float]]:
         """See drift.embeddings.Embedder; waits while the platform is away."""
@@ -113,6 +118,15 @@ class Gateway:
     def patience(self) -> Patience:
         """For one piece of work."""
         return Patience(self._patience_seconds)
+
+    async def _checked(
+        self, texts: Sequence[str], policy: str, direction: types_pb2.Direction.ValueType
+    ) -> Sequence[gateway_pb2.CheckedText]:
+        request = gateway_pb2.CheckTextsRequest(texts=texts, policy=policy, direction=direction)
+        found = await self._patiently(
+            lambda: channels.unary(self._stub.CheckTexts, request, timeout_seconds=_CHECK_TIMEOUT_SECONDS)
+        )
+        return found.texts
 
     async def _patiently(self, call: Callable[[], Awaitable[Result]]) -> Result:
         patience = self.patience()

@@ -23,7 +23,7 @@ from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines import curation, summary, windows
 from genaifactory_pipelines.datasets.records import Unrated
-from genaifactory_pipelines.evaluation import golden
+from genaifactory_pipelines.evaluation import golden, leaks, registry
 from genaifactory_pipelines.evaluation.protocol import Candidate
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import collect, curate, evaluate, gate, load, train
@@ -87,6 +87,8 @@ class Plan(Values):
     gate: specs.Gate
     engine: str
     """That has the base and accepts adapters."""
+    hidden: tuple[str, ...] = ()
+    """System prompts, which no answer of the evaluation may repeat."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def _evaluated(plan: Plan, run: Path) -> evaluate.Parameters:
         route=given.route,
         golden=given.golden,
         candidate=Candidate(adapter=load.load.of(run).name),
+        suites=registry.needed(plan.gate),
+        hidden=plan.hidden,
         at_once=given.at_once,
     )
 
@@ -165,6 +169,7 @@ def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:
         policy=curate.policy(factory, parameters.policy),
         gate=gate.named(factory, parameters.gate, compared=True),
         engine=engine.model,
+        hidden=leaks.templates(factory, route.name),
     )
 
 

@@ -56,6 +56,15 @@ class Lineage(Values):
     prompt_version: str = ""
 
 
+class Checks(Values):
+    """What an evaluation looks at beside the output, and a training does not."""
+
+    forbidden: tuple[Text, ...] = ()
+    """Texts that no answer may hold."""
+    paraphrases: tuple[Text, ...] = ()
+    """The question in other words."""
+
+
 class Example(Values):
     """A conversation that ends with the output to learn."""
 
@@ -73,6 +82,7 @@ class Example(Values):
     group: str = ""
     """Examples of one group stay in one split: the conversation."""
     lineage: Lineage = Lineage()
+    checks: Checks = Checks()
 
     @model_validator(mode="before")
     @classmethod

@@ -172,9 +172,13 @@ async def _completed(platform: Platform, answers: Mapping[str, Answer]) -> dict[
 
 
 def _with_record(answer: Answer, record: monitor_pb2.Interaction) -> Answer:
+    output = [verdict for verdict in record.verdicts if verdict.direction == types_pb2.DIRECTION_OUTPUT]
     return dataclasses.replace(
         answer,
         documents=tuple(passage.document_id for passage in record.passages),
+        entities=tuple(sorted({finding.entity_type for verdict in output for finding in verdict.findings})),
+        policy=next((verdict.policy for verdict in output), ""),
+        blocked=record.outcome == monitor_pb2.OUTCOME_BLOCKED,
         refused=record.refused,
         cost_micros=record.cost_micros,
     )

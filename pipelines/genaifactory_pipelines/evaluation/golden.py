@@ -30,6 +30,8 @@ def items(examples: Sequence[Example]) -> list[Item]:
             ],
             expected=(example.output,),
             documents=example.lineage.documents,
+            forbidden=example.checks.forbidden,
+            paraphrases=example.checks.paraphrases,
             slices={
                 "language": example.language or language.nearest(example.messages[-2].content) or "",
                 "topic": example.topic,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Item
 from genaifactory_pipelines.evaluation.scoring import Metric, Scored
 from genaifactory_pipelines.reports import Report
 
@@ -26,8 +26,10 @@ def html(
 ) -> str:
     """Scores, slices, times, failures and the answers that need a look. production: None where it is the candidate."""
     report = Report("Evaluation")
+    golden = [item for item in items if item.suite == GOLDEN]
+    suites = sorted({item.suite for item in items} - {GOLDEN})
     report.text(
-        f"Route {route}, {len(items):,} items of the golden set. Evaluated: {candidate_name}"
+        f"Route {route}, {len(golden):,} items of the golden set. Evaluated: {candidate_name}"
         + (", beside production." if production is not None else ".")
     )
     who = {"candidate" if production is not None else "production": candidate}
@@ -36,19 +38,27 @@ def html(
     report.heading("Scores")
     report.table(("metric", "better", "items", *who, "difference", "95 % interval"), [*map(_row, metrics.items())])
     report.heading("Scores by slice")
-    report.table(("slice", "items", *metrics), _slices(items, metrics, list(who.values())))
+    for suite in (GOLDEN, *suites):
+        judged = [name for name, metric in metrics.items() if metric.suite == suite]
+        rows = _slices([item for item in items if item.suite == suite], judged, list(who.values()))
+        report.table(("slice", "items", *judged), rows)
     report.heading("Seconds")
-    report.table(("", "first text p50", "p95", "whole answer p50", "p95"), [_times(*each) for each in who.items()])
+    answers = {name: [scored.answers[item.id] for item in golden] for name, scored in who.items()}
+    report.table(("", "first text p50", "p95", "whole answer p50", "p95"), [_times(*each) for each in answers.items()])
     report.heading("Not answered")
-    report.table(("", "why", "items"), [row for each in who.items() for row in _failures(*each)])
+    report.table(("", "why", "items"), [row for each in answers.items() for row in _failures(*each)])
     worst_of = "token_f1" if "token_f1" in metrics else next(iter(metrics), "")
     if production is not None:
         report.heading(f"Where the candidate is worst against production ({worst_of})")
     else:
         report.heading(f"The worst answers ({worst_of})")
-    report.table(
-        ("item", "question", "expected", *who, "score"), _worst(items, worst_of, metrics, candidate, production)
-    )
+    columns = ("item", "question", "expected", *who, "score")
+    report.table(columns, _worst(golden, worst_of, metrics, candidate, production))
+    for suite in suites:
+        asked = [item for item in items if item.suite == suite]
+        for name in (name for name, metric in metrics.items() if metric.suite == suite):
+            report.heading(f"The worst answers of the suite {suite} ({name})")
+            report.table(columns[:-1], _at_fault(asked, name, metrics[name], candidate, production))
     return report.html()
 
 
@@ -60,7 +70,7 @@ def _row(entry: tuple[str, Metric]) -> tuple[str, ...]:
     return (*row, f"{metric.production:.4g}", f"{metric.difference:+.4g}", metric.interval)
 
 
-def _slices(items: Sequence[Item], metrics: Mapping[str, Metric], who: Sequence[Scored]) -> list[tuple[str, ...]]:
+def _slices(items: Sequence[Item], metrics: Sequence[str], who: Sequence[Scored]) -> list[tuple[str, ...]]:
     slices: defaultdict[str, list[str]] = defaultdict(list)
     for item in items:
         for kind, value in item.slices.items():
@@ -76,8 +86,8 @@ def _slices(items: Sequence[Item], metrics: Mapping[str, Metric], who: Sequence[
     ]
 
 
-def _times(who: str, scored: Scored) -> tuple[str, ...]:
-    answered = [answer for answer in scored.answers.values() if answer.text]
+def _times(who: str, answers: Sequence[Answer]) -> tuple[str, ...]:
+    answered = [answer for answer in answers if answer.text]
     measures: tuple[Callable[[Answer], float], ...] = (lambda a: a.first_token_seconds, lambda a: a.seconds)
     if not answered:
         return (who, *("none" for _ in measures for _ in _QUANTILES))
@@ -85,10 +95,10 @@ def _times(who: str, scored: Scored) -> tuple[str, ...]:
     return (who, *(f"{value:.3f}" for quantiles in values for value in quantiles))
 
 
-def _failures(who: str, scored: Scored) -> list[tuple[str, ...]]:
+def _failures(who: str, answers: Sequence[Answer]) -> list[tuple[str, ...]]:
     reasons = Counter(
         reason
-        for answer in scored.answers.values()
+        for answer in answers
         if (reason := "blocked" if answer.blocked else "refused" if answer.refused else answer.error)
     )
     return [(who, reason, f"{count:,}") for reason, count in sorted(reasons.items())]
@@ -111,17 +121,30 @@ def _worst(
         if production is None or change < 0:
             found.append((change, item))
     found.sort(key=lambda each: (each[0], each[1].id))
-    shown = (candidate, *([production] if production is not None else []))
     return [
         (
-            item.id,
-            item.question,
-            " | ".join(item.expected),
-            *(_said(scored.answers[item.id]) for scored in shown),
+            *_answered(item, candidate, production),
             f"{change:+.3g}" if production is not None else f"{sign * change:.3g}",
         )
         for change, item in found[:_SHOWN]
     ]
+
+
+def _at_fault(
+    items: Sequence[Item], name: str, metric: Metric, candidate: Scored, production: Scored | None
+) -> list[tuple[str, ...]]:
+    """The items of a suite on which the candidate's scores are worst, without those that are as good as any."""
+    sign = 1 if metric.better == "higher" else -1
+    scores = {item.id: sign * candidate.scores[name][item.id] for item in items if item.id in candidate.scores[name]}
+    best = max(scores.values(), default=0.0)
+    worst = sorted((item for item in items if scores.get(item.id, best) < best), key=lambda item: scores[item.id])
+    return [_answered(item, candidate, production) for item in worst[:_SHOWN]]
+
+
+def _answered(item: Item, candidate: Scored, production: Scored | None) -> tuple[str, ...]:
+    shown = (candidate, *([production] if production is not None else []))
+    expected = " | ".join(item.expected)
+    return (item.id, item.question, expected, *(_said(scored.answers[item.id]) for scored in shown))
 
 
 def _said(answer: Answer) -> str:

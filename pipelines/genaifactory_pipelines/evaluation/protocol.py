@@ -9,10 +9,13 @@ from typing import Literal, Protocol
 from genaifactory.types.v1 import types_pb2
 from genaifactory_pipelines.values import Values
 
+GOLDEN = "golden"
+"""The suite of the golden set's own items."""
+
 
 @dataclass(frozen=True)
 class Item:
-    """An item of the golden set."""
+    """An item of the golden set, or of a suite."""
 
     id: str
     messages: Sequence[types_pb2.Message]
@@ -23,6 +26,15 @@ class Item:
     """Ids of the documents that hold the answer; empty where it is not known."""
     slices: Mapping[str, str] = field(default_factory=dict)
     """What it counts for: language, topic, length."""
+    suite: str = GOLDEN
+    forbidden: Sequence[str] = ()
+    """Texts that no answer may hold."""
+    paraphrases: Sequence[str] = ()
+    """The question in other words."""
+    twin: str = ""
+    """Id of the item whose answer this one's is compared with; empty: none."""
+    differing: Sequence[str] = ()
+    """Words in which it and its twin differ."""
 
     @property
     def question(self) -> str:
@@ -60,6 +72,10 @@ class Answer:
     """Documents of the passages that were found, in the order of the search; one may be there more than once."""
     passages: Sequence[str] = ()
     """Texts of these passages, with their titles and headings."""
+    entities: Sequence[str] = ()
+    """Types of the personal data and secrets that the guardrail found in it, also where it masked them."""
+    policy: str = ""
+    """The guardrail's, which found them."""
     refused: bool = False
     blocked: bool = False
     error: str = ""
@@ -72,15 +88,25 @@ class Answer:
 Embed = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
 """A vector of unit length for each text. Raises FactoryError."""
 
+Find = Callable[[Sequence[str], str], Awaitable[list[frozenset[str]]]]
+"""The types of entities that a guardrail policy finds in each text. Raises FactoryError."""
+
 
 @dataclass(frozen=True)
 class Evidence:
     """What an evaluator may look at beside an item and its answer."""
 
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """All answers of the same model, by the item's id."""
     searched: bool = False
     """Whether any answer rests on passages: without any, the route searches no documents."""
     embed: Embed | None = None
     """None where no embedding model was named."""
+    find: Find | None = None
+    policy: str = ""
+    """By which answers are checked beside the route's own policy; empty: none."""
+    hidden: Sequence[str] = ()
+    """Templates of system prompts, which no answer may repeat."""
 
 
 NO_EVIDENCE = Evidence()
@@ -95,6 +121,11 @@ class Evaluator(Protocol):
         ...
 
     @property
+    def suite(self) -> str:
+        """The suite whose items it judges."""
+        ...
+
+    @property
     def better(self) -> Literal["higher", "lower"]:
         """Which scores are better."""
         ...
@@ -104,4 +135,17 @@ class Evaluator(Protocol):
 
         Raises FactoryError.
         """
+        ...
+
+
+class Suite(Protocol):
+    """Questions that are asked beside the golden set, for the evaluators that judge them."""
+
+    @property
+    def name(self) -> str:
+        """In parameters and as the prefix of its items' ids: lower case with underscores."""
+        ...
+
+    def items(self, golden: Sequence[Item]) -> list[Item]:
+        """Its items, which may be made of the golden set's."""
         ...

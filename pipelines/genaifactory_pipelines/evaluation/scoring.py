@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Evaluator, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evaluator, Evidence, Item
 from genaifactory_pipelines.evaluation.statistics import paired_difference
 from genaifactory_pipelines.values import Values
 
@@ -28,6 +28,8 @@ class Metric(Values):
 
     better: str
     """ "higher" or "lower"."""
+    suite: str = GOLDEN
+    """The suite whose items it judges."""
     items: int
     candidate: float
     """Its mean; of production where there is no candidate."""
@@ -54,6 +56,8 @@ async def score(
     for name, evaluator in evaluators.items():
         scores[name] = {}
         for item in items:
+            if item.suite != evaluator.suite:
+                continue
             found = await evaluator.score(item, answers[item.id], evidence)
             if found is not None:
                 scores[name][item.id] = found
@@ -68,7 +72,7 @@ def metrics(evaluators: Mapping[str, Evaluator], candidate: Scores, production: 
         if not ids:
             continue
         one = [candidate[name][item] for item in ids]
-        metric = Metric(better=evaluator.better, items=len(ids), candidate=statistics.fmean(one))
+        metric = Metric(better=evaluator.better, suite=evaluator.suite, items=len(ids), candidate=statistics.fmean(one))
         if production is not None:
             metric = _compared(metric, one, [production[name][item] for item in ids])
         found[name] = metric

@@ -1,11 +1,12 @@
-"""The platform's help for evaluators: embeddings."""
+"""The platform's help for evaluators: embeddings, and what guardrails find."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from genaifactory_pipelines.evaluation.protocol import Embed
+from genaifactory_common import conversation
+from genaifactory_pipelines.evaluation.protocol import Embed, Find
 
 _BATCH_TEXTS = 64
 _MOST_CHARACTERS = 10_000
@@ -20,6 +21,25 @@ class Embedder(Protocol):
     async def embed(self, texts: Sequence[str], model: str) -> list[Sequence[float]]:
         """A vector for each text. texts: 1 to conversation.MAX_TEXTS, none empty. Raises FactoryError."""
         ...
+
+
+class Finder(Protocol):
+    """See Gateway."""
+
+    async def find(self, texts: Sequence[str], policy: str) -> list[frozenset[str]]:
+        """The types of entities that a policy finds in each text. texts: 1 to conversation.MAX_CHECKED_TEXTS. Raises
+        FactoryError."""
+        ...
+
+
+def finding(finder: Finder) -> Find:
+    """Finds in any number of texts."""
+    most = conversation.MAX_CHECKED_TEXTS
+
+    async def find(texts: Sequence[str], policy: str) -> list[frozenset[str]]:
+        return [each for i in range(0, len(texts), most) for each in await finder.find(texts[i : i + most], policy)]
+
+    return find
 
 
 def embedding(embedder: Embedder, model: str) -> Embed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from genaifactory_common.concurrency import task_group
 from genaifactory_pipelines.evaluation import golden, page, tools
 from genaifactory_pipelines.evaluation.asking import ask
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Evidence, Item
-from genaifactory_pipelines.evaluation.registry import make_evaluators
+from genaifactory_pipelines.evaluation.registry import make_evaluators, with_suites
 from genaifactory_pipelines.evaluation.scoring import Metric, Scored, Scores, metrics, score
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.values import INPUT, Values
@@ -33,6 +34,12 @@ class Parameters(Values):
     golden: Annotated[Path, INPUT]
     candidate: Candidate = PRODUCTION
     """With an empty one, production alone is evaluated."""
+    suites: tuple[str, ...] = ()
+    """More questions that both are asked, for the metrics on them: "safety"."""
+    hidden: tuple[str, ...] = ()
+    """Templates of system prompts, which no answer may repeat."""
+    policy: str = ""
+    """A guardrail policy by which answers are checked for private data, beside the route's own; empty: none."""
     embedding_model: str = ""
     """Of the platform, by which claims are compared with passages beside their words; empty: by words alone."""
     at_once: int = Field(default=4, ge=1, le=64)
@@ -43,24 +50,29 @@ class Outputs(Values):
     """What was measured."""
 
     items: int
+    """Of the golden set."""
     metrics: dict[str, Metric]
 
 
 async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> Outputs:
     """Writes the answers, the scores of each item, and the report. Raises FactoryError."""
-    items = await asyncio.to_thread(golden.read, parameters.golden)
+    own = await asyncio.to_thread(golden.read, parameters.golden)
+    items = with_suites(own, parameters.suites)
     answers = await _answers(parameters, context, folder, items)
     evaluators = make_evaluators()
     evidence = _evidence(parameters, context, answers)
     candidate, production = [
-        None if found is None else Scored(found, await score(evaluators, items, found, evidence)) for found in answers
+        None
+        if found is None
+        else Scored(found, await score(evaluators, items, found, replace(evidence, answers=found)))
+        for found in answers
     ]
     assert candidate is not None, "who is evaluated always answers"
     measured = metrics(evaluators, candidate.scores, production.scores if production is not None else None)
     await asyncio.to_thread(_write, folder / SCORES, items, candidate, production)
     html = page.html(parameters.route, str(parameters.candidate), items, measured, candidate, production)
     await asyncio.to_thread(files.write, folder / REPORT, html.encode(), mode=0o644)
-    return Outputs(items=len(items), metrics=measured)
+    return Outputs(items=len(own), metrics=measured)
 
 
 async def _answers(
@@ -101,6 +113,9 @@ def _evidence(
 ) -> Evidence:
     return Evidence(
         searched=any(answer.passages for found in answers if found is not None for answer in found.values()),
+        find=tools.finding(context.gateway),
+        policy=parameters.policy,
+        hidden=parameters.hidden,
         embed=tools.embedding(context.gateway, parameters.embedding_model) if parameters.embedding_model else None,
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.gates import Gate, GateRule
 from genaifactory_pipelines.evaluation import evaluators
@@ -18,13 +19,16 @@ from genaifactory_pipelines.evaluation.evaluators.retrieval_ndcg import Ndcg
 from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
 from genaifactory_pipelines.evaluation.evaluators.token_f1 import TokenF1
 from genaifactory_pipelines.evaluation.gate import Measured, judge
-from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Answer, Item
-from genaifactory_pipelines.evaluation.registry import make_evaluators
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, NO_EVIDENCE, Answer, Item
+from genaifactory_pipelines.evaluation.registry import make_evaluators, make_suites
 from genaifactory_pipelines.evaluation.statistics import mean_of, paired_difference
 
 
 def item(number: int = 0, *, expected: tuple[str, ...] = ("Hai ổ đĩa.",), **values: object) -> Item:
     return Item(id=str(number), messages=(), expected=expected, **values)  # type: ignore[arg-type]
+
+
+GIVEN = Item("given", [types_pb2.Message(role=types_pb2.ROLE_USER, content="How many disks?")], expected=("Two.",))
 
 
 @pytest.mark.parametrize(
@@ -64,8 +68,12 @@ def test_every_module_is_an_evaluator_with_its_name_and_judges_a_failed_answer()
     assert sorted(found) == sorted(module.name for module in pkgutil.iter_modules(evaluators.__path__))
     for evaluator in found.values():
         assert evaluator.better in ("higher", "lower")
-        score = asyncio.run(evaluator.score(item(documents=("a",)), Answer("", error="UNAVAILABLE"), NO_EVIDENCE))
-        assert score is None or math.isfinite(score)
+        suite = [item(documents=("a",))]
+        if evaluator.suite != GOLDEN:
+            suite = make_suites()[evaluator.suite].items([GIVEN])
+        for each in suite:
+            score = asyncio.run(evaluator.score(each, Answer("", error="UNAVAILABLE"), NO_EVIDENCE))
+            assert score is None or math.isfinite(score)
 
 
 def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:

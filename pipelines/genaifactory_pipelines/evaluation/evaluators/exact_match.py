@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
-from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
 
 
 class ExactMatch:
     """1 where the words are those of an expected answer, else 0."""
 
     name = "exact_match"
+    suite = GOLDEN
     better: Literal["higher"] = "higher"
 
     async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
 
 
 class Failed:
     """1 for an error, else 0."""
 
     name = "failed"
+    suite = GOLDEN
     better: Literal["lower"] = "lower"
 
     async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:

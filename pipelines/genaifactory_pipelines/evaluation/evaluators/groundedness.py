@@ -7,13 +7,14 @@ from typing import Literal
 import numpy as np
 
 from genaifactory_pipelines.evaluation import claims
-from genaifactory_pipelines.evaluation.protocol import Answer, Embed, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Embed, Evidence, Item
 
 
 class Groundedness:
     """The share of the answer's claims that are supported; 1 for an answer without any, as of a refusal."""
 
     name = "groundedness"
+    suite = GOLDEN
     better: Literal["higher"] = "higher"
 
     async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
 
 
 class Ndcg:
     """Normalised discounted cumulative gain, with each document counted once, at its first passage; 0 to 1."""
 
     name = "retrieval_ndcg"
+    suite = GOLDEN
     better: Literal["higher"] = "higher"
 
     async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
 
 
 class Recall:
     """The share of the item's documents that are among those found; 0 to 1."""
 
     name = "retrieval_recall"
+    suite = GOLDEN
     better: Literal["higher"] = "higher"
 
     async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:

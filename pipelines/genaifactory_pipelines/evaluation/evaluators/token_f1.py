@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
-from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
 
 
 class TokenF1:
     """The harmonic mean of precision and recall of the words, of the expected answer that fits best; 0 to 1."""
 
     name = "token_f1"
+    suite = GOLDEN
     better: Literal["higher"] = "higher"
 
     async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:

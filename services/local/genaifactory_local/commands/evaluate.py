@@ -12,6 +12,7 @@ from rich.console import Console
 from genaifactory_common import conversation
 from genaifactory_local import endpoints, runs, state
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json, table
+from genaifactory_pipelines.evaluation import leaks, registry
 from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Candidate
 from genaifactory_pipelines.steps import evaluate as evaluating
@@ -29,6 +30,13 @@ def evaluate(
     prompt: Annotated[str, typer.Option(help="Evaluate this version of the route's prompt: NAME@VERSION.")] = "",
     index_version: Annotated[str, typer.Option(help="Evaluate this index version.")] = "",
     gate: Annotated[str, typer.Option(help="Judge by this gate of factory.yaml. Without it: no verdict.")] = "",
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask more questions: safety. Those that the gate's rules need are asked too."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Look for private data in answers by this guardrail policy, beside the route's own.")
+    ] = "",
     embedding_model: Annotated[
         str, typer.Option(help="Compare claims with passages by this embedding model too. Without it: by words alone.")
     ] = "",
@@ -52,6 +60,9 @@ def evaluate(
         route=route,
         golden=golden,
         candidate=candidate,
+        suites=tuple(sorted({*(suite or ()), *(registry.needed(rules) if rules is not None else ())})),
+        hidden=leaks.templates(platform.factory(), route, prompt),
+        policy=policy,
         embedding_model=embedding_model,
         at_once=at_once,
     )
