@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, identity, rpcs
@@ -151,6 +152,7 @@ REQUESTS: dict[str, Callable[[], Message]] = {
     f"{GATEWAY}Ingest": lambda: gateway_pb2.IngestRequest(open=gateway_pb2.IngestOpen(knowledge_base="documents")),
     f"{GATEWAY}DeleteDocuments": lambda: gateway_pb2.DeleteDocumentsRequest(document_ids=["none"]),
     f"{GATEWAY}GetDocument": lambda: gateway_pb2.GetDocumentRequest(document_id="none"),
+    f"{GATEWAY}RecordDriftReport": lambda: gateway_pb2.RecordDriftReportRequest(report=monitor_pb2.DriftReport()),
     f"{GATEWAY}CheckTexts": lambda: gateway_pb2.CheckTextsRequest(
         texts=["phép"], policy="default", direction=types_pb2.DIRECTION_INPUT
     ),

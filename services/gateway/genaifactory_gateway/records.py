@@ -1,9 +1,10 @@
-"""Queries and exports the recorded interactions of the key's tenant."""
+"""The record of the key's tenant: queries and exports of interactions, and verdicts on their drift."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import TypeVar
 
 import grpc.aio
 
@@ -13,10 +14,11 @@ from genaifactory_common import channels
 from genaifactory_common.errors import PermissionDenied
 from genaifactory_gateway.admission import Entry
 from genaifactory_gateway.transfers import Transfers
+from genaifactory_gateway.twins import twin
 
 
 class Records:
-    """Monitor's RPCs on interactions, for requests admitted with the permission 'export'."""
+    """Monitor's RPCs on interactions and their drift; admission has checked the permission."""
 
     def __init__(self, monitor: grpc.aio.Channel, transfers: Transfers, *, timeout_seconds: float) -> None:
         """timeout_seconds: for one page."""
@@ -28,7 +30,7 @@ class Records:
         self, entry: Entry, request: gateway_pb2.QueryInteractionsRequest
     ) -> gateway_pb2.QueryInteractionsResponse:
         """A page of interactions. Raises FactoryError."""
-        wanted = _of_tenant(entry, request.filter)
+        wanted = _of_tenant(entry, request.filter, "filter.tenant")
         await entry.reserve()
         page = await channels.unary(
             self._monitor.QueryInteractions,
@@ -48,7 +50,7 @@ class Records:
         self, entry: Entry, filter_: monitor_pb2.InteractionFilter
     ) -> AsyncGenerator[gateway_pb2.ExportInteractionsResponse, None]:
         """Yields interactions as lines of JSON, oldest first, at the pace of the reader. Raises FactoryError."""
-        request = monitor_pb2.ExportInteractionsRequest(filter=_of_tenant(entry, filter_))
+        request = monitor_pb2.ExportInteractionsRequest(filter=_of_tenant(entry, filter_, "filter.tenant"))
         with self._transfers.one(entry.holder.tenant.name):
             await entry.reserve()
             timeout_seconds = self._transfers.settings.timeout_seconds
@@ -57,15 +59,37 @@ class Records:
                 async for piece in pieces:
                     yield gateway_pb2.ExportInteractionsResponse(jsonl=piece.jsonl, count=piece.count)
 
+    async def record_drift(
+        self, entry: Entry, request: gateway_pb2.RecordDriftReportRequest
+    ) -> gateway_pb2.RecordDriftReportResponse:
+        """Stores a verdict; monitor sets its tenant. Raises FactoryError."""
+        await entry.reserve()
+        stored = await channels.unary(
+            self._monitor.RecordDriftReport,
+            twin(request, monitor_pb2.RecordDriftReportRequest),
+            timeout_seconds=self._timeout_seconds,
+        )
+        return twin(stored, gateway_pb2.RecordDriftReportResponse)
 
-def _of_tenant(entry: Entry, wanted: monitor_pb2.InteractionFilter) -> monitor_pb2.InteractionFilter:
-    """The filter with the key's tenant: monitor accepts any tenant from a caller with the permission 'operate'."""
+    async def drift(
+        self, entry: Entry, request: gateway_pb2.GetDriftReportRequest
+    ) -> gateway_pb2.GetDriftReportResponse:
+        """A page of verdicts. Raises FactoryError."""
+        wanted = _of_tenant(entry, twin(request, monitor_pb2.GetDriftReportRequest), "tenant")
+        await entry.reserve()
+        page = await channels.unary(self._monitor.GetDriftReport, wanted, timeout_seconds=self._timeout_seconds)
+        return twin(page, gateway_pb2.GetDriftReportResponse)
+
+
+_Wanted = TypeVar("_Wanted", monitor_pb2.InteractionFilter, monitor_pb2.GetDriftReportRequest)
+
+
+def _of_tenant(entry: Entry, wanted: _Wanted, field: str) -> _Wanted:
+    """The message with the key's tenant: monitor accepts any tenant from a caller with the permission 'operate'."""
     tenant = entry.holder.tenant.name
     if wanted.tenant not in ("", tenant):
-        raise PermissionDenied(
-            "A key may read records of its own tenant only; leave 'filter.tenant' empty.", field="filter.tenant"
-        )
-    own = monitor_pb2.InteractionFilter()
+        raise PermissionDenied(f"A key may read records of its own tenant only; leave '{field}' empty.", field=field)
+    own = type(wanted)()
     own.CopyFrom(wanted)
     own.DiscardUnknownFields()
     own.tenant = tenant

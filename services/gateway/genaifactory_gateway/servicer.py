@@ -200,6 +200,20 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
             async for piece in pieces:
                 yield piece
 
+    async def RecordDriftReport(
+        self, request: gateway_pb2.RecordDriftReportRequest, context: _Context
+    ) -> gateway_pb2.RecordDriftReportResponse:
+        """Stores a verdict on the tenant's interactions."""
+        async with self._admit(context, "RecordDriftReport") as entry:
+            return await self._records.record_drift(entry, request)
+
+    async def GetDriftReport(
+        self, request: gateway_pb2.GetDriftReportRequest, context: _Context
+    ) -> gateway_pb2.GetDriftReportResponse:
+        """Returns verdicts on the tenant's interactions."""
+        async with self._admit(context, "GetDriftReport") as entry:
+            return await self._records.drift(entry, request)
+
     async def CheckTexts(
         self, request: gateway_pb2.CheckTextsRequest, context: _Context
     ) -> gateway_pb2.CheckTextsResponse:

@@ -24,6 +24,7 @@ from genaifactory_monitor.message_dicts import (
     without_nul,
 )
 from genaifactory_monitor.records import (
+    DriftFilter,
     Feedback,
     Filter,
     GuardrailName,
@@ -42,12 +43,16 @@ _MAX_NAME = 256
 _MAX_MESSAGE = 10_000
 _MAX_GROUND_TRUTH = 65_536
 _MAX_COUNT = 10**15
+_MAX_WINDOWS = 100
+_MAX_SIGNALS = 100
 _EARLIEST_US = 946_684_800_000_000  # 2000-01-01
 _LATEST_US = 253_370_764_800_000_000  # 9999-01-01: the day after any moment is still a date
 _CLOCK_SKEW_US = 86_400_000_000
 _TENANT = re.compile(names.NAME)
 _TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
+# Of a signal of drift: no place for a text of users.
+_LABEL = re.compile(r"[A-Za-z0-9 _.'-]{1,64}")
 _OUTCOMES = monitor_pb2.Outcome.DESCRIPTOR
 _RATINGS = monitor_pb2.Rating.DESCRIPTOR
 
@@ -145,6 +150,46 @@ def interaction_filter(message: monitor_pb2.InteractionFilter, *, tenant: str) -
         key_id=_text(message.key_id, "filter.key_id", _MAX_NAME),
         ended_since_us=ended_us,
     )
+
+
+def drift_report(
+    message: monitor_pb2.DriftReport, *, tenant: str, principal: str, key_id: str, now_us: int
+) -> monitor_pb2.DriftReport:
+    """The report of a request that arrived at `now_us`, without a verdict. Raises InvalidArgument, TooLarge."""
+    kept = monitor_pb2.DriftReport()
+    kept.CopyFrom(message)
+    kept.DiscardUnknownFields()
+    _required(kept.report_id, "report.report_id")
+    _matching(kept.route, "report.route", _TENANT, "the name of a route, or empty")
+    for name in ("reference", "current"):
+        _require_window(getattr(kept, name), f"report.{name}")
+    if microseconds(kept.current.end_time) > now_us + _CLOCK_SKEW_US:
+        raise InvalidArgument(
+            "report.current.end_time is more than a day ahead of the monitor's clock.", field="report.current.end_time"
+        )
+    _require_between(kept.windows, 1, _MAX_WINDOWS, "report.windows")
+    _require_between(kept.needed, 1, kept.windows, "report.needed")
+    _require_between(kept.false_discovery_rate, 0, 1, "report.false_discovery_rate")
+    _require_between(len(kept.signals), 1, _MAX_SIGNALS, "report.signals", "The number of ")
+    for i, signal in enumerate(kept.signals):
+        _require_signal(signal, f"report.signals[{i}]")
+    if len({signal.name for signal in kept.signals}) < len(kept.signals):
+        raise InvalidArgument("report.signals must each have a name of its own.", field="report.signals")
+    kept.tenant, kept.principal, kept.key_id = tenant, principal, key_id
+    kept.time.CopyFrom(timestamp(now_us))
+    kept.ClearField("drifted")
+    kept.ClearField("verdict")
+    return kept
+
+
+def drift_filter(message: monitor_pb2.GetDriftReportRequest, *, tenant: str) -> DriftFilter:
+    """The filter, for a tenant that the caller may read. Raises InvalidArgument."""
+    since = _moment(message.ended_since, "ended_since") if message.HasField("ended_since") else None
+    before = _moment(message.ended_before, "ended_before") if message.HasField("ended_before") else None
+    if since is not None and before is not None and since >= before:
+        raise InvalidArgument("ended_before must be after ended_since.", field="ended_before")
+    route = _text(message.route, "route", _MAX_NAME) if message.HasField("route") else None
+    return DriftFilter(tenant, route, since, before)
 
 
 def _guardrail_action(value: int, path: str) -> GuardrailName | None:
@@ -250,6 +295,36 @@ def _moment(value: timestamp_pb2.Timestamp, field: str) -> int:
     if not (_EARLIEST_US <= moment < _LATEST_US and 0 <= value.nanos < 1_000_000_000):
         raise InvalidArgument(f"{field} must be a moment in the years 2000 to 9998.", field=field)
     return moment
+
+
+def _require_window(window: monitor_pb2.DriftWindow, path: str) -> None:
+    start, end = _moment(window.start_time, f"{path}.start_time"), _moment(window.end_time, f"{path}.end_time")
+    if start >= end:
+        raise InvalidArgument(f"{path}.end_time must be after {path}.start_time.", field=f"{path}.end_time")
+    for name in ("interactions", "conversations", "questions"):
+        _count(getattr(window, name), f"{path}.{name}")
+
+
+def _require_signal(signal: monitor_pb2.DriftSignal, path: str) -> None:
+    for name in ("name", "group", "effect_name"):
+        if not _LABEL.fullmatch(getattr(signal, name)):
+            raise InvalidArgument(
+                f"{path}.{name} must have 1 to 64 letters, digits, spaces, '_', '.', '-' or \"'\".",
+                field=f"{path}.{name}",
+            )
+    for name in ("p_value", "adjusted_p_value"):
+        _require_between(getattr(signal, name), 0, 1, f"{path}.{name}")
+    for name in ("statistic", "effect", "least_effect"):
+        _require_between(getattr(signal, name), -_MAX_COUNT, _MAX_COUNT, f"{path}.{name}")
+    if signal.drifted and not signal.judged:
+        raise InvalidArgument(f"{path}.drifted must be false where judged is.", field=f"{path}.drifted")
+    if signal.HasField("detected_time"):
+        _moment(signal.detected_time, f"{path}.detected_time")
+
+
+def _require_between(value: float, least: float, most: float, field: str, what: str = "") -> None:
+    if not least <= value <= most:  # also for NaN
+        raise InvalidArgument(f"{what}{field} must be {least:,} to {most:,}, not {value:,}.", field=field)
 
 
 def _ground_truth(message: monitor_pb2.RecordFeedbackRequest) -> dict[str, Any]:

@@ -28,7 +28,7 @@ _LAYOUT = database.Layout(
 
 
 class Database(database.Database):
-    """Interactions, feedback, and the sums of both usage and releases."""
+    """Interactions, feedback, the sums of both usage and releases, and reports of drift checks."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(_LAYOUT, data_dir=settings.data_dir, url=settings.database_url, store=settings.store)

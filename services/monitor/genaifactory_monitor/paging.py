@@ -11,19 +11,19 @@ import binascii
 import hashlib
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_monitor.records import Filter, Position
+from genaifactory_monitor.records import DriftFilter, Filter, Position
 
 _DIGEST_BYTES = 12
 _TIME_BYTES = 8
 
 
-def encode(position: Position, filter_: Filter) -> str:
+def encode(position: Position, filter_: Filter | DriftFilter) -> str:
     """The token of the page after `position`."""
-    body = position.start_time_us.to_bytes(_TIME_BYTES, "big") + position.request_id.encode()
+    body = position.time_us.to_bytes(_TIME_BYTES, "big") + position.id.encode()
     return base64.urlsafe_b64encode(_digest(body, filter_) + body).rstrip(b"=").decode()
 
 
-def decode(token: str, filter_: Filter) -> Position:
+def decode(token: str, filter_: Filter | DriftFilter) -> Position:
     """The position in a token that was made for this filter. Raises InvalidArgument."""
     try:
         data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
@@ -35,5 +35,5 @@ def decode(token: str, filter_: Filter) -> Position:
     raise InvalidArgument("page_token must be the next_page_token of a page with the same filter.", field="page_token")
 
 
-def _digest(body: bytes, filter_: Filter) -> bytes:
+def _digest(body: bytes, filter_: Filter | DriftFilter) -> bytes:
     return hashlib.sha256(body + repr(filter_).encode()).digest()[:_DIGEST_BYTES]

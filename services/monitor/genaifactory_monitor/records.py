@@ -32,10 +32,12 @@ class Feedback:
 
 
 class Position(NamedTuple):
-    """An interaction's place in a tenant's order of time; the key of paging."""
+    """A place in a tenant's order of time; the key of paging."""
 
-    start_time_us: int
-    request_id: str
+    time_us: int
+    """When the interaction began, or the window of a report ended."""
+    id: str
+    """Of the interaction or report."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,19 @@ class Filter:
     key_id: str = ""
     ended_since_us: int | None = None
     """Inclusive."""
+
+
+@dataclass(frozen=True)
+class DriftFilter:
+    """Which reports of drift checks, by the end of the window that they judge; None matches any."""
+
+    tenant: str
+    route: str | None = None
+    """Empty: of all routes together."""
+    ended_since_us: int | None = None
+    """Inclusive."""
+    ended_before_us: int | None = None
+    """Exclusive."""
 
 
 class UsageKey(NamedTuple):

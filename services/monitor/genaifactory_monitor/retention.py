@@ -13,7 +13,7 @@ from genaifactory_common.errors import FactoryError
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.metrics import SWEPT
 from genaifactory_monitor.releases import HOUR_US
-from genaifactory_monitor.schema import feedback, interactions, release_hours, release_sums
+from genaifactory_monitor.schema import drift_reports, feedback, interactions, release_hours, release_sums
 from genaifactory_monitor.settings import Retention
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,8 @@ async def sweep_forever(database: Database, retention: Retention) -> None:
 
 
 async def sweep(database: Database, before_us: int, *, batch: int) -> int:
-    """Deletes interactions that began before `before_us`, with their feedback and their hours' sums by release.
+    """Deletes interactions that began before `before_us`, with their feedback and their hours' sums by release, and
+    the reports of drift checks on windows that ended before it.
 
     Feedback of that time without an interaction is deleted too.
 
@@ -46,8 +47,10 @@ async def sweep(database: Database, before_us: int, *, batch: int) -> int:
     while await _sweep_orphans(database, before_us, batch):
         pass
     for sums in (release_sums, release_hours):
-        while await _sweep_hours(database, sums, before_us, batch):
+        while await _sweep_rows(database, sums, sums.c.hour_us <= before_us - HOUR_US, batch):
             pass
+    while await _sweep_rows(database, drift_reports, drift_reports.c.end_us < before_us, batch):
+        pass
     if deleted:
         logger.info("deleted %d interactions that are older than the retention", deleted)
     return deleted
@@ -97,13 +100,13 @@ async def _sweep_orphans(database: Database, before_us: int, batch: int) -> int:
 
 
 @uninterrupted
-async def _sweep_hours(database: Database, sums: sa.Table, before_us: int, batch: int) -> int:
-    key = list(sums.primary_key)
-    old = sa.select(*key).where(sums.c.hour_us <= before_us - HOUR_US).limit(batch)
+async def _sweep_rows(database: Database, table: sa.Table, old: sa.ColumnElement[bool], batch: int) -> int:
+    key = list(table.primary_key)
+    chosen = sa.select(*key).where(old).limit(batch)
     async with database.writing() as connection:
         if not await database.alone(connection):
             return 0
-        keys = [tuple(row) for row in await connection.execute(old)]
+        keys = [tuple(row) for row in await connection.execute(chosen)]
         if keys:
-            await connection.execute(sa.delete(sums).where(sa.tuple_(*key).in_(keys)))
+            await connection.execute(sa.delete(table).where(sa.tuple_(*key).in_(keys)))
     return len(keys)

@@ -94,6 +94,23 @@ usage = sa.Table(
     sa.Index("ix_usage_day", "day"),
 )
 
+# What drift checks have measured, with the verdict; kept as long as the interactions.
+drift_reports = sa.Table(
+    "drift_reports",
+    metadata,
+    _text("tenant"),
+    _text("report_id"),
+    _text("route"),
+    # Of the window that was judged, exclusive.
+    _number("end_us"),
+    sa.Column("drifted", sa.Boolean, nullable=False),
+    # The serialised message.
+    sa.Column("report", sa.LargeBinary, nullable=False),
+    sa.PrimaryKeyConstraint("tenant", "report_id"),
+    sa.Index("ix_drift_reports_tenant_end", "tenant", "end_us", "report_id"),
+    sa.Index("ix_drift_reports_end", "end_us"),
+)
+
 
 def _sums_by_release(name: str, *versions: str) -> sa.Table:
     key = ("route", "hour_us", "tenant", "model", *versions, "currency")

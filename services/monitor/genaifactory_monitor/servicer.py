@@ -12,7 +12,15 @@ from genaifactory_common import bounds, identity
 from genaifactory_common.errors import InvalidArgument, PermissionDenied
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_monitor import converters, export, metrics, paging, store, usage
+from genaifactory_monitor import (
+    converters,
+    drift_reports,
+    export,
+    metrics,
+    paging,
+    store,
+    usage,
+)
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.settings import Settings
 
@@ -122,6 +130,30 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         start_us, end_us = converters.usage_period(request, now_us=now_us)
         rows = await usage.between(self._database, tenant, start_us, end_us, key_id=own_key, now_us=now_us)
         return monitor_pb2.GetUsageResponse(rows=[converters.usage_row(key, sums) for key, sums in rows])
+
+    async def RecordDriftReport(
+        self, request: monitor_pb2.RecordDriftReportRequest, context: Any
+    ) -> monitor_pb2.RecordDriftReportResponse:
+        """For the caller's own tenant."""
+        self._require_space()
+        caller = identity.current()
+        report = converters.drift_report(
+            request.report, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=_now_us()
+        )
+        stored, replaced = await drift_reports.record(self._database, report)
+        return monitor_pb2.RecordDriftReportResponse(report=stored, replaced=replaced)
+
+    async def GetDriftReport(
+        self, request: monitor_pb2.GetDriftReportRequest, context: Any
+    ) -> monitor_pb2.GetDriftReportResponse:
+        """A page, those on the latest windows first."""
+        limit = bounds.wanted(request.page_size, "page_size", default=_DEFAULT_PAGE, most=_MAX_PAGE)
+        filter_ = converters.drift_filter(request, tenant=_allowed_tenant(request.tenant, "tenant"))
+        after = paging.decode(request.page_token, filter_) if request.page_token else None
+        found = await drift_reports.page(self._database, filter_, after=after, limit=limit)
+        return monitor_pb2.GetDriftReportResponse(
+            reports=found.reports, next_page_token=paging.encode(found.next, filter_) if found.next else ""
+        )
 
     async def ExportInteractions(
         self, request: monitor_pb2.ExportInteractionsRequest, context: Any

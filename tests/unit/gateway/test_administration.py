@@ -47,6 +47,8 @@ METHODS: dict[str, tuple[Any, set[str]]] = {
     "SwapIndex": (pb.SwapIndexRequest(knowledge_base="documents", index_version="v2"), {"operate"}),
     "QueryInteractions": (pb.QueryInteractionsRequest(), {"export"}),
     "ExportInteractions": (pb.ExportInteractionsRequest(), {"export"}),
+    "RecordDriftReport": (pb.RecordDriftReportRequest(report=monitor_pb2.DriftReport(report_id="w")), {"evaluate"}),
+    "GetDriftReport": (pb.GetDriftReportRequest(), {"export", "evaluate"}),
     "DeleteConversation": (pb.DeleteConversationRequest(conversation_id="c"), {"chat"}),
     "CountDocuments": (pb.CountDocumentsRequest(), {"operate"}),
     "CountConversations": (pb.CountConversationsRequest(), {"operate"}),
@@ -107,6 +109,30 @@ async def test_an_administrator_of_one_tenant_cannot_read_records_of_another(gat
     for tenant in ("", "acme"):
         await asked(gateway, name, request(filter=monitor_pb2.InteractionFilter(tenant=tenant, route="rag")))
     assert [(each.tenant, each.route) for each in gateway.monitor.filters] == [("acme", "rag")] * 2
+
+
+async def test_verdicts_on_drift_are_read_of_the_keys_tenant_alone(gateway: Gateway) -> None:
+    for tenant in ("beta", "*", "ACME"):
+        with pytest.raises(FactoryError) as refused:
+            await asked(gateway, "GetDriftReport", pb.GetDriftReportRequest(tenant=tenant))
+        assert (refused.value.reason, refused.value.field) == (Reason.PERMISSION_DENIED, "tenant")
+    assert not gateway.monitor.callers
+    smuggled = pb.GetDriftReportRequest.FromString(b"\xfa\x07\x04beta")  # field 127
+    smuggled.route = ""
+    await asked(gateway, "GetDriftReport", smuggled)
+    (sent,) = gateway.monitor.drift_requests
+    assert sent.SerializeToString() == monitor_pb2.GetDriftReportRequest(tenant="acme", route="").SerializeToString()
+
+
+async def test_a_report_of_drift_reaches_monitor_and_comes_back(gateway: Gateway) -> None:
+    report = monitor_pb2.DriftReport(report_id="w", signals=[monitor_pb2.DriftSignal(name="refused", drifted=True)])
+    smuggled = monitor_pb2.DriftReport.FromString(report.SerializeToString() + b"\xfa\x07\x04evil")
+    for replaced in (False, True):
+        (stored,) = await asked(gateway, "RecordDriftReport", pb.RecordDriftReportRequest(report=smuggled))
+        assert (stored.report, stored.replaced) == (report, replaced)
+    assert gateway.monitor.drift_reports == {"w": report}
+    (page,) = await asked(gateway, "GetDriftReport", pb.GetDriftReportRequest())
+    assert list(page.reports) == [report]
 
 
 async def test_a_tenant_smuggled_in_as_an_unknown_field_is_dropped(gateway: Gateway) -> None:

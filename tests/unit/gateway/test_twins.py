@@ -7,12 +7,17 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.modelserver.v1 import modelserver_pb2
+from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory.safety.v1 import safety_pb2
 from genaifactory_gateway.twins import twin
 
 TWINS = (
+    (gateway_pb2.RecordDriftReportRequest, monitor_pb2.RecordDriftReportRequest),
+    (gateway_pb2.RecordDriftReportResponse, monitor_pb2.RecordDriftReportResponse),
+    (gateway_pb2.GetDriftReportRequest, monitor_pb2.GetDriftReportRequest),
+    (gateway_pb2.GetDriftReportResponse, monitor_pb2.GetDriftReportResponse),
     (gateway_pb2.CheckedText, safety_pb2.CheckTextResponse),
     (gateway_pb2.IngestRequest, retriever_pb2.IngestRequest),
     (gateway_pb2.IngestResponse, retriever_pb2.IngestResponse),

@@ -1286,6 +1286,126 @@ class ExportInteractionsResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class RecordDriftReportRequest(message.Message):
+    """A report to store."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def report(self) -> monitor_pb2.DriftReport:
+        """What was measured."""
+
+    def __init__(
+        self,
+        *,
+        report: monitor_pb2.DriftReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RecordDriftReportResponse(message.Message):
+    """The report is stored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: builtins.int
+    REPLACED_FIELD_NUMBER: builtins.int
+    replaced: builtins.bool
+    """Whether its window had a report before, which it replaces."""
+    @builtins.property
+    def report(self) -> monitor_pb2.DriftReport:
+        """With the verdict."""
+
+    def __init__(
+        self,
+        *,
+        report: monitor_pb2.DriftReport | None = ...,
+        replaced: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["replaced", b"replaced", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDriftReportRequest(message.Message):
+    """Which verdicts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    ENDED_SINCE_FIELD_NUMBER: builtins.int
+    ENDED_BEFORE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Empty or the key's."""
+    route: builtins.str
+    """Only verdicts on this route; empty: on all routes together. Unset: any."""
+    page_size: builtins.int
+    """1 to 500; 0 means 50. With 1 it is the latest."""
+    page_token: builtins.str
+    """`next_page_token` of the previous page."""
+    @builtins.property
+    def ended_since(self) -> timestamp_pb2.Timestamp:
+        """Only windows that ended at this moment or later; unset: no bound."""
+
+    @builtins.property
+    def ended_before(self) -> timestamp_pb2.Timestamp:
+        """Only windows that ended before this moment; unset: no bound."""
+
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        route: builtins.str | None = ...,
+        ended_since: timestamp_pb2.Timestamp | None = ...,
+        ended_before: timestamp_pb2.Timestamp | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_route", b"_route", "ended_before", b"ended_before", "ended_since", b"ended_since", "route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_route", b"_route", "ended_before", b"ended_before", "ended_since", b"ended_since", "page_size", b"page_size", "page_token", b"page_token", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__route: _TypeAlias = typing.Literal["route"]  # noqa: Y015
+    _WhichOneofArgType__route: _TypeAlias = typing.Literal["_route", b"_route"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__route) -> _WhichOneofReturnType__route | None: ...
+
+@typing.final
+class GetDriftReportResponse(message.Message):
+    """Verdicts, those on the latest windows first."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @builtins.property
+    def reports(self) -> containers.RepeatedCompositeFieldContainer[monitor_pb2.DriftReport]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        reports: abc.Iterable[monitor_pb2.DriftReport] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class CheckTextsRequest(message.Message):
     """Texts to check."""
 

@@ -106,6 +106,16 @@ class GatewayServiceStub:
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.FromString,
                 _registered_method=True)
+        self.RecordDriftReport = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/RecordDriftReport',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.RecordDriftReportRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.RecordDriftReportResponse.FromString,
+                _registered_method=True)
+        self.GetDriftReport = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/GetDriftReport',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportResponse.FromString,
+                _registered_method=True)
         self.CheckTexts = channel.unary_unary(
                 '/genaifactory.gateway.v1.GatewayService/CheckTexts',
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsRequest.SerializeToString,
@@ -258,6 +268,23 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordDriftReport(self, request, context):
+        """Stores what a drift check has measured in the tenant's interactions, and returns it with the verdict; a report on
+        the same window is replaced. Needs the permission 'evaluate': a verdict may lead to a new training.
+        INVALID_ARGUMENT: names the field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDriftReport(self, request, context):
+        """Returns verdicts of drift checks on the tenant's interactions, those on the latest windows first, by pages. Needs
+        the permission 'export' or 'evaluate'.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckTexts(self, request, context):
         """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
         Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
@@ -387,6 +414,16 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.ExportInteractions,
                     request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.FromString,
                     response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.SerializeToString,
+            ),
+            'RecordDriftReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDriftReport,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.RecordDriftReportRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.RecordDriftReportResponse.SerializeToString,
+            ),
+            'GetDriftReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDriftReport,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportResponse.SerializeToString,
             ),
             'CheckTexts': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckTexts,
@@ -804,6 +841,60 @@ class GatewayService:
             '/genaifactory.gateway.v1.GatewayService/ExportInteractions',
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsRequest.SerializeToString,
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.ExportInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDriftReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/RecordDriftReport',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.RecordDriftReportRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.RecordDriftReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDriftReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/GetDriftReport',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

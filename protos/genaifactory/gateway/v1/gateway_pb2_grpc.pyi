@@ -81,6 +81,15 @@ class GatewayServiceStub:
     """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
     permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
     """
+    RecordDriftReport: grpc.UnaryUnaryMultiCallable[gateway_pb2.RecordDriftReportRequest, gateway_pb2.RecordDriftReportResponse]
+    """Stores what a drift check has measured in the tenant's interactions, and returns it with the verdict; a report on
+    the same window is replaced. Needs the permission 'evaluate': a verdict may lead to a new training.
+    INVALID_ARGUMENT: names the field.
+    """
+    GetDriftReport: grpc.UnaryUnaryMultiCallable[gateway_pb2.GetDriftReportRequest, gateway_pb2.GetDriftReportResponse]
+    """Returns verdicts of drift checks on the tenant's interactions, those on the latest windows first, by pages. Needs
+    the permission 'export' or 'evaluate'.
+    """
     CheckTexts: grpc.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]
     """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
     Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
@@ -159,6 +168,15 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     ExportInteractions: aio.UnaryStreamMultiCallable[gateway_pb2.ExportInteractionsRequest, gateway_pb2.ExportInteractionsResponse]  # type: ignore[assignment]
     """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
     permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+    """
+    RecordDriftReport: aio.UnaryUnaryMultiCallable[gateway_pb2.RecordDriftReportRequest, gateway_pb2.RecordDriftReportResponse]  # type: ignore[assignment]
+    """Stores what a drift check has measured in the tenant's interactions, and returns it with the verdict; a report on
+    the same window is replaced. Needs the permission 'evaluate': a verdict may lead to a new training.
+    INVALID_ARGUMENT: names the field.
+    """
+    GetDriftReport: aio.UnaryUnaryMultiCallable[gateway_pb2.GetDriftReportRequest, gateway_pb2.GetDriftReportResponse]  # type: ignore[assignment]
+    """Returns verdicts of drift checks on the tenant's interactions, those on the latest windows first, by pages. Needs
+    the permission 'export' or 'evaluate'.
     """
     CheckTexts: aio.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]  # type: ignore[assignment]
     """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
@@ -319,6 +337,27 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[abc.Iterator[gateway_pb2.ExportInteractionsResponse], abc.AsyncIterator[gateway_pb2.ExportInteractionsResponse]]:
         """Streams the tenant's interactions with their feedback as JSON, oldest first, for replay and data sets. Needs the
         permission 'export'. RESOURCE_EXHAUSTED: too many transfers at once.
+        """
+
+    @abc_1.abstractmethod
+    def RecordDriftReport(
+        self,
+        request: gateway_pb2.RecordDriftReportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.RecordDriftReportResponse, abc.Awaitable[gateway_pb2.RecordDriftReportResponse]]:
+        """Stores what a drift check has measured in the tenant's interactions, and returns it with the verdict; a report on
+        the same window is replaced. Needs the permission 'evaluate': a verdict may lead to a new training.
+        INVALID_ARGUMENT: names the field.
+        """
+
+    @abc_1.abstractmethod
+    def GetDriftReport(
+        self,
+        request: gateway_pb2.GetDriftReportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.GetDriftReportResponse, abc.Awaitable[gateway_pb2.GetDriftReportResponse]]:
+        """Returns verdicts of drift checks on the tenant's interactions, those on the latest windows first, by pages. Needs
+        the permission 'export' or 'evaluate'.
         """
 
     @abc_1.abstractmethod

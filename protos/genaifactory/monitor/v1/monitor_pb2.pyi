@@ -76,6 +76,33 @@ RATING_UP: Rating.ValueType  # 1
 RATING_DOWN: Rating.ValueType  # 2
 """Bad."""
 
+class _DriftVerdict:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DriftVerdictEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_DriftVerdict.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    DRIFT_VERDICT_UNSPECIFIED: _DriftVerdict.ValueType  # 0
+    """Not set."""
+    DRIFT_VERDICT_NONE: _DriftVerdict.ValueType  # 1
+    """Too few of the last windows have drifted, and not this one."""
+    DRIFT_VERDICT_WARNING: _DriftVerdict.ValueType  # 2
+    """This window has drifted, but too few of those before it."""
+    DRIFT_VERDICT_ALARM: _DriftVerdict.ValueType  # 3
+    """Enough of the last windows have drifted."""
+
+class DriftVerdict(_DriftVerdict, metaclass=_DriftVerdictEnumTypeWrapper):
+    """What follows from a drift check."""
+
+DRIFT_VERDICT_UNSPECIFIED: DriftVerdict.ValueType  # 0
+"""Not set."""
+DRIFT_VERDICT_NONE: DriftVerdict.ValueType  # 1
+"""Too few of the last windows have drifted, and not this one."""
+DRIFT_VERDICT_WARNING: DriftVerdict.ValueType  # 2
+"""This window has drifted, but too few of those before it."""
+DRIFT_VERDICT_ALARM: DriftVerdict.ValueType  # 3
+"""Enough of the last windows have drifted."""
+
 @typing.final
 class Interaction(message.Message):
     """The one declaration of a record: monitor stores this message, and the lines of exports and their JSON Schema
@@ -731,5 +758,307 @@ class ExportInteractionsResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "jsonl", b"jsonl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DriftReport(message.Message):
+    """What a drift check has measured in a window of interactions, and the verdict; without any text of users."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPORT_ID_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    TIME_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    KEY_ID_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    CURRENT_FIELD_NUMBER: builtins.int
+    NEEDED_FIELD_NUMBER: builtins.int
+    WINDOWS_FIELD_NUMBER: builtins.int
+    DRIFTED_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    FALSE_DISCOVERY_RATE_FIELD_NUMBER: builtins.int
+    SIGNALS_FIELD_NUMBER: builtins.int
+    report_id: builtins.str
+    """Identifies the window that was judged: 1 to 128 characters, equal for the same route, start and end."""
+    tenant: builtins.str
+    """The tenant. Monitor sets it, and `time`, `principal`, `key_id`, `drifted` and `verdict`."""
+    principal: builtins.str
+    """Who stored it."""
+    key_id: builtins.str
+    """The API key's id (not the key)."""
+    route: builtins.str
+    """Only interactions of this route were compared; empty: of all."""
+    needed: builtins.int
+    """An alarm needs so many drifted windows among the last `windows`."""
+    windows: builtins.int
+    """How many windows are looked at, 1 to 100, this one included. Those before it are of the same route and are stored."""
+    drifted: builtins.int
+    """How many of them have drifted."""
+    verdict: DriftVerdict.ValueType
+    """The verdict."""
+    false_discovery_rate: builtins.float
+    """The chance of an alarm where nothing has drifted."""
+    @builtins.property
+    def time(self) -> timestamp_pb2.Timestamp:
+        """When it was stored."""
+
+    @builtins.property
+    def reference(self) -> DriftWindow:
+        """What was compared with."""
+
+    @builtins.property
+    def current(self) -> DriftWindow:
+        """What was judged."""
+
+    @builtins.property
+    def signals(self) -> containers.RepeatedCompositeFieldContainer[DriftSignal]:
+        """1 to 100, each with a name of its own. The window has drifted when one of them has."""
+
+    def __init__(
+        self,
+        *,
+        report_id: builtins.str = ...,
+        tenant: builtins.str = ...,
+        time: timestamp_pb2.Timestamp | None = ...,
+        principal: builtins.str = ...,
+        key_id: builtins.str = ...,
+        route: builtins.str = ...,
+        reference: DriftWindow | None = ...,
+        current: DriftWindow | None = ...,
+        needed: builtins.int = ...,
+        windows: builtins.int = ...,
+        drifted: builtins.int = ...,
+        verdict: DriftVerdict.ValueType = ...,
+        false_discovery_rate: builtins.float = ...,
+        signals: abc.Iterable[DriftSignal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["current", b"current", "reference", b"reference", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["current", b"current", "drifted", b"drifted", "false_discovery_rate", b"false_discovery_rate", "key_id", b"key_id", "needed", b"needed", "principal", b"principal", "reference", b"reference", "report_id", b"report_id", "route", b"route", "signals", b"signals", "tenant", b"tenant", "time", b"time", "verdict", b"verdict", "windows", b"windows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DriftWindow(message.Message):
+    """A window of interactions that was compared."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    INTERACTIONS_FIELD_NUMBER: builtins.int
+    CONVERSATIONS_FIELD_NUMBER: builtins.int
+    QUESTIONS_FIELD_NUMBER: builtins.int
+    interactions: builtins.int
+    """Interactions in it."""
+    conversations: builtins.int
+    """Conversations, of each of which one interaction was compared."""
+    questions: builtins.int
+    """Questions that were embedded."""
+    @builtins.property
+    def start_time(self) -> timestamp_pb2.Timestamp:
+        """First moment, inclusive."""
+
+    @builtins.property
+    def end_time(self) -> timestamp_pb2.Timestamp:
+        """Last moment, exclusive."""
+
+    def __init__(
+        self,
+        *,
+        start_time: timestamp_pb2.Timestamp | None = ...,
+        end_time: timestamp_pb2.Timestamp | None = ...,
+        interactions: builtins.int = ...,
+        conversations: builtins.int = ...,
+        questions: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["conversations", b"conversations", "end_time", b"end_time", "interactions", b"interactions", "questions", b"questions", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DriftSignal(message.Message):
+    """One respect in which the windows were compared."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    JUDGED_FIELD_NUMBER: builtins.int
+    DRIFTED_FIELD_NUMBER: builtins.int
+    STATISTIC_FIELD_NUMBER: builtins.int
+    P_VALUE_FIELD_NUMBER: builtins.int
+    ADJUSTED_P_VALUE_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    EFFECT_NAME_FIELD_NUMBER: builtins.int
+    LEAST_EFFECT_FIELD_NUMBER: builtins.int
+    DETECTED_TIME_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name, such as "question_language"."""
+    group: builtins.str
+    """What drifts with it: "inputs", "retrieval", "outputs" or "quality"."""
+    judged: builtins.bool
+    """False: a window had too few values, and the numbers below say nothing."""
+    drifted: builtins.bool
+    """Whether the difference is more than chance, and large enough to matter."""
+    statistic: builtins.float
+    """The statistic of its test."""
+    p_value: builtins.float
+    """The chance of such a statistic between windows of the same traffic."""
+    adjusted_p_value: builtins.float
+    """After the adjustment for the number of signals."""
+    effect: builtins.float
+    """How large the difference is."""
+    effect_name: builtins.str
+    """The measure of the effect, such as "PSI"."""
+    least_effect: builtins.float
+    """The least effect that is drift."""
+    @builtins.property
+    def detected_time(self) -> timestamp_pb2.Timestamp:
+        """When a change within the window was certain; unset: not, or not measured."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        group: builtins.str = ...,
+        judged: builtins.bool = ...,
+        drifted: builtins.bool = ...,
+        statistic: builtins.float = ...,
+        p_value: builtins.float = ...,
+        adjusted_p_value: builtins.float = ...,
+        effect: builtins.float = ...,
+        effect_name: builtins.str = ...,
+        least_effect: builtins.float = ...,
+        detected_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["detected_time", b"detected_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adjusted_p_value", b"adjusted_p_value", "detected_time", b"detected_time", "drifted", b"drifted", "effect", b"effect", "effect_name", b"effect_name", "group", b"group", "judged", b"judged", "least_effect", b"least_effect", "name", b"name", "p_value", b"p_value", "statistic", b"statistic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RecordDriftReportRequest(message.Message):
+    """A report to store."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def report(self) -> DriftReport:
+        """What was measured."""
+
+    def __init__(
+        self,
+        *,
+        report: DriftReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class RecordDriftReportResponse(message.Message):
+    """The report is stored."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: builtins.int
+    REPLACED_FIELD_NUMBER: builtins.int
+    replaced: builtins.bool
+    """Whether its window had a report before, which it replaces."""
+    @builtins.property
+    def report(self) -> DriftReport:
+        """With the verdict."""
+
+    def __init__(
+        self,
+        *,
+        report: DriftReport | None = ...,
+        replaced: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["replaced", b"replaced", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetDriftReportRequest(message.Message):
+    """Which verdicts."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    ENDED_SINCE_FIELD_NUMBER: builtins.int
+    ENDED_BEFORE_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Only this tenant; empty: the caller's."""
+    route: builtins.str
+    """Only verdicts on this route; empty: on all routes together. Unset: any."""
+    page_size: builtins.int
+    """1 to 500; 0 means 50. With 1 it is the latest."""
+    page_token: builtins.str
+    """`next_page_token` of the previous page."""
+    @builtins.property
+    def ended_since(self) -> timestamp_pb2.Timestamp:
+        """Only windows that ended at this moment or later; unset: no bound."""
+
+    @builtins.property
+    def ended_before(self) -> timestamp_pb2.Timestamp:
+        """Only windows that ended before this moment; unset: no bound."""
+
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        route: builtins.str | None = ...,
+        ended_since: timestamp_pb2.Timestamp | None = ...,
+        ended_before: timestamp_pb2.Timestamp | None = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["_route", b"_route", "ended_before", b"ended_before", "ended_since", b"ended_since", "route", b"route"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_route", b"_route", "ended_before", b"ended_before", "ended_since", b"ended_since", "page_size", b"page_size", "page_token", b"page_token", "route", b"route", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__route: _TypeAlias = typing.Literal["route"]  # noqa: Y015
+    _WhichOneofArgType__route: _TypeAlias = typing.Literal["_route", b"_route"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__route) -> _WhichOneofReturnType__route | None: ...
+
+@typing.final
+class GetDriftReportResponse(message.Message):
+    """Verdicts, those on the latest windows first."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @builtins.property
+    def reports(self) -> containers.RepeatedCompositeFieldContainer[DriftReport]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        reports: abc.Iterable[DriftReport] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "reports", b"reports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -60,6 +60,16 @@ class MonitorServiceStub:
                 request_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.ExportInteractionsRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.ExportInteractionsResponse.FromString,
                 _registered_method=True)
+        self.RecordDriftReport = channel.unary_unary(
+                '/genaifactory.monitor.v1.MonitorService/RecordDriftReport',
+                request_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.RecordDriftReportRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.RecordDriftReportResponse.FromString,
+                _registered_method=True)
+        self.GetDriftReport = channel.unary_unary(
+                '/genaifactory.monitor.v1.MonitorService/GetDriftReport',
+                request_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServiceServicer:
@@ -104,6 +114,22 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordDriftReport(self, request, context):
+        """Stores what a drift check has measured, for the caller's own tenant, and returns it with the verdict that follows
+        from it and from the windows before. A report replaces the one with its report_id, so that a window that is judged
+        again counts once. INVALID_ARGUMENT: names the field.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDriftReport(self, request, context):
+        """Returns verdicts of drift checks, those on the latest windows first, by pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +157,16 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.ExportInteractions,
                     request_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.ExportInteractionsRequest.FromString,
                     response_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.ExportInteractionsResponse.SerializeToString,
+            ),
+            'RecordDriftReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDriftReport,
+                    request_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.RecordDriftReportRequest.FromString,
+                    response_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.RecordDriftReportResponse.SerializeToString,
+            ),
+            'GetDriftReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDriftReport,
+                    request_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportRequest.FromString,
+                    response_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,6 +305,60 @@ class MonitorService:
             '/genaifactory.monitor.v1.MonitorService/ExportInteractions',
             genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.ExportInteractionsRequest.SerializeToString,
             genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.ExportInteractionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDriftReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.monitor.v1.MonitorService/RecordDriftReport',
+            genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.RecordDriftReportRequest.SerializeToString,
+            genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.RecordDriftReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDriftReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.monitor.v1.MonitorService/GetDriftReport',
+            genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportRequest.SerializeToString,
+            genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,13 @@ class MonitorServiceStub:
     """Adds up usage and cost. A caller without the permission 'usage' gets only its own key's rows."""
     ExportInteractions: grpc.UnaryStreamMultiCallable[monitor_pb2.ExportInteractionsRequest, monitor_pb2.ExportInteractionsResponse]
     """Streams interactions with their feedback as JSON, oldest first, for replay and data sets."""
+    RecordDriftReport: grpc.UnaryUnaryMultiCallable[monitor_pb2.RecordDriftReportRequest, monitor_pb2.RecordDriftReportResponse]
+    """Stores what a drift check has measured, for the caller's own tenant, and returns it with the verdict that follows
+    from it and from the windows before. A report replaces the one with its report_id, so that a window that is judged
+    again counts once. INVALID_ARGUMENT: names the field.
+    """
+    GetDriftReport: grpc.UnaryUnaryMultiCallable[monitor_pb2.GetDriftReportRequest, monitor_pb2.GetDriftReportResponse]
+    """Returns verdicts of drift checks, those on the latest windows first, by pages."""
 
 @typing.type_check_only
 class MonitorServiceAsyncStub(MonitorServiceStub):
@@ -67,6 +74,13 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     """Adds up usage and cost. A caller without the permission 'usage' gets only its own key's rows."""
     ExportInteractions: aio.UnaryStreamMultiCallable[monitor_pb2.ExportInteractionsRequest, monitor_pb2.ExportInteractionsResponse]  # type: ignore[assignment]
     """Streams interactions with their feedback as JSON, oldest first, for replay and data sets."""
+    RecordDriftReport: aio.UnaryUnaryMultiCallable[monitor_pb2.RecordDriftReportRequest, monitor_pb2.RecordDriftReportResponse]  # type: ignore[assignment]
+    """Stores what a drift check has measured, for the caller's own tenant, and returns it with the verdict that follows
+    from it and from the windows before. A report replaces the one with its report_id, so that a window that is judged
+    again counts once. INVALID_ARGUMENT: names the field.
+    """
+    GetDriftReport: aio.UnaryUnaryMultiCallable[monitor_pb2.GetDriftReportRequest, monitor_pb2.GetDriftReportResponse]  # type: ignore[assignment]
+    """Returns verdicts of drift checks, those on the latest windows first, by pages."""
 
 class MonitorServiceServicer(metaclass=abc_1.ABCMeta):
     """Stores interactions, feedback and usage. Callers read their own tenant's; with the permission 'operate' also others'."""
@@ -114,5 +128,24 @@ class MonitorServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[monitor_pb2.ExportInteractionsResponse], abc.AsyncIterator[monitor_pb2.ExportInteractionsResponse]]:
         """Streams interactions with their feedback as JSON, oldest first, for replay and data sets."""
+
+    @abc_1.abstractmethod
+    def RecordDriftReport(
+        self,
+        request: monitor_pb2.RecordDriftReportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[monitor_pb2.RecordDriftReportResponse, abc.Awaitable[monitor_pb2.RecordDriftReportResponse]]:
+        """Stores what a drift check has measured, for the caller's own tenant, and returns it with the verdict that follows
+        from it and from the windows before. A report replaces the one with its report_id, so that a window that is judged
+        again counts once. INVALID_ARGUMENT: names the field.
+        """
+
+    @abc_1.abstractmethod
+    def GetDriftReport(
+        self,
+        request: monitor_pb2.GetDriftReportRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[monitor_pb2.GetDriftReportResponse, abc.Awaitable[monitor_pb2.GetDriftReportResponse]]:
+        """Returns verdicts of drift checks, those on the latest windows first, by pages."""
 
 def add_MonitorServiceServicer_to_server(servicer: MonitorServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

@@ -32,6 +32,8 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
         """Pieces that gRPC has accepted."""
         self.filters: list[monitor_pb2.InteractionFilter] = []
         """Of queries and exports."""
+        self.drift_reports: dict[str, monitor_pb2.DriftReport] = {}
+        self.drift_requests: list[monitor_pb2.GetDriftReportRequest] = []
         self.export_ended = asyncio.Event()
         """Set when an export has ended, in any way."""
 
@@ -55,6 +57,27 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
             raise self.error
         self.feedback[request.feedback_id] = request
         return monitor_pb2.RecordFeedbackResponse(interaction_known=request.request_id in self.known_requests)
+
+    async def RecordDriftReport(
+        self, request: monitor_pb2.RecordDriftReportRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> monitor_pb2.RecordDriftReportResponse:
+        """Stores it."""
+        self.callers.append(identity.current())
+        if self.error is not None:
+            raise self.error
+        replaced = request.report.report_id in self.drift_reports
+        self.drift_reports[request.report.report_id] = request.report
+        return monitor_pb2.RecordDriftReportResponse(report=request.report, replaced=replaced)
+
+    async def GetDriftReport(
+        self, request: monitor_pb2.GetDriftReportRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> monitor_pb2.GetDriftReportResponse:
+        """Returns all."""
+        self.callers.append(identity.current())
+        if self.error is not None:
+            raise self.error
+        self.drift_requests.append(request)
+        return monitor_pb2.GetDriftReportResponse(reports=self.drift_reports.values())
 
     async def GetUsage(
         self, request: monitor_pb2.GetUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
