@@ -513,6 +513,22 @@ MUTATIONS = (
         ("monitor/test_releases.py::test_a_record_that_arrives_again_adds_nothing_to_its_hour",),
     ),
     Mutation(
+        "a drift check that arrives again counts as another window",
+        "services/monitor/genaifactory_monitor/drift_reports.py",
+        "table.c.route == report.route, ~same, ",
+        "table.c.route == report.route, ",
+        (
+            "monitor/test_drift_reports.py::test_a_window_that_is_judged_again_replaces_its_report_and_later_ones_do_not_count",
+        ),
+    ),
+    Mutation(
+        "a key stores verdicts on the drift of another tenant",
+        "services/monitor/genaifactory_monitor/converters.py",
+        "    kept.tenant, kept.principal, kept.key_id = tenant, principal, key_id\n",
+        "    kept.tenant, kept.principal, kept.key_id = kept.tenant or tenant, principal, key_id\n",
+        ("monitor/test_drift_reports.py::test_a_report_is_stored_with_who_sent_it_and_the_verdict",),
+    ),
+    Mutation(
         "requests of an evaluation count as those of a release",
         "services/monitor/genaifactory_monitor/releases.py",
         "    for item in filter(indexed.is_use, stored):\n",
