@@ -126,6 +126,13 @@ async def test_a_window_that_is_judged_again_replaces_its_report_and_later_ones_
     assert name((await record(monitor, report(-1, drifted=True))).report) == ALARM  # with that of the second day
 
 
+async def test_a_report_whose_window_has_moved_counts_once(monitor: Monitor) -> None:
+    testing.act_as(CHECKER)
+    for day in (-9, -8):
+        again = await record(monitor, report(day, report_id="same", drifted=True))
+    assert (again.report.drifted, again.replaced, name(again.report)) == (1, True, WARNING)
+
+
 async def test_the_latest_comes_first_by_pages_and_by_route_and_time(monitor: Monitor) -> None:
     testing.act_as(CHECKER)
     for day in range(-7, 0):
