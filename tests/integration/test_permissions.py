@@ -149,6 +149,7 @@ REQUESTS: dict[str, Callable[[], Message]] = {
     ),
     f"{GATEWAY}DeleteConversation": lambda: gateway_pb2.DeleteConversationRequest(conversation_id="none"),
     f"{GATEWAY}SwapIndex": lambda: gateway_pb2.SwapIndexRequest(index_version="v1"),
+    f"{GATEWAY}DropIndex": lambda: gateway_pb2.DropIndexRequest(index_version="v99"),
     f"{GATEWAY}Ingest": lambda: gateway_pb2.IngestRequest(open=gateway_pb2.IngestOpen(knowledge_base="documents")),
     f"{GATEWAY}DeleteDocuments": lambda: gateway_pb2.DeleteDocumentsRequest(document_ids=["none"]),
     f"{GATEWAY}GetDocument": lambda: gateway_pb2.GetDocumentRequest(document_id="none"),

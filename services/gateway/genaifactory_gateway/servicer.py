@@ -182,6 +182,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         async with self._admit(context, "SwapIndex") as entry:
             return await self._indexes.call(entry, request, gateway_pb2.SwapIndexResponse)
 
+    async def DropIndex(
+        self, request: gateway_pb2.DropIndexRequest, context: _Context
+    ) -> gateway_pb2.DropIndexResponse:
+        """Deletes an index version that does not serve."""
+        async with self._admit(context, "DropIndex") as entry:
+            return await self._indexes.call(entry, request, gateway_pb2.DropIndexResponse)
+
     async def QueryInteractions(
         self, request: gateway_pb2.QueryInteractionsRequest, context: _Context
     ) -> gateway_pb2.QueryInteractionsResponse:

@@ -42,6 +42,8 @@ class Progress:
     passages_total: int
     """Of the active version; the new one may have another number."""
     state: State
+    problem: str = ""
+    """Why the check failed."""
 
 
 @dataclass(frozen=True)
@@ -324,8 +326,12 @@ class KnowledgeBase:
                 for begin in range(0, len(revisions), _BUILD_BATCH):
                     done += await self._copy(index, revisions[begin : begin + _BUILD_BATCH])
                     yield Progress(index.version, done, max(total, done), "building")
+                doubtful = await versions.unequal(index, revisions, self._library, self._vectors)
                 async with self._writing:
-                    problem = await versions.problem(index, self._library, self._vectors)
+                    # Documents that were removed meanwhile are no problem, and no others are now.
+                    unequal = await versions.unequal(index, list(doubtful), self._library, self._vectors)
+                    problem = next(iter(unequal.values()), None)
+                    problem = problem or await versions.problem(index, self._library, self._vectors)
                     if problem is None:
                         await self._set_states({index.id: "ready"})
                 if problem is not None:
@@ -336,7 +342,7 @@ class KnowledgeBase:
                 if not isinstance(error, _CheckFailed):
                     raise
                 logger.error("index version %s of %s failed its check: %s", index.version, self.name, error)
-                yield Progress(index.version, done, max(total, done), "failed")
+                yield Progress(index.version, done, max(total, done), "failed", error.message)
                 return
             yield Progress(index.version, done, done, "ready")
         finally:
@@ -355,6 +361,17 @@ class KnowledgeBase:
             states.update({index.id: "dropped" for index in dropped})
             await self._retire(dropped, states)
             return version, current.active.version
+
+    async def drop(self, version: str) -> None:
+        """Deletes a version that does not serve. Raises NotFound, Conflict."""
+        async with self._writing:
+            target = self.snapshots.current.serving(version)
+            if target.state == "active":
+                raise Conflict(
+                    f"The index version '{version}' serves; activate another one before it is dropped.",
+                    field="index_version",
+                )
+            await self._retire([target], {target.id: "dropped"})
 
     async def _built(self, idempotency_key: str) -> Index | None:
         if not idempotency_key:

@@ -24,7 +24,17 @@ from genaifactory_common.sqlite_files import Pragmas, SqliteFile
 from genaifactory_common.sqlite_thread import Database
 from genaifactory_retriever import schema
 from genaifactory_retriever.documents import Section
-from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, Origin, Put, State, StoredDocument
+from genaifactory_retriever.stored import (
+    OPEN_STATES,
+    Access,
+    Contents,
+    Index,
+    Known,
+    Origin,
+    Put,
+    State,
+    StoredDocument,
+)
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -123,6 +133,15 @@ class Library:
             "SELECT revision FROM documents WHERE knowledge_base = ? AND indexed ORDER BY revision", (knowledge_base,)
         )
         return [revision for (revision,) in rows]
+
+    def access(self, revisions: Sequence[int]) -> dict[int, Access]:
+        """Who may see the documents of these revisions; those that are not live any more are left out."""
+        marks = ",".join("?" * len(revisions))
+        rows = self.read(
+            f"SELECT revision, document_id, tenant, allowed_groups FROM documents WHERE revision IN ({marks})",  # noqa: S608
+            revisions,
+        )
+        return {revision: Access(name, tenant, tuple(json.loads(groups))) for revision, name, tenant, groups in rows}
 
     def reserve(self, knowledge_base: str, count: int) -> list[int]:
         """New revisions in the state writing."""

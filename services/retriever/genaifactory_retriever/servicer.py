@@ -125,6 +125,8 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 documents=documents,
                 passages=passages,
                 embedding_model=index.embedding_model,
+                chunk_tokens=index.chunk_tokens,
+                chunk_overlap_tokens=index.overlap_tokens,
             )
             message.create_time.FromNanoseconds(int(index.create_time * 1e9))
         return response
@@ -146,6 +148,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                     passages_done=step.passages_done,
                     passages_total=step.passages_total,
                     state=_STATES[step.state],
+                    problem=step.problem,
                 )
         finally:
             await progress.aclose()
@@ -156,6 +159,13 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             raise InvalidArgument("index_version must name the version to serve.", field="index_version")
         active, previous = await knowledge_base.swap(request.index_version)
         return retriever_pb2.SwapIndexResponse(active_version=active, previous_version=previous)
+
+    async def DropIndex(self, request: retriever_pb2.DropIndexRequest, context: Any) -> retriever_pb2.DropIndexResponse:
+        _, knowledge_base, _ = await self._caller(request.knowledge_base)
+        if not request.index_version:
+            raise InvalidArgument("index_version must name the version to drop.", field="index_version")
+        await knowledge_base.drop(request.index_version)
+        return retriever_pb2.DropIndexResponse()
 
     async def DeleteDocuments(
         self, request: retriever_pb2.DeleteDocumentsRequest, context: Any

@@ -53,6 +53,16 @@ class StoredDocument:
 
 
 @dataclass(frozen=True)
+class Access:
+    """Who may see a stored document."""
+
+    document_id: str
+    tenant: str
+    allowed_groups: tuple[str, ...]
+    """Empty: everybody of the tenant."""
+
+
+@dataclass(frozen=True)
 class Known:
     """A stored document's state, without its text."""
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Sequence
 
 from genaifactory_common import specs
 from genaifactory_common.errors import Unavailable
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _PROBES = 8
 """Stored passages that a check searches for."""
+_COMPARED = 256
+"""Passages in memory at a time during a comparison."""
 _BATCH = 16
 """Documents in memory at a time during a rebuild."""
 _ROUNDING = 1e-3
@@ -83,6 +86,24 @@ async def problem(index: Index, library: Library, vectors: Vectors) -> str | Non
     except Unavailable as error:
         return error.message
     return None
+
+
+async def unequal(index: Index, revisions: Sequence[int], library: Library, vectors: Vectors) -> dict[int, str]:
+    """Revision -> problem, of live documents that a version lacks, or has for other tenants or groups than the library.
+
+    All passages of a document are written with the same access list, so its first one is compared.
+    """
+    problems: dict[int, str] = {}
+    for begin in range(0, len(revisions), _COMPARED):
+        expected = await library.run(library.access, revisions[begin : begin + _COMPARED])
+        found = await vectors.passages(index_name(index), [point_id(revision, 0) for revision in expected])
+        for revision, access in expected.items():
+            passage = found.get(point_id(revision, 0))
+            if passage is None:
+                problems[revision] = f"it has no passage of document '{access.document_id}'"
+            elif (passage.tenant, tuple(passage.allowed_groups)) != (access.tenant, access.allowed_groups):
+                problems[revision] = f"document '{access.document_id}' has another access list in it"
+    return problems
 
 
 async def rebuild(index: Index, why: str, library: Library, vectors: Vectors, encoder: Encoder) -> None:

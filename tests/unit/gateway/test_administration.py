@@ -45,6 +45,7 @@ METHODS: dict[str, tuple[Any, set[str]]] = {
     "ListIndexes": (pb.ListIndexesRequest(knowledge_base="documents"), {"chat", "ingest"}),
     "BuildIndex": (pb.BuildIndexRequest(knowledge_base="documents"), {"operate"}),
     "SwapIndex": (pb.SwapIndexRequest(knowledge_base="documents", index_version="v2"), {"operate"}),
+    "DropIndex": (pb.DropIndexRequest(knowledge_base="documents", index_version="v1"), {"operate"}),
     "QueryInteractions": (pb.QueryInteractionsRequest(), {"export"}),
     "ExportInteractions": (pb.ExportInteractionsRequest(), {"export"}),
     "RecordDriftReport": (pb.RecordDriftReportRequest(report=monitor_pb2.DriftReport(report_id="w")), {"evaluate"}),
@@ -143,7 +144,7 @@ async def test_a_tenant_smuggled_in_as_an_unknown_field_is_dropped(gateway: Gate
     assert sent.SerializeToString() == monitor_pb2.InteractionFilter(tenant="acme").SerializeToString()
 
 
-@pytest.mark.parametrize("name", ["Ingest", "ListIndexes", "BuildIndex", "SwapIndex"])
+@pytest.mark.parametrize("name", ["Ingest", "ListIndexes", "BuildIndex", "SwapIndex", "DropIndex"])
 async def test_a_knowledge_base_of_another_tenant_is_not_found(gateway: Gateway, name: str) -> None:
     request = type(METHODS[name][0])()
     target = request.open if name == "Ingest" else request

@@ -31,6 +31,8 @@ TWINS = (
     (gateway_pb2.BuildIndexResponse, retriever_pb2.BuildIndexResponse),
     (gateway_pb2.SwapIndexRequest, retriever_pb2.SwapIndexRequest),
     (gateway_pb2.SwapIndexResponse, retriever_pb2.SwapIndexResponse),
+    (gateway_pb2.DropIndexRequest, retriever_pb2.DropIndexRequest),
+    (gateway_pb2.DropIndexResponse, retriever_pb2.DropIndexResponse),
     (gateway_pb2.CountDocumentsResponse, retriever_pb2.CountDocumentsResponse),
     (gateway_pb2.LoadAdapterRequest, modelserver_pb2.LoadAdapterRequest),
     (gateway_pb2.UnloadAdapterRequest, modelserver_pb2.UnloadAdapterRequest),

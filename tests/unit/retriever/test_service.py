@@ -18,7 +18,10 @@ from genaifactory_common.errors import Conflict, FactoryError, PermissionDenied,
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever.app import create_app
+from genaifactory_retriever.encoding import Encoded
 from genaifactory_retriever.settings import Settings
+from genaifactory_retriever.stored import StoredDocument
+from genaifactory_retriever.vectors.protocol import Point
 from tests.unit.retriever import files
 from tests.unit.retriever.conftest import FACTORY, Client, Doc, operating, outcomes, retriever
 
@@ -371,6 +374,7 @@ async def test_a_narrowed_access_list_applies_at_once_in_every_version(client: C
 
 
 BUILD = pb.BuildIndexRequest(knowledge_base="docs")
+DROP = pb.DropIndexRequest(knowledge_base="docs", index_version="v2")
 SWAP = pb.SwapIndexRequest(knowledge_base="docs", index_version="v1")
 
 
@@ -383,7 +387,7 @@ async def collected(messages: AsyncIterator[Any]) -> list[Any]:
     [
         (("chat",), {"search", "indexes"}),
         (("ingest",), {"indexes", "ingest", "delete"}),
-        (("operate",), {"build", "swap"}),
+        (("operate",), {"build", "swap", "drop"}),
         ((), set()),
     ],
 )
@@ -395,6 +399,7 @@ async def test_each_call_needs_its_permission(client: Client, permissions: tuple
         "ingest": lambda: client.ingest([BOOT]),
         "build": lambda: collected(channels.stream(client.stub.BuildIndex, BUILD, timeout_seconds=60)),
         "swap": lambda: channels.unary(client.stub.SwapIndex, SWAP, timeout_seconds=10),
+        "drop": lambda: channels.unary(client.stub.DropIndex, DROP, timeout_seconds=10),
         "delete": lambda: client.delete("x"),
     }
     for name, call in calls.items():
@@ -494,6 +499,51 @@ async def test_a_build_is_cancelled_with_its_caller_and_can_be_started_again(cli
         with contextlib.suppress(Conflict):
             state = (await client.build("k"))[-1].state
     assert pb.INDEX_STATE_FAILED in [index.state for index in await client.indexes()]
+
+
+@pytest.mark.parametrize(
+    ("planted", "problem"),
+    [
+        (lambda points: [replace(p, passage=replace(p.passage, allowed_groups=())) for p in points], "access list"),
+        (lambda points: [replace(p, passage=replace(p.passage, tenant="beta")) for p in points], "access list"),
+        (lambda points: [], "no passage of document 'boot'"),
+    ],
+    ids=["groups lost", "another tenant", "a document lost"],
+)
+async def test_a_build_with_other_access_lists_or_documents_than_stored_fails_and_never_serves(
+    client: Client,
+    planted: Callable[[list[Point]], list[Point]],
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await client.ingest([replace(BOOT, groups=("it",)), RAID])
+    real = Encoded.points
+
+    def wrong(self: Encoded, revision: int, document: StoredDocument) -> list[Point]:
+        points = list(real(self, revision, document))
+        return planted(points) if document.document_id == BOOT.id else points
+
+    monkeypatch.setattr(Encoded, "points", wrong)
+    last = (await client.build())[-1]
+    assert last.state == pb.INDEX_STATE_FAILED
+    assert problem in last.problem
+    with pytest.raises(FactoryError, match="no index version 'v2'"):
+        await client.swap("v2")
+
+
+async def test_a_version_that_does_not_serve_is_dropped_for_good(client: Client) -> None:
+    await client.ingest([BOOT])
+    await client.build("k")
+    with operating():
+        await channels.unary(client.stub.DropIndex, DROP, timeout_seconds=10)
+        for version, problem in (("v2", "no index version 'v2'"), ("v1", "'v1' serves"), ("", "must name the version")):
+            request = pb.DropIndexRequest(knowledge_base="docs", index_version=version)
+            with pytest.raises(FactoryError, match=problem):
+                await channels.unary(client.stub.DropIndex, request, timeout_seconds=10)
+    (listed,) = await client.indexes()
+    assert (listed.version, listed.chunk_tokens, listed.chunk_overlap_tokens) == ("v1", 64, 8)
+    with pytest.raises(FactoryError, match="dropped since"):
+        await client.build("k")
 
 
 @pytest.mark.parametrize(

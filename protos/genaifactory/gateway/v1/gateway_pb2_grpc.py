@@ -96,6 +96,11 @@ class GatewayServiceStub:
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexResponse.FromString,
                 _registered_method=True)
+        self.DropIndex = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/DropIndex',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DropIndexRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DropIndexResponse.FromString,
+                _registered_method=True)
         self.QueryInteractions = channel.unary_unary(
                 '/genaifactory.gateway.v1.GatewayService/QueryInteractions',
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.QueryInteractionsRequest.SerializeToString,
@@ -237,8 +242,8 @@ class GatewayServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BuildIndex(self, request, context):
-        """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+        """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+        factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
         ABORTED: another build runs. Idempotent by `idempotency_key`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -248,6 +253,14 @@ class GatewayServiceServicer:
     def SwapIndex(self, request, context):
         """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
         NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropIndex(self, request, context):
+        """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+        base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -404,6 +417,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.SwapIndex,
                     request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexRequest.FromString,
                     response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexResponse.SerializeToString,
+            ),
+            'DropIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropIndex,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DropIndexRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DropIndexResponse.SerializeToString,
             ),
             'QueryInteractions': grpc.unary_unary_rpc_method_handler(
                     servicer.QueryInteractions,
@@ -787,6 +805,33 @@ class GatewayService:
             '/genaifactory.gateway.v1.GatewayService/SwapIndex',
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexRequest.SerializeToString,
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.SwapIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/DropIndex',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DropIndexRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.DropIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,13 +67,17 @@ class GatewayServiceStub:
     ListIndexes: grpc.UnaryUnaryMultiCallable[gateway_pb2.ListIndexesRequest, gateway_pb2.ListIndexesResponse]
     """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'."""
     BuildIndex: grpc.UnaryStreamMultiCallable[gateway_pb2.BuildIndexRequest, gateway_pb2.BuildIndexResponse]
-    """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+    """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+    factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
     ABORTED: another build runs. Idempotent by `idempotency_key`.
     """
     SwapIndex: grpc.UnaryUnaryMultiCallable[gateway_pb2.SwapIndexRequest, gateway_pb2.SwapIndexResponse]
     """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
     NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+    """
+    DropIndex: grpc.UnaryUnaryMultiCallable[gateway_pb2.DropIndexRequest, gateway_pb2.DropIndexResponse]
+    """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+    base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
     """
     QueryInteractions: grpc.UnaryUnaryMultiCallable[gateway_pb2.QueryInteractionsRequest, gateway_pb2.QueryInteractionsResponse]
     """Lists the tenant's interactions, newest first, by pages. Needs the permission 'export'."""
@@ -155,13 +159,17 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     ListIndexes: aio.UnaryUnaryMultiCallable[gateway_pb2.ListIndexesRequest, gateway_pb2.ListIndexesResponse]  # type: ignore[assignment]
     """Lists the index versions of a knowledge base. Needs the permission 'chat' or 'ingest'."""
     BuildIndex: aio.UnaryStreamMultiCallable[gateway_pb2.BuildIndexRequest, gateway_pb2.BuildIndexResponse]  # type: ignore[assignment]
-    """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+    """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+    factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
     ABORTED: another build runs. Idempotent by `idempotency_key`.
     """
     SwapIndex: aio.UnaryUnaryMultiCallable[gateway_pb2.SwapIndexRequest, gateway_pb2.SwapIndexResponse]  # type: ignore[assignment]
     """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
     NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+    """
+    DropIndex: aio.UnaryUnaryMultiCallable[gateway_pb2.DropIndexRequest, gateway_pb2.DropIndexResponse]  # type: ignore[assignment]
+    """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+    base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
     """
     QueryInteractions: aio.UnaryUnaryMultiCallable[gateway_pb2.QueryInteractionsRequest, gateway_pb2.QueryInteractionsResponse]  # type: ignore[assignment]
     """Lists the tenant's interactions, newest first, by pages. Needs the permission 'export'."""
@@ -306,8 +314,8 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
         request: gateway_pb2.BuildIndexRequest,
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[gateway_pb2.BuildIndexResponse], abc.AsyncIterator[gateway_pb2.BuildIndexResponse]]:
-        """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
+        """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+        factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base: they need the permission 'operate'.
         ABORTED: another build runs. Idempotent by `idempotency_key`.
         """
 
@@ -319,6 +327,16 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[gateway_pb2.SwapIndexResponse, abc.Awaitable[gateway_pb2.SwapIndexResponse]]:
         """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
         NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+        """
+
+    @abc_1.abstractmethod
+    def DropIndex(
+        self,
+        request: gateway_pb2.DropIndexRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.DropIndexResponse, abc.Awaitable[gateway_pb2.DropIndexResponse]]:
+        """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+        base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
         """
 
     @abc_1.abstractmethod

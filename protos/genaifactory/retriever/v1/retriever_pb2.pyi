@@ -478,6 +478,8 @@ class Index(message.Message):
     PASSAGES_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     EMBEDDING_MODEL_FIELD_NUMBER: builtins.int
+    CHUNK_TOKENS_FIELD_NUMBER: builtins.int
+    CHUNK_OVERLAP_TOKENS_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Its name."""
     state: IndexState.ValueType
@@ -488,6 +490,10 @@ class Index(message.Message):
     """Passages of the caller's tenant."""
     embedding_model: builtins.str
     """The embedding model."""
+    chunk_tokens: builtins.int
+    """Longest passage, in tokens of the embedding model."""
+    chunk_overlap_tokens: builtins.int
+    """Tokens that a passage shares with the one before it."""
     @builtins.property
     def create_time(self) -> timestamp_pb2.Timestamp:
         """When it was created."""
@@ -501,10 +507,12 @@ class Index(message.Message):
         passages: builtins.int = ...,
         create_time: timestamp_pb2.Timestamp | None = ...,
         embedding_model: builtins.str = ...,
+        chunk_tokens: builtins.int = ...,
+        chunk_overlap_tokens: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["create_time", b"create_time", "documents", b"documents", "embedding_model", b"embedding_model", "passages", b"passages", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["chunk_overlap_tokens", b"chunk_overlap_tokens", "chunk_tokens", b"chunk_tokens", "create_time", b"create_time", "documents", b"documents", "embedding_model", b"embedding_model", "passages", b"passages", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -542,6 +550,7 @@ class BuildIndexResponse(message.Message):
     PASSAGES_DONE_FIELD_NUMBER: builtins.int
     PASSAGES_TOTAL_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
     index_version: builtins.str
     """The version that is being built."""
     passages_done: builtins.int
@@ -550,6 +559,8 @@ class BuildIndexResponse(message.Message):
     """Passages to do."""
     state: IndexState.ValueType
     """Its state; READY or FAILED in the last message."""
+    problem: builtins.str
+    """Why the check failed; empty unless the state is FAILED."""
     def __init__(
         self,
         *,
@@ -557,10 +568,11 @@ class BuildIndexResponse(message.Message):
         passages_done: builtins.int = ...,
         passages_total: builtins.int = ...,
         state: IndexState.ValueType = ...,
+        problem: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["index_version", b"index_version", "passages_done", b"passages_done", "passages_total", b"passages_total", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["index_version", b"index_version", "passages_done", b"passages_done", "passages_total", b"passages_total", "problem", b"problem", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -609,6 +621,45 @@ class SwapIndexResponse(message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["active_version", b"active_version", "previous_version", b"previous_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DropIndexRequest(message.Message):
+    """The version to drop."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    KNOWLEDGE_BASE_FIELD_NUMBER: builtins.int
+    INDEX_VERSION_FIELD_NUMBER: builtins.int
+    knowledge_base: builtins.str
+    """Name of the knowledge base in factory.yaml."""
+    index_version: builtins.str
+    """The version to drop."""
+    def __init__(
+        self,
+        *,
+        knowledge_base: builtins.str = ...,
+        index_version: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["index_version", b"index_version", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class DropIndexResponse(message.Message):
+    """The version was dropped."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

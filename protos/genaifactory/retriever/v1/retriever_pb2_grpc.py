@@ -61,6 +61,11 @@ class RetrieverServiceStub:
                 request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.SwapIndexRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.SwapIndexResponse.FromString,
                 _registered_method=True)
+        self.DropIndex = channel.unary_unary(
+                '/genaifactory.retriever.v1.RetrieverService/DropIndex',
+                request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DropIndexRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DropIndexResponse.FromString,
+                _registered_method=True)
         self.DeleteDocuments = channel.unary_unary(
                 '/genaifactory.retriever.v1.RetrieverService/DeleteDocuments',
                 request_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DeleteDocumentsRequest.SerializeToString,
@@ -113,8 +118,8 @@ class RetrieverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BuildIndex(self, request, context):
-        """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
+        """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+        factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
         by `idempotency_key`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -124,6 +129,14 @@ class RetrieverServiceServicer:
     def SwapIndex(self, request, context):
         """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
         NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropIndex(self, request, context):
+        """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+        base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,6 +202,11 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.SwapIndex,
                     request_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.SwapIndexRequest.FromString,
                     response_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.SwapIndexResponse.SerializeToString,
+            ),
+            'DropIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropIndex,
+                    request_deserializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DropIndexRequest.FromString,
+                    response_serializer=genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DropIndexResponse.SerializeToString,
             ),
             'DeleteDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDocuments,
@@ -348,6 +366,33 @@ class RetrieverService:
             '/genaifactory.retriever.v1.RetrieverService/SwapIndex',
             genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.SwapIndexRequest.SerializeToString,
             genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.SwapIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.retriever.v1.RetrieverService/DropIndex',
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DropIndexRequest.SerializeToString,
+            genaifactory_dot_retriever_dot_v1_dot_retriever__pb2.DropIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,13 +46,17 @@ class RetrieverServiceStub:
     ListIndexes: grpc.UnaryUnaryMultiCallable[retriever_pb2.ListIndexesRequest, retriever_pb2.ListIndexesResponse]
     """Lists the index versions of a knowledge base."""
     BuildIndex: grpc.UnaryStreamMultiCallable[retriever_pb2.BuildIndexRequest, retriever_pb2.BuildIndexResponse]
-    """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
+    """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+    factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
     by `idempotency_key`.
     """
     SwapIndex: grpc.UnaryUnaryMultiCallable[retriever_pb2.SwapIndexRequest, retriever_pb2.SwapIndexResponse]
     """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
     NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+    """
+    DropIndex: grpc.UnaryUnaryMultiCallable[retriever_pb2.DropIndexRequest, retriever_pb2.DropIndexResponse]
+    """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+    base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
     """
     DeleteDocuments: grpc.UnaryUnaryMultiCallable[retriever_pb2.DeleteDocumentsRequest, retriever_pb2.DeleteDocumentsResponse]
     """Deletes documents that the caller may see from every index version. Unknown ids are no error; the response names
@@ -90,13 +94,17 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     ListIndexes: aio.UnaryUnaryMultiCallable[retriever_pb2.ListIndexesRequest, retriever_pb2.ListIndexesResponse]  # type: ignore[assignment]
     """Lists the index versions of a knowledge base."""
     BuildIndex: aio.UnaryStreamMultiCallable[retriever_pb2.BuildIndexRequest, retriever_pb2.BuildIndexResponse]  # type: ignore[assignment]
-    """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-    SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
+    """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+    factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
     by `idempotency_key`.
     """
     SwapIndex: aio.UnaryUnaryMultiCallable[retriever_pb2.SwapIndexRequest, retriever_pb2.SwapIndexResponse]  # type: ignore[assignment]
     """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
     NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+    """
+    DropIndex: aio.UnaryUnaryMultiCallable[retriever_pb2.DropIndexRequest, retriever_pb2.DropIndexResponse]  # type: ignore[assignment]
+    """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+    base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
     """
     DeleteDocuments: aio.UnaryUnaryMultiCallable[retriever_pb2.DeleteDocumentsRequest, retriever_pb2.DeleteDocumentsResponse]  # type: ignore[assignment]
     """Deletes documents that the caller may see from every index version. Unknown ids are no error; the response names
@@ -155,8 +163,8 @@ class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
         request: retriever_pb2.BuildIndexRequest,
         context: _ServicerContext,
     ) -> typing.Union[abc.Iterator[retriever_pb2.BuildIndexResponse], abc.AsyncIterator[retriever_pb2.BuildIndexResponse]]:
-        """Builds a new index version beside the active one from all stored documents, and checks it. It does not serve until
-        SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
+        """Builds a new index version beside the active one from all stored documents, as the knowledge base is in
+        factory.yaml, and checks that it has every document with its access list. It does not serve until SwapIndex. This and SwapIndex concern every tenant of the knowledge base. ABORTED: another build runs. Idempotent
         by `idempotency_key`.
         """
 
@@ -168,6 +176,16 @@ class RetrieverServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[retriever_pb2.SwapIndexResponse, abc.Awaitable[retriever_pb2.SwapIndexResponse]]:
         """Makes a checked version the active one, atomically; the former one is kept, and can be swapped back.
         NOT_FOUND: no such version. ABORTED: it is still being built. Swapping to the active version does nothing.
+        """
+
+    @abc_1.abstractmethod
+    def DropIndex(
+        self,
+        request: retriever_pb2.DropIndexRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[retriever_pb2.DropIndexResponse, abc.Awaitable[retriever_pb2.DropIndexResponse]]:
+        """Deletes a version that does not serve, and with it the way back to it. It concerns every tenant of the knowledge
+        base. NOT_FOUND: no such version. ABORTED: it serves, or is still being built.
         """
 
     @abc_1.abstractmethod

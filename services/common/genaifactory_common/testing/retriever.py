@@ -169,6 +169,11 @@ class FakeRetriever(retriever_pb2_grpc.RetrieverServiceServicer):
         previous, self.index_version = self.index_version, request.index_version
         return retriever_pb2.SwapIndexResponse(active_version=self.index_version, previous_version=previous)
 
+    async def DropIndex(self, request: retriever_pb2.DropIndexRequest, context: Any) -> retriever_pb2.DropIndexResponse:
+        """Does nothing."""
+        self._asked(request)
+        return retriever_pb2.DropIndexResponse()
+
     async def CountDocuments(
         self, request: retriever_pb2.CountDocumentsRequest, context: Any
     ) -> retriever_pb2.CountDocumentsResponse:
