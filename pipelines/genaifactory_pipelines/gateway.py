@@ -15,7 +15,7 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels
 from genaifactory_common.backoff import Backoff
-from genaifactory_common.errors import DeadlineExceeded, FactoryError, Overloaded, RateLimited, Unavailable
+from genaifactory_common.errors import DeadlineExceeded, FactoryError, NotFound, Overloaded, RateLimited, Unavailable
 from genaifactory_pipelines.anonymiser import Direction
 
 Result = TypeVar("Result")
@@ -29,6 +29,7 @@ _EMBED_TIMEOUT_SECONDS = 120.0
 _CHAT_TIMEOUT_SECONDS = 300.0
 _QUERY_TIMEOUT_SECONDS = 30.0
 _ADAPTER_TIMEOUT_SECONDS = 3600.0  # a download may be long; the gateway's own bound ends it before
+_BUILD_TIMEOUT_SECONDS = 6 * 3600.0
 _BACKOFF = Backoff(first_seconds=0.5, longest_seconds=15.0)
 _DIRECTIONS: dict[Direction, types_pb2.Direction.ValueType] = {
     "input": types_pb2.DIRECTION_INPUT,
@@ -41,6 +42,8 @@ class Gateway:
     """Calls of the gateway that are repeated while the platform is away."""
 
     def __init__(self, channel: grpc.aio.Channel, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self.channel = channel
+        """To the gateway, with the key."""
         self._stub = gateway_pb2_grpc.GatewayServiceStub(channel)
         self._patience_seconds = patience_seconds
 
@@ -114,6 +117,40 @@ class Gateway:
             lambda: channels.unary(self._stub.UnloadAdapter, request, timeout_seconds=_ADAPTER_TIMEOUT_SECONDS)
         )
         return done.replicas
+
+    async def indexes(self, knowledge_base: str) -> list[gateway_pb2.Index]:
+        """Its index versions, newest first; waits while the platform is away. Raises FactoryError."""
+        request = gateway_pb2.ListIndexesRequest(knowledge_base=knowledge_base)
+        found = await self._patiently(
+            lambda: channels.unary(self._stub.ListIndexes, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+        )
+        return list(found.indexes)
+
+    async def build_index(self, knowledge_base: str, key: str) -> AsyncGenerator[gateway_pb2.BuildIndexResponse, None]:
+        """The progress of a build; the same key gives the same version. Raises FactoryError; it is not repeated."""
+        request = gateway_pb2.BuildIndexRequest(knowledge_base=knowledge_base, idempotency_key=key)
+        call = channels.stream(self._stub.BuildIndex, request, timeout_seconds=_BUILD_TIMEOUT_SECONDS)
+        async with aclosing(call) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def swap_index(self, knowledge_base: str, version: str) -> gateway_pb2.SwapIndexResponse:
+        """Makes a version the active one; waits while the platform is away. Raises FactoryError."""
+        request = gateway_pb2.SwapIndexRequest(knowledge_base=knowledge_base, index_version=version)
+        return await self._patiently(
+            lambda: channels.unary(self._stub.SwapIndex, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+        )
+
+    async def drop_index(self, knowledge_base: str, version: str) -> None:
+        """Drops a version that does not serve; an unknown one is no error. Waits as they do. Raises FactoryError."""
+        request = gateway_pb2.DropIndexRequest(knowledge_base=knowledge_base, index_version=version)
+        try:
+            await self._patiently(
+                lambda: channels.unary(self._stub.DropIndex, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+            )
+        except NotFound as error:
+            if error.field != "index_version":
+                raise
 
     def patience(self) -> Patience:
         """For one piece of work."""

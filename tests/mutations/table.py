@@ -720,6 +720,29 @@ MUTATIONS = (
         ("../integration/test_sources.py::test_ids_of_another_source_are_not_overwritten",),
     ),
     Mutation(
+        "a new index version shows documents to groups that may not see them",
+        "services/retriever/genaifactory_retriever/versions.py",
+        "            elif (passage.tenant, tuple(passage.allowed_groups)) != (access.tenant, access.allowed_groups):\n",
+        "            elif False:\n",
+        (
+            "retriever/test_service.py::test_a_build_with_other_access_lists_or_documents_than_stored_fails_and_never_serves",
+        ),
+    ),
+    Mutation(
+        "an index version serves whose search is worse",
+        "pipelines/genaifactory_pipelines/steps/reindex.py",
+        "    if not found.passed:\n",
+        "    if False:\n",
+        ("../integration/test_reindex.py::test_a_version_whose_search_is_worse_does_not_serve_and_may_be_kept",),
+    ),
+    Mutation(
+        "an index version serves that was compared with another one than it replaces",
+        "pipelines/genaifactory_pipelines/steps/reindex.py",
+        "        if state != gateway_pb2.INDEX_STATE_READY or active != found.before:\n",
+        "        if state != gateway_pb2.INDEX_STATE_READY:\n",
+        ("../integration/test_reindex.py::test_a_version_that_another_one_has_overtaken_is_not_served",),
+    ),
+    Mutation(
         "a mirror of weights redirects to an address that anybody on the way can impersonate",
         "services/modelserver/genaifactory_modelserver/weights/mirror.py",
         '        if request.url.scheme != "https" and not addresses.loopback(request.url.host):\n',
