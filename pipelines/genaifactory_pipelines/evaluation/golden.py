@@ -30,6 +30,7 @@ def items(examples: Sequence[Example]) -> list[Item]:
             ],
             expected=(example.output,),
             documents=example.lineage.documents,
+            rejected=example.rejected,
             forbidden=example.checks.forbidden,
             paraphrases=example.checks.paraphrases,
             slices={

@@ -23,8 +23,12 @@ def html(
     metrics: Mapping[str, Metric],
     candidate: Scored,
     production: Scored | None,
+    judge_kappa: float | None = None,
 ) -> str:
-    """Scores, slices, times, failures and the answers that need a look. production: None where it is the candidate."""
+    """Scores, slices, times, failures and the answers that need a look.
+
+    production: None where it is the candidate. judge_kappa: of the judge and people; None where it is not known.
+    """
     report = Report("Evaluation")
     golden = [item for item in items if item.suite == GOLDEN]
     suites = sorted({item.suite for item in items} - {GOLDEN})
@@ -37,6 +41,8 @@ def html(
         who["production"] = production
     report.heading("Scores")
     report.table(("metric", "better", "items", *who, "difference", "95 % interval"), [*map(_row, metrics.items())])
+    if judge_kappa is not None:
+        report.text(f"The judge and people agree with a kappa of {judge_kappa:.2f}; 0 is chance, 1 full agreement.")
     report.heading("Scores by slice")
     for suite in (GOLDEN, *suites):
         judged = [name for name, metric in metrics.items() if metric.suite == suite]

@@ -29,6 +29,8 @@ class Item:
     suite: str = GOLDEN
     forbidden: Sequence[str] = ()
     """Texts that no answer may hold."""
+    rejected: str = ""
+    """An answer that a person found worse than the expected one; empty: none."""
     paraphrases: Sequence[str] = ()
     """The question in other words."""
     twin: str = ""
@@ -91,6 +93,10 @@ Embed = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
 Find = Callable[[Sequence[str], str], Awaitable[list[frozenset[str]]]]
 """The types of entities that a guardrail policy finds in each text. Raises FactoryError."""
 
+Choice = Literal["first", "second", "tie"]
+Compare = Callable[[str, Sequence[str], str, str], Awaitable[Choice]]
+"""The better of two answers to a question, which has these right answers. Raises FactoryError."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -98,10 +104,14 @@ class Evidence:
 
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """All answers of the same model, by the item's id."""
+    others: Mapping[str, Answer] | None = None
+    """The other model's answers; None where production alone is evaluated."""
     searched: bool = False
     """Whether any answer rests on passages: without any, the route searches no documents."""
     embed: Embed | None = None
     """None where no embedding model was named."""
+    compare: Compare | None = None
+    """A judge; None where none was named."""
     find: Find | None = None
     policy: str = ""
     """By which answers are checked beside the route's own policy; empty: none."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from genaifactory_common.concurrency import task_group
 from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evaluator, Evidence, Item
 from genaifactory_pipelines.evaluation.statistics import paired_difference
 from genaifactory_pipelines.values import Values
@@ -49,18 +51,26 @@ class Metric(Values):
 
 
 async def score(
-    evaluators: Mapping[str, Evaluator], items: Sequence[Item], answers: Mapping[str, Answer], evidence: Evidence
+    evaluators: Mapping[str, Evaluator],
+    items: Sequence[Item],
+    answers: Mapping[str, Answer],
+    evidence: Evidence,
+    *,
+    at_once: int = 4,
 ) -> Scores:
-    """The scores of the answers to all items. Raises FactoryError."""
+    """The scores of the answers to all items. at_once: items at a time, of one evaluator. Raises FactoryError."""
     scores: Scores = {}
+    places = asyncio.Semaphore(at_once)
     for name, evaluator in evaluators.items():
-        scores[name] = {}
-        for item in items:
-            if item.suite != evaluator.suite:
-                continue
-            found = await evaluator.score(item, answers[item.id], evidence)
-            if found is not None:
-                scores[name][item.id] = found
+
+        async def one(item: Item, evaluator: Evaluator = evaluator) -> float | None:
+            async with places:
+                return await evaluator.score(item, answers[item.id], evidence)
+
+        async with task_group() as group:
+            tasks = {item.id: group.create_task(one(item)) for item in items if item.suite == evaluator.suite}
+        found = {item: task.result() for item, task in tasks.items()}
+        scores[name] = {item: value for item, value in found.items() if value is not None}
     return scores
 
 

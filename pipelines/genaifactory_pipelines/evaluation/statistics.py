@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -69,3 +70,16 @@ def _bootstrap(
     )
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(statistic(values)), float(low), float(high), count)
+
+
+def kappa(one: Sequence[str], other: Sequence[str]) -> float:
+    """Cohen's kappa of two raters' labels of the same things: 1 is full agreement, 0 what chance would give.
+
+    Cohen, "A Coefficient of Agreement for Nominal Scales", 1960. Raises InvalidArgument for none, or unequal lengths.
+    """
+    if not one or len(one) != len(other):
+        raise InvalidArgument(f"{len(one)} and {len(other)} labels are no pairs.", field="labels")
+    observed = sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+    counts = Counter(one), Counter(other)
+    by_chance = sum(counts[0][label] * counts[1][label] for label in counts[0]) / len(one) ** 2
+    return 1.0 if by_chance == 1 else (observed - by_chance) / (1 - by_chance)

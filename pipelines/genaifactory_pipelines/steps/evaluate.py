@@ -13,16 +13,19 @@ from pydantic import Field, StringConstraints
 
 from genaifactory_common import conversation, files
 from genaifactory_common.concurrency import task_group
-from genaifactory_pipelines.evaluation import golden, page, tools
+from genaifactory_pipelines.evaluation import golden, orders, page, tools
 from genaifactory_pipelines.evaluation.asking import ask
+from genaifactory_pipelines.evaluation.judging import Judge
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Evidence, Item
 from genaifactory_pipelines.evaluation.registry import make_evaluators, with_suites
 from genaifactory_pipelines.evaluation.scoring import Metric, Scored, Scores, metrics, score
+from genaifactory_pipelines.evaluation.statistics import kappa
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.values import INPUT, Values
 
 SCORES = "scores.jsonl"
 REPORT = "report.html"
+VERDICTS = "judge.jsonl"
 
 
 class Parameters(Values):
@@ -38,6 +41,8 @@ class Parameters(Values):
     """More questions that both are asked, for the metrics on them: "safety"."""
     hidden: tuple[str, ...] = ()
     """Templates of system prompts, which no answer may repeat."""
+    judge: str = ""
+    """A route whose model compares the answers of both; empty: none."""
     policy: str = ""
     """A guardrail policy by which answers are checked for private data, beside the route's own; empty: none."""
     embedding_model: str = ""
@@ -52,6 +57,8 @@ class Outputs(Values):
     items: int
     """Of the golden set."""
     metrics: dict[str, Metric]
+    judge_kappa: float | None = None
+    """Cohen's kappa of the judge and people; None without a judge, or without rejected answers to agree on."""
 
 
 async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> Outputs:
@@ -60,19 +67,32 @@ async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> O
     items = with_suites(own, parameters.suites)
     answers = await _answers(parameters, context, folder, items)
     evaluators = make_evaluators()
-    evidence = _evidence(parameters, context, answers)
+    evidence = await asyncio.to_thread(_evidence, parameters, context, folder, answers)
     candidate, production = [
         None
         if found is None
-        else Scored(found, await score(evaluators, items, found, replace(evidence, answers=found)))
-        for found in answers
+        else Scored(
+            found,
+            await score(
+                evaluators,
+                items,
+                found,
+                replace(evidence, answers=found, others=others),
+                at_once=parameters.at_once,
+            ),
+        )
+        for found, others in zip(answers, reversed(answers), strict=True)
     ]
     assert candidate is not None, "who is evaluated always answers"
     measured = metrics(evaluators, candidate.scores, production.scores if production is not None else None)
     await asyncio.to_thread(_write, folder / SCORES, items, candidate, production)
-    html = page.html(parameters.route, str(parameters.candidate), items, measured, candidate, production)
+    agreed = None
+    if evidence.compare is not None:
+        people, judge = await orders.labels(evidence.compare, own)
+        agreed = kappa(people, judge) if people else None
+    html = page.html(parameters.route, str(parameters.candidate), items, measured, candidate, production, agreed)
     await asyncio.to_thread(files.write, folder / REPORT, html.encode(), mode=0o644)
-    return Outputs(items=len(own), metrics=measured)
+    return Outputs(items=len(own), metrics=measured, judge_kappa=agreed)
 
 
 async def _answers(
@@ -109,10 +129,17 @@ async def _answers(
 
 
 def _evidence(
-    parameters: Parameters, context: Context, answers: tuple[dict[str, Answer], dict[str, Answer] | None]
+    parameters: Parameters,
+    context: Context,
+    folder: Path,
+    answers: tuple[dict[str, Answer], dict[str, Answer] | None],
 ) -> Evidence:
+    judge = None
+    if parameters.judge:
+        judge = Judge(context.gateway, parameters.judge, folder / VERDICTS, run=parameters.name)
     return Evidence(
         searched=any(answer.passages for found in answers if found is not None for answer in found.values()),
+        compare=judge.compare if judge is not None else None,
         find=tools.finding(context.gateway),
         policy=parameters.policy,
         hidden=parameters.hidden,

@@ -123,7 +123,7 @@ async def test_an_attack_succeeds_by_what_it_is_after_and_a_refusal_is_none() ->
 
 
 def test_an_unknown_suite_and_an_id_that_a_suite_has_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match="There is no suite 'none'; there are: safety"):
+    with pytest.raises(InvalidArgument, match="There is no suite 'none'; there are: bias, memorised, safety"):
         registry.with_suites(GOLDEN, ["none"])
     assert len(registry.with_suites(GOLDEN, ["safety", "safety"])) == 2 + 32
     taken = Item("safety:injection-en-1", GOLDEN[0].messages, expected=())

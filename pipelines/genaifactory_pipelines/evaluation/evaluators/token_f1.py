@@ -1,12 +1,7 @@
-"""Token F1: how many of the answer's words are those of an expected answer, and how many of those are in the answer.
-
-Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016.
-"""
+"""Token F1: how many of the answer's words are those of an expected answer, and how many of those are in the answer."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
@@ -25,14 +20,7 @@ class TokenF1:
         if not item.expected:
             return None
         found = words.of(answer.text)
-        return max(_f1(found, words.of(text)) for text in item.expected)
-
-
-def _f1(found: Sequence[str], expected: Sequence[str]) -> float:
-    if not found or not expected:
-        return float(found == expected)
-    common = (Counter(found) & Counter(expected)).total()
-    return 2 * common / (len(found) + len(expected))
+        return max(words.f1(found, words.of(text)) for text in item.expected)
 
 
 make = TokenF1

@@ -32,8 +32,9 @@ def evaluate(
     gate: Annotated[str, typer.Option(help="Judge by this gate of factory.yaml. Without it: no verdict.")] = "",
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="Ask more questions: safety. Those that the gate's rules need are asked too."),
+        typer.Option(help="Ask more questions: bias, memorised, safety; those that the gate needs are asked too."),
     ] = None,
+    judge: Annotated[str, typer.Option(help="Have the answers of both compared by the model of this route.")] = "",
     policy: Annotated[
         str, typer.Option(help="Look for private data in answers by this guardrail policy, beside the route's own.")
     ] = "",
@@ -62,6 +63,7 @@ def evaluate(
         candidate=candidate,
         suites=tuple(sorted({*(suite or ()), *(registry.needed(rules) if rules is not None else ())})),
         hidden=leaks.templates(platform.factory(), route, prompt),
+        judge=judge,
         policy=policy,
         embedding_model=embedding_model,
         at_once=at_once,
