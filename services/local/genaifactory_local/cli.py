@@ -34,6 +34,7 @@ _COMMANDS = {
     "sources": "sources.app",
     "indexes": "indexes.app",
     "adapters": "adapters.app",
+    "registry": "registry.app",
     "config": "config.app",
 }
 """Name -> module and object in genaifactory_local.commands, in the order of the help."""

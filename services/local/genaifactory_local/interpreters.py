@@ -26,6 +26,11 @@ class Library:
     """What to do when neither has it."""
 
 
+_MLFLOW = Library(
+    "mlflow",
+    ".venv-mlflow",
+    "Runs are recorded in MLflow, which is not installed here: `make mlflow` installs it (1 GB) and opens it.",
+)
 OF_STEPS = {
     "train": Library(
         "trl",
@@ -33,6 +38,8 @@ OF_STEPS = {
         "Training needs torch, TRL and PEFT, which are not installed here: `make train-cpu` installs them for CPUs "
         "(5 GB); with an NVIDIA GPU install genaifactory-pipelines[train].",
     ),
+    "record": _MLFLOW,
+    "register": _MLFLOW,
 }
 """By the step's name; every other step runs in the platform's own environment."""
 

@@ -77,6 +77,11 @@ class State:
         """The spans of recent requests, where no collector is set."""
         return self.folder / "data" / "traces" / "spans.sqlite"
 
+    @property
+    def tracking(self) -> Path:
+        """MLflow's folder: its database and the artifacts of runs. No running platform uses it."""
+        return self.folder / "mlflow"
+
     def data(self, service: str) -> Path:
         """The folder that one service owns."""
         return self.folder / "data" / service

@@ -41,30 +41,6 @@ pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 done = asyncio.run
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that MLflow has made: that takes it seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    tracking = Tracking(client.embedded(folder), say=print)
-    done(tracking.call(lambda mlflow: mlflow.search_experiments()))
-    return folder
-
-
-@pytest.fixture
-def store(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty store, which the environment names."""
-    folder = tmp_path / "mlflow"
-    shutil.copytree(empty, folder)
-    monkeypatch.setenv(client.URI, client.embedded(folder))
-    return folder
-
-
-@pytest.fixture
-def tracking(store: Path) -> Tracking:
-    """The store."""
-    return client.from_environment(print)
-
-
 def artifacts_of(run: Any) -> dict[str, bytes]:
     """Content of a run's artifacts by their paths."""
     return tracked.artifacts(Path(run.info.artifact_uri.removeprefix("file://")))
