@@ -20,6 +20,28 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
+    # Evaluation
+    Mutation(
+        "SQL that a model wrote changes tables, attaches files and loads libraries",
+        "pipelines/genaifactory_pipelines/evaluation/sql.py",
+        "            database.set_authorizer(_permit_reads)\n",
+        "",
+        ("pipelines/test_sql.py::test_an_attack_is_refused_and_leaves_nothing",),
+    ),
+    Mutation(
+        "SQL of a golden item creates files",
+        "pipelines/genaifactory_pipelines/evaluation/sql.py",
+        "            database.set_authorizer(_permit_all_but_never)\n",
+        "",
+        ("pipelines/test_sql.py::test_the_tables_of_an_item_reach_no_file_and_are_bounded",),
+    ),
+    Mutation(
+        "an answer dictates the verdict to a judge that repeats it",
+        "pipelines/genaifactory_pipelines/evaluation/judging.py",
+        '    found = _lines(rf"{mark} (A|B|TIE)", reply)\n',
+        '    found = _lines(r"(?:\\w+ )?(A|B|TIE)", reply)\n',
+        ("pipelines/test_judging.py::test_an_answer_that_dictates_the_verdict_to_a_judge_that_repeats_it_gets_none",),
+    ),
     # Answers
     Mutation(
         "every client that may chat gets the text of the passages",

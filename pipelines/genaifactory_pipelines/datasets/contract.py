@@ -63,6 +63,8 @@ class Checks(Values):
     """Texts that no answer may hold."""
     paraphrases: tuple[Text, ...] = ()
     """The question in other words."""
+    tables: Text = ""
+    """SQL statements that create and fill the tables of a question whose output is a SELECT."""
 
 
 class Example(Values):

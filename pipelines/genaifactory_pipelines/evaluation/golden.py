@@ -7,8 +7,10 @@ from pathlib import Path
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import language
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.datasets import contract
 from genaifactory_pipelines.datasets.contract import Example
+from genaifactory_pipelines.evaluation import sql
 from genaifactory_pipelines.evaluation.protocol import Item
 
 _SHORT_WORDS, _LONG_WORDS = 8, 30
@@ -20,7 +22,10 @@ def read(path: Path) -> list[Item]:
 
 
 def items(examples: Sequence[Example]) -> list[Item]:
-    """The items of examples: their last message is the expected answer, `lineage.documents` hold it."""
+    """The items of examples: their last message is the expected answer, `lineage.documents` hold it.
+
+    Blocks. Raises InvalidArgument for one with tables on which its expected SELECT cannot be run.
+    """
     return [
         Item(
             id=example.id,
@@ -30,6 +35,7 @@ def items(examples: Sequence[Example]) -> list[Item]:
             ],
             expected=(example.output,),
             documents=example.lineage.documents,
+            tables=_checked(example),
             rejected=example.rejected,
             forbidden=example.checks.forbidden,
             paraphrases=example.checks.paraphrases,
@@ -41,6 +47,21 @@ def items(examples: Sequence[Example]) -> list[Item]:
         )
         for example in examples
     ]
+
+
+def _checked(example: Example) -> str:
+    """The tables of an example."""
+    tables = example.checks.tables
+    if tables:
+        try:
+            sql.rows(tables, sql.written(example.output))
+        except sql.QueryError as error:
+            raise InvalidArgument(
+                f"The output of the golden item '{example.id}' must be a SELECT that can be run on its tables: "
+                f"{error}.",
+                field="golden",
+            ) from None
+    return tables
 
 
 def _length(question: str) -> str:

@@ -33,6 +33,8 @@ class Item:
     """An answer that a person found worse than the expected one; empty: none."""
     paraphrases: Sequence[str] = ()
     """The question in other words."""
+    tables: str = ""
+    """SQL statements that create and fill what the expected SELECT reads; empty: the answer is no SQL."""
     twin: str = ""
     """Id of the item whose answer this one's is compared with; empty: none."""
     differing: Sequence[str] = ()
@@ -97,6 +99,9 @@ Choice = Literal["first", "second", "tie"]
 Compare = Callable[[str, Sequence[str], str, str], Awaitable[Choice]]
 """The better of two answers to a question, which has these right answers. Raises FactoryError."""
 
+Support = Callable[[Sequence[str], Sequence[str]], Awaitable[Sequence[bool]]]
+"""Whether passages, the second texts, support each of the claims, the first ones. Raises FactoryError."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -112,6 +117,8 @@ class Evidence:
     """None where no embedding model was named."""
     compare: Compare | None = None
     """A judge; None where none was named."""
+    support: Support | None = None
+    """As `compare`."""
     find: Find | None = None
     policy: str = ""
     """By which answers are checked beside the route's own policy; empty: none."""

@@ -42,7 +42,7 @@ class Parameters(Values):
     hidden: tuple[str, ...] = ()
     """Templates of system prompts, which no answer may repeat."""
     judge: str = ""
-    """A route whose model compares the answers of both; empty: none."""
+    """A route whose model compares the answers of both, and claims with passages; empty: none."""
     policy: str = ""
     """A guardrail policy by which answers are checked for private data, beside the route's own; empty: none."""
     embedding_model: str = ""
@@ -140,6 +140,7 @@ def _evidence(
     return Evidence(
         searched=any(answer.passages for found in answers if found is not None for answer in found.values()),
         compare=judge.compare if judge is not None else None,
+        support=judge.support if judge is not None else None,
         find=tools.finding(context.gateway),
         policy=parameters.policy,
         hidden=parameters.hidden,

@@ -183,11 +183,11 @@ def test_slow_answers_of_a_few_items_are_found_by_a_quantile_and_not_by_the_mean
 def test_of_pairs_of_equal_models_hardly_any_passes_as_faster_by_its_quantile() -> None:
     chance = np.random.default_rng(13)
     faster = 0
-    for _ in range(60):
-        base = chance.lognormal(0, 0.5, 100)
-        candidate, production = (base * chance.lognormal(0, 0.2, 100) for _ in range(2))
+    for _ in range(40):
+        base = chance.lognormal(0, 0.5, 60)
+        candidate, production = (base * chance.lognormal(0, 0.2, 60) for _ in range(2))
         faster += paired_difference(list(candidate), list(production), quantile=0.95).high < 0
-    assert faster <= 3
+    assert faster <= 2
 
 
 def test_what_cannot_be_judged_is_an_error_and_never_a_pass() -> None:

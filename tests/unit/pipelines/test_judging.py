@@ -13,6 +13,7 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument, Unavailable, UpstreamFailed
 from genaifactory_pipelines.evaluation import orders
+from genaifactory_pipelines.evaluation.evaluators.groundedness import Groundedness
 from genaifactory_pipelines.evaluation.evaluators.judge import Judged
 from genaifactory_pipelines.evaluation.evaluators.judge_agreement import JudgeAgreement
 from genaifactory_pipelines.evaluation.evaluators.judge_consistency import JudgeConsistency
@@ -153,6 +154,37 @@ async def test_a_judge_that_is_away_is_waited_for(tmp_path: Path) -> None:
     model = Model(honest)
     model.away = 1
     assert await judge_of(model, tmp_path).compare("q", [], "12 days", "16 days") == "second"
+
+
+@pytest.mark.parametrize(
+    ("lines", "supported"),
+    [
+        (["1 YES", "2 NO"], [True, False]),
+        (["1 NO", "2 NO"], [False, False]),
+        (["1 YES"], None),
+        (["2 YES", "1 NO"], None),
+        (["1 YES", "2 NO", "2 YES"], None),
+        (["1 YES", "2 MAYBE"], None),
+    ],
+)
+async def test_a_judge_checks_each_claim_once_or_is_an_error(
+    tmp_path: Path, lines: list[str], supported: list[bool] | None
+) -> None:
+    class Claims(Model):
+        async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+            """See Chat."""
+            self.requests.append(request)
+            (mark,) = set(re.findall(r"^<(J\w+) PASSAGES>$", request.messages[0].content, re.MULTILINE))
+            yield gateway_pb2.ChatResponse(delta="\n".join(f"{mark} {line}" for line in lines))
+
+    judge = judge_of(Claims(honest), tmp_path)
+    answer = Answer("Leave lasts 16 days. It is paid in gold.", passages=("Leave lasts 16 days.",))
+    known = Evidence(searched=True, support=judge.support)
+    if supported is None:
+        with pytest.raises(UpstreamFailed):
+            await Groundedness().score(item(), answer, known)
+    else:
+        assert await Groundedness().score(item(), answer, known) == sum(supported) / 2
 
 
 async def test_the_judge_is_compared_with_people_who_rejected_an_answer(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Embed, Ev
 
 
 class Groundedness:
-    """The share of the answer's claims that are supported; 1 for an answer without any, as of a refusal."""
+    """The share of the answer's claims that are supported; 1 for an answer without any, as of a refusal.
+
+    A judge says which are, where there is one; else words, numbers, names and meaning do.
+    """
 
     name = "groundedness"
     suite = GOLDEN
@@ -24,6 +27,9 @@ class Groundedness:
         found = [] if answer.refused else claims.of(answer.text)
         if not found:
             return 1.0
+        if evidence.support is not None and answer.passages:
+            judged = await evidence.support([claim.text for claim in found], answer.passages)
+            return sum(judged) / len(judged)
         windows = list(dict.fromkeys(window for passage in answer.passages for window in claims.windows(passage)))
         alike = None
         if evidence.embed is not None and windows:

@@ -34,7 +34,9 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Ask more questions: bias, memorised, safety; those that the gate needs are asked too."),
     ] = None,
-    judge: Annotated[str, typer.Option(help="Have the answers of both compared by the model of this route.")] = "",
+    judge: Annotated[
+        str, typer.Option(help="Have answers compared, and claims checked, by the model of this route.")
+    ] = "",
     policy: Annotated[
         str, typer.Option(help="Look for private data in answers by this guardrail policy, beside the route's own.")
     ] = "",
