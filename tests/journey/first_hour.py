@@ -43,7 +43,7 @@ ELSEWHERE = (
     (r".*genaifactory drift .*", "needs weeks on record: tests/integration/test_pipelines_drift.py"),
 )
 # Pages whose Python snippets are run elsewhere.
-SNIPPETS_ELSEWHERE = {"docs/clients.md": "tests/clients"}
+SNIPPETS_ELSEWHERE = {"docs/batches.md": "tests/integration/test_batches.py", "docs/clients.md": "tests/clients"}
 
 REFUSALS = ("I do not know", "Tôi không biết")
 OWN_DOCUMENT = "# Leave\n\nEverybody has 42 days of annual leave per year at Bamboo Systems.\n"

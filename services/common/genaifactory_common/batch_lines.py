@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 ENDPOINTS = (CHAT, EMBEDDINGS)
@@ -30,15 +29,15 @@ def request_id(batch_id: str, number: int, attempts: int) -> str:
     return "req-" + _digest(batch_id, number, attempts)
 
 
-def result(batch_id: str, number: int, custom_id: str, *, response: Any = None, error: Any = None) -> bytes:
-    """A line of an output file, without a line feed. response, error: JSON; one of them is None."""
-    line = {
-        "id": "batch_req_" + _digest(batch_id, number),
-        "custom_id": custom_id,
-        "response": response,
-        "error": error,
-    }
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode()
+def result(batch_id: str, number: int, custom_id: str, *, response: bytes = b"null", error: bytes = b"null") -> bytes:
+    """A line of an output file, without a line feed. response, error: JSON in one line; one of them is null."""
+    head = json.dumps({"id": f"batch_req_{_digest(batch_id, number)}", "custom_id": custom_id}, ensure_ascii=False)
+    return head.encode()[:-1] + b', "response": ' + response + b', "error": ' + error + b"}"
+
+
+def error(code: str, message: str) -> bytes:
+    """The error of a line that was not answered, JSON."""
+    return json.dumps({"code": code, "message": message}, ensure_ascii=False).encode()
 
 
 def _digest(*parts: object) -> str:

@@ -8,6 +8,7 @@ PostgreSQL `postgresql`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import importlib.util
 import json
@@ -112,6 +113,10 @@ class Database:
         self._writer: AsyncEngine | None = None
         self._reader: AsyncEngine | None = None
         self._failures: set[str] = set()
+        self._running = 0
+        self._unused = asyncio.Event()
+        """Set while no transaction runs."""
+        self._unused.set()
         self._unreachable: tuple[type[Exception], ...] = _connection_errors() if self.postgresql else (OSError,)
 
     async def open(self) -> None:
@@ -146,9 +151,13 @@ class Database:
             await asyncio.sleep(_BACKOFF.seconds(failures))
 
     async def close(self) -> None:
-        """Closes every connection."""
-        await _dispose(self._writer, self._reader)
+        """Closes every connection, once the transactions that run have ended: their callers may be gone."""
+        writer, reader = self._writer, self._reader
         self._writer = self._reader = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._store.statement_timeout_seconds):
+                await self._unused.wait()
+        await _dispose(writer, reader)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
@@ -195,6 +204,8 @@ class Database:
         """
         if engine is None:
             raise self._unavailable("cannot be reached")
+        self._running += 1
+        self._unused.clear()
         try:
             async with engine.begin() as connection:
                 yield connection
@@ -213,6 +224,10 @@ class Database:
         except self._unreachable as error:  # while connecting
             self._log_once(type(error).__name__)  # its text may hold the password
             raise self._unavailable("cannot be reached") from error
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._unused.set()
         if self._failures:
             self._failures.clear()
             logger.info("%s works now", self._layout.name)

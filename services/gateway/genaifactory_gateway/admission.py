@@ -186,6 +186,7 @@ class Admission:
         self._running = 0
         self._source = source
         self._holders = source.derive(_holders)
+        self._named = source.derive(_named)
         self.loaded_at = int(time.time())
         source.follow(self._follow)
 
@@ -203,10 +204,41 @@ class Admission:
         """Admits a request with a valid key whose role may call `rpc`, while fewer than the bound run.
 
         authorization: the header or metadata value, "Bearer KEY". rpc: the method of GatewayService; HTTP's resources
-        name the corresponding one. Raises Unauthenticated, PermissionDenied, Overloaded.
+        name the corresponding one or, where there is none, "/package.Service/Method" of the service that they call.
+        Raises Unauthenticated, PermissionDenied, Overloaded.
         """
-        holder = self._authenticate(authorization)
-        method = f"/{SERVICE}/{rpc}"
+        async with self._entered(self._authenticate(authorization), rpc, request_id) as entry:
+            yield entry
+
+    @asynccontextmanager
+    async def admit_batch(self, tenant: str, key_id: str, rpc: str, request_id: str) -> AsyncIterator[Entry]:
+        """As `admit`, for work that the holder of a key has left to the platform, with what the key may do now.
+
+        Raises Unauthenticated when the key is gone.
+        """
+        async with self._entered(self.holder(tenant, key_id), rpc, request_id) as entry:
+            yield entry
+
+    def holder(self, tenant: str, key_id: str) -> Holder:
+        """The holder of a key of the factory.yaml in force, by the names of both. Raises Unauthenticated."""
+        holder = self._named.current.get((tenant, key_id))
+        if holder is None:
+            raise Unauthenticated(f"The API key '{key_id}' is not in factory.yaml any more.")
+        return holder
+
+    @property
+    def running(self) -> int:
+        """Requests that are admitted now."""
+        return self._running
+
+    @property
+    def max_concurrent_requests(self) -> int:
+        """The most that are admitted at once."""
+        return self._max_concurrent_requests
+
+    @asynccontextmanager
+    async def _entered(self, holder: Holder, rpc: str, request_id: str) -> AsyncIterator[Entry]:
+        method = rpc if rpc.startswith("/") else f"/{SERVICE}/{rpc}"
         rpcs.facts(method).require(holder.role.name, holder.role.permissions)
         if self._running >= self._max_concurrent_requests:
             raise Overloaded("The gateway serves as many requests as it can; try again.", retry_after_seconds=1.0)
@@ -247,9 +279,15 @@ class Admission:
 
 def _holders(factory: specs.Factory) -> dict[str, list[Holder]]:
     """Holders by the beginning of their key's hash; the whole hash is compared in constant time."""
-    roles = {role.name: role for role in factory.roles}
     found: dict[str, list[Holder]] = {}
-    for tenant in factory.tenants:
-        for key in tenant.keys:
-            found.setdefault(key.sha256[:_PREFIX], []).append(Holder(tenant, key, roles[key.role]))
+    for holder in _named(factory).values():
+        found.setdefault(holder.key.sha256[:_PREFIX], []).append(holder)
     return found
+
+
+def _named(factory: specs.Factory) -> dict[tuple[str, str], Holder]:
+    """Holders by the names of their tenant and key."""
+    roles = {role.name: role for role in factory.roles}
+    return {
+        (tenant.name, key.id): Holder(tenant, key, roles[key.role]) for tenant in factory.tenants for key in tenant.keys
+    }

@@ -19,16 +19,20 @@ from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.tokens import Signer
 from genaifactory_gateway.adapters import Adapters
 from genaifactory_gateway.admission import SERVICE, Admission
+from genaifactory_gateway.batches.store import BatchStore
+from genaifactory_gateway.batches.worker import Worker
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.guardrails import Guardrails
 from genaifactory_gateway.health import Health
 from genaifactory_gateway.http.application import HttpApplication
+from genaifactory_gateway.http.batches import HttpBatches
 from genaifactory_gateway.http.chat import HttpChat
 from genaifactory_gateway.http.conversations import HttpConversations
 from genaifactory_gateway.http.documents import HttpDocuments
 from genaifactory_gateway.http.embeddings import HttpEmbeddings
 from genaifactory_gateway.http.feedback import HttpFeedback
+from genaifactory_gateway.http.files import HttpFiles
 from genaifactory_gateway.http.interactions import HttpInteractions
 from genaifactory_gateway.http.models import HttpModels
 from genaifactory_gateway.http.probes import HttpProbes
@@ -67,6 +71,12 @@ def create_app(
     signer = settings.signer()
     parts = _parts(settings, source, to, signer, quotas or MemoryQuotas())
     admission, upstream = parts.admission, parts.upstream
+    batches = BatchStore(
+        to.monitor,
+        timeout_seconds=settings.upstreams.record_timeout_seconds,
+        transfer_seconds=settings.transfers.timeout_seconds,
+    )
+    worker = Worker(admission, upstream, batches, settings.batch_worker)
     health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
     resources = [
         HttpChat(admission, upstream).handlers(),
@@ -77,6 +87,8 @@ def create_app(
         HttpUsage(admission, upstream).handlers(),
         HttpDocuments(admission, parts.documents, parts.uploads, settings.http).handlers(),
         HttpInteractions(admission, parts.records).handlers(),
+        HttpFiles(admission, batches, parts.transfers).handlers(),
+        HttpBatches(admission, batches, worker).handlers(),
         HttpProbes(health).handlers(),
     ]
     application = HttpApplication(resources, lambda: admission.factory.cors, settings.http, telemetry)
@@ -88,6 +100,7 @@ def create_app(
             server.listening(application, drain_seconds=settings.server.drain_seconds),
             background.running(health.watch(), name="gateway-health"),
             background.running(signer.watch(), name="gateway-signing-key"),
+            background.running(worker.forever(), name="gateway-batches"),
         ):
             yield
 
@@ -137,6 +150,7 @@ def _parts(
             conversations_timeout_seconds=upstreams.conversations_timeout_seconds,
         ),
         documents=Documents(to.retriever, timeout_seconds=upstreams.documents_timeout_seconds),
+        transfers=transfers,
         uploads=Uploads(to.retriever, transfers),
         indexes=Indexes(
             to.retriever,

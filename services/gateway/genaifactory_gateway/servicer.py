@@ -24,6 +24,7 @@ from genaifactory_gateway.documents import Documents
 from genaifactory_gateway.guardrails import Guardrails
 from genaifactory_gateway.indexes import Indexes
 from genaifactory_gateway.records import Records
+from genaifactory_gateway.transfers import Transfers
 from genaifactory_gateway.uploads import Uploads
 from genaifactory_gateway.upstream import Feedback, Upstream
 
@@ -43,6 +44,7 @@ class Parts:
     admission: Admission
     upstream: Upstream
     documents: Documents
+    transfers: Transfers
     uploads: Uploads
     indexes: Indexes
     records: Records

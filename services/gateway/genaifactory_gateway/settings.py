@@ -69,6 +69,25 @@ class Transfers(settings.Settings):
     )
 
 
+class BatchWorker(settings.Settings):
+    """How this gateway answers the lines of batches, with less right than requests that somebody waits for."""
+
+    max_concurrent: int = Field(default=4, ge=0, le=100, description="Lines at once; 0: this gateway answers none.")
+    busy_share: float = Field(
+        default=0.5, gt=0, le=1, description="While more of max_concurrent_requests are in use, no line is begun."
+    )
+    reserved_share: float = Field(
+        default=0.2, ge=0, lt=1, description="Of a tenant's limits, left to its other requests."
+    )
+    max_attempts: int = Field(
+        default=10, ge=1, description="At one line, while models or services fail; then the failure is its result."
+    )
+    lease_seconds: float = Field(
+        default=30.0, ge=0.3, le=3600, description="After a gateway died, its lines go to another one after this."
+    )
+    poll_seconds: float = Field(default=2.0, gt=0, description="Between two looks for work while there is none.")
+
+
 class Upstreams(settings.Settings):
     """Addresses of the services behind the gateway: dns:///NAME:PORT or unix:PATH."""
 
@@ -103,6 +122,7 @@ class Settings(settings.Common):
     http: Http = Http()
     upstreams: Upstreams = Upstreams()
     transfers: Transfers = Transfers()
+    batch_worker: BatchWorker = BatchWorker()
     max_concurrent_requests: int = Field(
         default=512, ge=1, description="Of HTTP and gRPC together; further ones are refused at once as overloaded."
     )

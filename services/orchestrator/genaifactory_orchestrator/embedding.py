@@ -10,6 +10,7 @@ from genaifactory_common.errors import Cancelled, NotFound, Reason
 from genaifactory_orchestrator.answers.interaction import Record
 from genaifactory_orchestrator.models.backend import Embeddings
 from genaifactory_orchestrator.models.client import ModelClient
+from genaifactory_orchestrator.models.pricing import Cost
 from genaifactory_orchestrator.stores.outbox import Outbox
 
 
@@ -22,10 +23,11 @@ class Embedder:
         self._outbox = outbox
         self._timeout_seconds = timeout_seconds
 
-    async def embed(self, request_id: str, model: str, texts: Sequence[str]) -> Embeddings:
-        """One vector for each text, for the current caller. The interaction is on disk when this returns.
+    async def embed(self, request_id: str, model: str, texts: Sequence[str]) -> tuple[Embeddings, Cost]:
+        """One vector for each text, for the current caller, and their price.
 
-        Raises NotFound (no such embedding model) and the errors of the model client.
+        The interaction is on disk when this returns. Raises NotFound (no such embedding model) and the errors of
+        the model client.
         """
         found = self._source.current.model(model)
         if found is None or found.kind != "embedding":
@@ -47,4 +49,4 @@ class Embedder:
                 await place.put(record.failed(error))
                 raise
             await place.put(record.embedded())
-        return result
+        return result, record.cost

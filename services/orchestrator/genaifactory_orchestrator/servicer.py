@@ -74,10 +74,12 @@ class OrchestratorServicer(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         """Embeds texts."""
         question.check_request_id(request.request_id)
         conversation.check_texts(request.texts, "texts")
-        result = await self._embedder.embed(request.request_id, request.model, list(request.texts))
+        result, cost = await self._embedder.embed(request.request_id, request.model, list(request.texts))
         return orchestrator_pb2.EmbedResponse(
             embeddings=[orchestrator_pb2.Embedding(values=vector) for vector in result.vectors],
             usage=result.usage.to_proto(),
+            cost_micros=cost.rounded_micros,
+            currency=cost.currency,
         )
 
     async def DeleteConversation(

@@ -30,7 +30,7 @@ CHAT = "did you mean /v1/chat/completions?"
         ("/completions", "use chat completions, at POST /v1/chat/completions."),
         ("/v1/responses", "The Responses API is not served here; use chat completions"),
         ("/v1/responses/resp_1/input_items", "The Responses API is not served here"),
-        ("/", "there are /healthz, /metrics, /readyz, /v1/chat/completions, "),
+        ("/", "there are /healthz, /metrics, /readyz, /v1/batches, /v1/chat/completions, "),
         ("/v1/images/generations", "there are /healthz, "),
     ],
 )

@@ -77,7 +77,7 @@ class Store:
         return [line.number for line in claimed.lines]
 
     async def answer(self, batch_id: str, number: int, *, text: str = "yes", **fields: Any) -> bool:
-        line = batch_lines.result(batch_id, number, f"c{number}", response={"text": text})
+        line = batch_lines.result(batch_id, number, f"c{number}", response=json.dumps({"text": text}).encode())
         stored = await self("StoreResult", batch_id=batch_id, number=number, result=line, **fields)
         return bool(stored.stored)
 

@@ -364,3 +364,26 @@ async def test_nothing_acknowledged_is_lost_when_postgresql_dies_under_load(
 async def test_what_is_acknowledged_is_flushed_to_the_disk(sqlite_settings: Settings) -> None:
     async with opened(sqlite_settings) as database, database.writing() as connection:
         assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2  # FULL
+
+
+async def test_a_database_is_closed_when_the_transactions_that_run_have_ended(settings: Settings) -> None:
+    database = Database(settings)
+    await database.open()
+    begun, hold = asyncio.Event(), asyncio.Event()
+
+    @uninterrupted
+    async def work() -> None:
+        async with database.writing() as connection:
+            begun.set()
+            await hold.wait()
+            await connection.execute(sa.select(1))
+
+    working = asyncio.create_task(work())
+    await begun.wait()
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    with pytest.raises(Unavailable):
+        await store.ping(database)  # nothing new begins
+    hold.set()
+    await asyncio.gather(working, closing)

@@ -401,6 +401,12 @@ class EmbedResponse(message.Message):
 
     EMBEDDINGS_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
+    COST_MICROS_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    cost_micros: builtins.int
+    """Price in millionths of `currency`."""
+    currency: builtins.str
+    """ISO 4217 code."""
     @builtins.property
     def embeddings(self) -> containers.RepeatedCompositeFieldContainer[Embedding]:
         """In the order of the texts."""
@@ -414,10 +420,12 @@ class EmbedResponse(message.Message):
         *,
         embeddings: abc.Iterable[Embedding] | None = ...,
         usage: types_pb2.TokenUsage | None = ...,
+        cost_micros: builtins.int = ...,
+        currency: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["embeddings", b"embeddings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cost_micros", b"cost_micros", "currency", b"currency", "embeddings", b"embeddings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,12 +38,9 @@ class HttpChat:
                 created, choices = int(time.time()), body.n or 1
                 if not body.stream:
                     completion = responses.Completion(exchange.request_id, created, body.model, choices)
-                    async for event in events:
-                        completion.add(event)
-                        if event.HasField("opened"):
-                            exchange.notes = opened.headers(event.opened)
-                        if event.HasField("done"):
-                            await exchange.respond(completion.body(event.done))
+                    done = await completion.collect(events)
+                    exchange.notes = opened.headers(completion.opened)
+                    await exchange.respond(completion.body(done))
                     return
                 include_usage = bool(body.stream_options and body.stream_options.include_usage)
                 chunks = responses.Chunks(

@@ -11,7 +11,7 @@ from genaifactory_gateway.http.exchange import Exchange
 
 Handler = Callable[[Exchange], Awaitable[None]]
 Handlers = Mapping[str, Mapping[str, Handler]]
-"""By path and method. A path may end in one name, like /v1/models/{model}, which may contain slashes."""
+"""By path and method. A path may have one name, like /v1/models/{model}, which may contain slashes."""
 
 _CHAT = "/v1/chat/completions"
 # Paths of OpenAI's API that are not served, by their end, and the alternative.
@@ -27,13 +27,15 @@ class Paths:
 
     def __init__(self, *resources: Handlers) -> None:
         self._handlers = {path: methods for resource in resources for path, methods in resource.items()}
-        self._below = {path.partition("{")[0]: path for path in self._handlers if "{" in path}
+        below = [(path.partition("{")[0], path.partition("}")[2], path) for path in self._handlers if "{" in path]
+        # What a name is followed by decides first: /v1/files/{id}/content before /v1/files/{id}.
+        self._below = sorted(below, key=lambda each: -len(each[1]))
         self._whole = sorted(path for path in self._handlers if "{" not in path)
 
     def find(self, path: str) -> tuple[str, Mapping[str, Handler] | None]:
         """The path's template and its handlers by method; "unmatched" and None for an unknown path."""
-        for prefix, template in self._below.items():
-            if path.startswith(prefix) and path != prefix:
+        for prefix, end, template in self._below:
+            if path.startswith(prefix) and path.endswith(end) and len(path) > len(prefix) + len(end):
                 return template, self._handlers[template]
         found = self._handlers.get(path)
         return (path, found) if found is not None else ("unmatched", None)
@@ -57,7 +59,7 @@ class Paths:
         for path in self._whole:
             if asked.endswith((path, path.removeprefix("/v1"))):
                 return path
-        for prefix, template in self._below.items():
+        for prefix, _, template in reversed(self._below):
             if prefix.removeprefix("/v1") in asked:
                 return template
         near = difflib.get_close_matches(asked, self._whole, n=1, cutoff=0.85)

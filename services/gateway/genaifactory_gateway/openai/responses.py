@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -99,10 +99,21 @@ class Completion:
         self._texts: list[list[str]] = [[] for _ in range(choices)]
         self._calls: list[dict[int, dict[str, Any]]] = [{} for _ in range(choices)]
         self._logprobs: list[list[types_pb2.TokenLogprob]] = [[] for _ in range(choices)]
+        self.opened = orchestrator_pb2.AnswerOpened()
+        """What was known when the answer began."""
+
+    async def collect(self, events: AsyncIterable[orchestrator_pb2.AnswerResponse]) -> orchestrator_pb2.AnswerDone:
+        """Adds all events, of which the last is done; returns that one."""
+        async for event in events:
+            self.add(event)
+            if event.HasField("done"):
+                return event.done
+        raise AssertionError("an answer ends with done, or with an error")
 
     def add(self, event: orchestrator_pb2.AnswerResponse) -> None:
         """Adds the next event."""
         if event.HasField("opened"):
+            self.opened = event.opened
             self._head |= opened.fields(event.opened)
         match event.WhichOneof("event"):
             case "delta":

@@ -9,10 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from genaifactory.monitor.v1 import batches_pb2
+from genaifactory_common import batch_lines
 from genaifactory_common.database import uninterrupted
 from genaifactory_monitor.batches import store
 from genaifactory_monitor.batches.tables import batches, lines
 from genaifactory_monitor.database import Database
+from genaifactory_monitor.schema import interactions
 
 # As a literal, so that both databases use the index of open lines.
 OPEN = lines.c.outcome == sa.literal_column("''")
@@ -39,7 +42,7 @@ class Result:
 @uninterrupted
 async def claim(
     database: Database, worker: str, lease_us: int, limit: int, except_tenants: Sequence[str], now_us: int
-) -> tuple[sa.Row[Any], Sequence[sa.Row[Any]]] | None:
+) -> tuple[sa.Row[Any], Sequence[batches_pb2.Line]] | None:
     """Leases at most `limit` lines of the batch that waited longest; None: there are none. Renews the worker's leases.
 
     Raises Unavailable.
@@ -65,12 +68,39 @@ async def claim(
             of_batch = sa.update(batches).where(batches.c.batch_id == batch.batch_id)
             await connection.execute(of_batch.values(lease_time_us=now_us))
             if found:
-                return batch, found
+                return batch, await _with_attempts(connection, batch, found)
     return None
 
 
+async def _with_attempts(
+    connection: AsyncConnection, batch: sa.Row[Any], found: Sequence[sa.Row[Any]]
+) -> list[batches_pb2.Line]:
+    """The lines, with the attempts that failed before. One whose worker died while the answer was being written may
+    have left a record of a cancelled request: its next answer needs a record of its own."""
+    ids = {batch_lines.request_id(batch.batch_id, line.number, line.attempts): line for line in found if line.worker}
+    cancelled = sa.select(interactions.c.request_id).where(
+        interactions.c.tenant == batch.tenant,
+        interactions.c.request_id.in_(ids),
+        interactions.c.outcome.in_(("cancelled", "failed")),
+    )
+    more = {ids[each].number for each in await connection.scalars(cancelled)} if ids else set()
+    if more:
+        again = (lines.c.batch_id == batch.batch_id, lines.c.number.in_(more))
+        await connection.execute(sa.update(lines).where(*again).values(attempts=lines.c.attempts + 1))
+    return [
+        batches_pb2.Line(
+            batch_id=batch.batch_id,
+            number=line.number,
+            custom_id=line.custom_id,
+            body=line.body,
+            attempts=line.attempts + (line.number in more),
+        )
+        for line in found
+    ]
+
+
 async def _free(connection: AsyncConnection, batch_id: str, limit: int, now_us: int) -> Sequence[sa.Row[Any]]:
-    columns: tuple[Any, ...] = (lines.c.number, lines.c.custom_id, lines.c.body, lines.c.attempts)
+    columns: tuple[Any, ...] = (lines.c.number, lines.c.custom_id, lines.c.body, lines.c.attempts, lines.c.worker)
     statement = (
         sa.select(*columns)
         .where(lines.c.batch_id == batch_id, OPEN, lines.c.lease_time_us < now_us)

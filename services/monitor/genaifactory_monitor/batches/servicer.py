@@ -165,19 +165,7 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
         if claimed is None:
             return batches_pb2.ClaimLinesResponse()
         batch, found = claimed
-        return batches_pb2.ClaimLinesResponse(
-            batch=_batch(batch),
-            lines=[
-                batches_pb2.Line(
-                    batch_id=batch.batch_id,
-                    number=line.number,
-                    custom_id=line.custom_id,
-                    body=line.body,
-                    attempts=line.attempts,
-                )
-                for line in found
-            ],
-        )
+        return batches_pb2.ClaimLinesResponse(batch=_batch(batch), lines=found)
 
     async def StoreResult(
         self, request: batches_pb2.StoreResultRequest, context: Any

@@ -108,7 +108,7 @@ async def _give_up(database: Database, batch_id: str, now_us: int) -> bool:
         free = sa.or_(lines.c.worker == "", lines.c.lease_time_us < now_us)
         page = sa.select(lines.c.number, lines.c.custom_id).where(lines.c.batch_id == batch_id, OPEN, free)
         found = (await connection.execute(page.order_by(lines.c.number).limit(_PAGE).with_for_update())).all()
-        error = {"code": why, "message": _MESSAGES.get(why or "", "")}
+        error = batch_lines.error(why or "", _MESSAGES.get(why or "", ""))
         given_up = [
             Result(batch_id, number, batch_lines.result(batch_id, number, custom_id, error=error), failed=True)
             for number, custom_id in found
