@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import yaml
 
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform
+from tests.integration import s3
 from tests.integration.commands import genaifactory
+from tests.integration.s3 import Bucket
 
 # The platform is another process, which blocking here does not affect.
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(loop_scope="module")]
@@ -147,6 +150,72 @@ async def test_ids_of_another_source_are_not_overwritten(platform: Platform) -> 
     assert "The document 'first/a.md' is from" in err
     code, out, _ = await genaifactory(platform.state.folder, "documents", "show", "first/a.md")
     assert "The first folder that was given." in out
+
+
+@pytest.fixture
+def bucket(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    with s3.serving("company") as found:
+        for name, value in {
+            "AWS_ENDPOINT_URL": found.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": s3.KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": "hunter2",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        source: dict[str, object] = {"name": "store", "type": "bucket", "url": "s3://company/texts"}
+        configure(platform, [source | {"knowledge_base": "documents", "groups": ["sales"], "exclude": ["old/*"]}])
+        yield found
+
+
+async def test_a_bucket_is_read_over_the_network_by_its_prefix_and_patterns(platform: Platform, bucket: Bucket) -> None:
+    bucket.objects |= {
+        "elsewhere/x.md": b"# X\n\nThis one is outside of the prefix.\n",
+        "texts/.git/config.md": b"hidden",
+        "texts/big.bin": b"of a type that is not read",
+        "texts/old/a.md": b"# Old\n\nThis one is excluded.\n",
+        "texts/prices & terms.md": "# Giá\n\nGiá của máy bơm là 12 triệu đồng.\n".encode(),
+        "texts/sub/deep.md": b"# Deep\n\nThe warranty of the valve lasts 36 months.\n",
+    }
+    found = await synced(platform)
+    assert (found["added"], found["complete"]) == (2, True)
+    skipped = {each["name"]: each["reason"] for each in found["skipped"]}
+    assert skipped == {"store/.git/config.md": "hidden", "store/big.bin": "of a type that is not read"}
+    assert await stored(platform, "store") == {"store/prices & terms.md": ["sales"], "store/sub/deep.md": ["sales"]}
+    assert bucket.pages > 1
+    bucket.objects["texts/sub/deep.md"] = b"# Deep\n\nThe warranty of the valve lasts 24 months.\n"
+    del bucket.objects["texts/prices & terms.md"]
+    found = await synced(platform)
+    assert (found["replaced"], found["removed"], found["unchanged"]) == (1, 1, 0)
+    bucket.objects["texts/empty.md"] = b""
+    code, out, _ = await genaifactory(platform.state.folder, "sources", "sync")
+    assert code == 1
+    assert "refused store/empty.md: is empty" in out
+
+
+async def test_a_bucket_that_refuses_or_is_gone_changes_nothing_and_leaks_nothing(
+    platform: Platform, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.objects["texts/a.md"] = b"# A\n\nThis one is in the bucket of the refusals.\n"
+    await synced(platform, "--shrinking")
+    before = await stored(platform, "store")
+    bucket.refuses = True
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync")
+    assert code == 1
+    assert "The storage refuses access to s3://company/texts: check the credentials in the environment." in err
+    bucket.refuses = False
+    bucket.objects.clear()
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync")
+    assert code == 1
+    assert "1 of the 1 stored documents" in err
+    configure(platform, [{"name": "store", "type": "bucket", "url": "s3://other/x", "knowledge_base": "documents"}])
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync")
+    assert (code, "There is no s3://other/x." in err) == (1, True)
+    assert "hunter2" not in err
+    assert await stored(platform, "store") == before
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync")
+    assert (code, err) == (1, "Buckets need genaifactory-pipelines[storage] installed here.\n")
 
 
 async def test_without_sources_the_commands_say_where_to_name_them(platform: Platform) -> None:

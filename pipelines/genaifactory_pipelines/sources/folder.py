@@ -13,29 +13,13 @@ import stat
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 
 from genaifactory_common import formats, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.sources.printable import printable
 from genaifactory_pipelines.sources.protocol import Content, Listing
-from genaifactory_pipelines.sources.selection import is_wanted
-
-
-class Reason(StrEnum):
-    """Why something in a folder is no document."""
-
-    HIDDEN = "hidden"
-    TYPE = "of a type that is not read"
-    LEAVES = "a link that leads out of the folder"
-    DANGLING = "a link to nothing"
-    CIRCLE = "a link in a circle"
-    AGAIN = "a link to a folder that is read anyway"
-    SPECIAL = "no file: a device, pipe or socket"
-    LONG = f"a path of more than {formats.MAX_ID_CHARACTERS} characters"
-    TWIN = "written like the name of another file"
-    UNREADABLE = "not readable"
+from genaifactory_pipelines.sources.selection import Reason, is_document, is_wanted
 
 
 @dataclass(frozen=True)
@@ -227,7 +211,7 @@ def _source(path: Path, name: str | None) -> Source:
         return Source(path, name, is_folder=True, root=root, label=next(labels(path)))
     if not stat.S_ISREG(mode):
         raise InvalidArgument(f"{shown} is {Reason.SPECIAL}; give a file or a folder.", field="path")
-    if not _is_document(path.name):
+    if not is_document(path.name):
         endings = ", ".join(sorted(formats.BY_ENDING))
         raise InvalidArgument(f"{shown} is not a document; documents end in {endings}.", field="path")
     return Source(path, name, is_folder=False, root=root, label=next(labels(path)))
@@ -308,7 +292,7 @@ class _Walk:
         document = DocumentFile(Path(entry.path), self._source, printable(name))
         if not is_file:
             self._skip(name, Reason.SPECIAL)
-        elif not _is_document(entry.name):
+        elif not is_document(entry.name):
             self._skip(name, Reason.TYPE)
         elif len(document.document_id) > formats.MAX_ID_CHARACTERS:
             self._skip(name, Reason.LONG)
@@ -327,10 +311,6 @@ class _Walk:
 
     def _skip(self, name: str, reason: Reason, detail: str = "") -> None:
         self.skipped.append(Skipped(self._source, printable(name), reason, detail))
-
-
-def _is_document(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in formats.BY_ENDING
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,9 +1,28 @@
-"""Which paths of a source are read, by its patterns."""
+"""Which paths of a source are read: by their ending and its patterns; and why others are not."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 from typing import Protocol
+
+from genaifactory_common import formats
+
+
+class Reason(StrEnum):
+    """Why something in a source is no document."""
+
+    HIDDEN = "hidden"
+    TYPE = "of a type that is not read"
+    LEAVES = "a link that leads out of the folder"
+    DANGLING = "a link to nothing"
+    CIRCLE = "a link in a circle"
+    AGAIN = "a link to a folder that is read anyway"
+    SPECIAL = "no file: a device, pipe or socket"
+    LONG = f"a path of more than {formats.MAX_ID_CHARACTERS} characters"
+    TWIN = "written like the name of another file"
+    UNREADABLE = "not readable"
 
 
 class Patterns(Protocol):
@@ -16,6 +35,11 @@ class Patterns(Protocol):
     @property
     def exclude(self) -> tuple[str, ...]:
         """Of paths that are not, although `include` has them."""
+
+
+def is_document(name: str) -> bool:
+    """Whether files of this name are read: by its ending."""
+    return PurePosixPath(name).suffix.lower() in formats.BY_ENDING
 
 
 def is_wanted(patterns: Patterns, below: str) -> bool:

@@ -44,6 +44,7 @@ policies:
 
 ENTITIES = sorted({*entities.GROUPS, *entities.OTHERS, *(each for group in entities.GROUPS.values() for each in group)})
 FOLDER = {"name": "wiki", "type": "folder", "path": "/srv/wiki", "knowledge_base": "handbook"}
+BUCKET = {"name": "store", "type": "bucket", "url": "s3://company/x", "knowledge_base": "handbook"}
 VLLM = {"type": "vllm", "model": "llama", "source": "/models/llama"}
 
 Change = Callable[[dict[str, Any]], object]
@@ -292,6 +293,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     "a source with a relative path": (
         put("sources", [FOLDER | {"path": "docs"}]),
         "sources[0].path: String should match pattern '^(/|~(/|$))'",
+    ),
+    "a source with credentials in its URL": (
+        put("sources", [BUCKET | {"url": "s3://key:secret@company/x"}]),
+        "sources[0].url: String should match pattern '^(s3|gs|az)://[^/\\s?#@]+(/[^\\s?#]*)?$'",
     ),
     "a version of the future": (put("version", 2), "version: Input should be 1"),
 }

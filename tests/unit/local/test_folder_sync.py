@@ -13,6 +13,7 @@ from genaifactory_common.testing import VERIFIER, served
 from genaifactory_common.testing.retriever import FakeRetriever
 from genaifactory_local import finding, sources
 from genaifactory_pipelines.sources import folder
+from genaifactory_pipelines.sources.selection import Reason
 from genaifactory_pipelines.sources.store import Store
 from tests.unit.local.gateways import gateway
 
@@ -111,7 +112,7 @@ async def test_documents_below_a_folder_that_cannot_be_read_are_not_gone(
         put(retriever, name, mine)
     found = await labelled(store, mine)
     (source,) = found.sources
-    shut = folder.Skipped(source, "shut/", folder.Reason.UNREADABLE, "Permission denied")
+    shut = folder.Skipped(source, "shut/", Reason.UNREADABLE, "Permission denied")
     found = folder.FoundFiles(found.documents, (shut,), found.sources)
     assert await sources.gone(store, found) == ["docs/shutter.md"]
 
@@ -126,7 +127,7 @@ async def test_a_name_that_is_too_long_with_more_of_its_path_is_skipped(
     put(retriever, "docs/a.md", "/elsewhere/docs")
     found = await labelled(store, mine)
     assert ids(found) == [f"{'above' * 10}/docs/a.md"]
-    assert [each.reason for each in found.skipped] == [folder.Reason.LONG]
+    assert [each.reason for each in found.skipped] == [Reason.LONG]
 
 
 async def test_documents_of_others_than_the_samples_are_counted(store: Store, retriever: FakeRetriever) -> None:

@@ -20,8 +20,8 @@ import pytest
 from genaifactory_common import formats, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.sources import folder as finding
-from genaifactory_pipelines.sources.folder import Reason
 from genaifactory_pipelines.sources.printable import printable
+from genaifactory_pipelines.sources.selection import Reason
 from genaifactory_retriever import upload
 from genaifactory_retriever.parsing import parser
 

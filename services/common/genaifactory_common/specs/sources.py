@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, StringConstraints
 
@@ -65,4 +65,22 @@ class FolderSource(_WithPaths):
         return self.path
 
 
-AnySource = FolderSource
+class BucketSource(_WithPaths):
+    """Objects of S3, Google Cloud Storage, Azure, or a server that speaks one of their protocols."""
+
+    type: Literal["bucket"]
+    url: str = Field(
+        pattern=r"^(s3|gs|az)://[^/\s?#@]+(/[^\s?#]*)?$",
+        max_length=2048,
+        description="s3://, gs:// or az://BUCKET/PREFIX. Credentials, region and endpoint are in the environment.",
+    )
+
+    @property
+    def place(self) -> str:
+        """Where its documents are, for people."""
+        return self.url
+
+
+AnySource = Annotated[FolderSource | BucketSource, Field(discriminator="type")]
+TYPES = tuple(get_args(each.model_fields["type"].annotation)[0] for each in get_args(get_args(AnySource)[0]))
+"""Names of the union's branches, which are in the path of a pydantic error and not in the document."""

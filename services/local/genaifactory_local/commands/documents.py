@@ -28,6 +28,7 @@ from genaifactory_local.commands.options import (
     table,
 )
 from genaifactory_pipelines.sources import folder, sending
+from genaifactory_pipelines.sources.selection import Reason
 from genaifactory_pipelines.sources.store import Store, stored
 
 app = typer.Typer(
@@ -91,7 +92,7 @@ def ingest(
         print_json(progress.as_json(summary, named.skipped))
     else:
         progress.print_summary(console, summary, named.skipped, verbose=verbose)
-    if summary.failures or any(each.reason is folder.Reason.UNREADABLE for each in named.skipped):
+    if summary.failures or any(each.reason is Reason.UNREADABLE for each in named.skipped):
         raise typer.Exit(1)
 
 

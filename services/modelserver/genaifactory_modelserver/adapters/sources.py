@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from genaifactory_common import object_storage
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, TooLarge, Unavailable, Unimplemented
+from genaifactory_common.redaction import without_secrets
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.adapters.checks import FILES, MAX_JSON_BYTES, WEIGHTS
 from genaifactory_modelserver.threads import Stop
@@ -48,7 +50,7 @@ async def copy(source_uri: str, folder: Path, max_bytes: int, backoff: Backoff) 
                 field=_FIELD,
             )
     if not await threads.run(lambda _: any((folder / name).exists() for name in FILES)):
-        raise NotFound(f"There is no adapter in {addresses.shown(source_uri)}: no {', '.join(FILES)}.", field=_FIELD)
+        raise NotFound(f"There is no adapter in {without_secrets(source_uri)}: no {', '.join(FILES)}.", field=_FIELD)
 
 
 def _from_folder(source: Path, folder: Path, bounds: dict[str, int], stop: Stop) -> None:
@@ -83,10 +85,8 @@ async def _from_mirror(source: str, folder: Path, bounds: dict[str, int], backof
 async def _from_storage(source: str, folder: Path, bounds: dict[str, int]) -> None:
     try:
         import obstore
-        from obstore import exceptions, store
     except ImportError:
         raise _not_installed("storage", "object storage") from None
-    shown = addresses.shown(source)
 
     async def fetch(name: str, most: int) -> None:
         try:
@@ -101,18 +101,10 @@ async def _from_storage(source: str, folder: Path, bounds: dict[str, int]) -> No
             got = await obstore.get_async(place, name, options=options)
             await threads.run(partial(_append, folder / name, await got.bytes_async()))
 
-    try:
-        place = await threads.run(lambda _: store.from_url(source))  # it may read credentials from files
+    with object_storage.translated(source, field=_FIELD):
+        place = await threads.run(lambda _: object_storage.opened(source))
         for name, most in bounds.items():
             await fetch(name, most)
-    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError):
-        message = f"The storage refuses access to {shown}: check the credentials in this server's environment."
-        raise InvalidArgument(message, field=_FIELD) from None
-    except (exceptions.InvalidPathError, exceptions.UnknownConfigurationKeyError, ValueError) as error:
-        raise InvalidArgument(f"{shown} cannot be read: {addresses.shown(str(error))}", field=_FIELD) from None
-    except exceptions.BaseError as error:
-        logger.warning("reading %s failed: %s", shown, addresses.shown(str(error)))
-        raise Unavailable(f"{shown} cannot be read now ({type(error).__name__}); the server's log says why.") from None
 
 
 def _append(path: Path, piece: Any, _: Stop) -> None:
@@ -171,7 +163,7 @@ def _of_version(source: str) -> str:
 
 
 def _of_mlflow(source: str, error: Any) -> FactoryError:
-    message = addresses.shown(str(error.message))
+    message = without_secrets(str(error.message))
     match error.error_code:
         case "RESOURCE_DOES_NOT_EXIST" | "NOT_FOUND":
             return NotFound(f"MLflow has no {source}: {message}", field=_FIELD)

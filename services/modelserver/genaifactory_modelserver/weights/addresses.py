@@ -1,4 +1,4 @@
-"""Addresses of weights and adapters as configuration and requests write them: read strictly, shown without secrets."""
+"""Addresses of weights and adapters as configuration and requests write them: read strictly."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from genaifactory_common.errors import InvalidArgument
-
-_SECRETS = re.compile(r"(?<=//)[^/\s@]*@|[?#][^\s)'\"]*")
-
-
-def shown(text: str) -> str:
-    """An address, or a text with addresses in it, without what may be secret: user, password, query."""
-    return _SECRETS.sub("", text)
+from genaifactory_common.redaction import without_secrets
 
 
 def scheme(address: str) -> str:
@@ -29,10 +23,12 @@ def folder(address: str, *, field: str) -> Path:
     if scheme(address) == "file":
         parts = urlsplit(address)
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-            raise InvalidArgument(f"'{shown(address)}' is no local folder; write file:///PATH.", field=field)
+            raise InvalidArgument(f"'{without_secrets(address)}' is no local folder; write file:///PATH.", field=field)
         path = unquote(parts.path)
     if not path.startswith("/") or "\0" in path:
-        raise InvalidArgument(f"The folder '{shown(address)}' must be an absolute path, as /models/tiny.", field=field)
+        raise InvalidArgument(
+            f"The folder '{without_secrets(address)}' must be an absolute path, as /models/tiny.", field=field
+        )
     return Path(path)
 
 
@@ -44,11 +40,13 @@ def mirror(address: str, *, field: str) -> str:
     except ValueError:
         host, parts = None, urlsplit("")
     if not host:
-        raise InvalidArgument(f"'{shown(address)}' is no address; write https://HOST/FOLDER/.", field=field)
+        raise InvalidArgument(f"'{without_secrets(address)}' is no address; write https://HOST/FOLDER/.", field=field)
     if parts.query or parts.fragment:
-        raise InvalidArgument(f"'{shown(address)}': a mirror's address has no ? and no #.", field=field)
+        raise InvalidArgument(f"'{without_secrets(address)}': a mirror's address has no ? and no #.", field=field)
     if parts.scheme.lower() != "https" and not (parts.scheme.lower() == "http" and loopback(host)):
-        raise InvalidArgument(f"'{shown(address)}': only https:// is taken, and http:// on this machine.", field=field)
+        raise InvalidArgument(
+            f"'{without_secrets(address)}': only https:// is taken, and http:// on this machine.", field=field
+        )
     return address if address.endswith("/") else f"{address}/"
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common.redaction import without_secrets
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.threads import Stop
-from genaifactory_modelserver.weights import addresses, checksums, disk
+from genaifactory_modelserver.weights import checksums, disk
 from genaifactory_modelserver.weights.mirror import RETRIES
 from genaifactory_modelserver.weights.progress import Meter
 
@@ -180,7 +181,7 @@ class _Asked:
 
     @property
     def _hub(self) -> str:
-        return addresses.shown(self._endpoint) if self._endpoint else "the Hugging Face hub"
+        return without_secrets(self._endpoint) if self._endpoint else "the Hugging Face hub"
 
     @property
     def _shown(self) -> str:

@@ -17,6 +17,7 @@ import httpx2
 
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, NotFound, TooLarge, Unavailable
+from genaifactory_common.redaction import without_secrets
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.threads import Stop
 from genaifactory_modelserver.weights import addresses, checksums
@@ -180,7 +181,7 @@ class Mirror:
             raise InvalidArgument(f"{self._shown} cannot be asked for '{name}'.", field=self._field) from None
         except httpx2.ConnectError as error:
             if isinstance(error.__cause__, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(error):
-                message = f"The certificate of {self._shown} is not trusted here: {addresses.shown(str(error))}"
+                message = f"The certificate of {self._shown} is not trusted here: {without_secrets(str(error))}"
                 raise InvalidArgument(message, field=self._field) from None
             raise _Passing("it cannot be reached") from None
         except httpx2.TransportError as error:
@@ -205,7 +206,7 @@ class Mirror:
 
     @property
     def _shown(self) -> str:
-        return addresses.shown(self._base)
+        return without_secrets(self._base)
 
 
 async def together(jobs: Iterable[Coroutine[None, None, None]]) -> None:

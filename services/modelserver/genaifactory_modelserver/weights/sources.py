@@ -11,6 +11,7 @@ from pathlib import Path
 from genaifactory_common import files
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, NotFound, Unavailable
+from genaifactory_common.redaction import without_secrets
 from genaifactory_modelserver import threads
 from genaifactory_modelserver.threads import Stop
 from genaifactory_modelserver.weights import addresses, checksums, disk, hub, locks, mirror, tensors
@@ -70,7 +71,7 @@ async def _from_mirror(source: str, pin: str, cache: Path, report: Report, backo
     if known:
         return cache / pin
     async with mirror.connect(source, field="source", backoff=backoff) as server:
-        last = cache / f"{hashlib.sha256(addresses.shown(source).encode()).hexdigest()}.last"
+        last = cache / f"{hashlib.sha256(without_secrets(source).encode()).hexdigest()}.last"
         try:
             data = await server.sums()
         except Unavailable as error:
