@@ -152,6 +152,17 @@ class Gateway:
             if error.field != "index_version":
                 raise
 
+    async def record_drift(self, report: monitor_pb2.DriftReport) -> monitor_pb2.DriftReport:
+        """Stores the report of a drift check; returns it with its verdict. Waits while the platform is away.
+
+        Raises FactoryError.
+        """
+        request = gateway_pb2.RecordDriftReportRequest(report=report)
+        stored = await self._patiently(
+            lambda: channels.unary(self._stub.RecordDriftReport, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+        )
+        return stored.report
+
     def patience(self) -> Patience:
         """For one piece of work."""
         return Patience(self._patience_seconds)

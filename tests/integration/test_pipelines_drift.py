@@ -153,17 +153,45 @@ async def test_the_command_reports_drift_by_its_exit_code(recorded: Process, tmp
     assert FOREIGN not in printed + errors
     code, printed, errors = await recorded.genaifactory(*arguments, "--json")
     found = json.loads(printed)
-    assert (code, found["drifted"], found["confirmed"]) == (3, True, None)
+    assert (code, found["drifted"], found["outcome"]) == (3, True, "alarm")
     assert await asyncio.to_thread(Path(found["verdict"]).exists)
     assert errors.count("nothing has changed since it was run") == 3
 
 
 @pytest.mark.allow_blocking  # the test's own
-async def test_with_a_history_a_first_drifted_window_is_no_alarm(recorded: Process, tmp_path: Path) -> None:
-    history = ("--history", str(tmp_path / "history.jsonl"))
-    code, printed, errors = await recorded.genaifactory("drift", *WINDOWS, "-o", str(tmp_path / "run"), *history)
+async def test_one_drifted_window_is_no_alarm_where_two_are_needed(recorded: Process, tmp_path: Path) -> None:
+    """Of windows that begin a day apart, each judged with the same options; monitor has those before."""
+    common = (
+        "drift",
+        "--reference-since",
+        "2026-10-05",
+        "--reference-until",
+        "2026-10-19",
+        "--needed",
+        "2",
+        "--of",
+        "2",
+    )
+    codes, said = [], []
+    for day in (19, 20):
+        window = ("--since", f"2026-10-{day}", "--until", f"2026-10-{day + 5}", "--least", "50")
+        code, printed, errors = await recorded.genaifactory(*common, *window, "-o", str(tmp_path / str(day)))
+        assert "Traceback" not in errors
+        codes.append(code)
+        said.append("No alarm yet: too few of the windows before have drifted." in printed)
+    assert (codes, said) == ([0, 3], [True, False])
+    code, printed, errors = await recorded.genaifactory("drift", "--history", "--json")
     assert code == 0, errors
-    assert "Earlier windows do not confirm it yet." in printed
+    listed = {each["until"][:10]: each for each in json.loads(printed) if each["windows"] == 2}
+    assert {day: (each["verdict"], each["drifted"]) for day, each in listed.items()} == {
+        "2026-10-25": ("alarm", 2),
+        "2026-10-24": ("warning", 1),
+    }
+    assert "refused" in listed["2026-10-25"]["by"]
+    code, printed, errors = await recorded.genaifactory("drift", "--history", "--last", "1", "--route", "rag")
+    assert (code, "No verdict" in printed or "2026-10-26" in printed) == (0, True), errors
+    code, printed, _ = await recorded.genaifactory("drift", "--history", "--route", "none-such")
+    assert (code, printed) == (0, "No verdict is stored on the route 'none-such'.\n")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +203,7 @@ async def test_with_a_history_a_first_drifted_window_is_no_alarm(recorded: Proce
         (("--reference-since", "2026-10-05", "--reference-until", "2026-10-24"), "are in both windows"),
         (("--reference-since", "2026-10-05", "--least", "500"), "The reference window has 240 conversations; 500 are"),
         (("--reference-since", "2026-10-05", "--needed", "4"), "--needed must be at most --of"),
-        (("--reference-since", "2026-10-05", "--history", "/none/history"), "/none is no folder: make it"),
+        (("--reference-since", "2026-10-05", "--of", "2", "--no-store"), "only without --no-store"),
         (("--reference-since", "2026-10-05", "--model", "none"), "There is no model 'none'"),
     ],
 )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.drift.protocol import Evidence, Group, Signal, TooFew, Window
 from genaifactory_pipelines.values import Values
+
+Outcome = Literal["none", "warning", "alarm"]
+"""What follows: a window that has drifted is a warning until enough of those before it have drifted too."""
 
 
 class Finding(Values):
@@ -57,8 +61,10 @@ class Verdict(Values):
     drifted: bool
     by: tuple[str, ...]
     """The signals that drifted."""
-    confirmed: bool | None = None
-    """Whether enough of the last windows have drifted; None without a history."""
+    outcome: Outcome
+    """With the windows before it, where the verdict is stored."""
+    windows_drifted: int
+    """This window and those before it that have drifted."""
     findings: tuple[Finding, ...]
 
 
@@ -88,6 +94,8 @@ def judge(signals: Sequence[Signal], reference: Window, current: Window, *, fals
         false_discovery_rate=false_discovery_rate,
         drifted=bool(by),
         by=by,
+        outcome="alarm" if by else "none",
+        windows_drifted=int(bool(by)),
         findings=findings,
     )
 

@@ -11,14 +11,16 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import files
-from genaifactory_common.errors import Unimplemented
+from genaifactory_common.errors import InvalidArgument, PermissionDenied, Unimplemented
 from genaifactory_pipelines import curation
 from genaifactory_pipelines.datasets.records import Interaction
-from genaifactory_pipelines.drift import embeddings, history, window
+from genaifactory_pipelines.drift import embeddings, record, window
 from genaifactory_pipelines.drift.protocol import LEAST_VALUES, Window
 from genaifactory_pipelines.drift.registry import make_signals
-from genaifactory_pipelines.drift.verdict import Finding, Verdict, judge
+from genaifactory_pipelines.drift.verdict import Finding, Outcome, Verdict, judge
+from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.reports import Report, bars
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import collect
@@ -44,16 +46,18 @@ class Parameters(Values):
     """Conversations of a window; fewer are refused."""
     false_discovery_rate: float = Field(default=0.01, ge=0.005, lt=0.5)
     """The chance of an alarm where nothing has drifted. Lower ones would need more permutations."""
-    history: Path | None = None
-    """A file of the verdicts on earlier windows, to which this one is added."""
-    needed: int = Field(default=2, ge=1)
-    of: int = Field(default=3, ge=1)
-    """With a history: drift is confirmed when `needed` of the last `of` windows have drifted."""
+    store: bool = True
+    """Whether monitor stores the verdict; the key needs the permission `evaluate` for it."""
+    needed: int = Field(default=1, ge=1)
+    of: int = Field(default=1, ge=1, le=100)
+    """It is an alarm when `needed` of the last `of` windows have drifted, of those that monitor has stored."""
 
     @model_validator(mode="after")
-    def _can_be_confirmed(self) -> Self:
+    def _can_be_an_alarm(self) -> Self:
         if self.needed > self.of:
             raise ValueError("'needed' must be at most 'of'")
+        if self.of > 1 and not self.store:
+            raise ValueError("'of' must be 1 where the verdict is not stored")
         return self
 
 
@@ -65,20 +69,17 @@ class Outputs(Values):
     """The signals that drifted."""
     not_judged: tuple[str, ...]
     """The signals for which a window had too few values."""
-    confirmed: bool | None
-    """Whether enough of the last windows have drifted; None without a history."""
-
-    @property
-    def alarm(self) -> bool:
-        """Whether to act."""
-        return self.drifted if self.confirmed is None else self.confirmed
+    outcome: Outcome
+    report_id: str
+    """Of the report that monitor has stored; empty: none."""
 
 
 async def _drift(parameters: Parameters, context: Context, folder: Path) -> Outputs:
     """Writes the verdict and the report. Raises FactoryError."""
     _require_installed()
-    if parameters.history is not None:
-        await asyncio.to_thread(history.read, parameters.history)  # before the work, since it may be damaged
+    wanted = [await asyncio.to_thread(_wanted, context.run, step) for step in (reference, current)]
+    if parameters.store and any(each.model for each in wanted):
+        raise InvalidArgument("A verdict on one model of a route is not stored: do not store it.", field="store")
     recorded = [await asyncio.to_thread(_answers, context.run, step) for step in (reference, current)]
     window.require_apart(*recorded)
     for step, found in zip((reference, current), recorded, strict=True):
@@ -90,10 +91,15 @@ async def _drift(parameters: Parameters, context: Context, folder: Path) -> Outp
     windows = [window.make(found, part, vectors) for found, part in zip(recorded, asked, strict=True)]
     context.progress.line(f"drift: comparing {len(recorded[1]):,} interactions with {len(recorded[0]):,}")
     verdict = await asyncio.to_thread(_judged, windows, parameters.false_discovery_rate)
-    if parameters.history is not None:
-        digest = (await asyncio.to_thread(current.of, context.run)).digest
-        confirmed = await asyncio.to_thread(_confirmed, parameters, parameters.history, verdict, digest)
-        verdict = verdict.model_copy(update={"confirmed": confirmed})
+    report_id = ""
+    if parameters.store:
+        both = [record.Window(each.start, each.end, each.route) for each in wanted]
+        stored = await _stored(
+            context.gateway, record.report(verdict, *both, needed=parameters.needed, of=parameters.of)
+        )
+        report_id = stored.report_id
+        with_others = {"outcome": record.OUTCOMES[stored.verdict], "windows_drifted": stored.drifted}
+        verdict = verdict.model_copy(update=with_others)
     text = f"{verdict.model_dump_json(indent=2)}\n"
     await asyncio.to_thread(files.write, folder / VERDICT, text.encode())
     await asyncio.to_thread(files.write, folder / REPORT, _report(verdict, windows[1]).encode())
@@ -101,7 +107,8 @@ async def _drift(parameters: Parameters, context: Context, folder: Path) -> Outp
         drifted=verdict.drifted,
         by=verdict.by,
         not_judged=tuple(each.signal for each in verdict.findings if not each.judged),
-        confirmed=verdict.confirmed,
+        outcome=verdict.outcome,
+        report_id=report_id,
     )
 
 
@@ -118,16 +125,25 @@ def _judged(windows: Sequence[Window], false_discovery_rate: float) -> Verdict:
     return judge(make_signals(), *windows, false_discovery_rate=false_discovery_rate)
 
 
-def _confirmed(parameters: Parameters, path: Path, verdict: Verdict, digest: str) -> bool:
-    entry = history.Entry(window=digest, last=verdict.current.last, drifted=verdict.drifted, by=verdict.by)
-    return history.confirmed(history.add(path, entry), needed=parameters.needed, of=parameters.of)
+def _wanted(run: Path, step: Step[collect.Parameters, collect.Outputs]) -> collect.Parameters:
+    return collect.Parameters.model_validate(step.attempt(run).parameters)
+
+
+async def _stored(gateway: Gateway, report: monitor_pb2.DriftReport) -> monitor_pb2.DriftReport:
+    try:
+        return await gateway.record_drift(report)
+    except PermissionDenied as error:
+        raise PermissionDenied(
+            f"The verdict cannot be stored: {error.message} Give a key that has it, or do not store the verdict "
+            "(--no-store).",
+            field="store",
+        ) from None
 
 
 def _report(verdict: Verdict, judged: Window) -> str:
     report = Report("Drift", f"{verdict.current.first:%Y-%m-%d %H:%M} to {verdict.current.last:%Y-%m-%d %H:%M} UTC")
     report.text(f"Drifted by: {', '.join(verdict.by)}." if verdict.drifted else "No signal has drifted.")
-    if verdict.confirmed is not None:
-        report.text("Confirmed by earlier windows." if verdict.confirmed else "Not confirmed by earlier windows.")
+    report.text(f"Verdict, with the windows before: {verdict.outcome}.")
     report.heading("Windows")
     report.table(
         ("window", "first question", "last question", "interactions", "conversations", "questions embedded"),

@@ -54,6 +54,20 @@ async def interactions(
         request.page_token = page.next_page_token
 
 
+async def drift_reports(
+    platform: Platform, key: str | None, route: str | None, *, most: int
+) -> list[monitor_pb2.DriftReport]:
+    """The last reports of drift checks, those on the latest windows first. route: None: of any.
+
+    most: 1 to 500. Raises FactoryError.
+    """
+    request = gateway_pb2.GetDriftReportRequest(route=route, page_size=most)
+    async with platform.connected(key) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        page = await limited.unary(stub.GetDriftReport, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
+    return list(page.reports)
+
+
 async def require_route(platform: Platform, key: str | None, route: str) -> None:
     """Raises NotFound unless factory.yaml has the route, or had it when something on record was answered."""
     names = [each.name for each in platform.factory().routes]

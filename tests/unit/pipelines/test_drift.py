@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,15 +19,14 @@ from rich.console import Console
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common.errors import FactoryError, InvalidArgument, Unavailable, Unimplemented
+from genaifactory_common.errors import FactoryError, InvalidArgument, PermissionDenied, Unavailable, Unimplemented
 from genaifactory_pipelines.datasets.records import Interaction
-from genaifactory_pipelines.drift import effects, embeddings, history, window
-from genaifactory_pipelines.drift.history import Entry
+from genaifactory_pipelines.drift import effects, embeddings, window
 from genaifactory_pipelines.drift.protocol import Evidence, Group, TooFew, Window
 from genaifactory_pipelines.drift.verdict import Verdict, judge
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import Context
+from genaifactory_pipelines.step import RESULT, Context
 from genaifactory_pipelines.steps import collect, drift
 from tests.unit.pipelines.examples import START, question, recorded
 
@@ -114,45 +114,6 @@ def test_vectors_have_unit_length_and_embedded_texts_are_no_answers() -> None:
     assert window.make(answers, answers, vectors).vectors.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
 
 
-def entry(day: int, drifted: bool = True, *, window: str = "") -> Entry:
-    by = ("route",) if drifted else ()
-    return Entry(window=window or str(day), last=datetime(2026, 11, day, tzinfo=UTC), drifted=drifted, by=by)
-
-
-def test_one_odd_window_is_not_confirmed_and_two_of_three_are(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    seen = []
-    for day, drifted in enumerate([True, False, True, False, False, True], 1):
-        entries = history.add(path, entry(day, drifted))
-        seen.append(history.confirmed(entries, needed=2, of=3))
-    assert seen == [False, False, True, False, False, False]
-
-
-def test_a_window_that_is_judged_again_replaces_its_verdict_and_later_ones_do_not_count(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    for day in (1, 3, 4):
-        history.add(path, entry(day))
-    assert history.add(path, entry(2, drifted=False)) == [entry(1), entry(2, drifted=False)]
-    history.add(path, entry(3, drifted=False))
-    assert history.read(path) == [entry(1), entry(2, False), entry(3, False), entry(4)]
-
-
-def test_a_history_is_bounded_and_a_damaged_one_is_named_with_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(history, "_MOST_ENTRIES", 2)
-    path = tmp_path / "history.jsonl"
-    for day in (1, 2, 3):
-        history.add(path, entry(day))
-    assert history.read(path) == [entry(2), entry(3)]
-    path.write_text(path.read_text() + '{"window": "x"}\n')
-    with pytest.raises(InvalidArgument, match=r"history\.jsonl:3: last: Field required; it must be a line"):
-        history.read(path)
-    with pytest.raises(InvalidArgument, match="none is no folder: make it") as refused:
-        history.read(tmp_path / "none" / "history.jsonl")
-    assert refused.value.field == "history"
-
-
 class Lengths:
     """Embeds a text as its length; goes away after some calls."""
 
@@ -204,6 +165,8 @@ class Recorded(Gateway):
 
     def __init__(self, lines: Sequence[dict[str, Any]]) -> None:
         self.embedded = 0
+        self.reports: list[monitor_pb2.DriftReport] = []
+        self.refuses = False
         self._lines = lines
         self._patience_seconds = 0
 
@@ -226,6 +189,15 @@ class Recorded(Gateway):
             )
             for text in texts
         ]
+
+    async def record_drift(self, report: monitor_pb2.DriftReport) -> monitor_pb2.DriftReport:
+        """See Gateway; the verdict is always a warning."""
+        if self.refuses:
+            raise PermissionDenied("no permission 'evaluate'.")
+        self.reports.append(report)
+        stored = monitor_pb2.DriftReport(verdict=monitor_pb2.DRIFT_VERDICT_WARNING, drifted=1)
+        stored.MergeFrom(report)
+        return stored
 
 
 def lines(*, refused_from: int = 10_000, foreign_from: int = 10_000) -> list[dict[str, Any]]:
@@ -260,7 +232,7 @@ async def run(folder: Path, gateway: Gateway, week: int = 4, **values: object) -
 async def test_the_step_names_what_has_drifted_with_its_evidence(tmp_path: Path) -> None:
     gateway = Recorded(lines(refused_from=800, foreign_from=800))
     found = await run(tmp_path, gateway)
-    assert (found.drifted, found.alarm, found.confirmed) == (True, True, None)
+    assert (found.drifted, found.outcome) == (True, "warning")
     assert {"refused", "question_language"} <= set(found.by)
     assert found.not_judged == ("rating",)
     written = Verdict.model_validate_json((tmp_path / "drift" / drift.VERDICT).read_bytes())
@@ -277,19 +249,51 @@ async def test_the_step_names_what_has_drifted_with_its_evidence(tmp_path: Path)
 
 async def test_windows_of_one_traffic_have_no_drift(tmp_path: Path) -> None:
     found = await run(tmp_path, Recorded(lines()))
-    assert (found.drifted, found.by, found.alarm) == (False, (), False)
+    assert (found.drifted, found.by) == (False, ())
 
 
-async def test_one_drifted_window_is_no_alarm_where_earlier_ones_must_confirm_it(tmp_path: Path) -> None:
-    gateway, path = Recorded(lines(refused_from=600)), tmp_path / "history.jsonl"
-    found = [await run(tmp_path / str(week), gateway, week, history=path) for week in (2, 3, 4)]
-    assert [(each.drifted, each.confirmed, each.alarm) for each in found] == [
-        (False, False, False),
-        (True, False, False),
-        (True, True, True),
-    ]
-    entries = await asyncio.to_thread(history.read, path)
-    assert [each.drifted for each in entries] == [False, True, True]
+async def test_what_monitor_stores_has_every_signal_and_no_text(tmp_path: Path) -> None:
+    gateway = Recorded(lines(refused_from=800, foreign_from=800))
+    found = await run(tmp_path, gateway, needed=2, of=3)
+    (report,) = gateway.reports
+    assert (found.report_id, found.outcome) == (report.report_id, "warning")
+    assert (report.route, report.needed, report.windows) == ("", 2, 3)
+    judged = START + timedelta(minutes=800 * 50)
+    assert report.current.start_time.ToDatetime(UTC) == judged
+    assert report.current.end_time.ToDatetime(UTC) - judged == timedelta(minutes=200 * 50)
+    assert report.reference.end_time == report.current.start_time
+    assert (report.reference.interactions, report.current.conversations, report.current.questions) == (400, 200, 200)
+    written = Verdict.model_validate_json(await asyncio.to_thread((tmp_path / "drift" / drift.VERDICT).read_bytes))
+    assert (written.outcome, written.windows_drifted) == ("warning", 1)
+    assert {each.name: each.adjusted_p_value for each in report.signals} == {
+        each.signal: each.adjusted for each in written.findings
+    }
+    assert {each.name for each in report.signals if each.drifted} == set(found.by)
+    assert {each.name for each in report.signals if not each.judged} == set(found.not_judged)
+    assert not re.search(rb"Ngh|req-|The share", report.SerializeToString())
+
+
+async def test_a_window_that_is_judged_again_has_the_same_report(tmp_path: Path) -> None:
+    gateway = Recorded(lines())
+    for name, values in (("a", {}), ("b", {"least": 150}), ("c", {"week": 3})):
+        await run(tmp_path / name, gateway, **values)  # type: ignore[arg-type]
+    first, again, other = (each.report_id for each in gateway.reports)
+    assert first == again != other
+
+
+async def test_a_verdict_need_not_be_stored(tmp_path: Path) -> None:
+    gateway = Recorded(lines(refused_from=800))
+    found = await run(tmp_path, gateway, store=False)
+    assert (found.outcome, found.report_id, gateway.reports) == ("alarm", "", [])
+
+
+async def test_a_key_that_may_not_store_verdicts_is_told_what_to_do(tmp_path: Path) -> None:
+    gateway = Recorded(lines())
+    gateway.refuses = True
+    with pytest.raises(PermissionDenied, match="cannot be stored: no permission 'evaluate'. Give a key") as refused:
+        await run(tmp_path, gateway)
+    assert refused.value.field == "store"
+    assert not await asyncio.to_thread((tmp_path / "drift" / RESULT).exists)
 
 
 async def test_what_cannot_be_judged_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +306,6 @@ async def test_what_cannot_be_judged_is_an_error(tmp_path: Path, monkeypatch: py
     assert (few.field, few.message.partition(";")[0]) == ("current", "The current window has 50 conversations")
     embedded = [{**line, "task": "embedding"} for line in lines()]
     assert "The reference window has 0 conversations" in (await refused(embedded)).message
-    assert "it must be a line that a drift check wrote" in (await refused(lines()[:999], history=__file__)).message
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     absent = await refused(lines()[:998])
     assert isinstance(absent, Unimplemented)
@@ -322,7 +325,9 @@ async def test_windows_that_overlap_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"needed": 4}, "'needed' must be at most 'of'"),
+        ({"needed": 2}, "'needed' must be at most 'of'"),
+        ({"of": 101}, "less than or equal to 100"),
+        ({"of": 2, "store": False}, "'of' must be 1 where the verdict is not stored"),
         ({"false_discovery_rate": 0.001}, "greater than or equal to 0.005"),
         ({"least": 5}, "greater than or equal to 20"),
         ({"questions": 100_000}, "less than or equal to 5000"),
