@@ -275,8 +275,8 @@ async def test_what_monitor_stores_has_every_signal_and_no_text(tmp_path: Path) 
 
 async def test_a_window_that_is_judged_again_has_the_same_report(tmp_path: Path) -> None:
     gateway = Recorded(lines())
-    for name, values in (("a", {}), ("b", {"least": 150}), ("c", {"week": 3})):
-        await run(tmp_path / name, gateway, **values)  # type: ignore[arg-type]
+    for name, week, least in (("a", 4, 100), ("b", 4, 150), ("c", 3, 100)):
+        await run(tmp_path / name, gateway, week, least=least)
     first, again, other = (each.report_id for each in gateway.reports)
     assert first == again != other
 
@@ -290,7 +290,7 @@ async def test_a_verdict_need_not_be_stored(tmp_path: Path) -> None:
 async def test_a_key_that_may_not_store_verdicts_is_told_what_to_do(tmp_path: Path) -> None:
     gateway = Recorded(lines())
     gateway.refuses = True
-    with pytest.raises(PermissionDenied, match="cannot be stored: no permission 'evaluate'. Give a key") as refused:
+    with pytest.raises(PermissionDenied, match=r"cannot be stored: no permission 'evaluate'\. Give a key") as refused:
         await run(tmp_path, gateway)
     assert refused.value.field == "store"
     assert not await asyncio.to_thread((tmp_path / "drift" / RESULT).exists)
