@@ -21,7 +21,7 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError, InvalidArgument, PermissionDenied, Unavailable, Unimplemented
 from genaifactory_pipelines.datasets.records import Interaction
-from genaifactory_pipelines.drift import effects, embeddings, window
+from genaifactory_pipelines.drift import effects, embeddings, record, window
 from genaifactory_pipelines.drift.protocol import Evidence, Group, TooFew, Window
 from genaifactory_pipelines.drift.verdict import Verdict, judge
 from genaifactory_pipelines.gateway import Gateway
@@ -279,6 +279,12 @@ async def test_a_window_that_is_judged_again_has_the_same_report(tmp_path: Path)
         await run(tmp_path / name, gateway, week, least=least)
     first, again, other = (each.report_id for each in gateway.reports)
     assert first == again != other
+    written = Verdict.model_validate_json(
+        await asyncio.to_thread((tmp_path / "a" / "drift" / drift.VERDICT).read_bytes)
+    )
+    week = timedelta(days=7)
+    windows = [record.Window(START, START + length, route) for length in (week, 2 * week) for route in ("", "rag")]
+    assert len({record.report(written, each, each, needed=1, of=1).report_id for each in windows}) == 4
 
 
 async def test_a_verdict_need_not_be_stored(tmp_path: Path) -> None:
