@@ -282,8 +282,8 @@ async def test_a_window_that_is_judged_again_has_the_same_report(tmp_path: Path)
     written = Verdict.model_validate_json(
         await asyncio.to_thread((tmp_path / "a" / "drift" / drift.VERDICT).read_bytes)
     )
-    week = timedelta(days=7)
-    windows = [record.Window(START, START + length, route) for length in (week, 2 * week) for route in ("", "rag")]
+    a_week = timedelta(days=7)
+    windows = [record.Window(START, START + length, route) for length in (a_week, 2 * a_week) for route in ("", "rag")]
     assert len({record.report(written, each, each, needed=1, of=1).report_id for each in windows}) == 4
 
 
