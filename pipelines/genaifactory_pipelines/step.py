@@ -188,12 +188,17 @@ def times(step: Step[Any, Any], run: Path) -> tuple[datetime, datetime]:
     return datetime.fromtimestamp(found[0], UTC), datetime.fromtimestamp(found[1], UTC)
 
 
+def digest(path: Path) -> str:
+    """A file's SHA-256, hex, as of Attempt.files. Blocks. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _digests(parameters: Values) -> dict[str, str]:
     """Of the files that the parameters name as inputs; one that is missing is left to the step to report."""
     found = {}
     for name, field in type(parameters).model_fields.items():
         path = getattr(parameters, name)
         if INPUT in field.metadata and path is not None and path.is_file():
-            with path.open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = digest(path)
     return found

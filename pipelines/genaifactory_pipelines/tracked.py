@@ -11,13 +11,14 @@ import argparse
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.tracking import client, registry
+from genaifactory_pipelines.tracking import client, registry, runs
 from genaifactory_pipelines.tracking.stages import MAX_TEXT
 
 
@@ -45,7 +46,12 @@ async def _change(given: argparse.Namespace, tracking: client.Tracking) -> Any:
     return changed.model_dump(mode="json")
 
 
-_COMMANDS = {"list": _list, "show": _show, "change": _change}
+async def _fetch(given: argparse.Namespace, tracking: client.Tracking) -> Any:
+    await runs.fetch(tracking, given.run_id, given.folder, given.names)
+    return {}
+
+
+_COMMANDS = {"list": _list, "show": _show, "change": _change, "fetch": _fetch}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     change.add_argument("--by", required=True, help="Who approved it.")
     change.add_argument("--reason", required=True)
     change.add_argument("--despite-gate", action="store_true", help="The version's run did not pass its gate.")
+    fetch = commands.add_parser("fetch", help="Replaces a folder with artifacts of a run.")
+    fetch.add_argument("run_id")
+    fetch.add_argument("folder", type=Path)
+    fetch.add_argument("names", nargs="+", help="Folders of artifacts.")
     return parser
 
 

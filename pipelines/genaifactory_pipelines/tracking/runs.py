@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -14,8 +16,9 @@ from genaifactory_pipelines.training.metrics import Point
 from genaifactory_pipelines.values import Values
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
+
+    from mlflow import MlflowClient
 
 Item = TypeVar("Item")
 
@@ -24,6 +27,8 @@ KEY = "genaifactory.run"
 GATE = "genaifactory.gate"
 """Tag: "passed" or "not passed"."""
 PASSED = "passed"
+RUN_ID = "run_id"
+"""File, in what was fetched of a run, with its id."""
 _ATTEMPTS = 5
 _BATCH = 100
 """Parameters, or metrics, of one request."""
@@ -78,6 +83,50 @@ async def record(tracking: Tracking, recorded: Recorded) -> str:
         if await tracking.call(partial(_found, experiment=experiment, recorded=recorded)) == run_id:
             return run_id
     raise Conflict(f"Other processes delete the run '{recorded.name}' in MLflow while it is recorded.", field="run")
+
+
+async def fetch(tracking: Tracking, run_id: str, folder: Path, names: Sequence[str]) -> None:
+    """Replaces a folder with those of a run's artifacts that are in folders with these names. Raises FactoryError.
+
+    NotFound when there is no such run, or when it was not recorded by this platform.
+    """
+    if re.fullmatch(r"[0-9A-Za-z]{1,64}", run_id) is None:
+        raise NotFound(f"'{run_id[:64]}' is not the id of a run in MLflow: 32 hex digits.", field="run_id")
+    await tracking.call(partial(_require_recorded, run_id=run_id))
+    await tracking.call(partial(_download, run_id=run_id, folder=folder, names=names))
+
+
+def _require_recorded(client: MlflowClient, run_id: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotFound(f"MLflow has no run {run_id}.", field="run_id") from None
+        raise
+    if KEY not in run.data.tags or run.info.status != _FINISHED:
+        raise NotFound(f"The run {run_id} is not one that the step record has recorded to the end.", field="run_id")
+
+
+def _download(client: MlflowClient, run_id: str, folder: Path, names: Sequence[str]) -> None:
+    new = folder.with_name(f".{folder.name}.new")
+    for path in (new, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    new.mkdir(mode=0o700, parents=True)
+    for found in client.list_artifacts(run_id):
+        if found.path in names:
+            client.download_artifacts(run_id, found.path, str(new))
+    (new / RUN_ID).write_text(run_id, encoding="ascii")
+    new.rename(folder)
+
+
+def fetched(folder: Path) -> str:
+    """The id of the run whose artifacts a folder has; empty where it has none. Blocks."""
+    try:
+        return (folder / RUN_ID).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""
 
 
 async def _write(tracking: Tracking, run_id: str, recorded: Recorded) -> None:

@@ -35,6 +35,7 @@ _COMMANDS = {
     "indexes": "indexes.app",
     "adapters": "adapters.app",
     "registry": "registry.app",
+    "reproduce": "reproduce.reproduce",
     "config": "config.app",
 }
 """Name -> module and object in genaifactory_local.commands, in the order of the help."""

@@ -60,6 +60,7 @@ def _genaifactory(
         ["registry", "archive"],
         ["registry", "rollback"],
         ["registry", "open"],
+        ["reproduce"],
         ["trace"],
         ["blocked"],
         ["watch"],

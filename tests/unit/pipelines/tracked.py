@@ -66,7 +66,8 @@ async def made(run: Path, *, right: int = ITEMS, weights: bytes = b"weights", ca
     working = context(run)
     await collect.collect.run(window(), working)
     await curate.curate.run(curate.Parameters(options=Options(policy="default"), golden=golden), working)
-    await trains(weights).run(Training(base="/models/llama", served_as="tiny"), working)
+    base = await asyncio.to_thread(_base, run.parent / "llama")
+    await trains(weights).run(Training(base=str(base), served_as="tiny"), working)
     await evaluates(right).run(
         evaluate.Parameters(name="e", route="chat", golden=golden, candidate=Candidate(adapter=candidate)), working
     )
@@ -79,7 +80,7 @@ def window() -> collect.Parameters:
     return collect.Parameters.model_validate({"start": START, "end": START.replace(year=START.year + 1)})
 
 
-def trains(weights: bytes) -> Step[Training, train.Outputs]:
+def trains(weights: bytes, loss: float = 3) -> Step[Training, train.Outputs]:
     """The step train, whose weights are given."""
 
     def write(options: Training, context: Context, folder: Path) -> train.Outputs:
@@ -90,7 +91,7 @@ def trains(weights: bytes) -> Step[Training, train.Outputs]:
         version = curate.curate.of(context.run).version
         about = adapter.About(base_model=options.served_as, data_version=version, prompt_version="", metrics={})
         metrics.write(
-            folder / metrics.FILE, [Point(step=n, name="sft/train_loss", value=3 / (n + 1)) for n in range(250)]
+            folder / metrics.FILE, [Point(step=n, name="sft/train_loss", value=loss / (n + 1)) for n in range(250)]
         )
         (folder / train.REPORT).write_text("<p>training</p>")
         return train.Outputs(
@@ -120,6 +121,13 @@ def evaluates(right: int) -> Step[evaluate.Parameters, evaluate.Outputs]:
         return evaluate.Outputs(items=ITEMS, metrics={"exact_match": metric})
 
     return Step("evaluate", evaluate.Parameters, evaluate.Outputs, work)
+
+
+def _base(folder: Path) -> Path:
+    """What looks like a base model."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    return folder
 
 
 def _lines(path: Path, lines: Iterable[Any]) -> Path:
