@@ -170,12 +170,12 @@ train-cpu-lock:  ## lock what the step train needs again, after make vllm-cpu-lo
 mlflow: .venv/.run .venv-mlflow/.installed  ## open MLflow on the runs of this machine: make mlflow [MLFLOW_PORT=5000]; installs it into .venv-mlflow (1 GB)
 	@exec .venv/bin/genaifactory registry open --port "$(MLFLOW_PORT)"
 
-mlflow-lock:  ## lock MLflow again, after a change of uv.lock or pipelines/mlflow/runtime.in
+mlflow-lock:  ## lock MLflow again, after a change of uv.lock or pipelines/mlflow-server/runtime.in
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make mlflow-lock" \
 	&& export="$(UV) export --frozen --no-emit-workspace --no-hashes --no-annotate --no-header --quiet" \
 	&& $$export --package genaifactory-pipelines --extra tracking --no-dev -o "$$work/pipelines.in" \
 	&& $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate \
-	  pipelines/mlflow/runtime.in "$$work/pipelines.in" -o pipelines/mlflow/runtime.txt
+	  pipelines/mlflow-server/runtime.in "$$work/pipelines.in" -o pipelines/mlflow-server/runtime.txt
 
 lint: .venv/.dev  ## style, layers, contracts
 	.venv/bin/ruff check
@@ -245,11 +245,11 @@ clean:  ## remove the environment and caches; the state folder .genaifactory sta
 	@$(UV) pip install --quiet --python .venv-train --no-deps -e protos -e services/common -e services/modelserver -e pipelines
 	@touch $@
 
-.venv-mlflow/.installed: pipelines/mlflow/runtime.txt $(wildcard protos/pyproject.toml services/common/pyproject.toml pipelines/pyproject.toml) | $(filter .cache/%,$(UV))
+.venv-mlflow/.installed: pipelines/mlflow-server/runtime.txt $(wildcard protos/pyproject.toml services/common/pyproject.toml pipelines/pyproject.toml) | $(filter .cache/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "GenAI Factory needs Python 3.11 or 3.12; none was found on PATH." >&2; exit 1; }
 	@echo "Installing MLflow into .venv-mlflow (once; 1 GB, a minute when nothing is cached) ..."
 	@test -x .venv-mlflow/bin/python || $(UV) venv --quiet .venv-mlflow
-	@$(UV) pip install --quiet --python .venv-mlflow --no-deps --compile-bytecode -r pipelines/mlflow/runtime.txt
+	@$(UV) pip install --quiet --python .venv-mlflow --no-deps --compile-bytecode -r pipelines/mlflow-server/runtime.txt
 	@$(UV) pip install --quiet --python .venv-mlflow --no-deps -e protos -e services/common -e pipelines
 	@touch $@
 

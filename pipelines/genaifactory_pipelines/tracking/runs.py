@@ -16,9 +16,8 @@ from genaifactory_pipelines.training.metrics import Point
 from genaifactory_pipelines.values import Values
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 Item = TypeVar("Item")
 
