@@ -878,4 +878,26 @@ MUTATIONS = (
         "    return text\n",
         ("modelserver/test_sources.py::test_an_address_that_is_none_is_refused_without_its_secrets",),
     ),
+    # Runs of the improvement loop
+    Mutation(
+        "two commands at once write into the folder of one step",
+        "pipelines/genaifactory_pipelines/step.py",
+        "        async with _alone(context.run, self.name):\n",
+        "        if True:\n",
+        ("pipelines/test_step.py::test_two_that_run_a_step_at_once_do_its_work_once",),
+    ),
+    Mutation(
+        "a step of a killed command writes on beside that of the next one",
+        "pipelines/genaifactory_pipelines/__main__.py",
+        "        os._exit(1)\n",
+        "        return\n",
+        ("pipelines/test_retrain.py::test_a_step_ends_with_the_process_that_started_it",),
+    ),
+    Mutation(
+        "weights that were not trained are served under the name of those that were",
+        "pipelines/genaifactory_pipelines/steps/load.py",
+        "        sha256=trained.sha256,\n",
+        "",
+        ("pipelines/test_retrain.py::test_an_adapter_is_loaded_by_its_digest_and_again_after_somebody_unloaded_it",),
+    ),
 )

@@ -179,7 +179,7 @@ async def connected(service: Adapters, run: Path) -> AsyncIterator[Context]:
 
 
 @pytest.mark.allow_blocking  # the test's own files
-async def test_an_adapter_is_loaded_under_a_name_with_its_digest_and_again_after_somebody_unloaded_it(
+async def test_an_adapter_is_loaded_by_its_digest_and_again_after_somebody_unloaded_it(
     tmp_path: Path,
 ) -> None:
     outputs = train.Outputs(base_model="llama", data_version="sha256:1", sha256=SHA256, stages={})

@@ -1,0 +1,63 @@
+"""Steps that run in an environment of their own: what is missing is named, and how their process ends is reported."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_local import interpreters, runs
+from genaifactory_pipelines.steps import train
+from genaifactory_pipelines.training.options import Options
+
+WANTED = Options(base="/models/llama")
+
+
+def interpreter(folder: Path, script: str) -> Path:
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def test_every_environment_that_is_missing_is_named_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    with pytest.raises(InvalidArgument) as found:
+        interpreters.of([*interpreters.OF_STEPS, "collect"])
+    for library in interpreters.OF_STEPS.values():
+        assert library.missing in found.value.message
+    assert interpreters.of(["collect", "curate"]) == {}
+
+
+@pytest.mark.allow_blocking  # the test's own files
+async def test_a_step_that_was_killed_is_reported_and_one_that_failed_ends_the_command(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"'train' was ended by SIGKILL.*it goes on"):
+        await runs.elsewhere(interpreter(tmp_path, "kill -9 $$"), train.train, WANTED, tmp_path)
+    with pytest.raises(typer.Exit) as failed:
+        await runs.elsewhere(interpreter(tmp_path, "exit 1"), train.train, WANTED, tmp_path)
+    assert failed.value.exit_code == 1
+
+
+@pytest.mark.allow_blocking
+async def test_a_command_that_is_interrupted_leaves_no_step_behind(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    script = interpreter(tmp_path, f'echo "$$ $*" > {pid}.new; mv {pid}.new {pid}; exec sleep 60')
+    running = asyncio.create_task(runs.elsewhere(script, train.train, WANTED, tmp_path / "run"))
+    async with asyncio.timeout(30):
+        while not pid.exists():  # noqa: ASYNC110  # a process writes it
+            await asyncio.sleep(0.05)
+    number, *arguments = pid.read_text(encoding="utf-8").split()
+    assert arguments[:5] == ["-m", "genaifactory_pipelines", "train", "--run", str(tmp_path / "run")]
+    assert str(os.getpid()) in arguments  # the process that it ends with
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(number), 0)
