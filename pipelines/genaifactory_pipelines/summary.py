@@ -21,8 +21,11 @@ def write(run: Path) -> None:
     files.write(run / FILE, html(run).encode(), mode=0o644)
 
 
-def html(run: Path) -> str:
-    """The page. Blocks. Raises OSError, InvalidArgument."""
+def html(run: Path, *, linked: bool = True) -> str:
+    """The page. Blocks. Raises OSError, InvalidArgument.
+
+    linked: with links to the steps' reports, for a page that lies in the run's folder.
+    """
     verdict = gating.gate.of(run)
     made, trained, loaded = curate.curate.of(run), train.train.of(run), load.load.of(run)
     report = Report(f"Run {run.resolve().name}: {'passed' if verdict.passed else 'not passed'}", made.version)
@@ -30,7 +33,7 @@ def html(run: Path) -> str:
         f"The adapter {loaded.name} for {trained.base_model}, trained on {made.train:,} examples, is compared with "
         f"production on {evaluate.evaluate.of(run).items:,} golden items by the gate {verdict.gate}."
     )
-    _steps(report, run)
+    _steps(report, run, linked)
     _verdict(report, verdict)
     _scores(report, run)
     report.heading("Dataset")
@@ -42,17 +45,18 @@ def html(run: Path) -> str:
     return report.html()
 
 
-def _steps(report: Report, run: Path) -> None:
+def _steps(report: Report, run: Path, linked: bool) -> None:
     rows, links = [], {}
     for step in (collect.collect, curate.curate, train.train, load.load, evaluate.evaluate, gating.gate):
         started, ended = times(step, run)
         rows.append((step.name, f"{started:%Y-%m-%d %H:%M:%S}", f"{(ended - started).total_seconds():,.1f} s"))
-        if (run / step.name / FILE).exists():
+        if linked and (run / step.name / FILE).exists():
             links[f"Report of {step.name}"] = f"{step.name}/{FILE}"
     report.heading("Steps")
     report.text("Times are from the first attempt to the end, in UTC.")
     report.table(("step", "started", "took"), rows)
-    report.links(links)
+    if links:
+        report.links(links)
 
 
 def _verdict(report: Report, verdict: Verdict) -> None:

@@ -21,7 +21,7 @@ _SHOWN = 3
 """Questions that are asked before and after."""
 
 
-async def _pipeline(folder: Path) -> int:
+async def _pipeline(folder: Path, example: Path | None) -> int:
     began = time.monotonic()
     now = datetime.now(UTC)
     print("Starting the platform, with a small Llama on vLLM ...", flush=True)
@@ -41,6 +41,8 @@ async def _pipeline(folder: Path) -> int:
         await platform.release(adapter)
         await _show(platform)
     _print_figures(run, time.monotonic() - began)
+    if example is not None:
+        await asyncio.to_thread(example.write_text, summary.html(run, linked=False), encoding="utf-8")
     return 0
 
 
@@ -66,10 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.loop", description=__doc__)
     default = stage.ROOT / "build/pipeline" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
     parser.add_argument("--folder", type=Path, default=default, help="For the platform's state and the run; new.")
-    folder = parser.parse_args(arguments).folder.resolve()
+    parser.add_argument("--example", type=Path, help="Write the run's report there too, without links.")
+    given = parser.parse_args(arguments)
+    folder = given.folder.resolve()
     folder.mkdir(parents=True)
     with contextlib.suppress(KeyboardInterrupt):
-        return asyncio.run(_pipeline(folder))
+        return asyncio.run(_pipeline(folder, given.example))
     return 130
 
 
