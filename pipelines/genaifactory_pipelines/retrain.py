@@ -1,6 +1,6 @@
 """retrain: the improvement loop as a DAG, the same for `genaifactory retrain` and for the workflow of a cluster.
 
-    collect -> curate -> train -> load -> evaluate -> gate
+    collect -> curate -> train -> load -> evaluate -> gate -> record -> register
 
 `Parameters` are what a person gives, a `Plan` is what follows from them on one platform, and each step's parameters
 are made of the plan and of the outputs of the steps before it, here alone. The plan is a file of the run's folder, so
@@ -21,12 +21,13 @@ from pydantic import Field, ValidationError
 from genaifactory_common import conversation, files, specs
 from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import curation, summary, windows
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.evaluation import golden, leaks, registry
 from genaifactory_pipelines.evaluation.protocol import Candidate
 from genaifactory_pipelines.step import Context, Step
-from genaifactory_pipelines.steps import collect, curate, evaluate, gate, load, train
+from genaifactory_pipelines.steps import collect, curate, evaluate, gate, load, record, register, train
 from genaifactory_pipelines.training.options import Options, Training
 from genaifactory_pipelines.values import INPUT, Values
 
@@ -76,6 +77,12 @@ class Parameters(Values):
     at_once: int = Field(
         default=4, ge=1, le=64, title="At once", description="Questions at a time, of each of the two."
     )
+    tracked: bool = Field(
+        default=True, title="In MLflow", description="Record the run in MLflow, and register what passed the gate."
+    )
+    model: Name | None = Field(
+        default=None, title="Registered model", description="What the adapter is a version of; empty: as the route."
+    )
 
 
 class Plan(Values):
@@ -105,7 +112,7 @@ class Stage:
 def _evaluated(plan: Plan, run: Path) -> evaluate.Parameters:
     given = plan.parameters
     return evaluate.Parameters(
-        name=conversation.as_id(run.resolve().name or "retrain"),
+        name=_name(run),
         route=given.route,
         golden=given.golden,
         candidate=Candidate(adapter=load.load.of(run).name),
@@ -130,6 +137,19 @@ def _loaded(plan: Plan, run: Path) -> load.Parameters:
     return load.Parameters(name=plan.parameters.name, source=plan.parameters.source, engine=plan.engine)
 
 
+def _recorded(plan: Plan, run: Path) -> record.Parameters:
+    return record.Parameters(name=_name(run))
+
+
+def _registered(plan: Plan, run: Path) -> register.Parameters:
+    model = plan.parameters.model or plan.parameters.route
+    return register.Parameters(model=model, record=_recorded(plan, run))
+
+
+def _name(run: Path) -> str:
+    return conversation.as_id(run.resolve().name or "retrain")
+
+
 STAGES = (
     Stage(collect.collect, "the record of the window", lambda plan, run: plan.window),
     Stage(curate.curate, "a dataset out of it", _curated),
@@ -137,8 +157,16 @@ STAGES = (
     Stage(load.load, "the adapter beside its base", _loaded),
     Stage(evaluate.evaluate, "the golden set, of the adapter and of production", _evaluated),
     Stage(gate.gate, "the rules of the gate", lambda plan, run: gate.Parameters(gate=plan.gate)),
+    Stage(record.record, "the run in MLflow", _recorded),
+    Stage(register.register, "the adapter as a version of a model", _registered),
 )
 """In the order in which they are run."""
+_IN_MLFLOW = (record.record.name, register.register.name)
+
+
+def stages(parameters: Parameters) -> tuple[Stage, ...]:
+    """Those of a run; `register` only once the gate was passed."""
+    return tuple(stage for stage in STAGES if parameters.tracked or stage.step.name not in _IN_MLFLOW)
 
 
 def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:
@@ -237,16 +265,19 @@ Execute = Callable[[Step[Any, Any], Values, Context], Awaitable[None]]
 async def run(plan: Plan, context: Context, execute: Execute) -> bool:
     """Runs the steps in their order, and writes the run's report. Whether the gate was passed.
 
-    The adapter of one that was not passed is unloaded. Raises FactoryError; the run goes on when it is called again.
+    The adapter of one that was not passed is unloaded and not registered. Raises FactoryError; the run goes on when it
+    is called again.
     """
     passed = True
-    for number, stage in enumerate(STAGES, 1):
-        context.progress.line(f"{number}/{len(STAGES)} {stage.step.name}: {stage.about}")
+    wanted = stages(plan.parameters)
+    for number, stage in enumerate(wanted, 1):
+        if stage.step is register.register and not passed:
+            break
+        context.progress.line(f"{number}/{len(wanted)} {stage.step.name}: {stage.about}")
         await execute(stage.step, await asyncio.to_thread(stage.parameters, plan, context.run), context)
         if stage.step is gate.gate and not (await asyncio.to_thread(gate.gate.of, context.run)).passed:
             passed = False
             name = await load.withdraw(context)
             context.progress.line(f"gate: not passed; {name} is unloaded")
-            break
     await asyncio.to_thread(summary.write, context.run)
     return passed

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from genaifactory_common import files
 from genaifactory_pipelines.datasets import dataset
 from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.reports import Report, bars, lines
-from genaifactory_pipelines.step import times
-from genaifactory_pipelines.steps import collect, curate, evaluate, load, train
+from genaifactory_pipelines.step import RESULT, Step, times
+from genaifactory_pipelines.steps import collect, curate, evaluate, load, record, register, train
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.training import metrics
 
 FILE = "report.html"
+_STEPS: tuple[Step[Any, Any], ...] = (
+    *(collect.collect, curate.curate, train.train, load.load, evaluate.evaluate, gating.gate),
+    *(record.record, register.register),
+)
 
 
 def write(run: Path) -> None:
@@ -47,7 +52,9 @@ def html(run: Path, *, linked: bool = True) -> str:
 
 def _steps(report: Report, run: Path, linked: bool) -> None:
     rows, links = [], {}
-    for step in (collect.collect, curate.curate, train.train, load.load, evaluate.evaluate, gating.gate):
+    for step in _STEPS:
+        if not (run / step.name / RESULT).exists():  # it was not asked for, or the gate was not passed
+            continue
         started, ended = times(step, run)
         rows.append((step.name, f"{started:%Y-%m-%d %H:%M:%S}", f"{(ended - started).total_seconds():,.1f} s"))
         if linked and (run / step.name / FILE).exists():

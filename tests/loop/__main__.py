@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from genaifactory_pipelines import summary
-from genaifactory_pipelines.steps import curate, evaluate, gate, load
+from genaifactory_pipelines.steps import curate, evaluate, gate, load, register
 from tests.loop import month, stage
 from tests.loop.stage import Stage
 
@@ -60,6 +60,8 @@ def _print_figures(run: Path, seconds: float) -> None:
         f"{metric.candidate:.2f} after; difference {metric.interval}"
     )
     print(f"Gate: {'passed' if gate.gate.of(run).passed else 'not passed'}. The whole took {seconds:,.0f} s.")
+    registered = register.register.of(run)
+    print(f"MLflow: version {registered.version} of {registered.model}, run {registered.run_id}")
     print(f"Report of the run: {run / summary.FILE}")
 
 

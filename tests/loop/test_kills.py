@@ -14,13 +14,14 @@ from genaifactory_common import channels
 from genaifactory_local import testing
 from genaifactory_pipelines import retrain
 from genaifactory_pipelines.step import RESULT
-from tests.loop import stage
+from genaifactory_pipelines.tracking import client
+from tests.loop import month, stage
 from tests.loop.stage import Stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SHORT = {**stage.TRAINING, "sft": {**stage.SCHEDULE, "epochs": 2, "evaluate_every": 10}}
-INTO_SECONDS = {"train": 8.0, "evaluate": 0.5}
+INTO_SECONDS = {"train": 8.0, "evaluate": 0.5, "record": 4.0, "register": 5.0}
 """How long after its begin a step is killed: amid its work; the others as they begin."""
 STEP_SECONDS = 600
 TIMES = {"first_token_seconds", "seconds"}
@@ -56,6 +57,18 @@ def results(run: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in run.glob(f"*/{RESULT}")}
 
 
+def in_mlflow(platform: Stage) -> tuple[list[str], list[str]]:
+    """Names of the runs, and versions of the model."""
+    from mlflow import MlflowClient
+
+    store = client.embedded(platform.process.platform.state.folder / "mlflow")
+    mlflow = MlflowClient(store)
+    experiments = [each.experiment_id for each in mlflow.search_experiments()]
+    runs = [run.info.run_name for run in mlflow.search_runs(experiments)]
+    versions = mlflow.search_model_versions(f"name = '{month.ROUTE}'")
+    return runs, [str(each.version) for each in versions]
+
+
 def without_times(found: dict[str, Any]) -> dict[str, Any]:
     """What two runs on the same inputs have in common: everything but how long the answers took, and where it is."""
     metrics = {name: metric for name, metric in found["metrics"].items() if name not in TIMES}
@@ -81,6 +94,8 @@ async def test_a_run_that_is_killed_in_each_step_does_nothing_twice_and_ends_as_
     assert {step: found[step] for step in written} == written
     assert set(found) == {each.step.name for each in retrain.STAGES}
     assert await adapters(platform) == [first["candidate"]]
+    assert await asyncio.to_thread(in_mlflow, platform) == (["killed"], ["1"])
+    assert first["registered"]["version"] == 1
     answered = (run / "evaluate" / "candidate.jsonl").read_text(encoding="utf-8").splitlines()
     items = [json.loads(line)["item"] for line in answered]
     assert len(items) == len(set(items)) == first["metrics"]["exact_match"]["items"]

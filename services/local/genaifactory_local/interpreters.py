@@ -66,5 +66,5 @@ def of(steps: Iterable[str]) -> dict[str, Path]:
         step: having(library.module, library.beside) for step in steps if (library := OF_STEPS.get(step)) is not None
     }
     if missing := [OF_STEPS[step].missing for step, interpreter in found.items() if interpreter is None]:
-        raise InvalidArgument(" ".join(missing), field="step")
+        raise InvalidArgument(" ".join(dict.fromkeys(missing)), field="step")
     return {step: path for step, path in found.items() if path is not None}

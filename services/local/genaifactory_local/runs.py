@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import typer
@@ -31,24 +32,39 @@ async def context(platform: Platform, key: str | None, folder: Path) -> AsyncIte
         yield Context(folder, Gateway(channel), Progress(Console(stderr=True)))
 
 
-async def execute(step: Step[Any, Any], parameters: Values, context: Context, interpreters: Mapping[str, Path]) -> None:
+async def execute(
+    step: Step[Any, Any],
+    parameters: Values,
+    context: Context,
+    interpreters: Mapping[str, Path],
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Runs a step: here, or as a process where it has an interpreter of its own; there it does without the gateway.
+
+    environment: variables of such a process, beside this one's.
 
     Raises FactoryError; typer.Exit when the process has printed why it failed.
     """
     if (interpreter := interpreters.get(step.name)) is None:
         await step.run(parameters, context)
     else:
-        await elsewhere(interpreter, step, parameters, context.run)
+        await elsewhere(interpreter, step, parameters, context.run, environment)
 
 
-async def elsewhere(interpreter: Path, step: Step[Any, Any], parameters: Values, run: Path) -> None:
+async def elsewhere(
+    interpreter: Path,
+    step: Step[Any, Any],
+    parameters: Values,
+    run: Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Runs a step as a process that ends with this one; its progress goes to standard error. Errors as of `execute`."""
     command = ("-m", "genaifactory_pipelines", step.name, "--run", str(run), "--parent", str(os.getpid()))
     process = await asyncio.create_subprocess_exec(
         interpreter,
         *command,
         *("--parameters", parameters.model_dump_json()),
+        env={**os.environ, **environment},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,  # the outputs are in the step's folder
     )

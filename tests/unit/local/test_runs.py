@@ -12,6 +12,7 @@ import typer
 
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_local import interpreters, runs
+from genaifactory_local.interpreters import Library
 from genaifactory_pipelines.steps import train
 from genaifactory_pipelines.training.options import Options
 
@@ -28,12 +29,12 @@ def interpreter(folder: Path, script: str) -> Path:
 def test_every_environment_that_is_missing_is_named_with_what_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
-    with pytest.raises(InvalidArgument) as found:
-        interpreters.of([*interpreters.OF_STEPS, "collect"])
-    for library in interpreters.OF_STEPS.values():
-        assert library.missing in found.value.message
-    assert interpreters.of(["collect", "curate"]) == {}
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))  # nothing is installed beside it
+    absent = {name: Library("absent_module", beside, f"Install {name}.") for name, beside in (("a", ".a"), ("b", ".b"))}
+    monkeypatch.setattr(interpreters, "OF_STEPS", {**absent, "json": Library("json", ".c", "")})
+    with pytest.raises(InvalidArgument, match=r"Install a\. Install b\."):
+        interpreters.of(["a", "b", "json", "collect"])
+    assert interpreters.of(["json", "collect"]) == {"json": Path(sys.executable)}
 
 
 @pytest.mark.allow_blocking  # the test's own files

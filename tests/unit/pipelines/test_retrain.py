@@ -135,6 +135,12 @@ def test_each_step_is_given_what_those_before_it_have_made(golden: Path, tmp_pat
     assert stages["collect"].parameters(plan, tmp_path) == WINDOW
 
 
+def test_a_run_that_is_not_tracked_needs_no_mlflow(golden: Path) -> None:
+    names = [stage.step.name for stage in retrain.stages(parameters(golden, tracked=False))]
+    assert names == ["collect", "curate", "train", "load", "evaluate", "gate"]
+    assert [stage.step.name for stage in retrain.stages(parameters(golden))] == [*names, "record", "register"]
+
+
 def test_every_step_with_libraries_of_its_own_is_a_step() -> None:
     assert set(interpreters.OF_STEPS) <= {stage.step.name for stage in retrain.STAGES}
 

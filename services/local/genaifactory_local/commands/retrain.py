@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,12 @@ from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines import summary
 from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
-from genaifactory_pipelines.steps import curate, evaluate, gate, load, train
+from genaifactory_pipelines.steps import curate, evaluate, gate, load, register, train
+from genaifactory_pipelines.tracking import client
 from genaifactory_pipelines.training.options import HUB, Method, base_folder
+
+_MLFLOW = "mlflow"
+"""Folder of the embedded store in the platform's state."""
 
 
 def retrain(
@@ -59,17 +64,24 @@ def retrain(
         str, typer.Option(help="The adapter as the model server sees it, where it does not see the run's folder.")
     ] = "",
     at_once: Annotated[int, typer.Option(min=1, max=64, help="Questions at a time, of each of the two.")] = 4,
+    model: Annotated[
+        str | None, typer.Option(help="The registered model that gets a new version. Without it: as the route.")
+    ] = None,
+    tracked: Annotated[
+        bool, typer.Option("--mlflow/--no-mlflow", help="Record the run in MLflow, and register what passed the gate.")
+    ] = True,
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
-    """Learn from the record: collect, curate, train, load, evaluate and gate, against a running platform.
+    """Learn from the record: collect, curate, train, load, evaluate, gate and register, against a running platform.
+
+    The run is recorded in the MLflow that MLFLOW_TRACKING_URI names, or in one in the state folder.
 
     Exit status 3: the gate was not passed, and the adapter is unloaded again.
 
     Example: `genaifactory retrain --golden golden.jsonl --base ~/models/Qwen3-0.6B --route chat --gate default -o nov`
     """
-    where = interpreters.of(stage.step.name for stage in dag.STAGES)
     platform = endpoints.find(state_folder)
     given = _parameters(
         {
@@ -88,22 +100,26 @@ def retrain(
             "name": name,
             "source": source,
             "at_once": at_once,
+            "model": model,
+            "tracked": tracked,
         }
     )
+    where = interpreters.of(stage.step.name for stage in dag.stages(given))
+    variables = {client.URI: os.environ.get(client.URI) or client.embedded(state_folder / _MLFLOW)} if tracked else {}
     plan = dag.begin(output, dag.plan(given, platform.factory(), datetime.now(UTC)))
 
     async def run() -> bool:
         async with runs.context(platform, key, output) as context:
-            return await dag.run(plan, context, partial(runs.execute, interpreters=where))
+            return await dag.run(plan, context, partial(runs.execute, interpreters=where, environment=variables))
 
     passed = asyncio.run(run())
     if as_json:
-        print_json(_results(output))
+        print_json(_results(output, passed and tracked))
     else:
         evaluating.print_scores(evaluate.evaluate.of(output))
         evaluating.print_verdict(gate.gate.of(output))
         print(f"Report: {output / summary.FILE}")
-        print(_advice(output, passed))
+        print(_advice(output, passed, passed and tracked))
     if not passed:
         raise typer.Exit(NOT_PASSED)
 
@@ -128,17 +144,19 @@ def _training(values: dict[str, Any], method: Method | None, seed: int | None) -
     return values | {name: value for name, value in chosen.items() if value is not None}
 
 
-def _advice(run: Path, passed: bool) -> str:
+def _advice(run: Path, passed: bool, registered: bool) -> str:
     adapter = load.load.of(run).name
     if passed:
-        return f"{adapter} is loaded. To release it, see docs/loop.md."
+        version = register.register.of(run) if registered else None
+        also = f", and version {version.version} of {version.model} in MLflow" if version is not None else ""
+        return f"{adapter} is loaded{also}. To release it, see docs/loop.md."
     return (
         f"{adapter} is unloaded. {run / gate.gate.name / gate.REPORT} shows each rule with its evidence, and "
         "docs/evaluation.md what to do (A gate that was not passed)."
     )
 
 
-def _results(run: Path) -> dict[str, Any]:
+def _results(run: Path, registered: bool) -> dict[str, Any]:
     loaded = load.load.of(run)
     return {
         "dataset": curate.curate.of(run).model_dump(),
@@ -146,5 +164,6 @@ def _results(run: Path) -> dict[str, Any]:
         "candidate": loaded.name,
         "metrics": evaluate.evaluate.of(run).model_dump()["metrics"],
         "verdict": gate.gate.of(run).model_dump(),
+        "registered": register.register.of(run).model_dump() if registered else None,
         "report": str(run / summary.FILE),
     }
