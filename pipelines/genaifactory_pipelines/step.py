@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -146,12 +147,23 @@ class Step(Generic[Parameters, Outputs]):
         if not same:  # what an attempt with other parameters has left is of no use
             if folder.exists() and not (folder / ATTEMPT).exists() and any(folder.iterdir()):
                 raise InvalidArgument(f"{folder} holds other files. Give a folder of its own for the run.", field="run")
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700, parents=True)
-            files.write(folder / ATTEMPT, text)
+            _begin(folder, text)
         if not (folder / RESULT).exists():
             return None
         return self.of(run)
+
+
+def _begin(folder: Path, attempt: bytes) -> None:
+    """Replaces a folder with one that holds the attempt alone: a kill leaves it as it was, absent or as it shall be."""
+    new, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir(mode=0o700, parents=True)
+    files.write(new / ATTEMPT, attempt)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(folder: Path, outputs: Values) -> None:

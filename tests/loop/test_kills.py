@@ -12,7 +12,7 @@ import pytest
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory_common import channels
 from genaifactory_local import testing
-from genaifactory_pipelines import retrain
+from genaifactory_pipelines import retrain, summary
 from genaifactory_pipelines.step import RESULT
 from genaifactory_pipelines.tracking import client
 from tests.loop import month, stage
@@ -105,3 +105,19 @@ async def test_a_run_that_is_killed_in_each_step_does_nothing_twice_and_ends_as_
     assert status == 0, errors
     assert without_times(json.loads(printed)) == without_times(first)
     assert await adapters(platform) == [first["candidate"]]
+
+
+async def test_a_run_that_a_gate_stops_leaves_no_adapter_and_no_version(platform: Stage) -> None:
+    run = platform.folder / "killed"  # of two epochs, which teach nothing yet
+    assert (run / summary.FILE).exists(), "the test above was not run"
+    before = await asyncio.to_thread(in_mlflow, platform)
+    stopped = [*platform.arguments(run, SHORT, gate=stage.GATE), "--name", "killed"]
+    status, printed, errors = await platform.genaifactory(*stopped)
+    assert status == 3, errors
+    assert "Gate release: not passed\n  exact_match better_by 0.1: " in printed
+    assert "is unloaded" in printed
+    assert await adapters(platform) == []
+    runs, versions = await asyncio.to_thread(in_mlflow, platform)
+    assert versions == before[1]
+    assert len(runs) == len(before[0]) + 1  # it is on record that it was not passed
+    assert "Run killed: not passed" in (run / summary.FILE).read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import platform
 import subprocess
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,8 @@ from genaifactory_pipelines.environment import Environment
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import RESULT, Attempt, Context, Step
 from genaifactory_pipelines.values import INPUT, Values
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Parameters(Values):
@@ -76,6 +79,61 @@ async def test_a_step_that_acts_outside_of_its_folder_is_done_each_time(context:
     for _ in range(2):
         assert await acting.run(Parameters(number=3), context) == Outputs(square=9)
     assert await asyncio.to_thread((context.run / "acting" / "started").read_text) == "xx"
+
+
+KILLED = """
+import asyncio, io, os, sys
+from pathlib import Path
+from rich.console import Console
+from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.step import Context
+from tests.unit.pipelines.test_step import Parameters, square
+
+run = Path(sys.argv[1])
+
+def square_of(number, end_at):
+    # In a process of its own, killed at this one of its operations on files of the run. None: it is not killed.
+    pid = os.fork()
+    if pid == 0:
+        seen = 0
+
+        def look(event, arguments):
+            nonlocal seen
+            if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and str(run) in str(arguments[0]):
+                seen += 1
+                if seen == end_at:
+                    os._exit(9)
+
+        sys.addaudithook(look)
+        try:
+            context = Context(run, None, Progress(Console(file=io.StringIO())))
+            found = asyncio.run(square.run(Parameters(number=number), context))
+            os._exit(0 if found.square == number**2 else 1)
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+killed = 0
+for end_at in range(1, 1000):
+    assert square_of(3, None) == 0
+    ended = square_of(4, end_at)
+    assert square_of(4, None) == 0, end_at
+    if ended == 0:
+        break
+    assert ended == 9, ended
+    killed += 1
+print(killed)
+"""
+"""Kills a step, whose folder holds the result of other parameters, at each of its operations on files."""
+
+
+def test_a_step_that_is_killed_at_any_operation_on_a_file_goes_on(tmp_path: Path) -> None:
+    done = subprocess.run(
+        (sys.executable, "-c", KILLED, str(tmp_path / "run")), capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10
 
 
 async def test_other_parameters_begin_in_an_empty_folder(context: Context) -> None:
