@@ -880,6 +880,13 @@ MUTATIONS = (
     ),
     # Runs of the improvement loop
     Mutation(
+        "a step that was killed as it began is taken for a folder of something else",
+        "pipelines/genaifactory_pipelines/step.py",
+        "    os.replace(new, folder)\n",
+        "    folder.mkdir()\n    os.replace(new / ATTEMPT, folder / ATTEMPT)\n",
+        ("pipelines/test_step.py::test_a_step_that_is_killed_at_any_operation_on_a_file_goes_on",),
+    ),
+    Mutation(
         "two commands at once write into the folder of one step",
         "pipelines/genaifactory_pipelines/step.py",
         "        async with _alone(context.run, self.name):\n",
