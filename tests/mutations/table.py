@@ -882,8 +882,8 @@ MUTATIONS = (
     Mutation(
         "a step that was killed as it began is taken for a folder of something else",
         "pipelines/genaifactory_pipelines/step.py",
-        "    os.replace(new, folder)\n",
-        "    folder.mkdir()\n    os.replace(new / ATTEMPT, folder / ATTEMPT)\n",
+        "            _begin(folder, text)\n",
+        "            shutil.rmtree(folder); folder.mkdir(); files.write(folder / ATTEMPT, text)\n",
         ("pipelines/test_step.py::test_a_step_that_is_killed_at_any_operation_on_a_file_goes_on",),
     ),
     Mutation(
