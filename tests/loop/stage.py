@@ -27,6 +27,8 @@ BASE = "tiny"
 GATE = "release"
 EASY_GATE = "answers"
 """Every candidate that answers passes it."""
+STRICT_GATE = "perfect"
+"""No candidate here passes it."""
 SCHEDULE = {"epochs": 12, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 50, "patience": 100}
 TRAINING = {"lora": {"rank": 8, "alpha": 16, "dropout": 0}, "sft": SCHEDULE}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
@@ -117,6 +119,7 @@ def document(llama: Path, adapter: str = "") -> dict[str, Any]:
                 "rules": [{"metric": "exact_match", "better_by": 0.1}, {"metric": "failed", "at_most": 0}],
             },
             {"name": EASY_GATE, "rules": [{"metric": "failed", "at_most": 0}]},
+            {"name": STRICT_GATE, "rules": [{"metric": "exact_match", "at_least": 0.99}]},
         ],
         "engines": [
             {"type": "vllm", "model": BASE, "source": str(llama), "args": _VLLM, "adapters": {"max_rank": 8}},

@@ -108,13 +108,13 @@ async def test_a_run_that_is_killed_in_each_step_does_nothing_twice_and_ends_as_
 
 
 async def test_a_run_that_a_gate_stops_leaves_no_adapter_and_no_version(platform: Stage) -> None:
-    run = platform.folder / "killed"  # of two epochs, which teach nothing yet
+    run = platform.folder / "killed"
     assert (run / summary.FILE).exists(), "the test above was not run"
     before = await asyncio.to_thread(in_mlflow, platform)
-    stopped = [*platform.arguments(run, SHORT, gate=stage.GATE), "--name", "killed"]
+    stopped = [*platform.arguments(run, SHORT, gate=stage.STRICT_GATE), "--name", "killed"]
     status, printed, errors = await platform.genaifactory(*stopped)
     assert status == 3, errors
-    assert "Gate release: not passed\n  exact_match better_by 0.1: " in printed
+    assert "Gate perfect: not passed\n  exact_match at_least 0.99: " in printed
     assert "is unloaded" in printed
     assert await adapters(platform) == []
     runs, versions = await asyncio.to_thread(in_mlflow, platform)
