@@ -61,7 +61,7 @@ def in_mlflow(platform: Stage) -> tuple[list[str], list[str]]:
     """Names of the runs, and versions of the model."""
     from mlflow import MlflowClient
 
-    store = client.embedded(platform.process.platform.state.folder / "mlflow")
+    store = client.embedded(platform.process.platform.state.tracking)
     mlflow = MlflowClient(store)
     experiments = [each.experiment_id for each in mlflow.search_experiments()]
     runs = [run.info.run_name for run in mlflow.search_runs(experiments)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_local import endpoints, interpreters, runs, state
+from genaifactory_local import endpoints, interpreters, runs, state, tracking
 from genaifactory_local.commands import evaluate as evaluating
 from genaifactory_local.commands import train as training
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json
@@ -22,11 +21,7 @@ from genaifactory_pipelines import summary
 from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.steps import curate, evaluate, gate, load, register, train
-from genaifactory_pipelines.tracking import client
 from genaifactory_pipelines.training.options import HUB, Method, base_folder
-
-_MLFLOW = "mlflow"
-"""Folder of the embedded store in the platform's state."""
 
 
 def retrain(
@@ -105,7 +100,7 @@ def retrain(
         }
     )
     where = interpreters.of(stage.step.name for stage in dag.stages(given))
-    variables = {client.URI: os.environ.get(client.URI) or client.embedded(state_folder / _MLFLOW)} if tracked else {}
+    variables = tracking.environment(state_folder) if tracked else {}
     plan = dag.begin(output, dag.plan(given, platform.factory(), datetime.now(UTC)))
 
     async def run() -> bool:
