@@ -7,7 +7,10 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -33,6 +36,11 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pl
     arguments = (str(folder / "first"), "--config", str(folder / "factory.yaml"))
     async with testing.started(folder / "state", *arguments) as process:
         yield process.platform
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def place(platform: Platform, name: str, **fields: object) -> Path:
@@ -216,6 +224,36 @@ async def test_a_bucket_that_refuses_or_is_gone_changes_nothing_and_leaks_nothin
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     code, _, err = await genaifactory(platform.state.folder, "sources", "sync")
     assert (code, err) == (1, "Buckets need genaifactory-pipelines[storage] installed here.\n")
+
+
+async def test_web_pages_are_read_and_one_that_is_gone_is_removed(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "pump.html").write_text("<h1>Pump</h1><p>The pump of the web page weighs 31 kg.</p>")
+    (tmp_path / "valve.html").write_text("<h1>Valve</h1><p>The valve of the web page weighs 4 kg.</p>")
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            at = f"127.0.0.1:{server.server_port}"
+            urls = [f"http://{at}/{name}.html" for name in ("pump", "valve")]
+            site: dict[str, object] = {"name": "site", "type": "pages", "urls": urls, "knowledge_base": "documents"}
+            configure(platform, [site | {"pause_seconds": 0}])
+            code, out, _ = await genaifactory(platform.state.folder, "sources", "sync")
+            assert code == 1
+            assert out.count("is not public; private_addresses would allow it") == 2
+            configure(platform, [site | {"pause_seconds": 0, "private_addresses": True}])
+            assert (await synced(platform))["added"] == 2
+            (tmp_path / "valve.html").unlink()
+            found = await synced(platform)
+            assert (found["removed"], found["unchanged"]) == (1, 1)
+        finally:
+            server.shutdown()
+            thread.join()
+    code, out, _ = await genaifactory(platform.state.folder, "sources", "sync")
+    assert (code, "cannot be reached" in out) == (1, True)
+    assert list(await stored(platform, "site")) == [f"site/{at}/pump.html"], "a site that is away loses nothing"
+    code, out, _ = await genaifactory(platform.state.folder, "documents", "show", f"site/{at}/pump.html", "--json")
+    assert json.loads(out)["uri"] == urls[0]
 
 
 async def test_without_sources_the_commands_say_where_to_name_them(platform: Platform) -> None:

@@ -735,6 +735,27 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a web page of a source is on this machine or in its network",
+        "pipelines/genaifactory_pipelines/sources/guard.py",
+        "        if not private and not address.is_global:\n",
+        "        if False:\n",
+        ("pipelines/test_pages.py::test_a_url_does_not_reach_this_machine",),
+    ),
+    Mutation(
+        "a redirect reads the credentials that a cloud serves to its machines",
+        "pipelines/genaifactory_pipelines/sources/guard.py",
+        "        if _is_never(address):\n",
+        "        if False:\n",
+        ("pipelines/test_pages.py::test_the_addresses_of_cloud_credentials_are_refused_even_in_an_intranet",),
+    ),
+    Mutation(
+        "a name is looked up again after it was checked",
+        "pipelines/genaifactory_pipelines/sources/fetching.py",
+        "                url.copy_with(host=place),\n",
+        "                url,\n",
+        ("pipelines/test_pages.py::test_a_name_is_looked_up_once_so_that_it_cannot_change_after_the_check",),
+    ),
+    Mutation(
         "a source overwrites the documents of another one with the same ids",
         "pipelines/genaifactory_pipelines/sources/sync.py",
         "        if document.source != name:\n",
@@ -873,7 +894,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an address is shown with its password",
-        "services/modelserver/genaifactory_modelserver/weights/addresses.py",
+        "services/common/genaifactory_common/redaction.py",
         '    return _SECRETS.sub("", text)\n',
         "    return text\n",
         ("modelserver/test_sources.py::test_an_address_that_is_none_is_refused_without_its_secrets",),

@@ -14,7 +14,7 @@ from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy, Rule
 from genaifactory_common.specs.routes import Cache, KnowledgeBase, Prompt, Route, TaskName
 from genaifactory_common.specs.source import Change, Derived, Source
-from genaifactory_common.specs.sources import AnySource, BucketSource, FolderSource
+from genaifactory_common.specs.sources import AnySource, BucketSource, FolderSource, PagesSource
 from genaifactory_common.specs.tenants import ApiKey, Limits, Permission, Role, Tenant
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Name",
     "OpenAIBackend",
     "Origin",
+    "PagesSource",
     "Permission",
     "Policy",
     "Price",

@@ -81,6 +81,27 @@ class BucketSource(_WithPaths):
         return self.url
 
 
-AnySource = Annotated[FolderSource | BucketSource, Field(discriminator="type")]
+PageUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s?#@]+(/[^\s#]*)?$", max_length=2000)]
+"""Of a web page, without user and password."""
+
+
+class PagesSource(_Source):
+    """A list of web pages. Links on them are not followed."""
+
+    type: Literal["pages"]
+    urls: tuple[PageUrl, ...] = Field(min_length=1, max_length=1000, description="http(s)://HOST/...")
+    private_addresses: bool = Field(
+        default=False,
+        description="Allow hosts of private networks and of the machine that reads: the pages of an intranet.",
+    )
+    pause_seconds: float = Field(default=0.5, ge=0, le=60, description="Between two requests to the same host.")
+
+    @property
+    def place(self) -> str:
+        """Where its documents are, for people."""
+        return f"{self.urls[0]} and {len(self.urls) - 1} more" if len(self.urls) > 1 else self.urls[0]
+
+
+AnySource = Annotated[FolderSource | BucketSource | PagesSource, Field(discriminator="type")]
 TYPES = tuple(get_args(each.model_fields["type"].annotation)[0] for each in get_args(get_args(AnySource)[0]))
 """Names of the union's branches, which are in the path of a pydantic error and not in the document."""
