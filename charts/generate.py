@@ -2,7 +2,7 @@
 
 A comment above a key that begins with `# --` describes it; `# @schema {…}` adds to the JSON schema that is derived from
 its default. Writes specs/entities.py of genaifactory_common too, from the guardrails' recognisers. Run by
-`make charts`; `make test` checks that nothing differs.
+`make charts`, with the workflows of the pipelines; `make test` checks that nothing differs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any
 import yaml
 
 from genaifactory_common import specs
+from genaifactory_pipelines.workflows import manifests
 from genaifactory_safety import policies
 
 CHARTS = Path(__file__).parent
 ENTITIES = Path(specs.__file__).with_name("entities.py")
+WORKFLOWS = CHARTS / "genai-factory" / "workflows"
 NAMES = ("service", "genai-factory")
 _BEGIN, _END = "<!-- values: made by make charts -->", "<!-- end of values -->"
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
@@ -57,7 +59,7 @@ class Value:
 def main() -> None:
     """Writes the files; with --check, exits with an error that names those that differ."""
     stale = []
-    files = {ENTITIES: entities()}
+    files = {ENTITIES: entities(), **workflows()}
     for name in NAMES:
         files |= rendered(CHARTS / name)
     for path, text in files.items():
@@ -67,6 +69,11 @@ def main() -> None:
                 path.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv[1:]:
         sys.exit(f"run `make charts`: {', '.join(path.name for path in stale)} differ")
+
+
+def workflows() -> dict[Path, str]:
+    """The texts of the workflows' objects."""
+    return {WORKFLOWS / name: text for name, text in manifests.files().items()}
 
 
 def entities() -> str:

@@ -3,7 +3,9 @@
 #
 #   services/build.sh [--print] IMAGE...    gateway safety orchestrator retriever modelserver monitor operator tools:
 #                                           from services/Dockerfile, the same sources giving the same bytes;
-#                                           vllm: the model server with vLLM; test-postgres: for tests on a cluster
+#                                           vllm: the model server with vLLM; train: the step train, which shares
+#                                           torch with it (VARIANT=gpu: for NVIDIA); test-postgres: for tests on a
+#                                           cluster
 #
 # --print shows the commands and runs none. Environment, each found where it is not set: BUILDER (docker, podman,
 # buildah), CLUSTER (a command: CLUSTER load ARCHIVE; buildah builds for it), VERSION, REVISION, SOURCE_DATE_EPOCH.
@@ -98,6 +100,10 @@ for image in "$@"; do
     vllm)
       tags+=(docker.io/genaifactory/modelserver:cpu)
       if [ -n "$print" ]; then build_vllm; else build_vllm > >(sed 's/^/vllm: /') 2>&1 & beside=$!; fi ;;
+    train)
+      tags+=("docker.io/genaifactory/train:${VARIANT:-cpu}")
+      if [ -n "$beside" ]; then wait "$beside"; beside=; fi  # most of it is the same layers
+      build "${tags[-1]}" . --file services/modelserver/Dockerfile --target "train-${VARIANT:-cpu}" "${named[@]}" ;;
     test-postgres)
       tags+=(docker.io/genaifactory/test-postgres:15)
       build "${tags[-1]}" tests/cluster/images/postgres ;;

@@ -5,8 +5,9 @@
 Without --parameters they are made of RUN/plan.json, as those of a step of the DAG `retrain` (retrain.py). `withdraw` in
 place of a step unloads the adapter that a run has loaded.
 
-Prints the step's outputs as JSON. The key of the gateway is in GENAIFACTORY_API_KEY. An error is one line on standard
-error, and the exit status is 1.
+Prints the step's outputs as JSON. The key of the gateway is in GENAIFACTORY_API_KEY; in a pod the variables of
+genaifactory_common.client name the gateway. An error is one line on standard error, and the exit status is one of
+exits.py.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError, InvalidArgument
-from genaifactory_pipelines import retrain, steps
+from genaifactory_pipelines import exits, retrain, steps
 from genaifactory_pipelines.datasets.contract import first_problem
-from genaifactory_pipelines.gateway import Gateway
+from genaifactory_pipelines.gateway import LOCAL_ADDRESS, connected
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import load
@@ -42,8 +42,8 @@ _PARENT_INTERVAL_SECONDS = 1.0
 
 
 async def _run(name: str, run: Path, parameters: str | None, gateway: str) -> str:
-    async with channels.connect(gateway, api_key=os.environ.get("GENAIFACTORY_API_KEY", "")) as channel:
-        context = Context(run, Gateway(channel), Progress(Console(stderr=True)))
+    async with connected(gateway) as found:
+        context = Context(run, found, Progress(Console(stderr=True)))
         if name == _WITHDRAW:
             return json.dumps({"unloaded": await load.withdraw(context)})
         step: Step[Any, Any] = getattr(importlib.import_module(f"{steps.__name__}.{name}"), name)
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="Folder of the run.")
     parser.add_argument("--parameters", help="The step's parameters, as JSON. Without it: those of the run's plan.")
     parser.add_argument("--parent", type=int, help="The process that starts this one; it ends when that has ended.")
-    parser.add_argument("--gateway", default="127.0.0.1:8081", help="Address of the gateway's gRPC API.")
+    parser.add_argument("--gateway", default=LOCAL_ADDRESS, help="Address of the gateway's gRPC API.")
     given = parser.parse_args()
     if given.parent is not None:
         _end_with(given.parent)
@@ -97,7 +97,7 @@ def main() -> None:
         print(asyncio.run(_run(given.step, given.run, given.parameters, given.gateway)))
     except FactoryError as error:
         print(f"{given.step}: {error.message}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(exits.of(error))
 
 
 if __name__ == "__main__":

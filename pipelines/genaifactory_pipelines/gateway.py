@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 import grpc.aio
@@ -13,7 +13,7 @@ import grpc.aio
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common import channels
+from genaifactory_common import channels, client, settings
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import DeadlineExceeded, FactoryError, NotFound, Overloaded, RateLimited, Unavailable
 from genaifactory_pipelines.anonymiser import Direction
@@ -35,7 +35,26 @@ _DIRECTIONS: dict[Direction, types_pb2.Direction.ValueType] = {
     "input": types_pb2.DIRECTION_INPUT,
     "output": types_pb2.DIRECTION_OUTPUT,
 }
-_PASSING = (Unavailable, RateLimited, Overloaded, DeadlineExceeded)
+PASSING = (Unavailable, RateLimited, Overloaded, DeadlineExceeded)
+"""Errors that may pass by waiting."""
+
+LOCAL_ADDRESS = "127.0.0.1:8081"
+"""Of the gateway that `genaifactory run` starts."""
+
+
+@asynccontextmanager
+async def connected(address: str = LOCAL_ADDRESS) -> AsyncIterator[Gateway]:
+    """The gateway that the environment of a pod names, else the one at an address of this machine.
+
+    Raises InvalidArgument for a wrong environment.
+    """
+    own = await asyncio.to_thread(settings.load, client.Settings)
+    if own.cluster is not None:
+        channel = own.cluster.connected(own.key())
+    else:
+        channel = channels.connect(address, api_key=own.api_key.get_secret_value() if own.api_key else "")
+    async with channel:
+        yield Gateway(channel)
 
 
 class Gateway:
@@ -199,7 +218,7 @@ class Patience:
 
     def passes(self, error: FactoryError) -> bool:
         """Whether waiting may help."""
-        return isinstance(error, _PASSING)
+        return isinstance(error, PASSING)
 
     async def wait(self, error: FactoryError) -> None:
         """Waits after a failure. Raises the error again when it does not pass, or has not for too long."""

@@ -10,7 +10,7 @@ that a run goes on with the window of the record that it began with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import curation, summary, windows
+from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.evaluation import golden, leaks, registry
 from genaifactory_pipelines.evaluation.protocol import Candidate
@@ -167,6 +168,14 @@ _IN_MLFLOW = (record.record.name, register.register.name)
 def stages(parameters: Parameters) -> tuple[Stage, ...]:
     """Those of a run; `register` only once the gate was passed."""
     return tuple(stage for stage in STAGES if parameters.tracked or stage.step.name not in _IN_MLFLOW)
+
+
+def parameters(values: Mapping[str, object]) -> Parameters:
+    """Raises InvalidArgument for wrong ones."""
+    try:
+        return Parameters.model_validate(values)
+    except ValidationError as error:
+        raise InvalidArgument(first_problem(error), field="retrain") from None
 
 
 def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:

@@ -17,7 +17,15 @@ from tests.cluster.kube import Namespace, new_namespace
 HERE = Path(__file__).parent
 # So that the processes end together: the longest file does not begin last, and the one at whose end the node restarts,
 # which waits for all others, does.
-ORDER = ("test_traffic.py", "laptop", "test_kserve.py", "images", "test_charts.py", "test_upgrade.py")
+ORDER = (
+    "test_traffic.py",
+    "laptop",
+    "test_kserve.py",
+    "test_pipelines.py",
+    "images",
+    "test_charts.py",
+    "test_upgrade.py",
+)
 
 
 class ByInstallation(LoadScopeScheduling):  # type: ignore[misc]

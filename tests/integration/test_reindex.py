@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import reindex
+from genaifactory_pipelines.workflows.protocol import Surroundings, Task
+from genaifactory_pipelines.workflows.rollback import rollback
 from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
 from genaifactory_retriever.stored import StoredDocument
 from tests.integration.commands import genaifactory
@@ -331,3 +334,18 @@ async def test_a_gate_that_cannot_be_judged_leaves_no_version(platform: Platform
         await run(platform, tmp_path, golden=golden, route="rag", gate=wrong)
     now = await states(platform)
     assert now == {name: kept for name, kept in before.items() if kept != "ready"}
+
+
+async def test_a_workflow_that_goes_back_and_is_done_again_goes_back_once(platform: Platform, tmp_path: Path) -> None:
+    """A pod that is lost after the swap is started again."""
+    made = await run(platform, tmp_path / "runs" / "again")
+    assert await active(platform) == made.version
+    (task,) = rollback.tasks
+    assert isinstance(task, Task)
+    around = Surroundings("back", datetime(2026, 11, 21, tzinfo=UTC), tmp_path, tmp_path / "factory.yaml")
+    async with platform.connected() as channel:
+        context = Context(around.run, Gateway(channel, patience_seconds=5), Progress(Console(file=io.StringIO())))
+        for _ in range(2):
+            done = await task.work(rollback.parameters(), around, context)
+            assert done.model_dump() == {"active": made.before, "before": made.version}
+            assert await active(platform) == made.before

@@ -34,7 +34,7 @@ ELSEWHERE = (
     (r"make (test|test-fast|test-mutations|test-soak|test-clients|test-journey)", ".ci/run"),
     (r"make bench", "minutes of load: run by hand, its figures are in docs and notes"),
     (r"make (images|cluster-up|deploy)\b.*|skaffold .*|POD=.*", "needs a cluster: tests/cluster"),
-    (r"(kubectl|helm) .*", "needs a cluster: tests/cluster"),
+    (r"(argo|kubectl|helm) .*", "needs a cluster: tests/cluster"),
     (r".*config check /tmp/factory\.yaml", "needs a cluster: tests/cluster"),
     (r".*genaifactory dataset .*", "needs answers that were rated: tests/integration/test_pipelines_data.py"),
     (r".*genaifactory evaluate .*", "needs a golden set: tests/integration/test_pipelines_evaluate.py"),

@@ -870,6 +870,28 @@ MUTATIONS = (
         "        self.current = factory\n        made = [each.make(factory) for each in self._derived]\n",
         ("common/test_specs.py::test_a_document_that_one_consumer_refuses_is_not_put_in_force_for_any",),
     ),
+    # Workflows on a cluster
+    Mutation(
+        "the code of a step holds a token of the cluster",
+        "pipelines/genaifactory_pipelines/workflows/manifests.py",
+        '    "automountServiceAccountToken": False,\n',
+        '    "automountServiceAccountToken": True,\n',
+        ("pipelines/test_workflows.py::test_the_token_of_the_account_is_argos_alone",),
+    ),
+    Mutation(
+        "a parameter of a workflow names any file of its volume",
+        "pipelines/genaifactory_pipelines/workflows/protocol.py",
+        "        if not _NAME.fullmatch(name):\n",
+        "        if False:\n",
+        ("pipelines/test_workflows.py::test_an_input_is_a_file_below_its_folder",),
+    ),
+    Mutation(
+        "a candidate that nobody has approved goes on",
+        "pipelines/genaifactory_pipelines/workflows/protocol.py",
+        '        if self.decision == "approve":\n',
+        '        if self.decision != "refuse":\n',
+        ("pipelines/test_workflows.py::test_only_an_approval_lets_a_candidate_pass_and_what_was_decided_is_kept",),
+    ),
     # Secrets in errors, spans and logs
     Mutation(
         "an error reports internals to the client",

@@ -48,6 +48,11 @@ dns:///{{ .Release.Name }}-monitor{{ if include "genai.databaseSecret" . }}-pods
 {{- if .Values.tools.apiKeySecret }}{{ .Values.tools.apiKeySecret }}{{ else if .Values.apiKey.create }}{{ .Release.Name }}-api-key{{ end }}
 {{- end }}
 
+{{/* Secret with the API key of the workflows; empty: none. */}}
+{{- define "genai.pipelinesKeySecret" -}}
+{{- if .Values.pipelines.apiKeySecret }}{{ .Values.pipelines.apiKeySecret }}{{ else if .Values.apiKey.create }}{{ .Release.Name }}-pipelines-key{{ end }}
+{{- end }}
+
 {{/* DNS names of a component's certificate. Argument: (list CONTEXT COMPONENT). */}}
 {{- define "genai.names" -}}
 {{- $context := index . 0 }}

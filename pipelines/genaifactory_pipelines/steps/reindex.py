@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -209,6 +210,32 @@ async def _concluded(parameters: Parameters, context: Context, found: Findings) 
 
 def _active(indexes: list[gateway_pb2.Index]) -> Version:
     return next(findings.version(each) for each in indexes if each.state == gateway_pb2.INDEX_STATE_ACTIVE)
+
+
+def route(factory: specs.Factory, name: str, knowledge_base: str, *, field: str) -> str:
+    """The route by which a knowledge base is asked; without a name the first that searches it.
+
+    Raises InvalidArgument.
+    """
+    fitting = [each.name for each in factory.routes if each.task == "rag" and each.knowledge_base == knowledge_base]
+    if not fitting or (name and name not in fitting):
+        wanted = f"The route '{name}' does not search" if name else "No route searches"
+        known = ", ".join(fitting) or "none"
+        raise InvalidArgument(f"{wanted} the knowledge base '{knowledge_base}'; those that do: {known}.", field=field)
+    return name or fitting[0]
+
+
+def sources(
+    factory: specs.Factory, names: Sequence[str], knowledge_base: str, *, field: str
+) -> tuple[specs.AnySource, ...]:
+    """The sources of factory.yaml of these names. Raises InvalidArgument, also for one of another knowledge base."""
+    found = sync.chosen(factory, names, field=field) if names else []
+    for source in found:
+        if source.knowledge_base != knowledge_base:
+            raise InvalidArgument(
+                f"The source '{source.name}' belongs to the knowledge base '{source.knowledge_base}'.", field=field
+            )
+    return tuple(found)
 
 
 reindex = Step("reindex", Parameters, Outputs, _reindex)

@@ -94,3 +94,10 @@ def test_the_default_prompts_have_the_platforms_refusal() -> None:
     charts = yaml.safe_load((CHARTS / "genai-factory" / "values.yaml").read_text(encoding="utf-8"))["factory"]
     for document in (own, charts):
         assert [prompt["refusal"] for prompt in document["prompts"]] == [dict(refusals.UNANSWERED)]
+
+
+def test_the_workflows_of_the_chart_are_generated_from_their_definitions(generate: ModuleType) -> None:
+    expected = generate.workflows()
+    for path, text in expected.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path} differs: run make charts"
+    assert set(generate.WORKFLOWS.iterdir()) == set(expected), "an object of a workflow that is gone"

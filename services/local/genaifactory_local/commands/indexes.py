@@ -11,8 +11,7 @@ import typer
 from rich.console import Console
 
 from genaifactory.gateway.v1 import gateway_pb2
-from genaifactory_common import specs
-from genaifactory_common.errors import InvalidArgument, NotFound
+from genaifactory_common.errors import NotFound
 from genaifactory_local import endpoints, runs, state
 from genaifactory_local.commands.options import (
     NOT_PASSED,
@@ -24,7 +23,6 @@ from genaifactory_local.commands.options import (
     table,
 )
 from genaifactory_pipelines.gateway import Gateway
-from genaifactory_pipelines.sources import sync
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.steps import reindex as step
 
@@ -76,9 +74,9 @@ def reindex(
     wanted = step.Parameters(
         knowledge_base=knowledge_base,
         golden=golden,
-        route=_route(factory, route, knowledge_base) if golden is not None else "",
+        route=step.route(factory, route, knowledge_base, field="--route") if golden is not None else "",
         gate=gating.named(factory, gate, compared=True) if gate else step.AS_GOOD,
-        sources=tuple(_sources(factory, source or [], knowledge_base)),
+        sources=step.sources(factory, source or [], knowledge_base, field="--source"),
         shrinking=shrinking,
         keep_failed=keep_failed,
     )
@@ -181,27 +179,6 @@ def _asked(work: Callable[[Gateway], Awaitable[Result]], key: str | None, state_
             return await work(Gateway(channel, patience_seconds=0))
 
     return asyncio.run(run())
-
-
-def _route(factory: specs.Factory, name: str, knowledge_base: str) -> str:
-    fitting = [route.name for route in factory.routes if route.task == "rag" and route.knowledge_base == knowledge_base]
-    if not fitting or (name and name not in fitting):
-        wanted = f"The route '{name}' does not search" if name else "No route searches"
-        known = ", ".join(fitting) or "none"
-        raise InvalidArgument(
-            f"{wanted} the knowledge base '{knowledge_base}'; those that do: {known}.", field="--route"
-        )
-    return name or fitting[0]
-
-
-def _sources(factory: specs.Factory, names: list[str], knowledge_base: str) -> list[specs.AnySource]:
-    found = sync.chosen(factory, names, field="--source") if names else []
-    for source in found:
-        if source.knowledge_base != knowledge_base:
-            raise InvalidArgument(
-                f"The source '{source.name}' belongs to the knowledge base '{source.knowledge_base}'.", field="--source"
-            )
-    return found
 
 
 def _facts(index: gateway_pb2.Index) -> dict[str, str | int]:

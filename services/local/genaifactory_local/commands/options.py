@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_pipelines import exits
 
 StateOption = Annotated[
     Path, typer.Option("--state", envvar="GENAIFACTORY_STATE", help="Folder that holds the platform's state.")
@@ -24,7 +25,7 @@ KeyOption = Annotated[
 KnowledgeBaseOption = Annotated[str, typer.Option(help="A knowledge base of factory.yaml.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name all files that were skipped or guessed at.")]
 UrlOption = Annotated[str | None, typer.Option(help="URL of the platform. Without it: the platform on --state.")]
-NOT_PASSED = 3
+NOT_PASSED = exits.NOT_PASSED
 """Exit status of a check that was carried out and not passed; 1 is an error, 2 a wrong option."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 

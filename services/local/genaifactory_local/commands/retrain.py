@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import endpoints, interpreters, runs, state, tracking
 from genaifactory_local.commands import evaluate as evaluating
 from genaifactory_local.commands import train as training
 from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json
 from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines import summary
-from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.steps import curate, evaluate, gate, load, register, train
 from genaifactory_pipelines.training.options import HUB, Method, base_folder
@@ -78,7 +75,7 @@ def retrain(
     Example: `genaifactory retrain --golden golden.jsonl --base ~/models/Qwen3-0.6B --route chat --gate default -o nov`
     """
     platform = endpoints.find(state_folder)
-    given = _parameters(
+    given = dag.parameters(
         {
             "since": since,
             "until": until,
@@ -117,13 +114,6 @@ def retrain(
         print(_advice(output, passed, passed and tracked))
     if not passed:
         raise typer.Exit(NOT_PASSED)
-
-
-def _parameters(values: dict[str, Any]) -> dag.Parameters:
-    try:
-        return dag.Parameters.model_validate(values)
-    except ValidationError as error:
-        raise InvalidArgument(first_problem(error), field="retrain") from None
 
 
 def _base(given: str) -> str:

@@ -1,0 +1,143 @@
+"""retrain: the improvement loop on a cluster, a pod for each step, with a person's approval of what passed the gate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_pipelines import retrain as dag
+from genaifactory_pipelines import summary
+from genaifactory_pipelines.datasets.records import Unrated
+from genaifactory_pipelines.step import Context
+from genaifactory_pipelines.steps import curate, evaluate, gate, load, train
+from genaifactory_pipelines.values import Values
+from genaifactory_pipelines.workflows import approvals
+from genaifactory_pipelines.workflows.protocol import Approval, Surroundings, Task, Workflow, not_passed
+
+_WITH_REPORT = {each.name for each in (curate.curate, train.train, evaluate.evaluate, gate.gate)}
+
+
+def _as_in_dag(name: str, **changed: Any) -> Any:
+    """The field of a parameter that the DAG has as well."""
+    known = dag.Parameters.model_fields[name]
+    default = {} if known.is_required() else {"default": known.default}
+    return Field(**{"description": known.description, **default, **changed})
+
+
+class Parameters(Values):
+    """What a run is given. Files are in the volume's folder inputs."""
+
+    route: str = _as_in_dag("route")
+    base: str = Field(min_length=1, description="The base to train on: a folder as the pods see it, below /models.")
+    golden: str = _as_in_dag("golden", default="golden.jsonl")
+    gate: str = _as_in_dag("gate", default="default")
+    since: str = _as_in_dag("since")
+    until: str = _as_in_dag("until")
+    examples: str = _as_in_dag("examples", default="")
+    policy: str = _as_in_dag("policy")
+    unrated: Unrated = _as_in_dag("unrated")
+    least_examples: int = _as_in_dag("least_examples")
+    served_as: str = _as_in_dag("served_as")
+    training: str = Field(default="{}", description="A JSON object of the training's parameters: docs/training.md.")
+    name: str = _as_in_dag("name")
+    source: str = _as_in_dag("source")
+    at_once: int = _as_in_dag("at_once")
+    approval: approvals.Wanted = approvals.wanted("required")
+    approval_seconds: int = approvals.seconds()
+
+
+async def _plan(given: Parameters, around: Surroundings, context: Context) -> dag.Plan:
+    return await asyncio.to_thread(_planned, given, around)
+
+
+def _planned(given: Parameters, around: Surroundings) -> dag.Plan:
+    try:
+        training = json.loads(given.training)
+    except ValueError:
+        raise InvalidArgument("'training' must be a JSON object, such as {\"seed\": 1}.", field="training") from None
+    own = given.model_dump(exclude={"approval", "approval_seconds", "golden", "examples", "training"})
+    wanted = dag.parameters(
+        {
+            **own,
+            "golden": around.input(given.golden, "golden"),
+            "examples": around.input(given.examples, "examples") if given.examples else None,
+            "training": training,
+        }
+    )
+    return dag.begin(around.run, dag.plan(wanted, around.factory(), around.created))
+
+
+async def _run(stage: dag.Stage, given: Parameters, around: Surroundings, context: Context) -> Values:
+    outputs: Values = await stage.step.run(await asyncio.to_thread(_made, stage, around.run), context)
+    return outputs
+
+
+def _made(stage: dag.Stage, run: Path) -> Values:
+    plan = dag.stored(run)
+    if plan is None:
+        raise InvalidArgument(f"{run} has no {dag.PLAN}: the task 'plan' writes it.", field="run")
+    return stage.parameters(plan, run)
+
+
+async def _withdraw(given: Parameters, around: Surroundings, context: Context) -> Values:
+    """Unloads the candidate of a run that has failed, and writes the page of the run. Raises FactoryError."""
+    if around.status != "Succeeded" and (name := await load.withdraw(context)):
+        context.progress.line(f"{name} is unloaded")
+    with contextlib.suppress(InvalidArgument):  # it has not come as far as the gate
+        await asyncio.to_thread(summary.write, around.run)
+    return Values()
+
+
+def _tasks() -> tuple[Task[Parameters] | Approval, ...]:
+    tasks: list[Task[Parameters] | Approval] = [
+        Task("plan", "What the run does, after everything that can be wrong with it was checked.", _plan)
+    ]
+    for stage in dag.STAGES:
+        name = stage.step.name
+        judged = stage.step is gate.gate
+        work: Callable[[Parameters, Surroundings, Context], Awaitable[Values]] = partial(_run, stage)
+        tasks.append(
+            Task(
+                name,
+                f"{stage.about[:1].upper()}{stage.about[1:]}.",
+                work,
+                needs=(tasks[-1].name,),
+                outputs=("passed",) if judged else (),
+                report=f"{name}/report.html" if name in _WITH_REPORT else "",
+                not_passed=not_passed if judged else lambda outputs: "",
+                image="train" if stage.step is train.train else "tools",
+                deadline_seconds=24 * 3600 if stage.step is train.train else 6 * 3600,
+                gpu=stage.step is train.train,
+            )
+        )
+        if judged:  # what may come after it needs MLflow, which no pod has
+            return (*tasks, *approvals.tasks(name))
+    raise AssertionError("the DAG has a gate")
+
+
+retrain = Workflow(
+    name="retrain",
+    title="Retrain",
+    about="Learns from the record: collects it, makes a dataset, trains an adapter, loads it beside its base, compares "
+    "it with production by a gate, and waits for a person's approval. A candidate that is not wanted is unloaded.",
+    parameters=Parameters,
+    tasks=_tasks(),
+    alone_by=("base",),
+    finish=Task(
+        "finish",
+        "Unloads the candidate of a run that has failed, and writes the page of the run.",
+        _withdraw,
+        report=summary.FILE,
+    ),
+    deadline_seconds=3 * 24 * 3600,
+    schedule="11 2 * * 0",
+    suspended=True,
+)
