@@ -70,6 +70,7 @@ def _planned(given: Parameters, around: Surroundings) -> dag.Plan:
             "golden": around.input(given.golden, "golden"),
             "examples": around.input(given.examples, "examples") if given.examples else None,
             "training": training,
+            "tracked": False,  # no pod has MLflow
         }
     )
     return dag.begin(around.run, dag.plan(wanted, around.factory(), around.created))
@@ -118,7 +119,7 @@ def _tasks() -> tuple[Task[Parameters] | Approval, ...]:
                 gpu=stage.step is train.train,
             )
         )
-        if judged:  # what may come after it needs MLflow, which no pod has
+        if judged:  # what comes after it needs MLflow
             return (*tasks, *approvals.tasks(name))
     raise AssertionError("the DAG has a gate")
 
