@@ -209,7 +209,7 @@ def test_a_gate_that_is_not_passed_and_a_wrong_parameter_are_named_and_not_tried
     wrong = {
         "stopped": ({"prompt": "rag@1", "gate": "impossible"}, "The gate 'impossible' was not passed: exact_match"),
         "no-gate": ({"gate": "none"}, "There is no gate 'none' in factory.yaml; there are: default, impossible"),
-        "no-file": ({"golden": "../kept/x"}, "'../kept/x' is no name of a file below the volume's folder 'inputs'"),
+        "no-file": ({"golden": "../runs/x"}, "'../runs/x' is no name of a file below the volume's folder 'inputs'"),
         "no-number": ({"at_once": "many"}, "Parameter at_once"),
     }
     for name, (parameters, _) in wrong.items():
@@ -310,8 +310,9 @@ def test_pods_that_are_killed_at_each_step_come_back_and_go_on_with_one_result(
     asked = [each for each in release.records() if each.get("evaluation") == evaluated]
     print(f"asked {len(asked)} of {2 * len(items)}, since {since:%H:%M:%S}")
     assert 2 * len(items) <= len(asked) <= 2 * len(items) + 4  # those that were on their way
-    (verdict,) = workflows.read("kept/drift-every-route.jsonl").splitlines()
-    assert json.loads(verdict)["drifted"] == (workflows.outputs(checked)["drifted"] == "true")
+    verdict = json.loads(workflows.read(f"runs/{checked}/drift/verdict.json"))
+    assert verdict["drifted"] == (workflows.outputs(checked)["drifted"] == "true")
+    assert workflows.outputs(checked)["report_id"]
 
 
 def test_drift_is_checked_by_the_schedule_and_reported(workflows: Workflows, weeks: dict[str, str]) -> None:
@@ -322,7 +323,9 @@ def test_drift_is_checked_by_the_schedule_and_reported(workflows: Workflows, wee
     workflows.argo("cron", "suspend", "factory-drift-check")
     name = workflows.namespace.get(*selector)[0]["metadata"]["name"]
     assert workflows.end(name)["phase"] == "Succeeded", workflows.messages(name)
-    assert workflows.outputs(name) == {"alarm": "true", "drifted": "true"}
+    outputs = workflows.outputs(name)
+    assert (outputs["outcome"], outputs["drifted"]) == ("alarm", "true")
+    assert outputs["report_id"]
     assert "<html" in workflows.read(f"runs/{name}/drift/report.html")
 
 

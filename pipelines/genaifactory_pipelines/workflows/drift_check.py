@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-
 from pydantic import Field
 
 from genaifactory_pipelines import windows
@@ -46,12 +43,10 @@ async def _current(given: Parameters, around: Surroundings, context: Context) ->
 
 
 async def _drift(given: Parameters, around: Surroundings, context: Context) -> drift.Outputs:
-    of_route = hashlib.sha256(given.route.encode()).hexdigest()[:16] if given.route else "every-route"
     wanted = drift.Parameters(
         model=given.model,
         least=given.least,
         false_discovery_rate=given.false_discovery_rate,
-        history=await asyncio.to_thread(around.kept, f"drift-{of_route}.jsonl"),
         needed=given.needed,
         of=given.of,
     )
@@ -62,7 +57,8 @@ drift_check = Workflow(
     name="drift-check",
     title="Check for drift",
     about="Compares the record of a week with that of the weeks before: questions, searches, answers, ratings. The "
-    "output 'alarm' says whether enough of the last windows have drifted.",
+    "verdict is stored with the record; the output 'outcome' is none, warning, or alarm when enough of the last "
+    "windows have drifted.",
     parameters=Parameters,
     tasks=(
         Task("reference", "The record of the window that is compared with.", _reference),
@@ -72,11 +68,11 @@ drift_check = Workflow(
             "The comparison.",
             _drift,
             needs=("reference", "current"),
-            outputs=("alarm", "drifted"),
+            outputs=("outcome", "drifted", "report_id"),
             report="drift/report.html",
         ),
     ),
-    alone_by=("route",),  # its verdicts are added to one file
+    alone_by=("route",),  # each counts the windows before it
     deadline_seconds=2 * 3600,
     schedule="17 3 * * *",
 )

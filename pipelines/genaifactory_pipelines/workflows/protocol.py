@@ -80,12 +80,6 @@ class Surroundings:
             )
         return self.volume / "inputs" / name
 
-    def kept(self, name: str) -> Path:
-        """A file that later runs read. Blocks."""
-        folder = self.volume / "kept"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder / name
-
     def factory(self) -> specs.Factory:
         """The factory.yaml that is in force. Blocks. Raises InvalidConfiguration."""
         return specs.load(self.factory_file)

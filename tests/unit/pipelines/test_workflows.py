@@ -111,7 +111,7 @@ def test_a_wrong_parameter_is_named_and_the_pod_is_not_tried_again(
     assert message in said
 
 
-@pytest.mark.parametrize("name", ["../kept/x", "/etc/passwd", "a/../../b", "", ".hidden", "a//b", "a/" * 9 + "b"])
+@pytest.mark.parametrize("name", ["../runs/x", "/etc/passwd", "a/../../b", "", ".hidden", "a//b", "a/" * 9 + "b"])
 def test_an_input_is_a_file_below_its_folder(around: Surroundings, name: str) -> None:
     with pytest.raises(InvalidArgument, match="inputs"):
         around.input(name, "golden")
