@@ -375,6 +375,17 @@ ALERTS: dict[str, tuple[Alert, ...]] = {
             lasting="15m",
         ),
     ),
+    "quality": (
+        Alert(
+            "Drift",
+            "warning",
+            "max by (namespace, tenant, route) (genaifactory_drift_verdict) == 2",
+            "Requests of {{ $labels.tenant }} in {{ $labels.namespace }} have drifted"
+            "{{ if $labels.route }} on the route {{ $labels.route }}{{ end }}.",
+            "The drift check on the latest window is an alarm.",
+            lasting="0m",
+        ),
+    ),
 }
 
 

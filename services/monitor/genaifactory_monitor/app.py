@@ -13,7 +13,7 @@ from genaifactory_common.errors import FactoryError
 from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
-from genaifactory_monitor import former, retention, store
+from genaifactory_monitor import drift_reports, former, retention, store
 from genaifactory_monitor.batches.servicer import BatchServicer
 from genaifactory_monitor.batches.upkeep import Upkeep
 from genaifactory_monitor.database import Database
@@ -52,6 +52,9 @@ def create_app(settings: Settings, telemetry: Telemetry) -> ServiceApp:
                     group.create_task(retention.sweep_forever(database, settings.retention), name="monitor-retention"),
                     group.create_task(former.count_forever(database), name="monitor-former"),
                     group.create_task(upkeep.forever(), name="monitor-batches"),
+                    group.create_task(
+                        drift_reports.show_forever(database, settings.max_metric_series), name="monitor-drift"
+                    ),
                 ]
                 yield
                 for task in tasks:

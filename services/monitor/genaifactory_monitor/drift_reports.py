@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +18,17 @@ from genaifactory.monitor.v1.monitor_pb2 import (
     DriftVerdict,
 )
 from genaifactory_common.database import insert, uninterrupted
+from genaifactory_common.errors import FactoryError
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.message_dicts import microseconds
+from genaifactory_monitor.metrics import DRIFT
 from genaifactory_monitor.records import DriftFilter, Position
 from genaifactory_monitor.schema import drift_reports as table
 
+logger = logging.getLogger(__name__)
+
+_SHOW_SECONDS = 60.0
+_SHOWN = {DRIFT_VERDICT_NONE: 0, DRIFT_VERDICT_WARNING: 1, DRIFT_VERDICT_ALARM: 2}
 _place = sa.tuple_(table.c.end_us, table.c.report_id)
 _NEWEST_FIRST = (table.c.end_us.desc(), table.c.report_id.desc())
 
@@ -70,6 +78,43 @@ async def record(database: Database, report: DriftReport) -> tuple[DriftReport, 
             statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=row),
         )
     return stored, replaced
+
+
+async def show_forever(database: Database, most: int) -> None:
+    """Shows the latest verdicts as metrics every minute: each replica those of all, and after a restart at once.
+
+    most: routes of tenants, those with the latest windows.
+    """
+    shown: set[tuple[str, str]] = set()
+    while True:
+        try:
+            shown = await show(database, most, shown)
+        except FactoryError as error:
+            logger.warning("could not read the verdicts on drift: %s", error.message)
+        await asyncio.sleep(_SHOW_SECONDS)
+
+
+async def show(database: Database, most: int, shown: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Sets the metric of each tenant and route with a report, and removes those in `shown` that have none any more.
+
+    Returns what is shown now. Raises Unavailable.
+    """
+    found = {(each.tenant, each.route): each.verdict for each in await _latest(database, most)}
+    for labels in shown - found.keys():
+        DRIFT.remove(*labels)
+    for labels, each in found.items():
+        DRIFT.labels(*labels).set(_SHOWN[each])
+    return set(found)
+
+
+@uninterrupted
+async def _latest(database: Database, most: int) -> list[DriftReport]:
+    """The report on the latest window of each tenant and route."""
+    number = sa.func.row_number().over(partition_by=(table.c.tenant, table.c.route), order_by=_NEWEST_FIRST)
+    ranked = sa.select(table.c.end_us, table.c.report, number.label("number")).subquery()
+    statement = sa.select(ranked.c.report).where(ranked.c.number == 1).order_by(ranked.c.end_us.desc()).limit(most)
+    async with database.reading() as connection:
+        return [DriftReport.FromString(report) for report in (await connection.execute(statement)).scalars()]
 
 
 @uninterrupted

@@ -39,6 +39,11 @@ TIME_PER_TOKEN = Histogram(
 DURATION = Histogram(
     "genaifactory_request_duration_seconds", "From a request's start to its end.", ["model"], buckets=LATENCY_BUCKETS
 )
+DRIFT = Gauge(
+    "genaifactory_drift_verdict",
+    "The verdict on the latest window of a route, empty for all routes: 0 none, 1 warning, 2 alarm.",
+    ["tenant", "route"],
+)
 SWEPT = Counter("genaifactory_interactions_swept_total", "Interactions deleted after the retention.")
 BATCH_LINES = Counter("genaifactory_batch_lines_total", "Lines of batches that got a result, by outcome.", ["outcome"])
 OPEN_BATCHES = Gauge("genaifactory_batches_open", "Batches that have not ended.")

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from genaifactory_common import passes, rpcs, testing
+from genaifactory_common import channels, passes, rpcs, testing
 from genaifactory_common.errors import Unauthenticated
 from genaifactory_common.followed import Fixed
 from genaifactory_common.identity import Caller
 from genaifactory_common.passes import CONTEXT, LONGEST_SECONDS, Issued, Metadata, Received, passed_on
+from genaifactory_common.specs.tenants import ApiKey
 from genaifactory_common.tokens import LIFETIME_SECONDS, Signer, Verifier, key_set
 
+BOUND = "grpc.max_metadata_size"
 CALLER = testing.CALLER
 ANSWER = "/genaifactory.orchestrator.v1.OrchestratorService/Answer"
 SEARCH = "/genaifactory.retriever.v1.RetrieverService/Search"
@@ -48,6 +50,14 @@ def claims(token: str) -> dict[str, Any]:
 def life(metadata: Metadata) -> float:
     found = claims(dict(metadata)[CONTEXT])
     return float(found["exp"] - found["iat"])
+
+
+@pytest.mark.parametrize("method", INNER)
+def test_a_key_with_as_many_groups_as_it_may_have_can_call(method: str, signer: Signer) -> None:
+    """Beyond the bound of metadata, no call of such a key would reach a service."""
+    key = ApiKey(id="k", sha256="0" * 64, role="r", groups=tuple(f"{number:063}" for number in range(64)))
+    metadata = Issued(Fixed(signer)).metadata(replace(CALLER, groups=key.groups), method, 60)
+    assert sum(len(name) + len(value) + 32 for name, value in metadata) < dict(channels.METADATA_OPTIONS)[BOUND] / 2
 
 
 @pytest.mark.parametrize("method", INNER)

@@ -84,6 +84,10 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("tenants", []),
         "tenants: must have at least 1",
     ),
+    "more groups than a call can carry": (
+        put("tenants.0.keys.0.groups", [f"g{number}" for number in range(65)]),
+        "tenants[0].keys[0].groups: must have at most 64",
+    ),
     "a tenant's name in capitals": (
         put("tenants.0.name", "ACME"),
         "tenants[0].name: String should match pattern '^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$'",

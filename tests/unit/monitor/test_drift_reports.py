@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import prometheus_client
 import pytest
 
 from genaifactory.monitor.v1 import monitor_pb2
@@ -225,6 +227,25 @@ async def test_a_request_without_a_report_or_with_a_wrong_filter_is_refused(sqli
         await get(sqlite_monitor, ended_since=moment(0), ended_before=moment(0))
     with pytest.raises(TooLarge, match="route has 300 characters"):
         await get(sqlite_monitor, route="x" * 300)
+
+
+async def test_the_latest_verdict_of_each_route_is_a_metric_while_there_is_one(database: Database) -> None:
+    async def shown(route: str) -> float | None:
+        labels = {"tenant": "shown", "route": route}
+        return await asyncio.to_thread(
+            prometheus_client.REGISTRY.get_sample_value, "genaifactory_drift_verdict", labels
+        )
+
+    for day, route, drifted in ((-3, "docs", True), (-2, "docs", True), (-3, "chat", True), (-2, "chat", False)):
+        sent = report(day, drifted=drifted, route=route, report_id=f"{route}{day}", tenant="shown")
+        await drift_reports.record(database, sent)
+    await drift_reports.record(database, report(-9, drifted=True, route="old", report_id="old", tenant="shown"))
+    now = await drift_reports.show(database, 1_000, set())
+    assert [await shown(route) for route in ("docs", "chat", "old")] == [2, 0, 1]
+    await retention.sweep(database, (NOON - 5 * DAY) * 10**6, batch=10)
+    assert await drift_reports.show(database, 1_000, now) == {("shown", "docs"), ("shown", "chat")}
+    assert [await shown(route) for route in ("docs", "chat", "old")] == [2, 0, None]
+    assert len(await drift_reports.show(database, 1, now)) == 1
 
 
 async def test_reports_are_deleted_as_old_records_are(database: Database) -> None:

@@ -71,6 +71,8 @@ def _problem(error: Any) -> str:
         message = "is missing"
     elif error["type"] == "too_short":
         message = f"must have at least {error['ctx']['min_length']}"
+    elif error["type"] == "too_long":
+        message = f"must have at most {error['ctx']['max_length']}"
     elif error["type"] == "tuple_type":
         message = "must be a list"
     elif error["type"] in ("model_type", "dict_type"):

@@ -21,7 +21,9 @@ class ApiKey(Spec):
         description="SHA-256 of the key, hex. `genaifactory config hash-key` computes it.",
     )
     role: Name = Field(description="Name of a role.")
-    groups: tuple[Name, ...] = Field(default=(), description="Groups for document access.")
+    # As many as a document has. Every token of a call carries them: with 64 of the longest an answer's have 25 KB
+    # together, of the 64 KiB that channels accept.
+    groups: tuple[Name, ...] = Field(default=(), max_length=64, description="Groups for document access.")
 
 
 class Limits(Spec):
