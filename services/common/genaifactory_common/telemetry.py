@@ -195,6 +195,14 @@ def inject() -> list[tuple[str, str]]:
     return list(carrier.items())
 
 
+def unrecorded() -> Context:
+    """A context whose calls are in no trace: for regular looks at another service, which belong to no request."""
+    ids = RandomIdGenerator()
+    return trace.set_span_in_context(
+        NonRecordingSpan(SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False)), Context()
+    )
+
+
 def extract(metadata: Iterable[tuple[str, Any]]) -> Context:
     """The span context of incoming call metadata (pairs) or headers."""
     return _propagator.extract({key: value for key, value in metadata if key in ("traceparent", "tracestate")})

@@ -76,7 +76,7 @@ def create_app(
         timeout_seconds=settings.upstreams.record_timeout_seconds,
         transfer_seconds=settings.transfers.timeout_seconds,
     )
-    worker = Worker(admission, upstream, batches, settings.batch_worker)
+    worker = Worker(admission, upstream, batches, settings.batch_worker, telemetry.tracer)
     health = Health(to, timeout_seconds=settings.upstreams.health_timeout_seconds)
     resources = [
         HttpChat(admission, upstream).handlers(),

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 
 from genaifactory.orchestrator.v1 import orchestrator_pb2
@@ -84,7 +85,11 @@ class Place:
 
 @asynccontextmanager
 async def running(
-    folder: Path, worker: BatchWorker = WORKER, transfers: Transfers | None = None, **bounds: Any
+    folder: Path,
+    worker: BatchWorker = WORKER,
+    transfers: Transfers | None = None,
+    telemetry: Telemetry | None = None,
+    **bounds: Any,
 ) -> AsyncIterator[Place]:
     of_monitor = MonitorSettings(
         data_dir=folder / "monitor",
@@ -104,7 +109,7 @@ async def running(
         testing.served(create_monitor(of_monitor, Telemetry("monitor"))) as to_monitor,
     ):
         to = Channels(orchestrator=to_orchestrator, monitor=to_monitor, retriever=to_monitor, safety=to_monitor)
-        app = create_app(settings, source, to, Telemetry("gateway"))
+        app = create_app(settings, source, to, telemetry or Telemetry("gateway"))
         async with (
             testing.served(app),
             httpx.AsyncClient(base_url=f"http://{app.http_address()}", verify=False, timeout=20) as client,
@@ -240,6 +245,21 @@ async def test_a_batch_is_answered_as_http_would_answer_each_line(place: Place) 
     assert {(caller.tenant, caller.key_id, caller.groups) for caller in place.orchestrator.callers} == {
         ("acme", "user", ("staff",))
     }
+
+
+async def test_each_line_is_a_trace_that_names_its_request_and_looks_for_work_are_none(tmp_path: Path) -> None:
+    exporter = InMemorySpanExporter()
+    traced = await asyncio.to_thread(Telemetry, "gateway", exporter=exporter)
+    async with running(tmp_path, telemetry=traced) as place:
+        batch = await place.ended((await place.begin([line("a"), line("b")]))["id"])
+        answers = await place.results(batch["output_file_id"])
+    await asyncio.to_thread(traced.close)
+    spans = [span for span in exporter.get_finished_spans() if span.name == "batch line"]
+    assert {(span.attributes or {})["genaifactory.request_id"] for span in spans} == {
+        each["response"]["request_id"] for each in answers.values()
+    }
+    assert [span.parent for span in spans] == [None, None]
+    assert len({span.context.trace_id for span in spans if span.context}) == 2
 
 
 async def test_embeddings_are_answered(place: Place) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from genaifactory.monitor.v1 import batches_pb2, batches_pb2_grpc
+from genaifactory.monitor.v1 import batches_pb2, batches_pb2_grpc, monitor_pb2, monitor_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import batch_lines, channels, testing
 from genaifactory_common.errors import Conflict, InvalidArgument, NotFound, RateLimited, TooLarge
@@ -21,7 +21,7 @@ from genaifactory_monitor.app import create_app
 from genaifactory_monitor.batches import tables, upkeep
 from genaifactory_monitor.settings import Batches as Bounds
 from genaifactory_monitor.settings import Settings
-from tests.unit.monitor.conftest import opened
+from tests.unit.monitor.conftest import make_interaction, opened
 
 LEASE_MS = 60_000
 COLLEAGUE = replace(testing.CALLER, principal="bob", key_id="bob")
@@ -33,6 +33,7 @@ class Store:
     """A running monitor, and calls to its BatchService."""
 
     stub: batches_pb2_grpc.BatchServiceAsyncStub
+    record: monitor_pb2_grpc.MonitorServiceAsyncStub
 
     async def __call__(self, method: str, **fields: Any) -> Any:
         request = getattr(batches_pb2, f"{method}Request")(**fields)
@@ -100,7 +101,7 @@ async def serving(settings: Settings, **bounds: Any) -> AsyncIterator[Store]:
     own = settings.model_copy(update={"batches": Bounds(**{"upkeep_seconds": 0.05, **bounds})})
     async with testing.served(create_app(own, Telemetry("monitor"))) as channel:
         testing.act_as()
-        yield Store(batches_pb2_grpc.BatchServiceStub(channel))
+        yield Store(batches_pb2_grpc.BatchServiceStub(channel), monitor_pb2_grpc.MonitorServiceStub(channel))
 
 
 @pytest.fixture
@@ -306,6 +307,25 @@ async def test_a_released_line_waits_and_counts_its_attempts(store: Store) -> No
     await asyncio.sleep(0.25)
     claimed = await store("ClaimLines", worker="w", lines=1, lease_ms=LEASE_MS)
     assert [line.attempts for line in claimed.lines] == [1]
+
+
+async def test_a_line_whose_interrupted_request_is_on_record_is_answered_by_another_request(store: Store) -> None:
+    testing.act_as()
+    batch_id = await store.begin(3)
+    assert await store.claim("died", lease_ms=1) == [1, 2, 3]
+    outcomes = (monitor_pb2.OUTCOME_CANCELLED, monitor_pb2.OUTCOME_ANSWERED)
+    recorded = [
+        make_interaction(batch_lines.request_id(batch_id, number, 0), outcome=outcome)
+        for number, outcome in enumerate(outcomes, start=1)
+    ]
+    request = monitor_pb2.RecordInteractionsRequest(interactions=recorded)
+    await channels.unary(store.record.RecordInteractions, request, timeout_seconds=20)
+    await asyncio.sleep(0.01)
+    for worker in ("heir", "its heir"):
+        claimed = await store("ClaimLines", worker=worker, lines=10, lease_ms=1)
+        # The answered one is asked again as the same request, which the record has once.
+        assert {line.number: line.attempts for line in claimed.lines} == {1: 1, 2: 0, 3: 0}
+        await asyncio.sleep(0.01)
 
 
 async def test_a_cancelled_batch_keeps_its_answers_and_gives_up_what_nobody_answers(store: Store) -> None:

@@ -15,10 +15,13 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Tracer
 from prometheus_client import Counter, Gauge
 
 from genaifactory.monitor.v1 import batches_pb2
-from genaifactory_common import background, batch_lines
+from genaifactory_common import background, batch_lines, telemetry
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.concurrency import task_group
 from genaifactory_common.errors import (
@@ -73,11 +76,14 @@ class _GivenBack:
 class Worker:
     """Answers batches until it is cancelled."""
 
-    def __init__(self, admission: Admission, to: Upstream, store: BatchStore, settings: Settings) -> None:
+    def __init__(
+        self, admission: Admission, to: Upstream, store: BatchStore, settings: Settings, tracer: Tracer
+    ) -> None:
         self._admission = admission
         self._upstream = to
         self._store = store
         self._settings = settings
+        self._tracer = tracer
         self._name = uuid.uuid4().hex
         self._lease_ms = round(settings.lease_seconds * 1000)
         self._running = 0
@@ -97,6 +103,7 @@ class Worker:
         """Works. A failure of monitor delays it and never ends it."""
         if not self._settings.max_concurrent:
             return
+        otel_context.attach(telemetry.unrecorded())  # this task's own context, which its lines leave
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._renew_forever())
             tasks.create_task(self._check_forever())
@@ -182,10 +189,20 @@ class Worker:
         RUNNING.inc()
         try:
             request_id = batch_lines.request_id(line.batch_id, line.number, line.attempts)
-            outcome = await self._outcome(batch, line, request_id)
-            if isinstance(outcome, _GivenBack):
-                await self._release(line, outcome)
-            else:
+            attributes = {"genaifactory.request_id": request_id, "genaifactory.tenant": batch.tenant}
+            with self._tracer.start_as_current_span(
+                "batch line",
+                context=Context(),
+                attributes=attributes,
+                record_exception=False,
+                set_status_on_exception=False,
+            ) as span:
+                outcome = await self._outcome(batch, line, request_id)
+                if isinstance(outcome, _GivenBack):
+                    await self._release(line, outcome)
+                    return
+                if isinstance(outcome, FactoryError):
+                    telemetry.mark_failed(span, outcome)
                 await self._keep(line, request_id, outcome)
         finally:
             RUNNING.dec()
