@@ -20,6 +20,84 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
+    # Batches
+    Mutation(
+        "a key reads and erases the files of another key of its tenant",
+        "services/monitor/genaifactory_monitor/batches/files.py",
+        "    statement = _of(sa.select(files), file_id).where(\n"
+        "        files.c.tenant == owner.tenant, files.c.principal == owner.principal\n"
+        "    )\n",
+        "    statement = _of(sa.select(files), file_id).where(files.c.tenant == owner.tenant)\n",
+        (
+            "monitor/test_batches.py::test_another_key_of_the_tenant_and_another_tenant_find_no_file_and_no_batch",
+            "gateway/test_batches.py::test_another_key_and_another_tenant_find_neither_files_nor_batches",
+        ),
+    ),
+    Mutation(
+        "a tenant reads and cancels the batches of another",
+        "services/monitor/genaifactory_monitor/batches/store.py",
+        "    statement = _of(sa.select(batches), batch_id).where(\n"
+        "        batches.c.tenant == owner.tenant, batches.c.principal == owner.principal\n"
+        "    )\n",
+        "    statement = _of(sa.select(batches), batch_id).where(batches.c.principal == owner.principal)\n",
+        ("monitor/test_batches.py::test_another_key_of_the_tenant_and_another_tenant_find_no_file_and_no_batch",),
+    ),
+    Mutation(
+        "a line that was answered twice is counted twice, and its first answer is replaced",
+        "services/monitor/genaifactory_monitor/batches/results.py",
+        "    of_line = (lines.c.batch_id == result.batch_id, lines.c.number == result.number, OPEN)\n",
+        "    of_line = (lines.c.batch_id == result.batch_id, lines.c.number == result.number)\n",
+        ("monitor/test_batches.py::test_a_line_that_two_workers_answer_has_one_result",),
+    ),
+    Mutation(
+        "an erased file of answers stays in the database",
+        "services/monitor/genaifactory_monitor/batches/files.py",
+        "        await connection.execute(sa.delete(lines).where(*of_file))\n",
+        "",
+        ("monitor/test_batches.py::test_what_is_older_than_its_time_is_deleted_with_its_content",),
+    ),
+    Mutation(
+        "a tenant fills the disk with files",
+        "services/monitor/genaifactory_monitor/batches/files.py",
+        "        await _require_room(connection, owner.tenant, bounds, more_bytes=len(data))\n",
+        "",
+        ("monitor/test_batches.py::test_bounds_of_files_and_batches_are_enforced",),
+    ),
+    Mutation(
+        "a batch costs more than its bound",
+        "services/monitor/genaifactory_monitor/batches/results.py",
+        "        allowed = max(0, left * done // batch.cost_micros - in_flight)\n",
+        "        allowed = limit\n",
+        ("monitor/test_batches.py::test_a_batch_begins_no_line_that_would_exceed_its_cost",),
+    ),
+    Mutation(
+        "a key that may only embed gets answers to chats by a batch",
+        "services/gateway/genaifactory_gateway/http/batches.py",
+        "            _require_endpoint(entry, body.endpoint)\n",
+        "",
+        ("gateway/test_batches.py::test_a_key_without_the_endpoints_permission_gets_no_batch",),
+    ),
+    Mutation(
+        "a batch goes on after its key was removed",
+        "services/gateway/genaifactory_gateway/batches/worker.py",
+        "            await self._fail_batch(batch, error)\n",
+        "            assert error\n",
+        ("gateway/test_batches.py::test_a_batch_whose_key_is_removed_fails_and_says_so",),
+    ),
+    Mutation(
+        "batches use up the limits of a tenant's other requests",
+        "services/gateway/genaifactory_gateway/batches/worker.py",
+        "                await self._leave_room(entry)\n",
+        "",
+        ("gateway/test_batches.py::test_a_batch_leaves_a_share_of_the_tenants_limits_to_other_requests",),
+    ),
+    Mutation(
+        "a database is closed under a transaction whose caller is gone",
+        "services/common/genaifactory_common/database.py",
+        "                await self._unused.wait()\n",
+        "                pass\n",
+        ("monitor/test_database.py::test_a_database_is_closed_when_the_transactions_that_run_have_ended",),
+    ),
     # Evaluation
     Mutation(
         "SQL that a model wrote changes tables, attaches files and loads libraries",
