@@ -120,6 +120,73 @@ MUTATIONS = (
         '    found = _lines(r"(?:\\w+ )?(A|B|TIE)", reply)\n',
         ("pipelines/test_judging.py::test_an_answer_that_dictates_the_verdict_to_a_judge_that_repeats_it_gets_none",),
     ),
+    # Runs and versions
+    Mutation(
+        "a run takes interactions that are not masked to MLflow",
+        "pipelines/genaifactory_pipelines/steps/record.py",
+        "    collect.collect.name: (),\n",
+        "    collect.collect.name: (collect.FILE,),\n",
+        ("pipelines/test_tracking.py::test_what_is_not_masked_stays_where_it_is",),
+    ),
+    Mutation(
+        "an adapter that its gate refused is registered",
+        "pipelines/genaifactory_pipelines/steps/register.py",
+        "    if not verdict.passed:\n",
+        "    if False:\n",
+        ("pipelines/test_tracking.py::test_a_run_that_did_not_pass_is_recorded_and_not_registered",),
+    ),
+    Mutation(
+        "an adapter is registered for the verdict on another one",
+        "pipelines/genaifactory_pipelines/steps/register.py",
+        "        if candidate != trained:\n",
+        "        if False:\n",
+        ("pipelines/test_tracking.py::test_a_verdict_on_another_adapter_than_was_loaded_registers_nothing",),
+    ),
+    Mutation(
+        "a run is recorded with a result that was made of others than it has",
+        "pipelines/genaifactory_pipelines/steps/record.py",
+        '        if needs[needed.name] != needed.of(run).model_dump(mode="json"):\n',
+        "        if False:\n",
+        ("pipelines/test_tracking.py::test_a_result_of_a_former_one_is_not_recorded",),
+    ),
+    Mutation(
+        "a version that its gate refused is in Production",
+        "pipelines/genaifactory_pipelines/tracking/registry.py",
+        "    if wanted.despite_gate and not despite_gate:\n",
+        "    if False:\n",
+        (
+            "pipelines/test_registry.py::test_what_did_not_pass_its_gate_is_promoted_only_despite_it",
+            "pipelines/test_registry.py::test_a_version_that_somebody_made_in_mlflow_has_no_gate",
+        ),
+    ),
+    Mutation(
+        "each attempt to record a run makes another one",
+        "pipelines/genaifactory_pipelines/tracking/runs.py",
+        "    if _of_key(client, experiment, recorded.key) == []:\n",
+        "    if True:\n",
+        ("pipelines/test_tracking.py::test_the_same_results_are_one_run_from_wherever_they_are_recorded",),
+    ),
+    Mutation(
+        "each attempt to register an adapter makes another version",
+        "pipelines/genaifactory_pipelines/tracking/registry.py",
+        "    if not _of_run(client, model, run_id):\n",
+        "    if True:\n",
+        ("pipelines/test_tracking.py::test_the_same_results_are_one_run_from_wherever_they_are_recorded",),
+    ),
+    Mutation(
+        "a run is made again with a file that is not the one that was recorded",
+        "pipelines/genaifactory_pipelines/reproduce.py",
+        "        if path.is_file() and digest(path) == curated.files[name]:\n",
+        "        if path.is_file():\n",
+        ("pipelines/test_reproduce.py::test_files_and_the_base_that_are_elsewhere_are_asked_for",),
+    ),
+    Mutation(
+        "a recorded dataset that was changed in MLflow is trained on",
+        "pipelines/genaifactory_pipelines/reproduce.py",
+        "    dataset.read(source / curate.DATASET)\n",
+        "",
+        ("pipelines/test_reproduce.py::test_a_recorded_dataset_that_was_changed_is_not_trained_on",),
+    ),
     # Answers
     Mutation(
         "every client that may chat gets the text of the passages",
