@@ -159,6 +159,10 @@ def test_a_result_of_a_former_one_is_not_recorded(tracking: Tracking, tmp_path: 
     assert done(all_runs(tracking)) == []
 
 
+def _deleted(mlflow: Any) -> list[Any]:
+    return list(mlflow.search_runs([each.experiment_id for each in mlflow.search_experiments()], run_view_type=2))
+
+
 def test_the_same_results_are_one_run_from_wherever_they_are_recorded(tracking: Tracking, tmp_path: Path) -> None:
     run = done(tracked.made(tmp_path / "run"))
     first = done(register.register.run(REGISTER, tracked.context(run)))
@@ -170,6 +174,7 @@ def test_the_same_results_are_one_run_from_wherever_they_are_recorded(tracking: 
     run = done(tracked.made(tmp_path / "next", weights=b"next"))
     assert (done(register.register.run(REGISTER, tracked.context(run)))).version == 2
     assert len(done(all_runs(tracking))) == 2
+    assert done(tracking.call(_deleted)) == []
     # An older one that is registered late is not the candidate.
     done(registry.add(tracking, "support", first.run_id, "file:///none", {}))
     candidate = done(tracking.call(lambda mlflow: mlflow.get_model_version_by_alias("support", "candidate")))
