@@ -385,3 +385,22 @@ async def test_a_wrong_option_ends_before_anything_is_asked(
     assert (status, text) == (1, "")
     assert problem in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("base", "problem"),
+    [
+        ("nowhere", "There is no model in nowhere: it has no config.json."),
+        ("hf://org/llama", "No engine of factory.yaml serves 'hf://org/llama' and accepts adapters"),
+    ],
+)
+async def test_retrain_ends_before_anything_is_collected_where_the_base_cannot_be_trained_or_served(
+    platform: Platform, golden: Path, tmp_path: Path, base: str, problem: str
+) -> None:
+    given = ("--golden", str(golden), "--route", "chat", "--gate", "release", "-o", str(tmp_path / "run"))
+    status, text, errors = await testing.genaifactory(
+        "retrain", *given, "--base", base, environment={"GENAIFACTORY_STATE": str(platform.state.folder)}
+    )
+    assert (status, text) == (1, "")
+    assert problem in errors
+    assert not (tmp_path / "run").exists()

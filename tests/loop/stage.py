@@ -29,7 +29,7 @@ EASY_GATE = "answers"
 """Every candidate that answers passes it."""
 STRICT_GATE = "perfect"
 """No candidate here passes it."""
-SCHEDULE = {"epochs": 12, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 50, "patience": 100}
+SCHEDULE = {"epochs": 8, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 50, "patience": 100}
 TRAINING = {"lora": {"rank": 8, "alpha": 16, "dropout": 0}, "sft": SCHEDULE}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 _VLLM = {"max_model_len": 512, "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20, "dtype": "float32"}

@@ -96,9 +96,10 @@ def retrain(
             "tracked": tracked,
         }
     )
+    plan = dag.plan(given, platform.factory(), datetime.now(UTC))
     where = interpreters.of(stage.step.name for stage in dag.stages(given))
     variables = tracking.environment(state_folder) if tracked else {}
-    plan = dag.begin(output, dag.plan(given, platform.factory(), datetime.now(UTC)))
+    plan = dag.begin(output, plan)
 
     async def run() -> bool:
         async with runs.context(platform, key, output) as context:
