@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -24,15 +24,18 @@ from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory_common import channels, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import interpreters
-from genaifactory_pipelines import retrain
+from genaifactory_pipelines import retrain, summary
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import RESULT, Context
+from genaifactory_pipelines.step import RESULT, Context, Step
 from genaifactory_pipelines.steps import collect, load, train
+from genaifactory_pipelines.values import Values
+from tests.unit.pipelines import tracked
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 WINDOW = collect.Parameters(start=datetime(2026, 10, 30, tzinfo=UTC), end=NOW, route="chat")
 SHA256 = "5eed" * 16
+GATE = {"name": "right", "rules": [{"metric": "exact_match", "at_least": 0.5}]}
 
 
 def factory(**changes: Any) -> specs.Factory:
@@ -143,6 +146,55 @@ def test_a_run_that_is_not_tracked_needs_no_mlflow(golden: Path) -> None:
 
 def test_every_step_with_libraries_of_its_own_is_a_step() -> None:
     assert set(interpreters.OF_STEPS) <= {stage.step.name for stage in retrain.STAGES}
+
+
+class Serving(tracked.Platform):
+    """A gateway with a record and a model server."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+
+    async def load_adapter(self, request: gateway_pb2.LoadAdapterRequest) -> int:
+        """See Gateway."""
+        self.loaded.append(request.name)
+        return 1
+
+    async def unload_adapter(self, name: str) -> int:
+        """See Gateway."""
+        self.loaded.remove(name)
+        return 1
+
+
+@pytest.mark.allow_blocking  # the test's own files
+@pytest.mark.parametrize("right", [tracked.ITEMS, 0], ids=["passed", "not passed"])
+async def test_a_run_is_registered_and_stays_loaded_only_if_its_gate_was_passed(
+    golden: Path, tmp_path: Path, right: int
+) -> None:
+    run, serving = tmp_path / "run", Serving()
+    context = Context(run, cast(Gateway, serving), Progress(Console(file=StringIO())))
+    wanted = retrain.plan(parameters(golden, gate="right", served_as="llama"), factory(gates=[GATE]), NOW)
+    scripted: dict[str, Step[Any, Any]] = {
+        "train": tracked.trains(b"weights"),
+        "evaluate": tracked.evaluates(right),
+    }
+    executed: list[str] = []
+
+    async def execute(step: Step[Any, Any], given: Values, context: Context) -> None:
+        executed.append(step.name)
+        if step.name not in ("record", "register"):  # they need MLflow
+            await scripted.get(step.name, step).run(given, context)
+
+    for _ in range(2):  # a finished run comes to the same end again
+        executed.clear()
+        assert await retrain.run(wanted, context, execute) == bool(right)
+        names = [stage.step.name for stage in retrain.STAGES]
+        assert executed == (names if right else names[:-1])
+        assert set(serving.loaded) == ({load.load.of(run).name} if right else set())
+        page = (run / summary.FILE).read_text(encoding="utf-8")
+        assert ("Run run: passed" in page) == bool(right)
+        assert "curate/report.html" in page
+        assert "exact_match at_least 0.5" in page
 
 
 def write(run: Path, step: str, result: str) -> None:
