@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import channels, files
 from genaifactory_local import testing
 from genaifactory_local.testing import Process
+from genaifactory_pipelines.tracking import client
 from tests.loop import month
 from tests.vllm import processes
 
@@ -90,6 +92,25 @@ class Stage:
                 text += part.delta
                 model = part.done.model or model
         return text.strip(), model
+
+    async def adapters(self) -> list[str]:
+        """Names of the adapters that the model server has."""
+        platform = self.process.platform
+        platform.sign_in()
+        async with channels.connect(platform.endpoints.socket("modelserver")) as channel:
+            stub = modelserver_pb2_grpc.ModelServiceStub(channel)
+            listed = await channels.unary(stub.ListModels, modelserver_pb2.ListModelsRequest(), timeout_seconds=30)
+        return [model.name for model in listed.models if model.base_model]
+
+    def in_mlflow(self) -> tuple[list[str], list[str]]:
+        """Names of the runs on record, and versions of the registered model. Blocks."""
+        from mlflow import MlflowClient
+
+        mlflow = MlflowClient(client.embedded(self.process.platform.state.tracking))
+        experiments = [each.experiment_id for each in mlflow.search_experiments()]
+        runs = [run.info.run_name for run in mlflow.search_runs(experiments)]
+        versions = mlflow.search_model_versions(f"name = '{month.ROUTE}'")
+        return runs, [str(each.version) for each in versions]
 
     async def release(self, adapter: str) -> None:
         """Lets the route answer with an adapter first, as an administrator does: by a change of factory.yaml."""

@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 
-from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
-from genaifactory_common import channels
 from genaifactory_local import testing
-from genaifactory_pipelines import retrain, summary
+from genaifactory_pipelines import retrain
 from genaifactory_pipelines.step import RESULT
-from genaifactory_pipelines.tracking import client
-from tests.loop import month, stage
+from tests.loop import stage
 from tests.loop.stage import Stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -42,31 +39,9 @@ async def killed_in(platform: Stage, arguments: list[str], step: str) -> None:
         await process.communicate()
 
 
-async def adapters(platform: Stage) -> list[str]:
-    """Names of the adapters that the model server has."""
-    running = platform.process.platform
-    running.sign_in()
-    async with channels.connect(running.endpoints.socket("modelserver")) as channel:
-        stub = modelserver_pb2_grpc.ModelServiceStub(channel)
-        listed = await channels.unary(stub.ListModels, modelserver_pb2.ListModelsRequest(), timeout_seconds=30)
-    return [model.name for model in listed.models if model.base_model]
-
-
 def results(run: Path) -> dict[str, int]:
     """When each step's result was written, in nanoseconds, by the step's name."""
     return {path.parent.name: path.stat().st_mtime_ns for path in run.glob(f"*/{RESULT}")}
-
-
-def in_mlflow(platform: Stage) -> tuple[list[str], list[str]]:
-    """Names of the runs, and versions of the model."""
-    from mlflow import MlflowClient
-
-    store = client.embedded(platform.process.platform.state.tracking)
-    mlflow = MlflowClient(store)
-    experiments = [each.experiment_id for each in mlflow.search_experiments()]
-    runs = [run.info.run_name for run in mlflow.search_runs(experiments)]
-    versions = mlflow.search_model_versions(f"name = '{month.ROUTE}'")
-    return runs, [str(each.version) for each in versions]
 
 
 def without_times(found: dict[str, Any]) -> dict[str, Any]:
@@ -93,8 +68,8 @@ async def test_a_run_that_is_killed_in_each_step_does_nothing_twice_and_ends_as_
     found = await asyncio.to_thread(results, run)
     assert {step: found[step] for step in written} == written
     assert set(found) == {each.step.name for each in retrain.STAGES}
-    assert await adapters(platform) == [first["candidate"]]
-    assert await asyncio.to_thread(in_mlflow, platform) == (["killed"], ["1"])
+    assert await platform.adapters() == [first["candidate"]]
+    assert await asyncio.to_thread(platform.in_mlflow) == (["killed"], ["1"])
     assert first["registered"]["version"] == 1
     answered = (run / "evaluate" / "candidate.jsonl").read_text(encoding="utf-8").splitlines()
     items = [json.loads(line)["item"] for line in answered]
@@ -104,20 +79,4 @@ async def test_a_run_that_is_killed_in_each_step_does_nothing_twice_and_ends_as_
     status, printed, errors = await platform.genaifactory(*again, "--name", "killed", "--json")
     assert status == 0, errors
     assert without_times(json.loads(printed)) == without_times(first)
-    assert await adapters(platform) == [first["candidate"]]
-
-
-async def test_a_run_that_a_gate_stops_leaves_no_adapter_and_no_version(platform: Stage) -> None:
-    run = platform.folder / "killed"
-    assert (run / summary.FILE).exists(), "the test above was not run"
-    before = await asyncio.to_thread(in_mlflow, platform)
-    stopped = [*platform.arguments(run, SHORT, gate=stage.STRICT_GATE), "--name", "killed"]
-    status, printed, errors = await platform.genaifactory(*stopped)
-    assert status == 3, errors
-    assert "Gate perfect: not passed\n  exact_match at_least 0.99: " in printed
-    assert "is unloaded" in printed
-    assert await adapters(platform) == []
-    runs, versions = await asyncio.to_thread(in_mlflow, platform)
-    assert versions == before[1]
-    assert len(runs) == len(before[0]) + 1  # it is on record that it was not passed
-    assert "Run killed: not passed" in (run / summary.FILE).read_text(encoding="utf-8")
+    assert await platform.adapters() == [first["candidate"]]

@@ -52,6 +52,21 @@ async def test_a_month_of_corrections_becomes_an_adapter_that_answers_better_and
     assert manifest.version in page
 
 
+async def test_a_run_that_a_gate_stops_leaves_no_adapter_and_no_version(platform: Stage) -> None:
+    run = platform.folder / "month"
+    candidate = (await retrain(platform, run))["candidate"]
+    before = await asyncio.to_thread(platform.in_mlflow)
+    status, printed, errors = await platform.genaifactory(*platform.arguments(run, gate=stage.STRICT_GATE))
+    assert status == 3, errors
+    assert "Gate perfect: not passed\n  exact_match at_least 0.99: " in printed
+    assert f"{candidate} is unloaded" in printed
+    assert candidate not in await platform.adapters()
+    runs, versions = await asyncio.to_thread(platform.in_mlflow)
+    assert versions == before[1]
+    assert len(runs) == len(before[0]) + 1  # it is on record that it was not passed
+    assert "Run month: not passed" in (run / summary.FILE).read_text(encoding="utf-8")
+
+
 async def test_a_corrupt_adapter_is_stopped_by_its_rule(platform: Stage, tmp_path: Path) -> None:
     code = f"make_adapter(Path({str(tmp_path / 'corrupt')!r}), Path({str(platform.llama)!r}), name='corrupt', seed=1)"
     corrupt = await asyncio.to_thread(stage.made, code)
