@@ -279,6 +279,7 @@ async def test_a_process_that_is_killed_while_it_compares_goes_on(
 
 
 async def test_a_version_that_another_one_has_overtaken_is_not_served(platform: Platform, tmp_path: Path) -> None:
+    await run(platform, tmp_path / "before")  # so that there is a version to return to
     with pytest.raises(Killed):
         await run(platform, tmp_path / "first", killed_at("before the swap"))
     before = await active(platform)

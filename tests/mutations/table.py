@@ -868,7 +868,7 @@ MUTATIONS = (
         "pipelines/genaifactory_pipelines/sources/sync.py",
         "    if before and (before - gone) / before < source.least_share:\n",
         "    if False:\n",
-        ("../integration/test_sources.py::test_a_damaged_place_changes_nothing",),
+        ("pipelines/test_sync.py::test_a_source_that_lost_more_than_its_bound_loses_no_document",),
     ),
     Mutation(
         "documents below a folder that cannot be read are removed as if they were gone",
@@ -905,7 +905,7 @@ MUTATIONS = (
         "pipelines/genaifactory_pipelines/sources/sync.py",
         "        if document.source != name:\n",
         "        if False:\n",
-        ("../integration/test_sources.py::test_ids_of_another_source_are_not_overwritten",),
+        ("pipelines/test_sync.py::test_the_documents_of_another_source_are_not_overwritten",),
     ),
     Mutation(
         "a new index version shows documents to groups that may not see them",
@@ -915,20 +915,6 @@ MUTATIONS = (
         (
             "retriever/test_service.py::test_a_build_with_other_access_lists_or_documents_than_stored_fails_and_never_serves",
         ),
-    ),
-    Mutation(
-        "an index version serves whose search is worse",
-        "pipelines/genaifactory_pipelines/steps/reindex.py",
-        "    if not found.passed:\n",
-        "    if False:\n",
-        ("../integration/test_reindex.py::test_a_version_whose_search_is_worse_does_not_serve_and_may_be_kept",),
-    ),
-    Mutation(
-        "an index version serves that was compared with another one than it replaces",
-        "pipelines/genaifactory_pipelines/steps/reindex.py",
-        "        if state != gateway_pb2.INDEX_STATE_READY or active != found.before:\n",
-        "        if state != gateway_pb2.INDEX_STATE_READY:\n",
-        ("../integration/test_reindex.py::test_a_version_that_another_one_has_overtaken_is_not_served",),
     ),
     Mutation(
         "a mirror of weights redirects to an address that anybody on the way can impersonate",
