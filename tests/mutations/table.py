@@ -873,8 +873,8 @@ MUTATIONS = (
     Mutation(
         "documents below a folder that cannot be read are removed as if they were gone",
         "pipelines/genaifactory_pipelines/sources/folder.py",
-        "if each.reason is Reason.UNREADABLE or is_wanted(source, each.below)]\n",
-        "if is_wanted(source, each.below)]\n",
+        "        return tuple(each.name for each in self.skipped if each.reason is Reason.UNREADABLE)\n",
+        "        return ()\n",
         (
             "pipelines/test_document_names.py::test_what_a_source_cannot_read_may_still_be_there_whatever_its_patterns_are",
         ),

@@ -148,7 +148,7 @@ def _listed(source: specs.FolderSource) -> Listing:
             f"The source '{source.name}' must be a folder; {printable(str(path))} is a file.", field="sources"
         )
     named = relabelled(found, {place: replace(place, label=source.name)})
-    # What cannot be read is kept whatever the patterns are, since documents that are stored may be below it.
+    # A folder that cannot be read is reported whatever the patterns are, since wanted documents may be below it.
     skipped = [each for each in named.skipped if each.reason is Reason.UNREADABLE or is_wanted(source, each.below)]
     return Listing([each for each in named.documents if is_wanted(source, each.below)], skipped, named.unknown)
 
