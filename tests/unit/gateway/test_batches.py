@@ -207,6 +207,19 @@ async def test_a_file_beyond_the_bound_is_refused_while_it_arrives(tmp_path: Pat
         assert "at most 3145728 bytes" in refused.json()["error"]["message"]
 
 
+async def test_a_form_that_goes_on_after_its_end_is_refused(place: Place) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield PURPOSE + FILE + b"--x--\r\n"
+        for _ in range(1000):
+            yield b"x" * 1000
+            await asyncio.sleep(0)
+
+    headers = {"authorization": f"Bearer {USER}", "content-type": "multipart/form-data; boundary=x"}
+    refused = await place.http.post("/v1/files", content=body(), headers=headers)
+    assert refused.status_code == 400
+    assert "more was sent" in refused.json()["error"]["message"]
+
+
 async def test_an_upload_that_stops_is_ended(tmp_path: Path) -> None:
     async with running(tmp_path, transfers=Transfers(idle_seconds=0.2)) as place:
 
@@ -314,6 +327,7 @@ LINES: list[tuple[list[object], list[tuple[int | None, str, str | None]]]] = [
         [line("a"), line("b", messages=[]), line("", "x")],
         [(2, "invalid_argument", "body.messages"), (3, "invalid_argument", "custom_id")],
     ),
+    ([line("a", seed=10**30)], [(1, "invalid_argument", "body.seed")]),
     ([b"\n \n"], [(None, "empty_file", "input_file_id")]),
     ([b"x" * ((4 << 20) + 1)], [(None, "too_large", "line")]),
 ]
@@ -327,6 +341,16 @@ async def test_a_batch_with_wrong_lines_fails_with_each_of_them_and_answers_none
         found = [(error["line"], error["code"], error["param"]) for error in batch["errors"]["data"]]
         assert found == expected
     assert place.orchestrator.callers == []
+
+
+async def test_a_fault_of_the_platform_in_a_check_fails_its_batch_and_not_the_worker(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("genaifactory_gateway.batches.requests.parse", lambda line, endpoint: {}[endpoint])
+        batch = await place.ended((await place.begin([line("a")]))["id"])
+    assert [error["code"] for error in batch["errors"]["data"]] == ["internal"]
+    assert (await place.ended((await place.begin([line("a")]))["id"]))["status"] == "completed"
 
 
 async def test_a_batch_names_at_most_a_hundred_wrong_lines(place: Place) -> None:

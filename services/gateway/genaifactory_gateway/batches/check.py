@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
 from genaifactory.monitor.v1 import batches_pb2
 from genaifactory_common import batch_lines, rpcs
-from genaifactory_common.errors import FactoryError, NotFound, TooLarge, Unauthenticated
+from genaifactory_common.errors import FactoryError, Internal, NotFound, TooLarge, Unauthenticated
 from genaifactory_gateway.admission import SERVICE, Admission
 from genaifactory_gateway.batches import requests
 from genaifactory_gateway.batches.store import BatchStore
+
+logger = logging.getLogger(__name__)
 
 KEY_REMOVED = "key_removed"
 """The code of a batch whose key is not in factory.yaml any more."""
@@ -51,6 +54,12 @@ class Check:
             leased = await self._read()
         except (NotFound, TooLarge) as error:  # of the file, or of a line that is too long to be parsed
             self._fail(error)
+            leased = True
+        except FactoryError:
+            raise
+        except Exception:  # it would end the worker, here and on every gateway that leases the batch after it
+            logger.exception("unexpected error in the check of a batch, request %s", request_id)
+            self._fail(Internal(f"The platform could not check the file; its log has {request_id}."))
             leased = True
         if leased:
             await self._finish()

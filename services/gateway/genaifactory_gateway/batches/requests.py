@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
@@ -67,7 +68,7 @@ def parse(line: bytes, endpoint: str) -> Request:
     found, _ = fields.read(_Line, line, strict=True)
     if found.url != endpoint:
         raise InvalidArgument(f"'url' must be the endpoint of the batch, {endpoint}.", field="url")
-    data = orjson.dumps(found.body)
+    data = json.dumps(found.body, ensure_ascii=False).encode()  # orjson refuses integers that the check must name
     try:
         body = _body(data, endpoint)
         if isinstance(body, requests.ChatCompletion):

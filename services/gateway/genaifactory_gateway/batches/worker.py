@@ -204,6 +204,8 @@ class Worker:
                 if isinstance(outcome, FactoryError):
                     telemetry.mark_failed(span, outcome)
                 await self._keep(line, request_id, outcome)
+        except Exception:  # it would end the worker; the line is free when its lease ends
+            logger.exception("unexpected error in a batch")
         finally:
             RUNNING.dec()
             self._running -= 1

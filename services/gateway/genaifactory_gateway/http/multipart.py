@@ -45,7 +45,11 @@ class Form:
         """
         parts = _Parts(self.content_type)
         values: dict[str, bytearray] = {}
+        after = 0
         async for piece in pieces:
+            after += len(piece) if parts.complete else 0
+            if after > _MAX_FIELD_BYTES:
+                raise InvalidArgument("The form must end with its last boundary; more was sent.")
             for part, data in parts.feed(piece):
                 if part.filename is not None and part.name == "file":
                     if data is None:
