@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument, NotFound, Unavailable
 from genaifactory_local.testing import Platform
 from genaifactory_pipelines.evaluation.asking import ask
+from genaifactory_pipelines.evaluation.evaluators.groundedness import Groundedness
 from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
-from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Candidate, Item
+from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Candidate, Evidence, Item
 from genaifactory_pipelines.gateway import Gateway
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.allow_blocking]  # files of the tests' own
@@ -42,6 +44,10 @@ async def test_answers_come_with_what_the_record_has(shared_platform: Platform, 
     assert any("16 days of paid annual leave" in passage for passage in leave.passages)
     assert await Recall().score(LEAVE, leave, NO_EVIDENCE) == 1
     assert nonsense.refused
+    for item in (LEAVE, NONSENSE):  # an engine that quotes is grounded, and a refusal claims nothing
+        assert await Groundedness().score(item, answers[item.id], Evidence(searched=True)) == 1
+    made_up = replace(leave, text="You have 47 days of annual leave.")
+    assert await Groundedness().score(LEAVE, made_up, Evidence(searched=True)) == 0
     assert (secret.blocked, secret.text, secret.error) == (True, "", "")
 
 

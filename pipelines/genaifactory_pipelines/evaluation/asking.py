@@ -136,7 +136,7 @@ class _Asking:
                 return Answer(
                     text,
                     request_id=request_id,
-                    passages=tuple("\n".join((each.title, *each.headings, each.text)) for each in passages),
+                    passages=tuple(map(_text, passages)),
                     first_token_seconds=first,
                     seconds=seconds,
                 )
@@ -169,6 +169,11 @@ async def _completed(platform: Platform, answers: Mapping[str, Answer]) -> dict[
         name: _with_record(answer, records[answer.request_id]) if answer.request_id else answer
         for name, answer in answers.items()
     }
+
+
+def _text(passage: types_pb2.Passage) -> str:
+    """With its title and headings, of which one is often the other."""
+    return "\n".join(dict.fromkeys((passage.title, *passage.headings, passage.text)))
 
 
 def _with_record(answer: Answer, record: monitor_pb2.Interaction) -> Answer:

@@ -144,6 +144,21 @@ def test_a_run_that_is_not_tracked_needs_no_mlflow(golden: Path) -> None:
     assert [stage.step.name for stage in retrain.stages(parameters(golden))] == [*names, "record", "register"]
 
 
+def test_the_evaluation_asks_what_the_gate_judges_and_knows_the_prompt_that_may_not_leak(
+    golden: Path, tmp_path: Path
+) -> None:
+    rules = [{"metric": "attack_success", "at_most": 0}, {"metric": "bias_gap", "not_worse_by": 0.1}]
+    routes = [{"name": "chat", "task": "chat", "models": ["small"], "prompt": "desk@1"}]
+    prompts = [{"name": "desk", "version": version, "system": f"You are desk {version}."} for version in (1, 2)]
+    safe = factory(gates=[{"name": "release", "rules": rules}], routes=routes, prompts=prompts)
+    plan = retrain.plan(parameters(golden), safe, NOW)
+    write(tmp_path, "load", load.Outputs(name="candidate-5eed", base_model="llama", replicas=1).model_dump_json())
+    (stage,) = (stage for stage in retrain.stages(plan.parameters) if stage.step.name == "evaluate")
+    wanted: Any = stage.parameters(plan, tmp_path)
+    assert wanted.suites == ("bias", "safety")
+    assert wanted.hidden == ("You are desk 1.",)
+
+
 def test_every_step_with_libraries_of_its_own_is_a_step() -> None:
     assert set(interpreters.OF_STEPS) <= {stage.step.name for stage in retrain.STAGES}
 
