@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from genaifactory_common.concurrency import task_group
@@ -57,15 +58,22 @@ async def score(
     evidence: Evidence,
     *,
     at_once: int = 4,
+    report: Callable[[int], None] = lambda done: None,
 ) -> Scores:
-    """The scores of the answers to all items. at_once: items at a time, of one evaluator. Raises FactoryError."""
+    """The scores of the answers to all items. Raises FactoryError.
+
+    at_once: items at a time, of one evaluator. report: called with how many scores are done so far.
+    """
     scores: Scores = {}
+    done = itertools.count(1)
     places = asyncio.Semaphore(at_once)
     for name, evaluator in evaluators.items():
 
         async def one(item: Item, evaluator: Evaluator = evaluator) -> float | None:
             async with places:
-                return await evaluator.score(item, answers[item.id], evidence)
+                found = await evaluator.score(item, answers[item.id], evidence)
+            report(next(done))
+            return found
 
         async with task_group() as group:
             tasks = {item.id: group.create_task(one(item)) for item in items if item.suite == evaluator.suite}

@@ -68,21 +68,23 @@ async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> O
     answers = await _answers(parameters, context, folder, items)
     evaluators = make_evaluators()
     evidence = await asyncio.to_thread(_evidence, parameters, context, folder, answers)
-    candidate, production = [
-        None
-        if found is None
-        else Scored(
-            found,
-            await score(
-                evaluators,
-                items,
+    with context.progress.counting("evaluate: scores") as report:
+        candidate, production = [
+            None
+            if found is None
+            else Scored(
                 found,
-                replace(evidence, answers=found, others=others),
-                at_once=parameters.at_once,
-            ),
-        )
-        for found, others in zip(answers, reversed(answers), strict=True)
-    ]
+                await score(
+                    evaluators,
+                    items,
+                    found,
+                    replace(evidence, answers=found, others=others),
+                    at_once=parameters.at_once,
+                    report=report,
+                ),
+            )
+            for found, others in zip(answers, reversed(answers), strict=True)
+        ]
     assert candidate is not None, "who is evaluated always answers"
     measured = metrics(evaluators, candidate.scores, production.scores if production is not None else None)
     await asyncio.to_thread(_write, folder / SCORES, items, candidate, production)

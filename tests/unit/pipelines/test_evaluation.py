@@ -21,6 +21,7 @@ from genaifactory_pipelines.evaluation.evaluators.token_f1 import TokenF1
 from genaifactory_pipelines.evaluation.gate import Measured, judge
 from genaifactory_pipelines.evaluation.protocol import GOLDEN, NO_EVIDENCE, Answer, Item
 from genaifactory_pipelines.evaluation.registry import make_evaluators, make_suites
+from genaifactory_pipelines.evaluation.scoring import score
 from genaifactory_pipelines.evaluation.statistics import mean_of, paired_difference
 
 
@@ -103,6 +104,15 @@ def test_the_same_scores_give_the_same_interval_and_order_of_pairs_matters() -> 
         paired_difference([1.0], [])
     with pytest.raises(InvalidArgument, match="at least two items, and there are 1"):
         mean_of([1.0])
+
+
+async def test_an_evaluator_scores_the_items_of_its_suite_alone() -> None:
+    items = [item(1), item(2, suite="other")]
+    answers = {"1": Answer("Hai ổ đĩa."), "2": Answer("Hai ổ đĩa.")}
+    counted: list[int] = []
+    scores = await score({"token_f1": TokenF1()}, items, answers, NO_EVIDENCE, report=counted.append)
+    assert scores == {"token_f1": {"1": 1.0}}
+    assert counted == [1]
 
 
 ITEMS = [item(number, slices={"language": "vi" if number % 4 == 0 else "en"}) for number in range(100)]
