@@ -31,6 +31,7 @@ PAGE = ROOT / "docs" / "clients.md"
 PROGRAMS = dict(
     re.findall(r"^## ([^\n]+)\n+```(?:python|javascript)\n(.+?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 )
+(BATCHES,) = re.findall(r"^```python\n(.+?)^```$", (ROOT / "docs" / "batches.md").read_text(), re.MULTILINE | re.DOTALL)
 USER = "gf-user-0123456789abcdef"
 
 
@@ -134,6 +135,14 @@ async def test_an_unmodified_client_chats_streams_embeds_and_reports_what_is_not
     assert streamed == answer
     assert size == "384"
     assert "The extractive engine only quotes documents" in error
+
+
+async def test_the_program_of_the_page_on_batches_prints_each_answer(place: Place) -> None:
+    completed, first, second = (await run(Client("batches", "openai"), BATCHES, place)).strip().splitlines()
+    assert completed == "completed 2"
+    assert first.startswith("question-0 ")
+    assert "annual leave" in first
+    assert second.startswith("question-1 ")
 
 
 async def test_the_vectors_of_langchains_token_ids_are_those_of_the_texts(place: Place) -> None:
