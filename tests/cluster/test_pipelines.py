@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -24,6 +25,7 @@ from tests.cluster.release import CHART, Release, helm
 
 END_SECONDS = 180.0
 CONVERSATIONS = 24
+LONG = 60
 QUESTIONS = (
     "How many days of annual leave do I have?",
     "Who approves annual leave?",
@@ -145,16 +147,16 @@ def workflows(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) ->
     )
     release = Release(namespace)
     release.install("--values", str(CHART / "profiles" / "laptop.yaml"), "--values", str(values))
-    golden = folder / "inputs" / "golden.jsonl"
-    golden.parent.mkdir()
-    golden.write_text(
-        "".join(
-            json.dumps({"id": f"{number}-{again}", "input": question, "output": "20 days"}) + "\n"
-            for again in range(5)
-            for number, question in enumerate(QUESTIONS)
-        )
-    )
-    namespace.copy(golden.parent, release.shell(), "/pipelines/inputs")
+    inputs = folder / "inputs"
+    inputs.mkdir()
+    # Long ones keep a step busy while it is killed, and while it is looked at.
+    for name, items in (("golden", 5 * len(QUESTIONS)), ("long", LONG), ("longer", 10 * LONG)):
+        lines = [
+            {"id": str(number), "input": f"{QUESTIONS[number % len(QUESTIONS)]} ({number})", "output": "20 days"}
+            for number in range(items)
+        ]
+        (inputs / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    namespace.copy(inputs, release.shell(), "/pipelines/inputs")
     return Workflows(release)
 
 
@@ -281,11 +283,6 @@ def test_pods_that_are_killed_at_each_step_come_back_and_go_on_with_one_result(
 ) -> None:
     release = workflows.release
     since = now()
-    items = [{"id": str(number), "input": f"{QUESTIONS[0]} ({number})", "output": "x"} for number in range(60)]
-    text = "".join(json.dumps(each) + "\n" for each in items)
-    release.namespace.kubectl(
-        "exec", "--stdin", release.shell(), "--", "sh", "-c", "cat > /pipelines/inputs/long.jsonl", text=text
-    )
     evaluated = workflows.submit("evaluate", "killed", route="rag", prompt="rag@1", golden="long.jsonl", at_once="1")
     checked = workflows.submit("drift-check", "killed-too", **weeks)
 
@@ -306,10 +303,10 @@ def test_pods_that_are_killed_at_each_step_come_back_and_go_on_with_one_result(
             attempts[each["displayName"].rpartition("(")[0]] += 1
         print(f"\n{name}: {attempts}")
     answers = workflows.read(f"runs/{evaluated}/evaluate/candidate.jsonl").splitlines()
-    assert len({json.loads(each)["item"] for each in answers}) == len(answers) == len(items)
+    assert len({json.loads(each)["item"] for each in answers}) == len(answers) == LONG
     asked = [each for each in release.records() if each.get("evaluation") == evaluated]
-    print(f"asked {len(asked)} of {2 * len(items)}, since {since:%H:%M:%S}")
-    assert 2 * len(items) <= len(asked) <= 2 * len(items) + 4  # those that were on their way
+    print(f"asked {len(asked)} of {2 * LONG}, since {since:%H:%M:%S}")
+    assert 2 * LONG <= len(asked) <= 2 * LONG + 4  # those that were on their way
     verdict = json.loads(workflows.read(f"runs/{checked}/drift/verdict.json"))
     assert verdict["drifted"] == (workflows.outputs(checked)["drifted"] == "true")
     assert workflows.outputs(checked)["report_id"]
@@ -347,16 +344,19 @@ def test_the_account_of_workflows_reports_results_and_may_do_nothing_else(workfl
 
 def test_a_step_has_no_token_of_the_account_and_reaches_the_gateway_alone(workflows: Workflows) -> None:
     release, namespace = workflows.release, workflows.namespace
-    workflows.submit("evaluate", "inside", route="rag", prompt="rag@1", golden="long.jsonl", at_once="1")
-    selector = (
-        "pods",
-        "--selector",
-        "workflows.argoproj.io/workflow=inside",
-        "--field-selector",
-        "status.phase=Running",
-    )
-    namespace.wait(lambda: bool(namespace.get(*selector)), END_SECONDS, "a pod of the step", every_seconds=0.2)
-    pod = namespace.get(*selector)[0]["metadata"]["name"]
+    workflows.submit("evaluate", "inside", route="rag", prompt="rag@1", golden="longer.jsonl", at_once="1")
+
+    def running() -> list[str]:
+        """Pods whose step runs: a pod runs before its step does."""
+        return [
+            pod["metadata"]["name"]
+            for pod in namespace.get("pods", "--selector", "workflows.argoproj.io/workflow=inside")
+            for container in pod["status"].get("containerStatuses", ())
+            if container["name"] == "main" and "running" in container["state"]
+        ]
+
+    namespace.wait(lambda: bool(running()), END_SECONDS, "a step that runs", every_seconds=0.2)
+    (pod,) = running()
     addresses = [
         (component, each["status"]["podIP"], 50051)
         for component, pods in release.pods_by_service().items()
@@ -365,14 +365,15 @@ def test_a_step_has_no_token_of_the_account_and_reaches_the_gateway_alone(workfl
     inside = ("exec", pod, "--container", "main", "--", "python", "-c")
     assert namespace.kubectl(*inside, INSIDE).splitlines() == ["65532 False", "Read-only file system"]
     assert json.loads(namespace.kubectl(*inside, CONNECT, json.dumps(addresses))) == ["gateway"]
-    assert workflows.end("inside")["phase"] == "Succeeded"
+    workflows.argo("terminate", "inside")
+    assert workflows.end("inside")["phase"] == "Failed"
 
 
 def test_the_key_of_workflows_may_do_what_their_steps_do(workflows: Workflows) -> None:
     key = workflows.release.secret("pipelines-key")["GENAIFACTORY_API_KEY"].decode()
-    refused = "genaifactory ingest --samples 2>&1; true"
-    said = workflows.release.tools("env", f"GENAIFACTORY_API_KEY={key}", "sh", "-c", refused)
-    assert "permission" in said, said
+    url = f"http://{workflows.release.address()}/v1/models"
+    refused = httpx.get(url, headers={"authorization": f"Bearer {key}"}, timeout=30, trust_env=False)
+    assert refused.status_code == 403, refused.text
 
 
 def test_an_index_is_built_again_checked_and_served_and_goes_back_once(workflows: Workflows) -> None:
