@@ -28,6 +28,9 @@ def problems(mutation: Mutation) -> Iterator[str]:
     for test in mutation.tests:
         file, *_, name = test.split("::")
         source = ROOT / BELOW / file
+        if ".." in source.parts:
+            yield f"{test} is not below {BELOW}, where the tests are that run; the table names it for: {mutation.why}"
+            continue
         if not source.is_file() or not re.search(
             rf"^ *(async )?def {re.escape(name)}\(", source.read_text(), re.MULTILINE
         ):

@@ -26,8 +26,18 @@ FITS = MUTATIONS[0]
         (FITS._replace(tests=()), "no test is named"),
         (FITS._replace(tests=("gateway/test_administration.py::test_none",)), "test_none does not exist"),
         (FITS._replace(tests=("gateway/test_none.py::test_a",)), "test_none.py::test_a does not exist"),
+        (FITS._replace(tests=("../unit/test_mutations.py::test_a_line_that_does_not_fit_is_reported",)), "not below"),
     ],
-    ids=["file", "text gone", "text twice", "nothing changed", "no test", "test gone", "test file gone"],
+    ids=[
+        "file",
+        "text gone",
+        "text twice",
+        "nothing changed",
+        "no test",
+        "test gone",
+        "test file gone",
+        "test elsewhere",
+    ],
 )
 def test_a_line_that_does_not_fit_is_reported(mutation: Mutation, problem: str) -> None:
     (found,) = checks.problems(mutation)

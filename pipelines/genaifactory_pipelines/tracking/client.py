@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -64,6 +65,10 @@ _ERRORS: dict[str, type[FactoryError]] = {
     "REQUEST_LIMIT_EXCEEDED": Unavailable,
     "RESOURCE_EXHAUSTED": Unavailable,
 }
+# Its database refuses a row that another process has written a moment before. The work finds it when it is repeated.
+_REFUSED = "BAD_REQUEST"
+_CLASHES = 5
+_CLASH_SECONDS = 0.1
 
 
 class Tracking:
@@ -103,6 +108,13 @@ class Tracking:
         from mlflow.exceptions import MlflowException
 
         try:
+            for _ in range(_CLASHES):
+                try:
+                    return work(self._client)
+                except MlflowException as error:
+                    if error.error_code != _REFUSED:
+                        raise
+                    time.sleep(_CLASH_SECONDS)
             return work(self._client)
         except MlflowException as error:
             raise self._error(error) from None

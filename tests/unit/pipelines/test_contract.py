@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genaifactory_common.errors import InvalidArgument
@@ -89,6 +89,7 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
 TEXTS = st.text(min_size=1, max_size=40).filter(lambda text: text.strip() != "")
 
 
+@settings(deadline=None)  # a disk may take long
 @given(question=TEXTS, answer=TEXTS, topic=st.text(max_size=9))
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, question: str, answer: str, topic: str

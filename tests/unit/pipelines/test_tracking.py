@@ -312,7 +312,7 @@ def test_a_server_that_is_away_is_waited_for(server: HTTPServer) -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(401, Unauthenticated), (403, PermissionDenied), (404, InvalidArgument), (400, InvalidArgument)],
+    [(401, Unauthenticated), (403, PermissionDenied), (404, InvalidArgument)],
 )
 def test_a_server_that_refuses_is_not_asked_again(
     server: HTTPServer, status: int, kind: type[FactoryError], capfd: pytest.CaptureFixture[str]
@@ -326,6 +326,30 @@ def test_a_server_that_refuses_is_not_asked_again(
         done(tracking.call(lambda mlflow: mlflow.get_run("0123")))
     assert "hunter2" not in caught.value.message
     assert len(Server.asked) == 1
+
+
+@pytest.mark.parametrize(("refusals", "repeated"), [(2, True), (99, False)])
+def test_a_row_that_another_process_was_first_to_write_is_written_again_and_not_for_ever(
+    tracking: Tracking, refusals: int, repeated: bool
+) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+    asked: list[Any] = []
+
+    def insert(mlflow: Any) -> str:
+        asked.append(mlflow)
+        if len(asked) <= refusals:
+            raise MlflowException("UNIQUE constraint failed", error_code=BAD_REQUEST)
+        return "written"
+
+    if repeated:
+        assert done(tracking.call(insert)) == "written"
+        assert len(asked) == refusals + 1
+        return
+    with pytest.raises(InvalidArgument):
+        done(tracking.call(insert))
+    assert len(asked) < 10
 
 
 def test_a_server_that_stays_away_ends_the_wait() -> None:
