@@ -153,7 +153,7 @@ def test_texts_of_argo_become_values_of_their_types() -> None:
         pod.parsed(OfEvaluation, "{}x")
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=str)
+@pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WORKFLOWS)
 def test_a_workflow_has_titles_bounds_and_a_description_of_each_parameter(workflow: Workflow[Any]) -> None:
     found = objects()[f"{workflow.name}.yaml"]
     annotations = found["metadata"]["annotations"]
@@ -170,7 +170,7 @@ def test_a_workflow_has_titles_bounds_and_a_description_of_each_parameter(workfl
             assert {"activeDeadlineSeconds", "retryStrategy"} <= template.keys()
 
 
-@pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=str)
+@pytest.mark.parametrize("workflow", WORKFLOWS.values(), ids=WORKFLOWS)
 def test_tasks_need_tasks_that_there_are_and_name_outputs_that_their_steps_have(workflow: Workflow[Any]) -> None:
     before: set[str] = set()
     for task in workflow.tasks:
