@@ -78,6 +78,13 @@ MUTATIONS = (
         ("gateway/test_batches.py::test_a_key_without_the_endpoints_permission_gets_no_batch",),
     ),
     Mutation(
+        "a line that nobody answers stays leased for as long as the gateway runs",
+        "services/gateway/genaifactory_gateway/batches/worker.py",
+        "                    name = uuid.uuid4().hex  # of this claim",
+        "                    name = self._name  # of this claim",
+        ("gateway/test_batches.py::test_a_line_is_answered_although_what_leased_it_or_gave_it_back_was_lost",),
+    ),
+    Mutation(
         "a batch goes on after its key was removed",
         "services/gateway/genaifactory_gateway/batches/worker.py",
         "            await self._fail_batch(batch, error)\n",

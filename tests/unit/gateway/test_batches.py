@@ -16,15 +16,17 @@ import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 
+from genaifactory.monitor.v1 import batches_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory_common import batch_lines, specs, testing
 from genaifactory_common import settings as common_settings
 from genaifactory_common.backoff import Backoff
-from genaifactory_common.errors import ContentBlocked, Overloaded, UpstreamFailed
+from genaifactory_common.errors import ContentBlocked, DeadlineExceeded, Overloaded, Unavailable, UpstreamFailed
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_common.testing.orchestrator import FakeOrchestrator
 from genaifactory_gateway.app import Channels, create_app
+from genaifactory_gateway.batches.store import BatchStore
 from genaifactory_gateway.settings import BatchWorker, Http, Settings, Transfers
 from genaifactory_monitor.app import create_app as create_monitor
 from genaifactory_monitor.settings import Batches as Bounds
@@ -396,6 +398,40 @@ async def test_a_line_is_repeated_after_failures_and_fails_in_the_end(
         assert len(set(ids)) == 6  # each attempt has a record of its own
         error = (await place.results(batch["error_file_id"]))["b"]["response"]
         assert (error["status_code"], error["request_id"]) == (503, asked["never"][-1])
+
+
+@pytest.mark.parametrize("lost", [batches_pb2.ClaimLinesRequest, batches_pb2.ReleaseLineRequest])
+async def test_a_line_is_answered_although_what_leased_it_or_gave_it_back_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: type[Any]
+) -> None:
+    call, failed = BatchStore.call, list[Any]()
+
+    async def unlucky(self: BatchStore, request: Any) -> Any:
+        if failed or not isinstance(request, lost):
+            return await call(self, request)
+        if isinstance(request, batches_pb2.ReleaseLineRequest):
+            failed.append(request)
+            raise Unavailable("Monitor is gone.")
+        response = await call(self, request)
+        if response.lines:  # monitor has leased them
+            failed.append(request)
+            raise DeadlineExceeded("The response was lost.")
+        return response
+
+    monkeypatch.setattr(BatchStore, "call", unlucky)
+    async with running(tmp_path) as place:
+        asked: list[str] = []
+
+        def answer(request: orchestrator_pb2.AnswerRequest) -> script.Script:
+            asked.append(request.request_id)
+            if len(asked) == 1 and lost is batches_pb2.ReleaseLineRequest:
+                return [Overloaded("Full.", retry_after_seconds=0.05)]
+            return [script.delta("ok"), script.done()]
+
+        place.orchestrator.script = answer
+        batch = await place.ended((await place.begin([line("a")]))["id"])
+        assert failed
+        assert batch["request_counts"] == {"total": 1, "completed": 1, "failed": 0}
 
 
 async def test_lines_wait_while_the_models_are_full_and_count_no_attempt(tmp_path: Path) -> None:

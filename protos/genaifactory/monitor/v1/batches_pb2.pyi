@@ -968,7 +968,9 @@ class ClaimLinesRequest(message.Message):
     LINES_FIELD_NUMBER: builtins.int
     EXCEPT_TENANTS_FIELD_NUMBER: builtins.int
     worker: builtins.str
-    """The worker."""
+    """The worker's name for this claim: 1 to 64 characters, another one for each claim of lines. To renew the leases of a
+    claim, its name again.
+    """
     lease_ms: builtins.int
     """How long the leases last, in milliseconds."""
     lines: builtins.int
@@ -1097,7 +1099,7 @@ class ReleaseLineRequest(message.Message):
     ATTEMPTS_FIELD_NUMBER: builtins.int
     DELAY_MS_FIELD_NUMBER: builtins.int
     worker: builtins.str
-    """The worker."""
+    """The worker's name for the claim of the line."""
     batch_id: builtins.str
     """The batch."""
     number: builtins.int

@@ -234,7 +234,7 @@ class BatchServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ClaimLines(self, request, context):
-        """Leases lines to answer, of the batch that waited longest, and renews every lease of the worker.
+        """Leases lines to answer, of the batch that waited longest, and renews every lease of the name `worker`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

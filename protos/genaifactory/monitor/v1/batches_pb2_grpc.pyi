@@ -65,7 +65,7 @@ class BatchServiceStub:
     FinishCheck: grpc.UnaryUnaryMultiCallable[batches_pb2.FinishCheckRequest, batches_pb2.FinishCheckResponse]
     """Ends the check of a leased batch: its lines are answered from now on, or it has failed."""
     ClaimLines: grpc.UnaryUnaryMultiCallable[batches_pb2.ClaimLinesRequest, batches_pb2.ClaimLinesResponse]
-    """Leases lines to answer, of the batch that waited longest, and renews every lease of the worker."""
+    """Leases lines to answer, of the batch that waited longest, and renews every lease of the name `worker`."""
     StoreResult: grpc.UnaryUnaryMultiCallable[batches_pb2.StoreResultRequest, batches_pb2.StoreResultResponse]
     """Stores a line's result. The first one stays, so a line that was answered twice has one result."""
     ReleaseLine: grpc.UnaryUnaryMultiCallable[batches_pb2.ReleaseLineRequest, batches_pb2.ReleaseLineResponse]
@@ -110,7 +110,7 @@ class BatchServiceAsyncStub(BatchServiceStub):
     FinishCheck: aio.UnaryUnaryMultiCallable[batches_pb2.FinishCheckRequest, batches_pb2.FinishCheckResponse]  # type: ignore[assignment]
     """Ends the check of a leased batch: its lines are answered from now on, or it has failed."""
     ClaimLines: aio.UnaryUnaryMultiCallable[batches_pb2.ClaimLinesRequest, batches_pb2.ClaimLinesResponse]  # type: ignore[assignment]
-    """Leases lines to answer, of the batch that waited longest, and renews every lease of the worker."""
+    """Leases lines to answer, of the batch that waited longest, and renews every lease of the name `worker`."""
     StoreResult: aio.UnaryUnaryMultiCallable[batches_pb2.StoreResultRequest, batches_pb2.StoreResultResponse]  # type: ignore[assignment]
     """Stores a line's result. The first one stays, so a line that was answered twice has one result."""
     ReleaseLine: aio.UnaryUnaryMultiCallable[batches_pb2.ReleaseLineRequest, batches_pb2.ReleaseLineResponse]  # type: ignore[assignment]
@@ -242,7 +242,7 @@ class BatchServiceServicer(metaclass=abc_1.ABCMeta):
         request: batches_pb2.ClaimLinesRequest,
         context: _ServicerContext,
     ) -> typing.Union[batches_pb2.ClaimLinesResponse, abc.Awaitable[batches_pb2.ClaimLinesResponse]]:
-        """Leases lines to answer, of the batch that waited longest, and renews every lease of the worker."""
+        """Leases lines to answer, of the batch that waited longest, and renews every lease of the name `worker`."""
 
     @abc_1.abstractmethod
     def StoreResult(

@@ -8,6 +8,7 @@ or the tenant's limits are nearly used up.
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import time
 import uuid
@@ -85,8 +86,10 @@ class Worker:
         self._settings = settings
         self._tracer = tracer
         self._name = uuid.uuid4().hex
+        """Of this process, as the one that checks batches."""
         self._lease_ms = round(settings.lease_seconds * 1000)
-        self._running = 0
+        self._leases = collections.Counter[str]()
+        """The name of a claim of lines -> how many of them are being answered."""
         self._new = asyncio.Event()
         """Set when a batch was made here."""
         self._due = asyncio.Event()
@@ -111,32 +114,34 @@ class Worker:
             while True:
                 self._due.clear()  # before the look, so that what happens during it is not missed
                 try:
-                    claimed = await self._claim(self._places())
+                    name = uuid.uuid4().hex  # of this claim: what it leases is not renewed when it fails
+                    claimed = await self._claim(name, self._places())
                     failures = 0
                 except FactoryError as error:
                     failures += 1
                     await self._delay(error, failures)
                     continue
                 for line in claimed.lines:
-                    self._running += 1
-                    tasks.create_task(self._work(claimed.batch, line))
+                    self._leases[name] += 1
+                    tasks.create_task(self._work(claimed.batch, line, name))
                 if not claimed.lines or not self._places():
                     await _until(self._due, self._settings.poll_seconds)  # or the end of a line
 
     def _places(self) -> int:
-        others = self._admission.running - self._running
+        running = self._leases.total()
+        others = self._admission.running - running
         busy = others >= self._settings.busy_share * self._admission.max_concurrent_requests
         if busy or time.monotonic() < self._paused_until:
             return 0
-        return self._settings.max_concurrent - self._running
+        return self._settings.max_concurrent - running
 
-    async def _claim(self, places: int) -> batches_pb2.ClaimLinesResponse:
+    async def _claim(self, name: str, places: int) -> batches_pb2.ClaimLinesResponse:
         if places <= 0:
             return batches_pb2.ClaimLinesResponse()
         now = time.monotonic()
         self._waiting = {tenant: until for tenant, until in self._waiting.items() if until > now}
         request = batches_pb2.ClaimLinesRequest(
-            worker=self._name, lease_ms=self._lease_ms, lines=places, except_tenants=self._waiting
+            worker=name, lease_ms=self._lease_ms, lines=places, except_tenants=self._waiting
         )
         claimed: batches_pb2.ClaimLinesResponse = await self._store.call(request)
         return claimed
@@ -152,12 +157,15 @@ class Worker:
     async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
-            if self._running:
-                request = batches_pb2.ClaimLinesRequest(worker=self._name, lease_ms=self._lease_ms)
-                try:
-                    await self._store.call(request)
-                except FactoryError as error:
-                    logger.debug("leases of lines could not be renewed: %s", error.message)
+            async with asyncio.TaskGroup() as tasks:
+                for name in self._leases:
+                    tasks.create_task(self._renew(name))
+
+    async def _renew(self, name: str) -> None:
+        try:
+            await self._store.call(batches_pb2.ClaimLinesRequest(worker=name, lease_ms=self._lease_ms))
+        except FactoryError as error:
+            logger.debug("leases of lines could not be renewed: %s", error.message)
 
     async def _check_forever(self) -> None:
         failures = 0
@@ -185,7 +193,7 @@ class Worker:
         self._due.set()
         return True
 
-    async def _work(self, batch: batches_pb2.Batch, line: batches_pb2.Line) -> None:
+    async def _work(self, batch: batches_pb2.Batch, line: batches_pb2.Line, name: str) -> None:
         RUNNING.inc()
         try:
             request_id = batch_lines.request_id(line.batch_id, line.number, line.attempts)
@@ -197,9 +205,9 @@ class Worker:
                 record_exception=False,
                 set_status_on_exception=False,
             ) as span:
-                outcome = await self._outcome(batch, line, request_id)
+                outcome = await self._outcome(batch, line, name, request_id)
                 if isinstance(outcome, _GivenBack):
-                    await self._release(line, outcome)
+                    await self._release(line, name, outcome)
                     return
                 if isinstance(outcome, FactoryError):
                     telemetry.mark_failed(span, outcome)
@@ -208,11 +216,13 @@ class Worker:
             logger.exception("unexpected error in a batch")
         finally:
             RUNNING.dec()
-            self._running -= 1
+            self._leases[name] -= 1
+            if not self._leases[name]:
+                del self._leases[name]
             self._due.set()
 
     async def _outcome(
-        self, batch: batches_pb2.Batch, line: batches_pb2.Line, request_id: str
+        self, batch: batches_pb2.Batch, line: batches_pb2.Line, name: str, request_id: str
     ) -> Answer | FactoryError | _GivenBack:
         """The line's answer, or the error that is its result; or why it is to be answered later."""
         tenant, rpc = batch.tenant, requests.RPCS[batch.endpoint]
@@ -227,7 +237,7 @@ class Worker:
                 return await requests.answer(entry, self._upstream, batch.endpoint, line.body)
         except asyncio.CancelledError:
             # What was interrupted has a record of its own, so the next answer is another attempt.
-            await self._release(line, _GivenBack("stopped", failed=True))
+            await self._release(line, name, _GivenBack("stopped", failed=True))
             raise
         except RateLimited as error:
             if error.retry_after_seconds is None:
@@ -281,11 +291,11 @@ class Worker:
                     logger.warning("the result of request %s cannot be stored yet: %s", request_id, error.message)
                 await asyncio.sleep(_CALL_BACKOFF.seconds(failures))
 
-    async def _release(self, line: batches_pb2.Line, why: _GivenBack) -> None:
+    async def _release(self, line: batches_pb2.Line, name: str, why: _GivenBack) -> None:
         """Gives the line back. Where monitor cannot be reached, the line is free when its lease ends."""
         RELEASED.labels(why.reason).inc()
         request = batches_pb2.ReleaseLineRequest(
-            worker=self._name,
+            worker=name,
             batch_id=line.batch_id,
             number=line.number,
             attempts=line.attempts + why.failed,

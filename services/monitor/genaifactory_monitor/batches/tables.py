@@ -92,7 +92,7 @@ lines = sa.Table(
     # Emptied once the line has a result.
     sa.Column("body", sa.LargeBinary, nullable=False),
     _number("attempts"),
-    # The worker that answers it, until when; without a worker: not to be leased before.
+    # The claim of a worker that answers it, until when; without a worker: not to be leased before.
     _text("worker"),
     _number("lease_time_us"),
     # Empty: open. "answered" or "failed": `result` is a line of that file.
