@@ -60,15 +60,16 @@ class Store:
         assert len(found) == len({line["custom_id"] for line in found})
         return {line["custom_id"]: line for line in found}
 
-    async def begin(self, count: int = 4, **fields: Any) -> str:
+    async def begin(self, count: int = 4, *, body: bytes = b"{}", **fields: Any) -> str:
         """A batch whose lines can be answered; returns its id."""
         file_id = await self.upload(b"requests\n")
         batch = (await self("CreateBatch", input_file_id=file_id, endpoint=batch_lines.CHAT, **fields)).batch
         claimed = (await self("ClaimBatch", worker="checker", lease_ms=LEASE_MS)).batch
         assert claimed.batch_id == batch.batch_id
-        new = [batches_pb2.Line(number=number, custom_id=f"c{number}", body=b"{}") for number in range(1, count + 1)]
-        added = await self("AddLines", worker="checker", batch_id=batch.batch_id, lines=new, lease_ms=LEASE_MS)
-        assert added.leased
+        new = [batches_pb2.Line(number=number, custom_id=f"c{number}", body=body) for number in range(1, count + 1)]
+        for lines in ([each] for each in new) if len(body) > 1000 else (new,):
+            added = await self("AddLines", worker="checker", batch_id=batch.batch_id, lines=lines, lease_ms=LEASE_MS)
+            assert added.leased
         await self("FinishCheck", worker="checker", batch_id=batch.batch_id, model="chat")
         return str(batch.batch_id)
 
@@ -282,6 +283,12 @@ async def test_a_worker_that_lives_keeps_its_lines_and_one_that_died_loses_them(
             await asyncio.sleep(0.05)
     assert found == [2]
     await store("ClaimLines", worker="alive", lease_ms=1)
+
+
+async def test_the_longest_lines_are_leased_in_as_many_claims_as_their_bytes_need(store: Store) -> None:
+    testing.act_as()
+    await store.begin(4, body=b"x" * batch_lines.MAX_BODY_BYTES)
+    assert [await store.claim(lines=4) for _ in range(3)] == [[1, 2], [3, 4], []]
 
 
 async def test_workers_share_batches_in_turn_and_tenants_that_must_wait_are_passed_over(store: Store) -> None:

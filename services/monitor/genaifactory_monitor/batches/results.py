@@ -21,6 +21,8 @@ from genaifactory_monitor.schema import interactions
 OPEN = lines.c.outcome == sa.literal_column("''")
 # Batches that are looked at for one claim: the lines of the first ones may all be leased.
 _LOOKED_AT = 20
+# The bodies of one claim stay below channels.MAX_MESSAGE_BYTES, with one line more.
+_CLAIM_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,24 @@ async def _with_attempts(
 
 
 async def _free(connection: AsyncConnection, batch_id: str, limit: int, now_us: int) -> Sequence[sa.Row[Any]]:
-    columns: tuple[Any, ...] = (lines.c.number, lines.c.custom_id, lines.c.body, lines.c.attempts, lines.c.worker)
-    statement = (
-        sa.select(*columns)
+    """Lines that nobody answers, locked: at least one, if there is one, and no more than one message holds."""
+    sizes = (
+        sa.select(lines.c.number, sa.func.length(lines.c.body))
         .where(lines.c.batch_id == batch_id, OPEN, lines.c.lease_time_us < now_us)
         .order_by(lines.c.number)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return (await connection.execute(statement)).all()
+    numbers: list[int] = []
+    total = 0
+    for number, size in (await connection.execute(sizes)).all():
+        total += size
+        if numbers and total > _CLAIM_BYTES:
+            break
+        numbers.append(number)
+    columns: tuple[Any, ...] = (lines.c.number, lines.c.custom_id, lines.c.body, lines.c.attempts, lines.c.worker)
+    chosen = sa.select(*columns).where(lines.c.batch_id == batch_id, lines.c.number.in_(numbers))
+    return (await connection.execute(chosen.order_by(lines.c.number))).all()
 
 
 async def _affordable(connection: AsyncConnection, batch: sa.Row[Any], limit: int, now_us: int) -> int:
