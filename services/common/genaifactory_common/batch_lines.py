@@ -15,6 +15,8 @@ MAX_RESULT_BYTES = 12 << 20
 """Of one line's result; leaves room below channels.MAX_MESSAGE_BYTES."""
 MAX_BODY_BYTES = 4 << 20
 """Of one line of the file of requests."""
+MAX_LINES = 50_000
+"""Of a file of requests, blank ones included."""
 MAX_ERRORS = 100
 """Wrong lines that a batch names."""
 PIECE_BYTES = 1 << 20

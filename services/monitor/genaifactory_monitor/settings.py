@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from genaifactory_common import batch_lines
 from genaifactory_common import settings as common
 from genaifactory_common.database import DatabaseUrl, Store
 
@@ -27,7 +28,9 @@ class Batches(common.Settings):
     )
     max_tenant_files: int = Field(default=1000, ge=1, description="Files of a tenant, results included.")
     max_tenant_batches: int = Field(default=20, ge=1, description="Batches of a tenant that have not ended.")
-    max_lines: int = Field(default=50_000, ge=1, description="Requests of one batch.")
+    max_lines: int = Field(
+        default=batch_lines.MAX_LINES, ge=1, le=batch_lines.MAX_LINES, description="Lines of one batch's file."
+    )
     window_seconds: float = Field(
         default=86_400.0, gt=0, description="A batch's lines that have no answer after this are given up."
     )

@@ -21,11 +21,19 @@ from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory_common import batch_lines, specs, testing
 from genaifactory_common import settings as common_settings
 from genaifactory_common.backoff import Backoff
-from genaifactory_common.errors import ContentBlocked, DeadlineExceeded, Overloaded, Unavailable, UpstreamFailed
+from genaifactory_common.errors import (
+    ContentBlocked,
+    DeadlineExceeded,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+    UpstreamFailed,
+)
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_common.testing.orchestrator import FakeOrchestrator
 from genaifactory_gateway.app import Channels, create_app
+from genaifactory_gateway.batches import requests
 from genaifactory_gateway.batches.store import BatchStore
 from genaifactory_gateway.settings import BatchWorker, Http, Settings, Transfers
 from genaifactory_monitor.app import create_app as create_monitor
@@ -332,6 +340,7 @@ LINES: list[tuple[list[object], list[tuple[int | None, str, str | None]]]] = [
     ([line("a", seed=10**30)], [(1, "invalid_argument", "body.seed")]),
     ([b"\n \n"], [(None, "empty_file", "input_file_id")]),
     ([b"x" * ((4 << 20) + 1)], [(None, "too_large", "line")]),
+    ([b"\n" * 100_000], [(None, "too_large", "input_file_id")]),
 ]
 
 
@@ -343,6 +352,44 @@ async def test_a_batch_with_wrong_lines_fails_with_each_of_them_and_answers_none
         found = [(error["line"], error["code"], error["param"]) for error in batch["errors"]["data"]]
         assert found == expected
     assert place.orchestrator.callers == []
+
+
+async def test_a_file_with_more_requests_than_monitor_stores_fails_with_that(tmp_path: Path) -> None:
+    async with running(tmp_path, max_lines=2) as place:
+        batch = await place.ended((await place.begin([line("a"), line("b"), line("c")]))["id"])
+        (error,) = batch["errors"]["data"]
+        assert (batch["status"], error["code"]) == ("failed", "invalid_argument")
+        assert error["message"] == "A batch may have at most 2 requests."
+        assert (await place.ended((await place.begin([line("a"), line("b")]))["id"]))["status"] == "completed"
+
+
+async def test_lines_that_are_longer_as_they_are_stored_than_as_they_were_sent_are_all_stored(place: Place) -> None:
+    numbers = b",".join([b"1e15"] * 90_000)  # 0.5 MB; as JSON that is written here, 1.7 MB
+    lines = [json.dumps(line(str(i), x=["here"])).encode().replace(b'"here"', numbers) + b"\n" for i in range(12)]
+    batch = await place.ended((await place.begin(lines))["id"])
+    assert batch["errors"] is None
+    assert batch["request_counts"] == {"total": 12, "completed": 12, "failed": 0}
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+async def test_a_file_has_as_many_lines_as_the_bound_and_no_more(end: bytes) -> None:
+    async def content(count: int) -> AsyncIterator[bytes]:
+        yield b"\n".join([b"a"] * count) + end
+
+    found = [number async for number, _ in requests.lines(content(batch_lines.MAX_LINES))]
+    assert found[-1] == len(found) == batch_lines.MAX_LINES
+    with pytest.raises(TooLarge, match="more than 50000 lines"):
+        _ = [number async for number, _ in requests.lines(content(batch_lines.MAX_LINES + 1))]
+
+
+def test_a_body_that_would_be_longer_than_a_line_is_refused() -> None:
+    bias = b",".join(b'"%d":1e15' % i for i in range(300_000))
+    body = b'{"model":"chat","messages":[{"role":"user","content":"a"}],"logit_bias":{%s}}' % bias
+    text = b'{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":%s}' % body
+    assert len(text) <= batch_lines.MAX_BODY_BYTES + 200_000
+    with pytest.raises(TooLarge, match="'body' has more than 4194304 bytes as JSON") as refused:
+        requests.parse(text, batch_lines.CHAT)
+    assert refused.value.field == "body"
 
 
 async def test_a_fault_of_the_platform_in_a_check_fails_its_batch_and_not_the_worker(

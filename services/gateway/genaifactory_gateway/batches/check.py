@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 
 from genaifactory.monitor.v1 import batches_pb2
 from genaifactory_common import batch_lines, rpcs
-from genaifactory_common.errors import FactoryError, Internal, NotFound, TooLarge, Unauthenticated
+from genaifactory_common.errors import FactoryError, Internal, InvalidArgument, NotFound, TooLarge, Unauthenticated
 from genaifactory_gateway.admission import SERVICE, Admission
 from genaifactory_gateway.batches import requests
 from genaifactory_gateway.batches.store import BatchStore
@@ -20,7 +20,7 @@ KEY_REMOVED = "key_removed"
 """The code of a batch whose key is not in factory.yaml any more."""
 # Lines that are parsed in one turn of a thread, and stored by one call.
 _PAGE = 100
-# The bodies of one call stay below channels.MAX_MESSAGE_BYTES, with one line more.
+# The bodies of one call, at most; leaves room below channels.MAX_MESSAGE_BYTES.
 _PAGE_BYTES = 8 << 20
 
 
@@ -52,7 +52,7 @@ class Check:
         admission.speak_for(holder, request_id)
         try:
             leased = await self._read()
-        except (NotFound, TooLarge) as error:  # of the file, or of a line that is too long to be parsed
+        except (NotFound, TooLarge, InvalidArgument) as error:  # of the file: it would be the same again
             self._fail(error)
             leased = True
         except FactoryError:
@@ -83,14 +83,14 @@ class Check:
 
     async def _store_page(self, page: Sequence[tuple[int, bytes]]) -> bool:
         found = await asyncio.to_thread(self._parsed, page)
-        request = batches_pb2.AddLinesRequest(
-            worker=self._worker,
-            batch_id=self._batch.batch_id,
-            lines=() if self._errors else found,
-            lease_ms=self._lease_ms,
-        )
-        added: batches_pb2.AddLinesResponse = await self._store.call(request)
-        return added.leased
+        for lines in _slices(() if self._errors else found):
+            request = batches_pb2.AddLinesRequest(
+                worker=self._worker, batch_id=self._batch.batch_id, lines=lines, lease_ms=self._lease_ms
+            )
+            added: batches_pb2.AddLinesResponse = await self._store.call(request)
+            if not added.leased:
+                return False
+        return True
 
     def _parsed(self, page: Sequence[tuple[int, bytes]]) -> list[batches_pb2.Line]:
         found = []
@@ -124,3 +124,14 @@ class Check:
             worker=self._worker, batch_id=self._batch.batch_id, model=self._model, errors=self._errors
         )
         await self._store.call(request)
+
+
+def _slices(lines: Sequence[batches_pb2.Line]) -> Iterator[Sequence[batches_pb2.Line]]:
+    """The lines in order, by calls; one call, which renews the lease, where there are none."""
+    begin, size = 0, 0
+    for end, line in enumerate(lines):
+        size += len(line.body)
+        if size > _PAGE_BYTES:
+            yield lines[begin:end]
+            begin, size = end, len(line.body)
+    yield lines[begin:]

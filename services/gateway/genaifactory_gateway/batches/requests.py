@@ -64,12 +64,15 @@ class Answer:
 
 
 def parse(line: bytes, endpoint: str) -> Request:
-    """The request of a line. Raises InvalidArgument with the path of the first wrong field."""
+    """The request of a line. Raises InvalidArgument with the path of the first wrong field, and TooLarge."""
     found, _ = fields.read(_Line, line, strict=True)
     if found.url != endpoint:
         raise InvalidArgument(f"'url' must be the endpoint of the batch, {endpoint}.", field="url")
-    data = json.dumps(found.body, ensure_ascii=False).encode()  # orjson refuses integers that the check must name
+    # Not by orjson, which refuses integers that the check must name.
+    data = json.dumps(found.body, ensure_ascii=False, separators=(",", ":")).encode()
     try:
+        if len(data) > batch_lines.MAX_BODY_BYTES:  # numbers may be longer than they were sent
+            raise TooLarge(f"'body' has more than {batch_lines.MAX_BODY_BYTES} bytes as JSON.")
         body = _body(data, endpoint)
         if isinstance(body, requests.ChatCompletion):
             if body.stream:
@@ -84,10 +87,11 @@ def parse(line: bytes, endpoint: str) -> Request:
 
 
 async def lines(content: AsyncIterable[bytes]) -> AsyncGenerator[tuple[int, bytes], None]:
-    """The lines that are not blank, with their numbers from 1. Raises TooLarge for one that is too long."""
+    """The lines that are not blank, with their numbers from 1. Raises TooLarge for a long line, and for many lines."""
     held, number = bytearray(), 0
     async for piece in content:
         held += piece
+        _check_count(number + held.count(b"\n"))  # before they are split: a piece may hold a million
         *whole, rest = held.split(b"\n")
         held = bytearray(rest)
         for line in whole:
@@ -97,7 +101,16 @@ async def lines(content: AsyncIterable[bytes]) -> AsyncGenerator[tuple[int, byte
                 yield number, bytes(line)
         _check_length(held, number + 1)
     if held.strip():
+        _check_count(number + 1)
         yield number + 1, bytes(held)
+
+
+def _check_count(number: int) -> None:
+    if number > batch_lines.MAX_LINES:
+        raise TooLarge(
+            f"The file has more than {batch_lines.MAX_LINES} lines, blank ones included. Split it.",
+            field="input_file_id",
+        )
 
 
 def _check_length(line: bytearray, number: int) -> None:
