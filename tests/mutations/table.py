@@ -59,9 +59,30 @@ MUTATIONS = (
     Mutation(
         "a tenant fills the disk with files",
         "services/monitor/genaifactory_monitor/batches/files.py",
-        "        await _require_room(connection, owner.tenant, bounds, more_bytes=len(data))\n",
+        "        await require_room(connection, owner.tenant, bounds, more_bytes=len(data))\n",
         "",
         ("monitor/test_batches.py::test_bounds_of_files_and_batches_are_enforced",),
+    ),
+    Mutation(
+        "a tenant fills the disk with batches over one file",
+        "services/monitor/genaifactory_monitor/batches/files.py",
+        "    count, size = count + open_count * RESULT_FILES, size + open_size\n",
+        "",
+        ("monitor/test_batches.py::test_an_open_batch_counts_as_the_files_of_its_results",),
+    ),
+    Mutation(
+        "a batch that has ended is ended again",
+        "services/monitor/genaifactory_monitor/batches/store.py",
+        '    in_progress = _of(sa.update(batches), batch_id).where(batches.c.status == "in_progress")\n',
+        "    in_progress = _of(sa.update(batches), batch_id)\n",
+        ("monitor/test_batches.py::test_a_batch_that_has_ended_is_not_closed_and_ended_again",),
+    ),
+    Mutation(
+        "a file that is erased while it is read looks complete",
+        "services/monitor/genaifactory_monitor/batches/files.py",
+        "            raise _no_file(file_id)\n        sent +=",
+        "            return\n        sent +=",
+        ("monitor/test_batches.py::test_a_file_that_is_erased_while_it_is_read_ends_with_an_error",),
     ),
     Mutation(
         "a batch costs more than its bound",

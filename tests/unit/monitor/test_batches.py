@@ -18,7 +18,8 @@ from genaifactory_common import batch_lines, channels, testing
 from genaifactory_common.errors import Conflict, InvalidArgument, NotFound, RateLimited, TooLarge
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_monitor.app import create_app
-from genaifactory_monitor.batches import tables, upkeep
+from genaifactory_monitor.batches import files, tables, upkeep
+from genaifactory_monitor.batches import store as batch_store
 from genaifactory_monitor.settings import Batches as Bounds
 from genaifactory_monitor.settings import Settings
 from tests.unit.monitor.conftest import make_interaction, opened
@@ -182,7 +183,7 @@ async def test_lists_are_paged_in_order(store: Store) -> None:
 
 
 async def test_bounds_of_files_and_batches_are_enforced(settings: Settings) -> None:
-    small = {"max_file_bytes": 10, "max_tenant_bytes": 16, "max_tenant_files": 3, "max_tenant_batches": 1}
+    small = {"max_file_bytes": 10, "max_tenant_bytes": 16, "max_tenant_files": 3}
     async with serving(settings, **small) as store:
         testing.act_as()
         with pytest.raises(TooLarge, match="at most 10 bytes"):
@@ -196,12 +197,37 @@ async def test_bounds_of_files_and_batches_are_enforced(settings: Settings) -> N
         testing.act_as(RIVAL)
         await store.upload(b"x" * 7)  # the bounds are a tenant's own
         testing.act_as()
+        with pytest.raises(RateLimited, match="has 3 of 10"):
+            await store("CreateBatch", input_file_id=file_id, endpoint=batch_lines.CHAT)
+    async with serving(settings, max_tenant_batches=1) as store:
+        testing.act_as()
         fields = {"input_file_id": file_id, "endpoint": batch_lines.CHAT}
         await store("CreateBatch", **fields)
         with pytest.raises(RateLimited, match="has 1 batches that have not ended"):
             await store("CreateBatch", **fields)
         with pytest.raises(Conflict, match="A batch that has not ended uses the file"):
             await store("DeleteFile", file_id=file_id)
+
+
+async def test_an_open_batch_counts_as_the_files_of_its_results(settings: Settings) -> None:
+    async with serving(settings, max_tenant_bytes=25, max_tenant_files=6) as store:
+        testing.act_as()
+        fields = {"input_file_id": await store.upload(b"x" * 10), "endpoint": batch_lines.CHAT}
+        batch_id = (await store("CreateBatch", **fields)).batch.batch_id
+        with pytest.raises(RateLimited, match="has 3 of 20"):
+            await store("CreateBatch", **fields)
+        with pytest.raises(RateLimited, match="has 4 of 20"):
+            await store.upload(b"x" * 6)
+        testing.act_as(RIVAL)
+        await store.upload(b"x" * 25)
+        testing.act_as()
+        await store("CancelBatch", batch_id=batch_id)
+        await store.ended(batch_id)
+        await store("CreateBatch", **fields)
+    async with serving(settings, max_tenant_files=5) as store:
+        testing.act_as()
+        with pytest.raises(RateLimited, match="has 4 of 20"):
+            await store("CreateBatch", **fields)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -256,6 +282,25 @@ async def test_many_large_results_are_read_in_order(store: Store) -> None:
         await store.answer(batch_id, number, text="x" * 400_000)
     found = await store.results((await store.batch(batch_id)).output_file_id)
     assert list(found) == [f"c{number}" for number in range(1, 8)]
+
+
+async def test_a_file_that_is_erased_while_it_is_read_ends_with_an_error(settings: Settings) -> None:
+    async with serving(settings) as store:
+        testing.act_as()
+        uploaded = await store.upload(*[b"x" * batch_lines.PIECE_BYTES] * 2)
+        batch_id = await store.begin(3)
+        await store.claim()
+        for number in (1, 2, 3):
+            await store.answer(batch_id, number, text="x" * (1 << 20))
+        output = (await store.batch(batch_id)).output_file_id
+    owner = files.Owner(testing.CALLER.tenant, testing.CALLER.principal)
+    async with opened(settings) as database:
+        for file_id in (uploaded, output):
+            content = files.read(database, owner, file_id)
+            assert await anext(content)
+            await files.delete(database, owner, file_id)
+            with pytest.raises(NotFound, match=file_id):
+                await anext(content)
 
 
 async def test_a_line_that_two_workers_answer_has_one_result(store: Store) -> None:
@@ -399,6 +444,76 @@ async def test_a_batch_begins_no_line_that_would_exceed_its_cost(store: Store) -
     assert {line["error"]["code"] for line in (await store.results(batch.error_file_id)).values()} == {
         "budget_exceeded"
     }
+
+
+async def test_lines_begin_one_by_one_until_one_has_cost_something(store: Store) -> None:
+    testing.act_as()
+    batch_id = await store.begin(10, max_cost_micros=100)
+    for number, failed in ((1, True), (2, False), (3, True)):
+        assert await store.claim() == [number]
+        assert await store.claim() == []
+        await store.answer(batch_id, number, failed=failed)
+
+
+async def test_a_batch_that_has_ended_is_not_closed_and_ended_again(settings: Settings) -> None:
+    async with serving(settings) as store:
+        testing.act_as()
+        batch_id = await store.begin(1)
+        await store.claim()
+        await store.answer(batch_id, 1)
+        before = await store.batch(batch_id)
+        assert before.status == "completed"
+        async with opened(settings) as database:
+            async with database.writing() as connection:
+                await batch_store.close(connection, batch_id, batch_store.EXPIRED, 1)
+            await upkeep.end_all(database, 2)
+        assert await store.batch(batch_id) == before
+        cancelled = await store.begin(1)
+        await store.claim()
+        await store("CancelBatch", batch_id=cancelled)
+        async with opened(settings) as database, database.writing() as connection:
+            await batch_store.close(connection, cancelled, batch_store.EXPIRED, 1)
+        await store.answer(cancelled, 1)
+        assert (await store.ended(cancelled)).status == "cancelled"
+
+
+@asynccontextmanager
+async def locked(settings: Settings, batch_id: str) -> AsyncIterator[None]:
+    """Another replica of monitor changes the batch inside the block."""
+    of_batch = sa.select(tables.batches).where(tables.batches.c.batch_id == batch_id).with_for_update()
+    async with opened(settings) as database, database.writing() as connection:
+        await connection.execute(of_batch)
+        yield
+
+
+async def test_a_batch_that_another_replica_changes_is_passed_over(postgres_settings: Settings) -> None:
+    async with serving(postgres_settings, upkeep_seconds=3600) as store:
+        testing.act_as()
+        batch_id = await store.begin(2, max_cost_micros=10)
+        async with asyncio.timeout(10), locked(postgres_settings, batch_id):
+            assert await store.claim() == []
+        assert await store.claim() == [1]
+
+
+async def test_a_batch_that_is_cancelled_while_it_is_checked_has_no_errors_for_its_lines(
+    postgres_settings: Settings,
+) -> None:
+    async with serving(postgres_settings, upkeep_seconds=3600) as store, opened(postgres_settings) as database:
+        testing.act_as()
+        file_id = await store.upload(b"{}\n")
+        batch_id = (await store("CreateBatch", input_file_id=file_id, endpoint=batch_lines.CHAT)).batch.batch_id
+        await store("ClaimBatch", worker="checker", lease_ms=LEASE_MS)
+        line = batches_pb2.Line(number=1, custom_id="a", body=b"{}")
+        await store("AddLines", worker="checker", batch_id=batch_id, lines=[line], lease_ms=LEASE_MS)
+        async with database.writing() as connection:  # as CancelBatch does, without a turn of upkeep
+            values = {"status": "cancelling", "closing": batch_store.CANCELLED}
+            await connection.execute(sa.update(tables.batches).values(values))
+        async with asyncio.timeout(10), locked(postgres_settings, batch_id):
+            await upkeep.end_all(database, 1)
+        assert (await store.batch(batch_id)).status == "cancelling"
+        await upkeep.end_all(database, 2)
+        batch = await store.batch(batch_id)
+        assert (batch.status, batch.failed, batch.error_file_id) == ("cancelled", 0, "")
 
 
 async def test_a_failing_check_ends_the_batch_with_its_errors_and_keeps_no_line(store: Store) -> None:

@@ -18,6 +18,8 @@ from genaifactory_monitor.settings import Batches as Bounds
 
 OPEN_STATUSES = ("validating", "in_progress", "finalizing", "cancelling")
 """Of batches that have not ended."""
+RESULT_FILES = 2
+"""Of a batch, at most: its answers, and its errors."""
 SECOND_US = 1_000_000
 DAY_SECONDS = 86_400
 _LEAST_LIFETIME_SECONDS = 3600
@@ -42,7 +44,7 @@ async def create(database: Database, owner: Owner, filename: str, bounds: Bounds
         raise InvalidArgument(f"The file's name must have 1 to {_MAX_FILENAME} characters.", field="filename")
     row = new_file(owner, filename, batch_lines.PURPOSE, now_us, now_us + bounds.days * DAY_SECONDS * SECOND_US)
     async with database.writing() as connection:
-        await _require_room(connection, owner.tenant, bounds, more_files=1)
+        await require_room(connection, owner.tenant, bounds, more_files=1)
         await connection.execute(sa.insert(files).values(row))
         return await _owned(connection, owner, row["file_id"])
 
@@ -82,7 +84,7 @@ async def append(database: Database, owner: Owner, file_id: str, offset: int, da
             raise InvalidArgument(f"'offset' must be {file.size_bytes}, the bytes so far.", field="offset")
         if offset + len(data) > bounds.max_file_bytes:
             raise TooLarge(f"A file may have at most {bounds.max_file_bytes} bytes. Split it.", field="file")
-        await _require_room(connection, owner.tenant, bounds, more_bytes=len(data))
+        await require_room(connection, owner.tenant, bounds, more_bytes=len(data))
         piece = insert(pieces, into_postgresql=database.postgresql)
         await connection.execute(piece.values(file_id=file_id, start_byte=offset, data=data))
         await connection.execute(_of(sa.update(files), file_id).values(size_bytes=offset + len(data)))
@@ -151,11 +153,12 @@ async def page(
 async def read(database: Database, owner: Owner, file_id: str) -> AsyncGenerator[bytes, None]:
     """The content in pieces. A transaction for each, so that a slow reader holds none. Raises NotFound, Unavailable."""
     file = await find(database, owner, file_id)
-    place = 0
-    while True:
+    place, sent = 0, 0
+    while sent < file.size_bytes:
         data, place = await (_piece if not file.batch_id else _results)(database, file, place)
-        if not data:
-            return
+        if not data:  # deleted while it was read
+            raise _no_file(file_id)
+        sent += len(data)
         yield data
 
 
@@ -164,8 +167,6 @@ async def _piece(database: Database, file: sa.Row[Any], offset: int) -> tuple[by
     statement = sa.select(pieces.c.data).where(pieces.c.file_id == file.file_id, pieces.c.start_byte == offset)
     async with database.reading() as connection:
         data: bytes = await connection.scalar(statement) or b""
-    if not data and offset < file.size_bytes:
-        raise _no_file(file.file_id)  # deleted while it was read
     return data, offset + len(data)
 
 
@@ -193,6 +194,30 @@ async def delete(database: Database, owner: Owner, file_id: str) -> None:
         if await in_use(connection, file_id):
             raise Conflict("A batch that has not ended uses the file; cancel it, or wait for its end.", field="file_id")
         await erase(connection, file_id)
+
+
+async def require_room(
+    connection: AsyncConnection, tenant: str, bounds: Bounds, *, more_files: int = 0, more_bytes: int = 0
+) -> None:
+    """Raises RateLimited unless the tenant may store so much more.
+
+    An open batch counts as two files with the bytes of its input: it holds a copy of the requests, each of which its
+    result replaces.
+    """
+    columns = (sa.func.count(), sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0))
+    stored = sa.select(*columns).where(files.c.tenant == tenant)
+    inputs = sa.join(batches, files, files.c.file_id == batches.c.input_file_id)
+    opened = sa.select(*columns).select_from(inputs)
+    opened = opened.where(batches.c.tenant == tenant, batches.c.status.in_(OPEN_STATUSES))
+    count, size = (await connection.execute(stored)).one()
+    open_count, open_size = (await connection.execute(opened)).one()
+    count, size = count + open_count * RESULT_FILES, size + open_size
+    if count + more_files > bounds.max_tenant_files or size + more_bytes > bounds.max_tenant_bytes:
+        raise RateLimited(
+            f"This tenant may store {bounds.max_tenant_files} files of {bounds.max_tenant_bytes} bytes in all, and has "
+            f"{count} of {size}, where an open batch counts as {RESULT_FILES} files with the bytes of its input; "
+            "delete files that are not needed any more, or wait for a batch to end."
+        )
 
 
 async def in_use(connection: AsyncConnection, file_id: str) -> bool:
@@ -229,15 +254,3 @@ def _of(statement: Any, file_id: str) -> Any:
 
 def _no_file(file_id: str) -> NotFound:
     return NotFound(f"There is no file '{file_id[:_SHOWN]}' of this key.", field="file_id")
-
-
-async def _require_room(
-    connection: AsyncConnection, tenant: str, bounds: Bounds, *, more_files: int = 0, more_bytes: int = 0
-) -> None:
-    columns = (sa.func.count(), sa.func.coalesce(sa.func.sum(files.c.size_bytes), 0))
-    count, size = (await connection.execute(sa.select(*columns).where(files.c.tenant == tenant))).one()
-    if count + more_files > bounds.max_tenant_files or size + more_bytes > bounds.max_tenant_bytes:
-        raise RateLimited(
-            f"This tenant may store {bounds.max_tenant_files} files of {bounds.max_tenant_bytes} bytes in all, and has "
-            f"{count} of {size}; delete files that are not needed any more."
-        )

@@ -51,7 +51,7 @@ async def claim(
     """
     own = sa.and_(lines.c.worker == worker, lines.c.worker != sa.literal_column("''"))
     waiting = (
-        sa.select(batches)
+        sa.select(batches.c.batch_id)
         .where(batches.c.status == "in_progress", batches.c.expire_time_us > now_us)
         .where(batches.c.tenant.not_in(list(except_tenants)))
         .order_by(batches.c.lease_time_us)
@@ -60,15 +60,20 @@ async def claim(
     until_us = now_us + lease_us
     async with database.writing() as connection:
         await connection.execute(sa.update(lines).where(own).values(lease_time_us=until_us))
-        for batch in (await connection.execute(waiting)).all() if limit else ():
+        for batch_id in (await connection.scalars(waiting)).all() if limit else ():
+            # Locked: two claims would each begin what is left of its max_cost. One that is locked is another's turn.
+            of_batch = (batches.c.batch_id == batch_id, batches.c.status == "in_progress")
+            locked = sa.select(batches).where(*of_batch).with_for_update(skip_locked=True)
+            batch = (await connection.execute(locked)).one_or_none()
+            if batch is None:
+                continue
             allowed = min(limit, await _affordable(connection, batch, limit, now_us))
             found = await _free(connection, batch.batch_id, allowed, now_us) if allowed else ()
             if found:
                 chosen = (lines.c.batch_id == batch.batch_id, lines.c.number.in_([line.number for line in found]))
                 leased = {"worker": worker, "lease_time_us": until_us}
                 await connection.execute(sa.update(lines).where(*chosen).values(leased))
-            of_batch = sa.update(batches).where(batches.c.batch_id == batch.batch_id)
-            await connection.execute(of_batch.values(lease_time_us=now_us))
+            await connection.execute(sa.update(batches).where(*of_batch).values(lease_time_us=now_us))
             if found:
                 return batch, await _with_attempts(connection, batch, found)
     return None
@@ -134,10 +139,9 @@ async def _affordable(connection: AsyncConnection, batch: sa.Row[Any], limit: in
     )
     in_flight: int = await connection.scalar(running) or 0
     left, done = batch.max_cost_micros - batch.cost_micros, batch.completed + batch.failed
-    if batch.cost_micros == 0:
-        # Nothing is known yet of what a line costs: one at a time, until one has cost something.
-        allowed = max(0, (limit if done else 1) - in_flight)
-    else:
+    # While nothing is known of what a line costs, one at a time.
+    allowed = max(0, 1 - in_flight)
+    if batch.cost_micros:
         allowed = max(0, left * done // batch.cost_micros - in_flight)
     if not allowed and not in_flight:
         await store.close(connection, batch.batch_id, store.BUDGET, now_us)

@@ -80,6 +80,9 @@ async def create(
                 f"This tenant has {bounds.max_tenant_batches} batches that have not ended, the most at once; wait for "
                 "one to end, or cancel one."
             )
+        await files.require_room(
+            connection, owner.tenant, bounds, more_files=files.RESULT_FILES, more_bytes=file.size_bytes
+        )
         await connection.execute(sa.insert(batches).values(row))
         return await _owned(connection, owner, row["batch_id"])
 
@@ -186,9 +189,13 @@ async def fail(database: Database, batch_id: str, error: Mapping[str, Any], now_
 
 
 async def close(connection: AsyncConnection, batch_id: str, why: str, now_us: int, **others: Any) -> None:
-    """Lets no more lines of the batch begin; upkeep gives them up, with `why` as the code of their errors."""
+    """Lets no more lines of the batch begin; upkeep gives them up, with `why` as the code of their errors.
+
+    A batch that was cancelled or has ended meanwhile stays as it is.
+    """
     values = {"status": "finalizing", "closing": why, "close_time_us": now_us, **others}
-    await connection.execute(_of(sa.update(batches), batch_id).values(values))
+    in_progress = _of(sa.update(batches), batch_id).where(batches.c.status == "in_progress")
+    await connection.execute(in_progress.values(values))
 
 
 async def discard(

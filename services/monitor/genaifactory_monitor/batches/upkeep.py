@@ -80,8 +80,10 @@ async def _expire(database: Database, now_us: int) -> None:
         if not await database.alone(connection):
             return
         for condition, status in ((batches.c.closing == store.CANCELLED, "cancelled"), (late, "expired")):
-            unbegun = sa.select(batches.c.batch_id).where(
-                condition, batches.c.start_time_us.is_(None), batches.c.status.in_(OPEN_STATUSES)
+            unbegun = (
+                sa.select(batches.c.batch_id)
+                .where(condition, batches.c.start_time_us.is_(None), batches.c.status.in_(OPEN_STATUSES))
+                .with_for_update(skip_locked=True)  # one that is begun at this moment is not discarded
             )
             if found := (await connection.scalars(unbegun)).all():
                 await store.discard(connection, found, status, now_us)
@@ -93,7 +95,10 @@ async def _expire(database: Database, now_us: int) -> None:
 @uninterrupted
 async def _closing(database: Database) -> Sequence[str]:
     async with database.reading() as connection:
-        closing = sa.select(batches.c.batch_id).where(batches.c.status.in_(("cancelling", "finalizing")))
+        closing = sa.select(batches.c.batch_id).where(
+            batches.c.status.in_(("cancelling", "finalizing")),
+            batches.c.start_time_us.is_not(None),  # others are discarded, without errors for their lines
+        )
         return (await connection.scalars(closing)).all()
 
 
