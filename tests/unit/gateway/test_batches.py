@@ -242,6 +242,39 @@ async def test_an_upload_that_stops_is_ended(tmp_path: Path) -> None:
         assert (await place.http.post("/v1/files", content=body(), headers=headers)).status_code == 408
 
 
+async def test_an_upload_that_never_ends_is_ended(tmp_path: Path) -> None:
+    async with running(tmp_path, transfers=Transfers(timeout_seconds=0.3)) as place:
+
+        async def body() -> AsyncIterator[bytes]:
+            yield PURPOSE + b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+            for _ in range(5):
+                yield b"x"
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1)
+            yield b""
+
+        headers = {"authorization": f"Bearer {USER}", "content-type": "multipart/form-data; boundary=x"}
+        ended = await place.http.post("/v1/files", content=body(), headers=headers)
+        assert ended.status_code == 408
+        assert "within 0.3 s" in ended.json()["error"]["message"]
+        assert (await place.request("GET", "/v1/files")).json()["data"] == []
+
+
+async def test_an_answer_that_is_too_long_for_a_line_is_an_error_that_was_paid_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_lines, "MAX_RESULT_BYTES", 1500)
+    place.orchestrator.script = lambda request: [
+        script.delta("x" * (2000 if request.messages[-1].content == "long" else 1)),
+        script.done(),
+    ]
+    batch = await place.ended((await place.begin([line("a", "long"), line("b")]))["id"])
+    assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    assert list(await place.results(batch["output_file_id"])) == ["b"]
+    error = (await place.results(batch["error_file_id"]))["a"]["response"]
+    assert (error["status_code"], error["body"]["error"]["code"]) == (413, "too_large")
+
+
 async def test_a_batch_is_answered_as_http_would_answer_each_line(place: Place) -> None:
     def answer(request: orchestrator_pb2.AnswerRequest) -> script.Script:
         if request.messages[-1].content == "blocked":
@@ -415,11 +448,18 @@ async def test_a_wrong_batch_is_refused(place: Place) -> None:
         ({"endpoint": "/v1/completions"}, "endpoint"),
         ({"max_cost": -1}, "max_cost"),
         ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"output_expires_after": {"anchor": "created_at", "seconds": 60}}, "expires_after.seconds"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 60}}, "output_expires_after.seconds"),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 2**32}}, "output_expires_after.seconds"),
     ]
     for fields, param in wrong:
         refused = await place.request("POST", "/v1/batches", json=right | fields)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+    for name in ("file-0", "file-\0"):
+        refused = await place.request("POST", "/v1/batches", json=right | {"input_file_id": name})
+        assert refused.status_code in (400, 404)
+        assert refused.json()["error"]["param"] == "input_file_id"
+    for path in ("/v1/files?after=%00", "/v1/files?purpose=%00", "/v1/batches?after=%00", "/v1/files/%00"):
+        assert (await place.request("GET", path)).status_code in (400, 404)
 
 
 async def test_a_line_is_repeated_after_failures_and_fails_in_the_end(

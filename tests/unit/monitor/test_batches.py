@@ -167,6 +167,22 @@ async def test_another_key_of_the_tenant_and_another_tenant_find_no_file_and_no_
     assert await store.read(file_id) == b"{}\n"
 
 
+async def test_the_character_that_postgresql_refuses_is_in_no_id_and_no_purpose(store: Store) -> None:
+    testing.act_as()
+    for method, fields in (
+        ("GetFile", {"file_id": "file-\0"}),
+        ("ListFiles", {"after": "\0"}),
+        ("CreateBatch", {"input_file_id": "\0", "endpoint": batch_lines.CHAT}),
+        ("GetBatch", {"batch_id": "\0"}),
+        ("ListBatches", {"after": "\0"}),
+    ):
+        with pytest.raises(NotFound):
+            await store(method, **fields)
+    with pytest.raises(InvalidArgument, match=r"U\+0000") as refused:
+        await store("ListFiles", purpose="\0")
+    assert refused.value.field == "purpose"
+
+
 async def test_lists_are_paged_in_order(store: Store) -> None:
     testing.act_as()
     ids = [await store.upload(b"%d" % i) for i in range(5)]
@@ -235,8 +251,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
     ({"metadata": {"a": "x" * 513}}, "metadata"),
     ({"max_cost_micros": 0}, "max_cost"),
-    ({"output_lifetime_seconds": 59}, "expires_after.seconds"),
-    ({"output_lifetime_seconds": 31 * 86_400}, "expires_after.seconds"),
+    ({"output_lifetime_seconds": 59}, "output_lifetime_seconds"),
+    ({"output_lifetime_seconds": 31 * 86_400}, "output_lifetime_seconds"),
 ]
 
 

@@ -137,15 +137,17 @@ async def answer(entry: Entry, to: Upstream, endpoint: str, data: bytes) -> Answ
         raise
 
 
-def result(batch_id: str, number: int, custom_id: str, request_id: str, outcome: Answer | FactoryError) -> bytes:
-    """The line of the output file for what HTTP would have responded."""
+def result(
+    batch_id: str, number: int, custom_id: str, request_id: str, outcome: Answer | FactoryError
+) -> tuple[bytes, bool]:
+    """The line of the file of results for what HTTP would have responded, and whether that is an error."""
     failed = isinstance(outcome, FactoryError)
     status = errors.http_status(outcome) if isinstance(outcome, FactoryError) else 200
     body = responses.error_body(outcome) if isinstance(outcome, FactoryError) else outcome.body
     response = b'{"status_code": %d, "request_id": %s, "body": %s}' % (status, orjson.dumps(request_id), body)
     line = batch_lines.result(batch_id, number, custom_id, response=response)
     if len(line) <= batch_lines.MAX_RESULT_BYTES or failed:
-        return line
+        return line, failed
     too_large = TooLarge(f"The answer has more than {batch_lines.MAX_RESULT_BYTES} bytes; ask for less in one request.")
     return result(batch_id, number, custom_id, request_id, too_large)
 

@@ -271,11 +271,9 @@ class Worker:
 
     async def _keep(self, line: batches_pb2.Line, request_id: str, outcome: Answer | FactoryError) -> None:
         """Stores the result, also when the worker is stopped meanwhile: it was paid for."""
+        result, failed = requests.result(line.batch_id, line.number, line.custom_id, request_id, outcome)
         request = batches_pb2.StoreResultRequest(
-            batch_id=line.batch_id,
-            number=line.number,
-            result=requests.result(line.batch_id, line.number, line.custom_id, request_id, outcome),
-            failed=isinstance(outcome, FactoryError),
+            batch_id=line.batch_id, number=line.number, result=result, failed=failed
         )
         if isinstance(outcome, Answer):
             request.usage.CopyFrom(outcome.usage)

@@ -21,6 +21,8 @@ _ALL = "/v1/batches"
 _ONE = "/v1/batches/"
 _CANCEL = "/cancel"
 _MOST_LISTED = 100
+# Fields of BatchService -> those of the body.
+_NAMES = {"file_id": "input_file_id", "output_lifetime_seconds": "output_expires_after.seconds"}
 
 
 class HttpBatches:
@@ -42,6 +44,7 @@ class HttpBatches:
     async def _create(self, exchange: Exchange) -> None:
         async with admitted(self._admission, exchange, "CreateBatch") as entry:
             body = await read(exchange, objects.NewBatch)
+            exchange.named = lambda field: _NAMES.get(field or "", field)
             _require_endpoint(entry, body.endpoint)
             await entry.reserve()
             begun = await self._store.call(body.request())

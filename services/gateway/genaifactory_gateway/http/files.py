@@ -25,6 +25,8 @@ _ONE = "/v1/files/"
 _CONTENT = "/content"
 _PURPOSE, _ANCHOR, _SECONDS = "purpose", "expires_after[anchor]", "expires_after[seconds]"
 _MOST_LISTED, _PAGE = 10_000, 1000
+# Fields of BatchService -> what the client sent.
+_NAMES = {"file_id": "id", "batch_id": "id", "lifetime_seconds": _SECONDS}
 
 
 class HttpFiles:
@@ -63,14 +65,18 @@ class HttpFiles:
             await exchange.respond(orjson.dumps(objects.file_object(finished.file)))
 
     async def _in_time(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        seconds = self._transfers.settings.idle_seconds
+        settings, loop = self._transfers.settings, asyncio.get_running_loop()
+        ends = loop.time() + settings.timeout_seconds
         while True:
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout_at(min(loop.time() + settings.idle_seconds, ends)):
                     piece = await anext(pieces, None)
+                if loop.time() > ends:  # pieces that arrived already are read without a wait
+                    raise TimeoutError
             except TimeoutError:
                 raise DeadlineExceeded(
-                    f"No data arrived for {seconds:g} s; send the file without such a pause.",
+                    f"No data arrived for {settings.idle_seconds:g} s, or the file not within "
+                    f"{settings.timeout_seconds:g} s; send it without such a pause, or in smaller files.",
                     reason=Reason.REQUEST_TIMEOUT,
                 ) from None
             if piece is None:
@@ -131,7 +137,7 @@ async def admitted(admission: Admission, exchange: Exchange, name: str) -> Async
     """Admits a request by what the method of BatchService requires that it calls; errors name the id of its path."""
     async with admission.admit(exchange.authorization, method(name), exchange.request_id) as entry:
         exchange.entered(entry)
-        exchange.named = lambda field: "id" if field in ("file_id", "batch_id") else field
+        exchange.named = lambda field: _NAMES.get(field or "", field)
         yield entry
 
 
@@ -141,4 +147,4 @@ def _lifetime(fields: Mapping[str, str]) -> int:
         raise InvalidArgument(f"'{_PURPOSE}' must be '{batch_lines.PURPOSE}'; no other is supported.", field=_PURPOSE)
     if fields.get(_ANCHOR, "created_at") != "created_at":
         raise InvalidArgument(f"'{_ANCHOR}' must be created_at.", field=_ANCHOR)
-    return query.whole_number(_SECONDS, fields.get(_SECONDS, ""), most=2**32 - 1)
+    return query.whole_number(_SECONDS, fields.get(_SECONDS, ""), most=objects.MAX_SECONDS)

@@ -11,13 +11,15 @@ from genaifactory_gateway.openai.content import Body
 
 _MICROS = 1_000_000
 _WINDOW = "24h"
+MAX_SECONDS = 2**32 - 1
+"""Of a time to keep files, as messages hold it; monitor's own bound is less."""
 
 
 class OutputExpiresAfter(Body):
     """How long the files of results are kept."""
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=0)
+    seconds: int = Field(ge=0, le=MAX_SECONDS)
 
 
 class NewBatch(Body):

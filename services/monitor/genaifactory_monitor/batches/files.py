@@ -93,7 +93,7 @@ async def append(database: Database, owner: Owner, file_id: str, offset: int, da
 @uninterrupted
 async def finish(database: Database, owner: Owner, file_id: str, lifetime_seconds: int, bounds: Bounds) -> sa.Row[Any]:
     """Ends a file. Raises NotFound, InvalidArgument, Unavailable."""
-    seconds = lifetime(lifetime_seconds, bounds)
+    seconds = lifetime(lifetime_seconds, "lifetime_seconds", bounds)
     async with database.writing() as connection:
         file = await _owned(connection, owner, file_id, lock=True)
         if not file.size_bytes:
@@ -104,12 +104,15 @@ async def finish(database: Database, owner: Owner, file_id: str, lifetime_second
         return await _owned(connection, owner, file_id)
 
 
-def lifetime(seconds: int, bounds: Bounds) -> int:
-    """How long a file is kept, in seconds, when a client asks for `seconds`; 0: the longest. Raises InvalidArgument."""
+def lifetime(seconds: int, field: str, bounds: Bounds) -> int:
+    """How long a file is kept, in seconds, when a client asks for `seconds` in `field`; 0: the longest.
+
+    Raises InvalidArgument.
+    """
     longest = bounds.days * DAY_SECONDS
     if seconds and not _LEAST_LIFETIME_SECONDS <= seconds <= longest:
         raise InvalidArgument(
-            f"'expires_after.seconds' must be {_LEAST_LIFETIME_SECONDS} to {longest}.", field="expires_after.seconds"
+            f"The time to keep a file must be {_LEAST_LIFETIME_SECONDS} to {longest} seconds.", field=field
         )
     return seconds or longest
 
@@ -138,6 +141,8 @@ async def page(
         files.c.tenant == owner.tenant, files.c.principal == owner.principal, files.c.finished
     )
     if purpose:
+        if "\0" in purpose:  # which PostgreSQL refuses
+            raise InvalidArgument("'purpose' must not hold the character U+0000.", field="purpose")
         statement = statement.where(files.c.purpose == purpose)
     order = (files.c.create_time_us, files.c.file_id)
     async with database.reading() as connection:
@@ -239,6 +244,8 @@ async def erase(connection: AsyncConnection, file_id: str) -> None:
 
 
 async def _owned(connection: AsyncConnection, owner: Owner, file_id: str, *, lock: bool = False) -> sa.Row[Any]:
+    if "\0" in file_id:  # which PostgreSQL refuses
+        raise _no_file(file_id)
     statement = _of(sa.select(files), file_id).where(
         files.c.tenant == owner.tenant, files.c.principal == owner.principal
     )

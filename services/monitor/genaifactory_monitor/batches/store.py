@@ -63,7 +63,7 @@ async def create(
         "metadata": dict(metadata),
         "errors": [],
         "max_cost_micros": max_cost_micros,
-        "output_lifetime_seconds": files.lifetime(output_lifetime_seconds, bounds),
+        "output_lifetime_seconds": files.lifetime(output_lifetime_seconds, "output_lifetime_seconds", bounds),
         "create_time_us": now_us,
         "expire_time_us": now_us + round(bounds.window_seconds * SECOND_US),
     }
@@ -254,12 +254,15 @@ async def _leased(connection: AsyncConnection, worker: str, batch_id: str) -> sa
 
 
 async def _owned(connection: AsyncConnection, owner: Owner, batch_id: str, *, lock: bool = False) -> sa.Row[Any]:
+    no_batch = NotFound(f"There is no batch '{batch_id[:_SHOWN]}' of this key.", field="batch_id")
+    if "\0" in batch_id:  # which PostgreSQL refuses
+        raise no_batch
     statement = _of(sa.select(batches), batch_id).where(
         batches.c.tenant == owner.tenant, batches.c.principal == owner.principal
     )
     found = (await connection.execute(statement.with_for_update() if lock else statement)).one_or_none()
     if found is None:
-        raise NotFound(f"There is no batch '{batch_id[:_SHOWN]}' of this key.", field="batch_id")
+        raise no_batch
     return found
 
 
