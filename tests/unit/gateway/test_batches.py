@@ -242,22 +242,26 @@ async def test_an_upload_that_stops_is_ended(tmp_path: Path) -> None:
         assert (await place.http.post("/v1/files", content=body(), headers=headers)).status_code == 408
 
 
-async def test_an_upload_that_never_ends_is_ended(tmp_path: Path) -> None:
-    async with running(tmp_path, transfers=Transfers(timeout_seconds=0.3)) as place:
+async def test_an_upload_that_never_ends_is_ended_and_leaves_its_place_to_others(tmp_path: Path) -> None:
+    transfers = Transfers(timeout_seconds=1.0, max_concurrent_per_tenant=1)
+    async with running(tmp_path, transfers=transfers) as place:
+        others: list[str] = []
 
         async def body() -> AsyncIterator[bytes]:
             yield PURPOSE + b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
             for _ in range(5):
                 yield b"x"
                 await asyncio.sleep(0.05)
-            await asyncio.sleep(1)
+            await asyncio.sleep(1.5)
+            others.append(await place.upload(b"{}\n"))
             yield b""
 
         headers = {"authorization": f"Bearer {USER}", "content-type": "multipart/form-data; boundary=x"}
         ended = await place.http.post("/v1/files", content=body(), headers=headers)
         assert ended.status_code == 408
-        assert "within 0.3 s" in ended.json()["error"]["message"]
-        assert (await place.request("GET", "/v1/files")).json()["data"] == []
+        assert "within 1 s" in ended.json()["error"]["message"]
+        listed = (await place.request("GET", "/v1/files")).json()["data"]
+        assert [file["id"] for file in listed] == others
 
 
 async def test_an_answer_that_is_too_long_for_a_line_is_an_error_that_was_paid_for(
