@@ -3,7 +3,7 @@
     python -m genaifactory_pipelines train --run november --parameters '{"base": "/models/llama"}'
 
 Without --parameters they are made of RUN/plan.json, as those of a step of the DAG `retrain` (retrain.py). `withdraw` in
-place of a step unloads the adapter that a run has loaded.
+place of a step unloads the adapter that a run has loaded, unless factory.yaml (GENAIFACTORY_FACTORY_FILE) names it.
 
 Prints the step's outputs as JSON. The key of the gateway is in GENAIFACTORY_API_KEY; in a pod the variables of
 genaifactory_common.client name the gateway. An error is one line on standard error, and the exit status is one of
@@ -27,6 +27,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from genaifactory_common import client, settings, specs
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_pipelines import exits, retrain, steps
 from genaifactory_pipelines.datasets.contract import first_problem
@@ -45,7 +46,8 @@ async def _run(name: str, run: Path, parameters: str | None, gateway: str) -> st
     async with connected(gateway) as found:
         context = Context(run, found, Progress(Console(stderr=True)))
         if name == _WITHDRAW:
-            return json.dumps({"unloaded": await load.withdraw(context)})
+            factory = settings.load(client.Settings).factory_file
+            return json.dumps({"unloaded": await load.withdraw(context, lambda: specs.load(factory))})
         step: Step[Any, Any] = getattr(importlib.import_module(f"{steps.__name__}.{name}"), name)
         wanted = _planned(name, run) if parameters is None else _given(step, parameters)
         return str((await step.run(wanted, context)).model_dump_json(indent=2))

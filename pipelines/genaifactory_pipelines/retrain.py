@@ -271,11 +271,13 @@ Execute = Callable[[Step[Any, Any], Values, Context], Awaitable[None]]
 """Runs a step, where its libraries are; raises FactoryError."""
 
 
-async def run(plan: Plan, context: Context, execute: Execute) -> bool:
+async def run(plan: Plan, context: Context, execute: Execute, factory: Callable[[], specs.Factory]) -> bool:
     """Runs the steps in their order, and writes the run's report. Whether the gate was passed.
 
-    The adapter of one that was not passed is unloaded and not registered. Raises FactoryError; the run goes on when it
-    is called again.
+    factory: the one in force, whenever it is called; blocks. The adapter of a gate that was not passed is not
+    registered, and unloaded unless it is named there.
+
+    Raises FactoryError; the run goes on when it is called again.
     """
     passed = True
     wanted = stages(plan.parameters)
@@ -286,7 +288,7 @@ async def run(plan: Plan, context: Context, execute: Execute) -> bool:
         await execute(stage.step, await asyncio.to_thread(stage.parameters, plan, context.run), context)
         if stage.step is gate.gate and not (await asyncio.to_thread(gate.gate.of, context.run)).passed:
             passed = False
-            name = await load.withdraw(context)
-            context.progress.line(f"gate: not passed; {name} is unloaded")
+            context.progress.line("gate: not passed")
+            await load.withdraw(context, factory)
     await asyncio.to_thread(summary.write, context.run)
     return passed

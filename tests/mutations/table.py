@@ -1103,6 +1103,16 @@ MUTATIONS = (
         ("pipelines/test_retrain.py::test_a_step_ends_with_the_process_that_started_it",),
     ),
     Mutation(
+        "a failed run unloads the adapter that production answers with",
+        "pipelines/genaifactory_pipelines/steps/load.py",
+        "    if named(await asyncio.to_thread(factory), loaded.name):\n",
+        "    if False:\n",
+        (
+            "pipelines/test_retrain.py::test_a_failed_run_leaves_what_was_released_of_equal_weights",
+            "pipelines/test_retrain.py::test_a_step_by_itself_unloads_nothing_that_factory_yaml_names_nor_without_it",
+        ),
+    ),
+    Mutation(
         "weights that were not trained are served under the name of those that were",
         "pipelines/genaifactory_pipelines/steps/load.py",
         "        sha256=trained.sha256,\n",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import StringConstraints
 
 from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory_common import specs
+from genaifactory_common.engine_specs import Vllm
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import train
@@ -56,14 +59,38 @@ async def _load(parameters: Parameters, context: Context, folder: object) -> Out
     return Outputs(name=request.name, base_model=trained.base_model, replicas=replicas)
 
 
-async def withdraw(context: Context) -> str:
-    """Unloads what a run has loaded; its name, or "" where it has loaded nothing. Raises FactoryError."""
+async def withdraw(context: Context, factory: Callable[[], specs.Factory]) -> str:
+    """Unloads what a run has loaded, unless factory.yaml names it; the name of what was unloaded, or "".
+
+    factory: the one in force; blocks. Equal weights have equal names, so that an adapter that was released before
+    answers under the name that this run has loaded.
+
+    Raises FactoryError; nothing is unloaded where factory.yaml cannot be read.
+    """
     try:
         loaded = await asyncio.to_thread(load.of, context.run)
     except InvalidArgument:  # the run did not come so far
         return ""
+    if named(await asyncio.to_thread(factory), loaded.name):
+        context.progress.line(f"load: {stays(loaded.name)}")
+        return ""
     await context.gateway.unload_adapter(loaded.name)
+    context.progress.line(f"load: {loaded.name} is unloaded")
     return loaded.name
+
+
+def named(factory: specs.Factory, adapter: str) -> bool:
+    """Whether factory.yaml names an adapter: as what a model answers with, or as what every replica serves."""
+    models = (each.backend for each in factory.models)
+    served = (each.adapters.serve for each in factory.engines if isinstance(each, Vllm) and each.adapters is not None)
+    return any(each.type == "modelserver" and each.model == adapter for each in models) or any(
+        each.name == adapter for adapters in served for each in adapters
+    )
+
+
+def stays(adapter: str) -> str:
+    """For people, of an adapter that is not unloaded."""
+    return f"{adapter} stays loaded: factory.yaml names it"
 
 
 load = Step("load", Parameters, Outputs, _load, needs=(train.train,), acts_outside=True)

@@ -90,8 +90,8 @@ def _made(stage: dag.Stage, run: Path) -> Values:
 
 async def _withdraw(given: Parameters, around: Surroundings, context: Context) -> Values:
     """Unloads the candidate of a run that has failed, and writes the page of the run. Raises FactoryError."""
-    if around.status != "Succeeded" and (name := await load.withdraw(context)):
-        context.progress.line(f"{name} is unloaded")
+    if around.status != "Succeeded":
+        await load.withdraw(context, around.factory)
     with contextlib.suppress(InvalidArgument):  # it has not come as far as the gate
         await asyncio.to_thread(summary.write, around.run)
     return Values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -202,7 +203,7 @@ async def test_a_run_is_registered_and_stays_loaded_only_if_its_gate_was_passed(
 
     for _ in range(2):  # a finished run comes to the same end again
         executed.clear()
-        assert await retrain.run(wanted, context, execute) == bool(right)
+        assert await retrain.run(wanted, context, execute, factory) == bool(right)
         names = [stage.step.name for stage in retrain.STAGES]
         assert executed == (names if right else names[:-1])
         assert set(serving.loaded) == ({load.load.of(run).name} if right else set())
@@ -210,6 +211,64 @@ async def test_a_run_is_registered_and_stays_loaded_only_if_its_gate_was_passed(
         assert ("Run run: passed" in page) == bool(right)
         assert "curate/report.html" in page
         assert "exact_match at_least 0.5" in page
+
+
+LOADED = load.Outputs(name=f"candidate-{SHA256[:12]}", base_model="llama", replicas=1)
+RELEASED = {"models": [{"name": "new", "backend": {"type": "modelserver", "model": LOADED.name}}]}
+SERVED = [{"name": LOADED.name, "source": "models:/support/3"}]
+ENGINE = {"type": "vllm", "model": "llama", "source": "/models/llama", "adapters": {"serve": SERVED}}
+ELSEWHERE = {"type": "openai", "base_url": "https://api.example.org/v1", "model": LOADED.name}
+
+
+@pytest.mark.parametrize(
+    ("in_force", "stays"),
+    [
+        (RELEASED, True),
+        ({"engines": [ENGINE, {"type": "extractive"}]}, True),
+        ({"models": [{"name": "new", "backend": ELSEWHERE}]}, False),
+        ({}, False),
+    ],
+    ids=["a model answers with it", "every replica serves it", "another API's model has its name", "not named"],
+)
+@pytest.mark.allow_blocking  # the test's own files
+async def test_a_failed_run_leaves_what_was_released_of_equal_weights(
+    tmp_path: Path, in_force: dict[str, Any], stays: bool
+) -> None:
+    serving, written = Serving(), StringIO()
+    context = Context(tmp_path, cast(Gateway, serving), Progress(Console(file=written, width=200)))
+    serving.loaded.append(LOADED.name)
+    write(tmp_path, "load", LOADED.model_dump_json())
+    models = [{"name": "small", "backend": {"type": "modelserver", "model": "llama"}}, *in_force.get("models", [])]
+    routes = [{"name": "chat", "task": "chat", "models": ["small"]}]
+    found = factory(**{**in_force, "models": models, "routes": routes})
+    assert await load.withdraw(context, lambda: found) == ("" if stays else LOADED.name)
+    assert serving.loaded == ([LOADED.name] if stays else [])
+    assert (f"{LOADED.name} stays loaded: factory.yaml names it" in written.getvalue()) == stays
+
+
+@pytest.mark.allow_blocking  # the test's own files
+async def test_a_step_by_itself_unloads_nothing_that_factory_yaml_names_nor_without_it(tmp_path: Path) -> None:
+    service = Adapters()
+    service.calls = 1
+    service.loaded[LOADED.name] = gateway_pb2.LoadAdapterRequest(name=LOADED.name)
+    write(tmp_path, "load", LOADED.model_dump_json())
+    path = tmp_path / "factory.yaml"
+    models = [{"name": name, "backend": {"type": "modelserver", "model": name}} for name in ("llama", LOADED.name)]
+    routes = [{"name": "chat", "task": "chat", "models": ["llama"]}]
+    text = factory(models=models, routes=routes).model_dump_json()
+    command = (sys.executable, "-m", "genaifactory_pipelines", "withdraw", "--run", str(tmp_path))
+    async with connected(service, tmp_path):
+        for content, status, printed in (("", 1, b""), (text, 0, b'{"unloaded": ""}\n')):
+            path.write_text(content, encoding="utf-8")
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                *("--gateway", f"unix:{tmp_path}/gateway.sock"),
+                env={**os.environ, "GENAIFACTORY_FACTORY_FILE": str(path), "GENAIFACTORY_API_KEY": "gf-key"},
+                stdout=asyncio.subprocess.PIPE,
+            )
+            out, _ = await process.communicate()
+            assert (process.returncode, out) == (status, printed)
+            assert set(service.loaded) == {LOADED.name}
 
 
 def write(run: Path, step: str, result: str) -> None:
@@ -259,7 +318,7 @@ async def test_an_adapter_is_loaded_by_its_digest_and_again_after_somebody_unloa
     write(tmp_path, "train", outputs.model_dump_json())
     service = Adapters()
     async with connected(service, tmp_path) as context:
-        assert await load.withdraw(context) == ""  # nothing was loaded yet
+        assert await load.withdraw(context, factory) == ""  # nothing was loaded yet
         for _ in range(2):
             found = await load.load.run(load.Parameters(engine="llama"), context)
             assert found == load.Outputs(name=f"candidate-{SHA256[:12]}", base_model="llama", replicas=2)
@@ -269,7 +328,7 @@ async def test_an_adapter_is_loaded_by_its_digest_and_again_after_somebody_unloa
             service.loaded.clear()  # as when somebody unloads it
         await load.load.run(load.Parameters(source="models:/support/3"), context)
         assert service.loaded[found.name].source_uri == "models:/support/3"
-        assert await load.withdraw(context) == found.name
+        assert await load.withdraw(context, factory) == found.name
         assert not service.loaded
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from genaifactory_common import specs
 from genaifactory_local import endpoints, interpreters, runs, state, tracking
 from genaifactory_local.commands import evaluate as evaluating
 from genaifactory_local.commands import train as training
@@ -70,7 +71,7 @@ def retrain(
 
     The run is recorded in the MLflow that MLFLOW_TRACKING_URI names, or in one in the state folder.
 
-    Exit status 3: the gate was not passed, and the adapter is unloaded again.
+    Exit status 3: the gate was not passed, and the adapter is unloaded again, unless factory.yaml names it.
 
     Example: `genaifactory retrain --golden golden.jsonl --base ~/models/Qwen3-0.6B --route chat --gate default -o nov`
     """
@@ -103,7 +104,8 @@ def retrain(
 
     async def run() -> bool:
         async with runs.context(platform, key, output) as context:
-            return await dag.run(plan, context, partial(runs.execute, interpreters=where, environment=variables))
+            execute = partial(runs.execute, interpreters=where, environment=variables)
+            return await dag.run(plan, context, execute, platform.factory)
 
     passed = asyncio.run(run())
     if as_json:
@@ -112,7 +114,7 @@ def retrain(
         evaluating.print_scores(evaluate.evaluate.of(output))
         evaluating.print_verdict(gate.gate.of(output))
         print(f"Report: {output / summary.FILE}")
-        print(_advice(output, passed, passed and tracked))
+        print(_advice(output, passed, passed and tracked, platform.factory()))
     if not passed:
         raise typer.Exit(NOT_PASSED)
 
@@ -130,14 +132,15 @@ def _training(values: dict[str, Any], method: Method | None, seed: int | None) -
     return values | {name: value for name, value in chosen.items() if value is not None}
 
 
-def _advice(run: Path, passed: bool, registered: bool) -> str:
+def _advice(run: Path, passed: bool, registered: bool, factory: specs.Factory) -> str:
     adapter = load.load.of(run).name
     if passed:
         version = register.register.of(run) if registered else None
         also = f", and version {version.version} of {version.model} in MLflow" if version is not None else ""
         return f"{adapter} is loaded{also}. To release it, see docs/loop.md."
+    ended = load.stays(adapter) if load.named(factory, adapter) else f"{adapter} is unloaded"
     return (
-        f"{adapter} is unloaded. {run / gate.gate.name / gate.REPORT} shows each rule with its evidence, and "
+        f"{ended}. {run / gate.gate.name / gate.REPORT} shows each rule with its evidence, and "
         "docs/evaluation.md what to do (A gate that was not passed)."
     )
 
