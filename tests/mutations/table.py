@@ -157,6 +157,15 @@ MUTATIONS = (
         ("pipelines/test_tracking.py::test_what_is_not_masked_stays_where_it_is",),
     ),
     Mutation(
+        "a run that is recorded with counts alone takes questions and answers to MLflow",
+        "pipelines/genaifactory_pipelines/steps/record.py",
+        "*(_TEXTS.get(step, ()) if examples else ())",
+        "*_TEXTS.get(step, ())",
+        (
+            "pipelines/test_tracking.py::test_no_text_of_an_example_or_a_golden_item_leaves_its_place_when_counts_are_wanted",
+        ),
+    ),
+    Mutation(
         "an adapter that its gate refused is registered",
         "pipelines/genaifactory_pipelines/steps/register.py",
         "    if not verdict.passed:\n",

@@ -26,18 +26,23 @@ from genaifactory_pipelines.values import Values
 INPUTS = "inputs"
 _OF_EVERY_STEP = (ATTEMPT, environment.FILE, RESULT)
 _STEPS: tuple[Step[Any, Any], ...] = (collect.collect, curate.curate, train.train, evaluate.evaluate, gate.gate)
-# A file that is not named here stays where it is: the interactions that were collected are not masked.
-_FILES = {
+# A file that is named in neither stays where it is: the interactions that were collected are not masked.
+_COUNTS = {
     collect.collect.name: (),
-    curate.curate.name: (
-        curate.REPORT,
-        f"{curate.DATASET}/{dataset.CARD}",
-        f"{curate.DATASET}/{dataset.MANIFEST}",
-    ),
-    train.train.name: (train.REPORT, metrics.FILE),
-    evaluate.evaluate.name: (evaluate.REPORT, evaluate.SCORES, "candidate.jsonl", "production.jsonl"),
+    curate.curate.name: (f"{curate.DATASET}/{dataset.CARD}", f"{curate.DATASET}/{dataset.MANIFEST}"),
+    train.train.name: (metrics.FILE,),
+    evaluate.evaluate.name: (evaluate.SCORES,),
     gate.gate.name: (gate.REPORT,),
 }
+_TEXTS = {
+    curate.curate.name: (
+        curate.REPORT,
+        *(f"{curate.DATASET}/{dataset.file_of(Path(), each)}" for each in dataset.SPLITS),
+    ),
+    train.train.name: (train.REPORT,),
+    evaluate.evaluate.name: (evaluate.REPORT, "candidate.jsonl", "production.jsonl"),
+}
+"""Files that hold texts of examples, of golden items and of answers to them."""
 _MOST_DOCUMENTS = 1000
 
 
@@ -48,8 +53,9 @@ class Parameters(Values):
     """Of the run, for people."""
     experiment: Name = "retrain"
     dataset: Literal["examples", "counts"] = "examples"
-    """What MLflow gets of the dataset: its masked examples, and the files of examples and golden items that were given,
-    so that the run can be made again when the record is gone; or its manifest alone."""
+    """What MLflow gets: the masked examples of the dataset, the files of examples and golden items that were given, the
+    answers and the reports that show them, so that the run can be made again when the record is gone; or nothing that
+    holds a text of these."""
 
 
 class Outputs(Values):
@@ -171,8 +177,8 @@ def _dataset(run: Path, collected: Attempt, curated: Attempt) -> Dataset:
 
 def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, Path]]:
     """Where they lie in the run's folder, they lie in MLflow, and files that were given below their parameters."""
-    for step, names in _FILES.items():
-        for name in (*_OF_EVERY_STEP, *names):
+    for step, names in _COUNTS.items():
+        for name in (*_OF_EVERY_STEP, *names, *(_TEXTS.get(step, ()) if examples else ())):
             if (run / step / name).exists():  # there are no answers of production where it was not asked
                 yield f"{step}/{name}", run / step / name
     adapter = run / train.train.name / train.ADAPTER
@@ -180,10 +186,6 @@ def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, 
         yield f"{train.train.name}/{train.ADAPTER}/{file.name}", file
     if not examples:
         return
-    curated = run / curate.curate.name / curate.DATASET
-    for split in dataset.SPLITS:
-        file = dataset.file_of(curated, split)
-        yield f"{curate.curate.name}/{curate.DATASET}/{file.name}", file
     for attempt in attempts:
         for name in attempt.files:
             file = Path(attempt.parameters[name])

@@ -27,6 +27,7 @@ from genaifactory_common.errors import (
     Unimplemented,
 )
 from genaifactory_pipelines import curation
+from genaifactory_pipelines.datasets import dataset
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import curate, load, record, register, train
 from genaifactory_pipelines.tracking import client, registry, runs
@@ -90,13 +91,28 @@ def test_what_is_not_masked_stays_where_it_is(tracking: Tracking, tmp_path: Path
         assert tracked.SECRET.encode() not in data, name
 
 
-def test_the_examples_stay_where_they_are_when_counts_are_wanted(tracking: Tracking, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", ["examples", "counts"])
+def test_no_text_of_an_example_or_a_golden_item_leaves_its_place_when_counts_are_wanted(
+    tracking: Tracking, tmp_path: Path, store: Path, wanted: str
+) -> None:
     run = done(tracked.made(tmp_path / "run"))
-    done(record.record.run(RECORD.model_copy(update={"dataset": "counts"}), tracked.context(run)))
+    done(record.record.run(RECORD.model_copy(update={"dataset": wanted}), tracked.context(run)))
+    _, splits = dataset.read(run / "curate" / "dataset")
+    texts = {"golden item ", "golden answer "}
+    for example in (*splits.train, *splits.validation, *splits.test):
+        texts |= {example.questions.partition(" <PERSON>")[0], example.output}
     (found,) = done(all_runs(tracking))
     artifacts = artifacts_of(found)
-    assert "curate/dataset/dataset.json" in artifacts
-    assert not [name for name in artifacts if name.startswith("inputs/") or name.endswith("train.jsonl")]
+    holding = {name for name, data in artifacts.items() if any(text.encode() in data for text in texts)}
+    if wanted == "counts":
+        assert holding == set()
+        assert {"curate/dataset/dataset.json", "evaluate/scores.jsonl", "gate/report.html"} <= artifacts.keys()
+        database = b"".join(path.read_bytes() for path in store.glob(f"{client.DATABASE}*"))
+        assert not [text for text in texts if text.encode() in database]
+    else:
+        reports = {f"{step}/report.html" for step in ("curate", "train", "evaluate")}
+        files = {"curate/dataset/train.jsonl", "evaluate/candidate.jsonl", "evaluate/production.jsonl"}
+        assert holding >= {*reports, *files, "inputs/curate.golden/golden.jsonl"}
 
 
 def test_an_adapter_that_passed_is_a_version_and_the_candidate(tracking: Tracking, tmp_path: Path) -> None:

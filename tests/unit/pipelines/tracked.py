@@ -15,6 +15,7 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.specs.gates import Gate
 from genaifactory_pipelines.curation import Options
+from genaifactory_pipelines.datasets import dataset
 from genaifactory_pipelines.evaluation.protocol import Candidate
 from genaifactory_pipelines.evaluation.scoring import Metric
 from genaifactory_pipelines.gateway import Gateway, Patience
@@ -61,7 +62,7 @@ def context(run: Path, count: int = 40, written: StringIO | None = None) -> Cont
 
 async def made(run: Path, *, right: int = ITEMS, weights: bytes = b"weights", candidate: str = "trained") -> Path:
     """A run up to its gate. right: items of the golden set that the candidate answers; half of them pass the gate."""
-    lines = [{"id": f"g-{n}", "input": f"golden item {n}", "output": f"{n}"} for n in range(ITEMS)]
+    lines = [{"id": f"g-{n}", "input": f"golden item {n}", "output": f"golden answer {n}"} for n in range(ITEMS)]
     golden = await asyncio.to_thread(_lines, run.parent / "golden.jsonl", lines)
     working = context(run)
     await collect.collect.run(window(), working)
@@ -89,11 +90,13 @@ def trains(weights: bytes, loss: float = 3) -> Step[Training, train.Outputs]:
         (checkpoint / adapter.WEIGHTS).write_bytes(weights)
         (checkpoint / adapter.CONFIG).write_text(json.dumps({"target_modules": ["q_proj"]}))
         version = curate.curate.of(context.run).version
+        _, splits = dataset.read(context.run / curate.curate.name / curate.DATASET)
+        shown = "".join(f"<p>{example.questions}: {example.output}</p>" for example in splits.train)
         about = adapter.About(base_model=options.served_as, data_version=version, prompt_version="", metrics={})
         metrics.write(
             folder / metrics.FILE, [Point(step=n, name="sft/train_loss", value=loss / (n + 1)) for n in range(250)]
         )
-        (folder / train.REPORT).write_text("<p>training</p>")
+        (folder / train.REPORT).write_text(shown)
         return train.Outputs(
             base_model=about.base_model,
             data_version=version,
@@ -116,7 +119,9 @@ def evaluates(right: int) -> Step[evaluate.Parameters, evaluate.Outputs]:
             for n in range(ITEMS)
         ]
         await asyncio.to_thread(_lines, folder / evaluate.SCORES, lines)
-        await asyncio.to_thread((folder / evaluate.REPORT).write_text, "<p>evaluation</p>")
+        shown = [{"item": f"g-{n}", "input": f"golden item {n}", "text": f"golden answer {n}"} for n in range(ITEMS)]
+        for name in (evaluate.REPORT, "candidate.jsonl", "production.jsonl"):
+            await asyncio.to_thread(_lines, folder / name, shown)
         metric = Metric(better="higher", items=ITEMS, candidate=right / ITEMS, production=0.25)
         return evaluate.Outputs(items=ITEMS, metrics={"exact_match": metric})
 
