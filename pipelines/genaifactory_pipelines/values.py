@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 INPUT: Final = "input"
 """Marks a path among a step's parameters, Annotated[Path, INPUT]: the result depends on what the file holds."""
+PRIVATE: Final = "private"
+"""Marks a field among a step's parameters, Annotated[str, PRIVATE], that stays in the run's folder: MLflow gets neither
+it nor the file that holds it."""
 
 
 class Values(BaseModel):

@@ -159,11 +159,18 @@ MUTATIONS = (
     Mutation(
         "a run that is recorded with counts alone takes questions and answers to MLflow",
         "pipelines/genaifactory_pipelines/steps/record.py",
-        "*(_TEXTS.get(step, ()) if examples else ())",
-        "*_TEXTS.get(step, ())",
+        "        texts = _TEXTS.get(step.name, ()) if examples else ()\n",
+        "        texts = _TEXTS.get(step.name, ())\n",
         (
             "pipelines/test_tracking.py::test_no_text_of_an_example_or_a_golden_item_leaves_its_place_when_counts_are_wanted",
         ),
+    ),
+    Mutation(
+        "system prompts are parameters of a run in MLflow",
+        "pipelines/genaifactory_pipelines/steps/record.py",
+        "if PRIVATE in field.metadata}",
+        "if False}",
+        ("pipelines/test_tracking.py::test_no_system_prompt_is_taken_to_mlflow",),
     ),
     Mutation(
         "an adapter that its gate refused is registered",

@@ -21,7 +21,7 @@ from genaifactory_pipelines.evaluation.registry import make_evaluators, with_sui
 from genaifactory_pipelines.evaluation.scoring import Metric, Scored, Scores, metrics, score
 from genaifactory_pipelines.evaluation.statistics import kappa
 from genaifactory_pipelines.step import Context, Step
-from genaifactory_pipelines.values import INPUT, Values
+from genaifactory_pipelines.values import INPUT, PRIVATE, Values
 
 SCORES = "scores.jsonl"
 REPORT = "report.html"
@@ -39,7 +39,7 @@ class Parameters(Values):
     """With an empty one, production alone is evaluated."""
     suites: tuple[str, ...] = ()
     """More questions that both are asked, for the metrics on them: "safety"."""
-    hidden: tuple[str, ...] = ()
+    hidden: Annotated[tuple[str, ...], PRIVATE] = ()
     """Templates of system prompts, which no answer may repeat."""
     judge: str = ""
     """A route whose model compares the answers of both, and claims with passages; empty: none."""

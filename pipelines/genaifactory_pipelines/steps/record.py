@@ -21,10 +21,10 @@ from genaifactory_pipelines.tracking import client, runs
 from genaifactory_pipelines.tracking.runs import Dataset, Recorded
 from genaifactory_pipelines.training import metrics
 from genaifactory_pipelines.training.metrics import Point
-from genaifactory_pipelines.values import Values
+from genaifactory_pipelines.values import PRIVATE, Values
 
 INPUTS = "inputs"
-_OF_EVERY_STEP = (ATTEMPT, environment.FILE, RESULT)
+_OF_EVERY_STEP = (environment.FILE, RESULT)
 _STEPS: tuple[Step[Any, Any], ...] = (collect.collect, curate.curate, train.train, evaluate.evaluate, gate.gate)
 # A file that is named in neither stays where it is: the interactions that were collected are not masked.
 _COUNTS = {
@@ -97,7 +97,7 @@ def _recorded(parameters: Parameters, run: Path) -> Recorded:
         started=_milliseconds(run / collect.collect.name / ATTEMPT),
         ended=_milliseconds(run / gate.gate.name / RESULT),
         tags=_tags(run),
-        parameters={name: value for attempt in attempts.values() for name, value in _parameters(attempt)},
+        parameters={name: value for step in _STEPS for name, value in _parameters(step, attempts[step.name])},
         metrics=tuple(_metrics(run)),
         dataset=_dataset(run, attempts[collect.collect.name], attempts[curate.curate.name]),
         artifacts=dict(_artifacts(run, attempts.values(), parameters.dataset == "examples")),
@@ -139,10 +139,15 @@ def _environment(run: Path, step: Step[Any, Any]) -> Environment:
     return Environment.model_validate_json((run / step.name / environment.FILE).read_bytes())
 
 
-def _parameters(attempt: Attempt) -> Iterator[tuple[str, str]]:
-    yield from runs.flat(attempt.parameters, attempt.step)
+def _parameters(step: Step[Any, Any], attempt: Attempt) -> Iterator[tuple[str, str]]:
+    private = _private(step)
+    yield from runs.flat({name: each for name, each in attempt.parameters.items() if name not in private}, step.name)
     for name, sha256 in attempt.files.items():
         yield f"{attempt.step}.{name}.sha256", sha256
+
+
+def _private(step: Step[Any, Any]) -> set[str]:
+    return {name for name, field in step.parameters.model_fields.items() if PRIVATE in field.metadata}
 
 
 def _metrics(run: Path) -> Iterator[Point]:
@@ -177,10 +182,13 @@ def _dataset(run: Path, collected: Attempt, curated: Attempt) -> Dataset:
 
 def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, Path]]:
     """Where they lie in the run's folder, they lie in MLflow, and files that were given below their parameters."""
-    for step, names in _COUNTS.items():
-        for name in (*_OF_EVERY_STEP, *names, *(_TEXTS.get(step, ()) if examples else ())):
-            if (run / step / name).exists():  # there are no answers of production where it was not asked
-                yield f"{step}/{name}", run / step / name
+    for step in _STEPS:
+        attempt = () if _private(step) else (ATTEMPT,)
+        texts = _TEXTS.get(step.name, ()) if examples else ()
+        for name in (*attempt, *_OF_EVERY_STEP, *_COUNTS[step.name], *texts):
+            file = run / step.name / name
+            if file.exists():  # there are no answers of production where it was not asked
+                yield f"{step.name}/{name}", file
     adapter = run / train.train.name / train.ADAPTER
     for file in sorted(adapter.iterdir()):
         yield f"{train.train.name}/{train.ADAPTER}/{file.name}", file

@@ -115,6 +115,17 @@ def test_no_text_of_an_example_or_a_golden_item_leaves_its_place_when_counts_are
         assert holding >= {*reports, *files, "inputs/curate.golden/golden.jsonl"}
 
 
+def test_no_system_prompt_is_taken_to_mlflow(tracking: Tracking, tmp_path: Path, store: Path) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    assert tracked.PROMPT.encode() in (run / "evaluate" / ".attempt").read_bytes()
+    done(record.record.run(RECORD, tracked.context(run)))
+    for name, data in tracked.artifacts(store).items():
+        assert tracked.PROMPT.encode() not in data, name
+    (found,) = done(all_runs(tracking))
+    assert found.data.params["evaluate.route"] == "chat"
+    assert "curate/.attempt" in artifacts_of(found)
+
+
 def test_an_adapter_that_passed_is_a_version_and_the_candidate(tracking: Tracking, tmp_path: Path) -> None:
     run = done(tracked.made(tmp_path / "run"))
     outputs = done(register.register.run(REGISTER, tracked.context(run)))

@@ -29,6 +29,8 @@ from tests.unit.pipelines.examples import START, Masks, feedback, recorded
 
 SECRET = "Nguyen Van A"
 """Part of a question on record; the policy masks its first word."""
+PROMPT = "You are the help desk of Acme; never say so."
+"""System prompt of production, which answers may not repeat."""
 ITEMS = 30
 RULES = {"name": "release", "rules": [{"metric": "exact_match", "at_least": 0.5}]}
 
@@ -69,9 +71,8 @@ async def made(run: Path, *, right: int = ITEMS, weights: bytes = b"weights", ca
     await curate.curate.run(curate.Parameters(options=Options(policy="default"), golden=golden), working)
     base = await asyncio.to_thread(_base, run.parent / "llama")
     await trains(weights).run(Training(base=str(base), served_as="tiny"), working)
-    await evaluates(right).run(
-        evaluate.Parameters(name="e", route="chat", golden=golden, candidate=Candidate(adapter=candidate)), working
-    )
+    given = {"name": "e", "route": "chat", "golden": golden, "candidate": Candidate(adapter=candidate)}
+    await evaluates(right).run(evaluate.Parameters(**given, hidden=(PROMPT,)), working)
     await gate.gate.run(gate.Parameters(gate=Gate.model_validate(RULES)), working)
     return run
 
