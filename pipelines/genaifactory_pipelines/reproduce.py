@@ -19,7 +19,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines import environment
 from genaifactory_pipelines.datasets import dataset
 from genaifactory_pipelines.environment import Environment
-from genaifactory_pipelines.step import Attempt, Context, Step, digest
+from genaifactory_pipelines.step import Attempt, Context, Step, digest, require_own
 from genaifactory_pipelines.steps import collect, curate, record, train
 from genaifactory_pipelines.training import metrics
 from genaifactory_pipelines.training.options import HUB, Options, base_folder
@@ -147,8 +147,12 @@ def _shown(found: collect.Outputs) -> str:
 def _copy(source: Path, target: Path) -> None:
     """The step's folder, once its dataset was found to be what its version says."""
     dataset.read(source / curate.DATASET)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    require_own(target)
+    new = target.with_name(f".{target.name}.new")
+    for path in (new, target):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(source, new)
+    new.rename(target)
 
 
 def _compared(recorded: Path, run: Path, rows: list[Row], tolerance: float) -> Comparison:

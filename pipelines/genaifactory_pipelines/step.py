@@ -145,12 +145,17 @@ class Step(Generic[Parameters, Outputs]):
         except OSError:
             same = False
         if not same:  # what an attempt with other parameters has left is of no use
-            if folder.exists() and not (folder / ATTEMPT).exists() and any(folder.iterdir()):
-                raise InvalidArgument(f"{folder} holds other files. Give a folder of its own for the run.", field="run")
+            require_own(folder)
             _begin(folder, text)
         if not (folder / RESULT).exists():
             return None
         return self.of(run)
+
+
+def require_own(folder: Path) -> None:
+    """Raises InvalidArgument for a step's folder that holds files of something else. Blocks."""
+    if folder.exists() and not (folder / ATTEMPT).exists() and any(folder.iterdir()):
+        raise InvalidArgument(f"{folder} holds other files. Give a folder of its own for the run.", field="run")
 
 
 def _begin(folder: Path, attempt: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,12 +88,25 @@ async def record(tracking: Tracking, recorded: Recorded) -> str:
 async def fetch(tracking: Tracking, run_id: str, folder: Path, names: Sequence[str]) -> None:
     """Replaces a folder with those of a run's artifacts that are in folders with these names. Raises FactoryError.
 
-    NotFound when there is no such run, or when it was not recorded by this platform.
+    NotFound when there is no such run, or when it was not recorded by this platform; InvalidArgument when the folder
+    holds something else.
     """
+    await asyncio.to_thread(_require_own, folder, names)
     if re.fullmatch(r"[0-9A-Za-z]{1,64}", run_id) is None:
         raise NotFound(f"'{run_id[:64]}' is not the id of a run in MLflow: 32 hex digits.", field="run_id")
     await tracking.call(partial(_require_recorded, run_id=run_id))
     await tracking.call(partial(_download, run_id=run_id, folder=folder, names=names))
+
+
+def _require_own(folder: Path, names: Sequence[str]) -> None:
+    if not folder.exists():
+        return
+    found = {each.name for each in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if found and (RUN_ID not in found or found - {RUN_ID, *names}):
+        raise InvalidArgument(
+            f"{folder} holds other files than what was fetched of a run, which would be deleted. Give another folder.",
+            field="--output",
+        )
 
 
 def _require_recorded(client: MlflowClient, run_id: str) -> None:

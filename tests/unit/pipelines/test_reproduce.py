@@ -119,6 +119,32 @@ def test_a_recorded_dataset_that_was_changed_is_not_trained_on(tmp_path: Path) -
         again(folder, count=30)
 
 
+@pytest.mark.parametrize("kept", [".", "run_id", "recorded"], ids=["a folder", "beside what was fetched", "a file"])
+def test_a_folder_of_something_else_is_not_deleted(
+    store: Path, tmp_path: Path, kept: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "again" / RECORDED
+    files = [folder] if kept == RECORDED else [folder / "interview.mp3", folder / "curate" / "notes.txt"]
+    for file in [*files, *([folder / kept] if kept == "run_id" else [])]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("0123")
+    monkeypatch.setattr(sys, "argv", ["tracked", "fetch", "0123abc", str(folder), *NEEDED])
+    with pytest.raises(SystemExit):
+        commands.main()
+    assert "holds other files than what was fetched of a run" in capsys.readouterr().err
+    assert all(file.read_text() == "0123" for file in files)
+
+
+def test_a_folder_of_something_else_is_not_replaced_by_the_recorded_dataset(tmp_path: Path) -> None:
+    folder = recorded(tmp_path)
+    notes = folder / "retrained" / "curate" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("mine")
+    with pytest.raises(InvalidArgument, match="holds other files"):
+        again(folder, count=30)
+    assert notes.read_text() == "mine"
+
+
 def test_files_and_the_base_that_are_elsewhere_are_asked_for(tmp_path: Path) -> None:
     folder = recorded(tmp_path)
     golden = tmp_path / "golden.jsonl"
@@ -161,4 +187,5 @@ def test_a_run_is_made_again_from_its_id(
     assert fetch(run_id) == ""
     assert fetched(folder / RECORDED) == run_id
     assert {each.name for each in (folder / RECORDED).iterdir()} == {*NEEDED, "run_id"}
+    assert fetch(run_id) == ""
     assert again(folder).same
