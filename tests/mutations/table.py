@@ -1129,6 +1129,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a run that is tried again evaluates a candidate that is not loaded",
+        "pipelines/genaifactory_pipelines/workflows/retrain.py",
+        "    if stage.step in _WITH_CANDIDATE:\n",
+        "    if False:\n",
+        ("pipelines/test_workflows.py::test_a_retry_of_a_failed_run_loads_the_candidate_again",),
+    ),
+    Mutation(
         "weights that were not trained are served under the name of those that were",
         "pipelines/genaifactory_pipelines/steps/load.py",
         "        sha256=trained.sha256,\n",

@@ -47,7 +47,7 @@ def tasks(gate: str) -> tuple[Approval, Task[Any]]:
     decide: Task[Any] = Task(
         "decide",
         "What was decided, on record; a refusal ends the workflow.",
-        _decide,
+        decided,
         needs=(pause.name,),
         outputs=("decision", "reason"),
         not_passed=Decision.refusal,
@@ -56,7 +56,7 @@ def tasks(gate: str) -> tuple[Approval, Task[Any]]:
     return pause, decide
 
 
-async def _decide(given: Parameters, around: Surroundings, context: Context) -> Decision:
+async def decided(given: Parameters, around: Surroundings, context: Context) -> Decision:
     """Stores what was decided beside the steps. Raises OSError."""
     decision = around.decision if given.approval == "required" else Decision(decision="approve", reason="not required")
     text = f"{decision.model_dump_json(indent=2)}\n"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import curate, evaluate, gate, load, train
 from genaifactory_pipelines.values import Values
 from genaifactory_pipelines.workflows import approvals
-from genaifactory_pipelines.workflows.protocol import Approval, Surroundings, Task, Workflow, not_passed
+from genaifactory_pipelines.workflows.protocol import Approval, Decision, Surroundings, Task, Workflow, not_passed
 
+_WITH_CANDIDATE = (evaluate.evaluate, gate.gate)
+"""Steps that need the adapter at the model server, or after which people try it."""
 _WITH_REPORT = {each.name for each in (curate.curate, train.train, evaluate.evaluate, gate.gate)}
 
 
@@ -77,8 +80,24 @@ def _planned(given: Parameters, around: Surroundings) -> dag.Plan:
 
 
 async def _run(stage: dag.Stage, given: Parameters, around: Surroundings, context: Context) -> Values:
+    if stage.step in _WITH_CANDIDATE:
+        await _load(around, context)
     outputs: Values = await stage.step.run(await asyncio.to_thread(_made, stage, around.run), context)
     return outputs
+
+
+async def _load(around: Surroundings, context: Context) -> None:
+    """Again: `finish` has unloaded the candidate of a run that failed, and a retry leaves out tasks that succeeded."""
+    (stage,) = (each for each in dag.STAGES if each.step is load.load)
+    await stage.step.run(await asyncio.to_thread(_made, stage, around.run), context)
+
+
+async def _decide(given: Parameters, around: Surroundings, context: Context) -> Decision:
+    """See approvals. What was approved is loaded when the workflow ends. Raises FactoryError, OSError."""
+    decision = await approvals.decided(given, around, context)
+    if not decision.refusal():
+        await _load(around, context)
+    return decision
 
 
 def _made(stage: dag.Stage, run: Path) -> Values:
@@ -120,7 +139,8 @@ def _tasks() -> tuple[Task[Parameters] | Approval, ...]:
             )
         )
         if judged:  # what comes after it needs MLflow
-            return (*tasks, *approvals.tasks(name))
+            pause, decide = approvals.tasks(name)
+            return (*tasks, pause, replace(decide, work=_decide))
     raise AssertionError("the DAG has a gate")
 
 

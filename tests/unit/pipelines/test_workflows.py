@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
+from rich.console import Console
 
+from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, Overloaded, RateLimited, Unavailable
 from genaifactory_pipelines import exits
 from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines.evaluation.scoring import Metric
-from genaifactory_pipelines.step import RESULT
+from genaifactory_pipelines.gateway import Gateway, Patience
+from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.step import RESULT, Context
 from genaifactory_pipelines.steps import evaluate as evaluating
+from genaifactory_pipelines.steps import train
+from genaifactory_pipelines.values import Values
 from genaifactory_pipelines.workflows import __main__ as pod
 from genaifactory_pipelines.workflows import approvals, manifests
 from genaifactory_pipelines.workflows.drift_check import Parameters as OfDrift
 from genaifactory_pipelines.workflows.evaluate import Parameters as OfEvaluation
-from genaifactory_pipelines.workflows.protocol import Approval, Surroundings, Workflow
+from genaifactory_pipelines.workflows.protocol import Approval, Decision, Surroundings, Workflow
 from genaifactory_pipelines.workflows.registry import WORKFLOWS
 from genaifactory_pipelines.workflows.retrain import Parameters as OfRetrain
 
@@ -235,6 +246,112 @@ def test_retrain_is_refused_before_anything_runs(
     status, said, _ = run(around, "retrain", "plan", **{"route": "chat", "base": "/models/x", **parameters})
     assert status == exits.FAILED
     assert message in said
+
+
+class Serving:
+    """A gateway whose model server has adapters, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.loaded: set[str] = set()
+
+    async def load_adapter(self, request: gateway_pb2.LoadAdapterRequest) -> int:
+        """See Gateway."""
+        self.calls.append("load")
+        self.loaded.add(request.name)
+        return 1
+
+    async def unload_adapter(self, name: str) -> int:
+        """See Gateway."""
+        self.calls.append("unload")
+        self.loaded.remove(name)
+        return 1
+
+    async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
+        """See Gateway."""
+        self.calls.append("chat")
+        adapter = request.evaluation.adapter
+        if adapter and adapter not in self.loaded:
+            raise NotFound(f"There is no adapter '{adapter}'.")
+        yield gateway_pb2.ChatResponse(request_id="r", delta="In Hue.")
+
+    async def recorded(self, request_ids: Sequence[str]) -> dict[str, monitor_pb2.Interaction]:
+        """See Gateway."""
+        return {request_id: monitor_pb2.Interaction() for request_id in request_ids}
+
+    def patience(self) -> Patience:
+        """See Gateway."""
+        return Patience(0)
+
+
+@pytest.fixture
+def trained(around: Surroundings) -> Surroundings:
+    """A run of retrain whose adapter was trained."""
+    shutil.rmtree(around.run)
+    around.factory_file.write_text(
+        f"""{FACTORY}
+engines: [{{type: vllm, model: extractive, source: /models/x, adapters: {{max_rank: 16}}}}]
+"""
+    )
+    golden = around.input("golden.jsonl", "golden")
+    golden.parent.mkdir()
+    golden.write_text(
+        '{"input": "Where is it?", "output": "In Hue."}\n{"input": "And the other?", "output": "In Hue."}\n'
+    )
+    outputs = train.Outputs(base_model="extractive", data_version="sha256:1", sha256="5eed" * 16, stages={})
+    folder = around.run / "train"
+    folder.mkdir(parents=True)
+    (folder / RESULT).write_text(outputs.model_dump_json())
+    return around
+
+
+async def test_a_retry_of_a_failed_run_loads_the_candidate_again(trained: Surroundings) -> None:
+    given = OfRetrain(route="chat", base="/models/x", gate="easy")
+    retrain, serving = WORKFLOWS["retrain"], Serving()
+    context = Context(trained.run, cast(Gateway, serving), Progress(Console(file=StringIO())))
+
+    async def done(task: str, **changes: Any) -> Values:
+        found = retrain.task(task)
+        assert found is not None
+        return await found.work(given, replace(trained, **changes), context)
+
+    await done("plan")
+    await done("load")
+    candidate = set(serving.loaded)
+    assert len(candidate) == 1
+    for task in ("evaluate", "gate"):
+        await done("finish", status="Failed")
+        assert not serving.loaded
+        serving.calls.clear()
+        await done(task)  # Argo leaves out `load`, which succeeded
+        assert (serving.calls[0], serving.loaded) == ("load", candidate)
+    await done("finish", status="Failed")
+    await done("decide", decision=Decision(decision="refuse", reason="slow"))
+    assert not serving.loaded
+    await done("decide", decision=Decision(decision="approve", reason="better"))
+    assert serving.loaded == candidate
+    await done("finish", status="Succeeded")
+    assert serving.loaded == candidate
+
+
+async def test_a_failed_run_leaves_the_adapter_that_was_released_meanwhile(trained: Surroundings) -> None:
+    given = OfRetrain(route="chat", base="/models/x", gate="easy")
+    retrain, serving = WORKFLOWS["retrain"], Serving()
+    context = Context(trained.run, cast(Gateway, serving), Progress(Console(file=StringIO())))
+    for task in ("plan", "load"):
+        found = retrain.task(task)
+        assert found is not None
+        await found.work(given, trained, context)
+    (name,) = serving.loaded
+    text = trained.factory_file.read_text()
+    released = text.replace("models: [{", f"models: [{{name: new, backend: {{type: modelserver, model: {name}}}}}, {{")
+    trained.factory_file.write_text(released)
+    assert retrain.finish is not None
+    await retrain.finish.work(given, replace(trained, status="Failed"), context)
+    assert serving.loaded == {name}
+    trained.factory_file.write_text(text)
+    await retrain.finish.work(given, replace(trained, status="Failed"), context)
+    assert not serving.loaded
 
 
 def test_the_token_of_the_account_is_argos_alone() -> None:
