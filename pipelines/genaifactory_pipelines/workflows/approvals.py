@@ -14,6 +14,8 @@ from genaifactory_pipelines.workflows.protocol import Approval, Decision, Surrou
 FILE = "approval.json"
 """What was decided, in the run's folder."""
 Wanted = Literal["required", "none"]
+LONGEST_SECONDS = 2 * 86_400
+"""Of a pause: a workflow's deadline has room for it beside its tasks."""
 
 
 class Parameters(Protocol):
@@ -32,7 +34,12 @@ def wanted(default: Wanted) -> Any:
 
 def seconds() -> Any:
     """The field `approval_seconds` of a workflow's parameters."""
-    return Field(default=86_400, ge=0, description="How long the workflow waits for that; then the answer is no.")
+    return Field(
+        default=86_400,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="How long the workflow waits for that, at most two days; then the answer is no.",
+    )
 
 
 def tasks(gate: str) -> tuple[Approval, Task[Any]]:

@@ -97,4 +97,5 @@ evaluate = Workflow(
         ),
         *approvals.tasks("gate"),
     ),
+    deadline_seconds=3 * 24 * 3600,
 )

@@ -158,7 +158,7 @@ retrain = Workflow(
         _withdraw,
         report=summary.FILE,
     ),
-    deadline_seconds=3 * 24 * 3600,
+    deadline_seconds=5 * 24 * 3600,
     schedule="11 2 * * 0",
     suspended=True,
 )

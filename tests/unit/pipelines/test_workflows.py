@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
 
 from genaifactory.gateway.v1 import gateway_pb2
@@ -191,6 +192,22 @@ def test_tasks_need_tasks_that_there_are_and_name_outputs_that_their_steps_have(
     for each in (each for each in workflow.tasks if isinstance(each, Approval)):
         assert each.seconds_parameter in workflow.parameters.model_fields
     assert set(workflow.alone_by or ()) <= workflow.parameters.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "retrain"])
+def test_a_workflow_has_time_for_the_longest_pause_and_an_attempt_of_each_task(name: str) -> None:
+    workflow = WORKFLOWS[name]
+    attempts = sum(each.deadline_seconds for each in workflow.tasks if not isinstance(each, Approval))
+    assert workflow.deadline_seconds >= approvals.LONGEST_SECONDS + attempts
+    given = {"route": "chat", "base": "/models/x", "approval_seconds": approvals.LONGEST_SECONDS}
+    given = {name: value for name, value in given.items() if name in workflow.parameters.model_fields}
+    workflow.parameters.model_validate(given)
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        workflow.parameters.model_validate({**given, "approval_seconds": approvals.LONGEST_SECONDS + 1})
+    assert {each.name for each in WORKFLOWS.values() if any(isinstance(one, Approval) for one in each.tasks)} == {
+        "evaluate",
+        "retrain",
+    }
 
 
 @pytest.mark.parametrize(
