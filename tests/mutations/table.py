@@ -204,6 +204,27 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a change of stages by a clock that is behind has no effect",
+        "pipelines/genaifactory_pipelines/tracking/registry.py",
+        "    return max((datetime.now(UTC), *(each.at.astimezone(UTC) + _TICK for each in changes)))\n",
+        "    return datetime.now(UTC)\n",
+        ("pipelines/test_registry.py::test_a_change_takes_effect_after_one_of_a_clock_that_was_ahead",),
+    ),
+    Mutation(
+        "a change of stages without effect is reported as done",
+        "pipelines/genaifactory_pipelines/tracking/registry.py",
+        "    if stages.after(now.changes[:at]) == stages.after(now.changes[: at + 1]):\n",
+        "    if False:\n",
+        ("pipelines/test_registry.py::test_a_change_that_another_command_forestalls_is_reported",),
+    ),
+    Mutation(
+        "of two commands at once the slower one sets the alias of Production",
+        "pipelines/genaifactory_pipelines/tracking/registry.py",
+        "        if now.changes == found.changes:\n",
+        "        if True:\n",
+        ("pipelines/test_registry.py::test_the_alias_follows_the_record_of_a_faster_command",),
+    ),
+    Mutation(
         "each attempt to record a run makes another one",
         "pipelines/genaifactory_pipelines/tracking/runs.py",
         "    if _of_key(client, experiment, recorded.key) == []:\n",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ PRODUCTION = "production"
 _CHANGE = "genaifactory.change."
 """Tags of the registered model that hold its record of stages: each change has a tag of its own, so that two commands
 at once both add theirs. The time comes first in the name."""
+_TICK = timedelta(microseconds=1)
+_SETTLING = 10
+"""How often the alias is set anew, because others add to the record."""
 _PAGE = 200
 
 
@@ -95,8 +98,8 @@ async def change(
 ) -> Model:
     """Adds to the record of stages; the model afterwards. Raises FactoryError.
 
-    version: None for "rollback". Conflict when the change does not apply, or when the version's run did not pass its
-    gate and this is not `despite_gate`.
+    version: None for "rollback". Conflict when the change does not apply, also because another one came first, or when
+    the version's run did not pass its gate and this is not `despite_gate`.
     """
     before = await settle(tracking, model)
     moved = before.production or 0 if version is None else version
@@ -106,7 +109,7 @@ async def change(
         run_id, gate = found.run_id, found.gate
     passed = gate == runs.PASSED
     wanted = Change(
-        at=datetime.now(UTC),
+        at=_next(before.changes),
         by=by,
         action=action,
         version=moved,
@@ -124,20 +127,38 @@ async def change(
     # The name is made once, so that a repeated request sets the same tag again.
     tag = f"{_CHANGE}{wanted.at:%Y%m%dT%H%M%S.%f}-{secrets.token_hex(4)}"
     await tracking.call(lambda client: client.set_registered_model_tag(model, tag, wanted.model_dump_json()))
-    return await settle(tracking, model)
+    now = await settle(tracking, model)
+    at = now.changes.index(wanted)
+    if stages.after(now.changes[:at]) == stages.after(now.changes[: at + 1]):
+        raise Conflict(
+            f"Another change of the model '{model}' came first, so that this one had no effect. Look at its stages, "
+            "and decide again.",
+            field="model",
+        )
+    return now
+
+
+def _next(changes: Sequence[Change]) -> datetime:
+    """The time of a change after these, by whatever clocks they were made: the record is in the order of the times."""
+    return max((datetime.now(UTC), *(each.at.astimezone(UTC) + _TICK for each in changes)))
 
 
 async def settle(tracking: Tracking, model: str) -> Model:
     """Points the alias of Production to what the record says, which a killed command may have left undone.
 
-    Raises FactoryError.
+    Another command may add to the record meanwhile, and be faster. Raises FactoryError.
     """
     found = await find(tracking, model)
-    if found.production is None:
-        await tracking.call(lambda client: client.delete_registered_model_alias(model, PRODUCTION))
-    else:
-        await tracking.call(partial(_point, model=model, alias=PRODUCTION, version=found.production))
-    return found
+    for _ in range(_SETTLING):
+        if found.production is None:
+            await tracking.call(lambda client: client.delete_registered_model_alias(model, PRODUCTION))
+        else:
+            await tracking.call(partial(_point, model=model, alias=PRODUCTION, version=found.production))
+        now = await find(tracking, model)
+        if now.changes == found.changes:
+            return now
+        found = now
+    raise Conflict(f"Other commands go on changing stages of the model '{model}'. Try again.", field="model")
 
 
 def _version(model: Model, version: int) -> Version:

@@ -8,6 +8,7 @@ import json
 import random
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -143,6 +144,63 @@ def test_an_alias_that_a_killed_command_left_behind_is_put_right(tracking: Track
     with pytest.raises(Conflict, match="in Production already"):
         done(registry.change(tracking, model, 1, "promote", by="an", reason="again"))
     assert alias(tracking, registry.PRODUCTION) == "1"
+
+
+def add(mlflow: Any, wanted: Change) -> None:
+    """What another command does, up to its alias."""
+    tag = f"genaifactory.change.{wanted.at:%Y%m%dT%H%M%S.%f}-0000000{wanted.version}"
+    mlflow.set_registered_model_tag("support", tag, wanted.model_dump_json())
+
+
+def test_a_change_takes_effect_after_one_of_a_clock_that_was_ahead(tracking: Tracking, model: str) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=2)
+    for version in (1, 2):
+        wanted = change("promote", version, at=ahead + timedelta(seconds=version))
+        done(tracking.call(partial(add, wanted=wanted)))
+    found = done(registry.change(tracking, model, None, "rollback", by="binh", reason="wrong dates"))
+    assert (found.production, alias(tracking, registry.PRODUCTION)) == (1, "1")
+    assert [each.action for each in found.changes] == ["promote", "promote", "rollback"]
+
+
+@pytest.mark.allow_blocking  # the other command's writing
+def test_a_change_that_another_command_forestalls_is_reported(
+    tracking: Tracking, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        done(registry.change(tracking, model, version, "promote", by="an", reason="better"))
+    check = stages.require_applies
+
+    def slowly(found: stages.Stages, wanted: Change) -> None:
+        """The other one reads the record before this one's change is in it, and its own is in it first."""
+        check(found, wanted)
+        first = wanted.model_copy(update={"at": wanted.at - timedelta(microseconds=1), "by": "binh"})
+        add(mlflow, first)
+
+    mlflow = done(tracking.call(lambda found: found))
+    monkeypatch.setattr(stages, "require_applies", slowly)
+    with pytest.raises(Conflict, match="Another change of the model 'support' came first"):
+        done(registry.change(tracking, model, None, "rollback", by="an", reason="wrong dates"))
+    found = done(registry.find(tracking, model))
+    assert (found.production, alias(tracking, registry.PRODUCTION)) == (1, "1")
+    assert [each.by for each in found.changes] == ["an", "an", "binh", "an"]
+
+
+def test_the_alias_follows_the_record_of_a_faster_command(
+    tracking: Tracking, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(registry.change(tracking, model, 1, "promote", by="an", reason="better"))
+    others = [change("promote", 2, at=datetime.now(UTC) + timedelta(seconds=1))]
+
+    def slowly(mlflow: Any, **values: Any) -> None:
+        """Between the reading of the record and this setting of the alias another command does both."""
+        if others:
+            add(mlflow, others.pop())
+            mlflow.set_registered_model_alias(model, registry.PRODUCTION, "2")
+        mlflow.set_registered_model_alias(model, values["alias"], str(values["version"]))
+
+    monkeypatch.setattr(registry, "_point", slowly)
+    assert done(registry.settle(tracking, model)).production == 2
+    assert alias(tracking, registry.PRODUCTION) == "2"
 
 
 def test_what_is_not_there_and_a_record_that_was_changed_by_hand_are_named(tracking: Tracking, model: str) -> None:
