@@ -27,7 +27,7 @@ from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.evaluation import golden, leaks, registry
 from genaifactory_pipelines.evaluation.protocol import Candidate
-from genaifactory_pipelines.step import Context, Step
+from genaifactory_pipelines.step import Context, Step, require_unchanged
 from genaifactory_pipelines.steps import collect, curate, evaluate, gate, load, record, register, train
 from genaifactory_pipelines.training.options import Options, Training
 from genaifactory_pipelines.values import INPUT, Values
@@ -67,7 +67,7 @@ class Parameters(Values):
     )
     training: Training = Field(default=Training(), title="Training", description="See docs/training.md.")
     gate: str = Field(title="Gate", description="The gate of factory.yaml that the candidate has to pass.")
-    name: str = Field(
+    name: load.Prefix = Field(
         default="candidate", title="Name", description="What the adapter's name begins with; its SHA-256 follows."
     )
     source: str = Field(
@@ -107,11 +107,13 @@ class Stage:
     about: str
     """What it does, for people."""
     parameters: Callable[[Plan, Path], Values]
-    """Of the plan and of the run's folder. Blocks. Raises InvalidArgument where a step before it was not run."""
+    """Of the plan and of the run's folder. Blocks. Raises InvalidArgument where a step before it was not run, Conflict
+    where what it was run with has changed."""
 
 
 def _evaluated(plan: Plan, run: Path) -> evaluate.Parameters:
     given = plan.parameters
+    require_unchanged(curate.curate.attempt(run), "golden", given.golden)  # what it keeps out is what is asked
     return evaluate.Parameters(
         name=_name(run),
         route=given.route,

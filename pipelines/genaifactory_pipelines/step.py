@@ -211,6 +211,20 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_unchanged(attempt: Attempt, name: str, path: Path) -> None:
+    """Raises Conflict when a file is not what a step was run with. Blocks. Raises OSError.
+
+    name: of the step's parameter.
+    """
+    sha256 = attempt.files.get(name, "")
+    if not path.is_file() or digest(path) != sha256:
+        raise Conflict(
+            f"{path} is not the file that '{attempt.step}' was run with as '{name}' (SHA-256 {sha256 or 'none'}). "
+            f"Restore it, or run '{attempt.step}' and the steps after it again.",
+            field=name,
+        )
+
+
 def _digests(parameters: Values) -> dict[str, str]:
     """Of the files that the parameters name as inputs; one that is missing is left to the step to report."""
     found = {}

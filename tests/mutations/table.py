@@ -204,6 +204,20 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a gate judges by golden items that were trained on",
+        "pipelines/genaifactory_pipelines/retrain.py",
+        '    require_unchanged(curate.curate.attempt(run), "golden", given.golden)',
+        "    pass",
+        ("pipelines/test_retrain.py::test_a_golden_set_other_than_the_one_that_was_kept_out_is_not_evaluated",),
+    ),
+    Mutation(
+        "a run is recorded with a file that it was not made with",
+        "pipelines/genaifactory_pipelines/steps/record.py",
+        "            require_unchanged(attempt, name, file)\n",
+        "",
+        ("pipelines/test_tracking.py::test_a_file_that_was_replaced_is_not_recorded_as_what_was_given",),
+    ),
+    Mutation(
         "a change of stages by a clock that is behind has no effect",
         "pipelines/genaifactory_pipelines/tracking/registry.py",
         "    return max((datetime.now(UTC), *(each.at.astimezone(UTC) + _TICK for each in changes)))\n",

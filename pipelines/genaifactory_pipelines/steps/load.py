@@ -20,10 +20,14 @@ _DIGITS = 12
 """Of the weights' SHA-256 that a name ends with."""
 
 
+Prefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Of an adapter's name: letters, digits and . _ -, at most 64."""
+
+
 class Parameters(Values):
     """Under which name, and where the model server finds it."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "candidate"
+    name: Prefix = "candidate"
     """What the adapter's name begins with; the first digits of its SHA-256 follow, so that other weights have another
     name."""
     source: str = ""

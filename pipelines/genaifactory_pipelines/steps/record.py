@@ -15,7 +15,7 @@ from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import environment
 from genaifactory_pipelines.datasets import dataset
 from genaifactory_pipelines.environment import Environment
-from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step
+from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, require_unchanged
 from genaifactory_pipelines.steps import collect, curate, evaluate, gate, train
 from genaifactory_pipelines.tracking import client, runs
 from genaifactory_pipelines.tracking.runs import Dataset, Recorded
@@ -197,6 +197,7 @@ def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, 
     for attempt in attempts:
         for name in attempt.files:
             file = Path(attempt.parameters[name])
+            require_unchanged(attempt, name, file)
             yield f"{INPUTS}/{attempt.step}.{name}/{file.name}", file
 
 

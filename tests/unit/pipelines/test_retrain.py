@@ -23,12 +23,12 @@ from rich.console import Console
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory_common import channels, specs
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.errors import Conflict, InvalidArgument
 from genaifactory_local import interpreters
 from genaifactory_pipelines import retrain, summary
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import RESULT, Context, Step
+from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, digest
 from genaifactory_pipelines.steps import collect, load, train
 from genaifactory_pipelines.values import Values
 from tests.unit.pipelines import tracked
@@ -102,6 +102,37 @@ def test_what_cannot_succeed_is_reported_before_a_run_begins(
     assert (found.value.field, problem in found.value.message) == (field, True), found.value.message
 
 
+@pytest.mark.parametrize("name", ["my adapter", "../x", "", "x" * 65, "-x"])
+def test_a_name_that_no_adapter_can_have_is_reported_before_a_run_begins(golden: Path, name: str) -> None:
+    values = parameters(golden).model_dump() | {"name": name}
+    with pytest.raises(InvalidArgument, match=r"^name: "):
+        retrain.parameters(values)
+    assert retrain.parameters({**values, "name": "x" * 64}).name == "x" * 64
+
+
+@pytest.mark.parametrize("content", [None, b"{}"], ids=["removed", "replaced"])
+def test_a_golden_set_other_than_the_one_that_was_kept_out_is_not_evaluated(
+    golden: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    plan = retrain.plan(parameters(golden), factory(), NOW)
+    (stage,) = (stage for stage in retrain.STAGES if stage.step.name == "evaluate")
+    write(tmp_path, "load", LOADED.model_dump_json())
+    kept_out(tmp_path, golden)
+    assert stage.parameters(plan, tmp_path)
+    golden.unlink()
+    if content is not None:
+        golden.write_bytes(content)
+    with pytest.raises(Conflict, match=r"golden.jsonl is not the file that 'curate' was run with as 'golden'"):
+        stage.parameters(plan, tmp_path)
+
+
+def kept_out(run: Path, golden: Path) -> None:
+    """What curate leaves, as far as its attempt."""
+    attempt = Attempt(step="curate", version="", parameters={}, files={"golden": digest(golden)}, needs={})
+    (run / "curate").mkdir()
+    (run / "curate" / ATTEMPT).write_text(attempt.model_dump_json(), encoding="utf-8")
+
+
 def test_an_empty_golden_set_and_one_of_several_policies_are_reported_before_a_run_begins(golden: Path) -> None:
     several = factory(policies=[{"name": "default"}, {"name": "strict"}])
     with pytest.raises(InvalidArgument, match="Give one; there are: default, strict"):
@@ -129,6 +160,7 @@ def test_a_run_goes_on_with_its_window_until_another_one_is_asked_for(golden: Pa
 def test_each_step_is_given_what_those_before_it_have_made(golden: Path, tmp_path: Path) -> None:
     plan = retrain.plan(parameters(golden, served_as="llama"), factory(), NOW)
     stages = {stage.step.name: stage for stage in retrain.STAGES}
+    kept_out(tmp_path, golden)
     with pytest.raises(InvalidArgument, match="run that step first"):
         stages["evaluate"].parameters(plan, tmp_path)
     write(tmp_path, "load", load.Outputs(name="candidate-5eed", base_model="llama", replicas=1).model_dump_json())
@@ -154,6 +186,7 @@ def test_the_evaluation_asks_what_the_gate_judges_and_knows_the_prompt_that_may_
     safe = factory(gates=[{"name": "release", "rules": rules}], routes=routes, prompts=prompts)
     plan = retrain.plan(parameters(golden), safe, NOW)
     write(tmp_path, "load", load.Outputs(name="candidate-5eed", base_model="llama", replicas=1).model_dump_json())
+    kept_out(tmp_path, golden)
     (stage,) = (stage for stage in retrain.stages(plan.parameters) if stage.step.name == "evaluate")
     wanted: Any = stage.parameters(plan, tmp_path)
     assert wanted.suites == ("bias", "safety")

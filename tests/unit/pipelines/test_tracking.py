@@ -186,6 +186,21 @@ def test_a_result_of_a_former_one_is_not_recorded(tracking: Tracking, tmp_path: 
     assert done(all_runs(tracking)) == []
 
 
+def test_a_file_that_was_replaced_is_not_recorded_as_what_was_given(tracking: Tracking, tmp_path: Path) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    golden = tmp_path / "golden.jsonl"
+    former = golden.read_bytes()
+    golden.write_bytes(former + b'{"input": "new", "output": "new"}\n')
+    with pytest.raises(Conflict, match=r"golden.jsonl is not the file that 'curate' was run with as 'golden'"):
+        done(record.record.run(RECORD, tracked.context(run)))
+    golden.unlink()
+    with pytest.raises(Conflict, match="Restore it, or run 'curate' and the steps after it again"):
+        done(record.record.run(RECORD, tracked.context(run)))
+    assert done(all_runs(tracking)) == []
+    golden.write_bytes(former)
+    assert done(record.record.run(RECORD, tracked.context(run))).run_id
+
+
 def _deleted(mlflow: Any) -> list[Any]:
     return list(mlflow.search_runs([each.experiment_id for each in mlflow.search_experiments()], run_view_type=2))
 

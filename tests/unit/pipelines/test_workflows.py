@@ -24,7 +24,7 @@ from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines.evaluation.scoring import Metric
 from genaifactory_pipelines.gateway import Gateway, Patience
 from genaifactory_pipelines.progress import Progress
-from genaifactory_pipelines.step import RESULT, Context
+from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, digest
 from genaifactory_pipelines.steps import evaluate as evaluating
 from genaifactory_pipelines.steps import train
 from genaifactory_pipelines.values import Values
@@ -315,10 +315,11 @@ engines: [{{type: vllm, model: extractive, source: /models/x, adapters: {{max_ra
     golden.write_text(
         '{"input": "Where is it?", "output": "In Hue."}\n{"input": "And the other?", "output": "In Hue."}\n'
     )
+    attempt = Attempt(step="curate", version="", parameters={}, files={"golden": digest(golden)}, needs={})
     outputs = train.Outputs(base_model="extractive", data_version="sha256:1", sha256="5eed" * 16, stages={})
-    folder = around.run / "train"
-    folder.mkdir(parents=True)
-    (folder / RESULT).write_text(outputs.model_dump_json())
+    for step, name, content in (("curate", ATTEMPT, attempt), ("train", RESULT, outputs)):
+        (around.run / step).mkdir(parents=True)
+        (around.run / step / name).write_text(content.model_dump_json())
     return around
 
 
