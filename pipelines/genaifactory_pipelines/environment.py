@@ -32,7 +32,7 @@ class Environment(Values):
     threads: str
     """OMP_NUM_THREADS; empty where it is not set."""
     packages: dict[str, str]
-    """Versions of all installed distributions."""
+    """Versions of all installed distributions that have a name; of two with one name, of the one that is imported."""
 
     def lock(self) -> str:
         """Equal for equal packages under an equal interpreter, `sha256:` and 64 hex digits."""
@@ -51,7 +51,7 @@ class Environment(Values):
 
 @functools.cache
 def here() -> Environment:
-    """This process's. Blocks."""
+    """This process's, as it was at the first call. Blocks."""
     return Environment(
         revision=os.environ.get(_REVISION, "") or commit(Path(__file__)),
         python=platform.python_version(),
@@ -59,8 +59,17 @@ def here() -> Environment:
         processor=_processor(),
         processors=len(os.sched_getaffinity(0)),
         threads=os.environ.get("OMP_NUM_THREADS", ""),
-        packages={each.metadata["Name"].lower(): each.version for each in distributions()},
+        packages=_packages(),
     )
+
+
+def _packages() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for each in distributions():
+        name, version = each.metadata["Name"], each.metadata["Version"]
+        if name and version:  # an uninstallation that was interrupted leaves folders without either
+            found.setdefault(name.lower(), version)
+    return found
 
 
 def commit(file: Path) -> str:

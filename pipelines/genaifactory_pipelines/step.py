@@ -101,10 +101,11 @@ class Step(Generic[Parameters, Outputs]):
         if known is not None and not self.acts_outside:
             context.progress.line(f"{self.name}: nothing has changed since it was run")
             return known
+        where = await asyncio.to_thread(environment.here)  # the code may be another one when the work is done
         try:
             outputs = await self.work(parameters, context, folder)
             if outputs != known:
-                await asyncio.to_thread(_write, folder, outputs)
+                await asyncio.to_thread(_write, folder, outputs, where)
         except OSError as error:
             if is_full(error):
                 raise out_of_space(folder) from None
@@ -171,8 +172,8 @@ def _begin(folder: Path, attempt: bytes) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(folder: Path, outputs: Values) -> None:
-    files.write(folder / environment.FILE, environment.here().model_dump_json(indent=2).encode() + b"\n")
+def _write(folder: Path, outputs: Values, where: environment.Environment) -> None:
+    files.write(folder / environment.FILE, where.model_dump_json(indent=2).encode() + b"\n")
     files.write(folder / RESULT, outputs.model_dump_json(indent=2).encode() + b"\n")
 
 

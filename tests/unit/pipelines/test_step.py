@@ -192,6 +192,39 @@ async def test_the_folder_says_what_the_result_depends_on_and_what_it_was_run_by
     ]  # fmt: skip
 
 
+async def test_what_a_step_was_run_by_is_what_was_there_when_it_began(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pull(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+        monkeypatch.setenv("GENAIFACTORY_REVISION", "after")
+        return Outputs(square=1)
+
+    monkeypatch.setenv("GENAIFACTORY_REVISION", "before")
+    environment.here.cache_clear()
+    await Step("pulls", Parameters, Outputs, pull).run(Parameters(number=1), context)
+    environment.here.cache_clear()
+    data = await asyncio.to_thread((context.run / "pulls" / environment.FILE).read_bytes)
+    assert Environment.model_validate_json(data).revision == "before"
+
+
+def test_a_distribution_without_a_name_is_left_out_and_the_first_of_a_name_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, metadata in (
+        ("broken-1.dist-info", None),
+        ("Pydantic-0.1.dist-info", "Name: Pydantic\nVersion: 0.1\n"),
+    ):
+        (tmp_path / folder).mkdir()
+        if metadata is not None:
+            (tmp_path / folder / "METADATA").write_text(f"Metadata-Version: 2.1\n{metadata}")
+    monkeypatch.syspath_prepend(tmp_path)
+    environment.here.cache_clear()
+    packages = environment.here().packages
+    environment.here.cache_clear()
+    assert packages["pydantic"] == "0.1"
+    assert "pytest" in packages
+
+
 def test_a_commit_is_that_of_the_checkout_that_tracks_the_file(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         named = ("-c", "user.name=a", "-c", "user.email=a@example.org")
