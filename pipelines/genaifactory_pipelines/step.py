@@ -9,7 +9,7 @@ A step reads only the folders of the steps that it needs. `result.json` is writt
 says what the step was run by; `.attempt` is first, with everything that the result depends on, contents of files
 included: a step that is run again with the same returns its result, and one that was killed goes on from what its
 folder holds. With anything else the folder is emptied first. Two processes never work on one step of a run: the second
-waits for the first, and returns its result.
+waits for the first and returns its result, or ends after a minute with an error that passes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from filelock import Timeout
 from pydantic import ValidationError
 
 from genaifactory_common import files
-from genaifactory_common.errors import Conflict, InvalidArgument
+from genaifactory_common.errors import Conflict, InvalidArgument, Unavailable
 from genaifactory_common.file_locks import file_lock
 from genaifactory_common.space import is_full, out_of_space
 from genaifactory_pipelines import environment
@@ -90,7 +90,7 @@ class Step(Generic[Parameters, Outputs]):
     async def run(self, parameters: Parameters, context: Context) -> Outputs:
         """The step's outputs, from an earlier run when nothing that they depend on has changed.
 
-        Raises FactoryError: Conflict when another process works on the step for longer than a minute.
+        Raises FactoryError: Unavailable when another process works on the step for longer than a minute.
         """
         async with _alone(context.run, self.name):
             return await self._run(parameters, context)
@@ -179,7 +179,7 @@ def _write(folder: Path, outputs: Values, where: environment.Environment) -> Non
 
 @asynccontextmanager
 async def _alone(run: Path, step: str) -> AsyncIterator[None]:
-    """Holds the lock on a step of a run. Raises Conflict."""
+    """Holds the lock on a step of a run. Raises Unavailable."""
     await asyncio.to_thread(run.mkdir, mode=0o700, parents=True, exist_ok=True)
     lock = file_lock(run / f".{step}.lock")
     deadline = time.monotonic() + _LOCK_SECONDS
@@ -189,7 +189,7 @@ async def _alone(run: Path, step: str) -> AsyncIterator[None]:
             break
         except Timeout:
             if time.monotonic() > deadline:
-                raise Conflict(
+                raise Unavailable(
                     f"Another process has worked on '{step}' in {run} for a minute. Wait for its end, or end it.",
                     field="run",
                 ) from None

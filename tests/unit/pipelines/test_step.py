@@ -15,8 +15,8 @@ import pydantic
 import pytest
 from rich.console import Console
 
-from genaifactory_common.errors import InvalidArgument, OutOfSpace
-from genaifactory_pipelines import environment
+from genaifactory_common.errors import InvalidArgument, OutOfSpace, Unavailable
+from genaifactory_pipelines import environment, exits, step
 from genaifactory_pipelines.environment import Environment
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import RESULT, Attempt, Context, Step
@@ -73,6 +73,27 @@ async def test_two_that_run_a_step_at_once_do_its_work_once(context: Context) ->
     both = await asyncio.gather(*(slow.run(Parameters(number=3), context) for _ in range(2)))
     assert both == [Outputs(square=9)] * 2
     assert await asyncio.to_thread((context.run / "slow" / "started").read_text) == "x"
+
+
+async def test_a_step_that_another_process_works_on_for_long_may_be_started_again(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def work(parameters: Parameters, context: Context, folder: Path) -> Outputs:
+        begun.set()
+        await end.wait()
+        return Outputs(square=9)
+
+    waits = Step("waits", Parameters, Outputs, work)
+    monkeypatch.setattr(step, "_LOCK_SECONDS", 0.1)
+    first = asyncio.create_task(waits.run(Parameters(number=3), context))
+    await begun.wait()
+    with pytest.raises(Unavailable, match="Another process has worked on 'waits'") as found:
+        await waits.run(Parameters(number=3), context)
+    assert exits.of(found.value) == exits.TRANSIENT
+    end.set()
+    assert await first == await waits.run(Parameters(number=3), context)
 
 
 async def test_a_step_that_acts_outside_of_its_folder_is_done_each_time(context: Context) -> None:
