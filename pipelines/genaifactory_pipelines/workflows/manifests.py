@@ -209,7 +209,8 @@ def _decision(approval: str) -> list[str]:
     if not approval:
         return []
     outputs = f"{{{{inputs.parameters.{approval}-%s}}}}"
-    return ["--decision", outputs % "decision", "--reason", outputs % "reason"]
+    # In one word each: what a person writes may begin with "-".
+    return [f"--{name}={outputs % name}" for name in Decision.model_fields]
 
 
 def _gpus() -> Synchronization:

@@ -266,6 +266,16 @@ def test_the_command_line_shows_versions_and_their_record(
     assert (status, out, error) == (1, "", "genaifactory: Version 2 is in Production already.\n")
 
 
+def test_a_reason_and_a_name_that_begin_with_a_dash_are_kept(
+    model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    promote = ["promote", model, "2", "--by=-an", "--reason=--despite-gate", "--json"]
+    status, out, error = genaifactory(promote, monkeypatch, capfd)
+    assert (status, error) == (0, "")
+    (kept,) = json.loads(out)["changes"]
+    assert (kept["by"], kept["reason"], kept["despite_gate"]) == ("-an", "--despite-gate", False)
+
+
 def test_the_command_line_without_a_store_or_without_mlflow_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

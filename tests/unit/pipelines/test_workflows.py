@@ -229,6 +229,36 @@ def test_only_an_approval_lets_a_candidate_pass_and_what_was_decided_is_kept(
     assert kept == {"decision": decision[0], "reason": decision[1]}
 
 
+@pytest.mark.parametrize("reason", ["- it is better", "--help", "-1", "a=b --decision=refuse"])
+@pytest.mark.parametrize(("workflow", "more"), [("evaluate", {}), ("retrain", {"base": "/models/x"})])
+def test_a_reason_is_kept_as_it_was_written_whatever_it_begins_with(
+    trained: Surroundings, workflow: str, more: dict[str, str], reason: str
+) -> None:
+    (template,) = (each for each in objects()[f"{workflow}.yaml"]["spec"]["templates"] if each["name"] == "decide")
+    values = {
+        "{{workflow.name}}": trained.name,
+        "{{workflow.creationTimestamp}}": "2026-11-21T12:00:00Z",
+        "{{workflow.parameters}}": argo(route="chat", approval="required", **more),
+        "{{inputs.parameters.approve-decision}}": "refuse",
+        "{{inputs.parameters.approve-reason}}": reason,
+        manifests.VOLUME: str(trained.volume),
+        manifests.OUTPUTS: str(trained.volume / "outputs"),
+        "/dev/termination-log": str(trained.volume / "message"),
+    }
+    arguments = []
+    for word in template["container"]["args"]:
+        for name, value in values.items():
+            if name in word:
+                word = word.replace(name, value)
+                break
+        arguments.append(word)
+    with pytest.raises(SystemExit) as ended:
+        pod.main(arguments)
+    assert ended.value.code == exits.NOT_PASSED
+    kept = json.loads((trained.run / approvals.FILE).read_text())
+    assert kept == {"decision": "refuse", "reason": reason}
+
+
 def test_where_no_approval_is_required_none_is_waited_for(around: Surroundings) -> None:
     assert run(around, "evaluate", "decide", "nobody", "", route="chat", approval="none")[0] == 0
     duration = next(

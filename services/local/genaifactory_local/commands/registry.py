@@ -149,7 +149,7 @@ def _change(
     *options: str,
 ) -> None:
     which = () if version is None else ("--version", str(version))
-    who = ("--by", by or getpass.getuser(), "--reason", reason)
+    who = (f"--by={by or getpass.getuser()}", f"--reason={reason}")  # either may begin with "-"
     _print(tracking.call(state_folder, "change", action, model, *which, *who, *options), as_json)
 
 
