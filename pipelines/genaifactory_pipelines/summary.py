@@ -38,7 +38,7 @@ def html(run: Path, *, linked: bool = True) -> str:
         f"The adapter {loaded.name} for {trained.base_model}, trained on {made.train:,} examples, is compared with "
         f"production on {evaluate.evaluate.of(run).items:,} golden items by the gate {verdict.gate}."
     )
-    _steps(report, run, linked)
+    _steps(report, run, linked, verdict)
     _verdict(report, verdict)
     _scores(report, run)
     report.heading("Dataset")
@@ -50,10 +50,12 @@ def html(run: Path, *, linked: bool = True) -> str:
     return report.html()
 
 
-def _steps(report: Report, run: Path, linked: bool) -> None:
+def _steps(report: Report, run: Path, linked: bool, verdict: Verdict) -> None:
     rows, links = [], {}
     for step in _STEPS:
-        if not (run / step.name / RESULT).exists():  # it was not asked for, or the gate was not passed
+        if not (run / step.name / RESULT).exists():  # it was not asked for
+            continue
+        if step is register.register and not verdict.passed:  # of a gate before, which was passed
             continue
         started, ended = times(step, run)
         rows.append((step.name, f"{started:%Y-%m-%d %H:%M:%S}", f"{(ended - started).total_seconds():,.1f} s"))

@@ -246,6 +246,30 @@ async def test_a_run_is_registered_and_stays_loaded_only_if_its_gate_was_passed(
         assert "exact_match at_least 0.5" in page
 
 
+@pytest.mark.allow_blocking  # the test's own files
+async def test_the_page_of_a_run_that_a_stricter_gate_stops_lists_no_registration(golden: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    context = Context(run, cast(Gateway, Serving()), Progress(Console(file=StringIO())))
+    scripted: dict[str, Step[Any, Any]] = {"train": tracked.trains(b"weights"), "evaluate": tracked.evaluates(3)}
+
+    async def execute(step: Step[Any, Any], given: Values, context: Context) -> None:
+        if step.name == "register":  # it needs MLflow
+            (run / "register").mkdir()
+            for name in (ATTEMPT, RESULT):
+                (run / "register" / name).write_text("{}", encoding="utf-8")
+        elif step.name != "record":
+            await scripted.get(step.name, step).run(given, context)
+
+    for at_least, passed in ((0.1, True), (0.5, False)):
+        rules = [{"metric": "exact_match", "at_least": at_least}]
+        in_force = factory(gates=[{"name": "right", "rules": rules}])
+        wanted = retrain.plan(parameters(golden, gate="right", served_as="llama"), in_force, NOW)
+        assert await retrain.run(wanted, context, execute, factory) == passed
+        page = (run / summary.FILE).read_text(encoding="utf-8")
+        assert (">register<" in page) == passed
+        assert ">gate<" in page
+
+
 LOADED = load.Outputs(name=f"candidate-{SHA256[:12]}", base_model="llama", replicas=1)
 RELEASED = {"models": [{"name": "new", "backend": {"type": "modelserver", "model": LOADED.name}}]}
 SERVED = [{"name": LOADED.name, "source": "models:/support/3"}]
