@@ -959,6 +959,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a file server that fails while its folder is read removes every document that was read from it",
+        "pipelines/genaifactory_pipelines/sources/folder.py",
+        '            self._skip(f"{below}/" if below else "", Reason.UNREADABLE, error.strerror or "")\n',
+        '            self._skip(f"{below}/", Reason.UNREADABLE, error.strerror or "")\n',
+        ("pipelines/test_folder.py::test_a_folder_that_fails_while_it_is_read_loses_no_document",),
+    ),
+    Mutation(
         "a web page of a source is on this machine or in its network",
         "pipelines/genaifactory_pipelines/sources/guard.py",
         "        if not private and not address.is_global:\n",

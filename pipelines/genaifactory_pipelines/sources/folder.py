@@ -263,7 +263,8 @@ class _Walk:
             with os.scandir(path) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            self._skip(f"{below}/", Reason.UNREADABLE, error.strerror or "")
+            # The source itself is "": its name ends in one '/', as the ids of its documents begin.
+            self._skip(f"{below}/" if below else "", Reason.UNREADABLE, error.strerror or "")
             return []
 
     def _link(self, entry: os.DirEntry[str], name: str, links: list[tuple[str, str]]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from genaifactory_common import formats
+from genaifactory_common import formats, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.sources import folder as finding
 from genaifactory_retriever.parsing import parser
@@ -57,6 +60,41 @@ def test_the_error_for_a_path_without_documents_names_it(tmp_path: Path, name: s
     (tmp_path / "program.exe").write_bytes(b"MZ")
     with pytest.raises(InvalidArgument, match=f"{name} {message}"):
         finding.find([tmp_path / name])
+
+
+class Stale:
+    """A folder of a file server that is gone: it can be opened, and not read."""
+
+    def __enter__(self) -> NoReturn:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.allow_blocking  # makes files
+@pytest.mark.parametrize("damaged", ["", "sub"])
+async def test_a_folder_that_fails_while_it_is_read_loses_no_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    folder = tmp_path / "handbook"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "a.md").write_text("x")
+    scandir = os.scandir
+
+    def stale(path: str) -> object:
+        return Stale() if Path(path) == folder / damaged else scandir(path)
+
+    monkeypatch.setattr(os, "scandir", stale)
+    found = finding.find([folder])
+    assert _ids(found) == []
+    assert "handbook/sub/a.md".startswith(found.unknown)
+    source = specs.FolderSource(name="wiki", type="folder", path=str(folder), knowledge_base="documents")
+    async with finding.reading(source) as listing:
+        assert "wiki/sub/a.md".startswith(listing.unknown)
 
 
 @pytest.mark.parametrize("ending", sorted(formats.BY_ENDING))
