@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from genaifactory_common import specs
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform
 from tests.integration import s3
@@ -27,10 +28,20 @@ from tests.integration.s3 import Bucket
 pytestmark = [pytest.mark.slow, pytest.mark.allow_blocking, pytest.mark.asyncio(loop_scope="module")]
 
 
+OUTSIDER, HR = "gf-outsider", "gf-hr"
+"""Keys with the permission 'ingest' alone; the second is of the group 'hr'."""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Platform]:
     folder = tmp_path_factory.mktemp("sources")
-    shutil.copyfile(testing.DEFAULT_FACTORY, folder / "factory.yaml")
+    document = yaml.safe_load(testing.DEFAULT_FACTORY.read_text(encoding="utf-8"))
+    document["roles"].append({"name": "ingesting", "permissions": ["ingest"]})
+    document["tenants"][0]["keys"] = [
+        {"id": name, "sha256": specs.hash_key(key), "role": "ingesting", "groups": groups}
+        for name, key, groups in (("outsider", OUTSIDER, []), ("hr", HR, ["hr"]))
+    ]
+    (folder / "factory.yaml").write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
     (folder / "first").mkdir()
     (folder / "first" / "a.md").write_text("# First\n\nThe first folder that was given.\n")
     arguments = (str(folder / "first"), "--config", str(folder / "factory.yaml"))
@@ -111,6 +122,26 @@ async def test_a_changed_access_list_replaces_what_is_stored(platform: Platform)
     place(platform, "secret", groups=["hr"])
     assert (await synced(platform))["replaced"] == 1
     assert await stored(platform, "secret") == {"secret/pay.md": ["hr"]}
+
+
+async def test_a_key_neither_removes_nor_replaces_what_it_may_not_see_and_fails(platform: Platform) -> None:
+    folder = place(platform, "staff", groups=["hr"])
+    write(folder, kept="The bonus is a month.", gone="The old bonus was two months.")
+    await synced(platform)
+    (folder / "gone.md").unlink()
+    write(folder, new="Part-time staff get a share.")
+    code, _, err = await genaifactory(platform.state.folder, "sources", "sync", "--key", OUTSIDER)
+    assert code == 1
+    assert "for the groups hr, and the API key has none of them" in err
+    assert list(await stored(platform, "staff")) == ["staff/gone.md", "staff/kept.md", "staff/new.md"]
+    place(platform, "staff")
+    code, out, _ = await genaifactory(platform.state.folder, "sources", "sync", "--key", OUTSIDER)
+    assert code == 1
+    assert "refused staff/kept.md: A document of this id is stored that the caller may not see" in out
+    assert set(map(tuple, (await stored(platform, "staff")).values())) == {("hr",)}
+    place(platform, "staff", groups=["hr"])
+    found = await synced(platform, "--key", HR)
+    assert (found["removed"], found["unchanged"], found["complete"]) == (1, 2, True)
 
 
 @pytest.mark.parametrize("damage", ["emptied", "others", "missing"])

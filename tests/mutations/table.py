@@ -994,6 +994,20 @@ MUTATIONS = (
         ("pipelines/test_sync.py::test_the_documents_of_another_source_are_not_overwritten",),
     ),
     Mutation(
+        "what is gone from a source stays stored for ever, since the key that reads it may not see its documents",
+        "pipelines/genaifactory_pipelines/sources/sync.py",
+        "    if not {each.document_id for each in plan.listing.documents} <= seen | failed:\n",
+        "    if False:\n",
+        ("pipelines/test_sync.py::test_nothing_is_removed_for_a_key_that_does_not_see_what_it_has_sent",),
+    ),
+    Mutation(
+        "a key replaces documents that it may not see, and shows what it wrote under their ids to everybody",
+        "services/retriever/genaifactory_retriever/servicer.py",
+        "ingestion.ingest(knowledge_base, caller.tenant, documents, groups=_groups(caller))",
+        "ingestion.ingest(knowledge_base, caller.tenant, documents, groups=None)",
+        ("retriever/test_catalogue.py::test_a_caller_does_not_replace_a_document_that_it_may_not_see",),
+    ),
+    Mutation(
         "a new index version shows documents to groups that may not see them",
         "services/retriever/genaifactory_retriever/versions.py",
         "            elif (passage.tenant, tuple(passage.allowed_groups)) != (access.tenant, access.allowed_groups):\n",

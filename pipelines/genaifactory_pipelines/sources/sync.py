@@ -11,7 +11,7 @@ from typing import Any
 import grpc.aio
 
 from genaifactory_common import specs
-from genaifactory_common.errors import Conflict, InvalidArgument
+from genaifactory_common.errors import Conflict, InvalidArgument, PermissionDenied
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.sources import sending, store
 from genaifactory_pipelines.sources.protocol import Listing, Skipped
@@ -64,7 +64,8 @@ async def synchronise(
 
     All sources are listed before anything is sent; of each, documents are removed after the others were sent.
     shrinking: whatever share of the documents is gone. Raises FactoryError; Conflict, before anything is changed, when
-    more is gone from one than its bound or its ids are another's.
+    more is gone from one than its bound or its ids are another's; PermissionDenied, before anything of the source is
+    removed, when the key may not see its documents.
     """
     async with AsyncExitStack() as stack:
         plans = []
@@ -101,9 +102,26 @@ async def _carry_out(plan: _Plan, progress: Progress) -> Synced:
             groups=plan.source.groups,
             on_progress=lambda so_far: report(so_far.done),
         )
+    await _require_seen(plan, {failure.document_id for failure in summary.failures})
     summary.removed = len(plan.gone) - len(await plan.store.remove(plan.gone))
     complete = not summary.failures and not plan.listing.unknown
     return Synced(plan.source.name, summary, plan.listing.skipped, complete)
+
+
+async def _require_seen(plan: _Plan, failed: set[str]) -> None:
+    """Documents that the key may not see are never found to be gone."""
+    groups = plan.source.groups
+    if not groups:
+        return
+    seen = {each.document_id async for each in store.stored(plan.store, source=plan.source.name)}
+    if not {each.document_id for each in plan.listing.documents} <= seen | failed:
+        name = plan.source.name
+        raise PermissionDenied(
+            f"The documents of the source '{name}' were stored for the groups {', '.join(groups)}, and the API key has "
+            "none of them: it cannot be found out what is gone from the source, so nothing was removed. Use a key with "
+            "one of these groups, or with the permission 'operate'.",
+            field=f"sources[{name}].groups",
+        )
 
 
 async def _require_own_ids(stored: Store, name: str) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from prometheus_client import Counter
 
 from genaifactory_common import formats
-from genaifactory_common.errors import FactoryError
+from genaifactory_common.errors import FactoryError, PermissionDenied
 from genaifactory_common.space import Space
 from genaifactory_retriever.budget import ByteBudget
 from genaifactory_retriever.documents import clean
@@ -38,6 +38,10 @@ _BATCH_PASSAGES = 512
 # 80 ms, and holds the interpreter's lock meanwhile, which stops searches and embedding.
 _BATCH_SECONDS = 0.5
 _MAX_TITLE_CHARACTERS = 300
+_HIDDEN = (
+    "A document of this id is stored that the caller may not see, so it was not replaced. Use another id, or a key "
+    "with one of the document's groups or with the permission 'operate'."
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,16 @@ class Ingestion:
         self._documents_in_flight = documents_in_flight
 
     async def ingest(
-        self, knowledge_base: KnowledgeBase, tenant: str, uploads: AsyncIterator[Upload]
+        self,
+        knowledge_base: KnowledgeBase,
+        tenant: str,
+        uploads: AsyncIterator[Upload],
+        *,
+        groups: tuple[str, ...] | None,
     ) -> AsyncGenerator[Result, None]:
         """A result for each upload, in their order; a bad document does not stop the others.
 
+        groups: of the caller, as of KnowledgeBase.write: a document that it may not see is not replaced by one.
         Raises what `uploads` raises, after the results of the documents before, OutOfSpace when the disk is full, and
         Unavailable when the store fails.
         """
@@ -128,7 +138,7 @@ class Ingestion:
         try:
             while not ordered.ended:
                 batch = await ordered.batch()
-                results = await self._write(knowledge_base, tenant, batch)
+                results = await self._write(knowledge_base, tenant, groups, batch)
                 finished = sum(ready.size_bytes for ready in batch)
                 held -= finished
                 self.budget.release(finished)
@@ -167,14 +177,17 @@ class Ingestion:
         # Drops the bytes: from here on only text and vectors are needed.
         return _Ready(replace(upload, data=b""), len(upload.data), prepared)
 
-    async def _write(self, knowledge_base: KnowledgeBase, tenant: str, batch: list[_Ready]) -> list[Result]:
+    async def _write(
+        self, knowledge_base: KnowledgeBase, tenant: str, groups: tuple[str, ...] | None, batch: list[_Ready]
+    ) -> list[Result]:
         """Writes a batch of documents with different ids."""
         batch = [await self._confirmed(knowledge_base, tenant, ready) for ready in batch]
         growth = sum(ready.prepared.growth_bytes for ready in batch if ready.prepared is not None)
         if growth:
             await asyncio.to_thread(self._space.look)
             self._space.require(growth)
-        written = iter(await knowledge_base.write([ready.prepared for ready in batch if ready.prepared is not None]))
+        prepared = [ready.prepared for ready in batch if ready.prepared is not None]
+        written = iter(await knowledge_base.write(prepared, groups))
         return [_result(ready, next(written) if ready.prepared is not None else None) for ready in batch]
 
     async def _confirmed(self, knowledge_base: KnowledgeBase, tenant: str, ready: _Ready) -> _Ready:
@@ -241,6 +254,8 @@ def _result(ready: _Ready, written: Written | None) -> Result:
         return Result(document_id, "rejected", error=ready.error)
     written = written or ready.unchanged
     assert written is not None  # it is neither rejected nor unchanged
+    if written.outcome == "hidden":
+        return Result(document_id, "rejected", error=PermissionDenied(_HIDDEN, field="document_id"))
     return Result(document_id, written.outcome, written.passages)
 
 

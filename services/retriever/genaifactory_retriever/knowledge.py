@@ -65,7 +65,8 @@ class Written:
     """The outcome of writing one document."""
 
     outcome: str
-    """'added', 'replaced', 'unchanged' or 'duplicate'."""
+    """'added', 'replaced', 'unchanged', 'duplicate', or 'hidden': nothing was written, since the caller may not see the
+    stored document of this id."""
     passages: int
 
 
@@ -129,12 +130,13 @@ class KnowledgeBase:
         """The chunkings of the open versions: a document is encoded for each of them."""
         return {chunking_of(index) for index in self.snapshots.current.indexes}
 
-    async def write(self, batch: Sequence[EncodedDocument]) -> list[Written]:
+    async def write(self, batch: Sequence[EncodedDocument], groups: tuple[str, ...] | None = None) -> list[Written]:
         """Writes documents of different ids; all of them become visible at once. Raises FactoryError.
 
         A document with an unchanged source is skipped; one with the content of another is stored without passages.
+        groups: of the caller; documents that it may not see are not replaced. None: it may see all of its tenant's.
         """
-        return await background.to_the_end(self._write(batch))
+        return await background.to_the_end(self._write(batch, groups))
 
     async def delete(
         self, tenant: str, document_ids: Iterable[str], groups: tuple[str, ...] | None = None
@@ -150,13 +152,19 @@ class KnowledgeBase:
         known = await self._known(tenant, document_id)
         return self._unchanged(known) if known is not None and known.source_hash == source_hash else None
 
-    async def _write(self, batch: Sequence[EncodedDocument]) -> list[Written]:
+    async def _write(self, batch: Sequence[EncodedDocument], groups: tuple[str, ...] | None) -> list[Written]:
         async with self._writing:
-            known = [await self._known(p.document.tenant, p.document.document_id) for p in batch]
+            keys = [(p.document.tenant, p.document.document_id) for p in batch]
+            known = [await self._known(*key) for key in keys]
+            hidden = {
+                (tenant, document_id)
+                for (tenant, document_id), k in zip(keys, known, strict=True)
+                if k is not None and not await self._visible(tenant, groups, [document_id])
+            }
             changed = {
-                (p.document.tenant, p.document.document_id)
-                for p, k in zip(batch, known, strict=True)
-                if k is None or k.source_hash != p.document.source_hash
+                key
+                for key, p, k in zip(keys, batch, known, strict=True)
+                if key not in hidden and (k is None or k.source_hash != p.document.source_hash)
             }
             written: list[Written] = []
             puts: list[tuple[StoredDocument, bool]] = []
@@ -165,6 +173,9 @@ class KnowledgeBase:
                 document = prepared.document
                 if before is not None and before.source_hash == document.source_hash:
                     written.append(self._unchanged(before))
+                    continue
+                if (document.tenant, document.document_id) in hidden:
+                    written.append(Written("hidden", 0))
                     continue
                 same = await self._same_content(document.tenant, document.content_hash)
                 stays = any(k.indexed and (document.tenant, k.document_id) not in changed for k in same)
@@ -180,9 +191,12 @@ class KnowledgeBase:
 
     async def _delete(self, tenant: str, document_ids: Sequence[str], groups: tuple[str, ...] | None) -> frozenset[str]:
         async with self._writing:
-            removed = await self._library.run(catalogue.visible, self._library, self.name, tenant, groups, document_ids)
+            removed = await self._visible(tenant, groups, document_ids)
             await self._apply([], [(tenant, document_id) for document_id in removed], {})
             return frozenset(removed)
+
+    async def _visible(self, tenant: str, groups: tuple[str, ...] | None, document_ids: Sequence[str]) -> list[str]:
+        return await self._library.run(catalogue.visible, self._library, self.name, tenant, groups, document_ids)
 
     async def _known(self, tenant: str, document_id: str) -> Known | None:
         return await self._library.run(self._library.known, self.name, tenant, document_id)

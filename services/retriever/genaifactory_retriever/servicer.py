@@ -107,7 +107,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
             max_bytes=self._settings.documents.max_bytes,
             data_timeout_seconds=self._settings.ingestion.data_timeout_seconds,
         )
-        return ingestion.ingest(knowledge_base, caller.tenant, documents)
+        return ingestion.ingest(knowledge_base, caller.tenant, documents, groups=_groups(caller))
 
     async def ListIndexes(
         self, request: retriever_pb2.ListIndexesRequest, context: Any

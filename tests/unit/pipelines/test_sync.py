@@ -11,7 +11,7 @@ from rich.console import Console
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import specs
-from genaifactory_common.errors import Conflict
+from genaifactory_common.errors import Conflict, PermissionDenied
 from genaifactory_common.testing import VERIFIER, served
 from genaifactory_common.testing.retriever import FakeRetriever
 from genaifactory_pipelines.progress import Progress
@@ -38,9 +38,16 @@ def put(retriever: FakeRetriever, source: str, *names: str) -> None:
         retriever.documents[name] = types_pb2.Document(document_id=name, source=source)
 
 
-async def synchronised(store: Store, folder: Path, *, least_share: float = 0.5, shrinking: bool = False) -> sync.Synced:
+async def synchronised(
+    store: Store, folder: Path, *, least_share: float = 0.5, shrinking: bool = False, groups: tuple[str, ...] = ()
+) -> sync.Synced:
     source = specs.FolderSource(
-        name="wiki", type="folder", path=str(folder), knowledge_base="documents", least_share=least_share
+        name="wiki",
+        type="folder",
+        path=str(folder),
+        knowledge_base="documents",
+        least_share=least_share,
+        groups=groups,
     )
     progress = Progress(Console(file=io.StringIO()))
     (done,) = await sync.synchronise(store.channel, [source], progress, shrinking=shrinking)
@@ -77,3 +84,17 @@ async def test_the_documents_of_another_source_are_not_overwritten(
         await synchronised(store, tmp_path)
     assert not retriever.uploaded
     assert list(retriever.documents) == ["wiki/a.md"]
+
+
+async def test_nothing_is_removed_for_a_key_that_does_not_see_what_it_has_sent(
+    store: Store, retriever: FakeRetriever, tmp_path: Path
+) -> None:
+    (tmp_path / "a.md").write_text("new")
+    put(retriever, "wiki", "wiki/old.md", "wiki/b.md")  # from before the source had groups
+    with pytest.raises(PermissionDenied, match="for the groups hr, staff, and the API key has none of them") as caught:
+        await synchronised(store, tmp_path, shrinking=True, groups=("hr", "staff"))
+    assert caught.value.field == "sources[wiki].groups"
+    assert set(retriever.documents) == {"wiki/old.md", "wiki/b.md"}
+    put(retriever, "wiki", "wiki/a.md")
+    found = await synchronised(store, tmp_path, shrinking=True, groups=("hr", "staff"))
+    assert found.summary.removed == 2

@@ -102,6 +102,24 @@ async def test_a_caller_lists_documents_without_groups_and_of_its_own_groups_onl
     assert (await removed(client, "hr/pay")).deleted == 1
 
 
+async def test_a_caller_does_not_replace_a_document_that_it_may_not_see(client: Client) -> None:
+    await client.ingest([PAY, BOOT])
+    everyone = replace(PAY, text="# Pay\n\nWhenever I like.", groups=())
+    changed = replace(BOOT, text="# Boot\n\nPress F12.\n")
+    stolen, other = await client.ingest([everyone, changed])
+    assert (stolen.outcome, stolen.error_reason) == (pb.INGEST_OUTCOME_REJECTED, "PERMISSION_DENIED")
+    assert "may not see" in stolen.error_message
+    assert "hr" not in stolen.error_message.replace("hr/pay", "")
+    assert other.outcome == pb.INGEST_OUTCOME_REPLACED
+    act_as(replace(CALLER, groups=("hr",)))
+    assert (await shown(client, "hr/pay")).sections[0].text == "On the 25th."
+    (found,) = await client.ingest([everyone])
+    assert found.outcome == pb.INGEST_OUTCOME_REPLACED
+    act_as(OPERATOR)
+    (found,) = await client.ingest([PAY])
+    assert found.outcome == pb.INGEST_OUTCOME_REPLACED
+
+
 async def test_no_tenant_lists_documents_of_another(client: Client) -> None:
     await client.ingest([BOOT])
     act_as(replace(OPERATOR, tenant="globex"))

@@ -63,11 +63,11 @@ async def test_an_upload_that_failed_on_a_full_library_may_be_sent_again(
     await library.run(pages(library, 1))  # SQLite is full at its present size from then on
     async with asyncio.timeout(30):
         with pytest.raises(OutOfSpace, match=r"The disk that holds .* is full"):
-            _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
+            _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget), groups=None)]
     await budget.acquire(MIB)  # everything was released
     budget.release(MIB)
     await library.run(pages(library, 1 << 30))
-    results = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
+    results = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget), groups=None)]
     # Some were stored in the file's free pages; none is stored twice.
     assert {result.outcome for result in results} <= {"added", "unchanged"}
     assert len(await library.run(library.indexed_revisions, "docs")) == DOCUMENTS
@@ -81,7 +81,7 @@ async def test_an_upload_is_refused_as_a_whole_while_the_disk_is_full(
     await asyncio.to_thread(space.look)
     budget = ByteBudget(MIB)
     with pytest.raises(OutOfSpace, match="Make room on it"):
-        await anext(ingestion(encoder, budget, space).ingest(knowledge_base, "acme", uploads(budget)))
+        await anext(ingestion(encoder, budget, space).ingest(knowledge_base, "acme", uploads(budget), groups=None))
 
 
 class Full(EdgeVectors):
@@ -101,7 +101,7 @@ async def test_an_upload_ends_when_a_write_fails_while_its_queue_is_full(tmp_pat
     taking = ingestion(encoder, budget, Space("retriever", tmp_path, settings.Space(full_bytes=0)))
     async with asyncio.timeout(20):
         with pytest.raises(OutOfSpace):
-            _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget))]
+            _ = [result async for result in taking.ingest(knowledge_base, "acme", uploads(budget), groups=None)]
     await budget.acquire(MIB)  # everything was released
     await vectors.close()
     await asyncio.to_thread(library.close)
@@ -136,7 +136,7 @@ async def test_points_that_cannot_be_deleted_stay_hidden_and_fail_no_later_write
             await budget.acquire(len(text))
             yield Upload(Header(document_id, document_id, "", "", "", {}, ()), text.encode())
 
-        (result,) = [result async for result in taking.ingest(knowledge_base, "acme", upload())]
+        (result,) = [result async for result in taking.ingest(knowledge_base, "acme", upload(), groups=None)]
         return result.outcome
 
     assert await sent("a.md", "The first version.") == "added"
