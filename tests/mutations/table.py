@@ -968,9 +968,23 @@ MUTATIONS = (
     Mutation(
         "a web page of a source is on this machine or in its network",
         "pipelines/genaifactory_pipelines/sources/guard.py",
-        "        if not private and not address.is_global:\n",
+        "        if not private and not _is_public(address):\n",
         "        if False:\n",
         ("pipelines/test_pages.py::test_a_url_does_not_reach_this_machine",),
+    ),
+    Mutation(
+        "a page's address is one of IPv6 that no network of the internet has",
+        "pipelines/genaifactory_pipelines/sources/guard.py",
+        "(isinstance(address, IPv4Address) or address in _PUBLIC)",
+        "True",
+        ("pipelines/test_pages.py::test_a_name_of_a_private_address_is_refused",),
+    ),
+    Mutation(
+        "a page is where a cloud serves credentials, outside of the addresses that are link-local",
+        "pipelines/genaifactory_pipelines/sources/guard.py",
+        "        or any(address in network for network in _NEVER)\n",
+        "",
+        ("pipelines/test_pages.py::test_the_addresses_of_cloud_credentials_are_refused_even_in_an_intranet",),
     ),
     Mutation(
         "a redirect reads the credentials that a cloud serves to its machines",

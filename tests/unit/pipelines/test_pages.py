@@ -183,7 +183,10 @@ async def test_a_url_does_not_reach_this_machine(site: Site, tmp_path: Path, hos
 
 @pytest.mark.parametrize(
     "address",
-    ["10.0.0.1", "172.16.3.4", "192.168.1.1", "100.64.0.1", "fd00::1", "64:ff9b::7f00:1", "2002:7f00:1::"],
+    [
+        *("10.0.0.1", "172.16.3.4", "192.168.1.1", "100.64.0.1", "fd00::1", "64:ff9b::7f00:1", "2002:7f00:1::"),
+        *("::1", "fec0::2", "4000::1", "2001:db8::1"),
+    ],
 )
 async def test_a_name_of_a_private_address_is_refused(tmp_path: Path, address: str) -> None:
     found = await fetch("http://evil.example/", tmp_path / "p", private=False, resolver=names(evil_example=[address]))
@@ -191,13 +194,29 @@ async def test_a_name_of_a_private_address_is_refused(tmp_path: Path, address: s
     assert f"is on evil.example, whose address {address} is not public" in found.why
 
 
+@pytest.mark.parametrize("private", [True, False])
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "::", "64:ff9b::a9fe:a9fe", "::ffff:169.254.1.1"]
+    "address",
+    [
+        *("169.254.169.254", "fe80::1", "0.0.0.0", "224.0.0.1", "::", "64:ff9b::a9fe:a9fe", "::ffff:169.254.1.1"),
+        *("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "64:ff9b::6464:64c8"),
+        *("64:ff9b:1::a9fe:a9fe", "::ffff:0:169.254.169.254", "::169.254.169.254", "2002:a9fe:a9fe::"),
+    ],
 )
-async def test_the_addresses_of_cloud_credentials_are_refused_even_in_an_intranet(tmp_path: Path, address: str) -> None:
-    found = await fetch("http://evil.example/", tmp_path / "p", private=True, resolver=names(evil_example=[address]))
+async def test_the_addresses_of_cloud_credentials_are_refused_even_in_an_intranet(
+    tmp_path: Path, address: str, private: bool
+) -> None:
+    found = await fetch("http://evil.example/", tmp_path / "p", private=private, resolver=names(evil_example=[address]))
     assert isinstance(found, Failed)
     assert "is no address of a web page" in found.why
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:4700::1111", "64:ff9b::5db8:d70e", "::ffff:93.184.215.14"])
+async def test_public_addresses_are_allowed_and_those_of_an_intranet_on_demand(address: str) -> None:
+    found = await guard.addresses("page.example", 80, names(page_example=[address]), private=False)
+    assert found == [address]
+    for own in ("::1", "127.0.0.1", "10.0.0.1", "fd00::1", "100.64.0.1"):
+        assert await guard.addresses("wiki", 80, names(wiki=[own]), private=True) == [own]
 
 
 async def test_one_private_address_among_public_ones_is_refused() -> None:
