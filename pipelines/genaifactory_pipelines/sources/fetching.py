@@ -16,6 +16,7 @@ from genaifactory_common import formats
 from genaifactory_common.backoff import Backoff
 from genaifactory_pipelines.sources import guard
 from genaifactory_pipelines.sources.guard import Refused, Resolve
+from genaifactory_pipelines.sources.printable import printable
 
 _PAGE_SECONDS = 60.0
 _TIMEOUT = httpx2.Timeout(connect=10.0, read=30.0, write=10.0, pool=None)
@@ -145,15 +146,15 @@ async def _received(response: httpx2.Response, url: httpx2.URL, file: Path) -> F
         return url.join(response.headers.get("location", ""))
     if status in _PASSING:
         after = response.headers.get("retry-after", "")
-        raise _Passing(
-            f"was answered with {status}", min(float(after), _LONGEST_PAUSE_SECONDS) if after.isdigit() else 0
-        )
+        # Not "²", which is a digit and no number. A date is not waited for.
+        pause = float(after) if after.isascii() and after.isdecimal() else 0.0
+        raise _Passing(f"was answered with {status}", min(pause, _LONGEST_PAUSE_SECONDS))
     if status != HTTPStatus.OK:
         return Failed(f"was answered with {status}", gone=status in _GONE)
     declared = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     media_type = _MEDIA_TYPES.get(declared)
     if media_type is None:
-        return Failed(f"is of the type '{declared[:100]}', which is not read")
+        return Failed(f"is of the type '{printable(declared[:100])}', which is not read")
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         return Failed("is compressed although that was not asked for")
     size = 0

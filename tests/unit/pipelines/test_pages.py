@@ -56,13 +56,13 @@ def answer(path: str, times: int) -> tuple[int, bytes, dict[str, str]]:
         case "status":
             return int(rest), b"no", {}
         case "busy" if times < 3:
-            return 503, b"later", {"retry-after": "0"}
+            return 503, b"later", {"retry-after": unquote(rest, "latin-1")}
         case "zeros":
             return 200, bytes(formats.MAX_DOCUMENT_BYTES + 1), {}
         case "zipped":
             return 200, b"x", {"content-encoding": "gzip"}
         case "type":
-            return 200, b"x", {"content-type": rest}
+            return 200, b"x", {"content-type": unquote(rest, "latin-1")}
         case "empty":
             return 200, b"", {}
     return 200, f"<h1>{path}</h1>".encode(), {}
@@ -126,7 +126,7 @@ async def test_a_page_is_fetched_with_its_type(site: Site, tmp_path: Path) -> No
 
 
 async def test_what_passes_is_tried_again_and_what_leads_on_is_followed(site: Site, tmp_path: Path) -> None:
-    assert isinstance(await fetch(site.url("/busy/x"), tmp_path / "p"), Fetched)
+    assert isinstance(await fetch(site.url("/busy/0"), tmp_path / "p"), Fetched)
     assert isinstance(await fetch(site.url("/to/%2Fa"), tmp_path / "p"), Fetched)
     assert (tmp_path / "p").read_bytes() == b"<h1>/a</h1>"
 
@@ -142,6 +142,7 @@ async def test_what_passes_is_tried_again_and_what_leads_on_is_followed(site: Si
         ("/zipped/x", "is compressed although that was not asked for", False),
         ("/type/image/png", "is of the type 'image/png', which is not read", False),
         ("/type/", "is of the type '', which is not read", False),
+        ("/type/a%1B[2J%07%9B2J", "is of the type 'a%1B[2j%07%C2%9B2j', which is not read", False),
         ("/empty/x", "is empty", False),
         ("/to/http:%2F%2Fa:b%2F", "has no valid URL, or leads on to an invalid one", False),
         ("/to/http:%2F%2F127.0.0.1:99999%2F", "has the port 99999, or leads on to it; the last one is 65535", False),
@@ -151,6 +152,12 @@ async def test_a_page_that_cannot_be_read_has_a_reason(
     site: Site, tmp_path: Path, path: str, why: str, gone: bool
 ) -> None:
     assert await fetch(site.url(path), tmp_path / "p") == Failed(why, gone)
+
+
+@pytest.mark.parametrize("after", ["%B2", "%BD", "-1", "1e9", "nan", "Wed,%2021%20Oct%202026%2007:28:00%20GMT", ""])
+async def test_a_pause_that_is_no_number_of_seconds_is_none(site: Site, tmp_path: Path, after: str) -> None:
+    assert isinstance(await fetch(site.url(f"/busy/{after}"), tmp_path / "p"), Fetched)
+    assert len(site.asked) == 3
 
 
 async def test_a_circle_of_redirects_ends(site: Site, tmp_path: Path) -> None:
