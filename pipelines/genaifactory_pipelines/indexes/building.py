@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
@@ -42,25 +42,33 @@ async def build(
     """The last message of a build, whose state is READY or FAILED; of a version that serves by now, ACTIVE or PREVIOUS.
 
     folder: keeps the build's key, so that an attempt after this one gets the same version. report: gets the number of
-    passages. Waits while the platform is away, and two minutes for another build. Raises FactoryError.
+    passages. Waits while the platform is away, and for another build two minutes at a time. Raises FactoryError.
     """
     patience = platform.patience()
     clock = asyncio.get_running_loop().time
-    until = clock() + _LEFT_SECONDS
+    until: float | None = None  # when to wait no longer for another build; None while there is none
+
+    def moved(passages: int) -> None:
+        nonlocal until
+        until = None
+        report(passages)
+
     while True:
         key = await asyncio.to_thread(_key, folder)
         try:
-            return await _followed(platform.build_index(knowledge_base, key), patience, report)
+            return await _followed(platform.build_index(knowledge_base, key), patience, moved)
         except Conflict as error:
             if error.field == "idempotency_key" and not await _is_building(platform, knowledge_base):
                 await asyncio.to_thread((folder / _KEY).unlink, missing_ok=True)  # dropped since, as another build does
                 continue
             # The build of an attempt that was killed ends when the retriever notices it.
+            until = until or clock() + _LEFT_SECONDS
             if clock() > until:
                 raise
             await asyncio.sleep(_LOOK_SECONDS)
         except FactoryError as error:
             await patience.wait(error)
+            until = None
 
 
 async def _is_building(platform: Platform, knowledge_base: str) -> bool:
@@ -68,7 +76,7 @@ async def _is_building(platform: Platform, knowledge_base: str) -> bool:
 
 
 async def _followed(
-    steps: AsyncGenerator[gateway_pb2.BuildIndexResponse, None], patience: Patience, report: Report
+    steps: AsyncGenerator[gateway_pb2.BuildIndexResponse, None], patience: Patience, report: Callable[[int], None]
 ) -> gateway_pb2.BuildIndexResponse:
     last = gateway_pb2.BuildIndexResponse()
     async with aclosing(steps):
