@@ -132,10 +132,22 @@ async def test_a_new_chunking_is_read_checked_served_and_rolled_back(
     assert "every document, with its access list" in report
     assert "retrieval_ndcg not_worse_by 0.02" in report
     assert "machines" in report
-    assert (await genaifactory(folder, "reindex", *common, "--json"))[0] == 0, "the same folder is the same run"
-    assert await states(platform) == first
+    added = platform.state.folder.parent / "machines" / "added.md"
+    for more in (1, 0):  # the same folder is the same run, in which the source is read again
+        if more:
+            added.write_text("# Added\n\nThis page came on the next day.\n", encoding="utf-8")
+        else:
+            added.unlink()
+        code, out, err = await genaifactory(folder, "reindex", *common, "--json")
+        assert code == 0, err
+        assert json.loads(out)["documents"] == DOCUMENTS + more
+        assert await states(platform) == first
     code, out, _ = await genaifactory(folder, "indexes", "rollback")
     assert (code, out) == (0, f"{old['version']} serves; {new['version']} is kept.\n")
+    code, out, err = await genaifactory(folder, "reindex", *common)
+    assert (code, out) == (1, "")
+    assert f"meanwhile '{old['version']}' was activated" in err
+    assert (await active(platform)) == old["version"]
     code, out, _ = await genaifactory(folder, "ask", "Which number has the pump in Hanoi?")
     assert "0" in out
     assert (await genaifactory(folder, "indexes", "rollback"))[0] == 0
@@ -335,6 +347,18 @@ async def test_a_gate_that_cannot_be_judged_leaves_no_version(platform: Platform
         await run(platform, tmp_path, golden=golden, route="rag", gate=wrong)
     now = await states(platform)
     assert now == {name: kept for name, kept in before.items() if kept != "ready"}
+
+
+async def test_a_run_that_was_killed_after_the_swap_and_rolled_back_does_not_say_that_it_serves(
+    platform: Platform, tmp_path: Path
+) -> None:
+    before = await active(platform)
+    with pytest.raises(Killed):
+        await run(platform, tmp_path, killed_at("after the swap"))
+    assert (await genaifactory(platform.state.folder, "indexes", "rollback"))[0] == 0
+    with pytest.raises(Conflict, match=f"meanwhile '{before}' was activated"):
+        await run(platform, tmp_path)
+    assert await active(platform) == before
 
 
 async def test_a_workflow_that_goes_back_and_is_done_again_goes_back_once(platform: Platform, tmp_path: Path) -> None:

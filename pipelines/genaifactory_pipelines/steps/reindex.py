@@ -13,6 +13,7 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common import conversation, files, specs
 from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument
 from genaifactory_pipelines.evaluation import golden, registry
+from genaifactory_pipelines.evaluation.judging import JUDGED
 from genaifactory_pipelines.evaluation.protocol import Candidate
 from genaifactory_pipelines.indexes import building, findings, page
 from genaifactory_pipelines.indexes.findings import RETRIEVAL, Check, Findings, Version
@@ -26,7 +27,6 @@ _FOUND = "findings.json"
 _LOST = 0.02
 _COUNTINGS = 5
 _COUNT_SECONDS = 1.0
-_SERVING = (gateway_pb2.INDEX_STATE_ACTIVE, gateway_pb2.INDEX_STATE_PREVIOUS)
 
 AS_GOOD = specs.Gate(
     name="as-good", rules=tuple(specs.GateRule(metric=metric, not_worse_by=_LOST) for metric in RETRIEVAL)
@@ -39,14 +39,18 @@ class Parameters(Values):
 
     knowledge_base: str
     """Its chunking and embedding model are those of factory.yaml at this moment."""
+    chunking: tuple[int, int] | None = None
+    """What factory.yaml has then, of `chunking`: with another one a run begins anew. None: unknown."""
     golden: Annotated[Path | None, INPUT] = None
     """Questions with the documents that hold the answer; without them only the contents are compared."""
     route: str = ""
     """With a golden set: the route that searches the knowledge base."""
     gate: specs.Gate = AS_GOOD
-    """With a golden set: the rules, of any metric."""
+    """With a golden set: the rules, of any metric that needs no judge."""
+    hidden: tuple[str, ...] = ()
+    """See evaluate.Parameters."""
     sources: tuple[specs.AnySource, ...] = ()
-    """Read again before the build."""
+    """Read again before the build, and whenever a run is done again."""
     shrinking: bool = False
     """See sync.synchronise."""
     keep_failed: bool = False
@@ -80,7 +84,9 @@ async def _reindex(parameters: Parameters, context: Context, folder: Path) -> Ou
     """Nothing but the last call changes what answers rest on. Raises FactoryError."""
     path = folder / _FOUND
     if await asyncio.to_thread(path.exists):
-        found = Findings.model_validate_json(await asyncio.to_thread(path.read_bytes))
+        found = await _refreshed(
+            Findings.model_validate_json(await asyncio.to_thread(path.read_bytes)), parameters, context
+        )
     else:
         found = await _found(parameters, context, folder)
         await asyncio.to_thread(files.write, path, f"{found.model_dump_json(indent=2)}\n".encode())
@@ -102,13 +108,9 @@ async def _reindex(parameters: Parameters, context: Context, folder: Path) -> Ou
 async def _found(parameters: Parameters, context: Context, folder: Path) -> Findings:
     base = parameters.knowledge_base
     if parameters.golden is not None:
+        _require_no_judge(parameters.gate)
         await asyncio.to_thread(_require_enough, parameters.golden, parameters.gate)
-    read: tuple[findings.Reread, ...] = ()
-    if parameters.sources:
-        done = await sync.synchronise(
-            context.gateway.channel, parameters.sources, context.progress, shrinking=parameters.shrinking
-        )
-        read = tuple(map(findings.reread, done))
+    read = await _reread(parameters, context)
     before = _active(await context.gateway.indexes(base))
     with context.progress.counting("reindex: passages", before.passages) as report:
         built = await building.build(context.gateway, base, folder, report)
@@ -133,8 +135,36 @@ async def _found(parameters: Parameters, context: Context, folder: Path) -> Find
     )
 
 
+async def _refreshed(found: Findings, parameters: Parameters, context: Context) -> Findings:
+    """With the sources read again and versions as they are now. Checks stay: a write goes into every version."""
+    read = await _reread(parameters, context)
+    now = {each.version: findings.version(each) for each in await context.gateway.indexes(parameters.knowledge_base)}
+    versions = tuple(now.get(each.name, each) for each in found.versions)
+    return found.model_copy(update={"sources": read, "versions": versions})
+
+
+async def _reread(parameters: Parameters, context: Context) -> tuple[findings.Reread, ...]:
+    if not parameters.sources:
+        return ()
+    done = await sync.synchronise(
+        context.gateway.channel, parameters.sources, context.progress, shrinking=parameters.shrinking
+    )
+    return tuple(map(findings.reread, done))
+
+
+def _require_no_judge(wanted: specs.Gate) -> None:
+    """Before the build, which may take hours. Raises InvalidArgument."""
+    for index, rule in enumerate(wanted.rules):
+        if rule.metric in JUDGED:
+            raise InvalidArgument(
+                f"The gate '{wanted.name}' has a rule on '{rule.metric}', which needs a judge, and a re-index has "
+                "none. Give a gate without it.",
+                field=f"gates[{wanted.name}].rules[{index}].metric",
+            )
+
+
 def _require_enough(path: Path, wanted: specs.Gate) -> None:
-    """Before the build, which may take hours. Blocks. Raises InvalidArgument, also for a golden set with bad lines."""
+    """As `_require_no_judge`. Blocks. Raises InvalidArgument, also for a golden set with bad lines."""
     known = sum(bool(item.documents) for item in golden.read(path))
     least = max((rule.least_items for rule in wanted.rules if rule.metric in RETRIEVAL), default=0)
     if known < least:
@@ -172,6 +202,7 @@ async def _compared(
         golden=questions,
         candidate=Candidate(index_version=version),
         suites=registry.needed(parameters.gate),
+        hidden=parameters.hidden,
         at_once=parameters.at_once,
     )
     try:
@@ -185,7 +216,7 @@ async def _compared(
 
 
 async def _concluded(parameters: Parameters, context: Context, found: Findings) -> str:
-    """Serves the version or drops it, unless an attempt before has; a sentence says which."""
+    """Serves the version or drops it, unless an attempt before has; a sentence says which. Raises Conflict."""
     base, name = parameters.knowledge_base, found.version
     indexes = await context.gateway.indexes(base)
     state = next((each.state for each in indexes if each.version == name), gateway_pb2.INDEX_STATE_UNSPECIFIED)
@@ -195,12 +226,13 @@ async def _concluded(parameters: Parameters, context: Context, found: Findings) 
         if state == gateway_pb2.INDEX_STATE_READY:
             await context.gateway.drop_index(base, name)
         return f"{found.before} serves as before; {name} was removed."
-    if state not in _SERVING:
+    if state != gateway_pb2.INDEX_STATE_ACTIVE:
         active = _active(indexes).name
+        kept = state in (gateway_pb2.INDEX_STATE_READY, gateway_pb2.INDEX_STATE_PREVIOUS)
         if state != gateway_pb2.INDEX_STATE_READY or active != found.before:
             raise Conflict(
                 f"The index version '{name}' was compared with '{found.before}', and meanwhile "
-                + ("was dropped" if state != gateway_pb2.INDEX_STATE_READY else f"'{active}' was activated")
+                + (f"'{active}' was activated" if kept else "was dropped")
                 + ". Run again in a new folder.",
                 field="knowledge_base",
             )
@@ -225,6 +257,12 @@ def route(factory: specs.Factory, name: str, knowledge_base: str, *, field: str)
     return name or fitting[0]
 
 
+def chunking(factory: specs.Factory, knowledge_base: str) -> tuple[int, int] | None:
+    """Tokens of a passage, and how many of them the next one shares; None for an unknown knowledge base."""
+    found = next((each for each in factory.knowledge_bases if each.name == knowledge_base), None)
+    return None if found is None else (found.chunk_tokens, found.chunk_overlap_tokens)
+
+
 def sources(
     factory: specs.Factory, names: Sequence[str], knowledge_base: str, *, field: str
 ) -> tuple[specs.AnySource, ...]:
@@ -238,4 +276,4 @@ def sources(
     return tuple(found)
 
 
-reindex = Step("reindex", Parameters, Outputs, _reindex)
+reindex = Step("reindex", Parameters, Outputs, _reindex, acts_outside=True)

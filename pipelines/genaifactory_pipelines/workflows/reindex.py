@@ -6,6 +6,7 @@ import asyncio
 
 from pydantic import Field
 
+from genaifactory_pipelines.evaluation import leaks
 from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.steps import reindex as step
@@ -43,12 +44,15 @@ async def _reindex(given: Parameters, around: Surroundings, context: Context) ->
 def _wanted(given: Parameters, around: Surroundings) -> step.Parameters:
     factory = around.factory()
     base = given.knowledge_base
+    route = step.route(factory, given.route, base, field="route") if given.golden else ""
     names = [name.strip() for name in given.sources.split(",") if name.strip()]
     return step.Parameters(
         knowledge_base=base,
+        chunking=step.chunking(factory, base),
         golden=around.input(given.golden, "golden") if given.golden else None,
-        route=step.route(factory, given.route, base, field="route") if given.golden else "",
+        route=route,
         gate=gating.named(factory, given.gate, compared=True) if given.gate else step.AS_GOOD,
+        hidden=leaks.templates(factory, route),
         sources=step.sources(factory, names, base, field="sources"),
         shrinking=given.shrinking,
         keep_failed=given.keep_failed,

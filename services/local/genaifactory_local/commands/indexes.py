@@ -22,6 +22,7 @@ from genaifactory_local.commands.options import (
     print_json,
     table,
 )
+from genaifactory_pipelines.evaluation import leaks
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.steps import reindex as step
@@ -71,11 +72,14 @@ def reindex(
     """
     platform = endpoints.find(state_folder)
     factory = platform.factory()
+    asked = step.route(factory, route, knowledge_base, field="--route") if golden is not None else ""
     wanted = step.Parameters(
         knowledge_base=knowledge_base,
+        chunking=step.chunking(factory, knowledge_base),
         golden=golden,
-        route=step.route(factory, route, knowledge_base, field="--route") if golden is not None else "",
+        route=asked,
         gate=gating.named(factory, gate, compared=True) if gate else step.AS_GOOD,
+        hidden=leaks.templates(factory, asked),
         sources=step.sources(factory, source or [], knowledge_base, field="--source"),
         shrinking=shrinking,
         keep_failed=keep_failed,
