@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -98,7 +99,7 @@ class _Asking:
         self._platform = platform
         self._route = route
         self._evaluation = evaluation
-        self._last_answer = time.monotonic()
+        self._failing = _Failing()
 
     async def answer(self, item: Item) -> Answer:
         """Raises FactoryError when the platform stays away or refuses the request."""
@@ -109,7 +110,7 @@ class _Asking:
             evaluation=self._evaluation,
         )
         patience = self._platform.patience()
-        begun = time.monotonic()
+        failing = _Failing()
         while True:
             started = time.perf_counter()
             text, request_id, first = "", "", 0.0
@@ -127,11 +128,12 @@ class _Asking:
                 seconds = time.perf_counter() - started
                 if isinstance(error, ContentBlocked):
                     return Answer("", blocked=True, seconds=seconds)
-                if isinstance(error, _OF_THE_ITEM) or (isinstance(error, _OF_THE_MODEL) and self._has_failed(begun)):
+                too_long = [each.too_long(error, started) for each in (failing, self._failing)]
+                if isinstance(error, _OF_THE_ITEM) or any(too_long):
                     return Answer("", error=error.reason, seconds=seconds)
                 await patience.wait(error)
             else:
-                self._last_answer = time.monotonic()
+                self._failing.ended()
                 seconds = time.perf_counter() - started
                 return Answer(
                     text,
@@ -141,10 +143,30 @@ class _Asking:
                     seconds=seconds,
                 )
 
-    def _has_failed(self, begun: float) -> bool:
-        """Whether to wait no longer for a model that may only be restarting: for this question, or, when no question is
-        answered, for all."""
-        return time.monotonic() - min(begun, self._last_answer) > _FAILING_SECONDS
+
+class _Failing:
+    """For how long a model fails that may only be restarting: for one question, or, while none is answered, for all."""
+
+    def __init__(self) -> None:
+        self._well = -math.inf
+        """When it was last known not to be failing."""
+        self._since: float | None = None
+
+    def too_long(self, error: FactoryError, started: float) -> bool:
+        """Whether to wait no longer, after one more error. A platform that is away is no failing of its models.
+
+        started: the attempt, by time.perf_counter.
+        """
+        if not isinstance(error, _OF_THE_MODEL):
+            if isinstance(error, Unavailable):
+                self.ended()
+            return False
+        self._since = self._since or max(started, self._well)
+        return time.perf_counter() - self._since > _FAILING_SECONDS
+
+    def ended(self) -> None:
+        """It has answered, or could not be asked."""
+        self._well, self._since = time.perf_counter(), None
 
 
 async def _completed(platform: Platform, answers: Mapping[str, Answer]) -> dict[str, Answer]:

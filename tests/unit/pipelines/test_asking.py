@@ -15,7 +15,15 @@ from rich.console import Console
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common.errors import ContextTooLong, FactoryError, OutOfSpace, UpstreamFailed
+from genaifactory_common.errors import (
+    ContextTooLong,
+    DeadlineExceeded,
+    FactoryError,
+    OutOfSpace,
+    RateLimited,
+    Unavailable,
+    UpstreamFailed,
+)
 from genaifactory_pipelines.evaluation import asking
 from genaifactory_pipelines.evaluation.protocol import Candidate, Item
 from genaifactory_pipelines.gateway import Patience
@@ -39,13 +47,20 @@ class Scripted:
 
     def __init__(self, errors: dict[str, FactoryError]) -> None:
         self.errors = errors
+        self.seconds = 0.0
+        """Until one of the errors."""
+        self.passing: dict[str, list[FactoryError]] = {}
+        """Errors of a question's first attempts."""
         self.asked: Counter[str] = Counter()
 
     async def chat(self, request: gateway_pb2.ChatRequest) -> AsyncGenerator[gateway_pb2.ChatResponse, None]:
         """See Platform."""
         question = request.messages[-1].content
         self.asked[question] += 1
+        if self.passing.get(question):
+            raise self.passing[question].pop(0)
         if question in self.errors:
+            await asyncio.sleep(self.seconds)
             raise self.errors[question]
         await asyncio.sleep(0.1)
         yield gateway_pb2.ChatResponse(request_id=question, delta="Yes.")
@@ -84,6 +99,37 @@ async def test_a_model_that_answers_nothing_is_waited_for_once_and_not_for_each_
     answers = await asking.ask(platform, items(20), "r", tmp_path / "a.jsonl", run="t", at_once=2)
     assert {answer.error for answer in answers.values()} == {"UPSTREAM_FAILED"}
     assert platform.asked.total() <= 20 + 2 * 2
+
+
+async def test_the_time_when_the_platform_is_away_is_no_failing_of_the_model(tmp_path: Path) -> None:
+    names = [f"q{n}" for n in range(6)]
+    platform = Scripted({})
+    away, restarting = Unavailable("away"), UpstreamFailed("restarting")
+    platform.passing = {name: [away, away, away, restarting] for name in names[:4]}
+    platform.passing |= {name: [restarting, away, restarting, away, restarting] for name in names[4:]}
+    answers = await asking.ask(platform, items(6), "r", tmp_path / "a.jsonl", run="t", at_once=4)
+    assert [answers[name].text for name in names] == ["Yes."] * 6
+
+
+async def test_a_question_is_not_given_up_at_its_first_failure_after_it_was_put_off(tmp_path: Path) -> None:
+    platform = Scripted({})
+    platform.passing = {"q0": [RateLimited("later")] * 3 + [UpstreamFailed("restarting")]}
+    answers = await asking.ask(platform, items(1), "r", tmp_path / "a.jsonl", run="t")
+    assert answers["q0"].text == "Yes."
+
+
+async def test_a_question_that_times_out_is_not_waited_for_twice(tmp_path: Path) -> None:
+    platform = Scripted({"q0": DeadlineExceeded("no")})
+    platform.seconds = 0.4
+    answers = await asking.ask(platform, items(1), "r", tmp_path / "a.jsonl", run="t")
+    assert (answers["q0"].error, platform.asked["q0"]) == ("DEADLINE_EXCEEDED", 1)
+
+
+async def test_a_question_that_is_put_off_between_its_failures_is_given_up(tmp_path: Path) -> None:
+    platform = Scripted({})
+    platform.passing = {"q0": [UpstreamFailed("no"), RateLimited("later")] * 100}
+    answers = await asking.ask(platform, items(1), "r", tmp_path / "a.jsonl", run="t")
+    assert answers["q0"].error == "UPSTREAM_FAILED"
 
 
 async def test_a_question_that_no_waiting_helps_is_asked_once(tmp_path: Path) -> None:
