@@ -7,7 +7,6 @@ from pathlib import Path
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import language
-from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.datasets import contract
 from genaifactory_pipelines.datasets.contract import Example
 from genaifactory_pipelines.evaluation import sql
@@ -53,14 +52,7 @@ def _checked(example: Example) -> str:
     """The tables of an example."""
     tables = example.checks.tables
     if tables:
-        try:
-            sql.rows(tables, sql.written(example.output))
-        except sql.QueryError as error:
-            raise InvalidArgument(
-                f"The output of the golden item '{example.id}' must be a SELECT that can be run on its tables: "
-                f"{error}.",
-                field="golden",
-            ) from None
+        sql.expected(example.id, tables, example.output)
     return tables
 
 

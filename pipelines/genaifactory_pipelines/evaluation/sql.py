@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import closing
 
+from genaifactory_common.errors import InvalidArgument
+
 MAX_ROWS = 10_000
+MAX_BYTES = 16 << 20
+"""Of memory, for all values of a result."""
 _MAX_STEPS = 1_000_000
 """Of SQLite's virtual machine, for a query or for the tables."""
 _MAX_SECONDS = 2.0
-"""A step may take long: the search for a long text in another."""
+"""Of CPU, so that the verdict does not depend on what else runs. A step may take long: the search for a long text in
+another."""
 _STEPS_AT_ONCE = 100
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 10_000,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 100,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
@@ -51,7 +59,7 @@ Value = str | int | float | bytes | None
 
 
 class QueryError(ValueError):
-    """A query or the tables cannot be run; the message is SQLite's."""
+    """A query or the tables cannot be run; the message is SQLite's, or names the bound."""
 
 
 def written(answer: str) -> str:
@@ -60,12 +68,22 @@ def written(answer: str) -> str:
     return (found[1] if found is not None else answer).strip()
 
 
+def expected(item: str, tables: str, text: str) -> Counter[tuple[Value, ...]]:
+    """`rows` of the right answer of a golden item. Blocks. Raises InvalidArgument."""
+    try:
+        return rows(tables, written(text))
+    except QueryError as error:
+        raise InvalidArgument(
+            f"The output of the golden item '{item}' must be a SELECT that can be run on its tables: {error}.",
+            field="golden",
+        ) from None
+
+
 def rows(tables: str, query: str) -> Counter[tuple[Value, ...]]:
-    """How often each row is in the result; decimals to six digits. Blocks.
+    """How often each row is in the result; decimals to twelve significant digits. Blocks.
 
     tables: statements that create and fill them. Raises QueryError, also for a query that does anything but read, and
-    beyond a million steps, two seconds, 10,000 rows
-    or 10,000 bytes in a value.
+    beyond a million steps, two seconds of CPU, 100 columns, 10,000 rows, 10,000 bytes in a value, or 16 MiB in all.
     """
     try:
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
@@ -79,21 +97,32 @@ def rows(tables: str, query: str) -> Counter[tuple[Value, ...]]:
             cursor = database.execute(query)
             if cursor.description is None:
                 raise QueryError("it is no SELECT")
-            found = cursor.fetchmany(MAX_ROWS + 1)
+            return _counted(cursor)
     except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
         raise QueryError(str(error)) from None
-    if len(found) > MAX_ROWS:
-        raise QueryError(f"more than {MAX_ROWS:,} rows")
-    return Counter(tuple(map(_rounded, row)) for row in found)
+
+
+def _counted(found: Iterable[tuple[Value, ...]]) -> Counter[tuple[Value, ...]]:
+    """Row by row, so that no more is in memory than what is allowed."""
+    counted: Counter[tuple[Value, ...]] = Counter()
+    size = 0
+    for number, row in enumerate(found, start=1):
+        size += sum(map(sys.getsizeof, row))
+        if number > MAX_ROWS:
+            raise QueryError(f"more than {MAX_ROWS:,} rows")
+        if size > MAX_BYTES:
+            raise QueryError(f"more than {MAX_BYTES >> 20} MiB")
+        counted[tuple(map(_rounded, row))] += 1
+    return counted
 
 
 def _bound(database: sqlite3.Connection) -> None:
-    left, until = _MAX_STEPS // _STEPS_AT_ONCE, time.monotonic() + _MAX_SECONDS
+    left, until = _MAX_STEPS // _STEPS_AT_ONCE, time.thread_time() + _MAX_SECONDS
 
     def count() -> bool:
         nonlocal left
         left -= 1
-        return left < 0 or time.monotonic() > until
+        return left < 0 or time.thread_time() > until
 
     database.set_progress_handler(count, _STEPS_AT_ONCE)
 
@@ -109,4 +138,4 @@ def _permit_reads(action: int, _: object, name: str | None, *__: object) -> int:
 
 
 def _rounded(value: Value) -> Value:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return float(f"{value:.12g}") if isinstance(value, float) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -56,14 +57,38 @@ async def test_numbers_are_compared_by_value_and_rows_by_how_often_they_are_ther
     assert await SqlExecution().score(twice, Answer("SELECT DISTINCT disks FROM store"), NO_EVIDENCE) == 0
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("SELECT 1234567", "SELECT 1234567.0", True),
+        ("SELECT 1234567", "SELECT 1234568.0", False),
+        ("SELECT 1234567.25", "SELECT 1234567.75", False),
+        ("SELECT 0.1 + 0.2", "SELECT 0.3", True),
+        ("SELECT sum(x) FROM (SELECT 1e6 / 3 x UNION ALL SELECT 2e6 / 3)", "SELECT 1e6", True),
+        ("SELECT 1e-300", "SELECT 0.0", False),
+    ],
+)
+def test_numbers_are_the_same_to_twelve_digits(one: str, other: str, same: bool) -> None:
+    assert (sql.rows(TABLES, one) == sql.rows(TABLES, other)) == same
+
+
 async def test_an_item_without_tables_is_no_sql() -> None:
     assert await SqlExecution().score(Item("q", [], ("x",)), Answer("SELECT 1"), NO_EVIDENCE) is None
 
 
 @pytest.mark.parametrize("query", ["SELECT name FROM shop", "Four.", "DELETE FROM store"])
 def test_a_golden_item_whose_own_query_cannot_be_run_is_refused(query: str) -> None:
-    with pytest.raises(InvalidArgument, match="item 'q' must be a SELECT that can be run on its tables"):
+    with pytest.raises(InvalidArgument, match=r"item 'q' must be a SELECT that can be run on its tables"):
         golden.items([_example(query)])
+
+
+async def test_an_expected_query_that_exceeds_a_bound_ends_the_step_with_the_items_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sql, "MAX_ROWS", 1)  # as if the bound had been met under load
+    with pytest.raises(InvalidArgument, match=r"item 'q' must be a SELECT .*: more than 1 rows") as caught:
+        await SqlExecution().score(item("SELECT name FROM store"), Answer("SELECT 1"), NO_EVIDENCE)
+    assert caught.value.field == "golden"
 
 
 @pytest.mark.parametrize(
@@ -104,12 +129,53 @@ def test_an_attack_is_refused_and_leaves_nothing(attack: str, tmp_path: Path) ->
     assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "bound"),
+    [
+        (["x"] * 400, 100, "too many columns"),
+        (["x"] * 100, 9000, "more than 16 MiB"),
+        ([f"'{'a' * 900}' || x"] * 90, 2000, "more than 16 MiB"),
+        ([f"'{'đ' * 4000}' || x"], 9000, "more than 16 MiB"),
+        (["x"], 10_001, "more than 10,000 rows"),
+        (["1"] * 50, 10_000, None),
+    ],
+)
+def test_the_memory_of_a_result_is_bounded(columns: list[str], rows: int, bound: str | None) -> None:
+    query = f"{ENDLESS}{', '.join(columns)} FROM c LIMIT {rows}"
+    if bound is None:
+        assert sql.rows(TABLES, query).total() == rows
+        return
+    tracemalloc.start()
+    try:
+        with pytest.raises(sql.QueryError, match=bound):
+            sql.rows(TABLES, query)
+        assert tracemalloc.get_traced_memory()[1] < 2 * sql.MAX_BYTES
+    finally:
+        tracemalloc.stop()
+
+
 def test_steps_that_take_long_are_ended_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql, "_MAX_SECONDS", 0.2)
+    monkeypatch.setattr(sql, "_MAX_STEPS", 10**9)
     started = time.thread_time()
     with pytest.raises(sql.QueryError, match="interrupted"):
         sql.rows(TABLES, ENDLESS + f"sum(instr('{'a' * 6000}' || x, '{'a' * 3000}b')) FROM c")
     assert time.thread_time() - started < 2
+
+
+def test_time_that_others_use_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "_MAX_SECONDS", 0.1)
+    written: list[float] = []
+
+    def stolen() -> float:
+        time.sleep(0.01)
+        written.append(0)
+        return clock()
+
+    clock = time.thread_time
+    monkeypatch.setattr(time, "thread_time", stolen)
+    assert sql.rows(TABLES, ENDLESS + "count(*) FROM (SELECT x FROM c LIMIT 300)") == {(300,): 1}
+    assert len(written) > 20
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,14 @@ class SqlExecution:
     better: Literal["higher"] = "higher"
 
     async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None for an item without tables."""
+        """See Evaluator; None for an item without tables. Raises InvalidArgument for an expected query that fails."""
         if not item.tables:
             return None
         return await asyncio.to_thread(_score, item, answer)
 
 
 def _score(item: Item, answer: Answer) -> float:
-    expected = [sql.rows(item.tables, sql.written(text)) for text in item.expected]
+    expected = [sql.expected(item.id, item.tables, text) for text in item.expected]
     try:
         return float(sql.rows(item.tables, sql.written(answer.text)) in expected)
     except sql.QueryError:
