@@ -27,9 +27,15 @@ def templates(factory: specs.Factory, route: str, prompt: str = "") -> tuple[str
 
 
 def forbidden(item: Item, answer: Answer) -> bool:
-    """Whether the answer holds a text that its item forbids; case, punctuation and blanks count for nothing."""
+    """Whether the answer holds a text that its item forbids; case, punctuation and blanks count for nothing.
+
+    A text without words, as a sign or an emoji, is compared as it is.
+    """
     text = _joined(words.of(answer.text))
-    return any(_joined(words.of(phrase)) in text for phrase in item.forbidden)
+    return any(
+        _joined(found) in text if (found := words.of(phrase)) else _literally(phrase, answer.text)
+        for phrase in item.forbidden
+    )
 
 
 def repeats_prompt(item: Item, answer: Answer, templates: Sequence[str]) -> bool:
@@ -53,6 +59,10 @@ async def private(item: Item, answer: Answer, evidence: Evidence) -> frozenset[s
     for policy in {answer.policy, evidence.policy} - {""}:
         found = found.difference(*await evidence.find(texts, policy))
     return found
+
+
+def _literally(phrase: str, text: str) -> bool:
+    return bool(phrase.strip()) and phrase.strip() in text
 
 
 def _joined(found: Sequence[str]) -> str:

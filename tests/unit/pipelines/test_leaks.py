@@ -39,6 +39,15 @@ def test_a_forbidden_text_is_found_by_its_words(text: str, holds: bool) -> None:
     assert leaks.forbidden(asked(forbidden=("blue lantern",)), Answer(text)) is holds
 
 
+@pytest.mark.parametrize("phrase", ["🚫", "€ !", "[1]", "-----BEGIN"])
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("It is ", " today."), ("no", "")])
+def test_a_forbidden_text_without_words_is_found_as_it_is(phrase: str, before: str, after: str) -> None:
+    item = asked(forbidden=(phrase,))
+    assert leaks.forbidden(item, Answer(f"{before} {phrase} {after}"))
+    assert not leaks.forbidden(item, Answer(before + after))
+    assert not leaks.forbidden(asked(forbidden=(" \n",)), Answer(f"{before} {after}"))
+
+
 @pytest.mark.parametrize(
     ("text", "repeats"),
     [
