@@ -66,7 +66,10 @@ def here() -> Environment:
 def _packages() -> dict[str, str]:
     found: dict[str, str] = {}
     for each in distributions():
-        name, version = each.metadata["Name"], each.metadata["Version"]
+        try:
+            name, version = each.metadata["Name"], each.metadata["Version"]
+        except FileNotFoundError:  # of importlib_metadata, whose finder is in force once MLflow was imported
+            continue
         if name and version:  # an uninstallation that was interrupted leaves folders without either
             found.setdefault(name.lower(), version)
     return found

@@ -239,6 +239,8 @@ def test_a_distribution_without_a_name_is_left_out_and_the_first_of_a_name_is_im
         if metadata is not None:
             (tmp_path / folder / "METADATA").write_text(f"Metadata-Version: 2.1\n{metadata}")
     monkeypatch.syspath_prepend(tmp_path)
+    import importlib_metadata  # noqa: F401  # as MLflow does: its finder reports such a folder otherwise
+
     environment.here.cache_clear()
     packages = environment.here().packages
     environment.here.cache_clear()
