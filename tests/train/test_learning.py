@@ -64,7 +64,7 @@ def test_curves_are_written_for_mlflow_and_people_and_checkpoints_are_gone(learn
     assert report.count("<polyline") == 2
     assert "lora.rank" in report
     assert sorted(path.name for path in folder.iterdir()) == [
-        ".attempt", "adapter", "metrics.jsonl", "report.html", "result.json",
+        ".attempt", "adapter", "environment.json", "metrics.jsonl", "report.html", "result.json",
     ]  # fmt: skip
 
 
