@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,38 @@ import pytest
 
 from genaifactory_local import testing
 from genaifactory_pipelines import retrain
-from genaifactory_pipelines.step import RESULT
+from genaifactory_pipelines.step import ATTEMPT, RESULT
 from tests.loop import stage
 from tests.loop.stage import Stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SHORT = {**stage.TRAINING, "sft": {**stage.SCHEDULE, "epochs": 2, "evaluate_every": 10}}
-INTO_SECONDS = {"train": 8.0, "evaluate": 0.5, "record": 4.0, "register": 5.0}
-"""How long after its begin a step is killed: amid its work; the others as they begin."""
+AMID = {"train": "checkpoints/*", "evaluate": "candidate.jsonl", "record": ATTEMPT, "register": ATTEMPT}
+"""What is in a step's folder when it is amid its work, and is killed; the others are killed as they begin."""
 STEP_SECONDS = 600
+POLL_SECONDS = 0.02
 TIMES = {"first_token_seconds", "seconds"}
 """Metrics that differ from run to run."""
 
 
-async def killed_in(platform: Stage, arguments: list[str], step: str) -> None:
-    """Runs the command until it has begun a step, and kills it as a power cut would."""
+async def killed_in(platform: Stage, arguments: list[str], run: Path, step: str) -> None:
+    """Runs the command until it has begun a step, or is amid it, and kills it as a power cut would."""
     process = await testing.begun(*arguments, environment=platform.environment())
     assert process.stderr is not None
     try:
         async with asyncio.timeout(STEP_SECONDS):
             while f" {step}: " not in (line := (await process.stderr.readline()).decode()):
                 assert line, f"the command has ended before {step}"
-            await asyncio.sleep(INTO_SECONDS.get(step, 0.0))
+            while step in AMID and not any((run / step).glob(AMID[step])):
+                assert process.returncode is None, f"the command has ended before it was amid {step}"
+                await asyncio.sleep(POLL_SECONDS)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
         await process.communicate()
+    if step in AMID:
+        assert step not in results(run), f"{step} was done before it was killed"
 
 
 def results(run: Path) -> dict[str, int]:
@@ -58,7 +65,7 @@ async def test_a_run_that_is_killed_in_each_step_does_nothing_twice_and_ends_as_
     arguments = [*platform.arguments(run, SHORT, gate=stage.EASY_GATE), "--name", "killed", "--json"]
     written: dict[str, int] = {}
     for name in (each.step.name for each in retrain.STAGES):
-        await killed_in(platform, arguments, name)
+        await killed_in(platform, arguments, run, name)
         found = await asyncio.to_thread(results, run)
         assert {step: found.get(step) for step in written} == written  # what was done is not done again
         written = found
