@@ -115,8 +115,12 @@ def test_a_recorded_dataset_that_was_changed_is_not_trained_on(tmp_path: Path) -
     folder = recorded(tmp_path)
     path = folder / RECORDED / "curate" / "dataset" / "train.jsonl"
     path.write_bytes(path.read_bytes().replace(b"answer", b"poison"))
+
+    async def execute(step: Step[Any, Any], parameters: Values, context: Context) -> None:
+        raise AssertionError("it was trained on")
+
     with pytest.raises(InvalidArgument, match="was changed after it was made"):
-        again(folder, count=30)
+        done(reproduce(folder, Given(), tracked.context(folder, 30), execute))
 
 
 @pytest.mark.parametrize("kept", [".", "run_id", "recorded"], ids=["a folder", "beside what was fetched", "a file"])
