@@ -398,7 +398,7 @@ def test_an_index_is_built_again_checked_and_served_and_goes_back_once(workflows
     assert "<html" in workflows.read("runs/again/reindex/report.html")
 
     workflows.submit("rollback", "back")
-    killed(workflows, "back", "rollback", process=True)
+    killed(workflows, "back", "rollback")
     assert workflows.end("back")["phase"] == "Succeeded", workflows.messages("back")
     assert workflows.outputs("back") == {"active": before, "before": made["version"]}
     assert serving() == {"active": before, "previous": made["version"]}
