@@ -8,8 +8,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -48,10 +48,12 @@ SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 """Variables that MLflow reads when it is imported or sends a request, where the environment does not set them."""
+GONE, MADE = "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS"
+"""Codes of MLflow's errors."""
 _ERRORS: dict[str, type[FactoryError]] = {
-    "RESOURCE_DOES_NOT_EXIST": NotFound,
+    GONE: NotFound,
     "NOT_FOUND": NotFound,
-    "RESOURCE_ALREADY_EXISTS": Conflict,
+    MADE: Conflict,
     "ALREADY_EXISTS": Conflict,
     "RESOURCE_CONFLICT": Conflict,
     "INVALID_PARAMETER_VALUE": InvalidArgument,
@@ -135,6 +137,18 @@ class Tracking:
 
     def _away(self, why: str) -> Unavailable:
         return Unavailable(f"MLflow at {self._shown} cannot answer now ({why}).")
+
+
+@contextmanager
+def unless(code: str) -> Iterator[None]:
+    """Ignores MLflow's error of this code in the block: another process was first to do the same."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
 
 
 def embedded(folder: Path) -> str:

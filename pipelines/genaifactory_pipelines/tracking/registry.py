@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from genaifactory_common.errors import Conflict, NotFound
 from genaifactory_common.specs.names import NAME
 from genaifactory_pipelines.tracking import runs, stages
-from genaifactory_pipelines.tracking.client import Tracking
+from genaifactory_pipelines.tracking.client import GONE, MADE, Tracking, unless
 from genaifactory_pipelines.tracking.stages import Action, Change, Stage
 from genaifactory_pipelines.values import Values
 
@@ -170,13 +170,8 @@ def _version(model: Model, version: int) -> Version:
 
 
 def _make(client: MlflowClient, model: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with unless(MADE):
         client.create_registered_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def _found_or_created(client: MlflowClient, model: str, run_id: str, source: str, tags: dict[str, str]) -> int:
@@ -186,7 +181,8 @@ def _found_or_created(client: MlflowClient, model: str, run_id: str, source: str
         client.create_model_version(model, source, run_id, tags=tags)
     kept, *others = _of_run(client, model, run_id)
     for other in others:
-        client.delete_model_version(model, str(other))
+        with unless(GONE):
+            client.delete_model_version(model, str(other))
     return kept
 
 
@@ -208,7 +204,7 @@ def _find(client: MlflowClient, model: str) -> Model:
     try:
         registered = client.get_registered_model(model)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code == GONE:
             raise NotFound(f"There is no registered model '{model}'.", field="model") from None
         raise
     changes = tuple(_changes(registered))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from genaifactory_common.errors import Conflict, InvalidArgument, NotFound
-from genaifactory_pipelines.tracking.client import Tracking
+from genaifactory_pipelines.tracking.client import GONE, Tracking, unless
 from genaifactory_pipelines.training.metrics import Point
 from genaifactory_pipelines.values import Values
 
@@ -115,7 +115,7 @@ def _require_recorded(client: MlflowClient, run_id: str) -> None:
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if error.error_code == GONE:
             raise NotFound(f"MLflow has no run {run_id}.", field="run_id") from None
         raise
     if KEY not in run.data.tags or run.info.status != _FINISHED:
@@ -187,7 +187,8 @@ def _found(client: MlflowClient, experiment: str, recorded: Recorded) -> str:
         raise NotFound(f"The run '{recorded.name}' was deleted in MLflow.", field="run")
     kept, *others = sorted(runs, key=lambda run: (run.info.status != _FINISHED, run.info.run_id))
     for other in others:
-        client.delete_run(other.info.run_id)
+        with unless(GONE):
+            client.delete_run(other.info.run_id)
     return str(kept.info.run_id)
 
 

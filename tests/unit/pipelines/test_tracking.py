@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -296,6 +297,29 @@ def test_of_two_runs_that_were_made_at_once_the_finished_one_is_kept(tracking: T
     shutil.rmtree(run / "record")
     assert done(record.record.run(RECORD, tracked.context(run))) == first
     assert [each.info.run_id for each in done(all_runs(tracking))] == [first.run_id]
+
+
+def test_a_version_that_another_process_has_removed_meanwhile_is_no_error(tracking: Tracking, tmp_path: Path) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    first = done(register.register.run(REGISTER, tracked.context(run)))
+    adding = partial(registry.add, tracking, "support", first.run_id, "file:///adapter", {})
+    done(tracking.call(lambda mlflow: mlflow.create_model_version("support", "file:///adapter", first.run_id)))
+
+    def removed(mlflow: Any) -> None:
+        looked, looks = mlflow.search_model_versions, []
+
+        def look(*arguments: Any, **options: Any) -> Any:
+            found = looked(*arguments, **options)
+            looks.append(found)
+            for each in found if len(looks) == 2 else ():  # between the look and the removal of what it has found
+                if str(each.version) != "1":
+                    mlflow.delete_model_version("support", each.version)
+            return found
+
+        mlflow.search_model_versions = look
+
+    done(tracking.call(removed))
+    assert done(adding()) == 1
 
 
 # A store that is away, and one that is none
