@@ -7,6 +7,7 @@ present, so that a reader needs no defaults.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -71,6 +72,11 @@ def make_storable(message: Message) -> None:
         elif field.message_type is not None:
             for item in value if field.is_repeated else (value,):
                 make_storable(item)
+
+
+def clock_us() -> int:
+    """Microseconds since 1970, by this machine's clock."""
+    return time.time_ns() // 1000
 
 
 def microseconds(moment: timestamp_pb2.Timestamp) -> int:

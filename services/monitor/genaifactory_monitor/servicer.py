@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from genaifactory_monitor import (
     usage,
 )
 from genaifactory_monitor.database import Database
+from genaifactory_monitor.message_dicts import clock_us
 from genaifactory_monitor.settings import Settings
 
 _DEFAULT_PAGE = 50
@@ -54,7 +54,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             raise InvalidArgument(
                 f"interactions must have 1 to {converters.MAX_INTERACTIONS} records, not {count}.", field="interactions"
             )
-        now_us = _now_us()
+        now_us = clock_us()
         records = []
         for i, message in enumerate(request.interactions):
             if i and i % _RECORDS_PER_TURN == 0:
@@ -78,7 +78,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         caller = identity.current()
         self._require_space()
         given = converters.feedback(
-            request, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=_now_us()
+            request, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=clock_us()
         )
         new, known = await store.add_feedback(self._database, given)
         if new:
@@ -126,7 +126,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             caller.require("operate")
         else:
             tenant = _allowed_tenant(request.tenant, "tenant")
-        now_us = _now_us()
+        now_us = clock_us()
         start_us, end_us = converters.usage_period(request, now_us=now_us)
         rows = await usage.between(self._database, tenant, start_us, end_us, key_id=own_key, now_us=now_us)
         return monitor_pb2.GetUsageResponse(rows=[converters.usage_row(key, sums) for key, sums in rows])
@@ -138,7 +138,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         self._require_space()
         caller = identity.current()
         report = converters.drift_report(
-            request.report, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=_now_us()
+            request.report, tenant=caller.tenant, principal=caller.principal, key_id=caller.key_id, now_us=clock_us()
         )
         stored, replaced = await drift_reports.record(self._database, report)
         return monitor_pb2.RecordDriftReportResponse(report=stored, replaced=replaced)
@@ -181,7 +181,3 @@ def _allowed_tenant(requested: str, field: str) -> str:
             field=field,
         )
     return converters.requested_tenant(requested, field)
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

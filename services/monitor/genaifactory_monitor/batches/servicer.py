@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from genaifactory_monitor.batches import files, results, store
 from genaifactory_monitor.batches.files import Owner
 from genaifactory_monitor.batches.upkeep import Upkeep
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.message_dicts import timestamp
+from genaifactory_monitor.message_dicts import clock_us, timestamp
 from genaifactory_monitor.settings import Batches as Bounds
 
 _DEFAULT_FILES, _MAX_FILES = 100, 1000
@@ -43,7 +42,7 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
     async def CreateFile(self, request: batches_pb2.CreateFileRequest, context: Any) -> batches_pb2.CreateFileResponse:
         """Begins a file of the caller."""
         self._require_space()
-        file = await files.create(self._database, _owner(), request.filename, self._bounds, _now_us())
+        file = await files.create(self._database, _owner(), request.filename, self._bounds, clock_us())
         return batches_pb2.CreateFileResponse(file=_file(file))
 
     async def AppendFile(self, request: batches_pb2.AppendFileRequest, context: Any) -> batches_pb2.AppendFileResponse:
@@ -102,7 +101,7 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
             max_cost_micros=request.max_cost_micros if request.HasField("max_cost_micros") else None,
             output_lifetime_seconds=request.output_lifetime_seconds,
             bounds=self._bounds,
-            now_us=_now_us(),
+            now_us=clock_us(),
         )
         return batches_pb2.CreateBatchResponse(batch=_batch(batch))
 
@@ -123,14 +122,14 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
         self, request: batches_pb2.CancelBatchRequest, context: Any
     ) -> batches_pb2.CancelBatchResponse:
         """Cancels a batch of the caller."""
-        batch = await store.cancel(self._database, _owner(), request.batch_id, _now_us())
+        batch = await store.cancel(self._database, _owner(), request.batch_id, clock_us())
         self._upkeep.soon()
         return batches_pb2.CancelBatchResponse(batch=_batch(batch))
 
     async def ClaimBatch(self, request: batches_pb2.ClaimBatchRequest, context: Any) -> batches_pb2.ClaimBatchResponse:
         """Called by a worker in its own name, as all that follow."""
         lease_us = _lease_us(request.worker, request.lease_ms)
-        batch = await store.claim(self._database, request.worker, lease_us, _now_us())
+        batch = await store.claim(self._database, request.worker, lease_us, clock_us())
         return batches_pb2.ClaimBatchResponse(batch=None if batch is None else _batch(batch))
 
     async def AddLines(self, request: batches_pb2.AddLinesRequest, context: Any) -> batches_pb2.AddLinesResponse:
@@ -142,7 +141,7 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
         if any(not 1 <= line.number <= self._bounds.max_lines for line in request.lines):
             raise InvalidArgument(f"A batch may have at most {self._bounds.max_lines} requests.", field="lines")
         rows = [{"number": each.number, "custom_id": each.custom_id, "body": each.body} for each in request.lines]
-        leased = await store.add_lines(self._database, request.worker, request.batch_id, rows, lease_us, _now_us())
+        leased = await store.add_lines(self._database, request.worker, request.batch_id, rows, lease_us, clock_us())
         return batches_pb2.AddLinesResponse(leased=leased)
 
     async def FinishCheck(
@@ -150,7 +149,7 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
     ) -> batches_pb2.FinishCheckResponse:
         """Begins the answering of a batch, or fails it."""
         errors = [_error(error) for error in request.errors[: batch_lines.MAX_ERRORS]]
-        await store.finish_check(self._database, request.worker, request.batch_id, request.model, errors, _now_us())
+        await store.finish_check(self._database, request.worker, request.batch_id, request.model, errors, clock_us())
         return batches_pb2.FinishCheckResponse()
 
     async def ClaimLines(self, request: batches_pb2.ClaimLinesRequest, context: Any) -> batches_pb2.ClaimLinesResponse:
@@ -160,7 +159,7 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
         if limit:
             self._require_space()  # for the results
         claimed = await results.claim(
-            self._database, request.worker, lease_us, limit, request.except_tenants, _now_us()
+            self._database, request.worker, lease_us, limit, request.except_tenants, clock_us()
         )
         if claimed is None:
             return batches_pb2.ClaimLinesResponse()
@@ -187,7 +186,7 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
             cost_micros=request.cost_micros,
             currency=request.currency,
         )
-        stored = await results.add(self._database, result, _now_us())
+        stored = await results.add(self._database, result, clock_us())
         if stored:
             metrics.BATCH_LINES.labels("failed" if request.failed else "answered").inc()
         return batches_pb2.StoreResultResponse(stored=stored)
@@ -202,13 +201,13 @@ class BatchServicer(batches_pb2_grpc.BatchServiceServicer):
             request.batch_id,
             request.number,
             attempts=request.attempts,
-            until_us=_now_us() + request.delay_ms * _MILLISECOND_US,
+            until_us=clock_us() + request.delay_ms * _MILLISECOND_US,
         )
         return batches_pb2.ReleaseLineResponse()
 
     async def FailBatch(self, request: batches_pb2.FailBatchRequest, context: Any) -> batches_pb2.FailBatchResponse:
         """Ends a batch that cannot go on."""
-        await store.fail(self._database, request.batch_id, _error(request.error), _now_us())
+        await store.fail(self._database, request.batch_id, _error(request.error), clock_us())
         self._upkeep.soon()
         return batches_pb2.FailBatchResponse()
 
@@ -281,7 +280,3 @@ def _error(error: batches_pb2.BatchError) -> dict[str, Any]:
 
 def _moment(moment_us: int | None) -> Timestamp | None:
     return None if moment_us is None else timestamp(moment_us)
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from genaifactory_monitor.batches.results import OPEN, Result
 from genaifactory_monitor.batches.tables import batches, lines
 from genaifactory_monitor.batches.tables import files as files_table
 from genaifactory_monitor.database import Database
+from genaifactory_monitor.message_dicts import clock_us
 from genaifactory_monitor.settings import Batches as Bounds
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Upkeep:
         """Works at an interval; after an error of the database, again at the next turn."""
         while True:
             try:
-                now_us = time.time_ns() // 1000
+                now_us = clock_us()
                 await end_all(self._database, now_us)
                 await sweep(self._database, self._bounds, now_us)
                 await _count(self._database, now_us)
