@@ -156,16 +156,17 @@ class KnowledgeBase:
         async with self._writing:
             keys = [(p.document.tenant, p.document.document_id) for p in batch]
             known = [await self._known(*key) for key in keys]
+            differing = [
+                (key, k)
+                for key, p, k in zip(keys, batch, known, strict=True)
+                if k is None or k.source_hash != p.document.source_hash
+            ]
             hidden = {
                 (tenant, document_id)
-                for (tenant, document_id), k in zip(keys, known, strict=True)
+                for (tenant, document_id), k in differing
                 if k is not None and not await self._visible(tenant, groups, [document_id])
             }
-            changed = {
-                key
-                for key, p, k in zip(keys, batch, known, strict=True)
-                if key not in hidden and (k is None or k.source_hash != p.document.source_hash)
-            }
+            changed = {key for key, _ in differing} - hidden
             written: list[Written] = []
             puts: list[tuple[StoredDocument, bool]] = []
             first_of: dict[tuple[str, str], str] = {}
