@@ -13,21 +13,13 @@ from genaifactory_common import formats, object_storage, specs
 from genaifactory_common.errors import TooLarge, Unavailable, Unimplemented
 from genaifactory_pipelines.sources.printable import printable
 from genaifactory_pipelines.sources.protocol import Content, Listing
-from genaifactory_pipelines.sources.selection import Reason, is_document, is_wanted
+from genaifactory_pipelines.sources.selection import EMPTY, LARGE, Reason, Skipped, is_document, is_wanted
 
 _PAGE = 1000
 _PAGE_SECONDS = 120.0
 _OBJECT_SECONDS = 120.0
 _MOST = 200_000
 """Objects that are listed; their names are held in memory."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An object that is not read."""
-
-    name: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -52,9 +44,9 @@ class Object:
         import obstore
 
         if not self.size_bytes:
-            return "is empty"
+            return EMPTY
         if self.size_bytes > formats.MAX_DOCUMENT_BYTES:
-            return f"is larger than {formats.MAX_DOCUMENT_BYTES >> 20} MiB"
+            return LARGE
         try:
             async with _reading(self.source, _OBJECT_SECONDS):
                 got = await obstore.get_async(self.store, self.key)

@@ -17,6 +17,7 @@ from genaifactory_common.backoff import Backoff
 from genaifactory_pipelines.sources import guard
 from genaifactory_pipelines.sources.guard import Refused, Resolve
 from genaifactory_pipelines.sources.printable import printable
+from genaifactory_pipelines.sources.selection import EMPTY, LARGE
 
 _PAGE_SECONDS = 60.0
 _TIMEOUT = httpx2.Timeout(connect=10.0, read=30.0, write=10.0, pool=None)
@@ -162,6 +163,6 @@ async def _received(response: httpx2.Response, url: httpx2.URL, file: Path) -> F
         async for piece in response.aiter_raw():
             size += len(piece)
             if size > formats.MAX_DOCUMENT_BYTES:
-                return Failed(f"is larger than {formats.MAX_DOCUMENT_BYTES >> 20} MiB")
+                return Failed(LARGE)
             await asyncio.to_thread(output.write, piece)
-    return Fetched(media_type, size) if size else Failed("is empty")
+    return Fetched(media_type, size) if size else Failed(EMPTY)

@@ -19,7 +19,7 @@ from genaifactory_common import formats, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.sources.printable import printable
 from genaifactory_pipelines.sources.protocol import Content, Listing
-from genaifactory_pipelines.sources.selection import Reason, is_document, is_wanted
+from genaifactory_pipelines.sources.selection import EMPTY, LARGE, Reason, is_document, is_wanted
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,9 @@ def read(document: DocumentFile) -> bytes | str:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if not data:
-        return "is empty"
+        return EMPTY
     if len(data) > formats.MAX_DOCUMENT_BYTES:
-        return f"is larger than {formats.MAX_DOCUMENT_BYTES >> 20} MiB"
+        return LARGE
     return data
 
 

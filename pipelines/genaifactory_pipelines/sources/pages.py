@@ -18,19 +18,11 @@ from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_pipelines.sources.fetching import Failed, Fetched, Fetcher
 from genaifactory_pipelines.sources.printable import printable
 from genaifactory_pipelines.sources.protocol import Content, Listing
-from genaifactory_pipelines.sources.selection import Reason
+from genaifactory_pipelines.sources.selection import Reason, Skipped
 
 _HOSTS_AT_ONCE = 8
 _MOST_BYTES = 2 << 30
 """Of all pages of a source, which are on disk until they are stored."""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A page that is not read."""
-
-    name: str
-    why: str
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
@@ -23,6 +24,19 @@ class Reason(StrEnum):
     LONG = f"a path of more than {formats.MAX_ID_CHARACTERS} characters"
     TWIN = "written like the name of another file"
     UNREADABLE = "not readable"
+
+
+EMPTY = "is empty"
+LARGE = f"is larger than {formats.MAX_DOCUMENT_BYTES >> 20} MiB"
+"""Why a document cannot be read, whatever its source is; see Document.content."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something in a source that is not read; see protocol.Skipped."""
+
+    name: str
+    why: str
 
 
 class Patterns(Protocol):
