@@ -49,6 +49,11 @@ class Environment(Values):
         return [f"{name} {one or 'unset'}, {two or 'unset'}" for name, one, two in pairs if one != two]
 
 
+def of_step(folder: Path) -> Environment:
+    """What a step was run by, from its folder. Blocks. Raises OSError, and ValueError for a file of something else."""
+    return Environment.model_validate_json((folder / FILE).read_bytes())
+
+
 @functools.cache
 def here() -> Environment:
     """This process's, as it was at the first call. Blocks."""

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines import environment
 from genaifactory_pipelines.datasets import dataset
-from genaifactory_pipelines.environment import Environment
-from genaifactory_pipelines.step import Attempt, Context, Step, digest, require_own
+from genaifactory_pipelines.step import Attempt, Context, Execute, digest, require_own
 from genaifactory_pipelines.steps import collect, curate, record, train
 from genaifactory_pipelines.training import metrics
 from genaifactory_pipelines.training.options import HUB, Options, base_folder
@@ -30,8 +27,6 @@ NEEDED = (collect.collect.name, curate.curate.name, train.train.name, record.INP
 """Folders of the run's artifacts that it needs."""
 TOLERANCE = 0.001
 """Relative; see Comparison.same."""
-
-Execute = Callable[[Step[Any, Any], Values, Context], Awaitable[None]]
 
 
 class Row(Values):
@@ -165,7 +160,8 @@ def _compared(recorded: Path, run: Path, rows: list[Row], tolerance: float) -> C
         now=f"largest relative difference {difference:.2g}, allowed are {tolerance:g}",
         same=difference <= tolerance,
     )
-    where = tuple(_environment(recorded).differences(_environment(run)))
+    former, present = (environment.of_step(each / train.train.name) for each in (recorded, run))
+    where = tuple(former.differences(present))
     same = rows[-1].same and (adapter.same or (bool(where) and within.same))
     return Comparison(same=same, rows=(*rows, adapter, within), environment=where)
 
@@ -182,10 +178,6 @@ def _largest_difference(recorded: Path, run: Path) -> tuple[float, int]:
     return max((abs(one - two) / max(abs(one), abs(two), 1e-12) for one, two in pairs), default=0.0), len(pairs)
 
 
-def _environment(run: Path) -> Environment:
-    return Environment.model_validate_json((run / train.train.name / environment.FILE).read_bytes())
-
-
 def threads(recorded: Path) -> str:
     """OMP_NUM_THREADS of the recorded training; another number of threads gives other weights. Blocks."""
-    return _environment(recorded).threads
+    return environment.of_step(recorded / train.train.name).threads

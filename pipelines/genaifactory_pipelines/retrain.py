@@ -10,7 +10,7 @@ that a run goes on with the window of the record that it began with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
 from genaifactory_pipelines.evaluation import golden, leaks, registry
 from genaifactory_pipelines.evaluation.protocol import Candidate
-from genaifactory_pipelines.step import Context, Step, require_unchanged
+from genaifactory_pipelines.step import Context, Execute, Step, require_unchanged
 from genaifactory_pipelines.steps import collect, curate, evaluate, gate, load, record, register, train
 from genaifactory_pipelines.training.options import Options, Training
 from genaifactory_pipelines.values import INPUT, Values
@@ -164,6 +164,7 @@ STAGES = (
     Stage(register.register, "the adapter as a version of a model", _registered),
 )
 """In the order in which they are run."""
+STEPS = tuple(stage.step for stage in STAGES)
 _IN_MLFLOW = (record.record.name, register.register.name)
 
 
@@ -269,10 +270,6 @@ def _when(parameters: Parameters) -> tuple[str, str, str]:
     return parameters.since, parameters.until, parameters.route
 
 
-Execute = Callable[[Step[Any, Any], Values, Context], Awaitable[None]]
-"""Runs a step, where its libraries are; raises FactoryError."""
-
-
 async def run(plan: Plan, context: Context, execute: Execute, factory: Callable[[], specs.Factory]) -> bool:
     """Runs the steps in their order, and writes the run's report. Whether the gate was passed.
 
@@ -292,5 +289,5 @@ async def run(plan: Plan, context: Context, execute: Execute, factory: Callable[
             passed = False
             context.progress.line("gate: not passed")
             await load.withdraw(context, factory)
-    await asyncio.to_thread(summary.write, context.run)
+    await asyncio.to_thread(summary.write, context.run, STEPS)
     return passed

@@ -153,6 +153,10 @@ class Step(Generic[Parameters, Outputs]):
         return self.of(run)
 
 
+Execute = Callable[[Step[Any, Any], Values, Context], Awaitable[None]]
+"""Runs a step, where its libraries are; raises FactoryError."""
+
+
 def require_own(folder: Path) -> None:
     """Raises InvalidArgument for a step's folder that holds files of something else. Blocks."""
     if folder.exists() and not (folder / ATTEMPT).exists() and any(folder.iterdir()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,22 @@ from genaifactory_pipelines.datasets import dataset
 from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.reports import Report, bars, lines
 from genaifactory_pipelines.step import RESULT, Step, times
-from genaifactory_pipelines.steps import collect, curate, evaluate, load, record, register, train
+from genaifactory_pipelines.steps import curate, evaluate, load, register, train
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.training import metrics
 
 FILE = "report.html"
-_STEPS: tuple[Step[Any, Any], ...] = (
-    *(collect.collect, curate.curate, train.train, load.load, evaluate.evaluate, gating.gate),
-    *(record.record, register.register),
-)
 
 
-def write(run: Path) -> None:
-    """Writes RUN/report.html, of the steps that have a result. Blocks. Raises OSError, InvalidArgument."""
-    files.write(run / FILE, html(run).encode(), mode=0o644)
+def write(run: Path, steps: Sequence[Step[Any, Any]]) -> None:
+    """Writes RUN/report.html, of those of the steps that have a result. Blocks. Raises OSError, InvalidArgument."""
+    files.write(run / FILE, html(run, steps).encode(), mode=0o644)
 
 
-def html(run: Path, *, linked: bool = True) -> str:
+def html(run: Path, steps: Sequence[Step[Any, Any]], *, linked: bool = True) -> str:
     """The page. Blocks. Raises OSError, InvalidArgument.
 
-    linked: with links to the steps' reports, for a page that lies in the run's folder.
+    steps: in their order. linked: with links to the steps' reports, for a page that lies in the run's folder.
     """
     verdict = gating.gate.of(run)
     made, trained, loaded = curate.curate.of(run), train.train.of(run), load.load.of(run)
@@ -38,7 +35,7 @@ def html(run: Path, *, linked: bool = True) -> str:
         f"The adapter {loaded.name} for {trained.base_model}, trained on {made.train:,} examples, is compared with "
         f"production on {evaluate.evaluate.of(run).items:,} golden items by the gate {verdict.gate}."
     )
-    _steps(report, run, linked, verdict)
+    _steps(report, run, steps, linked, verdict)
     _verdict(report, verdict)
     _scores(report, run)
     report.heading("Dataset")
@@ -50,9 +47,9 @@ def html(run: Path, *, linked: bool = True) -> str:
     return report.html()
 
 
-def _steps(report: Report, run: Path, linked: bool, verdict: Verdict) -> None:
+def _steps(report: Report, run: Path, steps: Sequence[Step[Any, Any]], linked: bool, verdict: Verdict) -> None:
     rows, links = [], {}
-    for step in _STEPS:
+    for step in steps:
         if not (run / step.name / RESULT).exists():  # it was not asked for
             continue
         if step is register.register and not verdict.passed:  # of a gate before, which was passed
@@ -74,20 +71,12 @@ def _verdict(report: Report, verdict: Verdict) -> None:
 
 
 def _scores(report: Report, run: Path) -> None:
+    rows = []
+    for name, metric in evaluate.evaluate.of(run).metrics.items():
+        *means, difference, interval = metric.shown()
+        rows.append((name, f"{metric.items:,}", *means, f"{difference} {interval}".rstrip()))
     report.heading("Scores")
-    report.table(
-        ("metric", "items", "candidate", "production", "difference"),
-        [
-            (
-                name,
-                f"{metric.items:,}",
-                f"{metric.candidate:.4g}",
-                "" if metric.production is None else f"{metric.production:.4g}",
-                "" if metric.difference is None else f"{metric.difference:+.4g} {metric.interval}".rstrip(),
-            )
-            for name, metric in evaluate.evaluate.of(run).metrics.items()
-        ],
-    )
+    report.table(("metric", "items", "candidate", "production", "difference"), rows)
 
 
 def _curves(report: Report, run: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from genaifactory_pipelines import summary
+from genaifactory_pipelines import retrain, summary
 from genaifactory_pipelines.steps import curate, evaluate, gate, load, register
 from tests.loop import month, stage
 from tests.loop.stage import Stage
@@ -42,7 +42,8 @@ async def _pipeline(folder: Path, example: Path | None) -> int:
         await _show(platform)
     _print_figures(run, time.monotonic() - began)
     if example is not None:
-        await asyncio.to_thread(example.write_text, summary.html(run, linked=False), encoding="utf-8")
+        page = summary.html(run, retrain.STEPS, linked=False)
+        await asyncio.to_thread(example.write_text, page, encoding="utf-8")
     return 0
 
 

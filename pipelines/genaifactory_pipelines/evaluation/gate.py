@@ -41,6 +41,11 @@ class Finding(Values):
     """False for a slice of too few items, which passes."""
     evidence: str
 
+    @property
+    def what(self) -> str:
+        """The rule, and the slice where it is of one: "exact_match at_least 0.5 (language=vi)"."""
+        return f"{self.rule} ({self.slice})" if self.slice else self.rule
+
 
 class Verdict(Values):
     """Whether a candidate passes the gate, and why."""

@@ -70,10 +70,9 @@ def html(
 
 def _row(entry: tuple[str, Metric]) -> tuple[str, ...]:
     name, metric = entry
-    row = (name, metric.better, f"{metric.items:,}", f"{metric.candidate:.4g}")
-    if metric.production is None:
-        return (*row, "", "")
-    return (*row, f"{metric.production:.4g}", f"{metric.difference:+.4g}", metric.interval)
+    candidate, production, *compared = metric.shown()
+    means = (candidate,) if metric.production is None else (candidate, production)
+    return (name, metric.better, f"{metric.items:,}", *means, *compared)
 
 
 def _slices(items: Sequence[Item], metrics: Sequence[str], who: Sequence[Scored]) -> list[tuple[str, ...]]:

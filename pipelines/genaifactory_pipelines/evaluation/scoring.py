@@ -50,6 +50,12 @@ class Metric(Values):
         """The bounds for people; empty where there are none."""
         return "" if self.low is None else f"[{self.low:+.4g}, {self.high:+.4g}]"
 
+    def shown(self) -> tuple[str, str, str, str]:
+        """For people: the candidate's mean, production's, their difference, its interval; empty where there is none."""
+        production = "" if self.production is None else f"{self.production:.4g}"
+        difference = "" if self.difference is None else f"{self.difference:+.4g}"
+        return f"{self.candidate:.4g}", production, difference, self.interval
+
 
 async def score(
     evaluators: Mapping[str, Evaluator],

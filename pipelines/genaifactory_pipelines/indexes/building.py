@@ -13,6 +13,7 @@ from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common import files
 from genaifactory_common.errors import Conflict, FactoryError
 from genaifactory_pipelines.gateway import Patience
+from genaifactory_pipelines.indexes import findings
 from genaifactory_pipelines.progress import Report
 
 _KEY = "build-key"
@@ -72,7 +73,8 @@ async def build(
 
 
 async def _is_building(platform: Platform, knowledge_base: str) -> bool:
-    return any(each.state == gateway_pb2.INDEX_STATE_BUILDING for each in await platform.indexes(knowledge_base))
+    indexes = await platform.indexes(knowledge_base)
+    return findings.in_state(indexes, gateway_pb2.INDEX_STATE_BUILDING) is not None
 
 
 async def _followed(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory_common.errors import NotFound
 from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.evaluation.scoring import Metric
 from genaifactory_pipelines.sources.sync import Synced
@@ -75,6 +76,26 @@ def version(index: gateway_pb2.Index) -> Version:
     )
 
 
+def in_state(indexes: Iterable[gateway_pb2.Index], state: gateway_pb2.IndexState.ValueType) -> gateway_pb2.Index | None:
+    """The first of the versions in a state."""
+    return next((each for each in indexes if each.state == state), None)
+
+
+def active(indexes: Iterable[gateway_pb2.Index]) -> gateway_pb2.Index:
+    """The one that serves, which every knowledge base has."""
+    found = in_state(indexes, gateway_pb2.INDEX_STATE_ACTIVE)
+    assert found is not None
+    return found
+
+
+def previous(indexes: Iterable[gateway_pb2.Index], knowledge_base: str, *, field: str) -> gateway_pb2.Index:
+    """The one that served before. Raises NotFound; field: names the knowledge base."""
+    found = in_state(indexes, gateway_pb2.INDEX_STATE_PREVIOUS)
+    if found is None:
+        raise NotFound(f"'{knowledge_base}' has no version that served before.", field=field)
+    return found
+
+
 def reread(done: Synced) -> Reread:
     """Of the outcome of a synchronisation."""
     summary = done.summary
@@ -109,11 +130,4 @@ def of_counts(new: Version, active: Version) -> Check:
 
 def of_gate(verdict: Verdict) -> Sequence[Check]:
     """One for each rule and slice."""
-    return [
-        Check(
-            name=f"{finding.rule}{f' ({finding.slice})' if finding.slice else ''}",
-            passed=finding.passed,
-            evidence=finding.evidence,
-        )
-        for finding in verdict.findings
-    ]
+    return [Check(name=each.what, passed=each.passed, evidence=each.evidence) for each in verdict.findings]

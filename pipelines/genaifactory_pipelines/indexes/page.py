@@ -29,17 +29,7 @@ def html(knowledge_base: str, found: Findings, outcome: str) -> str:
     else:
         report.table(
             ("metric", "items", found.version, found.before, "difference", "95 % interval"),
-            [
-                (
-                    name,
-                    f"{metric.items:,}",
-                    f"{metric.candidate:.4g}",
-                    "" if metric.production is None else f"{metric.production:.4g}",
-                    f"{metric.difference:+.4g}",
-                    metric.interval,
-                )
-                for name, metric in found.metrics.items()
-            ],
+            [(name, f"{metric.items:,}", *metric.shown()) for name, metric in found.metrics.items()],
         )
     report.heading("Sources that were read before")
     report.table(

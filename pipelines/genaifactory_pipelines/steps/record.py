@@ -14,7 +14,6 @@ from genaifactory_common.errors import Conflict
 from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import environment
 from genaifactory_pipelines.datasets import dataset
-from genaifactory_pipelines.environment import Environment
 from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, require_unchanged
 from genaifactory_pipelines.steps import collect, curate, evaluate, gate, train
 from genaifactory_pipelines.tracking import client, runs
@@ -119,7 +118,7 @@ def _milliseconds(path: Path) -> int:
 
 def _tags(run: Path) -> dict[str, str]:
     trained, verdict = train.train.of(run), gate.gate.of(run)
-    where = {step.name: _environment(run, step) for step in _STEPS}
+    where = {step.name: environment.of_step(run / step.name) for step in _STEPS}
     passed = runs.PASSED if verdict.passed else f"not {runs.PASSED}"
     stopped = "".join(f"- {each.rule} {each.slice}: {each.evidence}\n" for each in verdict.failed())
     return {
@@ -133,10 +132,6 @@ def _tags(run: Path) -> dict[str, str]:
         "mlflow.note.content": f"Gate {verdict.gate}: {passed}\n\n{stopped}",
         **{f"genaifactory.environment.{name}": found.lock() for name, found in where.items()},
     }
-
-
-def _environment(run: Path, step: Step[Any, Any]) -> Environment:
-    return Environment.model_validate_json((run / step.name / environment.FILE).read_bytes())
 
 
 def _parameters(step: Step[Any, Any], attempt: Attempt) -> Iterator[tuple[str, str]]:

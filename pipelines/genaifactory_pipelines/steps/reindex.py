@@ -111,7 +111,7 @@ async def _found(parameters: Parameters, context: Context, folder: Path) -> Find
         _require_no_judge(parameters.gate)
         await asyncio.to_thread(_require_enough, parameters.golden, parameters.gate)
     read = await _reread(parameters, context)
-    before = _active(await context.gateway.indexes(base))
+    before = findings.version(findings.active(await context.gateway.indexes(base)))
     with context.progress.counting("reindex: passages", before.passages) as report:
         built = await building.build(context.gateway, base, folder, report)
     checks = [findings.of_build(built.problem)]
@@ -180,7 +180,7 @@ async def _counted(context: Context, base: str, name: str) -> tuple[tuple[Versio
     left = _COUNTINGS
     while True:
         indexes = await context.gateway.indexes(base)
-        active = _active(indexes)
+        active = findings.version(findings.active(indexes))
         new = next((findings.version(each) for each in indexes if each.version == name), None)
         if new is None:
             raise Conflict(f"The index version '{name}' was dropped by another build. Run again in a new folder.")
@@ -227,7 +227,7 @@ async def _concluded(parameters: Parameters, context: Context, found: Findings) 
             await context.gateway.drop_index(base, name)
         return f"{found.before} serves as before; {name} was removed."
     if state != gateway_pb2.INDEX_STATE_ACTIVE:
-        active = _active(indexes).name
+        active = findings.active(indexes).version
         kept = state in (gateway_pb2.INDEX_STATE_READY, gateway_pb2.INDEX_STATE_PREVIOUS)
         if state != gateway_pb2.INDEX_STATE_READY or active != found.before:
             raise Conflict(
@@ -238,10 +238,6 @@ async def _concluded(parameters: Parameters, context: Context, found: Findings) 
             )
         await context.gateway.swap_index(base, name)
     return f"{name} serves; {found.before} is kept for a way back."
-
-
-def _active(indexes: list[gateway_pb2.Index]) -> Version:
-    return next(findings.version(each) for each in indexes if each.state == gateway_pb2.INDEX_STATE_ACTIVE)
 
 
 def route(factory: specs.Factory, name: str, knowledge_base: str, *, field: str) -> str:

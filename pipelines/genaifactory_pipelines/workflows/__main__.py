@@ -29,7 +29,7 @@ from genaifactory_pipelines.gateway import connected
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.values import Values
-from genaifactory_pipelines.workflows.protocol import NOBODY, Decision, Surroundings, Task
+from genaifactory_pipelines.workflows.protocol import NOBODY, Decision, Surroundings, Task, text
 from genaifactory_pipelines.workflows.registry import WORKFLOWS
 
 _MESSAGE_BYTES = 2_000
@@ -49,11 +49,6 @@ def parsed(kind: type[Values], text: str) -> Values:
         raise InvalidArgument(f"Parameter {first_problem(error)}", field="--parameters") from None
     except (ValueError, TypeError, KeyError):
         raise InvalidArgument("--parameters must be Argo's JSON of the parameters.", field="--parameters") from None
-
-
-def text(value: object) -> str:
-    """An output as Argo has it: texts as they are, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from genaifactory_pipelines.steps import evaluate as evaluating
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.values import Values
 from genaifactory_pipelines.workflows import approvals
-from genaifactory_pipelines.workflows.protocol import Surroundings, Task, Workflow, not_passed
+from genaifactory_pipelines.workflows.protocol import Surroundings, Task, Workflow, names, not_passed
 
 
 class Parameters(Values):
@@ -53,13 +53,12 @@ async def _evaluate(given: Parameters, around: Surroundings, context: Context) -
 
 
 def _wanted(given: Parameters, around: Surroundings) -> evaluating.Parameters:
-    suites = {name.strip() for name in given.suites.split(",") if name.strip()}
     return evaluating.Parameters(
         name=conversation.as_id(around.name),
         route=given.route,
         golden=around.input(given.golden, "golden"),
         candidate=given.candidate,
-        suites=tuple(sorted({*suites, *registry.needed(_rules(given, around).gate)})),
+        suites=tuple(sorted({*names(given.suites), *registry.needed(_rules(given, around).gate)})),
         hidden=leaks.templates(around.factory(), given.route, given.prompt),
         judge=given.judge,
         policy=given.policy,

@@ -36,7 +36,7 @@ from hera.workflows.models import (
 from pydantic.fields import FieldInfo
 
 from genaifactory_pipelines import exits
-from genaifactory_pipelines.workflows.protocol import NOBODY, Approval, Decision, Task, Workflow
+from genaifactory_pipelines.workflows.protocol import NOBODY, Approval, Decision, Task, Workflow, text
 from genaifactory_pipelines.workflows.registry import WORKFLOWS
 
 VOLUME = "/pipelines"
@@ -96,7 +96,7 @@ def files() -> dict[str, str]:
         texts[f"{workflow.name}.yaml"] = _template(workflow).to_yaml()
         if workflow.schedule:
             texts[f"{workflow.name}-schedule.yaml"] = _schedule(workflow).to_yaml()
-    return {name: f"# Written by `make charts`.\n{text}" for name, text in texts.items()}
+    return {name: f"# Written by `make charts`.\n{written}" for name, written in texts.items()}
 
 
 def _template(workflow: Workflow[Any]) -> WorkflowTemplate:
@@ -148,16 +148,12 @@ def _about(workflow: Workflow[Any]) -> dict[str, str]:
 
 
 def _parameter(name: str, field: FieldInfo) -> Parameter:
-    given: dict[str, Any] = {} if field.is_required() else {"value": _text(field.default)}
+    given: dict[str, Any] = {} if field.is_required() else {"value": text(field.default)}
     kind = field.annotation
-    values = [_text(each) for each in get_args(kind)] if get_origin(kind) is Literal else None
+    values = [text(each) for each in get_args(kind)] if get_origin(kind) is Literal else None
     return Parameter(
         name=name, description=field.description, enum=["true", "false"] if kind is bool else values, **given
     )
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _alone(workflow: Workflow[Any]) -> Synchronization | None:

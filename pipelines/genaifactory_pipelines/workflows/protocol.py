@@ -5,6 +5,7 @@ A workflow is data: `manifests` writes Argo's WorkflowTemplate of it, and `pod` 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -43,11 +44,21 @@ class Decision(Values):
 NOBODY = Decision(decision="nobody", reason="")
 
 
+def text(value: object) -> str:
+    """A value as Argo has it: texts as they are, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def names(given: str) -> list[str]:
+    """The names of a parameter that holds several, with commas."""
+    return [name.strip() for name in given.split(",") if name.strip()]
+
+
 def not_passed(verdict: Verdict) -> str:
     """Why a workflow fails at a gate; empty where it was passed."""
     if verdict.passed:
         return ""
-    found = "; ".join(f"{each.rule}{f' ({each.slice})' if each.slice else ''}" for each in verdict.failed())
+    found = "; ".join(each.what for each in verdict.failed())
     return f"The gate '{verdict.gate}' was not passed: {found}."
 
 

@@ -11,7 +11,7 @@ from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.steps import reindex as step
 from genaifactory_pipelines.values import Values
-from genaifactory_pipelines.workflows.protocol import Surroundings, Task, Workflow
+from genaifactory_pipelines.workflows.protocol import Surroundings, Task, Workflow, names
 
 
 class Parameters(Values):
@@ -45,7 +45,6 @@ def _wanted(given: Parameters, around: Surroundings) -> step.Parameters:
     factory = around.factory()
     base = given.knowledge_base
     route = step.route(factory, given.route, base, field="route") if given.golden else ""
-    names = [name.strip() for name in given.sources.split(",") if name.strip()]
     return step.Parameters(
         knowledge_base=base,
         chunking=step.chunking(factory, base),
@@ -53,7 +52,7 @@ def _wanted(given: Parameters, around: Surroundings) -> step.Parameters:
         route=route,
         gate=gating.named(factory, given.gate, compared=True) if given.gate else step.AS_GOOD,
         hidden=leaks.templates(factory, route),
-        sources=step.sources(factory, names, base, field="sources"),
+        sources=step.sources(factory, names(given.sources), base, field="sources"),
         shrinking=given.shrinking,
         keep_failed=given.keep_failed,
         at_once=given.at_once,

@@ -112,7 +112,7 @@ async def _withdraw(given: Parameters, around: Surroundings, context: Context) -
     if around.status != "Succeeded":
         await load.withdraw(context, around.factory)
     with contextlib.suppress(InvalidArgument):  # it has not come as far as the gate
-        await asyncio.to_thread(summary.write, around.run)
+        await asyncio.to_thread(summary.write, around.run, dag.STEPS)
     return Values()
 
 

@@ -8,9 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common import files
-from genaifactory_common.errors import NotFound
+from genaifactory_pipelines.indexes import findings
 from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.values import Values
 from genaifactory_pipelines.workflows.protocol import Surroundings, Task, Workflow
@@ -38,23 +37,17 @@ async def _rollback(given: Parameters, around: Surroundings, context: Context) -
     path = around.run / _FILE
     base = given.knowledge_base
     indexes = await context.gateway.indexes(base)
-    active = _in(gateway_pb2.INDEX_STATE_ACTIVE, indexes)
+    active = findings.active(indexes).version
     if await asyncio.to_thread(path.exists):
         wanted = Outputs.model_validate_json(await asyncio.to_thread(path.read_bytes))
     else:
-        previous = _in(gateway_pb2.INDEX_STATE_PREVIOUS, indexes)
-        if not previous:
-            raise NotFound(f"'{base}' has no index version that served before.", field="knowledge_base")
-        wanted = Outputs(active=previous, before=active)
+        previous = findings.previous(indexes, base, field="knowledge_base")
+        wanted = Outputs(active=previous.version, before=active)
         await asyncio.to_thread(_store, path, wanted)
     if active != wanted.active:
         await context.gateway.swap_index(base, wanted.active)
     context.progress.line(f"{wanted.active} serves; {wanted.before} is kept")
     return wanted
-
-
-def _in(state: gateway_pb2.IndexState.ValueType, indexes: list[gateway_pb2.Index]) -> str:
-    return next((each.version for each in indexes if each.state == state), "")
 
 
 def _store(path: Path, wanted: Outputs) -> None:

@@ -11,7 +11,15 @@ from rich.console import Console
 
 from genaifactory_common import conversation
 from genaifactory_local import endpoints, runs, state
-from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json, table
+from genaifactory_local.commands.options import (
+    NOT_PASSED,
+    AtOnceOption,
+    JsonOption,
+    KeyOption,
+    StateOption,
+    print_json,
+    table,
+)
 from genaifactory_pipelines.evaluation import leaks, registry
 from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Candidate
@@ -43,7 +51,7 @@ def evaluate(
     embedding_model: Annotated[
         str, typer.Option(help="Compare claims with passages by this embedding model too. Without it: by words alone.")
     ] = "",
-    at_once: Annotated[int, typer.Option(min=1, max=64, help="Questions at a time, of each of the two.")] = 4,
+    at_once: AtOnceOption = 4,
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -97,10 +105,9 @@ def print_scores(found: evaluating.Outputs) -> None:
     compared = any(metric.production is not None for metric in found.metrics.values())
     rows = table("metric", "items", *(("candidate", "production", "difference") if compared else ("production",)))
     for name, metric in found.metrics.items():
-        row = [name, f"{metric.items:,}", f"{metric.candidate:.4g}"]
-        if metric.production is not None:
-            row += [f"{metric.production:.4g}", f"{metric.difference:+.4g} {metric.interval}".rstrip()]
-        rows.add_row(*row)
+        *means, difference, interval = metric.shown()
+        row = (name, f"{metric.items:,}", *means, f"{difference} {interval}".rstrip())
+        rows.add_row(*row[: len(rows.columns)])
     Console().print(rows)
 
 
@@ -108,4 +115,4 @@ def print_verdict(verdict: Verdict) -> None:
     """Whether a gate was passed, and what stopped the candidate."""
     print(f"Gate {verdict.gate}: {'passed' if verdict.passed else 'not passed'}")
     for finding in verdict.failed():
-        print(f"  {finding.rule}{f' ({finding.slice})' if finding.slice else ''}: {finding.evidence}")
+        print(f"  {finding.what}: {finding.evidence}")

@@ -24,6 +24,7 @@ from genaifactory_local.commands.options import (
 )
 from genaifactory_pipelines.evaluation import leaks
 from genaifactory_pipelines.gateway import Gateway
+from genaifactory_pipelines.indexes import findings
 from genaifactory_pipelines.steps import gate as gating
 from genaifactory_pipelines.steps import reindex as step
 
@@ -145,9 +146,7 @@ def rollback(
 
     async def swap(gateway: Gateway) -> gateway_pb2.SwapIndexResponse:
         indexes = await gateway.indexes(knowledge_base)
-        before = next((each for each in indexes if each.state == gateway_pb2.INDEX_STATE_PREVIOUS), None)
-        if before is None:
-            raise NotFound(f"'{knowledge_base}' has no version that served before.", field="--knowledge-base")
+        before = findings.previous(indexes, knowledge_base, field="--knowledge-base")
         return await gateway.swap_index(knowledge_base, before.version)
 
     done = _asked(swap, key, state_folder)

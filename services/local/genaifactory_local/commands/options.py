@@ -27,6 +27,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Name all f
 UrlOption = Annotated[str | None, typer.Option(help="URL of the platform. Without it: the platform on --state.")]
 NOT_PASSED = exits.NOT_PASSED
 """Exit status of a check that was carried out and not passed; 1 is an error, 2 a wrong option."""
+AtOnceOption = Annotated[int, typer.Option(min=1, max=64, help="Questions at a time, of each of the two.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
 

@@ -14,7 +14,14 @@ from genaifactory_common import specs
 from genaifactory_local import endpoints, interpreters, runs, state, tracking
 from genaifactory_local.commands import evaluate as evaluating
 from genaifactory_local.commands import train as training
-from genaifactory_local.commands.options import NOT_PASSED, JsonOption, KeyOption, StateOption, print_json
+from genaifactory_local.commands.options import (
+    NOT_PASSED,
+    AtOnceOption,
+    JsonOption,
+    KeyOption,
+    StateOption,
+    print_json,
+)
 from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines import summary
 from genaifactory_pipelines.datasets.records import Unrated
@@ -43,20 +50,15 @@ def retrain(
     ] = "",
     unrated: Annotated[Unrated, typer.Option(help="Answers that nobody rated.")] = "leave_out",
     least: Annotated[int, typer.Option(min=3, help="Fewer examples are refused.")] = 20,
-    method: Annotated[
-        Method | None,
-        typer.Option(help="Imitate the outputs, prefer them to rejected ones, or both. Without it: sft."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed and dataset give the same adapter. Without it: 0.")
-    ] = None,
+    method: training.MethodOption = None,
+    seed: training.SeedOption = None,
     parameters: Annotated[
         Path | None, typer.Option(help="A JSON file of more parameters of the training; docs/training.md lists them.")
     ] = None,
     source: Annotated[
         str, typer.Option(help="The adapter as the model server sees it, where it does not see the run's folder.")
     ] = "",
-    at_once: Annotated[int, typer.Option(min=1, max=64, help="Questions at a time, of each of the two.")] = 4,
+    at_once: AtOnceOption = 4,
     model: Annotated[
         str | None, typer.Option(help="The registered model that gets a new version. Without it: as the route.")
     ] = None,

@@ -17,6 +17,13 @@ from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.steps import train as step
 from genaifactory_pipelines.training.options import Method, Options
 
+MethodOption = Annotated[
+    Method | None, typer.Option(help="Imitate the outputs, prefer them to rejected ones, or both. Without it: sft.")
+]
+SeedOption = Annotated[
+    int | None, typer.Option(min=0, help="The same seed and dataset give the same adapter. Without it: 0.")
+]
+
 
 def train(
     output: Annotated[
@@ -27,13 +34,8 @@ def train(
     served_as: Annotated[
         str | None, typer.Option(help="The base's name in factory.yaml, where it is not served from the same place.")
     ] = None,
-    method: Annotated[
-        Method | None,
-        typer.Option(help="Imitate the outputs, prefer them to rejected ones, or both. Without it: sft."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed and dataset give the same adapter. Without it: 0.")
-    ] = None,
+    method: MethodOption = None,
+    seed: SeedOption = None,
     parameters: Annotated[
         Path | None, typer.Option(help="A JSON file of more parameters; docs/training.md lists them.")
     ] = None,
