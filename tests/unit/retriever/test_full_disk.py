@@ -177,6 +177,30 @@ def test_blocks_are_allocated_for_the_next_write_and_only_once(tmp_path: Path) -
     assert file.stat().st_size == 8 * MIB
 
 
+def test_a_file_that_is_renamed_meanwhile_gets_its_blocks_under_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = with_hole(tmp_path / "tmp-open-3", written=0, size=8 * MIB)
+    used = tmp_path / "open-3"
+    walk = os.walk
+
+    def then_renamed(folder: Path) -> list[tuple[str, list[str], list[str]]]:
+        listed = list(walk(folder))
+        if made.exists():
+            made.rename(used)
+        return listed
+
+    monkeypatch.setattr(os, "walk", then_renamed)
+    mapped.make_room(tmp_path, MIB)
+    assert blocks(used) >= MIB
+
+
+def test_a_link_to_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "page_0.dat").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match=r"page_0\.dat"):
+        mapped.make_room(tmp_path, MIB)
+
+
 def test_no_blocks_are_allocated_beyond_the_end_of_a_file(tmp_path: Path) -> None:
     small = with_hole(tmp_path / "flags.dat", written=0, size=10_000)
     whole = with_hole(tmp_path / "whole.dat", written=10_000, size=10_000)

@@ -27,12 +27,25 @@ def make_room(folder: Path, each_bytes: int) -> None:
     if (free := read_volume(folder).free) < needed:
         raise out_of_space(folder, free, needed)
     try:
-        for path in [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]:
-            _fill(path, each_bytes)
+        while not _filled(folder, each_bytes):
+            pass
     except OSError as error:
         if not is_full(error):
             raise
         raise out_of_space(folder, read_volume(folder).free, needed) from None
+
+
+def _filled(folder: Path, each_bytes: int) -> bool:
+    """False when a file has gone meanwhile: Edge renames segments of its log by a thread of its own, and a file's new
+    name may not have been listed."""
+    for path in [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]:
+        try:
+            _fill(path, each_bytes)
+        except FileNotFoundError:
+            if os.path.islink(path):
+                raise  # it will not be there the next time either
+            return False
+    return True
 
 
 def _fill(path: str, wanted: int) -> None:
