@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import json
 import random
 import re
@@ -15,11 +14,10 @@ import openai
 import pytest
 from openai.types import Batch
 
-from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import channels
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform
 from tests.full import FULL
+from tests.integration import recorded
 
 # The platform is another process, which blocking here does not affect.
 pytestmark = pytest.mark.allow_blocking
@@ -141,27 +139,6 @@ async def test_a_batch_whose_time_ends_keeps_its_answers(tmp_path: Path) -> None
         assert batch.request_counts.completed + batch.request_counts.failed in (0, 1200)
 
 
-async def _recorded(platform: Platform, at_least: int) -> collections.Counter[str]:
-    """How often monitor has each request, once it has so many of them, or after half a minute."""
-    platform.sign_in()
-    found: collections.Counter[str] = collections.Counter()
-    async with channels.connect(platform.endpoints.socket("monitor")) as channel:
-        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
-        for _ in range(30):
-            found.clear()
-            request = monitor_pb2.QueryInteractionsRequest(page_size=500, without_text=True)
-            while True:
-                page = await channels.unary(stub.QueryInteractions, request, timeout_seconds=30)
-                found.update(interaction.request_id for interaction in page.interactions)
-                if not page.next_page_token:
-                    break
-                request.page_token = page.next_page_token
-            if len(found) >= at_least:
-                break
-            await asyncio.sleep(1)  # the queue of the last life is still being sent
-    return found
-
-
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_killed_at_random_moments_a_batch_answers_each_line_once_and_records_it_once(tmp_path: Path) -> None:
@@ -187,8 +164,8 @@ async def test_killed_at_random_moments_a_batch_answers_each_line_once_and_recor
             assert [each["custom_id"] for each in found] == [f"line-{n}" for n in range(LINES)]
             asked = {each["response"]["request_id"] for each in found}
             assert len(asked) == LINES
-            recorded = await _recorded(process.platform, LINES)
-            assert recorded.keys() == asked
-            assert set(recorded.values()) == {1}
+            on_record = await recorded.counted(process.platform, lambda found: len(found) >= LINES)
+            assert on_record.keys() == asked
+            assert set(on_record.values()) == {1}
     assert 0 < max(completed) < LINES
     print(f"{KILLS} kills after {completed} lines; {LINES} lines answered and recorded once")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import random
 from dataclasses import dataclass, field
@@ -12,13 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.retriever.v1 import retriever_pb2, retriever_pb2_grpc
 from genaifactory_common import channels
 from genaifactory_common.errors import FactoryError
 from genaifactory_local import testing
 from genaifactory_local.testing import Platform
 from tests.full import FULL
+from tests.integration import recorded
 
 # The platform is another process, which blocking here does not affect.
 pytestmark = pytest.mark.allow_blocking
@@ -86,26 +85,6 @@ async def _one_life(state: Path, notes: Path, seen: Seen, rng: random.Random, *,
             await process.kill()
 
 
-async def _recorded(platform: Platform, expected: set[str]) -> collections.Counter[str]:
-    """How often monitor has each request, once it has all that are expected, or after a minute."""
-    platform.sign_in()
-    async with channels.connect(platform.endpoints.socket("monitor")) as channel:
-        stub = monitor_pb2_grpc.MonitorServiceStub(channel)
-        for _ in range(60):
-            found: collections.Counter[str] = collections.Counter()
-            request = monitor_pb2.QueryInteractionsRequest(page_size=500)
-            while True:
-                page = await channels.unary(stub.QueryInteractions, request, timeout_seconds=30)
-                found.update(interaction.request_id for interaction in page.interactions)
-                if not page.next_page_token:
-                    break
-                request.page_token = page.next_page_token
-            if expected <= found.keys():
-                break
-            await asyncio.sleep(1)  # the queue of the last life is still being sent
-    return found
-
-
 async def _found(platform: Platform, word: str) -> str:
     """The document that a search for the word finds first."""
     platform.sign_in()
@@ -135,9 +114,9 @@ async def test_killed_at_random_moments_no_answer_is_missing_or_recorded_twice_a
     assert seen.stored
     async with testing.started(state, str(testing.SAMPLE)) as process:
         assert "8 unchanged" in process.output
-        recorded = await _recorded(process.platform, set(seen.answered))
-        assert set(seen.answered) - recorded.keys() == set()
-        assert [request_id for request_id, count in recorded.items() if count > 1] == []
+        on_record = await recorded.counted(process.platform, lambda found: set(seen.answered) <= found.keys())
+        assert set(seen.answered) - on_record.keys() == set()
+        assert [request_id for request_id, count in on_record.items() if count > 1] == []
         found = {name: await _found(process.platform, word) for name, word in seen.stored.items()}
         assert found == {name: name for name in seen.stored}
         assert await process.stop() == 0
