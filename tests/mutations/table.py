@@ -466,6 +466,23 @@ MUTATIONS = (
         ("common/test_mtls.py::TestCallers::test_another_identity_of_the_same_authority_is_refused",),
     ),
     Mutation(
+        "the body of a request that asks for an upgrade runs as another request",
+        "services/gateway/genaifactory_gateway/http/server.py",
+        "        if self.parser.should_upgrade():\n",
+        "        if False:\n",
+        (
+            "gateway/test_smuggling.py::test_the_body_of_a_request_that_asks_for_an_upgrade_is_never_run_as_a_request",
+            "gateway/test_smuggling.py::test_curl_with_http_2_gets_answers_over_http_1",
+        ),
+    ),
+    Mutation(
+        "a header behind a body replaces the key that a proxy has checked",
+        "services/gateway/genaifactory_gateway/http/server.py",
+        "        if not self._in_body:  #",
+        "        if True:  #",
+        ("gateway/test_smuggling.py::test_headers_behind_a_body_have_no_effect",),
+    ),
+    Mutation(
         "an API key is accepted by the beginning of its hash alone",
         "services/gateway/genaifactory_gateway/admission.py",
         "                if hmac.compare_digest(holder.key.sha256, digest):\n",

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -168,6 +169,7 @@ class _Connection(HttpToolsProtocol):
         self._headers_came = False
         self._header_bytes = 0
         self._refused = ""  # why a request was refused before the application saw it
+        self._asks_for_upgrade = False
         self._cycles: deque[RequestResponseCycle] = deque()
         self._header_timeout: asyncio.TimerHandle | None = None
         # Spread, so that clients which connected together do not reconnect together.
@@ -199,10 +201,16 @@ class _Connection(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if not self._in_body:  # one behind a body would replace a header that a proxy has checked
+            super().on_header(name, value)
         self._count(len(name) + len(value) + _HEADER_FRAME_BYTES)
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse("The gateway is no proxy: it does not support the method CONNECT.")
+        if self.parser.should_upgrade():
+            self._asks_for_upgrade = True
+            return
         if why := headers.fault(self.headers, self.parser.get_http_version()):
             self._refuse(why)
         self._in_body = self._headers_came = True
@@ -214,13 +222,15 @@ class _Connection(HttpToolsProtocol):
         self._cycles.append(self.cycle)
 
     def on_message_complete(self) -> None:
+        if self._asks_for_upgrade:
+            return
         self._in_body = False
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         in_body = self._in_body
         self._headers_came = False
-        super().data_received(data)
+        self._parse(data)
         if len(self.pipeline) > _MAX_PIPELINED:
             self.transport.abort()
         if self._headers_came or self.transport.is_closing():
@@ -253,6 +263,34 @@ class _Connection(HttpToolsProtocol):
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
+
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn's `data_received`, without its upgrades: the parser would treat the body as another protocol, and
+        what arrives later as the next request."""
+        self._unset_keepalive_if_required()
+        while data and len(self.pipeline) <= _MAX_PIPELINED:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
+                self._asks_for_upgrade = False
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        """The request line and the headers that were parsed, without those that ask for an upgrade (RFC 9110, 7.8)."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join(token for token in tokens if token.lower() != b"upgrade")
+            lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
 
     def _count(self, size: int) -> None:
         # Called by the parser's callbacks, since a request may arrive in one piece.
