@@ -1,4 +1,4 @@
-"""HTTP libraries of other languages with their defaults, against the whole platform: an answer, twice on one connection.
+"""HTTP libraries of other languages with their defaults, against the whole platform: two answers on one connection.
 
 Java's asks for an upgrade to HTTP/2 with every request.
 """
@@ -24,7 +24,8 @@ import java.net.http.*;
 
 public class Post {
     public static void main(String[] arguments) throws Exception {
-        var body = "{\\"model\\": \\"rag\\", \\"messages\\": [{\\"role\\": \\"user\\", \\"content\\": \\"annual leave?\\"}]}";
+        var messages = "[{\\"role\\": \\"user\\", \\"content\\": \\"annual leave?\\"}]";
+        var body = "{\\"model\\": \\"rag\\", \\"messages\\": " + messages + "}";
         var request = HttpRequest.newBuilder(URI.create(arguments[0] + "/chat/completions"))
             .header("Authorization", "Bearer " + arguments[1])
             .header("Content-Type", "application/json")
