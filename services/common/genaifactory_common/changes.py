@@ -14,7 +14,8 @@ _SHOWN = frozenset(
         "allowed_origins", "backend", "currency", "dialect", "embedding_model", "entities", "groups", "id", "images",
         "input",
         "kind", "knowledge_base", "knowledge_bases", "languages", "model", "models", "name", "output", "permissions",
-        "policy", "prefix_cache", "prompt", "role", "routes", "strategy", "task", "tenants", "tool_parser", "type",
+        "policy", "prefix_cache", "prompt", "role", "route", "routes", "strategy", "task", "tenants", "tool_parser",
+        "type", "unit",
     }
 )  # fmt: skip
 

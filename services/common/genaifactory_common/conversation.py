@@ -59,6 +59,8 @@ def check(request: Request, *, sampling_prefix: str = "sampling.") -> None:
     sampling.check(request.sampling, prefix=sampling_prefix)
     if request.HasField("evaluation"):
         check_evaluation(request)
+    if request.arm:
+        _check_arm(request)
 
 
 def check_evaluation(request: Request) -> None:
@@ -84,6 +86,13 @@ def check_evaluation(request: Request) -> None:
 def as_id(text: str) -> str:
     """An id, as of a conversation, out of a text that is not empty: of a folder's name."""
     return _NOT_IN_AN_ID.sub("-", text)[:_ID_LENGTH]
+
+
+def _check_arm(request: Request) -> None:
+    if not _NAME.match(request.arm):  # an error repeats it
+        raise InvalidArgument("'arm' must be the name of an arm in factory.yaml.", field="arm")
+    if request.HasField("evaluation"):
+        raise InvalidArgument("'arm' is not allowed in an evaluation, which names what answers itself.", field="arm")
 
 
 def check_conversation_id(conversation_id: str) -> None:

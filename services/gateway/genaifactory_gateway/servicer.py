@@ -303,6 +303,7 @@ def _answer_request(request: gateway_pb2.ChatRequest, request_id: str) -> orches
         fresh=request.fresh,
         search_options=request.search_options if request.HasField("search_options") else None,
         evaluation=request.evaluation if request.HasField("evaluation") else None,
+        arm=request.arm,
         answer_only=True,  # route, passages and verdicts are for the record, not for clients
     )
 

@@ -61,7 +61,7 @@ class Upstream:
         """
         if (field := images.first(request.messages)) is not None:
             entry.require_vision(route, field)
-        if request.HasField("evaluation"):
+        if request.HasField("evaluation") or request.arm:
             identity.require_any({"evaluate"}, entry.holder.role.name, entry.holder.role.permissions)
         if request.HasField("search_options") and route.knowledge_base is None:
             raise InvalidArgument(

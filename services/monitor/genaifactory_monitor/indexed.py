@@ -63,8 +63,8 @@ def guardrail(message: monitor_pb2.Interaction) -> str:
 
 
 def is_use(message: monitor_pb2.Interaction) -> bool:
-    """Whether a user asked it, and not an evaluation."""
-    return not message.evaluation
+    """Whether a user asked it, and neither an evaluation nor a tester who chose what answers."""
+    return not message.evaluation and not message.arm_chosen
 
 
 def shows_speed(message: monitor_pb2.Interaction) -> bool:

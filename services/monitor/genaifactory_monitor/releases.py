@@ -1,7 +1,8 @@
-"""Adds up interactions by hour, tenant and release: route, model, adapter, prompt version and index version.
+"""Adds up interactions by hour, tenant and release: route, split and arm, model, adapter, prompt and index version.
 
-Requests of evaluations are left out: the candidate that they ask is no release, and its answers reach no user. Releases
-are compared by a query on these sums, and on the interactions for parts of an hour; docs/records.md shows it.
+Requests of evaluations are left out: the candidate that they ask is no release, and its answers reach no user. So are
+those of testers who chose the arm: which one they choose may depend on what they ask. Releases are compared by queries
+on these sums (`release_stats`), and on the interactions for parts of an hour; docs/records.md shows one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ async def add(connection: AsyncConnection, database: Database, stored: Sequence[
     sums: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0] * len(_SUMS))
     for item in filter(indexed.is_use, stored):
         hour_us = item.start_time.seconds // 3600 * HOUR_US
-        versions = item.adapter, item.prompt_version, item.index_version
+        versions = item.adapter, item.prompt_version, item.index_version, item.split, item.arm
         key = (item.route, hour_us, item.tenant, item.model, *versions, item.currency)
         sums[key] = [total + value for total, value in zip(sums[key], _values(item), strict=True)]
     rows = [dict(zip((*_KEY, *_SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]

@@ -43,6 +43,10 @@ interactions = sa.Table(
     # The evaluation that asked, and the adapter that answered; NULL: none, or a row of a former version.
     sa.Column("evaluation", sa.Text, nullable=True),
     sa.Column("adapter", sa.Text, nullable=True),
+    # The split of the route, the arm that answered, and whether a tester chose it; NULL as above.
+    sa.Column("split", sa.Text, nullable=True),
+    sa.Column("arm", sa.Text, nullable=True),
+    sa.Column("arm_chosen", sa.Boolean, nullable=True),
     *former_columns,
     sa.PrimaryKeyConstraint("tenant", "request_id"),
     sa.Index("ix_interactions_tenant_time", "tenant", "start_time_us", "request_id"),
@@ -140,8 +144,9 @@ def _sums_by_release(name: str, *versions: str) -> sa.Table:
     )
 
 
-# Added up in the same transaction, by release, without the requests of evaluations; kept as long as the interactions.
-release_sums = _sums_by_release("release_sums", "adapter", "prompt_version", "index_version")
-# Those of the former version, with the requests of evaluations, and without the adapter. During an update and after a
-# rollback it adds to them. To be dropped when all are older than the retention.
+# Added up in the same transaction, by release, without the requests of evaluations and of testers who chose the arm;
+# kept as long as the interactions.
+release_sums = _sums_by_release("release_sums", "adapter", "prompt_version", "index_version", "split", "arm")
+# Those of the former version, with the requests of evaluations, and without adapter, split and arm. During an update
+# and after a rollback it adds to them. To be dropped when all are older than the retention.
 release_hours = _sums_by_release("release_hours", "prompt_version", "index_version")

@@ -175,6 +175,7 @@ def _row(item: Interaction) -> dict[str, Any]:
     row = indexed.values(item)
     row.update(record=record, size_bytes=len(record), guardrail=indexed.guardrail(item))
     row.update(evaluation=item.evaluation or None, adapter=item.adapter or None)
+    row.update(split=item.split or None, arm=item.arm or None, arm_chosen=item.arm_chosen or None)
     return row
 
 

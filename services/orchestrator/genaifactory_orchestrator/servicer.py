@@ -117,6 +117,8 @@ def _response(event: Event) -> orchestrator_pb2.AnswerResponse:
             response.route.route = event.route
             response.route.model = event.model
             response.route.prompt_version = event.prompt_version
+            response.route.split = event.split
+            response.route.arm = event.arm
         case RetrievedPassages():
             response.passages.passages.extend(event.passages)
             response.passages.index_version = event.index_version

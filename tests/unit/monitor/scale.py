@@ -63,6 +63,7 @@ async def fill(database: Database, *, interactions: int, spacing_us: int, days: 
     sums = [c.name for c in schema.release_sums.c if c.name not in schema.release_sums.primary_key.c]
     hours = {"route": "'route-' || r", "hour_us": f"{START_US} + h::bigint * 3600000000", "tenant": "'t' || t"}
     hours |= {"model": "'model-' || m", "adapter": "''", "prompt_version": "'rag@3'", "index_version": "'handbook-2'"}
+    hours |= {"split": "''", "arm": "''"}
     hours |= {"currency": "'USD'", **dict.fromkeys(sums, "100 + h")}
     last = (interactions * spacing_us) // 3_600_000_000
     sums = [c.name for c in schema.usage.c if c.name not in schema.usage.primary_key.c]

@@ -216,7 +216,8 @@ async def test_the_version_that_counted_evaluations_works_on_the_migrated_databa
 
 async def write_as_the_version_before(database: common.Database, item: monitor_pb2.Interaction) -> None:
     """As the version with revision 0002 stores a record and adds it to its sums."""
-    columns = [c for c in schema.interactions.c if c.name not in ("evaluation", "adapter")]
+    later = ("evaluation", "adapter", "split", "arm", "arm_chosen")
+    columns = [c for c in schema.interactions.c if c.name not in later]
     table = sa.Table("interactions", sa.MetaData(), *(sa.Column(c.name, c.type) for c in columns))
     row = {**indexed.values(item), "size_bytes": item.ByteSize(), "guardrail": "", "record": item.SerializeToString()}
     texts = {c.name: [] if isinstance(c.type, sa.JSON) else "" for c in schema.former_columns}

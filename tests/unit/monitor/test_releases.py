@@ -57,6 +57,8 @@ async def test_an_hour_of_a_release_has_its_sums(database: Database) -> None:
         "adapter": "",
         "prompt_version": "rag@3",
         "index_version": "",
+        "split": "",
+        "arm": "",
         "currency": "USD",
         "requests": 7,
         "failed": 1,

@@ -133,6 +133,7 @@ class ChatRequest(message.Message):
     FRESH_FIELD_NUMBER: builtins.int
     SEARCH_OPTIONS_FIELD_NUMBER: builtins.int
     EVALUATION_FIELD_NUMBER: builtins.int
+    ARM_FIELD_NUMBER: builtins.int
     model: builtins.str
     """A name from ListModels: a route ("rag", "chat")."""
     conversation_id: builtins.str
@@ -141,6 +142,10 @@ class ChatRequest(message.Message):
     """The client's own end user, for the record; may be empty."""
     fresh: builtins.bool
     """Do not use a cached answer; the new answer replaces it in the cache."""
+    arm: builtins.str
+    """For testers: the arm of the route's split that answers, or "stable"; needs the permission 'evaluate'. Empty: the
+    arm that the split assigns. Not allowed in an evaluation, which names what answers itself.
+    """
     @builtins.property
     def messages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Message]:
         """The conversation, oldest first; the last message is the question."""
@@ -183,10 +188,11 @@ class ChatRequest(message.Message):
         fresh: builtins.bool = ...,
         search_options: types_pb2.SearchOptions | None = ...,
         evaluation: types_pb2.Evaluation | None = ...,
+        arm: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["evaluation", b"evaluation", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["conversation_id", b"conversation_id", "evaluation", b"evaluation", "fresh", b"fresh", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["arm", b"arm", "conversation_id", b"conversation_id", "evaluation", b"evaluation", "fresh", b"fresh", "messages", b"messages", "model", b"model", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -145,6 +145,9 @@ class Interaction(message.Message):
     TRACEPARENT_FIELD_NUMBER: builtins.int
     EVALUATION_FIELD_NUMBER: builtins.int
     ADAPTER_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
+    ARM_FIELD_NUMBER: builtins.int
+    ARM_CHOSEN_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies the request."""
     tenant: builtins.str
@@ -197,6 +200,12 @@ class Interaction(message.Message):
     """The evaluation that asked it; empty for a request of use."""
     adapter: builtins.str
     """The adapter that answered in place of the model's own; only in an evaluation."""
+    split: builtins.str
+    """The split of the route; empty when it has none, and in an evaluation."""
+    arm: builtins.str
+    """The arm of the split that answered; "stable" is the route as it stands."""
+    arm_chosen: builtins.bool
+    """Whether a tester chose the arm: such a request is in no sum by release."""
     @builtins.property
     def start_time(self) -> timestamp_pb2.Timestamp:
         """When it began."""
@@ -260,10 +269,13 @@ class Interaction(message.Message):
         traceparent: builtins.str = ...,
         evaluation: builtins.str = ...,
         adapter: builtins.str = ...,
+        split: builtins.str = ...,
+        arm: builtins.str = ...,
+        arm_chosen: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter", "attempts", b"attempts", "cached", b"cached", "citations", b"citations", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "currency", b"currency", "duration_us", b"duration_us", "error_message", b"error_message", "error_reason", b"error_reason", "evaluation", b"evaluation", "index_version", b"index_version", "input", b"input", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "output", b"output", "passages", b"passages", "principal", b"principal", "prompt_version", b"prompt_version", "refused", b"refused", "request_id", b"request_id", "route", b"route", "start_time", b"start_time", "task", b"task", "tenant", b"tenant", "time_to_first_token_us", b"time_to_first_token_us", "trace_id", b"trace_id", "traceparent", b"traceparent", "usage", b"usage", "user", b"user", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter", "arm", b"arm", "arm_chosen", b"arm_chosen", "attempts", b"attempts", "cached", b"cached", "citations", b"citations", "conversation_id", b"conversation_id", "cost_micros", b"cost_micros", "currency", b"currency", "duration_us", b"duration_us", "error_message", b"error_message", "error_reason", b"error_reason", "evaluation", b"evaluation", "index_version", b"index_version", "input", b"input", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "output", b"output", "passages", b"passages", "principal", b"principal", "prompt_version", b"prompt_version", "refused", b"refused", "request_id", b"request_id", "route", b"route", "split", b"split", "start_time", b"start_time", "task", b"task", "tenant", b"tenant", "time_to_first_token_us", b"time_to_first_token_us", "trace_id", b"trace_id", "traceparent", b"traceparent", "usage", b"usage", "user", b"user", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

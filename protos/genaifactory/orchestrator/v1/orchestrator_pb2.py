@@ -26,7 +26,7 @@ from genaifactory.options.v1 import options_pb2 as genaifactory_dot_options_dot_
 from genaifactory.types.v1 import types_pb2 as genaifactory_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/genaifactory/orchestrator/v1/orchestrator.proto\x12\x1cgenaifactory.orchestrator.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\"\xf7\x03\n\rAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x30\n\x08messages\x18\x03 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x31\n\x08sampling\x18\x04 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x05 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x07 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x17\n\x0f\x63onversation_id\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x13\n\x0b\x61nswer_only\x18\n \x01(\x08\x12\r\n\x05\x66resh\x18\x0b \x01(\x08\x12<\n\x0esearch_options\x18\x0c \x01(\x0b\x32$.genaifactory.types.v1.SearchOptions\x12\x35\n\nevaluation\x18\r \x01(\x0b\x32!.genaifactory.types.v1.Evaluation\"\xbb\x03\n\x0e\x41nswerResponse\x12:\n\x05route\x18\x01 \x01(\x0b\x32).genaifactory.orchestrator.v1.RouteChosenH\x00\x12?\n\x08passages\x18\x02 \x01(\x0b\x32+.genaifactory.orchestrator.v1.PassagesFoundH\x00\x12\x38\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\'.genaifactory.orchestrator.v1.TextDeltaH\x00\x12@\n\ttool_call\x18\x04 \x01(\x0b\x32+.genaifactory.orchestrator.v1.ToolCallDeltaH\x00\x12\x31\n\x07verdict\x18\x05 \x01(\x0b\x32\x1e.genaifactory.types.v1.VerdictH\x00\x12\x38\n\x04\x64one\x18\x06 \x01(\x0b\x32(.genaifactory.orchestrator.v1.AnswerDoneH\x00\x12:\n\x06opened\x18\x07 \x01(\x0b\x32*.genaifactory.orchestrator.v1.AnswerOpenedB\x07\n\x05\x65vent\"s\n\x0c\x41nswerOpened\x12\x33\n\x06masked\x18\x01 \x03(\x0b\x32#.genaifactory.types.v1.MaskedEntity\x12.\n\x05\x63\x61\x63he\x18\x02 \x01(\x0e\x32\x1f.genaifactory.types.v1.CacheUse\"C\n\x0bRouteChosen\x12\r\n\x05route\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0eprompt_version\x18\x03 \x01(\t\"X\n\rPassagesFound\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x15\n\rindex_version\x18\x02 \x01(\t\"`\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x35\n\x08logprobs\x18\x03 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\"S\n\rToolCallDelta\x12\x32\n\ttool_call\x18\x01 \x01(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\"\xe9\x02\n\nAnswerDone\x12;\n\x0e\x66inish_reasons\x18\x01 \x03(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x32\n\tcitations\x18\x03 \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12\x0f\n\x07refused\x18\x06 \x01(\x08\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\x12/\n\x07reading\x18\t \x01(\x0b\x32\x1e.genaifactory.types.v1.Reading\x12\x30\n\x08passages\x18\n \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\"@\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"\xa5\x01\n\rEmbedResponse\x12;\n\nembeddings\x18\x01 \x03(\x0b\x32\'.genaifactory.orchestrator.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x03 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"-\n\x1a\x44\x65leteConversationResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"\x1b\n\x19\x43ountConversationsRequest\"]\n\x1a\x43ountConversationsResponse\x12?\n\x06\x63ounts\x18\x01 \x03(\x0b\x32/.genaifactory.orchestrator.v1.ConversationCount\":\n\x11\x43onversationCount\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x15\n\rconversations\x18\x02 \x01(\x04\x32\xbe\x06\n\x13OrchestratorService\x12\xbb\x02\n\x06\x41nswer\x12+.genaifactory.orchestrator.v1.AnswerRequest\x1a,.genaifactory.orchestrator.v1.AnswerResponse\"\xd3\x01\xa2\xbb\x18\xce\x01\n\x04\x63hat\".genaifactory.safety.v1.SafetyService/CheckText\"0genaifactory.safety.v1.SafetyService/CheckStream\"1genaifactory.retriever.v1.RetrieverService/Search\"1genaifactory.modelserver.v1.ModelService/Generate0\x01\x12\x9d\x01\n\x05\x45mbed\x12*.genaifactory.orchestrator.v1.EmbedRequest\x1a+.genaifactory.orchestrator.v1.EmbedResponse\";\xa2\xbb\x18\x37\n\x05\x65mbed\".genaifactory.modelserver.v1.ModelService/Embed\x12\xac\x01\n\x12\x44\x65leteConversation\x12\x37.genaifactory.orchestrator.v1.DeleteConversationRequest\x1a\x38.genaifactory.orchestrator.v1.DeleteConversationResponse\"#\x90\x02\x02\xa2\xbb\x18\x1c\n\x04\x63hat\x1a\x14\x63onversations.delete\x12\x99\x01\n\x12\x43ountConversations\x12\x37.genaifactory.orchestrator.v1.CountConversationsRequest\x1a\x38.genaifactory.orchestrator.v1.CountConversationsResponse\"\x10\x90\x02\x01\xa2\xbb\x18\t\n\x07operateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/genaifactory/orchestrator/v1/orchestrator.proto\x12\x1cgenaifactory.orchestrator.v1\x1a%genaifactory/options/v1/options.proto\x1a!genaifactory/types/v1/types.proto\"\x84\x04\n\rAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x30\n\x08messages\x18\x03 \x03(\x0b\x32\x1e.genaifactory.types.v1.Message\x12\x31\n\x08sampling\x18\x04 \x01(\x0b\x32\x1f.genaifactory.types.v1.Sampling\x12*\n\x05tools\x18\x05 \x03(\x0b\x32\x1b.genaifactory.types.v1.Tool\x12\x36\n\x0btool_choice\x18\x06 \x01(\x0b\x32!.genaifactory.types.v1.ToolChoice\x12:\n\routput_format\x18\x07 \x01(\x0b\x32#.genaifactory.types.v1.OutputFormat\x12\x17\n\x0f\x63onversation_id\x18\x08 \x01(\t\x12\x0c\n\x04user\x18\t \x01(\t\x12\x13\n\x0b\x61nswer_only\x18\n \x01(\x08\x12\r\n\x05\x66resh\x18\x0b \x01(\x08\x12<\n\x0esearch_options\x18\x0c \x01(\x0b\x32$.genaifactory.types.v1.SearchOptions\x12\x35\n\nevaluation\x18\r \x01(\x0b\x32!.genaifactory.types.v1.Evaluation\x12\x0b\n\x03\x61rm\x18\x0e \x01(\t\"\xbb\x03\n\x0e\x41nswerResponse\x12:\n\x05route\x18\x01 \x01(\x0b\x32).genaifactory.orchestrator.v1.RouteChosenH\x00\x12?\n\x08passages\x18\x02 \x01(\x0b\x32+.genaifactory.orchestrator.v1.PassagesFoundH\x00\x12\x38\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\'.genaifactory.orchestrator.v1.TextDeltaH\x00\x12@\n\ttool_call\x18\x04 \x01(\x0b\x32+.genaifactory.orchestrator.v1.ToolCallDeltaH\x00\x12\x31\n\x07verdict\x18\x05 \x01(\x0b\x32\x1e.genaifactory.types.v1.VerdictH\x00\x12\x38\n\x04\x64one\x18\x06 \x01(\x0b\x32(.genaifactory.orchestrator.v1.AnswerDoneH\x00\x12:\n\x06opened\x18\x07 \x01(\x0b\x32*.genaifactory.orchestrator.v1.AnswerOpenedB\x07\n\x05\x65vent\"s\n\x0c\x41nswerOpened\x12\x33\n\x06masked\x18\x01 \x03(\x0b\x32#.genaifactory.types.v1.MaskedEntity\x12.\n\x05\x63\x61\x63he\x18\x02 \x01(\x0e\x32\x1f.genaifactory.types.v1.CacheUse\"_\n\x0bRouteChosen\x12\r\n\x05route\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x16\n\x0eprompt_version\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\x0b\n\x03\x61rm\x18\x05 \x01(\t\"X\n\rPassagesFound\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\x12\x15\n\rindex_version\x18\x02 \x01(\t\"`\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\x12\x35\n\x08logprobs\x18\x03 \x03(\x0b\x32#.genaifactory.types.v1.TokenLogprob\"S\n\rToolCallDelta\x12\x32\n\ttool_call\x18\x01 \x01(\x0b\x32\x1f.genaifactory.types.v1.ToolCall\x12\x0e\n\x06\x63hoice\x18\x02 \x01(\r\"\xe9\x02\n\nAnswerDone\x12;\n\x0e\x66inish_reasons\x18\x01 \x03(\x0e\x32#.genaifactory.types.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x32\n\tcitations\x18\x03 \x03(\x0b\x32\x1f.genaifactory.types.v1.Citation\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x05 \x01(\x08\x12\x0f\n\x07refused\x18\x06 \x01(\x08\x12\x13\n\x0b\x63ost_micros\x18\x07 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x08 \x01(\t\x12/\n\x07reading\x18\t \x01(\x0b\x32\x1e.genaifactory.types.v1.Reading\x12\x30\n\x08passages\x18\n \x03(\x0b\x32\x1e.genaifactory.types.v1.Passage\"@\n\x0c\x45mbedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\"\xa5\x01\n\rEmbedResponse\x12;\n\nembeddings\x18\x01 \x03(\x0b\x32\'.genaifactory.orchestrator.v1.Embedding\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.genaifactory.types.v1.TokenUsage\x12\x13\n\x0b\x63ost_micros\x18\x03 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"-\n\x1a\x44\x65leteConversationResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"\x1b\n\x19\x43ountConversationsRequest\"]\n\x1a\x43ountConversationsResponse\x12?\n\x06\x63ounts\x18\x01 \x03(\x0b\x32/.genaifactory.orchestrator.v1.ConversationCount\":\n\x11\x43onversationCount\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x15\n\rconversations\x18\x02 \x01(\x04\x32\xbe\x06\n\x13OrchestratorService\x12\xbb\x02\n\x06\x41nswer\x12+.genaifactory.orchestrator.v1.AnswerRequest\x1a,.genaifactory.orchestrator.v1.AnswerResponse\"\xd3\x01\xa2\xbb\x18\xce\x01\n\x04\x63hat\".genaifactory.safety.v1.SafetyService/CheckText\"0genaifactory.safety.v1.SafetyService/CheckStream\"1genaifactory.retriever.v1.RetrieverService/Search\"1genaifactory.modelserver.v1.ModelService/Generate0\x01\x12\x9d\x01\n\x05\x45mbed\x12*.genaifactory.orchestrator.v1.EmbedRequest\x1a+.genaifactory.orchestrator.v1.EmbedResponse\";\xa2\xbb\x18\x37\n\x05\x65mbed\".genaifactory.modelserver.v1.ModelService/Embed\x12\xac\x01\n\x12\x44\x65leteConversation\x12\x37.genaifactory.orchestrator.v1.DeleteConversationRequest\x1a\x38.genaifactory.orchestrator.v1.DeleteConversationResponse\"#\x90\x02\x02\xa2\xbb\x18\x1c\n\x04\x63hat\x1a\x14\x63onversations.delete\x12\x99\x01\n\x12\x43ountConversations\x12\x37.genaifactory.orchestrator.v1.CountConversationsRequest\x1a\x38.genaifactory.orchestrator.v1.CountConversationsResponse\"\x10\x90\x02\x01\xa2\xbb\x18\t\n\x07operateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,37 +42,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['CountConversations']._loaded_options = None
   _globals['_ORCHESTRATORSERVICE'].methods_by_name['CountConversations']._serialized_options = b'\220\002\001\242\273\030\t\n\007operate'
   _globals['_ANSWERREQUEST']._serialized_start=156
-  _globals['_ANSWERREQUEST']._serialized_end=659
-  _globals['_ANSWERRESPONSE']._serialized_start=662
-  _globals['_ANSWERRESPONSE']._serialized_end=1105
-  _globals['_ANSWEROPENED']._serialized_start=1107
-  _globals['_ANSWEROPENED']._serialized_end=1222
-  _globals['_ROUTECHOSEN']._serialized_start=1224
-  _globals['_ROUTECHOSEN']._serialized_end=1291
-  _globals['_PASSAGESFOUND']._serialized_start=1293
-  _globals['_PASSAGESFOUND']._serialized_end=1381
-  _globals['_TEXTDELTA']._serialized_start=1383
-  _globals['_TEXTDELTA']._serialized_end=1479
-  _globals['_TOOLCALLDELTA']._serialized_start=1481
-  _globals['_TOOLCALLDELTA']._serialized_end=1564
-  _globals['_ANSWERDONE']._serialized_start=1567
-  _globals['_ANSWERDONE']._serialized_end=1928
-  _globals['_EMBEDREQUEST']._serialized_start=1930
-  _globals['_EMBEDREQUEST']._serialized_end=1994
-  _globals['_EMBEDRESPONSE']._serialized_start=1997
-  _globals['_EMBEDRESPONSE']._serialized_end=2162
-  _globals['_EMBEDDING']._serialized_start=2164
-  _globals['_EMBEDDING']._serialized_end=2191
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2193
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2245
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2247
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2292
-  _globals['_COUNTCONVERSATIONSREQUEST']._serialized_start=2294
-  _globals['_COUNTCONVERSATIONSREQUEST']._serialized_end=2321
-  _globals['_COUNTCONVERSATIONSRESPONSE']._serialized_start=2323
-  _globals['_COUNTCONVERSATIONSRESPONSE']._serialized_end=2416
-  _globals['_CONVERSATIONCOUNT']._serialized_start=2418
-  _globals['_CONVERSATIONCOUNT']._serialized_end=2476
-  _globals['_ORCHESTRATORSERVICE']._serialized_start=2479
-  _globals['_ORCHESTRATORSERVICE']._serialized_end=3309
+  _globals['_ANSWERREQUEST']._serialized_end=672
+  _globals['_ANSWERRESPONSE']._serialized_start=675
+  _globals['_ANSWERRESPONSE']._serialized_end=1118
+  _globals['_ANSWEROPENED']._serialized_start=1120
+  _globals['_ANSWEROPENED']._serialized_end=1235
+  _globals['_ROUTECHOSEN']._serialized_start=1237
+  _globals['_ROUTECHOSEN']._serialized_end=1332
+  _globals['_PASSAGESFOUND']._serialized_start=1334
+  _globals['_PASSAGESFOUND']._serialized_end=1422
+  _globals['_TEXTDELTA']._serialized_start=1424
+  _globals['_TEXTDELTA']._serialized_end=1520
+  _globals['_TOOLCALLDELTA']._serialized_start=1522
+  _globals['_TOOLCALLDELTA']._serialized_end=1605
+  _globals['_ANSWERDONE']._serialized_start=1608
+  _globals['_ANSWERDONE']._serialized_end=1969
+  _globals['_EMBEDREQUEST']._serialized_start=1971
+  _globals['_EMBEDREQUEST']._serialized_end=2035
+  _globals['_EMBEDRESPONSE']._serialized_start=2038
+  _globals['_EMBEDRESPONSE']._serialized_end=2203
+  _globals['_EMBEDDING']._serialized_start=2205
+  _globals['_EMBEDDING']._serialized_end=2232
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2234
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2286
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2288
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2333
+  _globals['_COUNTCONVERSATIONSREQUEST']._serialized_start=2335
+  _globals['_COUNTCONVERSATIONSREQUEST']._serialized_end=2362
+  _globals['_COUNTCONVERSATIONSRESPONSE']._serialized_start=2364
+  _globals['_COUNTCONVERSATIONSRESPONSE']._serialized_end=2457
+  _globals['_CONVERSATIONCOUNT']._serialized_start=2459
+  _globals['_CONVERSATIONCOUNT']._serialized_end=2517
+  _globals['_ORCHESTRATORSERVICE']._serialized_start=2520
+  _globals['_ORCHESTRATORSERVICE']._serialized_end=3350
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,7 @@ class AnswerRequest(message.Message):
     FRESH_FIELD_NUMBER: builtins.int
     SEARCH_OPTIONS_FIELD_NUMBER: builtins.int
     EVALUATION_FIELD_NUMBER: builtins.int
+    ARM_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Identifies the request in every record; set by the gateway."""
     route: builtins.str
@@ -50,6 +51,10 @@ class AnswerRequest(message.Message):
     """Omit the events about the answer: route, passages and verdicts. Deltas, tool calls and done stay."""
     fresh: builtins.bool
     """Do not use a cached answer; the new answer replaces it in the cache."""
+    arm: builtins.str
+    """For testers: the arm of the route's split that answers, or "stable"; needs the permission 'evaluate'. Empty: the
+    arm that the split assigns. Not allowed in an evaluation, which names what answers itself.
+    """
     @builtins.property
     def messages(self) -> containers.RepeatedCompositeFieldContainer[types_pb2.Message]:
         """The conversation, oldest first; the last message is the question."""
@@ -94,10 +99,11 @@ class AnswerRequest(message.Message):
         fresh: builtins.bool = ...,
         search_options: types_pb2.SearchOptions | None = ...,
         evaluation: types_pb2.Evaluation | None = ...,
+        arm: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["evaluation", b"evaluation", "output_format", b"output_format", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["answer_only", b"answer_only", "conversation_id", b"conversation_id", "evaluation", b"evaluation", "fresh", b"fresh", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["answer_only", b"answer_only", "arm", b"arm", "conversation_id", b"conversation_id", "evaluation", b"evaluation", "fresh", b"fresh", "messages", b"messages", "output_format", b"output_format", "request_id", b"request_id", "route", b"route", "sampling", b"sampling", "search_options", b"search_options", "tool_choice", b"tool_choice", "tools", b"tools", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,22 +202,30 @@ class RouteChosen(message.Message):
     ROUTE_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     PROMPT_VERSION_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
+    ARM_FIELD_NUMBER: builtins.int
     route: builtins.str
     """Route name."""
     model: builtins.str
     """First model of the chain."""
     prompt_version: builtins.str
     """Prompt and version ("rag@3"); empty when the route has none."""
+    split: builtins.str
+    """The split of the route; empty when it has none."""
+    arm: builtins.str
+    """The arm of the split that answers; "stable" is the route as it stands."""
     def __init__(
         self,
         *,
         route: builtins.str = ...,
         model: builtins.str = ...,
         prompt_version: builtins.str = ...,
+        split: builtins.str = ...,
+        arm: builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["model", b"model", "prompt_version", b"prompt_version", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["arm", b"arm", "model", b"model", "prompt_version", b"prompt_version", "route", b"route", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,11 +15,14 @@ from genaifactory_common.specs.policies import Policy, Rule
 from genaifactory_common.specs.routes import Cache, KnowledgeBase, Prompt, Route, TaskName
 from genaifactory_common.specs.source import Change, Derived, Source
 from genaifactory_common.specs.sources import AnySource, BucketSource, FolderSource, PagesSource
+from genaifactory_common.specs.splits import STABLE, Arm, Split
 from genaifactory_common.specs.tenants import ApiKey, Limits, Permission, Role, Tenant
 
 __all__ = [
+    "STABLE",
     "AnySource",
     "ApiKey",
+    "Arm",
     "BucketSource",
     "Cache",
     "Change",
@@ -49,6 +52,7 @@ __all__ = [
     "Route",
     "Rule",
     "Source",
+    "Split",
     "TaskName",
     "Tenant",
     "digest",

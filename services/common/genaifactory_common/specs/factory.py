@@ -15,6 +15,7 @@ from genaifactory_common.specs.names import Name
 from genaifactory_common.specs.policies import Policy
 from genaifactory_common.specs.routes import KnowledgeBase, Prompt, Route
 from genaifactory_common.specs.sources import AnySource
+from genaifactory_common.specs.splits import Arm, Split
 from genaifactory_common.specs.tenants import Role, Tenant
 
 Origin = Annotated[
@@ -58,6 +59,7 @@ class Factory(Spec):
     roles: tuple[Role, ...] = Field(min_length=1)
     models: tuple[Model, ...] = Field(min_length=1)
     routes: tuple[Route, ...] = Field(min_length=1)
+    splits: tuple[Split, ...] = Field(default=(), description="Routes that several arms answer, each with a share.")
     prompts: tuple[Prompt, ...] = ()
     knowledge_bases: tuple[KnowledgeBase, ...] = ()
     policies: tuple[Policy, ...] = Field(min_length=1)
@@ -89,6 +91,8 @@ class Factory(Spec):
         yield from _unique("sources", [s.name for s in self.sources])
         yield from _unique("policies", [p.name for p in self.policies])
         yield from _unique("gates", [g.name for g in self.gates])
+        yield from _unique("splits", [s.name for s in self.splits])
+        yield from _unique("splits[].route", [s.route for s in self.splits])
         yield from _unique("engines", [name for engine in self.engines for name in engine.names()])
         keys = [key for tenant in self.tenants for key in tenant.keys]
         yield from _unique("tenants[].keys[].id", [k.id for k in keys])
@@ -117,6 +121,7 @@ class Factory(Spec):
         for i, source in enumerate(self.sources):
             bases = {k.name for k in self.knowledge_bases}
             yield from _known(f"sources[{i}].knowledge_base", source.knowledge_base, bases)
+        yield from self._split_problems()
 
     def _route_problems(self, path: str, route: Route) -> Iterator[str]:
         chat_models = {m.name for m in self.models if m.kind == "chat"}
@@ -131,6 +136,26 @@ class Factory(Spec):
         if route.prompt is not None:
             prompts = {p.name for p in self.prompts} | {f"{p.name}@{p.version}" for p in self.prompts}
             yield from _known(f"{path}.prompt", route.prompt, prompts)
+
+    def _split_problems(self) -> Iterator[str]:
+        for i, split in enumerate(self.splits):
+            route = self.route(split.route)
+            if route is None:
+                yield from _known(f"splits[{i}].route", split.route, {r.name for r in self.routes})
+                continue
+            for j, arm in enumerate(split.arms):
+                yield from self._arm_problems(f"splits[{i}].arms[{j}]", arm, route)
+
+    def _arm_problems(self, path: str, arm: Arm, route: Route) -> Iterator[str]:
+        applied = arm.applied(route)
+        of_route = set(self._route_problems(path, route))  # reported with the route
+        yield from (problem for problem in self._route_problems(path, applied) if problem not in of_route)
+        if self.seeing(route) and not self.seeing(applied):
+            yield f"{path}.models: none accepts images, which the route '{route.name}' does"
+        if arm.passages is not None and route.task != "rag":
+            yield f"{path}.passages: the route '{route.name}' searches no documents"
+        for i, name in enumerate(arm.tenants):
+            yield from _known(f"{path}.tenants[{i}]", name, {t.name for t in self.tenants})
 
     def route(self, name: str) -> Route | None:
         """The route of this name."""
@@ -163,6 +188,10 @@ class Factory(Spec):
     def gate(self, name: str) -> Gate | None:
         """The gate of this name."""
         return next((g for g in self.gates if g.name == name), None)
+
+    def split(self, route: str) -> Split | None:
+        """The split of the route of this name."""
+        return next((s for s in self.splits if s.route == route), None)
 
     def policy(self, name: str) -> Policy | None:
         """The guardrail policy of this name."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from genaifactory_common.engine_specs import ModelName, Spec
 from genaifactory_common.specs.names import Name
 
 TaskName = Literal["chat", "rag"]
+PromptReference = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*(@[0-9]+)?$")]
+"""NAME or NAME@VERSION."""
+PassageCount = Annotated[int, Field(ge=1, le=50)]
 
 
 class Cache(Spec):
@@ -26,13 +29,9 @@ class Route(Spec):
     task: TaskName
     description: str = ""
     models: tuple[ModelName, ...] = Field(min_length=1, description="The model and its fallbacks, in order.")
-    prompt: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9][a-z0-9._-]*(@[0-9]+)?$",
-        description="NAME or NAME@VERSION; no version: the newest.",
-    )
+    prompt: PromptReference | None = Field(default=None, description="NAME or NAME@VERSION; no version: the newest.")
     knowledge_base: Name | None = Field(default=None, description="The knowledge base that a rag route searches.")
-    passages: int = Field(default=5, ge=1, le=50, description="Passages given to the model.")
+    passages: PassageCount = Field(default=5, description="Passages given to the model.")
     min_term_coverage: float = Field(
         default=0.55,
         ge=0,

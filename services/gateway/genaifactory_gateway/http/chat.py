@@ -31,7 +31,7 @@ class HttpChat:
             exchange.entered(entry)
             body = await read(exchange, requests.ChatCompletion)
             route = entry.route(body.model)
-            request = requests.answer_request(body, exchange.request_id)
+            request = requests.answer_request(body, exchange.request_id, arm=exchange.arm)
             request.fresh = opened.bypasses_cache(exchange.headers.get(b"cache-control", b""))
             answer = self._upstream.answer(entry, route, request)
             async with exchange.while_connected(), aclosing(answer) as events:

@@ -30,6 +30,7 @@ _STREAM: Headers = [
 ]
 _LINES: Headers = [(b"content-type", b"application/jsonl; charset=utf-8"), (b"cache-control", b"no-store")]
 _STRICT = b"x-genaifactory-strict"
+_ARM = b"x-genaifactory-arm"
 _IGNORED = b"x-genaifactory-ignored"
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -87,6 +88,11 @@ class Exchange:
         """The client's own request id, if it is valid; empty when there is none."""
         value = self.headers.get(b"x-request-id") or self.headers.get(b"x-client-request-id") or b""
         return value.decode() if _CLIENT_ID.fullmatch(value) else ""
+
+    @property
+    def arm(self) -> str:
+        """The arm of the route's split that a tester chose; empty: none."""
+        return self.headers.get(_ARM, b"").strip().decode("latin-1")
 
     @property
     def strict(self) -> bool:

@@ -280,8 +280,11 @@ def named_as_sent(field: str | None, body: Body) -> str | None:
     return re.sub(r"^(tools\[\d+\])\.(name|parameters)", r"\1.function.\2", field)
 
 
-def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.AnswerRequest:
-    """The orchestrator's request for a chat completion. Raises InvalidArgument for contradicting fields."""
+def answer_request(body: ChatCompletion, request_id: str, *, arm: str = "") -> orchestrator_pb2.AnswerRequest:
+    """The orchestrator's request for a chat completion. Raises InvalidArgument for contradicting fields.
+
+    arm: that a tester chose; empty: none.
+    """
     _check_together(body)
     request = orchestrator_pb2.AnswerRequest(
         request_id=request_id,
@@ -294,6 +297,7 @@ def answer_request(body: ChatCompletion, request_id: str) -> orchestrator_pb2.An
         conversation_id=body.conversation_id or "",
         user=body.user or body.safety_identifier or "",
         search_options=_search_options(body.search_options),
+        arm=arm,
         answer_only=True,  # route, passages and verdicts are for the record, not for clients
     )
     conversation.check(request, sampling_prefix="")

@@ -22,11 +22,14 @@ class Opened:
 
 @dataclass(frozen=True)
 class RouteChosen:
-    """The route, the model and the prompt of the answer."""
+    """The route, the model, the prompt and the arm of the answer."""
 
     route: str
     model: str
     prompt_version: str
+    split: str
+    """Of the route; empty without one."""
+    arm: str
 
 
 @dataclass(frozen=True)

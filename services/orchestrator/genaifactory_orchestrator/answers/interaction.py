@@ -39,6 +39,9 @@ class Record:
     prompt_version: str = ""
     evaluation: str = ""
     adapter: str = ""
+    split: str = ""
+    arm: str = ""
+    arm_chosen: bool = False
     wanted: int = 1
     """Number of choices asked for."""
     messages: tuple[types_pb2.Message, ...] = ()
@@ -166,6 +169,9 @@ class Record:
             conversation_id=self.conversation_id,
             evaluation=self.evaluation,
             adapter=self.adapter,
+            split=self.split,
+            arm=self.arm,
+            arm_chosen=self.arm_chosen,
             trace_id=telemetry.current_trace_id(),
             traceparent=dict(telemetry.inject()).get("traceparent", ""),
         )

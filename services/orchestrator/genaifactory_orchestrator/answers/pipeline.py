@@ -15,7 +15,7 @@ from genaifactory_common import channels, identity
 from genaifactory_common.errors import Cancelled, DeadlineExceeded, FactoryError, Unavailable
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import LATENCY_BUCKETS, Telemetry
-from genaifactory_orchestrator.answers import citations, preparation, refusal
+from genaifactory_orchestrator.answers import citations, preparation, refusal, splits
 from genaifactory_orchestrator.answers.events import Done, Emit, RouteChosen
 from genaifactory_orchestrator.answers.guardrail import Guard
 from genaifactory_orchestrator.answers.interaction import Record
@@ -33,6 +33,11 @@ from genaifactory_orchestrator.stores.outbox import Outbox
 logger = logging.getLogger(__name__)
 
 ANSWERS = Counter("genaifactory_answers_total", "Requests for answers, by outcome.", ["route", "outcome"])
+ARM_ANSWERS = Counter(
+    "genaifactory_arm_answers_total",
+    "Requests for answers of routes with a split, by arm and outcome.",
+    ["split", "arm", "outcome"],
+)
 FIRST_TEXT = Histogram(
     "genaifactory_first_text_seconds",
     "From the start of a request to its first released text.",
@@ -78,7 +83,10 @@ class Answerer:
         even if its turn cannot be stored in its conversation; the record then has the error.
         """
         caller = identity.current()
-        plan = self._plans.resolve(question.route, caller.tenant, question.evaluation)
+        unit = splits.Unit(question.user, question.conversation_id, question.request_id)
+        plan = self._plans.resolve(
+            question.route, caller.tenant, unit, arm=question.arm, evaluation=question.evaluation
+        )
         record = _new_record(question, caller, plan)
         with self._outbox.reserve() as place:
             try:
@@ -110,7 +118,7 @@ class Answerer:
         findings, entry = prepared.findings, prepared.entry
         writer = Writer(self._guard, self._models, self._telemetry, question, plan, history.messages, record, emit)
         await emit(prepared.opened())
-        await emit(RouteChosen(plan.route.name, chain[0], plan.prompt_version))
+        await emit(RouteChosen(plan.route.name, chain[0], plan.prompt_version, plan.split, plan.arm))
         if findings.found is not None:
             await emit(findings.found)
         if entry is not None:
@@ -208,6 +216,9 @@ def _new_record(question: CheckedRequest, caller: Caller, plan: Plan) -> Record:
         prompt_version=plan.prompt_version,
         evaluation=question.evaluation.run if question.evaluation is not None else "",
         adapter=plan.adapter,
+        split=plan.split,
+        arm=plan.arm,
+        arm_chosen=plan.arm_chosen,
         wanted=question.choices,
     )
 
@@ -235,11 +246,15 @@ def _why_cancelled() -> FactoryError:
 
 
 def _noted(record: Record, interaction: monitor_pb2.Interaction) -> monitor_pb2.Interaction:
-    """The record; counts the outcome of a request that no evaluation asked: candidates fail and are slow unnoticed."""
-    if record.evaluation:
+    """The record; counts the outcome of a request that neither an evaluation nor a tester asked: candidates fail and
+    are slow unnoticed.
+    """
+    if record.evaluation or record.arm_chosen:
         return interaction
     outcome = monitor_pb2.Outcome.Name(interaction.outcome).removeprefix("OUTCOME_").lower()
     ANSWERS.labels(record.route, outcome).inc()
+    if record.split:
+        ARM_ANSWERS.labels(record.split, record.arm, outcome).inc()
     if record.first_text_seconds is not None:
         FIRST_TEXT.labels(record.route).observe(record.first_text_seconds)
     return interaction

@@ -34,6 +34,8 @@ class CheckedRequest:
     """Whether the cache must not answer it."""
     search_options: types_pb2.SearchOptions = field(default_factory=types_pb2.SearchOptions)
     """For every search of the request; the retriever checks them."""
+    arm: str = ""
+    """The arm that a tester chose; empty: the one that the route's split assigns."""
     evaluation: types_pb2.Evaluation | None = None
     """Set for a request of an evaluation, which the cache neither answers nor stores."""
 
@@ -71,7 +73,7 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> CheckedRequest:
     if not request.route:
         raise InvalidArgument("route must name a route of factory.yaml.", field="route")
     conversation.check(request)
-    if request.HasField("evaluation"):
+    if request.HasField("evaluation") or request.arm:
         identity.current().require("evaluate")
     return CheckedRequest(
         request_id=request.request_id,
@@ -85,6 +87,7 @@ def from_request(request: orchestrator_pb2.AnswerRequest) -> CheckedRequest:
         user=request.user,
         fresh=request.fresh,
         search_options=request.search_options,
+        arm=request.arm,
         evaluation=request.evaluation if request.HasField("evaluation") else None,
     )
 

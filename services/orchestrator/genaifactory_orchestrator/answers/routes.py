@@ -1,15 +1,16 @@
-"""Plans: a route with its models, prompt and policy, resolved once for each factory.yaml."""
+"""Plans: a route, or an arm of its split, with its models, prompt and policy, resolved once for each factory.yaml."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common import images, specs
 from genaifactory_common.engine_specs import Spec
 from genaifactory_common.errors import InvalidArgument, NotFound, Reason
+from genaifactory_orchestrator.answers import splits
 from genaifactory_orchestrator.answers.prompts import Template
 
 
@@ -28,6 +29,12 @@ class Plan:
     """Answers in place of the model's own; only in an evaluation."""
     index_version: str = ""
     """To search; empty: the active one."""
+    split: str = ""
+    """Of the route; empty without one, and in an evaluation."""
+    arm: str = ""
+    """Of the split."""
+    arm_chosen: bool = False
+    """Whether a tester chose the arm."""
 
     @property
     def prompt_version(self) -> str:
@@ -49,26 +56,77 @@ class Plan:
         return self.seeing
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A route that is resolved."""
+
+    plan: Plan
+    """Of the route as it stands."""
+    split: specs.Split | None
+    arms: Mapping[str, Plan]
+    """By name, with the stable one; empty without a split."""
+
+
 class Plans:
     """The plans of the factory.yaml in force."""
 
     def __init__(self, source: specs.Source) -> None:
         self._source = source
-        self._plans = source.derive(lambda factory: {route.name: _made(factory, route) for route in factory.routes})
+        self._routes = source.derive(lambda factory: {route.name: _planned(factory, route) for route in factory.routes})
 
-    def resolve(self, name: str, tenant: str, evaluation: types_pb2.Evaluation | None = None) -> Plan:
-        """The plan of a route, or the one that an evaluation wants instead.
+    def resolve(
+        self,
+        name: str,
+        tenant: str,
+        unit: splits.Unit,
+        *,
+        arm: str = "",
+        evaluation: types_pb2.Evaluation | None = None,
+    ) -> Plan:
+        """The plan of a route: of the arm that its split assigns to the unit, of `arm`, or what an evaluation wants.
 
-        Raises NotFound for an unknown route, or one whose documents the tenant may not use; InvalidArgument for what
-        the evaluation names.
+        Raises NotFound for an unknown route, or one whose documents the tenant may not use; InvalidArgument for an
+        unknown arm, and for what the evaluation names.
         """
-        plan = self._plans.current.get(name)
-        if plan is None:
+        planned = self._routes.current.get(name)
+        if planned is None:
             raise _unknown(name)
-        base = plan.route.knowledge_base
+        base = planned.plan.route.knowledge_base
         if base is not None and self._source.current.knowledge_base(base, tenant) is None:
             raise _unknown(name)
-        return plan if evaluation is None else _evaluated(self._source.current, plan, evaluation)
+        if evaluation is not None:
+            return _evaluated(self._source.current, planned.plan, evaluation)
+        if arm:
+            return _chosen(planned, arm)
+        if planned.split is None:
+            return planned.plan
+        return planned.arms[splits.assigned(planned.split, tenant, unit)]
+
+
+def _planned(factory: specs.Factory, route: specs.Route) -> _Planned:
+    plan, split = _made(factory, route), factory.split(route.name)
+    if split is None:
+        return _Planned(plan, None, {})
+    arms = {specs.STABLE: replace(plan, split=split.name, arm=specs.STABLE)}
+    arms |= {arm.name: _of_arm(factory, route, split, arm) for arm in split.arms}
+    return _Planned(plan, split, arms)
+
+
+def _of_arm(factory: specs.Factory, route: specs.Route, split: specs.Split, arm: specs.Arm) -> Plan:
+    made = _made(factory, arm.applied(route))
+    # An arm that changes nothing (A/A) has a cache of its own, too: answers that the route had cached before the split
+    # began would make it look faster than it is.
+    digest = hashlib.sha256(f"{made.digest}\n{split.name}\n{arm.name}".encode()).hexdigest()
+    return replace(made, digest=digest, split=split.name, arm=arm.name)
+
+
+def _chosen(planned: _Planned, arm: str) -> Plan:
+    plan = planned.arms.get(arm)
+    if plan is None:
+        route = planned.plan.route.name
+        has = f"its arms are: {', '.join(planned.arms)}" if planned.arms else "it has no split"
+        raise InvalidArgument(f"The route '{route}' has no arm '{arm}'; {has}.", field="arm")
+    return replace(plan, arm_chosen=True)
 
 
 def _made(factory: specs.Factory, route: specs.Route) -> Plan:
