@@ -274,6 +274,38 @@ MUTATIONS = (
         "        if True:\n            done = ",
         ("orchestrator/test_evaluations.py::test_the_text_of_passages_goes_to_an_evaluation_and_to_nobody_else",),
     ),
+    # Splits
+    Mutation(
+        "an arm answers from what another one has cached",
+        "services/orchestrator/genaifactory_orchestrator/answers/routes.py",
+        "    return replace(made, digest=digest, split=split.name, arm=arm.name)\n",
+        "    return replace(made, split=split.name, arm=arm.name)\n",
+        ("orchestrator/test_splits.py::test_no_arm_is_answered_from_the_cache_of_another",),
+    ),
+    Mutation(
+        "an arm with a policy of its own is checked by the route's",
+        "services/orchestrator/genaifactory_orchestrator/answers/routes.py",
+        "    made = _made(factory, arm.applied(route))\n",
+        "    made = _made(factory, route)\n",
+        (
+            "orchestrator/test_splits.py::test_no_arm_is_answered_from_the_cache_of_another",
+            "orchestrator/test_splits.py::test_an_arm_answers_with_its_models_prompt_and_passages_and_is_recorded",
+        ),
+    ),
+    Mutation(
+        "every client chooses its arm, and with it another guardrail policy",
+        "services/orchestrator/genaifactory_orchestrator/answers/request.py",
+        '    if request.HasField("evaluation") or request.arm:\n',
+        '    if request.HasField("evaluation"):\n',
+        ("orchestrator/test_splits.py::test_a_caller_without_the_permission_cannot_choose_an_arm",),
+    ),
+    Mutation(
+        "requests for which testers chose the arm bias the comparison of arms",
+        "services/monitor/genaifactory_monitor/indexed.py",
+        "    return not message.evaluation and not message.arm_chosen\n",
+        "    return not message.evaluation\n",
+        ("monitor/test_releases.py::test_each_arm_has_sums_of_its_own_without_what_testers_chose",),
+    ),
     # Methods for administrators
     Mutation(
         "an administrator of one tenant exports the record of another",

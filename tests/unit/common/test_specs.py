@@ -45,6 +45,8 @@ policies:
 ENTITIES = sorted({*entities.GROUPS, *entities.OTHERS, *(each for group in entities.GROUPS.values() for each in group)})
 FOLDER = {"name": "wiki", "type": "folder", "path": "/srv/wiki", "knowledge_base": "handbook"}
 BUCKET = {"name": "store", "type": "bucket", "url": "s3://company/x", "knowledge_base": "handbook"}
+ARM = {"name": "new", "share": 0.1}
+SPLIT = {"name": "trial", "route": "docs", "arms": [ARM]}
 VLLM = {"type": "vllm", "model": "llama", "source": "/models/llama"}
 
 Change = Callable[[dict[str, Any]], object]
@@ -60,6 +62,31 @@ def put(path: str, value: object) -> Change:
         document[int(last) if last.isdigit() else last] = value
 
     return change
+
+
+def arm(**fields: object) -> Change:
+    """Adds a split whose only arm has these fields."""
+    return put("splits", [SPLIT | {"arms": [ARM | fields]}])
+
+
+def arms(*several: dict[str, object]) -> Change:
+    """Adds a split with these arms."""
+    return put("splits", [SPLIT | {"arms": list(several)}])
+
+
+def seeing(document: dict[str, Any]) -> None:
+    """Adds a split whose route accepts images, and whose arm does not."""
+    put("models.1.vision", True)(document)
+    arm(models=["extractive"])(document)
+
+
+def priced(document: dict[str, Any]) -> None:
+    """Adds a split whose arm has prices in two currencies."""
+    for number, currency in ((0, "EUR"), (1, "USD")):
+        price = {"currency": currency, "input_per_million_tokens": 1, "output_per_million_tokens": 1}
+        put(f"models.{number}.price", price)(document)
+    put("routes.0.models", ["big"])(document)
+    arm(models=["big", "extractive"])(document)
 
 
 def drop(path: str) -> Change:
@@ -302,6 +329,64 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("sources", [BUCKET | {"url": "s3://key:secret@company/x"}]),
         "sources[0].url: String should match pattern '^(s3|gs|az)://[^/\\s?#@]+(/[^\\s?#]*)?$'",
     ),
+    "two splits of one name": (
+        put("splits", [SPLIT, SPLIT | {"route": "talk"}]),
+        "splits: 'trial' appears twice",
+    ),
+    "two splits of one route": (
+        put("splits", [SPLIT, SPLIT | {"name": "other"}]),
+        "splits[].route: 'docs' appears twice",
+    ),
+    "a split of no route": (
+        put("splits", [SPLIT | {"route": "nowhere"}]),
+        "splits[0].route: unknown name 'nowhere'; known: docs, talk",
+    ),
+    "a split without arms": (arms(), "splits[0].arms: must have at least 1"),
+    "two arms of one name": (arms(ARM, ARM), "splits[0]: two arms have the name 'new'"),
+    "an arm named as the stable one": (
+        arm(name="stable"),
+        "splits[0].arms[0].name: 'stable' is the arm that is the route as it stands; choose another name",
+    ),
+    "shares of more than all": (
+        arms(ARM | {"share": 0.7}, ARM | {"name": "other", "share": 0.4}),
+        "splits[0]: the shares of the arms add up to 1.1; they may have 1 at most",
+    ),
+    "a share of more than all": (
+        arm(share=2),
+        "splits[0].arms[0].share: Input should be less than or equal to 1",
+    ),
+    "an arm with an unknown model": (
+        arm(models=["large"]),
+        "splits[0].arms[0].models[0]: unknown chat model 'large'; known: big, extractive",
+    ),
+    "an arm with an unknown prompt": (
+        arm(prompt="rag@3"),
+        "splits[0].arms[0].prompt: unknown name 'rag@3'; known: rag, rag@1, rag@2",
+    ),
+    "an arm with an unknown policy": (
+        arm(policy="strict"),
+        "splits[0].arms[0].policy: unknown name 'strict'; known: default",
+    ),
+    "an arm with an unknown tenant": (
+        arm(tenants=["rival"]),
+        "splits[0].arms[0].tenants[0]: unknown name 'rival'; known: acme",
+    ),
+    "a tenant in two arms": (
+        arms(ARM | {"tenants": ["acme"]}, ARM | {"name": "other", "tenants": ["acme"]}),
+        "splits[0]: the tenant 'acme' is listed twice; it can have one arm only",
+    ),
+    "an arm with prices in two currencies": (
+        priced,
+        "splits[0].arms[0].models: prices in several currencies: EUR, USD",
+    ),
+    "an arm that accepts no images": (
+        seeing,
+        "splits[0].arms[0].models: none accepts images, which the route 'docs' does",
+    ),
+    "an arm with passages of a route that searches nothing": (
+        put("splits", [SPLIT | {"route": "talk", "arms": [ARM | {"passages": 3}]}]),
+        "splits[0].arms[0].passages: the route 'talk' searches no documents",
+    ),
     "a version of the future": (put("version", 2), "version: Input should be 1"),
 }
 
@@ -318,6 +403,15 @@ def test_every_wrong_reference_is_named_at_once() -> None:
         "routes[1].policy",
         "knowledge_bases[0].tenants[0]",
     ]
+
+
+def test_what_is_wrong_with_a_route_is_not_reported_for_its_arms_too() -> None:
+    document = yaml.safe_load(GOOD)
+    put("routes.0.policy", "strict")(document)
+    arms(ARM, ARM | {"name": "other", "prompt": "rag@1"})(document)
+    with pytest.raises(specs.InvalidConfiguration) as refused:
+        specs.parse(yaml.safe_dump(document))
+    assert [problem.partition(":")[0] for problem in refused.value.problems] == ["routes[0].policy"]
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -287,6 +287,31 @@ async def test_cache_control_no_cache_bypasses_the_cache(gateway: Gateway, cache
     assert gateway.orchestrator.requests[0].fresh is fresh
 
 
+async def test_the_header_of_a_tester_chooses_an_arm(gateway: Gateway) -> None:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
+    for arm in ("eight", ""):
+        headers = {"X-GenAIFactory-Arm": arm}
+        response = await gateway.post("/v1/chat/completions", body, key="sk-acme-admin", headers=headers)
+        assert response.status_code == 200
+    assert [request.arm for request in gateway.orchestrator.requests] == ["eight", ""]
+
+
+@pytest.mark.parametrize(
+    ("key", "arm", "status", "problem"),
+    [
+        ("sk-acme-user", "eight", 403, "'evaluate'"),
+        ("sk-acme-admin", "two words", 400, "'arm' must be the name of an arm"),
+        ("sk-acme-admin", "x" * 129, 400, "'arm' must be the name of an arm"),
+    ],
+)
+async def test_an_arm_is_refused(gateway: Gateway, key: str, arm: str, status: int, problem: str) -> None:
+    body = {"model": "chat", "messages": [{"role": "user", "content": "Xin chào?"}]}
+    response = await gateway.post("/v1/chat/completions", body, key=key, headers={"X-GenAIFactory-Arm": arm})
+    assert (response.status_code, response.json()["error"]["param"]) == (status, "arm" if status == 400 else None)
+    assert problem in response.json()["error"]["message"]
+    assert not gateway.orchestrator.requests
+
+
 async def test_a_tool_result_continues_a_stored_conversation(gateway: Gateway) -> None:
     gateway.orchestrator.script = [script.delta("42!"), script.done()]
     result = {"role": "tool", "tool_call_id": "c1", "content": "42"}

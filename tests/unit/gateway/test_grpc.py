@@ -239,3 +239,15 @@ async def test_an_evaluation_by_a_key_without_the_permission_is_refused_before_a
     assert not gateway.orchestrator.requests
     error = await _error(_chat(gateway, "sk-acme-admin", evaluation=types_pb2.Evaluation()))
     assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "evaluation.run")
+
+
+async def test_a_tester_chooses_an_arm_and_other_keys_are_refused_before_any_call(gateway: Gateway) -> None:
+    async for _ in _chat(gateway, "sk-acme-admin", arm="eight"):
+        pass
+    assert [request.arm for request in gateway.orchestrator.requests] == ["eight"]
+    error = await _error(_chat(gateway, arm="eight"))
+    assert error.reason is Reason.PERMISSION_DENIED
+    assert "'evaluate'" in error.message
+    error = await _error(_chat(gateway, "sk-acme-admin", arm="two words"))
+    assert (error.reason, error.field) == (Reason.INVALID_ARGUMENT, "arm")
+    assert len(gateway.orchestrator.requests) == 1

@@ -109,6 +109,28 @@ async def test_an_adapter_is_a_release_of_its_own_and_requests_of_evaluations_ar
         ]
 
 
+async def test_each_arm_has_sums_of_its_own_without_what_testers_chose(database: Database) -> None:
+    await store.record(
+        database,
+        [
+            recorded("a", split="trial", arm="stable"),
+            recorded("b", split="trial", arm="eight"),
+            recorded("c", split="trial", arm="eight", outcome=monitor_pb2.OUTCOME_FAILED),
+            recorded("d", split="trial", arm="eight", arm_chosen=True, outcome=monitor_pb2.OUTCOME_FAILED),
+            recorded("e"),
+        ],
+    )
+    assert sorted((row["split"], row["arm"], row["requests"], row["failed"]) for row in await rows(database)) == [
+        ("", "", 1, 0),
+        ("trial", "eight", 2, 1),
+        ("trial", "stable", 1, 0),
+    ]
+    statement = sa.select(interactions.c.split, interactions.c.arm, interactions.c.arm_chosen)
+    async with database.reading() as connection:
+        found = [tuple(row) for row in await connection.execute(statement.order_by(interactions.c.request_id))]
+    assert found[2:] == [("trial", "eight", None), ("trial", "eight", True), (None, None, None)]
+
+
 async def test_a_batch_of_an_evaluation_alone_is_stored_and_billed(database: Database) -> None:
     await store.record(database, [recorded("a", evaluation="e-1", cost_micros=7)])
     assert await rows(database) == []

@@ -92,7 +92,7 @@ class Exchange:
     @property
     def arm(self) -> str:
         """The arm of the route's split that a tester chose; empty: none."""
-        return self.headers.get(_ARM, b"").strip().decode("latin-1")
+        return self.headers.get(_ARM, b"").decode("latin-1")
 
     @property
     def strict(self) -> bool:
