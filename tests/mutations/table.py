@@ -204,6 +204,23 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a candidate that is better by chance passes as better",
+        "pipelines/genaifactory_pipelines/evaluation/gate.py",
+        "        return gain.low > rule.better_by, evidence",
+        "        return gain.mean > rule.better_by, evidence",
+        (
+            "pipelines/test_evaluation.py::test_of_200_pairs_of_equal_models_at_most_5_percent_pass_as_better",
+            "pipelines/test_evaluation.py::test_a_difference_that_may_be_chance_is_neither_better_nor_not_worse",
+        ),
+    ),
+    Mutation(
+        "a candidate that may be worse passes as not worse",
+        "pipelines/genaifactory_pipelines/evaluation/gate.py",
+        "    return gain.low >= -rule.not_worse_by, evidence",
+        "    return gain.mean >= -rule.not_worse_by, evidence",
+        ("pipelines/test_evaluation.py::test_a_difference_that_may_be_chance_is_neither_better_nor_not_worse",),
+    ),
+    Mutation(
         "a gate judges by golden items that were trained on",
         "pipelines/genaifactory_pipelines/retrain.py",
         '    require_unchanged(curate.curate.attempt(run), "golden", given.golden)',
