@@ -74,7 +74,7 @@ async def ask(
     questions at a time. report: gets the number of answers so far. A platform that is away is waited for. Raises
     FactoryError when it stays away, and for a request that it refuses: that is no answer of the candidate's.
     """
-    answers = await asyncio.to_thread(_read, file)
+    answers = await asyncio.to_thread(read, file)
     left = [item for item in items if item.id not in answers]
     places = asyncio.Semaphore(at_once)
     asking = _Asking(platform, route, types_pb2.Evaluation(run=run, **candidate.model_dump()))
@@ -215,7 +215,8 @@ def _append(output: IO[bytes], name: str, answer: Answer) -> None:
     journal.append(output, {"item": name, **dataclasses.asdict(answer)})
 
 
-def _read(file: Path) -> dict[str, Answer]:
+def read(file: Path) -> dict[str, Answer]:
+    """The answers that `ask` has written to a file, by the item's id, without what only the record has. Blocks."""
     return {
         line.pop("item"): Answer(**{name: _value(value) for name, value in line.items()}) for line in journal.read(file)
     }

@@ -149,8 +149,4 @@ def _at_fault(
 def _answered(item: Item, candidate: Scored, production: Scored | None) -> tuple[str, ...]:
     shown = (candidate, *([production] if production is not None else []))
     expected = " | ".join(item.expected)
-    return (item.id, item.question, expected, *(_said(scored.answers[item.id]) for scored in shown))
-
-
-def _said(answer: Answer) -> str:
-    return answer.text or ("(blocked)" if answer.blocked else f"({answer.error or 'empty'})")
+    return (item.id, item.question, expected, *(scored.answers[item.id].shown for scored in shown))

@@ -88,6 +88,11 @@ class Answer:
     seconds: float = 0.0
     cost_micros: int = 0
 
+    @property
+    def shown(self) -> str:
+        """For people: its text, or in brackets why there is none."""
+        return self.text or ("(blocked)" if self.blocked else f"({self.error or 'empty'})")
+
 
 Embed = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
 """A vector of unit length for each text. Raises FactoryError."""

@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints
 
 from genaifactory_common import conversation, files
 from genaifactory_common.concurrency import task_group
-from genaifactory_pipelines.evaluation import golden, orders, page, tools
+from genaifactory_pipelines.evaluation import answered, golden, orders, page, tools
 from genaifactory_pipelines.evaluation.asking import ask
 from genaifactory_pipelines.evaluation.judging import Judge
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Evidence, Item
@@ -116,7 +116,7 @@ async def _answers(
             context.gateway,
             items,
             parameters.route,
-            folder / f"{who}.jsonl",
+            folder / answered.file_of(who),
             run=parameters.name,
             candidate=asked[who],
             at_once=parameters.at_once,

@@ -6,17 +6,23 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from genaifactory_common.errors import Conflict
 from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import environment
 from genaifactory_pipelines.datasets import dataset
+from genaifactory_pipelines.evaluation import answered, golden
+from genaifactory_pipelines.evaluation.answered import Answered
+from genaifactory_pipelines.evaluation.protocol import Candidate, Item
+from genaifactory_pipelines.evaluation.registry import with_suites
 from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, require_unchanged
 from genaifactory_pipelines.steps import collect, curate, evaluate, gate, train
-from genaifactory_pipelines.tracking import client, runs
+from genaifactory_pipelines.tracking import answers, client, runs
 from genaifactory_pipelines.tracking.runs import Dataset, Recorded
 from genaifactory_pipelines.training import metrics
 from genaifactory_pipelines.training.metrics import Point
@@ -39,7 +45,7 @@ _TEXTS = {
         *(f"{curate.DATASET}/{dataset.file_of(Path(), each)}" for each in dataset.SPLITS),
     ),
     train.train.name: (train.REPORT,),
-    evaluate.evaluate.name: (evaluate.REPORT, "candidate.jsonl", "production.jsonl"),
+    evaluate.evaluate.name: (evaluate.REPORT, *map(answered.file_of, answered.WHO)),
 }
 """Files that hold texts of examples, of golden items and of answers to them."""
 _MOST_DOCUMENTS = 1000
@@ -55,6 +61,9 @@ class Parameters(Values):
     """What MLflow gets: the masked examples of the dataset, the files of examples and golden items that were given, the
     answers and the reports that show them, so that the run can be made again when the record is gone; or nothing that
     holds a text of these."""
+    traces: int = Field(default=200, ge=0, le=1000)
+    """Items of the evaluation whose answers are traces, of the candidate and of production: those that failed first,
+    then a sample of the others, which is the same each time. With `"dataset": "counts"` they have no texts."""
 
 
 class Outputs(Values):
@@ -89,17 +98,27 @@ def _recorded(parameters: Parameters, run: Path) -> Recorded:
     attempts = {step.name: step.attempt(run) for step in _STEPS}
     for step in _STEPS:
         require_current(step, run)
+    given = attempts[evaluate.evaluate.name]
+    items = _answered(run)
     return Recorded(
         experiment=parameters.experiment,
         key=_key(run),
         name=parameters.name,
         started=_milliseconds(run / collect.collect.name / ATTEMPT),
         ended=_milliseconds(run / gate.gate.name / RESULT),
-        tags=_tags(run),
+        tags=_tags(run, f"{_about(items, parameters.traces)}\n"),
         parameters={name: value for step in _STEPS for name, value in _parameters(step, attempts[step.name])},
         metrics=tuple(_metrics(run)),
         dataset=_dataset(run, attempts[collect.collect.name], attempts[curate.curate.name]),
         artifacts=dict(_artifacts(run, attempts.values(), parameters.dataset == "examples")),
+        traces=tuple(
+            answers.traces(
+                items[: parameters.traces],
+                _asked(given) if parameters.dataset == "examples" else None,
+                Candidate.model_validate(given.parameters["candidate"]),
+                _milliseconds(run / evaluate.evaluate.name / ATTEMPT),
+            )
+        ),
     )
 
 
@@ -116,7 +135,7 @@ def _milliseconds(path: Path) -> int:
     return int(path.stat().st_mtime * 1000)
 
 
-def _tags(run: Path) -> dict[str, str]:
+def _tags(run: Path, note: str) -> dict[str, str]:
     trained, verdict = train.train.of(run), gate.gate.of(run)
     where = {step.name: environment.of_step(run / step.name) for step in _STEPS}
     passed = runs.PASSED if verdict.passed else f"not {runs.PASSED}"
@@ -129,7 +148,7 @@ def _tags(run: Path) -> dict[str, str]:
         "mlflow.source.type": "PROJECT",
         "mlflow.source.name": "genaifactory_pipelines",
         "mlflow.source.git.commit": where[train.train.name].revision,
-        "mlflow.note.content": f"Gate {verdict.gate}: {passed}\n\n{stopped}",
+        "mlflow.note.content": f"Gate {verdict.gate}: {passed}\n\n{stopped}\n{note}",
         **{f"genaifactory.environment.{name}": found.lock() for name, found in where.items()},
     }
 
@@ -194,6 +213,25 @@ def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, 
             file = Path(attempt.parameters[name])
             require_unchanged(attempt, name, file)
             yield f"{INPUTS}/{attempt.step}.{name}/{file.name}", file
+
+
+def _answered(run: Path) -> list[Answered]:
+    better = {name: metric.better for name, metric in evaluate.evaluate.of(run).metrics.items()}
+    return answered.read(run / evaluate.evaluate.name, evaluate.SCORES, better)
+
+
+def _about(items: Sequence[Answered], most: int) -> str:
+    failed = sum(each.failed for each in items)
+    return (
+        f"Traces: the answers to {min(most, len(items)):,} of {len(items):,} items, the {failed:,} that failed first, "
+        "then a sample of the others."
+    )
+
+
+def _asked(given: Attempt) -> dict[str, Item]:
+    file = Path(given.parameters["golden"])
+    require_unchanged(given, "golden", file)
+    return {item.id: item for item in with_suites(golden.read(file), given.parameters["suites"])}
 
 
 record = Step(

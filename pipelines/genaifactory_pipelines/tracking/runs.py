@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from genaifactory_common.errors import Conflict, InvalidArgument, NotFound
+from genaifactory_pipelines.tracking import traces
 from genaifactory_pipelines.tracking.client import GONE, Tracking, unless
+from genaifactory_pipelines.tracking.traces import Trace
 from genaifactory_pipelines.training.metrics import Point
 from genaifactory_pipelines.values import Values
 
@@ -32,6 +34,8 @@ RUN_ID = "run_id"
 _ATTEMPTS = 5
 _BATCH = 100
 """Parameters, or metrics, of one request."""
+_TRACES = 20
+"""Of one request: each holds texts."""
 _LONGEST_VALUE = 6000
 _LONGEST_DIGEST = 36
 _FINISHED = "FINISHED"
@@ -63,6 +67,8 @@ class Recorded(Values):
     dataset: Dataset
     artifacts: dict[str, Path]
     """Files by their paths in the run."""
+    traces: tuple[Trace, ...] = ()
+    """Of answers in the evaluation."""
 
 
 async def record(tracking: Tracking, recorded: Recorded) -> str:
@@ -75,7 +81,7 @@ async def record(tracking: Tracking, recorded: Recorded) -> str:
     for _ in range(_ATTEMPTS):
         run_id = await tracking.call(partial(_found_or_created, experiment=experiment, recorded=recorded))
         try:
-            await _write(tracking, run_id, recorded)
+            await _write(tracking, experiment, run_id, recorded)
         except (InvalidArgument, NotFound):
             if await tracking.call(partial(_found, experiment=experiment, recorded=recorded)) == run_id:
                 raise
@@ -142,7 +148,7 @@ def fetched(folder: Path) -> str:
         return ""
 
 
-async def _write(tracking: Tracking, run_id: str, recorded: Recorded) -> None:
+async def _write(tracking: Tracking, experiment: str, run_id: str, recorded: Recorded) -> None:
     """Every part may be there already: a process that was killed has written it."""
     for parameters in _batches(recorded.parameters.items()):
         await tracking.call(partial(_log_parameters, run_id=run_id, parameters=parameters))
@@ -151,6 +157,9 @@ async def _write(tracking: Tracking, run_id: str, recorded: Recorded) -> None:
     await tracking.call(partial(_log_dataset, run_id=run_id, dataset=recorded.dataset))
     for path, file in recorded.artifacts.items():
         await tracking.call(partial(_log_artifact, run_id=run_id, path=path, file=file))
+    log = partial(traces.log, experiment=experiment, run_id=run_id, key=recorded.key)
+    for batch in _batches(recorded.traces, _TRACES):
+        await tracking.call(partial(log, traces=batch))
     await tracking.call(partial(_finish, run_id=run_id, recorded=recorded))
 
 
@@ -240,7 +249,7 @@ def flat(values: Mapping[str, Any], within: str) -> Iterator[tuple[str, str]]:
             yield f"{within}.{name}", str(value)
 
 
-def _batches(items: Any) -> Iterator[list[Any]]:
+def _batches(items: Any, size: int = _BATCH) -> Iterator[list[Any]]:
     rest = iter(items)
-    while batch := list(islice(rest, _BATCH)):
+    while batch := list(islice(rest, size)):
         yield batch

@@ -15,7 +15,7 @@ from genaifactory_pipelines.tracking.client import Tracking
 from tests.unit.pipelines import tracked
 
 T = TypeVar("T")
-RECORD = record.Parameters(name="november")
+RECORD = record.Parameters(name="november", traces=4)
 REGISTER = register.Parameters(model="support", record=RECORD)
 
 

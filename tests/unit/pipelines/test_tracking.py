@@ -259,6 +259,12 @@ def test_a_process_that_is_killed_at_each_kind_of_call_leaves_one_run_and_one_ve
     assert found.info.status == "FINISHED"
     history = done(tracking.call(lambda mlflow: mlflow.get_metric_history(found.info.run_id, "sft/train_loss")))
     assert [point.step for point in history] == list(range(250))
+    traces = done(
+        tracking.call(lambda mlflow: mlflow.search_traces(locations=[found.info.experiment_id], include_spans=False))
+    )
+    assert len(traces) == 8
+    assert {each.info.trace_metadata["mlflow.sourceRun"] for each in traces} == {found.info.run_id}
+    assert {len(each.info.assessments) for each in traces} == {3}
     model = done(registry.find(tracking, "support"))
     assert [(each.version, each.run_id) for each in model.versions] == [(1, found.info.run_id)]
 

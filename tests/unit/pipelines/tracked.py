@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncGenerator, Iterable
 from io import StringIO
@@ -16,7 +17,8 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.specs.gates import Gate
 from genaifactory_pipelines.curation import Options
 from genaifactory_pipelines.datasets import dataset
-from genaifactory_pipelines.evaluation.protocol import Candidate
+from genaifactory_pipelines.evaluation import answered
+from genaifactory_pipelines.evaluation.protocol import Answer, Candidate
 from genaifactory_pipelines.evaluation.scoring import Metric
 from genaifactory_pipelines.gateway import Gateway, Patience
 from genaifactory_pipelines.progress import Progress
@@ -116,17 +118,34 @@ def evaluates(right: int) -> Step[evaluate.Parameters, evaluate.Outputs]:
 
     async def work(parameters: evaluate.Parameters, context: Context, folder: Path) -> evaluate.Outputs:
         lines = [
-            {"item": f"g-{n}", "slices": {}, "candidate": {"exact_match": float(n < right)}, "production": None}
+            {
+                "item": f"g-{n}",
+                "slices": {"language": "en", "topic": ""},
+                "candidate": {"exact_match": float(n < right), "seconds": 2.5},
+                "production": {"exact_match": float(n % 4 == 0), "seconds": 1.5},
+            }
             for n in range(ITEMS)
         ]
         await asyncio.to_thread(_lines, folder / evaluate.SCORES, lines)
-        shown = [{"item": f"g-{n}", "input": f"golden item {n}", "text": f"golden answer {n}"} for n in range(ITEMS)]
-        for name in (evaluate.REPORT, "candidate.jsonl", "production.jsonl"):
-            await asyncio.to_thread(_lines, folder / name, shown)
+        shown = "".join(f"<p>golden item {n}: golden answer {n}</p>" for n in range(ITEMS))
+        await asyncio.to_thread((folder / evaluate.REPORT).write_text, shown)
+        for who, seconds in (("candidate", 2.5), ("production", 1.5)):
+            said = [{"item": f"g-{n}", **dataclasses.asdict(answer(n, seconds))} for n in range(ITEMS)]
+            await asyncio.to_thread(_lines, folder / answered.file_of(who), said)
         metric = Metric(better="higher", items=ITEMS, candidate=right / ITEMS, production=0.25)
         return evaluate.Outputs(items=ITEMS, metrics={"exact_match": metric})
 
     return Step("evaluate", evaluate.Parameters, evaluate.Outputs, work)
+
+
+def answer(number: int, seconds: float) -> Answer:
+    """To an item: every tenth is blocked, and every tenth fails."""
+    if number % 10 == 8:
+        return Answer("", blocked=True, seconds=seconds)
+    if number % 10 == 9:
+        return Answer("", error="UPSTREAM_FAILED", seconds=seconds)
+    passages = (f"golden answer {number}, as the guide has it",)
+    return Answer(f"golden answer {number}", passages=passages, first_token_seconds=0.5, seconds=seconds)
 
 
 def _base(folder: Path) -> Path:

@@ -1,0 +1,159 @@
+"""Answers of an evaluation are traces of its run: each once, failed ones first, without texts where none are wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genaifactory.types.v1 import types_pb2
+from genaifactory_pipelines.evaluation import answered
+from genaifactory_pipelines.evaluation.protocol import Answer, Candidate, Item
+from genaifactory_pipelines.steps import record
+from genaifactory_pipelines.tracking import answers
+from genaifactory_pipelines.tracking.client import Tracking
+from tests.unit.pipelines import tracked
+
+# Of MLflow's store's own use of SQLAlchemy.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+done = asyncio.run
+
+
+def recorded(run: Path, **values: Any) -> str:
+    """The id of the run in MLflow."""
+    parameters = record.Parameters.model_validate({"name": "november", **values})
+    return done(record.record.run(parameters, tracked.context(run))).run_id
+
+
+async def traces_of(tracking: Tracking, run_id: str) -> dict[tuple[str, str], Any]:
+    """The traces of a run by their names and items."""
+
+    def search(mlflow: Any) -> list[Any]:
+        experiment = mlflow.get_run(run_id).info.experiment_id
+        return list(mlflow.search_traces(locations=[experiment], run_id=run_id, max_results=500))
+
+    found = await tracking.call(search)
+    named = {(each.info.tags["mlflow.traceName"], each.info.tags["genaifactory.item"]): each for each in found}
+    assert len(named) == len(found)
+    return named
+
+
+def scores(trace: Any) -> dict[str, Any]:
+    return {each.name: (each.feedback or each.expectation).value for each in trace.info.assessments}
+
+
+def test_an_answer_is_a_trace_with_its_question_passages_scores_and_slices(tracking: Tracking, tmp_path: Path) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    found = done(traces_of(tracking, recorded(run)))
+    assert set(found) == {(who, f"g-{n}") for who in answered.WHO for n in range(tracked.ITEMS)}
+    trace = found["candidate", "g-4"]
+    assert (trace.info.request_preview, trace.info.response_preview) == ("golden item 4", "golden answer 4")
+    assert (trace.info.state, trace.info.execution_duration) == ("OK", 2500)
+    assert scores(trace) == {"exact_match": 1.0, "seconds": 2.5, "expected_response": "golden answer 4"}
+    assert trace.info.tags["genaifactory.answered_by"] == "adapter trained"
+    assert trace.info.tags["genaifactory.slice.language"] == "en"
+    assert "genaifactory.slice.topic" not in trace.info.tags
+    whole, search, model = trace.data.spans
+    assert whole.inputs == {"messages": [{"role": "user", "content": "golden item 4"}]}
+    assert (whole.outputs, whole.end_time_ns - whole.start_time_ns) == ("golden answer 4", 2_500_000_000)
+    assert (search.span_type, search.parent_id) == ("RETRIEVER", whole.span_id)
+    assert search.outputs == [{"page_content": "golden answer 4, as the guide has it", "metadata": {}}]
+    assert (model.span_type, model.outputs) == ("LLM", "golden answer 4")
+    assert [(each.name, each.timestamp - model.start_time_ns) for each in model.events] == [("first text", 500_000_000)]
+    before = found["production", "g-5"]
+    assert (before.info.tags["genaifactory.answered_by"], scores(before)["exact_match"]) == ("production", 0.0)
+
+
+def test_an_answer_that_there_is_not_says_why(tracking: Tracking, tmp_path: Path) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    found = done(traces_of(tracking, recorded(run)))
+    blocked, failed = found["candidate", "g-8"], found["candidate", "g-9"]
+    assert (blocked.info.state, blocked.info.response_preview) == ("OK", "(blocked)")
+    assert (failed.info.state, failed.info.response_preview) == ("ERROR", "(UPSTREAM_FAILED)")
+    assert [each.info.tags["genaifactory.outcome"] for each in (blocked, failed)] == ["blocked", "UPSTREAM_FAILED"]
+    assert [span.name for span in failed.data.spans] == ["answer"]
+    assert failed.data.spans[0].status.description == "UPSTREAM_FAILED"
+
+
+def test_a_run_that_is_recorded_again_and_elsewhere_has_each_trace_and_score_once(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    run_id = recorded(run)
+    before = done(traces_of(tracking, run_id))
+    other = tmp_path / "other pod"
+    shutil.copytree(run, other)
+    shutil.rmtree(other / "record")
+    assert recorded(other) == recorded(run) == run_id
+    after = done(traces_of(tracking, run_id))
+    assert {key: each.to_dict() for key, each in after.items()} == {key: each.to_dict() for key, each in before.items()}
+
+
+def test_of_more_items_than_are_wanted_failed_ones_are_first_and_the_run_says_so(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    run = done(tracked.made(tmp_path / "run", right=25))
+    run_id = recorded(run, traces=10)
+    failed = {f"g-{n}" for n in (9, 19, *range(25, 30))}
+    chosen = {item for _, item in done(traces_of(tracking, run_id))}
+    assert len(chosen) == 10
+    assert chosen > failed
+    note = done(tracking.call(lambda mlflow: mlflow.get_run(run_id).data.tags["mlflow.note.content"]))
+    assert "Traces: the answers to 10 of 30 items, the 7 that failed first, then a sample of the others." in note
+    run = done(tracked.made(tmp_path / "next", right=25, weights=b"next"))
+    assert {item for _, item in done(traces_of(tracking, recorded(run, traces=10)))} == chosen
+    run = done(tracked.made(tmp_path / "none", right=25, weights=b"none"))
+    assert done(traces_of(tracking, recorded(run, traces=0))) == {}
+
+
+def test_traces_of_counts_hold_scores_and_times_and_no_text(tracking: Tracking, tmp_path: Path, store: Path) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    found = done(traces_of(tracking, recorded(run, dataset="counts")))
+    trace = found["candidate", "g-4"]
+    assert (trace.info.request_preview, trace.info.response_preview) == ("Item g-4", "15 characters")
+    assert scores(trace) == {"exact_match": 1.0, "seconds": 2.5}
+    assert [(span.name, span.outputs) for span in trace.data.spans] == [
+        ("answer", "15 characters"), ("search", "1 passages"), ("model", "15 characters"),
+    ]  # fmt: skip
+    for name, data in tracked.artifacts(store).items():
+        for text in (b"golden item ", b"golden answer "):
+            assert text not in data, name
+
+
+def test_a_text_without_end_is_cut() -> None:
+    asked = types_pb2.Message(role=types_pb2.ROLE_USER, content="z" * 1_000_000)
+    item = Item("i", messages=[asked], expected=("x" * 20_000,))
+    each = answered.Answered(
+        "i", {"topic": "t" * 9_000}, {"production": Answer("y" * 1_000_000)}, {"production": {}}, False
+    )
+    (trace,) = answers.traces([each], {"i": item}, Candidate(), started=0)
+    assert len(json.dumps([trace.inputs, trace.outputs, trace.expected])) < 40_000
+    assert len(trace.tags["genaifactory.slice.topic"]) == 250
+
+
+@pytest.mark.parametrize(
+    ("better", "values", "failed"),
+    [
+        ("higher", [0.0, 0.5, 1.0], {0}),
+        ("lower", [0.0, 0.5, 1.0], {2}),
+        ("lower", [0.0, 1.0, 3.5], set()),  # seconds
+    ],
+)
+def test_an_item_failed_by_the_worst_score_of_a_share(
+    tmp_path: Path, better: str, values: list[float], failed: set[int]
+) -> None:
+    lines = [
+        {"item": str(n), "slices": {}, "candidate": {"m": value}, "production": None} for n, value in enumerate(values)
+    ]
+    (tmp_path / "scores").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = [json.dumps({"item": str(n), **dataclasses.asdict(Answer("a"))}) for n in range(3)]
+    (tmp_path / answered.file_of("production")).write_text("\n".join(said) + "\n")
+    found = answered.read(tmp_path, "scores", {"m": better})
+    assert {int(each.item) for each in found if each.failed} == failed
+    assert [each.failed for each in found] == sorted((each.failed for each in found), reverse=True)
+    assert {who for each in found for who in (*each.answers, *each.scores)} == {"production"}
