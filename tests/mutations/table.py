@@ -166,6 +166,20 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "traces of a run that is recorded with counts alone take questions and answers to MLflow",
+        "pipelines/genaifactory_pipelines/steps/record.py",
+        '                _asked(given) if parameters.dataset == "examples" else None,\n',
+        "                _asked(given),\n",
+        ("pipelines/test_traces.py::test_traces_of_counts_hold_scores_and_times_and_no_text",),
+    ),
+    Mutation(
+        "each attempt to record a run makes other traces",
+        "pipelines/genaifactory_pipelines/tracking/traces.py",
+        "json.dumps([experiment, key, trace.who, trace.item])",
+        "json.dumps([experiment, key, trace.who, trace.item, id(trace)])",
+        ("pipelines/test_traces.py::test_a_run_that_is_recorded_again_and_elsewhere_has_each_trace_and_score_once",),
+    ),
+    Mutation(
         "system prompts are parameters of a run in MLflow",
         "pipelines/genaifactory_pipelines/steps/record.py",
         "if PRIVATE in field.metadata}",

@@ -14,6 +14,7 @@ from genaifactory_pipelines.values import Values
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Assessment, Span, TraceInfo
+    from mlflow.tracing.client import TracingClient
 
 _LONGEST_PREVIEW = 1000
 _SOURCE = "genaifactory evaluate"
@@ -53,7 +54,7 @@ class Trace(Values):
 
 
 def log(client: MlflowClient, experiment: str, run_id: str, key: str, traces: Sequence[Trace]) -> None:
-    """Logs traces of a run. Blocks. Raises MlflowException.
+    """Logs traces of a run. Blocks. Raises MlflowException, TimeoutError.
 
     key: the run's, which is the same for the same results: whoever records them logs the same traces.
     """
@@ -65,7 +66,22 @@ def log(client: MlflowClient, experiment: str, run_id: str, key: str, traces: Se
         name = hashlib.sha256(json.dumps([experiment, key, trace.who, trace.item]).encode()).hexdigest()[:32]
         tracing.start_trace(_info(trace, name, experiment, run_id))
         spans += _spans(trace, name)
-    tracing.log_spans(experiment, spans)
+    _log_spans(tracing, experiment, spans)
+
+
+def _log_spans(tracing: TracingClient, experiment: str, spans: list[Span]) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+    try:
+        tracing.log_spans(experiment, spans)
+    except NotImplementedError as error:
+        # MLflow's client asks the server for its version, and keeps it for good that there was no answer in 3 seconds.
+        store: Any = tracing.store
+        if store._get_server_version(store.get_host_creds()) is not None:
+            raise MlflowException(str(error), error_code=ENDPOINT_NOT_FOUND) from None
+        store._get_server_version.cache_clear()
+        raise TimeoutError from None
 
 
 def _info(trace: Trace, name: str, experiment: str, run_id: str) -> TraceInfo:

@@ -6,16 +6,21 @@ import asyncio
 import dataclasses
 import json
 import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.evaluation import answered
 from genaifactory_pipelines.evaluation.protocol import Answer, Candidate, Item
 from genaifactory_pipelines.steps import record
-from genaifactory_pipelines.tracking import answers
+from genaifactory_pipelines.tracking import answers, traces
 from genaifactory_pipelines.tracking.client import Tracking
 from tests.unit.pipelines import tracked
 
@@ -134,6 +139,63 @@ def test_a_text_without_end_is_cut() -> None:
     (trace,) = answers.traces([each], {"i": item}, Candidate(), started=0)
     assert len(json.dumps([trace.inputs, trace.outputs, trace.expected])) < 40_000
     assert len(trace.tags["genaifactory.slice.topic"]) == 250
+
+
+class Server(BaseHTTPRequestHandler):
+    """MLflow, as far as traces need it."""
+
+    versions: ClassVar[list[str]] = []
+    """Its answers to the question for its version; an empty one is none."""
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        """Its version."""
+        self.respond(self.versions.pop(0) if len(self.versions) > 1 else self.versions[0])
+
+    def do_POST(self) -> None:
+        """A trace, or spans."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        location = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "7"}}
+        info = {"trace_id": "tr-1", "trace_location": location, "request_time": "2026-11-01T00:00:00Z", "state": "OK"}
+        self.respond(json.dumps({"trace": {"trace_info": info}}))
+
+    def respond(self, text: str) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if text else 503)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Tracking]:
+    """One that answers."""
+    with HTTPServer(("127.0.0.1", 0), Server) as found:
+        Server.asked = []
+        threading.Thread(target=found.serve_forever, args=(0.05,)).start()
+        yield Tracking(f"http://127.0.0.1:{found.server_address[1]}", say=print, patience_seconds=60)
+        found.shutdown()
+
+
+def logs(tracking: Tracking) -> None:
+    each = answered.Answered("i", {}, {"production": Answer("a")}, {"production": {}}, failed=False)
+    made = tuple(answers.traces([each], None, Candidate(), started=0))
+    done(tracking.call(partial(traces.log, experiment="7", run_id="r", key="k", traces=made)))
+
+
+def test_a_server_that_was_too_busy_to_answer_is_asked_for_its_version_again(server: Tracking) -> None:
+    Server.versions = ["", "3.17.2"]
+    logs(server)
+    assert [path for path in Server.asked if path in ("/version", "/v1/traces")] == ["/version"] * 2 + ["/v1/traces"]
+
+
+def test_a_server_without_spans_is_reported_as_an_older_one(server: Tracking) -> None:
+    Server.versions = ["3.1.0"]
+    with pytest.raises(InvalidArgument, match="is no MLflow server, or an older one"):
+        logs(server)
 
 
 @pytest.mark.parametrize(
