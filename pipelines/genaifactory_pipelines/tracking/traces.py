@@ -105,17 +105,14 @@ def _info(trace: Trace, name: str, experiment: str, run_id: str) -> TraceInfo:
 def _assessments(trace: Trace, name: str) -> Iterator[Assessment]:
     from mlflow.entities import AssessmentSource, Expectation, Feedback
 
-    about = {
-        "source": AssessmentSource("CODE", _SOURCE),
-        "trace_id": f"tr-{name}",
-        "create_time_ms": trace.started,
-        "last_update_time_ms": trace.started,
-    }
-    found = [Feedback(name=metric, value=value, **about) for metric, value in trace.scores.items()]
+    source = AssessmentSource("CODE", _SOURCE)
+    found: list[Assessment] = [Feedback(metric, value, source=source) for metric, value in trace.scores.items()]
     if trace.expected:
-        found.append(Expectation(name="expected_response", value=" | ".join(trace.expected), **about))
+        found.append(Expectation("expected_response", " | ".join(trace.expected), source=source))
     for each in found:
+        each.trace_id = f"tr-{name}"
         each.assessment_id = f"a-{hashlib.sha256(f'{name} {each.name}'.encode()).hexdigest()[:32]}"
+        each.create_time_ms = each.last_update_time_ms = trace.started
         yield each
 
 
