@@ -25,7 +25,7 @@ from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import curation, summary, windows
 from genaifactory_pipelines.datasets.contract import first_problem
 from genaifactory_pipelines.datasets.records import Unrated
-from genaifactory_pipelines.evaluation import golden, leaks, registry
+from genaifactory_pipelines.evaluation import leaks, registry
 from genaifactory_pipelines.evaluation.protocol import Candidate
 from genaifactory_pipelines.step import Context, Execute, Step, require_unchanged
 from genaifactory_pipelines.steps import collect, curate, evaluate, gate, load, record, register, train
@@ -202,12 +202,13 @@ def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:
             "cannot answer with an adapter of it. Add one to the route's models in factory.yaml.",
             field="route",
         )
-    golden.read(parameters.golden)
+    found = gate.named(factory, parameters.gate, compared=True)
+    gate.require_enough(found, parameters.golden)
     return Plan(
         parameters=parameters,
         window=windows.parse(parameters.since, parameters.until or None, now, route=route.name),
         policy=curate.policy(factory, parameters.policy),
-        gate=gate.named(factory, parameters.gate, compared=True),
+        gate=found,
         engine=engine.model,
         hidden=leaks.templates(factory, route.name),
     )

@@ -64,7 +64,7 @@ def require_no_comparison(gate: Gate) -> None:
     for index, rule in enumerate(gate.rules):
         if rule.compares:
             raise InvalidArgument(
-                f"The rule '{_text(rule)}' of the gate '{gate.name}' compares a candidate with production, and there "
+                f"The rule '{text(rule)}' of the gate '{gate.name}' compares a candidate with production, and there "
                 "is no candidate.",
                 field=f"gates[{gate.name}].rules[{index}]",
             )
@@ -90,12 +90,24 @@ def judge(gate: Gate, items: Sequence[Item], measured: Mapping[str, Measured]) -
         found = list(_findings(rule, items, measured[rule.metric]))
         if not any(finding.judged for finding in found):
             raise InvalidArgument(
-                f"The rule '{_text(rule)}' of the gate '{gate.name}' has too few items to be judged; it needs "
+                f"The rule '{text(rule)}' of the gate '{gate.name}' has too few items to be judged; it needs "
                 f"{rule.least_items}. Add items to the golden set, or lower least_items.",
                 field=field,
             )
         findings += found
     return Verdict(gate=gate.name, passed=all(finding.passed for finding in findings), findings=tuple(findings))
+
+
+def slice_of(rule: GateRule, item: Item) -> str:
+    """What a rule counts an item for: "language=vi"; empty for a rule on all items together."""
+    return f"{rule.each}={item.slices.get(rule.each, '')}" if rule.each else ""
+
+
+def text(rule: GateRule) -> str:
+    """A rule as people read it: "exact_match not_worse_by 0.02"."""
+    (condition,) = (f"{name} {value:g}" for name in CONDITIONS if (value := getattr(rule, name)) is not None)
+    of = "" if rule.quantile is None else f" quantile {rule.quantile:g}"
+    return f"{rule.metric}{of} {condition}" + (f" for each {rule.each}" if rule.each else "")
 
 
 def _findings(rule: GateRule, items: Sequence[Item], measured: Measured) -> Iterator[Finding]:
@@ -107,16 +119,16 @@ def _findings(rule: GateRule, items: Sequence[Item], measured: Measured) -> Iter
                 f"The item '{item.id}' has a score on '{rule.metric}' of only one of the two models.", field="items"
             )
         if one:
-            slices[f"{rule.each}={item.slices.get(rule.each, '')}" if rule.each else ""].append(item.id)
+            slices[slice_of(rule, item)].append(item.id)
     for name, ids in sorted(slices.items()):
         candidate = [measured.candidate[item] for item in ids]
         production = [measured.production[item] for item in ids] if measured.production is not None else []
         if len(ids) < rule.least_items:
             evidence = f"{len(ids)} items, and {rule.least_items} are needed"
-            yield Finding(rule=_text(rule), slice=name, passed=True, judged=False, evidence=evidence)
+            yield Finding(rule=text(rule), slice=name, passed=True, judged=False, evidence=evidence)
         else:
             passed, evidence = _holds(rule, candidate, production, measured.higher_is_better)
-            yield Finding(rule=_text(rule), slice=name, passed=passed, judged=True, evidence=evidence)
+            yield Finding(rule=text(rule), slice=name, passed=passed, judged=True, evidence=evidence)
 
 
 def _holds(
@@ -147,9 +159,3 @@ def _holds(
 
 def _value(rule: GateRule, scores: Sequence[float]) -> float:
     return statistics.fmean(scores) if rule.quantile is None else float(np.quantile(scores, rule.quantile))
-
-
-def _text(rule: GateRule) -> str:
-    (condition,) = (f"{name} {value:g}" for name in CONDITIONS if (value := getattr(rule, name)) is not None)
-    of = "" if rule.quantile is None else f" quantile {rule.quantile:g}"
-    return f"{rule.metric}{of} {condition}" + (f" for each {rule.each}" if rule.each else "")

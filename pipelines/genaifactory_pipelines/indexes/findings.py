@@ -11,9 +11,6 @@ from genaifactory_pipelines.evaluation.scoring import Metric
 from genaifactory_pipelines.sources.sync import Synced
 from genaifactory_pipelines.values import Values
 
-RETRIEVAL = ("retrieval_recall", "retrieval_ndcg")
-"""Metrics of the search."""
-
 
 class Check(Values):
     """A condition, and whether the version fulfils it."""

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs import Factory, Gate
-from genaifactory_pipelines.evaluation import registry
-from genaifactory_pipelines.evaluation.gate import Measured, Verdict, judge, require_no_comparison
-from genaifactory_pipelines.evaluation.protocol import Item
+from genaifactory_pipelines.evaluation import golden, registry
+from genaifactory_pipelines.evaluation.gate import (
+    Measured,
+    Verdict,
+    judge,
+    require_no_comparison,
+    slice_of,
+    text,
+)
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Item
 from genaifactory_pipelines.reports import Report
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import evaluate
@@ -90,6 +98,28 @@ def named(factory: Factory, name: str, *, compared: bool) -> Gate:
     if not compared:
         require_no_comparison(found)
     return found
+
+
+def require_enough(gate: Gate, path: Path) -> None:
+    """Raises InvalidArgument for a rule that no golden set of this size can be judged by, before work of hours. Blocks.
+
+    Raises InvalidDataset for a golden set with bad lines. The questions of suites are not counted: they are made.
+    """
+    items = golden.read(path)
+    evaluators = registry.make_evaluators()
+    for index, rule in enumerate(gate.rules):
+        if evaluators[rule.metric].suite != GOLDEN:
+            continue
+        searched = rule.metric in registry.RETRIEVAL
+        slices = Counter(slice_of(rule, item) for item in items if item.documents or not searched)
+        most = max(slices.values(), default=0)
+        if most < rule.least_items:
+            raise InvalidArgument(
+                f"{path} has {most:,} questions{' with lineage.documents' if searched else ''}"
+                f"{f' of one {rule.each}' if rule.each else ''}, and {rule.least_items:,} are needed for the rule "
+                f"'{text(rule)}' of the gate '{gate.name}'. Add questions, or lower its least_items.",
+                field=f"gates[{gate.name}].rules[{index}].least_items",
+            )
 
 
 gate = Step("gate", Parameters, Verdict, _gate, needs=(evaluate.evaluate,))

@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common import conversation, files, specs
 from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument
-from genaifactory_pipelines.evaluation import golden, registry
+from genaifactory_pipelines.evaluation import registry
 from genaifactory_pipelines.evaluation.judging import JUDGED
 from genaifactory_pipelines.evaluation.protocol import Candidate
+from genaifactory_pipelines.evaluation.registry import RETRIEVAL
 from genaifactory_pipelines.indexes import building, findings, page
-from genaifactory_pipelines.indexes.findings import RETRIEVAL, Check, Findings, Version
+from genaifactory_pipelines.indexes.findings import Check, Findings, Version
 from genaifactory_pipelines.sources import sync
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import evaluate, gate
@@ -109,7 +110,7 @@ async def _found(parameters: Parameters, context: Context, folder: Path) -> Find
     base = parameters.knowledge_base
     if parameters.golden is not None:
         _require_no_judge(parameters.gate)
-        await asyncio.to_thread(_require_enough, parameters.golden, parameters.gate)
+        await asyncio.to_thread(gate.require_enough, parameters.gate, parameters.golden)
     read = await _reread(parameters, context)
     before = findings.version(findings.active(await context.gateway.indexes(base)))
     with context.progress.counting("reindex: passages", before.passages) as report:
@@ -161,18 +162,6 @@ def _require_no_judge(wanted: specs.Gate) -> None:
                 "none. Give a gate without it.",
                 field=f"gates[{wanted.name}].rules[{index}].metric",
             )
-
-
-def _require_enough(path: Path, wanted: specs.Gate) -> None:
-    """As `_require_no_judge`. Blocks. Raises InvalidArgument, also for a golden set with bad lines."""
-    known = sum(bool(item.documents) for item in golden.read(path))
-    least = max((rule.least_items for rule in wanted.rules if rule.metric in RETRIEVAL), default=0)
-    if known < least:
-        raise InvalidArgument(
-            f"{path} has {known:,} questions with lineage.documents, and {least:,} are needed to compare searches "
-            f"(least_items of the gate '{wanted.name}'). Add questions, or give another gate.",
-            field="golden",
-        )
 
 
 async def _counted(context: Context, base: str, name: str) -> tuple[tuple[Version, Version], Check]:

@@ -53,12 +53,14 @@ async def _evaluate(given: Parameters, around: Surroundings, context: Context) -
 
 
 def _wanted(given: Parameters, around: Surroundings) -> evaluating.Parameters:
+    rules, golden = _rules(given, around).gate, around.input(given.golden, "golden")
+    gating.require_enough(rules, golden)
     return evaluating.Parameters(
         name=conversation.as_id(around.name),
         route=given.route,
-        golden=around.input(given.golden, "golden"),
+        golden=golden,
         candidate=given.candidate,
-        suites=tuple(sorted({*names(given.suites), *registry.needed(_rules(given, around).gate)})),
+        suites=tuple(sorted({*names(given.suites), *registry.needed(rules)})),
         hidden=leaks.templates(around.factory(), given.route, given.prompt),
         judge=given.judge,
         policy=given.policy,

@@ -29,7 +29,7 @@ from genaifactory_pipelines import retrain, summary
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, digest
-from genaifactory_pipelines.steps import collect, load, train
+from genaifactory_pipelines.steps import collect, gate, load, train
 from genaifactory_pipelines.values import Values
 from tests.unit.pipelines import tracked
 
@@ -70,9 +70,13 @@ def factory(**changes: Any) -> specs.Factory:
 
 @pytest.fixture
 def golden(tmp_path: Path) -> Path:
-    """A golden set of one item."""
-    path = tmp_path / "golden.jsonl"
-    path.write_text(json.dumps({"input": "Where is it?", "output": "In Hue."}) + "\n", encoding="utf-8")
+    """A golden set of as many items as a rule needs at least."""
+    return golden_of(tmp_path / "golden.jsonl", 20)
+
+
+def golden_of(path: Path, count: int) -> Path:
+    items = ({"id": f"q-{number}", "input": f"Where is it ({number})?", "output": "In Hue."} for number in range(count))
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
     return path
 
 
@@ -140,6 +144,35 @@ def test_an_empty_golden_set_and_one_of_several_policies_are_reported_before_a_r
     golden.write_text("\n", encoding="utf-8")
     with pytest.raises(InvalidArgument, match="it holds no example"):
         retrain.plan(parameters(golden), factory(), NOW)
+
+
+def enough(golden: Path, **rule: Any) -> None:
+    gate.require_enough(specs.Gate.model_validate({"name": "few", "rules": [rule]}), golden)
+
+
+def test_a_golden_set_too_small_for_a_rule_is_reported_before_a_run_begins(tmp_path: Path) -> None:
+    few = golden_of(tmp_path / "few.jsonl", 19)
+    with pytest.raises(InvalidArgument) as found:
+        retrain.plan(parameters(few), factory(), NOW)
+    assert found.value.field == "gates[release].rules[0].least_items"
+    assert found.value.message.endswith(
+        "few.jsonl has 19 questions, and 20 are needed for the rule 'exact_match better_by 0.1' of the gate 'release'. "
+        "Add questions, or lower its least_items."
+    )
+    enough(few, metric="exact_match", at_least=0, least_items=19)
+    enough(few, metric="bias_gap", not_worse_by=0)  # its questions are those of a suite
+    with pytest.raises(InvalidArgument, match=r"has 0 questions with lineage\.documents, and 2 are needed"):
+        enough(few, metric="retrieval_recall", at_least=0, least_items=2)
+
+
+def test_the_largest_slice_of_a_golden_set_must_be_large_enough(golden: Path) -> None:
+    lines = [json.loads(line) for line in golden.read_text(encoding="utf-8").splitlines()]
+    for number, line in enumerate(lines):
+        line["topic"] = "leave" if number < 12 else "desks"
+    golden.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    enough(golden, metric="exact_match", at_least=0, each="topic", least_items=12)
+    with pytest.raises(InvalidArgument, match="has 12 questions of one topic, and 13 are needed"):
+        enough(golden, metric="exact_match", at_least=0, each="topic", least_items=13)
 
 
 @pytest.mark.parametrize("base", ["llama", "org/llama", "org/llama@v1", "hf://org/llama@v1"])

@@ -66,6 +66,8 @@ def evaluate(
     platform = endpoints.find(state_folder)
     candidate = Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version)
     rules = gating.named(platform.factory(), gate, compared=candidate != PRODUCTION) if gate else None
+    if rules is not None:
+        gating.require_enough(rules, golden)
     wanted = evaluating.Parameters(
         name=conversation.as_id(output.resolve().name or "evaluation"),
         route=route,
