@@ -30,6 +30,15 @@ def moment(text: str, now: datetime, option: str) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+def bounds(since: str | None, until: str | None, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """The two ends of a window, each as of `moment`, where they are given. Raises InvalidArgument."""
+    start = moment(since, now, "--since") if since else None
+    end = moment(until, now, "--until") if until else None
+    if start is not None and end is not None and start >= end:
+        raise _in_wrong_order("--since", "--until")
+    return start, end
+
+
 def parse(
     since: str, until: str | None, now: datetime, *, route: str, options: tuple[str, str] = ("--since", "--until")
 ) -> collect.Parameters:
@@ -42,4 +51,8 @@ def parse(
     try:
         return collect.Parameters(start=start, end=end, route=route)
     except ValidationError:
-        raise InvalidArgument(f"{first} must be before {last}.", field=first) from None
+        raise _in_wrong_order(first, last) from None
+
+
+def _in_wrong_order(first: str, last: str) -> InvalidArgument:
+    return InvalidArgument(f"{first} must be before {last}.", field=first)

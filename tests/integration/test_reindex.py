@@ -128,6 +128,9 @@ async def test_a_new_chunking_is_read_checked_served_and_rolled_back(
     assert (new["chunk_tokens"], old["chunk_tokens"]) == (CHUNK_TOKENS, 200)
     assert new["documents"] == old["documents"] == DOCUMENTS
     assert new["passages"] > old["passages"]
+    _, listed, _ = await genaifactory(folder, "indexes", "list")
+    assert new["created"][:16].replace("T", " ") in listed
+    assert new["created"] not in listed
     report = (tmp_path / "run" / "reindex" / reindex.REPORT).read_text(encoding="utf-8")
     assert "every document, with its access list" in report
     assert "retrieval_ndcg not_worse_by 0.02" in report

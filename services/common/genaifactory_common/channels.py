@@ -115,6 +115,10 @@ async def _reached(method: Callable[..., Any]) -> dict[str, bool]:
     return {"wait_for_ready": True}  # that server may be gone again before the call is sent
 
 
+def _name(method: Callable[..., Any]) -> str:
+    return method.name if isinstance(method, Method) else "a call"
+
+
 def _timeout(timeout_seconds: float) -> float:
     remaining = remaining_seconds()
     if remaining is None:
@@ -147,7 +151,7 @@ async def unary(
         timeout_seconds = _timeout(timeout_seconds)
         return await method(request, timeout=timeout_seconds, metadata=_metadata(method, timeout_seconds), **how)
     except grpc.aio.AioRpcError as error:
-        raise from_rpc(error) from None
+        raise from_rpc(error, _name(method)) from None
 
 
 async def stream(
@@ -161,7 +165,7 @@ async def stream(
         async for message in call:
             yield message
     except grpc.aio.AioRpcError as error:
-        raise from_rpc(error) from None
+        raise from_rpc(error, _name(method)) from None
     finally:
         call.cancel()
 
@@ -193,7 +197,7 @@ class Duplex:
         call = await self._opened()
         await call.initial_metadata()
         if call.done():
-            raise await _failure(call)
+            raise await _failure(call, _name(self._method))
 
     async def send(self, message: Any) -> None:
         """Sends; waits while the peer is not reading. Raises FactoryError."""
@@ -201,9 +205,9 @@ class Duplex:
         try:
             await call.write(message)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, _name(self._method)) from None
         except asyncio.InvalidStateError:
-            raise await _failure(call) from None
+            raise await _failure(call, _name(self._method)) from None
 
     async def done_sending(self) -> None:
         """Ends the sending side. Raises FactoryError when the call has failed by now."""
@@ -211,9 +215,9 @@ class Duplex:
         try:
             await call.done_writing()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, _name(self._method)) from None
         except asyncio.InvalidStateError:
-            raise await _failure(call) from None
+            raise await _failure(call, _name(self._method)) from None
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         call = await self._opened()
@@ -221,7 +225,7 @@ class Duplex:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from None
+            raise from_rpc(error, _name(self._method)) from None
 
     def close(self) -> None:
         """Ends the call; the server's work on it is cancelled."""
@@ -242,7 +246,7 @@ class Duplex:
             return self._call
 
 
-async def _failure(call: grpc.aio.StreamStreamCall[Any, Any]) -> FactoryError:
+async def _failure(call: grpc.aio.StreamStreamCall[Any, Any], name: str) -> FactoryError:
     # The call ended before all was sent: its status has the reason.
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
         code = await call.code()
@@ -250,5 +254,5 @@ async def _failure(call: grpc.aio.StreamStreamCall[Any, Any]) -> FactoryError:
             return Unavailable("The peer ended the call before everything was sent.")
         details = await call.details()
         error = grpc.aio.AioRpcError(code, await call.initial_metadata(), await call.trailing_metadata(), details)
-        return from_rpc(error)
+        return from_rpc(error, name)
     return FactoryError("The call ended early.")

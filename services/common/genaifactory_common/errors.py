@@ -285,8 +285,11 @@ def to_status(error: FactoryError) -> grpc.Status:
     return rpc_status.to_status(status)
 
 
-def from_rpc(error: grpc.aio.AioRpcError) -> FactoryError:
-    """The exception of a failed call: from the details if a service of the platform set them, else from the status."""
+def from_rpc(error: grpc.aio.AioRpcError, name: str = "a call") -> FactoryError:
+    """The exception of a failed call: from the details if a service of the platform set them, else from the status.
+
+    name: what was called, for the log: "/package.Service/Method".
+    """
     message = error.details() or error.code().name
     status = _status_details(error)
     reason: Reason | None = None
@@ -307,7 +310,7 @@ def from_rpc(error: grpc.aio.AioRpcError) -> FactoryError:
     if reason is None:
         reason = _BY_GRPC_STATUS.get(error.code(), Reason.INTERNAL)
         # A library's message may name sockets and hosts: it is for the log alone.
-        logger.warning("a call failed with %s: %s", error.code().name, message)
+        logger.warning("%s failed with %s: %s", name, error.code().name, message)
         message = _BARE_MESSAGES.get(reason, "A service of the platform failed; its log has the reason.")
     return TABLE[reason].error(message, field=field, reason=reason, retry_after_seconds=retry_after_seconds)
 

@@ -15,7 +15,7 @@ Measure = Literal["requests", "tokens", "cost"]
 Group = Literal["model", "key"]
 
 NO_MODEL = "(no model)"
-"""In place of the model of requests that ended before one was called: refused, blocked or failed."""
+"""In place of the model of requests that no model answered: summaries, and what ended before one was called."""
 
 _OTHERS = "others"
 _MOST_BARS = 62

@@ -50,7 +50,9 @@ async def test_a_call_carries_the_caller(scripted: Scripted) -> None:
         assert (await check(channel)).text == "acme/alice/staff"
 
 
-async def test_a_call_that_exceeds_its_timeout_ends_on_both_sides(scripted: Scripted) -> None:
+async def test_a_call_that_exceeds_its_timeout_ends_on_both_sides_and_the_log_names_it(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
     stopped = asyncio.Event()
 
     async def hang(_: safety_pb2.CheckTextRequest) -> safety_pb2.CheckTextResponse:
@@ -66,6 +68,7 @@ async def test_a_call_that_exceeds_its_timeout_ends_on_both_sides(scripted: Scri
         with pytest.raises(DeadlineExceeded):
             await check(channel, seconds=0.1)
         await stopped.wait()
+    assert "/genaifactory.safety.v1.SafetyService/CheckText failed with DEADLINE_EXCEEDED" in caplog.text
 
 
 async def test_the_deadline_of_the_request_shortens_every_call_below_it(scripted: Scripted) -> None:
@@ -275,8 +278,11 @@ async def test_sending_after_the_server_has_ended_the_call_is_an_error(scripted:
             await call.send(text("too late"))
 
 
-async def test_a_duplex_call_has_a_deadline(scripted: Scripted) -> None:
+async def test_a_duplex_call_has_a_deadline_and_the_log_names_it(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
     testing.act_as()
     async with testing.served(scripted.app()) as channel, duplex(channel, seconds=0.1) as call:
         with pytest.raises(DeadlineExceeded):
             [response async for response in call]
+    assert "/genaifactory.safety.v1.SafetyService/CheckStream failed with DEADLINE_EXCEEDED" in caplog.text

@@ -33,6 +33,14 @@ def test_any_other_text_is_refused_and_the_error_names_the_right_forms(text: str
         windows.moment(text, NOW, "--until")
 
 
+def test_a_window_that_ends_before_it_begins_is_refused() -> None:
+    assert windows.bounds("7d", None, NOW) == (NOW - timedelta(days=7), None)
+    assert windows.bounds(None, None, NOW) == (None, None)
+    for since, until in (("7d", "8d"), ("2026-11-01", "2026-11-01")):
+        with pytest.raises(InvalidArgument, match="--since must be before --until"):
+            windows.bounds(since, until, NOW)
+
+
 def test_an_age_before_the_first_representable_date_is_refused() -> None:
     with pytest.raises(InvalidArgument):
         windows.moment("99999w", NOW.replace(year=1900), "--since")

@@ -127,7 +127,8 @@ def list_indexes(
         return
     shown = table("Version", "State", "Tokens of a passage", "Shared", "Embedding", "Documents", "Passages", "Made")
     for each in found:
-        shown.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in _facts(each).values()))
+        facts = {**_facts(each), "created": f"{each.create_time.ToDatetime():%Y-%m-%d %H:%M}"}
+        shown.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in facts.values()))
     Console().print(shown)
 
 

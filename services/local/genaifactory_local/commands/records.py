@@ -83,7 +83,9 @@ def usage(
         )
     console.print(table)
     if any(not row.model for row in rows):
-        console.print(f"[dim]{bars.NO_MODEL}: refused, blocked or failed before a model was called.[/dim]")
+        console.print(
+            f"[dim]{bars.NO_MODEL}: answered without one, such as a summary, or ended before one was called.[/dim]"
+        )
 
 
 def export(
@@ -102,8 +104,7 @@ def export(
     Example: `genaifactory export --since 7d --output week.jsonl`
     """
     now = datetime.now(UTC)
-    start = windows.moment(since, now, "--since") if since else None
-    end = windows.moment(until, now, "--until") if until else None
+    start, end = windows.bounds(since, until, now)
     platform = endpoints.find(state_folder)
     if route:
         asyncio.run(monitoring.require_route(platform, key, route))
