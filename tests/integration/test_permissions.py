@@ -154,6 +154,7 @@ REQUESTS: dict[str, Callable[[], Message]] = {
     f"{GATEWAY}DeleteDocuments": lambda: gateway_pb2.DeleteDocumentsRequest(document_ids=["none"]),
     f"{GATEWAY}GetDocument": lambda: gateway_pb2.GetDocumentRequest(document_id="none"),
     f"{GATEWAY}RecordDriftReport": lambda: gateway_pb2.RecordDriftReportRequest(report=monitor_pb2.DriftReport()),
+    f"{GATEWAY}GetReleaseStats": lambda: gateway_pb2.GetReleaseStatsRequest(route="rag"),
     f"{GATEWAY}CheckTexts": lambda: gateway_pb2.CheckTextsRequest(
         texts=["phép"], policy="default", direction=types_pb2.DIRECTION_INPUT
     ),

@@ -1,4 +1,4 @@
-"""The record of the key's tenant: queries and exports of interactions, and verdicts on their drift."""
+"""The record of the key's tenant: queries and exports of interactions, verdicts on their drift, releases compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import grpc.aio
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
-from genaifactory_common import channels
+from genaifactory_common import channels, identity
 from genaifactory_common.errors import PermissionDenied
 from genaifactory_gateway.admission import Entry
 from genaifactory_gateway.transfers import Transfers
@@ -18,7 +18,7 @@ from genaifactory_gateway.twins import twin
 
 
 class Records:
-    """Monitor's RPCs on interactions and their drift; admission has checked the permission."""
+    """Monitor's RPCs on interactions, their drift and their releases; admission has checked the permission."""
 
     def __init__(self, monitor: grpc.aio.Channel, transfers: Transfers, *, timeout_seconds: float) -> None:
         """timeout_seconds: for one page."""
@@ -80,8 +80,23 @@ class Records:
         page = await channels.unary(self._monitor.GetDriftReport, wanted, timeout_seconds=self._timeout_seconds)
         return twin(page, gateway_pb2.GetDriftReportResponse)
 
+    async def release_stats(
+        self, entry: Entry, request: gateway_pb2.GetReleaseStatsRequest
+    ) -> gateway_pb2.GetReleaseStatsResponse:
+        """What each release of a route did; of every tenant for a key with 'operate'. Raises FactoryError."""
+        wanted = twin(request, monitor_pb2.GetReleaseStatsRequest)
+        if wanted.tenant == "*":
+            identity.require_any({"operate"}, entry.holder.role.name, entry.holder.role.permissions)
+        else:
+            wanted = _of_tenant(entry, wanted, "tenant")
+        await entry.reserve()
+        found = await channels.unary(self._monitor.GetReleaseStats, wanted, timeout_seconds=self._timeout_seconds)
+        return twin(found, gateway_pb2.GetReleaseStatsResponse)
 
-_Wanted = TypeVar("_Wanted", monitor_pb2.InteractionFilter, monitor_pb2.GetDriftReportRequest)
+
+_Wanted = TypeVar(
+    "_Wanted", monitor_pb2.InteractionFilter, monitor_pb2.GetDriftReportRequest, monitor_pb2.GetReleaseStatsRequest
+)
 
 
 def _of_tenant(entry: Entry, wanted: _Wanted, field: str) -> _Wanted:

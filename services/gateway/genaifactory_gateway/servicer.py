@@ -223,6 +223,13 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         async with self._admit(context, "GetDriftReport") as entry:
             return await self._records.drift(entry, request)
 
+    async def GetReleaseStats(
+        self, request: gateway_pb2.GetReleaseStatsRequest, context: _Context
+    ) -> gateway_pb2.GetReleaseStatsResponse:
+        """Returns what each release of a route did."""
+        async with self._admit(context, "GetReleaseStats") as entry:
+            return await self._records.release_stats(entry, request)
+
     async def CheckTexts(
         self, request: gateway_pb2.CheckTextsRequest, context: _Context
     ) -> gateway_pb2.CheckTextsResponse:

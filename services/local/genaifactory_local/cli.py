@@ -36,6 +36,7 @@ _COMMANDS = {
     "adapters": "adapters.app",
     "registry": "registry.app",
     "reproduce": "reproduce.reproduce",
+    "splits": "splits.app",
     "config": "config.app",
 }
 """Name -> module and object in genaifactory_local.commands, in the order of the help."""

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
-from genaifactory_common import limited
+from genaifactory_common import limited, specs
 from genaifactory_common.errors import NotFound
 from genaifactory_local.endpoints import Platform
 from genaifactory_pipelines.gateway import Gateway
@@ -66,6 +66,16 @@ async def drift_reports(
         stub = gateway_pb2_grpc.GatewayServiceStub(channel)
         page = await limited.unary(stub.GetDriftReport, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
     return list(page.reports)
+
+
+async def release_stats(
+    platform: Platform, key: str | None, split: specs.Split, since: datetime | None
+) -> gateway_pb2.GetReleaseStatsResponse:
+    """What the arms of a split did for the key's tenant. Raises FactoryError."""
+    request = gateway_pb2.GetReleaseStatsRequest(route=split.route, split=split.name, start_time=timestamp(since))
+    async with platform.connected(key) as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        return await limited.unary(stub.GetReleaseStats, request, timeout_seconds=_QUERY_TIMEOUT_SECONDS)
 
 
 async def require_route(platform: Platform, key: str | None, route: str) -> None:

@@ -15,6 +15,7 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import bounds
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_common.specs import names
+from genaifactory_monitor import release_stats
 from genaifactory_monitor.message_dicts import (
     enum_name,
     enum_number,
@@ -30,6 +31,7 @@ from genaifactory_monitor.records import (
     GuardrailName,
     OutcomeName,
     RatingName,
+    ReleaseFilter,
     Usage,
     UsageKey,
 )
@@ -201,7 +203,9 @@ def _guardrail_action(value: int, path: str) -> GuardrailName | None:
     return cast(GuardrailName, name)
 
 
-def usage_period(message: monitor_pb2.GetUsageRequest, *, now_us: int) -> tuple[int, int]:
+def period(
+    message: monitor_pb2.GetUsageRequest | monitor_pb2.GetReleaseStatsRequest, *, now_us: int
+) -> tuple[int, int]:
     """Start (inclusive) and end (exclusive), in microseconds since 1970. Raises InvalidArgument."""
     end_us = _moment(message.end_time, "end_time") if message.HasField("end_time") else now_us
     start_us = end_us - 30 * 86_400_000_000
@@ -210,6 +214,16 @@ def usage_period(message: monitor_pb2.GetUsageRequest, *, now_us: int) -> tuple[
     if start_us >= end_us:
         raise InvalidArgument("end_time must be after start_time.", field="end_time")
     return start_us, end_us
+
+
+def release_filter(message: monitor_pb2.GetReleaseStatsRequest, *, tenant: str | None, now_us: int) -> ReleaseFilter:
+    """The filter, for a tenant that the caller may read; None: all of them. Raises InvalidArgument."""
+    return ReleaseFilter(
+        tenant,
+        _required(message.route, "route"),
+        _text(message.split, "split", _MAX_NAME),
+        *release_stats.whole_hours(*period(message, now_us=now_us)),
+    )
 
 
 def usage_row(key: UsageKey, sums: Usage) -> monitor_pb2.UsageRow:

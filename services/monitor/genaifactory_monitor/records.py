@@ -73,6 +73,21 @@ class DriftFilter:
     """Exclusive."""
 
 
+@dataclass(frozen=True)
+class ReleaseFilter:
+    """Which releases of a route, in which whole hours."""
+
+    tenant: str | None
+    """None: of every tenant."""
+    route: str
+    split: str
+    """Empty: any, and none."""
+    start_us: int
+    """Inclusive."""
+    end_us: int
+    """Exclusive."""
+
+
 class UsageKey(NamedTuple):
     """The key of a sum of usage."""
 

@@ -20,24 +20,25 @@ from genaifactory_monitor.schema import release_sums as table
 
 HOUR_US = 3_600_000_000
 _KEY = tuple(column.name for column in table.primary_key)
-_SUMS = tuple(column.name for column in table.columns if column.name not in _KEY)
+SUMS = tuple(column.name for column in table.columns if column.name not in _KEY)
+"""Columns that are sums."""
 
 
 async def add(connection: AsyncConnection, database: Database, stored: Sequence[monitor_pb2.Interaction]) -> None:
     """Adds new interactions of use to the sums, within the transaction that stores them."""
-    sums: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0] * len(_SUMS))
+    sums: dict[tuple[Any, ...], list[Any]] = defaultdict(lambda: [0] * len(SUMS))
     for item in filter(indexed.is_use, stored):
         hour_us = item.start_time.seconds // 3600 * HOUR_US
         versions = item.adapter, item.prompt_version, item.index_version, item.split, item.arm
         key = (item.route, hour_us, item.tenant, item.model, *versions, item.currency)
         sums[key] = [total + value for total, value in zip(sums[key], _values(item), strict=True)]
-    rows = [dict(zip((*_KEY, *_SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
+    rows = [dict(zip((*_KEY, *SUMS), (*key, *sums[key]), strict=True)) for key in sorted(sums)]
     if rows:
         await connection.execute(adding_up(table, into_postgresql=database.postgresql), rows)
 
 
 def _values(item: monitor_pb2.Interaction) -> tuple[float, ...]:
-    """The interaction's summands, in the order of `_SUMS`."""
+    """The interaction's summands, in the order of `SUMS`."""
     timed = indexed.shows_speed(item) and item.time_to_first_token_us > 0
     first_us, duration_us = (item.time_to_first_token_us, item.duration_us) if timed else (0, 0)
     return (

@@ -17,11 +17,12 @@ from genaifactory_monitor import (
     export,
     metrics,
     paging,
+    release_stats,
     store,
     usage,
 )
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.message_dicts import clock_us
+from genaifactory_monitor.message_dicts import clock_us, timestamp
 from genaifactory_monitor.settings import Settings
 
 _DEFAULT_PAGE = 50
@@ -121,15 +122,22 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         own_key = None if "usage" in caller.permissions else caller.key_id
         if own_key is not None and request.tenant not in ("", caller.tenant):
             caller.require("usage")
-        tenant: str | None = None
-        if request.tenant == "*":
-            caller.require("operate")
-        else:
-            tenant = _allowed_tenant(request.tenant, "tenant")
+        tenant = _allowed_tenants(request.tenant)
         now_us = clock_us()
-        start_us, end_us = converters.usage_period(request, now_us=now_us)
+        start_us, end_us = converters.period(request, now_us=now_us)
         rows = await usage.between(self._database, tenant, start_us, end_us, key_id=own_key, now_us=now_us)
         return monitor_pb2.GetUsageResponse(rows=[converters.usage_row(key, sums) for key, sums in rows])
+
+    async def GetReleaseStats(
+        self, request: monitor_pb2.GetReleaseStatsRequest, context: Any
+    ) -> monitor_pb2.GetReleaseStatsResponse:
+        """Of whole hours."""
+        wanted = converters.release_filter(request, tenant=_allowed_tenants(request.tenant), now_us=clock_us())
+        return monitor_pb2.GetReleaseStatsResponse(
+            rows=await release_stats.between(self._database, wanted),
+            start_time=timestamp(wanted.start_us),
+            end_time=timestamp(wanted.end_us),
+        )
 
     async def RecordDriftReport(
         self, request: monitor_pb2.RecordDriftReportRequest, context: Any
@@ -168,6 +176,14 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
                 yield monitor_pb2.ExportInteractionsResponse(
                     jsonl=piece[start:end], count=count if end >= len(piece) else 0
                 )
+
+
+def _allowed_tenants(requested: str) -> str | None:
+    """As `_allowed_tenant`; None for "*", every tenant. Raises PermissionDenied for it without 'operate'."""
+    if requested != "*":
+        return _allowed_tenant(requested, "tenant")
+    identity.current().require("operate")
+    return None
 
 
 def _allowed_tenant(requested: str, field: str) -> str:

@@ -50,6 +50,7 @@ METHODS: dict[str, tuple[Any, set[str]]] = {
     "ExportInteractions": (pb.ExportInteractionsRequest(), {"export"}),
     "RecordDriftReport": (pb.RecordDriftReportRequest(report=monitor_pb2.DriftReport(report_id="w")), {"evaluate"}),
     "GetDriftReport": (pb.GetDriftReportRequest(), {"export", "evaluate"}),
+    "GetReleaseStats": (pb.GetReleaseStatsRequest(route="rag"), {"usage", "evaluate"}),
     "DeleteConversation": (pb.DeleteConversationRequest(conversation_id="c"), {"chat"}),
     "CountDocuments": (pb.CountDocumentsRequest(), {"operate"}),
     "CountConversations": (pb.CountConversationsRequest(), {"operate"}),
@@ -123,6 +124,21 @@ async def test_verdicts_on_drift_are_read_of_the_keys_tenant_alone(gateway: Gate
     await asked(gateway, "GetDriftReport", smuggled)
     (sent,) = gateway.monitor.drift_requests
     assert sent.SerializeToString() == monitor_pb2.GetDriftReportRequest(tenant="acme", route="").SerializeToString()
+
+
+async def test_releases_are_read_of_the_keys_tenant_and_of_all_only_with_operate(gateway: Gateway) -> None:
+    for tenant in ("beta", "ACME"):
+        with pytest.raises(FactoryError) as refused:
+            await asked(gateway, "GetReleaseStats", pb.GetReleaseStatsRequest(route="rag", tenant=tenant))
+        assert (refused.value.reason, refused.value.field) == (Reason.PERMISSION_DENIED, "tenant")
+    with pytest.raises(FactoryError, match="'operate'"):
+        await asked(gateway, "GetReleaseStats", pb.GetReleaseStatsRequest(route="rag", tenant="*"), "sk-acme-user")
+    assert not gateway.monitor.callers
+    gateway.monitor.releases = [monitor_pb2.ReleaseStats(arm="eight", requests=3)]
+    for tenant in ("*", "acme", ""):
+        (found,) = await asked(gateway, "GetReleaseStats", pb.GetReleaseStatsRequest(route="rag", tenant=tenant))
+        assert list(found.rows) == gateway.monitor.releases
+    assert [each.tenant for each in gateway.monitor.release_requests] == ["*", "acme", "acme"]
 
 
 async def test_a_report_of_drift_reaches_monitor_and_comes_back(gateway: Gateway) -> None:

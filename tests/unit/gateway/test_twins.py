@@ -18,6 +18,8 @@ TWINS = (
     (gateway_pb2.RecordDriftReportResponse, monitor_pb2.RecordDriftReportResponse),
     (gateway_pb2.GetDriftReportRequest, monitor_pb2.GetDriftReportRequest),
     (gateway_pb2.GetDriftReportResponse, monitor_pb2.GetDriftReportResponse),
+    (gateway_pb2.GetReleaseStatsRequest, monitor_pb2.GetReleaseStatsRequest),
+    (gateway_pb2.GetReleaseStatsResponse, monitor_pb2.GetReleaseStatsResponse),
     (gateway_pb2.CheckedText, safety_pb2.CheckTextResponse),
     (gateway_pb2.IngestRequest, retriever_pb2.IngestRequest),
     (gateway_pb2.IngestResponse, retriever_pb2.IngestResponse),

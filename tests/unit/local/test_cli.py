@@ -61,6 +61,8 @@ def _genaifactory(
         ["registry", "rollback"],
         ["registry", "open"],
         ["reproduce"],
+        ["splits", "list"],
+        ["splits", "show"],
         ["trace"],
         ["blocked"],
         ["watch"],

@@ -1858,3 +1858,77 @@ class UnloadAdapterResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["replicas", b"replicas"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetReleaseStatsRequest(message.Message):
+    """Which releases, and when."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Only this tenant; empty: the caller's; "*": every tenant (permission 'operate')."""
+    route: builtins.str
+    """Route name in factory.yaml."""
+    split: builtins.str
+    """Only this split; empty: all requests of the route, also those without one."""
+    @builtins.property
+    def start_time(self) -> timestamp_pb2.Timestamp:
+        """First moment, rounded down to the hour; unset: 30 days before end_time."""
+
+    @builtins.property
+    def end_time(self) -> timestamp_pb2.Timestamp:
+        """Last moment, exclusive, rounded up to the hour; unset: now."""
+
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        route: builtins.str = ...,
+        split: builtins.str = ...,
+        start_time: timestamp_pb2.Timestamp | None = ...,
+        end_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "route", b"route", "split", b"split", "start_time", b"start_time", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetReleaseStatsResponse(message.Message):
+    """What releases did."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def rows(self) -> containers.RepeatedCompositeFieldContainer[monitor_pb2.ReleaseStats]:
+        """Sorted by split, arm, model, adapter, prompt version and index version."""
+
+    @builtins.property
+    def start_time(self) -> timestamp_pb2.Timestamp:
+        """First moment that the rows cover, inclusive: a whole hour."""
+
+    @builtins.property
+    def end_time(self) -> timestamp_pb2.Timestamp:
+        """Last moment, exclusive: a whole hour."""
+
+    def __init__(
+        self,
+        *,
+        rows: abc.Iterable[monitor_pb2.ReleaseStats] | None = ...,
+        start_time: timestamp_pb2.Timestamp | None = ...,
+        end_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "rows", b"rows", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -121,6 +121,11 @@ class GatewayServiceStub:
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportResponse.FromString,
                 _registered_method=True)
+        self.GetReleaseStats = channel.unary_unary(
+                '/genaifactory.gateway.v1.GatewayService/GetReleaseStats',
+                request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetReleaseStatsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetReleaseStatsResponse.FromString,
+                _registered_method=True)
         self.CheckTexts = channel.unary_unary(
                 '/genaifactory.gateway.v1.GatewayService/CheckTexts',
                 request_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.CheckTextsRequest.SerializeToString,
@@ -298,6 +303,14 @@ class GatewayServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReleaseStats(self, request, context):
+        """Adds up what each release of a route did: by split, arm, model, adapter, prompt version and index version. Needs the
+        permission 'usage' or 'evaluate'. INVALID_ARGUMENT: names the field. RESOURCE_EXHAUSTED: too many rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckTexts(self, request, context):
         """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
         Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
@@ -442,6 +455,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
                     servicer.GetDriftReport,
                     request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportRequest.FromString,
                     response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportResponse.SerializeToString,
+            ),
+            'GetReleaseStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReleaseStats,
+                    request_deserializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetReleaseStatsRequest.FromString,
+                    response_serializer=genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetReleaseStatsResponse.SerializeToString,
             ),
             'CheckTexts': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckTexts,
@@ -940,6 +958,33 @@ class GatewayService:
             '/genaifactory.gateway.v1.GatewayService/GetDriftReport',
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportRequest.SerializeToString,
             genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetDriftReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReleaseStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.gateway.v1.GatewayService/GetReleaseStats',
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetReleaseStatsRequest.SerializeToString,
+            genaifactory_dot_gateway_dot_v1_dot_gateway__pb2.GetReleaseStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

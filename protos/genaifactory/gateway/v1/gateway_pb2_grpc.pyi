@@ -94,6 +94,10 @@ class GatewayServiceStub:
     """Returns verdicts of drift checks on the tenant's interactions, those on the latest windows first, by pages. Needs
     the permission 'export' or 'evaluate'.
     """
+    GetReleaseStats: grpc.UnaryUnaryMultiCallable[gateway_pb2.GetReleaseStatsRequest, gateway_pb2.GetReleaseStatsResponse]
+    """Adds up what each release of a route did: by split, arm, model, adapter, prompt version and index version. Needs the
+    permission 'usage' or 'evaluate'. INVALID_ARGUMENT: names the field. RESOURCE_EXHAUSTED: too many rows.
+    """
     CheckTexts: grpc.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]
     """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
     Needs the permission 'export'. The texts count in the tenant's limit of tokens. NOT_FOUND: no such policy.
@@ -185,6 +189,10 @@ class GatewayServiceAsyncStub(GatewayServiceStub):
     GetDriftReport: aio.UnaryUnaryMultiCallable[gateway_pb2.GetDriftReportRequest, gateway_pb2.GetDriftReportResponse]  # type: ignore[assignment]
     """Returns verdicts of drift checks on the tenant's interactions, those on the latest windows first, by pages. Needs
     the permission 'export' or 'evaluate'.
+    """
+    GetReleaseStats: aio.UnaryUnaryMultiCallable[gateway_pb2.GetReleaseStatsRequest, gateway_pb2.GetReleaseStatsResponse]  # type: ignore[assignment]
+    """Adds up what each release of a route did: by split, arm, model, adapter, prompt version and index version. Needs the
+    permission 'usage' or 'evaluate'. INVALID_ARGUMENT: names the field. RESOURCE_EXHAUSTED: too many rows.
     """
     CheckTexts: aio.UnaryUnaryMultiCallable[gateway_pb2.CheckTextsRequest, gateway_pb2.CheckTextsResponse]  # type: ignore[assignment]
     """Checks texts by a guardrail policy without answering them, so that data for training can be masked as traffic is.
@@ -376,6 +384,16 @@ class GatewayServiceServicer(metaclass=abc_1.ABCMeta):
     ) -> typing.Union[gateway_pb2.GetDriftReportResponse, abc.Awaitable[gateway_pb2.GetDriftReportResponse]]:
         """Returns verdicts of drift checks on the tenant's interactions, those on the latest windows first, by pages. Needs
         the permission 'export' or 'evaluate'.
+        """
+
+    @abc_1.abstractmethod
+    def GetReleaseStats(
+        self,
+        request: gateway_pb2.GetReleaseStatsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[gateway_pb2.GetReleaseStatsResponse, abc.Awaitable[gateway_pb2.GetReleaseStatsResponse]]:
+        """Adds up what each release of a route did: by split, arm, model, adapter, prompt version and index version. Needs the
+        permission 'usage' or 'evaluate'. INVALID_ARGUMENT: names the field. RESOURCE_EXHAUSTED: too many rows.
         """
 
     @abc_1.abstractmethod

@@ -1074,3 +1074,187 @@ class GetDriftReportResponse(message.Message):
     _ClearFieldArgType: _TypeAlias = typing.Literal["next_page_token", b"next_page_token", "reports", b"reports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetReleaseStatsRequest(message.Message):
+    """Which releases, and when."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: builtins.int
+    ROUTE_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    tenant: builtins.str
+    """Only this tenant; empty: the caller's; "*": every tenant (permission 'operate')."""
+    route: builtins.str
+    """Route name in factory.yaml."""
+    split: builtins.str
+    """Only this split; empty: all requests of the route, also those without one."""
+    @builtins.property
+    def start_time(self) -> timestamp_pb2.Timestamp:
+        """First moment, rounded down to the hour; unset: 30 days before end_time."""
+
+    @builtins.property
+    def end_time(self) -> timestamp_pb2.Timestamp:
+        """Last moment, exclusive, rounded up to the hour; unset: now."""
+
+    def __init__(
+        self,
+        *,
+        tenant: builtins.str = ...,
+        route: builtins.str = ...,
+        split: builtins.str = ...,
+        start_time: timestamp_pb2.Timestamp | None = ...,
+        end_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "route", b"route", "split", b"split", "start_time", b"start_time", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class GetReleaseStatsResponse(message.Message):
+    """What releases did."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    START_TIME_FIELD_NUMBER: builtins.int
+    END_TIME_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def rows(self) -> containers.RepeatedCompositeFieldContainer[ReleaseStats]:
+        """Sorted by split, arm, model, adapter, prompt version and index version."""
+
+    @builtins.property
+    def start_time(self) -> timestamp_pb2.Timestamp:
+        """First moment that the rows cover, inclusive: a whole hour."""
+
+    @builtins.property
+    def end_time(self) -> timestamp_pb2.Timestamp:
+        """Last moment, exclusive: a whole hour."""
+
+    def __init__(
+        self,
+        *,
+        rows: abc.Iterable[ReleaseStats] | None = ...,
+        start_time: timestamp_pb2.Timestamp | None = ...,
+        end_time: timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["end_time", b"end_time", "rows", b"rows", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ReleaseStats(message.Message):
+    """What one release did in a period."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    SPLIT_FIELD_NUMBER: builtins.int
+    ARM_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    ADAPTER_FIELD_NUMBER: builtins.int
+    PROMPT_VERSION_FIELD_NUMBER: builtins.int
+    INDEX_VERSION_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    BLOCKED_FIELD_NUMBER: builtins.int
+    CANCELLED_FIELD_NUMBER: builtins.int
+    MASKED_FIELD_NUMBER: builtins.int
+    CACHED_FIELD_NUMBER: builtins.int
+    REFUSED_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    COST_MICROS_FIELD_NUMBER: builtins.int
+    CURRENCY_FIELD_NUMBER: builtins.int
+    TIMED_FIELD_NUMBER: builtins.int
+    FIRST_TOKEN_MEAN_SECONDS_FIELD_NUMBER: builtins.int
+    FIRST_TOKEN_DEVIATION_SECONDS_FIELD_NUMBER: builtins.int
+    DURATION_MEAN_SECONDS_FIELD_NUMBER: builtins.int
+    DURATION_DEVIATION_SECONDS_FIELD_NUMBER: builtins.int
+    RATED_UP_FIELD_NUMBER: builtins.int
+    RATED_DOWN_FIELD_NUMBER: builtins.int
+    split: builtins.str
+    """The split of the route; empty without one."""
+    arm: builtins.str
+    """The arm of the split; "stable" is the route as it stands."""
+    model: builtins.str
+    """The model that finished the answer; empty when none was asked."""
+    adapter: builtins.str
+    """The adapter that answered in place of the model's own."""
+    prompt_version: builtins.str
+    """Prompt and version ("rag@3")."""
+    index_version: builtins.str
+    """The index version that was searched."""
+    requests: builtins.int
+    """Requests, with all of those below."""
+    failed: builtins.int
+    """Requests that failed."""
+    blocked: builtins.int
+    """Requests that a guardrail blocked."""
+    cancelled: builtins.int
+    """Requests that the client cancelled."""
+    masked: builtins.int
+    """Requests of which a guardrail masked something, and blocked nothing."""
+    cached: builtins.int
+    """Answers from the cache."""
+    refused: builtins.int
+    """Answers that refuse, since the passages do not hold one."""
+    cost_micros: builtins.int
+    """Price in millionths of `currency`."""
+    currency: builtins.str
+    """ISO 4217 code."""
+    timed: builtins.int
+    """Answers whose times measure speed: of a model, not from the cache, and not blocked."""
+    first_token_mean_seconds: builtins.float
+    """Mean time of these to the first text, in seconds."""
+    first_token_deviation_seconds: builtins.float
+    """Standard deviation of it, of a sample; 0 for fewer than two."""
+    duration_mean_seconds: builtins.float
+    """Mean time of these to the end, in seconds."""
+    duration_deviation_seconds: builtins.float
+    """Standard deviation of it, of a sample; 0 for fewer than two."""
+    rated_up: builtins.int
+    """Ratings of these requests that were RATING_UP, whenever they came."""
+    rated_down: builtins.int
+    """Ratings of these requests that were RATING_DOWN, whenever they came."""
+    @builtins.property
+    def usage(self) -> types_pb2.TokenUsage:
+        """Tokens."""
+
+    def __init__(
+        self,
+        *,
+        split: builtins.str = ...,
+        arm: builtins.str = ...,
+        model: builtins.str = ...,
+        adapter: builtins.str = ...,
+        prompt_version: builtins.str = ...,
+        index_version: builtins.str = ...,
+        requests: builtins.int = ...,
+        failed: builtins.int = ...,
+        blocked: builtins.int = ...,
+        cancelled: builtins.int = ...,
+        masked: builtins.int = ...,
+        cached: builtins.int = ...,
+        refused: builtins.int = ...,
+        usage: types_pb2.TokenUsage | None = ...,
+        cost_micros: builtins.int = ...,
+        currency: builtins.str = ...,
+        timed: builtins.int = ...,
+        first_token_mean_seconds: builtins.float = ...,
+        first_token_deviation_seconds: builtins.float = ...,
+        duration_mean_seconds: builtins.float = ...,
+        duration_deviation_seconds: builtins.float = ...,
+        rated_up: builtins.int = ...,
+        rated_down: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["adapter", b"adapter", "arm", b"arm", "blocked", b"blocked", "cached", b"cached", "cancelled", b"cancelled", "cost_micros", b"cost_micros", "currency", b"currency", "duration_deviation_seconds", b"duration_deviation_seconds", "duration_mean_seconds", b"duration_mean_seconds", "failed", b"failed", "first_token_deviation_seconds", b"first_token_deviation_seconds", "first_token_mean_seconds", b"first_token_mean_seconds", "index_version", b"index_version", "masked", b"masked", "model", b"model", "prompt_version", b"prompt_version", "rated_down", b"rated_down", "rated_up", b"rated_up", "refused", b"refused", "requests", b"requests", "split", b"split", "timed", b"timed", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...

@@ -70,6 +70,11 @@ class MonitorServiceStub:
                 request_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportRequest.SerializeToString,
                 response_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportResponse.FromString,
                 _registered_method=True)
+        self.GetReleaseStats = channel.unary_unary(
+                '/genaifactory.monitor.v1.MonitorService/GetReleaseStats',
+                request_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetReleaseStatsRequest.SerializeToString,
+                response_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetReleaseStatsResponse.FromString,
+                _registered_method=True)
 
 
 class MonitorServiceServicer:
@@ -130,6 +135,14 @@ class MonitorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReleaseStats(self, request, context):
+        """Adds up what each release of a route did, for comparisons: by split, arm, model, adapter, prompt version and index
+        version, without the requests of evaluations and of testers who chose the arm. RESOURCE_EXHAUSTED: too many rows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +180,11 @@ def add_MonitorServiceServicer_to_server(servicer, server):
                     servicer.GetDriftReport,
                     request_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportRequest.FromString,
                     response_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportResponse.SerializeToString,
+            ),
+            'GetReleaseStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReleaseStats,
+                    request_deserializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetReleaseStatsRequest.FromString,
+                    response_serializer=genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetReleaseStatsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -359,6 +377,33 @@ class MonitorService:
             '/genaifactory.monitor.v1.MonitorService/GetDriftReport',
             genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportRequest.SerializeToString,
             genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetDriftReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReleaseStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/genaifactory.monitor.v1.MonitorService/GetReleaseStats',
+            genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetReleaseStatsRequest.SerializeToString,
+            genaifactory_dot_monitor_dot_v1_dot_monitor__pb2.GetReleaseStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,10 @@ class MonitorServiceStub:
     """
     GetDriftReport: grpc.UnaryUnaryMultiCallable[monitor_pb2.GetDriftReportRequest, monitor_pb2.GetDriftReportResponse]
     """Returns verdicts of drift checks, those on the latest windows first, by pages."""
+    GetReleaseStats: grpc.UnaryUnaryMultiCallable[monitor_pb2.GetReleaseStatsRequest, monitor_pb2.GetReleaseStatsResponse]
+    """Adds up what each release of a route did, for comparisons: by split, arm, model, adapter, prompt version and index
+    version, without the requests of evaluations and of testers who chose the arm. RESOURCE_EXHAUSTED: too many rows.
+    """
 
 @typing.type_check_only
 class MonitorServiceAsyncStub(MonitorServiceStub):
@@ -81,6 +85,10 @@ class MonitorServiceAsyncStub(MonitorServiceStub):
     """
     GetDriftReport: aio.UnaryUnaryMultiCallable[monitor_pb2.GetDriftReportRequest, monitor_pb2.GetDriftReportResponse]  # type: ignore[assignment]
     """Returns verdicts of drift checks, those on the latest windows first, by pages."""
+    GetReleaseStats: aio.UnaryUnaryMultiCallable[monitor_pb2.GetReleaseStatsRequest, monitor_pb2.GetReleaseStatsResponse]  # type: ignore[assignment]
+    """Adds up what each release of a route did, for comparisons: by split, arm, model, adapter, prompt version and index
+    version, without the requests of evaluations and of testers who chose the arm. RESOURCE_EXHAUSTED: too many rows.
+    """
 
 class MonitorServiceServicer(metaclass=abc_1.ABCMeta):
     """Stores interactions, feedback and usage. Callers read their own tenant's; with the permission 'operate' also others'."""
@@ -147,5 +155,15 @@ class MonitorServiceServicer(metaclass=abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[monitor_pb2.GetDriftReportResponse, abc.Awaitable[monitor_pb2.GetDriftReportResponse]]:
         """Returns verdicts of drift checks, those on the latest windows first, by pages."""
+
+    @abc_1.abstractmethod
+    def GetReleaseStats(
+        self,
+        request: monitor_pb2.GetReleaseStatsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[monitor_pb2.GetReleaseStatsResponse, abc.Awaitable[monitor_pb2.GetReleaseStatsResponse]]:
+        """Adds up what each release of a route did, for comparisons: by split, arm, model, adapter, prompt version and index
+        version, without the requests of evaluations and of testers who chose the arm. RESOURCE_EXHAUSTED: too many rows.
+        """
 
 def add_MonitorServiceServicer_to_server(servicer: MonitorServiceServicer, server: typing.Union[grpc.Server, aio.Server]) -> None: ...

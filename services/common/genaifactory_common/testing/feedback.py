@@ -17,7 +17,7 @@ from genaifactory_common.telemetry import Telemetry
 
 
 class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
-    """Stores feedback by id; returns `usage`."""
+    """Stores feedback by id; returns `usage` and `releases`."""
 
     def __init__(self) -> None:
         self.feedback: dict[str, monitor_pb2.RecordFeedbackRequest] = {}
@@ -34,6 +34,8 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
         """Of queries and exports."""
         self.drift_reports: dict[str, monitor_pb2.DriftReport] = {}
         self.drift_requests: list[monitor_pb2.GetDriftReportRequest] = []
+        self.releases: list[monitor_pb2.ReleaseStats] = []
+        self.release_requests: list[monitor_pb2.GetReleaseStatsRequest] = []
         self.export_ended = asyncio.Event()
         """Set when an export has ended, in any way."""
 
@@ -78,6 +80,14 @@ class FakeFeedbackStore(monitor_pb2_grpc.MonitorServiceServicer):
             raise self.error
         self.drift_requests.append(request)
         return monitor_pb2.GetDriftReportResponse(reports=self.drift_reports.values())
+
+    async def GetReleaseStats(
+        self, request: monitor_pb2.GetReleaseStatsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> monitor_pb2.GetReleaseStatsResponse:
+        """Returns `releases`."""
+        self.callers.append(identity.current())
+        self.release_requests.append(request)
+        return monitor_pb2.GetReleaseStatsResponse(rows=self.releases)
 
     async def GetUsage(
         self, request: monitor_pb2.GetUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
