@@ -40,6 +40,7 @@ ELSEWHERE = (
     (r".*genaifactory evaluate .*", "needs a golden set: tests/integration/test_pipelines_evaluate.py"),
     (r".*genaifactory sources (list|sync .*)", "needs sources in factory.yaml: tests/integration/test_sources.py"),
     (r".*genaifactory (reindex .*|indexes .*)", "needs a golden set: tests/integration/test_reindex.py"),
+    (r".*genaifactory splits .*", "needs a split in factory.yaml: tests/integration/test_splits.py"),
     (r".*genaifactory drift .*", "needs weeks on record: tests/integration/test_pipelines_drift.py"),
 )
 # Pages whose Python snippets are run elsewhere.

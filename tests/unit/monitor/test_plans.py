@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from genaifactory_common.testing.postgres import PostgresServer
-from genaifactory_monitor import former, retention, store, usage
+from genaifactory_monitor import former, release_stats, retention, store, usage
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.records import Filter, Position
+from genaifactory_monitor.records import Filter, Position, ReleaseFilter
 from genaifactory_monitor.settings import Settings
 from tests.full import FULL
 from tests.unit.monitor.conftest import PUBLISHED, opened
@@ -48,6 +48,10 @@ async def test_queries_on_a_large_table_read_a_small_part_of_it(
             async with database.reading() as connection:
                 assert (await connection.execute(sa.text(PUBLISHED[name]), values)).all()
 
+        async def compared(start_us: int, end_us: int) -> None:
+            period = release_stats.whole_hours(start_us, end_us)
+            assert await release_stats.between(database, ReleaseFilter("t3", "route-1", "", *period))
+
         async def page(*, newest_first: bool, after: Position | None) -> None:
             found = await store.page(
                 database, Filter("t3"), after=after, newest_first=newest_first, limit=200, max_bytes=10**7
@@ -68,6 +72,8 @@ async def test_queries_on_a_large_table_read_a_small_part_of_it(
                 lambda: ask("releases", **window | {"start_us": year[0], "first_hour_us": year[0]}),
                 "release_sums",
             ),
+            "releases compared": (lambda: compared(*year), "release_sums"),
+            "releases of a day compared": (lambda: compared(end - DAY_US, end), "ix_feedback_time"),
             "percentiles of a day": (
                 lambda: ask("percentiles", **recent),
                 "ix_interactions_time_sums",
