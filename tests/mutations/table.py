@@ -337,6 +337,23 @@ MUTATIONS = (
         "    return not message.evaluation\n",
         ("monitor/test_releases.py::test_each_arm_has_sums_of_its_own_without_what_testers_chose",),
     ),
+    Mutation(
+        "whoever reads the usage or the releases of its tenant reads those of all",
+        "services/monitor/genaifactory_monitor/servicer.py",
+        '    identity.current().require("operate")\n',
+        "",
+        (
+            "monitor/test_release_stats.py::test_another_tenants_releases_are_for_operators_alone",
+            "monitor/test_usage.py::test_every_tenants_usage_is_for_operators_alone",
+        ),
+    ),
+    Mutation(
+        "the gateway asks for the releases of a tenant that is not the key's",
+        "services/gateway/genaifactory_gateway/records.py",
+        '            wanted = _of_tenant(entry, wanted, "tenant")\n',
+        "            pass\n",
+        ("gateway/test_administration.py::test_releases_are_read_of_the_keys_tenant_and_of_all_only_with_operate",),
+    ),
     # Methods for administrators
     Mutation(
         "an administrator of one tenant exports the record of another",

@@ -104,9 +104,9 @@ def _print(compared: list[arms.Arm], than: arms.Arm) -> None:
             arm.name,
             f"{arm.requests:,} ({arm.requests / total:.1%})",
             f"{arm.failed_share:.2%}",
-            "" if arm is than else _written(failed, "%", 100),
+            "" if arm is than else _written(failed, 100),
             f"{arm.first_token.mean_seconds:.3f} s" if arm.first_token.number else "-",
-            "" if arm is than else _written(first, "s", 1),
+            "" if arm is than else _written(first, 1),
             f"{arm.blocked / arm.requests:.2%}",
             f"{arm.refused / arm.requests:.2%}",
             f"+{arm.rated_up:,} -{arm.rated_down:,}",
@@ -136,11 +136,12 @@ def _differences(arm: arms.Arm, than: arms.Arm) -> tuple[arms.Difference, arms.D
     )
 
 
-def _written(difference: arms.Difference | None, unit: str, scale: float) -> str:
+def _written(difference: arms.Difference | None, scale: float) -> str:
+    """The difference with its interval, in the unit of the column before it."""
     if difference is None:
         return "too few"
     estimate, low, high = (value * scale for value in (difference.estimate, difference.low, difference.high))
-    return f"{estimate:+.2f} {unit} ({low:+.2f} to {high:+.2f})"
+    return f"{estimate:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _plain(arm: arms.Arm, than: arms.Arm | None) -> dict[str, Any]:
