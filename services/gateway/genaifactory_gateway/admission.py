@@ -1,9 +1,10 @@
-"""Admission of requests over HTTP and gRPC: authenticate, authorise, (the API validates), reserve; settle at the end.
+"""Admission of requests over HTTP and gRPC: authenticate, charge, authorise, (the API validates), reserve; settle at
+the end.
 
-async with admission.admit(authorization, "Chat", request_id) as entry:   # checks the key and its permission
+async with admission.admit(authorization, "Chat", request_id) as entry:   # checks the key, charges a request
     request = ...                                                          # read and validated by HTTP or gRPC
     route = entry.route(request.model)                                     # checks that the key may use the route
-    await entry.reserve({"tokens": estimate})                              # checks the tenant's limits
+    await entry.reserve({"tokens": estimate})                              # checks the tenant's limits and its share
     ...                                                                    # channels.* now call in the caller's name
     entry.used({"tokens": count})                                          # the true amount
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,12 +23,16 @@ from genaifactory_common import identity, known, rpcs, specs
 from genaifactory_common.errors import InvalidArgument, NotFound, Overloaded, PermissionDenied, Reason, Unauthenticated
 from genaifactory_common.passes import Issued
 from genaifactory_gateway.limits import Amounts, Kind, Limiter, Reservation, States
+from genaifactory_gateway.shares import Shares
 
 SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].full_name
 # Longer than any key; a longer one is refused without hashing it.
 _MAX_KEY_CHARACTERS = 512
 _SHOWN_CHARACTERS = 100
 _PREFIX = 16
+# The memory that a request takes, however small its body is.
+_LEAST_BODY_BYTES = 16 << 10
+_RETRY_AFTER_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,12 @@ class Entry:
         self._factory = admission.factory
         self._reservation: Reservation | None = None
         self._used: dict[Kind, int] = {"requests": 1}
+        self._has_slot = False
+        self._body_bytes = 0  # that count against the tenant's share
+
+    def require_permission(self) -> None:
+        """Raises PermissionDenied unless the key's role may call the method."""
+        rpcs.facts(self.method).require(self.holder.role.name, self.holder.role.permissions)
 
     def route(self, name: str) -> specs.Route:
         """The route that the request names. Raises NotFound, PermissionDenied, InvalidArgument."""
@@ -131,13 +142,33 @@ class Entry:
         """The knowledge base of this name; empty: the tenant's only one. Raises NotFound, InvalidArgument."""
         return known.knowledge_base(self._factory, self.holder.tenant.name, name)
 
-    async def reserve(self, amounts: Amounts | None = None) -> None:
-        """Reserves a request and the amounts within the tenant's limits, and sets the caller as the task's identity.
+    async def charge(self) -> None:
+        """Reserves one request within the tenant's limits: it counts, whatever is wrong with it. Raises RateLimited."""
+        tenant = self.holder.tenant
+        self._reservation = await self._admission.limiter.reserve(tenant.name, tenant.limits, self._used)
 
-        Raises RateLimited.
+    def hold(self, size: int) -> None:
+        """Counts bytes of the body against the memory for bodies, until the request ends. Raises Overloaded."""
+        amount = size if self._body_bytes else max(size, _LEAST_BODY_BYTES)
+        if not self._admission.bodies.take(self.holder.tenant.name, amount):
+            raise Overloaded(
+                "The bodies of the requests under way take as much memory as they may; try again.",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+        self._body_bytes += amount
+
+    async def reserve(self, amounts: Amounts | None = None) -> None:
+        """Begins the work, once the whole request was read and is valid: counts it against the requests that run at
+        once, reserves the amounts within the tenant's limits, and sets the caller as the task's identity.
+
+        Raises Overloaded, RateLimited.
         """
-        tenant, wanted = self.holder.tenant, {**self._used, **(amounts or {})}
-        self._reservation = await self._admission.limiter.reserve(tenant.name, tenant.limits, wanted)
+        tenant, earlier = self.holder.tenant, self._reservation
+        self._admission.begin(tenant.name)
+        self._has_slot = True
+        if earlier is None or amounts:
+            wanted = {**({} if earlier else self._used), **(amounts or {})}
+            self._reservation = await self._admission.limiter.reserve(tenant.name, tenant.limits, wanted, earlier)
         self._admission.speak_for(self.holder, self.request_id)
 
     def used(self, amounts: Amounts) -> None:
@@ -151,7 +182,13 @@ class Entry:
         tenant = self.holder.tenant
         return await self._admission.limiter.states(tenant.name, tenant.limits)
 
-    async def _settle(self) -> None:
+    async def end(self) -> None:
+        """Gives back what the request held, and charges what it used."""
+        tenant = self.holder.tenant.name
+        if self._has_slot:
+            self._admission.slots.give_back(tenant)
+        if self._body_bytes:
+            self._admission.bodies.give_back(tenant, self._body_bytes)
         if self._reservation is not None:
             await self._admission.limiter.settle(self._reservation, self._used)
 
@@ -179,11 +216,22 @@ class Entry:
 class Admission:
     """Admits requests with a key of the factory.yaml in force, and counts those that run."""
 
-    def __init__(self, source: specs.Source, issued: Issued, limiter: Limiter, *, max_concurrent_requests: int) -> None:
+    def __init__(
+        self,
+        source: specs.Source,
+        issued: Issued,
+        limiter: Limiter,
+        *,
+        max_concurrent_requests: int,
+        max_body_bytes: int,
+    ) -> None:
+        """max_body_bytes: of all requests under way together."""
         self.limiter = limiter
+        self.slots = Shares(max_concurrent_requests)
+        """Requests that run now, by tenant."""
+        self.bodies = Shares(max_body_bytes)
+        """Bytes of the bodies of requests under way, by tenant."""
         self._issued = issued
-        self._max_concurrent_requests = max_concurrent_requests
-        self._running = 0
         self._source = source
         self._holders = source.derive(_holders)
         self._named = source.derive(_named)
@@ -200,23 +248,34 @@ class Admission:
         self.limiter.keep_only(tenant.name for tenant in change.after.tenants)
 
     @asynccontextmanager
-    async def admit(self, authorization: str | None, rpc: str, request_id: str) -> AsyncIterator[Entry]:
-        """Admits a request with a valid key whose role may call `rpc`, while fewer than the bound run.
+    async def admit(
+        self,
+        authorization: str | None,
+        rpc: str,
+        request_id: str,
+        entered: Callable[[Entry], None] = lambda entry: None,
+    ) -> AsyncIterator[Entry]:
+        """Admits a request with a valid key whose role may call `rpc`, and charges it, before its body is read.
 
         authorization: the header or metadata value, "Bearer KEY". rpc: the method of GatewayService; HTTP's resources
         name the corresponding one or, where there is none, "/package.Service/Method" of the service that they call.
-        Raises Unauthenticated, PermissionDenied, Overloaded.
+        entered: called with the entry before it is charged. Raises Unauthenticated, RateLimited, PermissionDenied.
         """
         async with self._entered(self._authenticate(authorization), rpc, request_id) as entry:
+            entered(entry)
+            await entry.charge()
+            entry.require_permission()
             yield entry
 
     @asynccontextmanager
     async def admit_batch(self, tenant: str, key_id: str, rpc: str, request_id: str) -> AsyncIterator[Entry]:
-        """As `admit`, for work that the holder of a key has left to the platform, with what the key may do now.
+        """As `admit`, for work that the holder of a key has left to the platform, with what the key may do now. It is
+        charged only when it begins: the platform may have to wait for room, and ask again.
 
-        Raises Unauthenticated when the key is gone.
+        Raises PermissionDenied, Unauthenticated when the key is gone.
         """
         async with self._entered(self.holder(tenant, key_id), rpc, request_id) as entry:
+            entry.require_permission()
             yield entry
 
     def holder(self, tenant: str, key_id: str) -> Holder:
@@ -226,29 +285,21 @@ class Admission:
             raise Unauthenticated(f"The API key '{key_id}' is not in factory.yaml any more.")
         return holder
 
-    @property
-    def running(self) -> int:
-        """Requests that are admitted now."""
-        return self._running
-
-    @property
-    def max_concurrent_requests(self) -> int:
-        """The most that are admitted at once."""
-        return self._max_concurrent_requests
+    def begin(self, tenant: str) -> None:
+        """Counts a request as running. Raises Overloaded when the gateway, or the tenant's share of it, is full."""
+        if not self.slots.take(tenant):
+            raise Overloaded(
+                "The gateway serves as many requests as it can, or as one tenant may have at once; try again.",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
 
     @asynccontextmanager
     async def _entered(self, holder: Holder, rpc: str, request_id: str) -> AsyncIterator[Entry]:
-        method = rpc if rpc.startswith("/") else f"/{SERVICE}/{rpc}"
-        rpcs.facts(method).require(holder.role.name, holder.role.permissions)
-        if self._running >= self._max_concurrent_requests:
-            raise Overloaded("The gateway serves as many requests as it can; try again.", retry_after_seconds=1.0)
-        entry = Entry(self, holder, method, request_id)
-        self._running += 1
+        entry = Entry(self, holder, rpc if rpc.startswith("/") else f"/{SERVICE}/{rpc}", request_id)
         try:
             yield entry
         finally:
-            self._running -= 1
-            await entry._settle()
+            await entry.end()
 
     def speak_for(self, holder: Holder, request_id: str) -> None:
         """Sets the holder as the identity of the running task's calls; a token is signed for each call."""

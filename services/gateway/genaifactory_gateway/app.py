@@ -143,6 +143,7 @@ def _parts(
             Issued(signer, longest_seconds=settings.context_token_seconds),
             Limiter(quotas),
             max_concurrent_requests=settings.max_concurrent_requests,
+            max_body_bytes=settings.max_body_bytes_at_once,
         ),
         upstream=Upstream(
             to,

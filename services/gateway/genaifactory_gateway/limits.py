@@ -73,15 +73,26 @@ class Limiter:
     def __init__(self, store: QuotaStore) -> None:
         self._store = store
 
-    async def reserve(self, tenant: str, limits: specs.Limits, amounts: Amounts) -> Reservation:
-        """Reserves all amounts within the tenant's limits, or none. Raises RateLimited."""
+    async def reserve(
+        self, tenant: str, limits: specs.Limits, amounts: Amounts, earlier: Reservation | None = None
+    ) -> Reservation:
+        """Reserves all amounts within the tenant's limits, or none. Raises RateLimited.
+
+        earlier: of the same request; what is returned holds its amounts too, and replaces it.
+        """
         charges = _charges(limits, amounts)
         levels = await self._store.reserve(tenant, charges)
         if levels.refused is not None:
             kind, charge = tuple(KINDS)[levels.refused], charges[levels.refused]
             LIMITS_HIT.labels(tenant, kind).inc()
             raise _refusal(kind, charge, levels.before[levels.refused])
-        return Reservation(tenant, charges, _states(charges, levels, reserved=True))
+        states = _states(charges, levels, reserved=True)
+        if earlier is not None:
+            charges = [
+                charge._replace(amount=charge.amount + before.amount)
+                for charge, before in zip(charges, earlier.charges, strict=True)
+            ]
+        return Reservation(tenant, charges, states)
 
     async def settle(self, reservation: Reservation, used: Amounts) -> None:
         """Replaces the reserved amounts by the used ones, which may be lower or higher."""

@@ -29,7 +29,9 @@ class Http(settings.Settings):
     """The HTTP server. TLS is terminated before it, at the ingress."""
 
     address: str = Field(default="127.0.0.1:8080", description="HOST:PORT; port 0: any free one.")
-    max_connections: int = Field(default=4096, ge=1, description="Further ones are closed at once.")
+    max_connections: int = Field(
+        default=4096, ge=1, description="Further ones are closed at once. One address has at most three quarters."
+    )
     max_body_bytes: int = Field(default=4 << 20, ge=1024, le=12 << 20, description="A larger body is refused with 413.")
     max_header_bytes: int = Field(default=32 << 10, ge=1024, description="Request line and headers of one request.")
     max_document_bytes: int = Field(
@@ -124,7 +126,16 @@ class Settings(settings.Common):
     transfers: Transfers = Transfers()
     batch_worker: BatchWorker = BatchWorker()
     max_concurrent_requests: int = Field(
-        default=512, ge=1, description="Of HTTP and gRPC together; further ones are refused at once as overloaded."
+        default=512,
+        ge=1,
+        description="Of HTTP and gRPC together, counted once they are complete; further ones are refused at once as "
+        "overloaded. One tenant has at most three quarters.",
+    )
+    max_body_bytes_at_once: int = Field(
+        default=64 << 20,
+        ge=16 << 20,
+        description="Bodies of all requests under way, counted by their Content-Length from the beginning; further "
+        "ones are refused at once as overloaded. One tenant has at most three quarters.",
     )
     context_private_key: Annotated[SecretStr, AfterValidator(_private_key)] = Field(
         description="Signs the callers' tokens: an Ed25519 key, 32 bytes in base64. Only the gateway has it. Changes "

@@ -157,6 +157,7 @@ async def _started(
     *,
     http: Http | None = None,
     max_concurrent_requests: int = 512,
+    max_body_bytes_at_once: int = 64 << 20,
     telemetry: Telemetry | None = None,
     drain_seconds: float = 1.0,
     orchestrator_down: bool = False,
@@ -168,6 +169,7 @@ async def _started(
         http=(http or Http()).model_copy(update={"address": "127.0.0.1:0"}),
         server=common_settings.Server(drain_seconds=drain_seconds),
         max_concurrent_requests=max_concurrent_requests,
+        max_body_bytes_at_once=max_body_bytes_at_once,
         transfers=transfers or Transfers(),
     )
     orchestrator, retriever, clock = FakeOrchestrator(), FakeRetriever(), Clock()

@@ -47,7 +47,8 @@ class Replicas:
 @asynccontextmanager
 async def _admitted() -> AsyncIterator[Any]:
     source = specs.Source(specs.parse(FACTORY))
-    admission = Admission(source, testing.ISSUED, Limiter(MemoryQuotas()), max_concurrent_requests=5)
+    limiter = Limiter(MemoryQuotas())
+    admission = Admission(source, testing.ISSUED, limiter, max_concurrent_requests=5, max_body_bytes=1 << 20)
     async with admission.admit(f"Bearer {ADMIN}", "LoadAdapter", "req-1") as entry:
         yield entry
 

@@ -129,8 +129,8 @@ class Worker:
 
     def _places(self) -> int:
         running = self._leases.total()
-        others = self._admission.running - running
-        busy = others >= self._settings.busy_share * self._admission.max_concurrent_requests
+        slots = self._admission.slots
+        busy = slots.used - running >= self._settings.busy_share * slots.whole
         if busy or time.monotonic() < self._paused_until:
             return 0
         return self._settings.max_concurrent - running

@@ -27,8 +27,9 @@ class HttpChat:
         return {PATH: {"POST": self._chat}}
 
     async def _chat(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "Chat", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "Chat", exchange.request_id, exchange.entered
+        ) as entry:
             body = await read(exchange, requests.ChatCompletion)
             route = entry.route(body.model)
             request = requests.answer_request(body, exchange.request_id, arm=exchange.arm)

@@ -25,8 +25,9 @@ class HttpConversations:
         return {f"{_ONE}{{id}}": {"DELETE": self._delete}}
 
     async def _delete(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "DeleteConversation", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "DeleteConversation", exchange.request_id, exchange.entered
+        ) as entry:
             exchange.named = lambda field: "id" if field == "conversation_id" else field
             query.parameters(exchange.query, ())
             conversation_id = exchange.path.removeprefix(_ONE)

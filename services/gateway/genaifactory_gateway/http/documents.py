@@ -50,8 +50,9 @@ class HttpDocuments:
         return {_ALL: {"GET": self._list}, f"{_ONE}{{id}}": one}
 
     async def _list(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "ListDocuments", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "ListDocuments", exchange.request_id, exchange.entered
+        ) as entry:
             names = ("knowledge_base", "prefix", "source", "page_size", "page_token")
             given = query.parameters(exchange.query, names)
             size = query.whole_number("page_size", given.pop("page_size"), most=bounds.MAX_DOCUMENTS)
@@ -67,8 +68,9 @@ class HttpDocuments:
             await exchange.respond(orjson.dumps(answer))
 
     async def _get(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "GetDocument", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "GetDocument", exchange.request_id, exchange.entered
+        ) as entry:
             exchange.named = _named
             given = query.parameters(exchange.query, ("knowledge_base", "start_offset", "max_characters"))
             request = gateway_pb2.GetDocumentRequest(
@@ -97,8 +99,9 @@ class HttpDocuments:
 
     async def _put(self, exchange: Exchange) -> None:
         """The body is the document itself, which is streamed to the retriever."""
-        async with self._admission.admit(exchange.authorization, "Ingest", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "Ingest", exchange.request_id, exchange.entered
+        ) as entry:
             exchange.named = _named
             names = ("knowledge_base", "title", "language", "uri", "source", "allowed_groups", "metadata")
             given = query.parameters(exchange.query, names)
@@ -149,8 +152,9 @@ class HttpDocuments:
         )
 
     async def _delete(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "DeleteDocuments", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "DeleteDocuments", exchange.request_id, exchange.entered
+        ) as entry:
             exchange.named = _named
             given = query.parameters(exchange.query, ("knowledge_base",))
             document_id = exchange.path.removeprefix(_ONE)

@@ -24,8 +24,9 @@ class HttpEmbeddings:
         return {"/v1/embeddings": {"POST": self._embed}}
 
     async def _embed(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "Embed", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "Embed", exchange.request_id, exchange.entered
+        ) as entry:
             body = await read(exchange, requests.Embeddings)
             if body.has_token_ids:
                 exchange.notes.append((b"x-genaifactory-token-ids", token_ids.NAME.encode()))

@@ -109,12 +109,16 @@ class Exchange:
         self.key_id = entry.holder.key.id
 
     async def body(self) -> bytes:
-        """The JSON body. Raises InvalidArgument, TooLarge, DeadlineExceeded; Cancelled if the client disconnects."""
+        """The JSON body of an admitted request. Raises InvalidArgument, TooLarge, Overloaded, DeadlineExceeded;
+        Cancelled if the client disconnects."""
+        assert self._entry is not None
         if self.content_type != "application/json":
             raise InvalidArgument("The header Content-Type must be application/json.")
         self.require_plain()
         if (self.content_length or 0) > self._settings.max_body_bytes:
             raise self._too_large()
+        if self.content_length is not None:
+            self._entry.hold(self.content_length)
         pieces: list[bytes] = []
         size = 0
         try:
@@ -124,6 +128,8 @@ class Exchange:
                     size += len(piece)
                     if size > self._settings.max_body_bytes:
                         raise self._too_large()
+                    if self.content_length is None:
+                        self._entry.hold(len(piece))
                     pieces.append(piece)
                     if not more:
                         return b"".join(pieces)

@@ -28,8 +28,9 @@ class HttpFeedback:
         return {"/v1/feedback": {"POST": self._feedback}}
 
     async def _feedback(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "SubmitFeedback", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "SubmitFeedback", exchange.request_id, exchange.entered
+        ) as entry:
             body = await read(exchange, requests.Feedback)
             feedback = upstream.Feedback(
                 request_id=body.request_id,

@@ -135,8 +135,7 @@ class HttpFiles:
 @asynccontextmanager
 async def admitted(admission: Admission, exchange: Exchange, name: str) -> AsyncIterator[Entry]:
     """Admits a request by what the method of BatchService requires that it calls; errors name the id of its path."""
-    async with admission.admit(exchange.authorization, method(name), exchange.request_id) as entry:
-        exchange.entered(entry)
+    async with admission.admit(exchange.authorization, method(name), exchange.request_id, exchange.entered) as entry:
         exchange.named = lambda field: _NAMES.get(field or "", field)
         yield entry
 

@@ -24,8 +24,9 @@ class HttpInteractions:
         return {"/v1/interactions": {"GET": self._export}}
 
     async def _export(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "ExportInteractions", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "ExportInteractions", exchange.request_id, exchange.entered
+        ) as entry:
             given = query.parameters(exchange.query, ("start_time", "end_time", "route", "model", "key_id"))
             wanted = monitor_pb2.InteractionFilter(
                 start_time=query.moment("start_time", given["start_time"]),

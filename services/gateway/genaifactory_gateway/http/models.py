@@ -26,15 +26,17 @@ class HttpModels:
         return {_ALL: {"GET": self._models}, f"{_ONE}{{model}}": {"GET": self._model}}
 
     async def _models(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "ListModels", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "ListModels", exchange.request_id, exchange.entered
+        ) as entry:
             await entry.reserve()
             data = [self._model_object(offer) for offer in entry.offers()]
             await exchange.respond(orjson.dumps({"object": "list", "data": data}))
 
     async def _model(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "ListModels", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "ListModels", exchange.request_id, exchange.entered
+        ) as entry:
             offer = entry.offer(exchange.path.removeprefix(_ONE))
             await entry.reserve()
             await exchange.respond(orjson.dumps(self._model_object(offer)))

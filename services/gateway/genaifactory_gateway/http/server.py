@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import math
 import random
@@ -21,6 +22,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_gateway.http import headers
 from genaifactory_gateway.openai.responses import error_body
 from genaifactory_gateway.settings import Http
+from genaifactory_gateway.shares import Shares
 
 ABORT = "genaifactory.abort"
 """The ASGI extension with a function that drops the connection."""
@@ -69,6 +71,7 @@ class HttpServer:
             reset_contextvars=True,
         )
         config.http_settings = self._settings
+        config.addresses = Shares(self._settings.max_connections)
         config.last_answers, config.unconnected = asyncio.Event(), asyncio.Event()
         config.unconnected.set()
         with _bound(self._settings.address) as listener:
@@ -148,8 +151,15 @@ def _bound(address: str) -> socket.socket:
         raise OSError(f"cannot listen on {address}: {error}") from None
 
 
+def _address(host: str) -> str:
+    """The part of a client's address that one client cannot change: IPv6 gives each 2^64 of them."""
+    return str(ipaddress.ip_network(f"{host.partition('%')[0]}/64", strict=False)) if ":" in host else host
+
+
 class _Config(uvicorn.Config):
     http_settings: Http
+    addresses: Shares
+    """Connections, by their clients' addresses."""
     last_answers: asyncio.Event
     """Set: every response is its connection's last."""
     unconnected: asyncio.Event
@@ -175,13 +185,17 @@ class _Connection(HttpToolsProtocol):
         # Spread, so that clients which connected together do not reconnect together.
         age = self.config.http_settings.max_connection_age_seconds * random.uniform(0.9, 1.1)  # noqa: S311
         self._old_at = self.loop.time() + age
-        if len(self.connections) > self.config.http_settings.max_connections:
-            transport.abort()
-        else:
+        self._address = _address(self.client[0] if self.client else "")
+        self._counted = self.config.addresses.take(self._address)
+        if self._counted:
             self._wait_for_headers()
+        else:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_timeout()
+        if self._counted:
+            self.config.addresses.give_back(self._address)
         super().connection_lost(exc)
         if not self.connections:
             self.config.unconnected.set()

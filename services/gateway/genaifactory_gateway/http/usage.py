@@ -25,8 +25,9 @@ class HttpUsage:
         return {"/v1/usage": {"GET": self._usage}}
 
     async def _usage(self, exchange: Exchange) -> None:
-        async with self._admission.admit(exchange.authorization, "GetUsage", exchange.request_id) as entry:
-            exchange.entered(entry)
+        async with self._admission.admit(
+            exchange.authorization, "GetUsage", exchange.request_id, exchange.entered
+        ) as entry:
             start, end = _period(exchange.query)
             rows = await self._upstream.usage(entry, start, end)
             data = [
