@@ -971,9 +971,41 @@ MUTATIONS = (
     Mutation(
         "the gateway accepts more requests than it can serve",
         "services/gateway/genaifactory_gateway/admission.py",
-        "        if self._running >= self._max_concurrent_requests:\n",
+        "        if not self.slots.take(tenant):\n",
         "        if False:\n",
-        ("gateway/test_admission.py::test_a_full_gateway_refuses_at_once_and_recovers",),
+        (
+            "gateway/test_admission.py::test_a_full_gateway_refuses_at_once_and_recovers",
+            "gateway/test_greedy.py::test_one_tenant_leaves_a_quarter_of_the_places_to_others",
+        ),
+    ),
+    Mutation(
+        "one tenant takes all places, all memory for bodies, and one address all connections",
+        "services/gateway/genaifactory_gateway/shares.py",
+        " or self._used[owner] + amount > self.of_one:\n",
+        ":\n",
+        (
+            "gateway/test_greedy.py::test_one_tenant_leaves_a_quarter_of_the_places_to_others",
+            "gateway/test_greedy.py::test_bodies_of_one_tenant_take_no_more_than_their_share_of_the_memory",
+            "gateway/test_greedy.py::test_one_address_leaves_a_quarter_of_the_connections_to_others",
+        ),
+    ),
+    Mutation(
+        "invalid requests, and bodies that never end, cost nothing",
+        "services/gateway/genaifactory_gateway/admission.py",
+        "            await entry.charge()\n",
+        "",
+        (
+            "gateway/test_greedy.py::test_an_invalid_request_counts_against_the_limit_of_requests",
+            "gateway/test_greedy.py::test_an_invalid_grpc_call_counts_against_the_limit_of_requests",
+            "gateway/test_greedy.py::test_a_body_that_never_ends_is_charged",
+        ),
+    ),
+    Mutation(
+        "memory for bodies is never given back",
+        "services/gateway/genaifactory_gateway/admission.py",
+        "            self._admission.bodies.give_back(tenant, self._body_bytes)\n",
+        "            pass\n",
+        ("gateway/test_greedy.py::test_bodies_of_one_tenant_take_no_more_than_their_share_of_the_memory",),
     ),
     Mutation(
         "a body without a length fills the memory",

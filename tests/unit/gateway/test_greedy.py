@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -16,6 +18,7 @@ from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory_common.concurrency import task_group
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_gateway.http import server
+from genaifactory_gateway.openai import fields
 from genaifactory_gateway.settings import Http
 from genaifactory_gateway.shares import Shares
 from tests.unit.gateway.conftest import BETA, USER, VIEWER, Gateway, Start, eventually
@@ -146,6 +149,27 @@ async def test_bodies_of_one_tenant_take_no_more_than_their_share_of_the_memory(
             for attack in attacks:
                 attack.cancel()
         await _until(200, ask)
+
+
+async def test_large_bodies_are_parsed_one_at_a_time(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+    read = fields.read
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.02)  # in the thread that parses
+        try:
+            return read(*arguments, **named)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(fields, "read", counted)
+    large = [{"role": "user", "content": "?" * 100_000}]
+    responses = await asyncio.gather(*(gateway.chat(USER, messages=large) for _ in range(6)))
+    assert [response.status_code for response in responses] == [200] * 6
+    assert most == 1
 
 
 async def test_one_address_leaves_a_quarter_of_the_connections_to_others(start: Start) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 from genaifactory_gateway.http.exchange import Exchange
@@ -11,8 +13,10 @@ from genaifactory_gateway.openai.content import Body
 
 _Body = TypeVar("_Body", bound=Body)
 
-# A larger body is parsed in a thread, since it would block the event loop for too long.
+# A larger body is parsed in a thread, since it would block the event loop for too long; one at a time, since each
+# thread takes its turn of the interpreter before the event loop.
 _LARGE_BODY_BYTES = 64 << 10
+_PARSER = ThreadPoolExecutor(1, thread_name_prefix="gateway-body")
 
 
 async def read(exchange: Exchange, model: type[_Body]) -> _Body:
@@ -21,7 +25,8 @@ async def read(exchange: Exchange, model: type[_Body]) -> _Body:
     data = await exchange.body()
     strict = exchange.strict
     if len(data) > _LARGE_BODY_BYTES:
-        body, exchange.ignored = await asyncio.to_thread(fields.read, model, data, strict=strict)
+        parse = partial(fields.read, model, data, strict=strict)
+        body, exchange.ignored = await asyncio.get_running_loop().run_in_executor(_PARSER, parse)
     else:
         body, exchange.ignored = fields.read(model, data, strict=strict)
     exchange.named = lambda field: requests.named_as_sent(field, body)
