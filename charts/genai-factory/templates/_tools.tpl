@@ -45,6 +45,9 @@ Argument of the three: (list CONTEXT SECRET). */}}
 {{- if $secret }}
 - {name: GENAIFACTORY_SECRETS_DIR, value: /etc/genaifactory-secrets}
 {{- end }}
+{{- with include "genai.mlflowUrl" $context }}
+- {name: MLFLOW_TRACKING_URI, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
 
 {{- define "genai.clientMounts" -}}

@@ -162,6 +162,11 @@ def artifacts(uri: str) -> str:
     return f"file://{Path(uri.removeprefix(_SQLITE)).parent}/artifacts"
 
 
+def is_named() -> bool:
+    """Whether the environment names an MLflow, in MLFLOW_TRACKING_URI."""
+    return bool(os.environ.get(URI))
+
+
 def from_environment(say: Callable[[str], None]) -> Tracking:
     """The one that MLFLOW_TRACKING_URI names. Blocks. Raises Unimplemented, InvalidArgument."""
     uri = os.environ.get(URI, "")

@@ -44,6 +44,8 @@ VOLUME = "/pipelines"
 OUTPUTS = "/tmp/outputs"  # noqa: S108  # in the pod
 GPUS = "gpus"
 """The key of the ConfigMap that says how many GPUs there are."""
+NEEDS = "genaifactory.io/needs"
+"""Annotation of a template that Helm leaves out where an installation has no MLflow."""
 _ENTRYPOINT = "main"
 _FINISH = "finish"
 _WEEK_SECONDS = 7 * 24 * 3600
@@ -173,7 +175,7 @@ def _container(name: str, workflow: Workflow[Any], task: Task[Any]) -> Container
         outputs.append(Artifact(name="report", path=path, archive=NoneArchiveStrategy(), optional=True))
     return Container(
         name=name,
-        annotations={"workflows.argoproj.io/description": task.about},
+        annotations={"workflows.argoproj.io/description": task.about, **({NEEDS: "mlflow"} if task.mlflow else {})},
         image=task.image,
         command=["python", "-m", "genaifactory_pipelines.workflows"],
         args=[

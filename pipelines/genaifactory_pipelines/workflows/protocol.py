@@ -119,6 +119,8 @@ class Task(Generic[Given]):
     """The approval whose decision it gets."""
     gpu: bool = False
     """Whether it takes one of the GPUs that the installation shares among workflows, where it has any."""
+    mlflow: bool = False
+    """Whether it needs MLflow. An installation without one leaves it out, so that no other task may need it."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines import summary
 from genaifactory_pipelines.datasets.records import Unrated
-from genaifactory_pipelines.step import Context
-from genaifactory_pipelines.steps import curate, evaluate, gate, load, train
+from genaifactory_pipelines.step import RESULT, Context, Step
+from genaifactory_pipelines.steps import curate, evaluate, gate, load, record, register, train
+from genaifactory_pipelines.tracking import client
 from genaifactory_pipelines.values import Values
 from genaifactory_pipelines.workflows import approvals
 from genaifactory_pipelines.workflows.protocol import Approval, Decision, Surroundings, Task, Workflow, not_passed
@@ -53,6 +54,7 @@ class Parameters(Values):
     name: str = _as_in_dag("name")
     source: str = _as_in_dag("source")
     at_once: int = _as_in_dag("at_once")
+    model: str = _as_in_dag("model", default="")
     approval: approvals.Wanted = approvals.wanted("required")
     approval_seconds: int = approvals.seconds()
 
@@ -73,7 +75,8 @@ def _planned(given: Parameters, around: Surroundings) -> dag.Plan:
             "golden": around.input(given.golden, "golden"),
             "examples": around.input(given.examples, "examples") if given.examples else None,
             "training": training,
-            "tracked": False,  # no pod has MLflow
+            "tracked": client.is_named(),
+            "model": given.model or None,
         }
     )
     return dag.begin(around.run, dag.plan(wanted, around.factory(), around.created))
@@ -88,8 +91,12 @@ async def _run(stage: dag.Stage, given: Parameters, around: Surroundings, contex
 
 async def _load(around: Surroundings, context: Context) -> None:
     """Again: `finish` has unloaded the candidate of a run that failed, and a retry leaves out tasks that succeeded."""
-    (stage,) = (each for each in dag.STAGES if each.step is load.load)
+    stage = _stage(load.load)
     await stage.step.run(await asyncio.to_thread(_made, stage, around.run), context)
+
+
+def _stage(step: Step[Any, Any]) -> dag.Stage:
+    return next(each for each in dag.STAGES if each.step is step)
 
 
 async def _decide(given: Parameters, around: Surroundings, context: Context) -> Decision:
@@ -107,13 +114,25 @@ def _made(stage: dag.Stage, run: Path) -> Values:
     return stage.parameters(plan, run)
 
 
-async def _withdraw(given: Parameters, around: Surroundings, context: Context) -> Values:
-    """Unloads the candidate of a run that has failed, and writes the page of the run. Raises FactoryError."""
+async def _finish(given: Parameters, around: Surroundings, context: Context) -> Values:
+    """Unloads the candidate of a run that has failed, records a run that was judged, and writes its page.
+
+    Raises FactoryError.
+    """
     if around.status != "Succeeded":
         await load.withdraw(context, around.factory)
-    with contextlib.suppress(InvalidArgument):  # it has not come as far as the gate
-        await asyncio.to_thread(summary.write, around.run, dag.STEPS)
+    try:
+        if await asyncio.to_thread(_is_to_record, around.run):
+            await _run(_stage(record.record), given, around, context)
+    finally:
+        with contextlib.suppress(InvalidArgument):  # it has not come as far as the gate
+            await asyncio.to_thread(summary.write, around.run, dag.STEPS)
     return Values()
+
+
+def _is_to_record(run: Path) -> bool:
+    plan = dag.stored(run)
+    return plan is not None and plan.parameters.tracked and (run / gate.gate.name / RESULT).exists()
 
 
 def _tasks() -> tuple[Task[Parameters] | Approval, ...]:
@@ -138,25 +157,40 @@ def _tasks() -> tuple[Task[Parameters] | Approval, ...]:
                 gpu=stage.step is train.train,
             )
         )
-        if judged:  # what comes after it needs MLflow
+        if judged:
             pause, decide = approvals.tasks(name)
-            return (*tasks, pause, replace(decide, work=_decide))
+            return (*tasks, pause, replace(decide, work=_decide), _registered(decide.name))
     raise AssertionError("the DAG has a gate")
+
+
+def _registered(before: str) -> Task[Parameters]:
+    """It records the run as well; one that does not come as far is recorded by `finish`."""
+    return Task(
+        register.register.name,
+        "The run in MLflow, and the adapter as a version of a model.",
+        partial(_run, _stage(register.register)),
+        needs=(before,),
+        outputs=tuple(register.Outputs.model_fields),
+        deadline_seconds=6 * 3600,
+        mlflow=True,
+    )
 
 
 retrain = Workflow(
     name="retrain",
     title="Retrain",
     about="Learns from the record: collects it, makes a dataset, trains an adapter, loads it beside its base, compares "
-    "it with production by a gate, and waits for a person's approval. A candidate that is not wanted is unloaded.",
+    "it with production by a gate, and waits for a person's approval. A candidate that is not wanted is unloaded. With "
+    "MLflow the run is recorded in any case, and what was approved is registered.",
     parameters=Parameters,
     tasks=_tasks(),
     alone_by=("base",),
     finish=Task(
         "finish",
-        "Unloads the candidate of a run that has failed, and writes the page of the run.",
-        _withdraw,
+        "Unloads the candidate of a run that has failed, records the run, and writes its page.",
+        _finish,
         report=summary.FILE,
+        deadline_seconds=6 * 3600,
     ),
     deadline_seconds=5 * 24 * 3600,
     schedule="11 2 * * 0",

@@ -26,7 +26,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def exists(folder: Path) -> bool:
     """Whether anything can be recorded there yet. Blocks."""
-    return bool(os.environ.get(client.URI)) or (state.State(folder.absolute()).tracking / client.DATABASE).exists()
+    return client.is_named() or (state.State(folder.absolute()).tracking / client.DATABASE).exists()
 
 
 def interpreter() -> Path:
