@@ -172,16 +172,32 @@ def test_every_builder_dates_an_image_by_its_sources(builder: str, begins: str, 
 
 def test_without_git_an_image_is_built_without_a_date() -> None:
     environment = os.environ | {"BUILDER": "docker", "CLUSTER": "", "SOURCE_DATE_EPOCH": "", "REVISION": "unknown"}
-    command = ("services/build.sh", "--print", "gateway", "vllm", "test-postgres")
+    command = ("services/build.sh", "--print", "gateway", "vllm", "mlflow", "test-postgres")
     output = subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
     lines = output.splitlines()
     assert [line.partition(" --tag ")[2].split()[0] for line in lines] == [
         f"docker.io/genaifactory/gateway:{VERSION}",
         "docker.io/genaifactory/modelserver:cpu",
+        f"docker.io/genaifactory/mlflow:{VERSION}",
         "docker.io/genaifactory/test-postgres:15",
     ]
     assert "--build-arg REVISION=unknown " in lines[0]
     assert not [line for line in lines if "EPOCH" in line or "created" in line or "timestamp" in line]
+
+
+def test_the_image_of_mlflow_has_its_server_in_the_version_that_the_steps_were_tested_with() -> None:
+    folder = ROOT / "pipelines" / "mlflow-server"
+    image, environment = (
+        dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (folder / name).read_text(), re.MULTILINE))
+        for name in ("image.txt", "runtime.txt")
+    )
+    assert image["mlflow"] == metadata.version("mlflow-skinny")
+    assert {name: environment[name] for name in image.keys() & environment.keys()}.items() <= image.items()
+    dropped = re.findall(r"^([a-z0-9-]+) ;", (folder / "overrides.txt").read_text(), re.MULTILINE)
+    assert dropped
+    assert not image.keys() & set(dropped)
+    commands = re.findall(r"install-locked /locked/image.txt|--require-hashes", f"{_dockerfile()}{_install()}")
+    assert len(commands) == 2, "its packages are compared with their hashes"
 
 
 def test_a_name_that_is_no_image_is_refused() -> None:
@@ -239,6 +255,10 @@ def test_minilm_takes_the_graph_that_came_with_the_image(tmp_path: Path, monkeyp
     monkeypatch.setattr(minilm, "_model_dir", lambda: tmp_path / "image")
     assert (minilm.MiniLM(tmp_path / "cache").embed(["giờ làm việc"]) == first).all()
     assert not (tmp_path / "cache").exists()
+
+
+def _install() -> str:
+    return (ROOT / "services" / "install.sh").read_text()
 
 
 def _dockerfile() -> str:
