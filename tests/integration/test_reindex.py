@@ -31,7 +31,7 @@ from genaifactory_pipelines.step import Context
 from genaifactory_pipelines.steps import reindex
 from genaifactory_pipelines.workflows.protocol import Surroundings, Task
 from genaifactory_pipelines.workflows.rollback import rollback
-from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
+from genaifactory_retriever.encoding import Encoded, Encoder, Encoding
 from genaifactory_retriever.stored import StoredDocument
 from tests.integration.commands import genaifactory
 
@@ -168,9 +168,9 @@ def broken_cleaning(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is indexed from now on has lost what documents say."""
     real = Encoder.encode
 
-    async def encode(self: Encoder, document: StoredDocument, chunking: Chunking) -> Encoded:
+    async def encode(self: Encoder, document: StoredDocument, encoding: Encoding) -> Encoded:
         lost = "".join("x" if each.isalpha() else each for each in document.text)
-        return await real(self, replace(document, text=lost), chunking)
+        return await real(self, replace(document, text=lost), encoding)
 
     monkeypatch.setattr(Encoder, "encode", encode)
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 
 _AFTER_A_RESTART = "in force after a restart of the model server"
 _WITH_THE_NEXT_INDEX = "in force with the next index that is built"
+_IN_AN_INDEX = re.compile(r"\]\.(chunk_tokens|chunk_overlap_tokens|embedder)\b")
 # Texts that name something. Any other text may be long, private or secret, and is described as "changed".
 _SHOWN = frozenset(
     {
-        "allowed_origins", "backend", "currency", "dialect", "embedding_model", "entities", "groups", "id", "images",
+        "allowed_origins", "backend", "currency", "dialect", "entities", "groups", "id", "images",
         "input",
         "kind", "knowledge_base", "knowledge_bases", "languages", "model", "models", "name", "output", "permissions",
         "policy", "prefix_cache", "prompt", "role", "route", "routes", "strategy", "task", "tenants", "tool_parser",
@@ -98,6 +100,6 @@ def _noted(path: str, line: str) -> str:
     """The line, with when the change takes effect if that is not now."""
     if path.startswith("engines") and ".adapters.serve" not in path:
         return f"{line} ({_AFTER_A_RESTART})"
-    if path.startswith("knowledge_bases[") and path.endswith(("chunk_tokens", "chunk_overlap_tokens")):
+    if path.startswith("knowledge_bases[") and _IN_AN_INDEX.search(path):
         return f"{line} ({_WITH_THE_NEXT_INDEX})"
     return line

@@ -19,7 +19,7 @@ from genaifactory_common.runtime import ServiceApp
 from genaifactory_common.space import Space
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever.budget import ByteBudget
-from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
+from genaifactory_retriever.embedders.registry import Embedders
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.ingestion import Ingestion
 from genaifactory_retriever.knowledge import KnowledgeBase
@@ -85,7 +85,7 @@ async def _open(settings: Settings, source: specs.Source, space: Space, telemetr
         vectors = await _vectors(settings)
         cache_dir = settings.model_cache_dir or settings.data_dir / "models"
         encoder = Encoder(
-            await asyncio.to_thread(MiniLMEmbedder.load, cache_dir),
+            Embedders(cache_dir),
             document_threads=settings.ingestion.threads,
             query_threads=settings.search.threads,
         )

@@ -56,7 +56,7 @@ def chunk(document: Document, token_offsets: Offsets, *, max_tokens: int, overla
 def _units(text: str, section: Section, token_offsets: Offsets, max_tokens: int) -> list[_Unit]:
     """Sentences of the section with their tokens; one that is too long is cut, if possible before a word."""
     body = text[section.start : section.end]
-    starts = _starts(token_offsets(body))
+    starts = _starts(body, token_offsets(body))
     units: list[_Unit] = []
     begin = 0
     ends = [(found.start(), found.end()) for found in _UNIT_END.finditer(body)]
@@ -76,11 +76,15 @@ def _units(text: str, section: Section, token_offsets: Offsets, max_tokens: int)
     return units
 
 
-def _starts(offsets: list[tuple[int, int]]) -> list[int]:
-    """Where tokens start. A word longer than _LONG_WORD, one token of the tokenizer, counts by its length."""
+def _starts(body: str, offsets: list[tuple[int, int]]) -> list[int]:
+    """Where tokens start, without the space before a word that SentencePiece counts to it.
+
+    A word longer than _LONG_WORD, one token of the tokenizer, counts by its length.
+    """
     return [
         position
-        for start, end in offsets
+        for begin, end in offsets
+        for start in (begin + body[begin:end][:1].isspace(),)
         for position in (range(start, end, _LONG_WORD_STEP) if end - start > _LONG_WORD else (start,))
     ]
 

@@ -1,4 +1,4 @@
-"""Encodes documents and queries as vectors: chunking, an embedder and lexical weights, on bounded threads."""
+"""Encodes documents and queries as vectors: chunking, embedders and lexical weights, on bounded threads."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import asyncio
 import hashlib
 import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar, TypeVarTuple
+from weakref import WeakKeyDictionary
 
 from genaifactory_common import language
+from genaifactory_common.concurrency import task_group
 from genaifactory_common.english import QUESTION_PHRASES
 from genaifactory_common.errors import InvalidArgument, TooLarge
 from genaifactory_retriever import analysis, chunking, lexical
 from genaifactory_retriever.analysis import Word
 from genaifactory_retriever.embedders.protocol import Embedder
+from genaifactory_retriever.embedders.registry import Embedders
 from genaifactory_retriever.stored import Contents, StoredDocument
 from genaifactory_retriever.vectors import protocol
 from genaifactory_retriever.vectors.protocol import Passage, Point, Sparse
@@ -28,19 +32,19 @@ Result = TypeVar("Result")
 
 # About 15 KB each.
 _CACHED_QUERIES = 1024
-# Texts of one call of the embedder, after which other documents get a turn: about 0.2 s on a processor without VNNI.
-_TEXTS_AT_ONCE = 4
 # A third of the scheduler's weight of a query's thread.
 _DOCUMENT_NICENESS = 5
 _MAX_NICENESS = 19
 
 
 @dataclass(frozen=True)
-class Chunking:
-    """The parameters of cutting documents into passages."""
+class Encoding:
+    """How documents are cut and embedded; index versions with equal ones hold equal passages."""
 
     chunk_tokens: int
     overlap_tokens: int
+    embedder: Embedder
+    """Compared as an object: Embedders has one for each."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class EncodedPassage:
 
 @dataclass(frozen=True)
 class Encoded:
-    """All passages of a document under one chunking."""
+    """All passages of a document under one encoding."""
 
     passages: tuple[EncodedPassage, ...]
     contents: Contents
@@ -114,18 +118,17 @@ class _Piece:
 
 
 class Encoder:
-    """The embedder on two thread pools, so that a query never waits for documents."""
+    """Runs embedders on two thread pools, so that a query never waits for documents."""
 
-    def __init__(self, embedder: Embedder, *, document_threads: int, query_threads: int) -> None:
-        self.dimensions = embedder.dimensions
-        self._embedder = embedder
+    def __init__(self, embedders: Embedders, *, document_threads: int, query_threads: int) -> None:
+        self.embedders = embedders
         self._document_threads = document_threads
         self._documents = ThreadPoolExecutor(
             document_threads, thread_name_prefix="encode-documents", initializer=_yield_to_queries
         )
         self._queries = ThreadPoolExecutor(query_threads, thread_name_prefix="encode-queries")
-        # Shared by tenants: the result depends on the text alone.
-        self._encoded_query = lru_cache(maxsize=_CACHED_QUERIES)(self._encode_query)
+        # Shared by tenants: the result depends on the embedder and the text alone. Ends with the embedder.
+        self._encoded: WeakKeyDictionary[Embedder, Callable[[str, bool], EncodedQuery]] = WeakKeyDictionary()
 
     async def on_document_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Runs blocking work on a document; at most `document_threads` at once."""
@@ -135,26 +138,13 @@ class Encoder:
         """Runs blocking work of a query."""
         return await asyncio.get_running_loop().run_in_executor(self._queries, work, *arguments)
 
-    async def encode(self, document: StoredDocument, settings: Chunking) -> Encoded:
+    async def encode(self, document: StoredDocument, encoding: Encoding) -> Encoded:
         """The document's passages, computed on the document threads. Raises InvalidArgument, TooLarge, Unavailable."""
-        pieces = await self.on_document_thread(self._cut, document, settings)
-        dense = await self._embed([piece.embedded for piece in pieces])
+        pieces = await self.on_document_thread(_cut, document, encoding)
+        dense = await self._embed([piece.embedded for piece in pieces], encoding.embedder)
         return await self.on_document_thread(_encoded, document, pieces, dense)
 
-    def _cut(self, document: StoredDocument, settings: Chunking) -> list[_Piece]:
-        chunks = chunking.chunk(
-            document.document,
-            self._embedder.token_offsets,
-            max_tokens=settings.chunk_tokens,
-            overlap_tokens=settings.overlap_tokens,
-        )
-        if not chunks:
-            raise InvalidArgument("The document holds no words to search for.", field="data")
-        if len(chunks) >= protocol.MAX_PASSAGES:
-            raise TooLarge(f"The document falls into {len(chunks)} passages; split it.", field="data")
-        return [_Piece(chunk, _context(document.title, chunk.headings)) for chunk in chunks]
-
-    async def _embed(self, texts: list[str]) -> list[list[float]]:
+    async def _embed(self, texts: list[str], embedder: Embedder) -> list[list[float]]:
         """Vectors in the order of the texts.
 
         All threads share a document: results are returned in the documents' order, so a long one on one thread would
@@ -162,27 +152,26 @@ class Encoder:
         threads, so that one upload's long document does not delay another upload.
         """
         found: list[list[float]] = [[] for _ in texts]
-        begins = iter(range(0, len(texts), _TEXTS_AT_ONCE))
+        begins = iter(range(0, len(texts), embedder.texts_at_once))
 
         async def work() -> None:
             for begin in begins:
-                end = begin + _TEXTS_AT_ONCE
-                found[begin:end] = await self.on_document_thread(self._embedder.embed_passages, texts[begin:end])
+                end = begin + embedder.texts_at_once
+                found[begin:end] = await self.on_document_thread(embedder.embed_passages, texts[begin:end])
 
-        async with asyncio.TaskGroup() as tasks:
+        async with task_group() as tasks:
             for _ in range(self._document_threads):
                 tasks.create_task(work())
         return found
 
-    def encode_query(self, text: str, *, dense: bool) -> EncodedQuery:
-        """Blocks: call it on a query thread."""
-        return self._encoded_query(text, dense)
-
-    def _encode_query(self, text: str, dense: bool) -> EncodedQuery:
-        weights = lexical.query_weights(analysis.words(text))
-        vector = self._embedder.embed_query(text) if dense else None
-        asked = tuple(analysis.words(QUESTION_PHRASES.sub(" , ", text)))
-        return EncodedQuery(asked, weights, vector, language.nearest(text) or "")
+    def encode_query(self, text: str, embedder: Embedder, *, dense: bool) -> EncodedQuery:
+        """For an index version of this embedder. Blocks: call it on a query thread. Raises Unavailable."""
+        cached = self._encoded.get(embedder)
+        if cached is None:
+            # The cache must not hold its own key, or it would never end.
+            work = partial(_encode_query, weakref.proxy(embedder))
+            cached = self._encoded.setdefault(embedder, lru_cache(maxsize=_CACHED_QUERIES)(work))
+        return cached(text, dense)
 
     def close(self) -> None:
         """Ends the threads after their present work."""
@@ -195,6 +184,27 @@ def _yield_to_queries() -> None:
     thread = threading.get_native_id()
     niceness = os.getpriority(os.PRIO_PROCESS, thread) + _DOCUMENT_NICENESS
     os.setpriority(os.PRIO_PROCESS, thread, min(niceness, _MAX_NICENESS))
+
+
+def _cut(document: StoredDocument, encoding: Encoding) -> list[_Piece]:
+    chunks = chunking.chunk(
+        document.document,
+        encoding.embedder.token_offsets,
+        max_tokens=encoding.chunk_tokens,
+        overlap_tokens=encoding.overlap_tokens,
+    )
+    if not chunks:
+        raise InvalidArgument("The document holds no words to search for.", field="data")
+    if len(chunks) >= protocol.MAX_PASSAGES:
+        raise TooLarge(f"The document falls into {len(chunks)} passages; split it.", field="data")
+    return [_Piece(chunk, _context(document.title, chunk.headings)) for chunk in chunks]
+
+
+def _encode_query(embedder: Embedder, text: str, dense: bool) -> EncodedQuery:
+    weights = lexical.query_weights(analysis.words(text))
+    vector = embedder.embed_query(text) if dense else None
+    asked = tuple(analysis.words(QUESTION_PHRASES.sub(" , ", text)))
+    return EncodedQuery(asked, weights, vector, language.nearest(text) or "")
 
 
 def _encoded(document: StoredDocument, pieces: list[_Piece], dense: list[list[float]]) -> Encoded:

@@ -172,7 +172,7 @@ class Ingestion:
 
     async def _encode(self, knowledge_base: KnowledgeBase, tenant: str, upload: Upload, source_hash: str) -> _Ready:
         document = await self._encoder.on_document_thread(_document, upload, tenant, source_hash, self._limits)
-        encoded = {chunking: await self._encoder.encode(document, chunking) for chunking in knowledge_base.chunkings()}
+        encoded = {each: await self._encoder.encode(document, each) for each in knowledge_base.encodings()}
         prepared = EncodedDocument(document, encoded)
         # Drops the bytes: from here on only text and vectors are needed.
         return _Ready(replace(upload, data=b""), len(upload.data), prepared)

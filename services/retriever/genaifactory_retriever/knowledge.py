@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from genaifactory_common import background, specs
 from genaifactory_common.errors import Conflict, FactoryError, OutOfSpace, Unavailable
 from genaifactory_retriever import catalogue, versions
-from genaifactory_retriever.encoding import Chunking, Encoded, Encoder
+from genaifactory_retriever.embedders.protocol import Embedder
+from genaifactory_retriever.encoding import Encoded, Encoder, Encoding
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
 from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, Put, State, StoredDocument
 from genaifactory_retriever.vectors.protocol import Point, Vectors
-from genaifactory_retriever.versions import chunking_of, index_name
+from genaifactory_retriever.versions import index_name
 
-_Key = tuple[str, str, Chunking]
-"""Tenant, document id and chunking."""
+_Key = tuple[str, str, Encoding]
+"""Tenant, document id and encoding."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class EncodedDocument:
-    """A document ready to be written, encoded for each chunking that was in use when it was prepared."""
+    """A document ready to be written, in each encoding that was in use when it was prepared."""
 
     document: StoredDocument
-    encoded: Mapping[Chunking, Encoded]
+    encoded: Mapping[Encoding, Encoded]
 
     @property
     def growth_bytes(self) -> int:
@@ -73,11 +74,21 @@ class Written:
 class KnowledgeBase:
     """An open knowledge base. One object for each name, in one process, on one event loop."""
 
-    def __init__(self, name: str, library: Library, vectors: Vectors, encoder: Encoder, snapshots: Snapshots) -> None:
+    def __init__(
+        self,
+        name: str,
+        library: Library,
+        vectors: Vectors,
+        encoder: Encoder,
+        embedders: dict[int, Embedder],
+        snapshots: Snapshots,
+    ) -> None:
+        """embedders: of each open version, by its id."""
         self.name = name
         self._library = library
         self._vectors = vectors
         self._encoder = encoder
+        self._embedders = embedders
         self._writing = asyncio.Lock()
         self._building = False
         self.snapshots = snapshots
@@ -98,17 +109,13 @@ class KnowledgeBase:
             if index.state not in OPEN_STATES or index.id in left:
                 await vectors.drop(index_name(index))  # also those that a killed process had yet to delete
         indexes = [index for index in indexes if index.state in OPEN_STATES and index.id not in left]
-        damaged: dict[int, str] = {}
-        for index in indexes:
-            try:
-                await vectors.open(index_name(index))
-            except Unavailable as error:
-                if not vectors.owned or isinstance(error, OutOfSpace):
-                    raise
-                await vectors.create(index_name(index), encoder.dimensions)
-                damaged[index.id] = error.message
+        embedders = {index.id: await versions.embedder_of(index, spec, library, encoder.embedders) for index in indexes}
+        opened = {index.id: await versions.open_or_create(index, embedders[index.id], vectors) for index in indexes}
+        damaged = {index_id: problem for index_id, problem in opened.items() if problem is not None}
         if not any(index.state == "active" for index in indexes):
-            first = await versions.create(spec, library, vectors, encoder, "")
+            embedder = await encoder.embedders.load(spec.embedder)
+            first = await versions.create(spec, embedder, library, vectors, "")
+            embedders[first.id] = embedder
             serving: dict[int, State] = {first.id: "active"}
             await library.run(library.set_states, serving)
             indexes = [replace(first, state="active"), *indexes]
@@ -119,6 +126,7 @@ class KnowledgeBase:
             library,
             vectors,
             encoder,
+            embedders,
             Snapshots(Snapshot(active, tuple(indexes), frozenset(unfinished))),
         )
         await self._repair(damaged)
@@ -126,9 +134,13 @@ class KnowledgeBase:
 
     # Writing
 
-    def chunkings(self) -> set[Chunking]:
-        """The chunkings of the open versions: a document is encoded for each of them."""
-        return {chunking_of(index) for index in self.snapshots.current.indexes}
+    def encodings(self) -> set[Encoding]:
+        """Those of the open versions: a document is encoded in each of them."""
+        return {self.encoding(index) for index in self.snapshots.current.indexes}
+
+    def encoding(self, index: Index) -> Encoding:
+        """Of an open version, and of any version of a snapshot while it is held."""
+        return Encoding(index.chunk_tokens, index.overlap_tokens, self._embedders[index.id])
 
     async def write(self, batch: Sequence[EncodedDocument], groups: tuple[str, ...] | None = None) -> list[Written]:
         """Writes documents of different ids; all of them become visible at once. Raises FactoryError.
@@ -210,7 +222,7 @@ class KnowledgeBase:
         return Written("unchanged" if known.indexed else "duplicate", 0)
 
     def _passages(self, prepared: EncodedDocument) -> int:
-        encoded = prepared.encoded.get(chunking_of(self.snapshots.current.active))
+        encoded = prepared.encoded.get(self.encoding(self.snapshots.current.active))
         return len(encoded.passages) if encoded else 0
 
     async def _apply(
@@ -237,7 +249,7 @@ class KnowledgeBase:
                 points: list[Point] = []
                 for revision, (document, indexed) in zip(revisions, puts, strict=True):
                     if indexed:
-                        passages = await self._passages_of(document, chunking_of(index), encoded)
+                        passages = await self._passages_of(document, self.encoding(index), encoded)
                         points.extend(passages.points(revision, document))
                         contents[revision][index.id] = passages.contents
                 await self._vectors.upsert(index_name(index), points)
@@ -253,10 +265,10 @@ class KnowledgeBase:
             except Unavailable as error:  # they stay hidden until the next write sweeps; this write's outcome is final
                 logger.warning("could not delete old passages of %s, which stay hidden: %s", self.name, error.message)
 
-    async def _passages_of(self, document: StoredDocument, chunking: Chunking, encoded: dict[_Key, Encoded]) -> Encoded:
-        key = _key(document, chunking)
+    async def _passages_of(self, document: StoredDocument, encoding: Encoding, encoded: dict[_Key, Encoded]) -> Encoded:
+        key = _key(document, encoding)
         if key not in encoded:
-            encoded[key] = await self._encoder.encode(document, chunking)
+            encoded[key] = await self._encoder.encode(document, encoding)
         return encoded[key]
 
     async def _promoted(
@@ -306,18 +318,19 @@ class KnowledgeBase:
         for index in self.snapshots.current.indexes:
             problem = damaged.get(index.id) or await versions.problem(index, self._library, self._vectors)
             if problem is not None:
-                await versions.rebuild(index, problem, self._library, self._vectors, self._encoder)
+                await versions.rebuild(
+                    index, problem, self._library, self._vectors, self._encoder, self.encoding(index)
+                )
         if damaged:
             await self._sweep()
 
     # Index versions
 
     async def build(self, spec: specs.KnowledgeBase, idempotency_key: str) -> AsyncGenerator[Progress, None]:
-        """Builds a version beside the active one from all stored documents and checks it. Raises Conflict.
-
-        It is cancelled with its caller, and the same key starts it again.
+        """Builds a version beside the active one from all stored documents and checks it. It is cancelled with its
+        caller, and the same key starts it again. Raises Conflict, and Unavailable without the spec's embedder.
         """
-        known = await self._built(idempotency_key)
+        known = await versions.built(self.name, idempotency_key, self._library)
         if known is not None:
             passages = await self._library.run(self._library.all_passages, known.id)
             yield Progress(known.version, passages, passages, known.state)
@@ -326,10 +339,12 @@ class KnowledgeBase:
             raise Conflict(f"Another build of '{self.name}' is running; wait for its end.")
         self._building = True
         try:
+            embedder = await self._encoder.embedders.load(spec.embedder)
             async with self._writing:
                 spare = [index for index in self.snapshots.current.indexes if index.state == "ready"]
                 await self._retire(spare, {index.id: "dropped" for index in spare})
-                index = await versions.create(spec, self._library, self._vectors, self._encoder, idempotency_key)
+                index = await versions.create(spec, embedder, self._library, self._vectors, idempotency_key)
+                self._embedders[index.id] = embedder
                 current = self.snapshots.current
                 revisions = await self._library.run(self._library.indexed_revisions, self.name)
                 total = await self._library.run(self._library.all_passages, current.active.id)
@@ -388,29 +403,11 @@ class KnowledgeBase:
                 )
             await self._retire([target], {target.id: "dropped"})
 
-    async def _built(self, idempotency_key: str) -> Index | None:
-        if not idempotency_key:
-            return None
-        indexes = await self._library.run(self._library.indexes, self.name)
-        known = next((index for index in indexes if index.idempotency_key == idempotency_key), None)
-        if known is None or known.state == "failed":
-            return None
-        if known.state == "dropped":
-            raise Conflict(
-                f"The index version '{known.version}' was built with this key and dropped since; use a new key.",
-                field="idempotency_key",
-            )
-        if known.state == "building":
-            raise Conflict(
-                f"The index version '{known.version}' is being built with this key.", field="idempotency_key"
-            )
-        return known
-
     async def _copy(self, index: Index, revisions: Sequence[int]) -> int:
         """Adds the documents that are still live to a version that is being built. Returns the number of passages."""
         documents = [(r, await self._library.run(self._library.load, r)) for r in revisions]
         encoded = await asyncio.gather(
-            *(self._encoder.encode(document, chunking_of(index)) for _, document in documents if document is not None)
+            *(self._encoder.encode(document, self.encoding(index)) for _, document in documents if document is not None)
         )
         present = [(revision, document) for revision, document in documents if document is not None]
         async with self._writing:
@@ -438,11 +435,12 @@ class KnowledgeBase:
             return
         await self._set_states(states)
         for index in indexes:
+            del self._embedders[index.id]
             await self._vectors.drop(index_name(index))
 
 
-def _key(document: StoredDocument, chunking: Chunking) -> _Key:
-    return document.tenant, document.document_id, chunking
+def _key(document: StoredDocument, encoding: Encoding) -> _Key:
+    return document.tenant, document.document_id, encoding
 
 
 class _CheckFailed(FactoryError):

@@ -19,7 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 
-from genaifactory_common import sqlite_files
+from pydantic import TypeAdapter
+
+from genaifactory_common import specs, sqlite_files
 from genaifactory_common.sqlite_files import Pragmas, SqliteFile
 from genaifactory_common.sqlite_thread import Database
 from genaifactory_retriever import schema
@@ -28,6 +30,7 @@ from genaifactory_retriever.stored import (
     OPEN_STATES,
     Access,
     Contents,
+    Embedding,
     Index,
     Known,
     Origin,
@@ -39,6 +42,7 @@ from genaifactory_retriever.stored import (
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
+_EMBEDDER: TypeAdapter[specs.AnyEmbedder] = TypeAdapter(specs.AnyEmbedder)
 # FULL: a commit is on disk when it returns, so a power cut cannot undo what was acknowledged.
 _PRAGMAS = Pragmas(synchronous="FULL")
 _BUSY_SECONDS = 30.0
@@ -205,14 +209,15 @@ class Library:
     def indexes(self, knowledge_base: str) -> list[Index]:
         """All index versions that were ever created, newest first."""
         rows = self.read(
-            "SELECT id, knowledge_base, version, state, chunk_tokens, overlap_tokens, embedding_model, create_time,"
-            " idempotency_key FROM indexes WHERE knowledge_base = ? ORDER BY id DESC",
+            "SELECT id, knowledge_base, version, state, chunk_tokens, overlap_tokens, create_time, idempotency_key,"
+            " embedder, dimensions, digest FROM indexes LEFT JOIN embeddings ON index_id = id"
+            " WHERE knowledge_base = ? ORDER BY id DESC",
             (knowledge_base,),
         )
-        return [Index(*row) for row in rows]
+        return [Index(*(*row[:8], _embedding(*row[8:]))) for row in rows]
 
-    def add_index(self, index: Index) -> Index:
-        """Stores a new version under the next id and name; returns it with both."""
+    def add_index(self, index: Index, embedding: Embedding) -> Index:
+        """Stores a new version under the next id and name; returns it with both, and with its embedding."""
         with self._transaction() as connection:
             (count,) = connection.execute(
                 "SELECT count(*) FROM indexes WHERE knowledge_base = ?", (index.knowledge_base,)
@@ -227,12 +232,18 @@ class Library:
                     index.state,
                     index.chunk_tokens,
                     index.overlap_tokens,
-                    index.embedding_model,
+                    embedding.embedder.model,
                     index.create_time,
                     index.idempotency_key,
                 ),
             ).fetchone()
-        return replace(index, id=row[0], version=version)
+            _insert_embedding(connection, row[0], embedding)
+        return replace(index, id=row[0], version=version, embedding=embedding)
+
+    def record_embedding(self, index_id: int, embedding: Embedding) -> None:
+        """Of a version that has none recorded."""
+        with self._transaction() as connection:
+            _insert_embedding(connection, index_id, embedding)
 
     def set_states(self, states: Mapping[int, State]) -> None:
         """Sets states of index versions in one commit; the statistics of failed and dropped ones are deleted."""
@@ -335,6 +346,19 @@ def _insert(connection: sqlite3.Connection, knowledge_base: str, put: Put) -> No
         "INSERT INTO origins VALUES (?, ?, ?, ?, ?)",
         (put.revision, origin.media_type, origin.size_bytes, origin.store_time, origin.source),
     )
+
+
+def _embedding(embedder: str | None, dimensions: int, digest: str) -> Embedding | None:
+    return None if embedder is None else Embedding(_EMBEDDER.validate_json(embedder), dimensions, digest)
+
+
+def _insert_embedding(connection: sqlite3.Connection, index_id: int, embedding: Embedding) -> None:
+    connection.execute(
+        "INSERT INTO embeddings VALUES (?, ?, ?, ?)",
+        (index_id, embedding.embedder.model_dump_json(), embedding.dimensions, embedding.digest),
+    )
+    if embedding.embedder != specs.MiniLMEmbedder():
+        schema.close_to_older_platforms(connection)
 
 
 def _set_revisions(connection: sqlite3.Connection, revisions: Sequence[int], state: str) -> None:

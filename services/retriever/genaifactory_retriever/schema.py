@@ -7,7 +7,9 @@ from pathlib import Path
 
 from genaifactory_common.errors import Unavailable
 
-_VERSION = 1
+_VERSION = 2
+_MINILM_ALONE = 1
+"""The version while each index is MiniLM's: a platform from before there were others can read the file as well."""
 _TABLES = """
 CREATE TABLE documents (
   knowledge_base TEXT NOT NULL, tenant TEXT NOT NULL, document_id TEXT NOT NULL,
@@ -50,6 +52,11 @@ CREATE TABLE IF NOT EXISTS origins (
 );
 DELETE FROM origins WHERE revision NOT IN (SELECT revision FROM documents);
 """
+_EMBEDDINGS = """
+CREATE TABLE IF NOT EXISTS embeddings (
+  index_id INTEGER PRIMARY KEY, embedder TEXT NOT NULL, dimensions INTEGER NOT NULL, digest TEXT NOT NULL
+);
+"""
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -60,5 +67,13 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer version of the platform (schema {version}, this one has {_VERSION}); run "
             "that version on it."
         )
-    tables = _TABLES if version == 0 else ""
-    connection.executescript(f"BEGIN IMMEDIATE; {tables} {_ORIGINS} PRAGMA user_version = {_VERSION}; COMMIT;")
+    tables = f"{_TABLES} PRAGMA user_version = {_MINILM_ALONE};" if version == 0 else ""
+    connection.executescript(f"BEGIN IMMEDIATE; {tables} {_ORIGINS} {_EMBEDDINGS} COMMIT;")
+
+
+def close_to_older_platforms(connection: sqlite3.Connection) -> None:
+    """Inside of the transaction that adds an index of another embedder than MiniLM.
+
+    A platform from before there were others would search it with MiniLM's vectors; now it refuses the file.
+    """
+    connection.execute(f"PRAGMA user_version = {_VERSION}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from genaifactory_common.identity import Caller
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_retriever import fusion, lexical
+from genaifactory_retriever.embedders.protocol import Embedder
 from genaifactory_retriever.encoding import EncodedQuery, Encoder
 from genaifactory_retriever.fusion import Mode
 from genaifactory_retriever.knowledge import KnowledgeBase
@@ -71,7 +72,7 @@ class Searcher:
             index = snapshot.serving(query.index_version)
             with self._telemetry.span("retriever.encode"):
                 encoded, frequencies, passages = await self._encoder.on_query_thread(
-                    self._encode, query, index, caller.tenant
+                    self._encode, query, index, knowledge_base.encoding(index).embedder, caller.tenant
                 )
             vector = lexical.query_vector(encoded.weights, frequencies, passages)
             where = Where(
@@ -102,7 +103,9 @@ class Searcher:
         covered = lexical.coverage(encoded.words, texts, frequencies, passages)
         return SearchResult(tuple((hit.passage, hit.score) for hit in ranked), index.version, covered)
 
-    def _encode(self, query: Query, index: Index, tenant: str) -> tuple[EncodedQuery, dict[int, int], int]:
-        encoded = self._encoder.encode_query(query.text, dense=query.mode is not Mode.LEXICAL)
+    def _encode(
+        self, query: Query, index: Index, embedder: Embedder, tenant: str
+    ) -> tuple[EncodedQuery, dict[int, int], int]:
+        encoded = self._encoder.encode_query(query.text, embedder, dense=query.mode is not Mode.LEXICAL)
         frequencies = self._library.passages_with(index.id, tenant, list(encoded.weights))
         return encoded, frequencies, self._library.totals(index.id, tenant)[1]

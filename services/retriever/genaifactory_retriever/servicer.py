@@ -124,7 +124,7 @@ class RetrieverServicer(retriever_pb2_grpc.RetrieverServiceServicer):
                 state=_STATES[index.state],
                 documents=documents,
                 passages=passages,
-                embedding_model=index.embedding_model,
+                embedding_model=(index.embedding.embedder if index.embedding else specs.MiniLMEmbedder()).model,
                 chunk_tokens=index.chunk_tokens,
                 chunk_overlap_tokens=index.overlap_tokens,
             )

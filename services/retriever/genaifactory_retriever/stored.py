@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from genaifactory_common import specs
 from genaifactory_retriever.documents import Document, Section
 
 State = Literal["building", "ready", "active", "previous", "failed", "dropped"]
@@ -84,6 +85,17 @@ class Contents:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """The embedder that made the vectors of an index version. Vectors of another one cannot be compared with them."""
+
+    embedder: specs.AnyEmbedder
+    """As factory.yaml had it."""
+    dimensions: int
+    digest: str
+    """See Embedder."""
+
+
+@dataclass(frozen=True)
 class Index:
     """An index version."""
 
@@ -93,10 +105,11 @@ class Index:
     state: State
     chunk_tokens: int
     overlap_tokens: int
-    embedding_model: str
     create_time: float
     """Seconds since the epoch."""
     idempotency_key: str
+    embedding: Embedding | None
+    """None: MiniLM, of a platform that did not record it yet."""
 
 
 @dataclass(frozen=True)

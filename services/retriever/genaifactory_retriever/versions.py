@@ -1,4 +1,4 @@
-"""One index version: its name and chunking, its creation and rebuild, and the check against the library."""
+"""One index version: its name and embedder, its creation and rebuild, and the check against the library."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import time
 from collections.abc import Sequence
 
 from genaifactory_common import specs
-from genaifactory_common.errors import Unavailable
-from genaifactory_retriever.encoding import Chunking, Encoder
+from genaifactory_common.errors import Conflict, FactoryError, OutOfSpace, Unavailable
+from genaifactory_retriever.embedders.protocol import Embedder
+from genaifactory_retriever.embedders.registry import Embedders
+from genaifactory_retriever.encoding import Encoder, Encoding
 from genaifactory_retriever.library import Library
-from genaifactory_retriever.stored import Index, State
+from genaifactory_retriever.stored import Embedding, Index, State
 from genaifactory_retriever.vectors.protocol import Point, Vectors, Where, point_id
 
 logger = logging.getLogger(__name__)
@@ -27,20 +29,15 @@ _ROUNDING = 1e-3
 """Tolerance for dot products of unit vectors in 32-bit floats; damage causes far greater differences."""
 
 
-def chunking_of(index: Index) -> Chunking:
-    """The chunking of an index version."""
-    return Chunking(index.chunk_tokens, index.overlap_tokens)
-
-
 def index_name(index: Index) -> str:
     """Its name in the vector store."""
     return f"{index.knowledge_base}--{index.version}"
 
 
 async def create(
-    spec: specs.KnowledgeBase, library: Library, vectors: Vectors, encoder: Encoder, idempotency_key: str
+    spec: specs.KnowledgeBase, embedder: Embedder, library: Library, vectors: Vectors, idempotency_key: str
 ) -> Index:
-    """Creates an empty version under the next name, in the state building."""
+    """Creates an empty version under the next name, in the state building. embedder: of the spec, loaded."""
     index = Index(
         id=0,
         knowledge_base=spec.name,
@@ -48,18 +45,84 @@ async def create(
         state="building",
         chunk_tokens=spec.chunk_tokens,
         overlap_tokens=spec.chunk_overlap_tokens,
-        embedding_model=spec.embedding_model,
         create_time=time.time(),
         idempotency_key=idempotency_key,
+        embedding=None,
     )
-    index = await library.run(library.add_index, index)
+    made_by = Embedding(spec.embedder, embedder.dimensions, embedder.digest)
+    index = await library.run(library.add_index, index, made_by)
     try:
-        await vectors.create(index_name(index), encoder.dimensions)
+        await vectors.create(index_name(index), embedder.dimensions)
     except BaseException:
         failed: dict[int, State] = {index.id: "failed"}  # else its key would refuse another try as a running build
         await library.run(library.set_states, failed)
         raise
     return index
+
+
+async def embedder_of(index: Index, spec: specs.KnowledgeBase, library: Library, embedders: Embedders) -> Embedder:
+    """The embedder that made a version's vectors; factory.yaml may have another place for it now.
+
+    Raises Unavailable when it cannot be loaded any more, or only with other files.
+    """
+    recorded = index.embedding
+    if recorded is None:
+        first = specs.MiniLMEmbedder()
+        embedder = await embedders.load(first)
+        made_by = Embedding(first, embedder.dimensions, embedder.digest)
+        await library.run(library.record_embedding, index.id, made_by)
+        return embedder
+    places = [spec.embedder] if type(spec.embedder) is type(recorded.embedder) else []
+    why = ""
+    for place in dict.fromkeys((*places, recorded.embedder)):
+        try:
+            embedder = await embedders.load(place)
+        except FactoryError as error:
+            why = error.message
+            continue
+        if (embedder.dimensions, embedder.digest) == (recorded.dimensions, recorded.digest):
+            return embedder
+        why = "it has other files or settings than it had then."
+    raise Unavailable(
+        f"The index version '{index.version}' of '{index.knowledge_base}' was made with the embedder "
+        f"'{recorded.embedder.model}', which cannot be had any more: {why} Bring it back as it was, or name the place "
+        "where it is now as the embedder of the knowledge base; then build a version with another embedder and drop "
+        "this one.",
+        field=f"knowledge_bases[{index.knowledge_base}].embedder",
+    )
+
+
+async def open_or_create(index: Index, embedder: Embedder, vectors: Vectors) -> str | None:
+    """Opens a version; one that is damaged on this process's own disk is created anew, without passages.
+
+    Returns what was wrong with it. Raises Unavailable.
+    """
+    try:
+        await vectors.open(index_name(index))
+    except Unavailable as error:
+        if not vectors.owned or isinstance(error, OutOfSpace):
+            raise
+        await vectors.create(index_name(index), embedder.dimensions)
+        return error.message
+    return None
+
+
+async def built(knowledge_base: str, idempotency_key: str, library: Library) -> Index | None:
+    """The version that was built with this key. Raises Conflict while it is being built, or when it was dropped."""
+    if not idempotency_key:
+        return None
+    indexes = await library.run(library.indexes, knowledge_base)
+    known = next((index for index in indexes if index.idempotency_key == idempotency_key), None)
+    if known is None or known.state == "failed":
+        return None
+    if known.state == "dropped":
+        raise Conflict(
+            f"The index version '{known.version}' was built with this key and dropped since; use a new key.",
+            field="idempotency_key",
+        )
+    if known.state == "building":
+        raise Conflict(f"The index version '{known.version}' is being built with this key.", field="idempotency_key")
+    return known
 
 
 async def problem(index: Index, library: Library, vectors: Vectors) -> str | None:
@@ -106,18 +169,20 @@ async def unequal(index: Index, revisions: Sequence[int], library: Library, vect
     return problems
 
 
-async def rebuild(index: Index, why: str, library: Library, vectors: Vectors, encoder: Encoder) -> None:
+async def rebuild(
+    index: Index, why: str, library: Library, vectors: Vectors, encoder: Encoder, encoding: Encoding
+) -> None:
     """Writes a version's points again from the library. For a version that is not in use yet."""
     revisions = await library.run(library.indexed_revisions, index.knowledge_base)
     name = index_name(index)
     logger.warning(
         "the index '%s' is damaged (%s); it is rebuilt from the %d stored documents", name, why, len(revisions)
     )
-    await vectors.create(name, encoder.dimensions)
+    await vectors.create(name, encoding.embedder.dimensions)
     for begin in range(0, len(revisions), _BATCH):
         loaded = [(r, await library.run(library.load, r)) for r in revisions[begin : begin + _BATCH]]
         present = [(revision, document) for revision, document in loaded if document is not None]
-        passages = await asyncio.gather(*(encoder.encode(document, chunking_of(index)) for _, document in present))
+        passages = await asyncio.gather(*(encoder.encode(document, encoding) for _, document in present))
         for (revision, document), encoded in zip(present, passages, strict=True):
             await vectors.upsert(name, encoded.points(revision, document))
     if (left := await problem(index, library, vectors)) is not None:

@@ -73,14 +73,14 @@ def test_tokens_read_counts_up_to_the_limit(model: MiniLM) -> None:
 def test_the_tokenizer_does_not_get_text_beyond_the_limit(model: MiniLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokenizer holds the interpreter's lock: a text of megabytes would stall every other request."""
     seen: list[int] = []
-    whole = model._truncated
+    whole = model._tokenizer
 
     class Watched:
         def encode(self, text: str) -> Encoding:
             seen.append(len(text))
             return whole.encode(text)
 
-    monkeypatch.setattr(model, "_truncated", Watched())
+    monkeypatch.setattr(model, "_tokenizer", Watched())
     long = "disk " * 300_000
     assert np.array_equal(model.embed([long]), model.embed(["disk " * 300]))
     assert model.tokens_read(long) == 256
@@ -149,7 +149,7 @@ def _reference(model: MiniLM, text: str) -> np.ndarray:
     from safetensors.numpy import load_file
 
     w = load_file(minilm._model_dir() / "model.safetensors")
-    ids = [101, *model._whole.encode(text, add_special_tokens=False).ids, 102]
+    ids = [101, *model._tokenizer.encode(text, add_special_tokens=False).ids, 102]
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         x = x - x.mean(-1, keepdims=True)

@@ -16,7 +16,7 @@ from genaifactory_common.minilm import MiniLM
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import SIGNER, act_as, served
 from genaifactory_retriever.app import create_app
-from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
+from genaifactory_retriever.embedders.registry import Embedders
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.parsing.limits import Limits
 from genaifactory_retriever.settings import Settings
@@ -46,8 +46,8 @@ def model(model_dir: Path) -> MiniLM:
 
 
 @pytest.fixture
-def encoder(model: MiniLM) -> Iterator[Encoder]:
-    encoder = Encoder(MiniLMEmbedder(model), document_threads=2, query_threads=1)
+def encoder(model: MiniLM, model_dir: Path) -> Iterator[Encoder]:
+    encoder = Encoder(Embedders(model_dir), document_threads=2, query_threads=1)
     yield encoder
     encoder.close()
 
@@ -142,8 +142,10 @@ class Client:
 
 
 @asynccontextmanager
-async def retriever(data_dir: Path, model_dir: Path, **settings: Any) -> AsyncIterator[Client]:
-    source = specs.Source(specs.parse(FACTORY))
+async def retriever(
+    data_dir: Path, model_dir: Path, *, factory: specs.Factory | None = None, **settings: Any
+) -> AsyncIterator[Client]:
+    source = specs.Source(factory or specs.parse(FACTORY))
     app = create_app(
         Settings(data_dir=data_dir, model_cache_dir=model_dir, context_public_key=SIGNER.public_key, **settings),
         source,

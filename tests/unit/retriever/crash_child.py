@@ -14,7 +14,7 @@ from genaifactory_common import specs
 from genaifactory_retriever import lexical
 from genaifactory_retriever.analysis import words
 from genaifactory_retriever.documents import Block, assemble
-from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
+from genaifactory_retriever.embedders.registry import Embedders
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
 from genaifactory_retriever.library import Library
@@ -78,7 +78,7 @@ async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVect
 async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
     library = Library(data_dir / "library.sqlite")
     vectors = EdgeVectors(data_dir / "vectors", search_threads=1)
-    encoder = Encoder(MiniLMEmbedder.load(model_dir), document_threads=1, query_threads=1)
+    encoder = Encoder(Embedders(model_dir), document_threads=1, query_threads=1)
     base = await KnowledgeBase.open(SPEC, library, vectors, encoder)
     edition = await whole_edition(base, library, vectors)
     assert edition >= at_least, f"edition {at_least} was acknowledged, {edition} is stored"
@@ -88,7 +88,7 @@ async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
         batch = [document(number, edition) for number in range(DOCUMENTS)]
         print("begins write", flush=True)
         await base.write(
-            [EncodedDocument(one, {c: await encoder.encode(one, c) for c in base.chunkings()}) for one in batch]
+            [EncodedDocument(one, {c: await encoder.encode(one, c) for c in base.encodings()}) for one in batch]
         )
         print("edition", edition, flush=True)
         if edition % 3 == 0:

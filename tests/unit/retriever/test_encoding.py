@@ -7,14 +7,17 @@ import itertools
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever.documents import Block, assemble
 from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
-from genaifactory_retriever.encoding import Chunking, Encoder
+from genaifactory_retriever.encoding import Encoder, Encoding
 from genaifactory_retriever.stored import StoredDocument
 
-_CHUNKING = Chunking(chunk_tokens=32, overlap_tokens=4)
+
+def _encoding(model: MiniLM) -> Encoding:
+    return Encoding(chunk_tokens=32, overlap_tokens=4, embedder=MiniLMEmbedder(model))
 
 
 def _stored(text: str, document_id: str = "a") -> StoredDocument:
@@ -41,7 +44,7 @@ def _sentences(count: int) -> str:
 
 
 async def test_the_vectors_of_a_long_document_equal_those_of_its_texts_alone(encoder: Encoder, model: MiniLM) -> None:
-    encoded = await encoder.encode(_stored(_sentences(40)), _CHUNKING)
+    encoded = await encoder.encode(_stored(_sentences(40)), _encoding(model))
     assert len(encoded.passages) >= 20
     for passage in encoded.passages:
         alone = model.embed([f"Leave\n{passage.chunk.text}"])[0]
@@ -50,7 +53,7 @@ async def test_the_vectors_of_a_long_document_equal_those_of_its_texts_alone(enc
     assert starts == sorted(starts)
 
 
-async def test_every_thread_works_on_one_long_document(model: MiniLM) -> None:
+async def test_every_thread_works_on_one_long_document(encoder: Encoder, model: MiniLM) -> None:
     together = threading.Barrier(2, timeout=30)
 
     class Meeting(MiniLMEmbedder):
@@ -63,19 +66,17 @@ async def test_every_thread_works_on_one_long_document(model: MiniLM) -> None:
                 together.wait()
             return [[0.0] * self.dimensions for _ in texts]
 
-    encoder = Encoder(Meeting(model), document_threads=2, query_threads=1)
-    try:
-        encoded = await encoder.encode(_stored(_sentences(40)), _CHUNKING)
-    finally:
-        encoder.close()
+    encoding = replace(_encoding(model), embedder=Meeting(model))
+    encoded = await encoder.encode(_stored(_sentences(40)), encoding)
     assert len(encoded.passages) >= 20  # with one thread the barrier would have broken
 
 
-async def test_a_short_document_does_not_wait_for_a_long_one_of_another_upload(encoder: Encoder) -> None:
+async def test_a_short_document_does_not_wait_for_a_long_one_of_another_upload(encoder: Encoder, model: MiniLM) -> None:
+    encoding = _encoding(model)
     done: list[str] = []
 
     async def encode(document: StoredDocument) -> None:
-        await encoder.encode(document, _CHUNKING)
+        await encoder.encode(document, encoding)
         done.append(document.document_id)
 
     async with asyncio.TaskGroup() as tasks:

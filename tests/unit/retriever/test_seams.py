@@ -1,4 +1,4 @@
-"""The service with another embedder, and with a reranker, each set at the one line that chooses it."""
+"""The service with another embedder, and with a reranker, each in the place of ours."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from genaifactory.retriever.v1 import retriever_pb2
 from genaifactory_common.minilm import MiniLM
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever import app
+from genaifactory_retriever.embedders import minilm
 from genaifactory_retriever.encoding import EncodedQuery
 from genaifactory_retriever.rerankers.protocol import Hit
 
@@ -25,10 +26,8 @@ class Trigrams:
     """An embedder without weights: three letters in a row, hashed."""
 
     dimensions = 64
-
-    @classmethod
-    def load(cls, cache_dir: Path) -> Trigrams:
-        return cls()
+    digest = "trigrams"
+    texts_at_once = 4
 
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
         return [self.embed_query(text) for text in texts]
@@ -62,7 +61,7 @@ class ShortestFirst:
 async def test_indexes_of_an_embedder_with_other_dimensions_are_searched_and_pass_their_check(
     tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "MiniLMEmbedder", Trigrams)
+    monkeypatch.setattr(minilm, "load", lambda spec, cache_dir: Trigrams())
     act_as(CALLER)
     async with retriever(tmp_path / "data", model_dir) as client:
         await client.ingest([Doc("a", "# Leave\n\nVacations are long."), Doc("b", "# Pay\n\nSalaries rise.")])

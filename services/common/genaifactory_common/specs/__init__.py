@@ -7,6 +7,13 @@ with the path of the bad field; `Source` keeps the last valid one in force while
 from __future__ import annotations
 
 from genaifactory_common.specs.documents import InvalidConfiguration, digest, hash_key, load, parse, read
+from genaifactory_common.specs.embedders import (
+    AnyEmbedder,
+    E5Embedder,
+    MiniLMEmbedder,
+    OnnxEmbedder,
+    OpenAIEmbedder,
+)
 from genaifactory_common.specs.factory import Cors, Factory, Origin, Retired
 from genaifactory_common.specs.gates import Gate, GateRule
 from genaifactory_common.specs.models import CircuitBreaker, Model, ModelServerBackend, OpenAIBackend, Price, Retry
@@ -20,6 +27,7 @@ from genaifactory_common.specs.tenants import ApiKey, Limits, Permission, Role, 
 
 __all__ = [
     "STABLE",
+    "AnyEmbedder",
     "AnySource",
     "ApiKey",
     "Arm",
@@ -29,6 +37,7 @@ __all__ = [
     "CircuitBreaker",
     "Cors",
     "Derived",
+    "E5Embedder",
     "Factory",
     "FolderSource",
     "Gate",
@@ -36,10 +45,13 @@ __all__ = [
     "InvalidConfiguration",
     "KnowledgeBase",
     "Limits",
+    "MiniLMEmbedder",
     "Model",
     "ModelServerBackend",
     "Name",
+    "OnnxEmbedder",
     "OpenAIBackend",
+    "OpenAIEmbedder",
     "Origin",
     "PagesSource",
     "Permission",

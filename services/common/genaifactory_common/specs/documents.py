@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from genaifactory_common import engine_specs, strict_yaml
 from genaifactory_common.errors import InvalidArgument
-from genaifactory_common.specs import sources
+from genaifactory_common.specs import embedders, sources
 from genaifactory_common.specs.factory import Factory, InconsistentError
 
 
@@ -54,7 +54,7 @@ def _problems(error: ValidationError) -> list[str]:
 
 
 # pydantic's paths name a union's branch and mark a mapping's key; neither is a field of the document.
-_NO_FIELDS = ("modelserver", "openai", *engine_specs.TYPES, *sources.TYPES, "[key]")
+_NO_FIELDS = ("modelserver", "openai", *engine_specs.TYPES, *sources.TYPES, *embedders.TYPES, "[key]")
 
 
 def _problem(error: Any) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AnyHttpUrl, Field, model_validator
+from pydantic import AnyHttpUrl, Field, StringConstraints, model_validator
 
 from genaifactory_common.engine_specs import ModelName, Spec
+
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
+"""Name of an environment variable."""
 
 
 class Price(Spec):
@@ -31,9 +34,7 @@ class OpenAIBackend(Spec):
     type: Literal["openai"]
     base_url: AnyHttpUrl = Field(description="Up to and with /v1.")
     model: ModelName = Field(description="Name at that API.")
-    api_key_env: str | None = Field(
-        default=None, pattern=r"^[A-Z][A-Z0-9_]*$", description="Environment variable that holds its key."
-    )
+    api_key_env: EnvironmentName | None = Field(default=None, description="Environment variable that holds its key.")
     dialect: Literal["compatible", "openai", "vllm"] = Field(
         default="compatible",
         description="Its API beyond the common parameters: 'openai' (OpenAI's own) names the output limit "

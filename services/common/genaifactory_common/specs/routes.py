@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from genaifactory_common.engine_specs import ModelName, Spec
+from genaifactory_common.specs.embedders import AnyEmbedder, MiniLMEmbedder
 from genaifactory_common.specs.names import Name
 
 TaskName = Literal["chat", "rag"]
@@ -87,7 +88,9 @@ class KnowledgeBase(Spec):
     )
     chunk_tokens: int = Field(default=200, ge=32, le=2000, description="Longest passage, in embedding tokens.")
     chunk_overlap_tokens: int = Field(default=30, ge=0, le=500)
-    embedding_model: Literal["minilm"] = "minilm"
+    embedder: AnyEmbedder = Field(
+        default=MiniLMEmbedder(), description="The model that makes its vectors; a change needs a new index version."
+    )
 
     @model_validator(mode="after")
     def _overlap(self) -> Self:

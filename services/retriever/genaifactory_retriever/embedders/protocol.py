@@ -14,8 +14,18 @@ class Embedder(Protocol):
         """Components of a vector."""
         ...
 
+    @property
+    def digest(self) -> str:
+        """Of all that its vectors depend on: only vectors of one digest may be compared."""
+        ...
+
+    @property
+    def texts_at_once(self) -> int:
+        """Passages of one call, after which other documents get a turn."""
+        ...
+
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
-        """Vectors of unit length in the order of the texts, which are few per call. Raises Unavailable."""
+        """Vectors of unit length in the order of the texts, at most texts_at_once. Raises Unavailable."""
         ...
 
     def embed_query(self, text: str) -> list[float]:

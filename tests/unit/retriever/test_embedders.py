@@ -1,0 +1,272 @@
+"""Embedders by configuration: a model's folder is obeyed, and an API that fails is reported without secrets."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genaifactory_common import specs
+from genaifactory_common.errors import Unavailable
+from genaifactory_retriever.embedders import onnx, openai
+from genaifactory_retriever.embedders.registry import Embedders
+
+from . import small_model
+
+SEED = 7
+DIMENSIONS = 8
+
+
+def of_folder(folder: Path) -> onnx.OnnxEmbedder:
+    return onnx.load(specs.OnnxEmbedder(type="onnx", folder=str(folder)), folder)
+
+
+def states(text: str) -> np.ndarray:
+    """What the graph returns for the tokens of a text."""
+    return small_model.table(SEED, DIMENSIONS)[small_model.tokenizer().encode(text).ids]
+
+
+@pytest.mark.parametrize(
+    ("mode", "pooled"),
+    [
+        ("pooling_mode_mean_tokens", lambda rows: rows.mean(axis=0)),
+        ("pooling_mode_max_tokens", lambda rows: rows.max(axis=0)),
+        ("pooling_mode_cls_token", lambda rows: rows[0]),
+        ("pooling_mode_lasttoken", lambda rows: rows[-1]),
+    ],
+)
+def test_pooling_prefixes_and_dimensions_are_those_of_the_models_files(
+    tmp_path: Path, mode: str, pooled: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    prompts = {"query": "ask: ", "document": "text: "}
+    folder = small_model.write(tmp_path / "m", seed=SEED, dimensions=DIMENSIONS, pooling=mode, prompts=prompts)
+    embedder = of_folder(folder)
+    assert embedder.dimensions == DIMENSIONS
+
+    def expected(text: str) -> np.ndarray:
+        vector = pooled(states(text))
+        return vector / np.linalg.norm(vector)
+
+    assert np.allclose(embedder.embed_query("leave"), expected("ask: leave"), atol=1e-6)
+    passages = embedder.embed_passages(["leave", "pay"])
+    assert np.allclose(passages, [expected("text: leave"), expected("text: pay")], atol=1e-6)
+
+
+def test_a_text_is_truncated_where_the_models_files_say(tmp_path: Path) -> None:
+    embedder = of_folder(small_model.write(tmp_path / "m", seed=SEED, dimensions=DIMENSIONS, max_tokens=6))
+    assert embedder.embed_query("abcdXY") == embedder.embed_query("abcd")
+    assert embedder.embed_query("abcX") != embedder.embed_query("abcd")
+    assert len(embedder.token_offsets("abcdXY")) == 6
+
+
+def without_transformer(folder: Path) -> None:
+    small_model.write_json(folder / "modules.json", [{"path": "1_Pooling", "type": "x.Pooling"}])
+
+
+def with_dense(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_bytes())
+    small_model.write_json(folder / "modules.json", [*modules, {"path": "3_Dense", "type": "x.models.Dense"}])
+
+
+def with_pooling(**values: Any) -> Callable[[Path], None]:
+    return lambda folder: small_model.write_json(folder / "1_Pooling" / "config.json", values)
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def with_bytes(name: str, data: bytes) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        (folder / name).write_bytes(data)
+
+    return harm
+
+
+MEAN = {"pooling_mode_mean_tokens": True}
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (without("modules.json"), "has no file .*modules.json"),
+        (without("tokenizer.json"), "has no file .*tokenizer.json"),
+        (without("onnx/model.onnx"), "has no file .*model.onnx"),
+        (with_bytes("modules.json", b"{"), "modules.json is no JSON"),
+        (with_bytes("onnx/model.onnx", b"nonsense"), "cannot be loaded"),
+        (with_bytes("tokenizer.json", b"{}"), "cannot be loaded"),
+        (without_transformer, "has no Transformer and Pooling"),
+        (with_dense, "has the modules Dense; supported are Transformer, Pooling, Normalize"),
+        (with_pooling(word_embedding_dimension=8), "must set exactly one of"),
+        (with_pooling(word_embedding_dimension=8, pooling_mode_cls_token=True, **MEAN), "must set exactly one of"),
+        (with_pooling(word_embedding_dimension=8, pooling_mode_weightedmean_tokens=True), "must set exactly one of"),
+        (with_pooling(word_embedding_dimension=8, include_prompt=False, **MEAN), "must set exactly one of"),
+        (with_pooling(word_embedding_dimension=9, **MEAN), r"\(tokens, 9\) is needed"),
+        (with_pooling(**MEAN), "must have a number word_embedding_dimension"),
+        (without("sentence_bert_config.json"), "has neither max_seq_length"),
+    ],
+)
+def test_a_folder_that_describes_no_usable_model_is_refused(
+    tmp_path: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    folder = small_model.write(tmp_path / "m", dimensions=DIMENSIONS)
+    harm(folder)
+    with pytest.raises(Unavailable, match=message) as raised:
+        of_folder(folder)
+    assert raised.value.field in ("embedder.folder", None)
+
+
+async def test_an_embedder_is_one_object_while_its_files_stay_and_another_after_they_change(tmp_path: Path) -> None:
+    folder = small_model.write(tmp_path / "m", dimensions=DIMENSIONS)
+    spec = specs.OnnxEmbedder(type="onnx", folder=str(folder))
+    embedders = Embedders(tmp_path)
+    first = await embedders.load(spec)
+    assert await embedders.load(spec) is first
+    (folder / "onnx" / "model.onnx").unlink()
+    other = small_model.write(tmp_path / "other", seed=1, dimensions=DIMENSIONS)
+    (other / "onnx" / "model.onnx").replace(folder / "onnx" / "model.onnx")
+    second = await embedders.load(spec)
+    assert second is not first
+    assert second.digest != first.digest
+
+
+@dataclass
+class Api:
+    """An embedding API on this machine."""
+
+    url: str
+    answers: list[tuple[int, bytes]] = field(default_factory=list)
+    """Status and body of the next answers; without any, a vector for each text."""
+    seconds: float = 0.0
+    """Between two bytes of an answer."""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+    def spec(self, **values: Any) -> specs.OpenAIEmbedder:
+        given = {"type": "openai", "base_url": self.url, "model": "small", "dimensions": 3, **values}
+        return specs.OpenAIEmbedder.model_validate(given)
+
+    def embedder(self, **values: Any) -> openai.OpenAIEmbedder:
+        return openai.load(self.spec(**values), Path())
+
+
+def answer(*vectors: list[float]) -> bytes:
+    """In the other order than asked: `index` decides."""
+    data = [{"index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+    return json.dumps({"data": data[::-1]}).encode()
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            found.asked.append(body)
+            found.keys.append(self.headers.get("authorization"))
+            vectors = [[float(len(text)), 1.0, 0.0] for text in body["input"]]
+            status, data = found.answers.pop(0) if found.answers else (200, answer(*vectors))
+            self.send_response(status)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            for begin in range(0, len(data), len(data) if not found.seconds else 1):
+                time.sleep(found.seconds)
+                try:
+                    self.wfile.write(data[begin : begin + (1 if found.seconds else len(data))])
+                except OSError:
+                    return
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = Api(f"http://127.0.0.1:{server.server_port}/v1")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def brief_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "_BACKOFF", openai.Backoff(first_seconds=0.001, longest_seconds=0.001))
+
+
+def test_an_api_gets_prefixed_texts_and_the_key_and_its_vectors_are_brought_to_unit_length(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_KEY", "sk-secret")
+    embedder = api.embedder(api_key_env="EMBEDDING_KEY", query_prefix="query: ", passage_prefix="passage: ")
+    passages = embedder.embed_passages(["a", "bcd"])
+    assert np.allclose(passages, [[10 / 101**0.5, 1 / 101**0.5, 0], [12 / 145**0.5, 1 / 145**0.5, 0]])
+    assert np.allclose(np.linalg.norm(embedder.embed_query("a")), 1)
+    assert [each["input"] for each in api.asked] == [["passage: a", "passage: bcd"], ["query: a"]]
+    assert {each["model"] for each in api.asked} == {"small"}
+    assert set(api.keys) == {"Bearer sk-secret"}
+
+
+def test_passages_are_asked_for_again_after_a_failure_that_may_pass_and_questions_are_not(api: Api) -> None:
+    embedder = api.embedder()
+    api.answers = [(503, b"private"), (429, b"private")]
+    assert len(embedder.embed_passages(["a"])) == 1
+    api.answers = [(503, b"private")]
+    with pytest.raises(Unavailable, match="'small' cannot be used: it answers HTTP 503") as raised:
+        embedder.embed_query("a question")
+    assert "private" not in str(raised.value)
+    assert "a question" not in str(raised.value)
+    assert len(api.asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (401, b"", "HTTP 401; check its URL, model and key"),
+        (302, b"", "HTTP 302"),
+        (200, b"no json", "holds no vector for each text"),
+        (200, b'{"data": [{"index": 1, "embedding": [1, 2, 3]}]}', "holds no vector for each text"),
+        (200, b'{"data": [{"index": 0, "embedding": "AAAA"}]}', "holds no vector for each text"),
+        (200, answer([1.0, 2.0]), "have 2 dimensions, and factory.yaml has 3"),
+        (200, answer([0.0, 0.0, 0.0]), "no usable vector"),
+        (200, b'{"data": [{"index": 0, "embedding": [NaN, 1, 1]}]}', "no usable vector"),
+        (200, b" " * 100_000, "longer than 3 dimensions a text need"),
+    ],
+)
+def test_an_answer_without_usable_vectors_is_refused_and_not_asked_for_again(
+    api: Api, status: int, body: bytes, message: str
+) -> None:
+    api.answers = [(status, body)]
+    with pytest.raises(Unavailable, match=message):
+        api.embedder().embed_passages(["a"])
+    assert len(api.asked) == 1
+
+
+def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(api: Api) -> None:
+    api.seconds = 0.05
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match="does not answer in time"):
+        api.embedder(timeout_seconds=0.2).embed_query("a")
+    assert time.monotonic() - begun < 1.5
+
+
+def test_an_api_that_cannot_be_reached_or_has_no_key_is_named(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unavailable, match="'small' cannot be used: it cannot be reached"):
+        api.embedder(base_url="http://127.0.0.1:9/v1").embed_query("a")
+    monkeypatch.delenv("EMBEDDING_KEY", raising=False)
+    with pytest.raises(Unavailable, match="EMBEDDING_KEY holds no usable key"):
+        api.embedder(api_key_env="EMBEDDING_KEY")
+
+
+def test_the_digest_of_an_api_changes_with_the_model_and_not_with_its_place(api: Api) -> None:
+    digest = api.embedder().digest
+    assert api.embedder(base_url="https://elsewhere.example/v1", timeout_seconds=3).digest == digest
+    for other in ({"model": "large"}, {"dimensions": 4}, {"query_prefix": "q: "}, {"passage_prefix": "p: "}):
+        assert api.embedder(**other).digest != digest
