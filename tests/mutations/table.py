@@ -1160,6 +1160,31 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "an index version is searched with vectors of other files than those that made its own",
+        "services/retriever/genaifactory_retriever/versions.py",
+        "        if (embedder.dimensions, embedder.digest) == (recorded.dimensions, recorded.digest):\n",
+        "        if True:\n",
+        (
+            "retriever/test_embedder_change.py::test_versions_keep_their_embedders_over_a_restart_and_an_unusable_one_stops_the_start",
+        ),
+    ),
+    Mutation(
+        "a platform from before embedders could be chosen searches another embedder's index with MiniLM's vectors",
+        "services/retriever/genaifactory_retriever/library.py",
+        "        schema.close_to_older_platforms(connection)\n",
+        "        pass\n",
+        (
+            "retriever/test_embedder_change.py::test_a_library_from_before_embedders_were_recorded_is_minilms_until_another_is_built",
+        ),
+    ),
+    Mutation(
+        "an embedding API that redirects gets the documents and the key sent on to another place",
+        "services/retriever/genaifactory_retriever/embedders/openai.py",
+        "follow_redirects=False",
+        "follow_redirects=True",
+        ("retriever/test_embedders.py::test_an_api_that_redirects_does_not_get_texts_and_key_sent_elsewhere",),
+    ),
+    Mutation(
         "a mirror of weights redirects to an address that anybody on the way can impersonate",
         "services/modelserver/genaifactory_modelserver/weights/mirror.py",
         '        if request.url.scheme != "https" and not addresses.loopback(request.url.host):\n',

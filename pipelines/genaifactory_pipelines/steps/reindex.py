@@ -39,9 +39,11 @@ class Parameters(Values):
     """What is indexed, and what the new version has to fulfil."""
 
     knowledge_base: str
-    """Its chunking and embedding model are those of factory.yaml at this moment."""
+    """Its chunking and embedder are those of factory.yaml at this moment."""
     chunking: tuple[int, int] | None = None
     """What factory.yaml has then, of `chunking`: with another one a run begins anew. None: unknown."""
+    embedder: specs.AnyEmbedder | None = None
+    """As `chunking`, of `embedder`."""
     golden: Annotated[Path | None, INPUT] = None
     """Questions with the documents that hold the answer; without them only the contents are compared."""
     route: str = ""
@@ -244,8 +246,18 @@ def route(factory: specs.Factory, name: str, knowledge_base: str, *, field: str)
 
 def chunking(factory: specs.Factory, knowledge_base: str) -> tuple[int, int] | None:
     """Tokens of a passage, and how many of them the next one shares; None for an unknown knowledge base."""
-    found = next((each for each in factory.knowledge_bases if each.name == knowledge_base), None)
+    found = _described(factory, knowledge_base)
     return None if found is None else (found.chunk_tokens, found.chunk_overlap_tokens)
+
+
+def embedder(factory: specs.Factory, knowledge_base: str) -> specs.AnyEmbedder | None:
+    """What makes its vectors; None for an unknown knowledge base."""
+    found = _described(factory, knowledge_base)
+    return None if found is None else found.embedder
+
+
+def _described(factory: specs.Factory, knowledge_base: str) -> specs.KnowledgeBase | None:
+    return next((each for each in factory.knowledge_bases if each.name == knowledge_base), None)
 
 
 def sources(

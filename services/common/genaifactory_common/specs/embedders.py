@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import AnyHttpUrl, Field
+from pydantic import AnyHttpUrl, Field, StringConstraints
 
 from genaifactory_common.engine_specs import ModelName, Spec
 from genaifactory_common.specs.models import EnvironmentName
 
-_Prefix = Annotated[str, Field(max_length=256)]
+# The space at its end counts.
+_Prefix = Annotated[str, StringConstraints(strip_whitespace=False, max_length=256)]
 
 
 class MiniLMEmbedder(Spec):

@@ -77,6 +77,7 @@ def reindex(
     wanted = step.Parameters(
         knowledge_base=knowledge_base,
         chunking=step.chunking(factory, knowledge_base),
+        embedder=step.embedder(factory, knowledge_base),
         golden=golden,
         route=asked,
         gate=gating.named(factory, gate, compared=True) if gate else step.AS_GOOD,
