@@ -27,8 +27,9 @@ NAME = "e5"
 _WEIGHTS = "e5-small-q4.bin"
 # Name of the cached file: see minilm.py.
 _GRAPH = "e5-small-0.3.0-int8-1.onnx"
-# What SentencePiece's rule nmt_nfkc drops, beside the composition of NFKC.
-_DROPPED = r"[\u0000-\u0008\u000b\u000e-\u001f\u007f\u008f\u009f\u200b\u200e\u200f\ufeff]"
+# What SentencePiece's rule nmt_nfkc does beside the composition of NFKC.
+_DROPPED = r"[\u0001-\u0008\u000b\u000e-\u001f\u007f\u008f\u009f]"
+_SPACES = r"[\s\u200b-\u200f\u2581\ufeff\ufffd]+"
 
 
 class E5(BertModel):
@@ -71,7 +72,7 @@ def _tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
     tokenizer = Tokenizer(models.Unigram(vocabulary.pieces, vocabulary.unknown, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Replace(Regex(_DROPPED), ""), normalizers.Replace(Regex(r"\s+"), " ")]
+        [normalizers.NFKC(), normalizers.Replace(Regex(_DROPPED), ""), normalizers.Replace(Regex(_SPACES), " ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     begin, end = (vocabulary.pieces[each][0] for each in (vocabulary.begin, vocabulary.end))

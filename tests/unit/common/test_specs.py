@@ -272,12 +272,14 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "an embedder of an unknown type": (
         put("knowledge_bases.0.embedder", {"type": "e6"}),
-        "knowledge_bases[0].embedder: Input tag 'e6' found using 'type' does not match any of the expected tags: "
-        "'minilm', 'e5', 'onnx', 'openai'",
+        (
+            "knowledge_bases[0].embedder: Input tag 'e6' found using 'type' does not match any of the expected tags: 'minilm', "
+            "'e5', 'onnx', 'openai'"
+        ),
     ),
     "a folder of a model that depends on where the service was started": (
-        put("knowledge_bases.0.embedder", {"type": "onnx", "folder": "models/small"}),
-        "knowledge_bases[0].embedder.folder: String should match pattern '^/'",
+        put("knowledge_bases.0.embedder", {"type": "onnx", "path": "models/small"}),
+        "knowledge_bases[0].embedder.path: String should match pattern '^/'",
     ),
     "an API whose dimensions are unknown": (
         put("knowledge_bases.0.embedder", {"type": "openai", "base_url": "https://a.example/v1", "model": "m"}),

@@ -67,7 +67,7 @@ def test_another_chunking_of_factory_yaml_makes_another_run_of_the_same_folder(t
 def test_another_embedder_of_factory_yaml_makes_another_run_of_the_same_folder(tmp_path: Path) -> None:
     assert given(tmp_path) == given(tmp_path, embedder={"type": "minilm"})
     assert given(tmp_path) != given(tmp_path, embedder={"type": "e5"})
-    models = [given(tmp_path, embedder={"type": "onnx", "folder": folder}).embedder for folder in ("/a", "/b")]
+    models = [given(tmp_path, embedder={"type": "onnx", "path": folder}).embedder for folder in ("/a", "/b")]
     assert models[0] != models[1]
 
 

@@ -32,7 +32,7 @@ EDITIONS_OF_A_BUILD = 3
 
 def spec(data_dir: Path, edition: int) -> specs.KnowledgeBase:
     """With MiniLM, or every second time that a version is built with another embedder."""
-    small = specs.OnnxEmbedder(type="onnx", folder=str(data_dir / "small"))
+    small = specs.OnnxEmbedder(type="onnx", path=str(data_dir / "small"))
     embedder = small if edition // EDITIONS_OF_A_BUILD % 2 else specs.MiniLMEmbedder()
     return specs.KnowledgeBase(name="docs", chunk_tokens=64, chunk_overlap_tokens=8, embedder=embedder)
 

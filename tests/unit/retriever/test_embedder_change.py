@@ -48,7 +48,7 @@ def factory(embedder: str) -> specs.Factory:
 
 
 def onnx(folder: Path) -> str:
-    return f"{{type: onnx, folder: {folder}}}"
+    return f"{{type: onnx, path: {folder}}}"
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ async def test_a_build_on_a_full_disk_leaves_the_old_version_and_the_next_one_su
     vectors = await asyncio.to_thread(FullOnce, tmp_path / "vectors", search_threads=1)
     before = specs.KnowledgeBase(name="docs")
     base = await KnowledgeBase.open(before, library, vectors, encoder)
-    after = before.model_copy(update={"embedder": specs.OnnxEmbedder(type="onnx", folder=str(folder))})
+    after = before.model_copy(update={"embedder": specs.OnnxEmbedder(type="onnx", path=str(folder))})
     try:
         await base.write([EncodedDocument(document(number, 1), {}) for number in range(5)])
         with pytest.raises(OutOfSpace):

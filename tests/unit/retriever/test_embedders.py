@@ -26,7 +26,7 @@ DIMENSIONS = 8
 
 
 def of_folder(folder: Path) -> onnx.OnnxEmbedder:
-    return onnx.load(specs.OnnxEmbedder(type="onnx", folder=str(folder)), folder)
+    return onnx.load(specs.OnnxEmbedder(type="onnx", path=str(folder)), folder)
 
 
 def states(text: str) -> np.ndarray:
@@ -121,13 +121,13 @@ def test_a_folder_that_describes_no_usable_model_is_refused(
     harm(folder)
     with pytest.raises(Unavailable, match=message) as raised:
         of_folder(folder)
-    assert raised.value.field in ("embedder.folder", None)
+    assert raised.value.field in ("embedder.path", None)
 
 
 @pytest.mark.allow_blocking
 async def test_an_embedder_is_one_object_while_its_files_stay_and_another_after_they_change(tmp_path: Path) -> None:
     folder = small_model.write(tmp_path / "m", dimensions=DIMENSIONS)
-    spec = specs.OnnxEmbedder(type="onnx", folder=str(folder))
+    spec = specs.OnnxEmbedder(type="onnx", path=str(folder))
     embedders = Embedders(tmp_path)
     first = await embedders.load(spec)
     assert await embedders.load(spec) is first

@@ -39,14 +39,14 @@ class OnnxEmbedder(Spec):
     """A sentence-transformers model with an ONNX graph; pooling, prefixes and length are read from its files."""
 
     type: Literal["onnx"]
-    folder: str = Field(
+    path: str = Field(
         pattern=r"^/", max_length=4096, description="Where the retriever finds it: absolute, also of a mounted volume."
     )
 
     @property
     def model(self) -> str:
         """Its name, for people."""
-        return self.folder.rstrip("/").rpartition("/")[2] or "onnx"
+        return self.path.rstrip("/").rpartition("/")[2] or "onnx"
 
 
 class OpenAIEmbedder(Spec):

@@ -22,7 +22,7 @@ _GRAPHS = ("onnx/model.onnx", "model.onnx")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _OUTPUTS = ("last_hidden_state", "token_embeddings")
 _MODULES = ("Transformer", "Pooling", "Normalize")
-_FIELD = "embedder.folder"
+_FIELD = "embedder.path"
 # The tokenizer reads a text as a whole and holds the interpreter's lock meanwhile.
 _CHARACTERS_OF_A_TOKEN = 128
 
@@ -55,14 +55,14 @@ def load(spec: specs.OnnxEmbedder, cache_dir: Path) -> OnnxEmbedder:
     """Blocks while it reads the files. Raises Unavailable, also for a model of an unknown kind."""
     from tokenizers import Tokenizer
 
-    found = described(Path(spec.folder))
+    found = described(Path(spec.path))
     try:
         session = onnx_graphs.session(found.graph, threads=1)
         tokenizer = Tokenizer.from_file(str(found.tokenizer))
         digest = onnx_graphs.digest(found.files)
     except Exception as error:  # both libraries raise classes of their own, without a common base
         raise Unavailable(
-            f"The embedding model in {spec.folder} cannot be loaded ({type(error).__name__}); its ONNX graph and "
+            f"The embedding model in {spec.path} cannot be loaded ({type(error).__name__}); its ONNX graph and "
             "tokenizer.json must be whole.",
             field=_FIELD,
         ) from error
