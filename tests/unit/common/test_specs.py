@@ -273,8 +273,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an embedder of an unknown type": (
         put("knowledge_bases.0.embedder", {"type": "e6"}),
         (
-            "knowledge_bases[0].embedder: Input tag 'e6' found using 'type' does not match any of the expected tags: 'minilm', "
-            "'e5', 'onnx', 'openai'"
+            "knowledge_bases[0].embedder: Input tag 'e6' found using 'type' does not match any of the expected tags: "
+            "'minilm', 'e5', 'onnx', 'openai'"
         ),
     ),
     "a folder of a model that depends on where the service was started": (
