@@ -65,10 +65,14 @@ class Ingested:
 
 
 @asynccontextmanager
-async def retriever(data_dir: Path) -> AsyncIterator[Stub]:
-    """The real service on a unix socket, and a caller of the tenant acme."""
+async def retriever(data_dir: Path, embedder: specs.AnyEmbedder | None = None) -> AsyncIterator[Stub]:
+    """The real service on a unix socket, and a caller of the tenant acme. embedder: None: the default."""
+    factory = specs.parse(_FACTORY)
+    if embedder is not None:
+        bases = tuple(base.model_copy(update={"embedder": embedder}) for base in factory.knowledge_bases)
+        factory = factory.model_copy(update={"knowledge_bases": bases})
     settings = Settings(data_dir=data_dir, context_public_key=SIGNER.public_key)
-    app = create_app(settings, specs.Source(specs.parse(_FACTORY)), Telemetry("retriever"))
+    app = create_app(settings, specs.Source(factory), Telemetry("retriever"))
     async with served(app) as channel:
         act_as()
         yield retriever_pb2_grpc.RetrieverServiceStub(channel)
@@ -107,22 +111,26 @@ async def _send(call: channels.Duplex, knowledge_base: str, pages: Sequence[Page
 
 async def evaluate(stub: Stub, queries: Sequence[Query]) -> dict[str, list[float]]:
     """nDCG@10 of each query, by method, in the order of the queries."""
-    return {name: [await _evaluate(stub, query, mode) for query in queries] for name, mode in MODES.items()}
+    return {
+        name: [await evaluate_one(stub, query, mode, query.language) for query in queries]
+        for name, mode in MODES.items()
+    }
 
 
-async def _evaluate(stub: Stub, query: Query, mode: retriever_pb2.SearchMode.ValueType) -> float:
+async def evaluate_one(stub: Stub, query: Query, mode: retriever_pb2.SearchMode.ValueType, of: str) -> float:
+    """nDCG@10 of a query on the guide in the language `of`."""
     request = retriever_pb2.SearchRequest(
         knowledge_base=BENCHMARK,
         query=query.text,
         limit=_DEPTH,
         mode=mode,
-        options=types_pb2.SearchOptions(filter={"language": query.language}),
+        options=types_pb2.SearchOptions(filter={"language": of}),
     )
     response = await channels.unary(stub.Search, request, timeout_seconds=30)
     sections: list[str] = []
     for passage in response.passages:
         section = debian_guide.section_of(passage.headings)
-        if passage.document_id != f"{query.language}/{query.page}" and section not in sections:
+        if passage.document_id != f"{of}/{query.page}" and section not in sections:
             sections.append(section)
     return ndcg(sections, query.gains)
 

@@ -162,7 +162,7 @@ def _queries(pages: list[Page]) -> Iterator[Query]:
     language = pages[0].language
     trees = {page.name: LexborHTMLParser(page.html) for page in pages}
     sections = [section for page in pages for section in _sections(page.name, trees[page.name])]
-    written = _numbers_with_text(pages)
+    written = numbers_with_text(pages)
     by_target: dict[str, _Section] = {}
     for section in sections:
         by_target.setdefault(section.page, section)
@@ -196,7 +196,7 @@ def _split_title(node: LexborNode) -> tuple[str, str]:
     return (found.group(1), found.group(2)) if found else ("", "")
 
 
-def _numbers_with_text(pages: list[Page]) -> set[str]:
+def numbers_with_text(pages: list[Page]) -> set[str]:
     """Sections that have text of their own in the benchmark's corpus."""
     numbers = set()
     for page in without_answers(pages):

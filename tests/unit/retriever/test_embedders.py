@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from genaifactory_common import specs
+from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import Unavailable
 from genaifactory_retriever.embedders import onnx, openai
 from genaifactory_retriever.embedders.registry import Embedders
@@ -53,7 +54,7 @@ def test_pooling_prefixes_and_dimensions_are_those_of_the_models_files(
 
     def expected(text: str) -> np.ndarray:
         vector = pooled(states(text))
-        return vector / np.linalg.norm(vector)
+        return np.asarray(vector / np.linalg.norm(vector))
 
     assert np.allclose(embedder.embed_query("leave"), expected("ask: leave"), atol=1e-6)
     passages = embedder.embed_passages(["leave", "pay"])
@@ -202,7 +203,7 @@ def api() -> Iterator[Api]:
 
 @pytest.fixture(autouse=True)
 def brief_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai, "_BACKOFF", openai.Backoff(first_seconds=0.001, longest_seconds=0.001))
+    monkeypatch.setattr(openai, "_BACKOFF", Backoff(first_seconds=0.001, longest_seconds=0.001))
 
 
 def test_an_api_gets_prefixed_texts_and_the_key_and_its_vectors_are_brought_to_unit_length(

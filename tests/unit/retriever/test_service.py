@@ -252,7 +252,7 @@ async def test_an_upload_that_is_cancelled_leaves_the_service_working(client: Cl
 
 
 async def test_uploads_beyond_the_shared_memory_budget_wait(tmp_path: Path, model_dir: Path) -> None:
-    small = {"documents": {"max_bytes": 3000}, "ingestion": {"bytes_in_flight": 1}}
+    small: dict[str, Any] = {"documents": {"max_bytes": 3000}, "ingestion": {"bytes_in_flight": 1}}
     async with retriever(tmp_path / "d", model_dir, **small) as client:
         uploads = [[Doc(f"{u}-{i}", f"Upload {u} document {i}. " * 100) for i in range(6)] for u in range(3)]
         responses = await asyncio.gather(*(client.ingest(upload) for upload in uploads))
