@@ -963,10 +963,27 @@ MUTATIONS = (
     Mutation(
         "a client that hangs up is not charged for what was delivered",
         "services/gateway/genaifactory_gateway/upstream.py",
-        "                        characters += len(event.delta.text)\n"
-        '                        entry.used({"tokens": prompt_tokens + characters // 4})\n',
-        "                        characters += len(event.delta.text)\n",
+        '                    entry.used({"tokens": prompt_tokens + characters // 4})\n',
+        "",
         ("gateway/test_connections.py::test_a_client_that_disconnects_is_charged_for_the_delivered_text",),
+    ),
+    Mutation(
+        "a client that hangs up before the first text has its prompt read for nothing",
+        "services/gateway/genaifactory_gateway/upstream.py",
+        '        entry.used({"tokens": prompt_tokens})\n',
+        "",
+        (
+            "gateway/test_connections.py::"
+            "test_a_client_that_disconnects_before_the_first_text_is_charged_for_its_prompt",
+            "gateway/test_limits.py::test_a_prompt_that_is_refused_or_takes_too_long_is_charged",
+        ),
+    ),
+    Mutation(
+        "the schemas of tools are read by a model for nothing",
+        "services/common/genaifactory_common/conversation.py",
+        "tool.ByteSize() // 4 for tool in tools)",
+        "0 for tool in tools)",
+        ("gateway/test_limits.py::test_everything_that_a_model_reads_is_reserved",),
     ),
     Mutation(
         "the gateway accepts more requests than it can serve",

@@ -194,12 +194,14 @@ def estimated_prompt_tokens(
     tools: Iterable[types_pb2.Tool] = (),
     output_format: types_pb2.OutputFormat | None = None,
 ) -> int:
-    """The estimated number of tokens that a model reads: contents, images, tool calls, tools and output format."""
+    """The estimated number of tokens that a model reads: contents, names, images, tool calls, tools, output format."""
     messages = tuple(messages)
     tokens = images.estimated_tokens(messages)
     for message in messages:
-        tokens += _FRAME_TOKENS + estimated_tokens(message.content)
-        tokens += sum(_FRAME_TOKENS + estimated_tokens(call.name + call.arguments_json) for call in message.tool_calls)
+        tokens += _FRAME_TOKENS + estimated_tokens(message.content) + estimated_tokens(message.name)
+        tokens += estimated_tokens(message.tool_call_id)
+        for call in message.tool_calls:
+            tokens += _FRAME_TOKENS + estimated_tokens(call.id) + estimated_tokens(call.name + call.arguments_json)
     # A schema takes about as many bytes in protobuf as in JSON.
     tokens += sum(_FRAME_TOKENS + tool.ByteSize() // 4 for tool in tools)
     return tokens + (output_format.ByteSize() // 4 if output_format is not None else 0)

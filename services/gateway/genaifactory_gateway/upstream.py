@@ -14,11 +14,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from genaifactory.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from genaifactory.orchestrator.v1 import orchestrator_pb2, orchestrator_pb2_grpc
 from genaifactory_common import channels, conversation, identity, images, specs
-from genaifactory_common.errors import InvalidArgument, UpstreamFailed
+from genaifactory_common.errors import Internal, InvalidArgument, Overloaded, Unavailable, UpstreamFailed
 from genaifactory_gateway.admission import Entry
+from genaifactory_gateway.limits import Amounts
 
 # Added to a route's timeout, so that the orchestrator's error arrives before ours.
 _GRACE_SECONDS = 1.0
+# The platform failed: a prompt to which nothing was answered is not charged then, and is whoever else ends the request.
+_FAILED = (Internal, Overloaded, Unavailable, UpstreamFailed)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Upstream:
     ) -> AsyncGenerator[orchestrator_pb2.AnswerResponse, None]:
         """Reserves, and yields the events for the client: deltas, tool calls and, last, done.
 
-        The entry is charged for what was delivered, also when the client leaves before the end. Raises FactoryError.
+        The entry is charged for the prompt from its dispatch on, and for what was delivered, also when the client
+        leaves before the end. Raises FactoryError.
         """
         if (field := images.first(request.messages)) is not None:
             entry.require_vision(route, field)
@@ -72,35 +76,46 @@ class Upstream:
         answer_tokens = choices * (request.sampling.max_tokens or route.max_output_tokens)
         await entry.reserve({"tokens": prompt_tokens + answer_tokens})
         characters = 0
+        entry.used({"tokens": prompt_tokens})
         call = channels.stream(
             self._orchestrator.Answer, request, timeout_seconds=route.timeout_seconds + _GRACE_SECONDS
         )
-        async with aclosing(call) as events:
-            async for event in events:
-                match event.WhichOneof("event"):
-                    case "delta":
-                        characters += len(event.delta.text)
-                        entry.used({"tokens": prompt_tokens + characters // 4})
-                    case "tool_call":
-                        characters += len(event.tool_call.tool_call.arguments_json)
-                        entry.used({"tokens": prompt_tokens + characters // 4})
-                    case "done":
-                        usage = event.done.usage
-                        entry.used({"tokens": usage.prompt_tokens + usage.completion_tokens})
-                        yield event
-                        return
-                    case _:  # route, passages and verdicts are for the record, not for clients
-                        continue
-                yield event
-        raise UpstreamFailed("The answer ended before it was complete; try again.")
+        try:
+            async with aclosing(call) as events:
+                async for event in events:
+                    match event.WhichOneof("event"):
+                        case "delta":
+                            characters += len(event.delta.text)
+                        case "tool_call":
+                            characters += len(event.tool_call.tool_call.arguments_json)
+                        case "done":
+                            usage = event.done.usage
+                            entry.used({"tokens": usage.prompt_tokens + usage.completion_tokens})
+                            yield event
+                            return
+                        case _:  # route, passages and verdicts are for the record, not for clients
+                            continue
+                    entry.used({"tokens": prompt_tokens + characters // 4})
+                    yield event
+            raise UpstreamFailed("The answer ended before it was complete; try again.")
+        except _FAILED:
+            if not characters:
+                entry.used({"tokens": 0})
+            raise
 
     async def embed(self, entry: Entry, model: specs.Model, texts: list[str]) -> orchestrator_pb2.EmbedResponse:
-        """Reserves and embeds. Raises FactoryError."""
-        await entry.reserve({"tokens": sum(map(conversation.estimated_tokens, texts))})
+        """Reserves and embeds; the texts are charged as `answer` charges a prompt. Raises FactoryError."""
+        amounts: Amounts = {"tokens": sum(map(conversation.estimated_tokens, texts))}
+        await entry.reserve(amounts)
+        entry.used(amounts)
         request = orchestrator_pb2.EmbedRequest(request_id=entry.request_id, model=model.name, texts=texts)
-        response = await channels.unary(
-            self._orchestrator.Embed, request, timeout_seconds=model.timeout_seconds + _GRACE_SECONDS
-        )
+        try:
+            response = await channels.unary(
+                self._orchestrator.Embed, request, timeout_seconds=model.timeout_seconds + _GRACE_SECONDS
+            )
+        except _FAILED:
+            entry.used({"tokens": 0})
+            raise
         if len(response.embeddings) != len(texts):
             raise UpstreamFailed("The model returned a wrong number of vectors; try again.")
         entry.used({"tokens": response.usage.prompt_tokens})

@@ -75,6 +75,22 @@ async def test_a_client_that_disconnects_is_charged_for_the_delivered_text(gatew
     assert response.headers["x-ratelimit-remaining-tokens"] == "1985"  # 3000 less 1007 delivered and 8 reserved now
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_disconnects_before_the_first_text_is_charged_for_its_prompt(
+    gateway: Gateway, stream: bool
+) -> None:
+    gateway.orchestrator.script = [script.route(), asyncio.Event()]
+    long = {"model": "chat", "messages": [{"role": "user", "content": "?" * 8000}], "max_tokens": 5, "stream": stream}
+    _, writer = await _connect(gateway)
+    writer.write(_request(long, key="sk-beta-user"))
+    await _within(gateway.orchestrator.started.wait())
+    writer.close()
+    await _within(gateway.orchestrator.cancelled.wait())
+    response = await gateway.get("/v1/models", key="sk-beta-user")
+    assert response.headers["x-ratelimit-remaining-tokens"] in ("991", "996")  # the 5 are given back with the settling
+    assert (await gateway.chat("sk-beta-user", messages=long["messages"])).status_code == 429
+
+
 async def test_a_reader_that_reads_nothing_slows_the_work_and_is_then_disconnected(start: Start) -> None:
     async with start(http=Http(write_timeout_seconds=0.3)) as gateway:
         pieces = 5_000

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from genaifactory_common import specs
-from genaifactory_common.errors import ContentBlocked, RateLimited
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common import conversation, specs
+from genaifactory_common.errors import (
+    ContentBlocked,
+    ContextTooLong,
+    DeadlineExceeded,
+    FactoryError,
+    Internal,
+    Overloaded,
+    RateLimited,
+    Unavailable,
+    UpstreamFailed,
+)
 from genaifactory_common.testing import orchestrator as script
 from genaifactory_gateway.limits import KINDS, Amounts, Limiter
 from genaifactory_gateway.quotas import Charge, MemoryQuotas
@@ -139,12 +152,43 @@ async def test_a_request_above_the_whole_limit_tells_clients_not_to_retry(gatewa
     assert "retry-after" not in response.headers
 
 
-async def test_a_request_that_fails_before_any_work_is_charged_no_tokens(gateway: Gateway) -> None:
-    gateway.orchestrator.script = [script.route(), ContentBlocked("no")]
-    assert (await gateway.chat(BETA, max_tokens=2900)).status_code == 422
-    gateway.orchestrator.script = [script.done(prompt_tokens=0, completion_tokens=0)]
-    assert (await gateway.chat(BETA, max_tokens=2900)).status_code == 200
-    assert (await gateway.chat(BETA, max_tokens=2900)).status_code == 200
+@pytest.mark.parametrize("error", [Overloaded("full"), Unavailable("down"), UpstreamFailed("broke"), Internal("ours")])
+async def test_a_prompt_that_the_platform_fails_to_answer_is_not_charged(gateway: Gateway, error: FactoryError) -> None:
+    gateway.orchestrator.script = [script.route(), error]
+    gateway.orchestrator.embed_error = error
+    long = [{"role": "user", "content": "?" * 8000}]
+    assert (await gateway.chat(BETA, messages=long, max_tokens=10)).status_code >= 500
+    embedded = await gateway.post("/v1/embeddings", {"model": "minilm", "input": "?" * 8000}, key=BETA)
+    assert embedded.status_code >= 500
+    assert (await gateway.get("/v1/models", key=BETA)).headers["x-ratelimit-remaining-tokens"] == "3000"
+
+
+@pytest.mark.parametrize("error", [ContentBlocked("no"), ContextTooLong("long"), DeadlineExceeded("slow")])
+async def test_a_prompt_that_is_refused_or_takes_too_long_is_charged(gateway: Gateway, error: FactoryError) -> None:
+    gateway.orchestrator.script = [script.route(), error]
+    gateway.orchestrator.embed_error = error
+    long = [{"role": "user", "content": "?" * 4000}]
+    assert (await gateway.chat(BETA, messages=long, max_tokens=10)).status_code >= 400
+    embedded = await gateway.post("/v1/embeddings", {"model": "minilm", "input": "?" * 4000}, key=BETA)
+    assert embedded.status_code >= 400
+    assert (await gateway.get("/v1/models", key=BETA)).headers["x-ratelimit-remaining-tokens"] == "996"
+
+
+async def test_everything_that_a_model_reads_is_reserved(gateway: Gateway) -> None:
+    schema = {"type": "object", "properties": {"a": {"description": "?" * 13_000}}}
+    tools = [{"type": "function", "function": {"name": "a", "parameters": schema}}]
+    formatted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    more: list[dict[str, Any]] = [{"tools": tools}, {"response_format": formatted}]
+    for fields in more:
+        gateway.clock.now += 60
+        refused = await gateway.chat(BETA, max_tokens=1, **fields)
+        assert refused.status_code == 429, refused.text
+        assert "tokens" in refused.json()["error"]["message"]
+    assert gateway.orchestrator.requests == []
+    call = types_pb2.ToolCall(id="c" * 4000, name="a", arguments_json="{}")
+    called = types_pb2.Message(role=types_pb2.ROLE_ASSISTANT, tool_calls=[call])
+    result = types_pb2.Message(role=types_pb2.ROLE_TOOL, tool_call_id="c" * 4000, name="n" * 4000)
+    assert conversation.estimated_prompt_tokens([called, result]) >= 3000
 
 
 async def test_tokens_of_all_n_choices_are_reserved(gateway: Gateway) -> None:
