@@ -973,8 +973,7 @@ MUTATIONS = (
         '        entry.used({"tokens": prompt_tokens})\n',
         "",
         (
-            "gateway/test_connections.py::"
-            "test_a_client_that_disconnects_before_the_first_text_is_charged_for_its_prompt",
+            "gateway/test_connections.py::test_a_client_that_leaves_before_the_first_text_is_charged_for_its_prompt",
             "gateway/test_limits.py::test_a_prompt_that_is_refused_or_takes_too_long_is_charged",
         ),
     ),

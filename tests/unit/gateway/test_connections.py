@@ -76,7 +76,7 @@ async def test_a_client_that_disconnects_is_charged_for_the_delivered_text(gatew
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_disconnects_before_the_first_text_is_charged_for_its_prompt(
+async def test_a_client_that_leaves_before_the_first_text_is_charged_for_its_prompt(
     gateway: Gateway, stream: bool
 ) -> None:
     gateway.orchestrator.script = [script.route(), asyncio.Event()]
