@@ -579,8 +579,8 @@ MUTATIONS = (
     Mutation(
         "the gateway allows a key what its role is not permitted",
         "services/gateway/genaifactory_gateway/admission.py",
-        "        rpcs.facts(method).require(holder.role.name, holder.role.permissions)\n",
-        "",
+        "        rpcs.facts(self.method).require(self.holder.role.name, self.holder.role.permissions)\n",
+        "        pass\n",
         ("gateway/test_documents.py::test_without_the_permission_documents_are_neither_shown_nor_removed",),
     ),
     Mutation(
