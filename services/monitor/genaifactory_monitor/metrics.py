@@ -1,7 +1,7 @@
 """Metrics of the stored interactions: requests by outcome, tokens, cost, latency; and of the records themselves.
 
-Requests of evaluations count in tokens and cost, which they use as others do, and in nothing that shows how users are
-served: a candidate that is slow or fails is no incident.
+Requests of evaluations, and of testers who chose an arm, count in tokens and cost, which they use as others do, and in
+nothing that shows how users are served: a candidate that is slow or fails is no incident.
 """
 
 from __future__ import annotations
