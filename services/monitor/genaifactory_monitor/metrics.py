@@ -15,7 +15,7 @@ from genaifactory_monitor.message_dicts import enum_name
 
 INTERACTIONS = Counter(
     "genaifactory_interactions_total",
-    "Interactions stored, without those of evaluations.",
+    "Interactions stored, without those of evaluations and of testers who chose an arm.",
     ["tenant", "model", "task", "outcome"],
 )
 KNOWN = Counter("genaifactory_interactions_known_total", "Interactions that arrived again and were ignored.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
 import yaml
 
@@ -212,6 +214,27 @@ async def test_an_evaluation_asks_the_route_as_it_stands(world: World) -> None:
     assert (await world.send(request)).done.model == "small"
     record = await world.recorded(request.request_id)
     assert (record.split, record.arm, record.prompt_version) == ("", "", "rag@2")
+
+
+async def test_answers_are_counted_by_arm_and_those_of_testers_nowhere(world: World) -> None:
+    async def counted() -> list[float]:
+        rag = {"route": "rag", "outcome": "answered"}
+        arms = [{"split": "trial", "arm": arm, "outcome": "answered"} for arm in ("stable", "same")]
+        found = [("genaifactory_answers_total", rag), *(("genaifactory_arm_answers_total", arm) for arm in arms)]
+        values = [await asyncio.to_thread(prometheus_client.REGISTRY.get_sample_value, *each) for each in found]
+        return [value or 0.0 for value in values]
+
+    before = await counted()
+    act_as(TESTER)
+    await world.ask(arm="same")
+    assert await counted() == before
+    await world.ask()
+    world.source.replace(to("same"))
+    for _ in range(2):
+        await world.ask()
+    assert [now - then for now, then in zip(await counted(), before, strict=True)] == [3, 1, 2]
+    await world.ask(route="chat")
+    assert [now - then for now, then in zip(await counted(), before, strict=True)] == [3, 1, 2]
 
 
 def test_the_documented_split_can_be_added_to_the_default_document() -> None:
