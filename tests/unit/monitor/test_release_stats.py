@@ -43,7 +43,7 @@ async def test_arms_are_compared_by_their_sums_times_and_ratings(monitor: Monito
         make_interaction("cancelled", outcome=monitor_pb2.OUTCOME_CANCELLED, **arm),
         make_interaction("refused", refused=True, time_to_first_token_us=0, **arm),
         make_interaction("chosen", arm_chosen=True, **arm),
-        make_interaction("evaluated", evaluation="e"),
+        make_interaction("evaluated", adapter="leave-7", evaluation="e"),
         make_interaction("stable", split="trial", arm="stable", prompt_version="rag@1"),
         make_interaction("none", adapter="leave-7"),
         make_interaction("before", at=-1, **arm),
@@ -61,6 +61,7 @@ async def test_arms_are_compared_by_their_sums_times_and_ratings(monitor: Monito
     assert (found.start_time, found.end_time) == (moment(0), moment(2 * HOUR))
     none, eight, stable = found.rows
     assert (none.split, none.arm, none.adapter, none.requests) == ("", "", "leave-7", 1)
+    assert (none.rated_up, none.rated_down) == (0, 0)
     assert (stable.arm, stable.prompt_version, stable.requests) == ("stable", "rag@1", 1)
     assert (stable.rated_up, stable.rated_down) == (0, 1)
     assert (eight.split, eight.arm, eight.model, eight.prompt_version) == ("trial", "eight", "extractive", "rag@2")
