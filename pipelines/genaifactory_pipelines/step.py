@@ -130,8 +130,23 @@ class Step(Generic[Parameters, Outputs]):
                 f"{run / self.name} holds no attempt of '{self.name}': run that step first.", field="run"
             ) from None
 
+    def done(self, parameters: Parameters, run: Path) -> bool:
+        """Whether `run` has nothing to do but to return the result of before. Blocks. Raises InvalidArgument."""
+        folder = run / self.name
+        return not self.acts_outside and (folder / RESULT).exists() and _is_of(folder, self._attempt(parameters, run))
+
     def _prepare(self, parameters: Parameters, run: Path) -> Outputs | None:
         """The result, if the folder has it of the same attempt; else a folder for the attempt. Blocks."""
+        folder, attempt = run / self.name, self._attempt(parameters, run)
+        if not _is_of(folder, attempt):  # what an attempt with other parameters has left is of no use
+            require_own(folder)
+            _begin(folder, attempt)
+        if not (folder / RESULT).exists():
+            return None
+        return self.of(run)
+
+    def _attempt(self, parameters: Parameters, run: Path) -> bytes:
+        """The content of the file that stands for an attempt with these parameters."""
         attempt = Attempt(
             step=self.name,
             version=version("genaifactory-pipelines"),
@@ -139,22 +154,19 @@ class Step(Generic[Parameters, Outputs]):
             files=_digests(parameters),
             needs={each.name: each.of(run).model_dump(mode="json") for each in self.needs},
         )
-        text = json.dumps(attempt.model_dump(), sort_keys=True, indent=2).encode() + b"\n"
-        folder = run / self.name
-        try:
-            same = (folder / ATTEMPT).read_bytes() == text
-        except OSError:
-            same = False
-        if not same:  # what an attempt with other parameters has left is of no use
-            require_own(folder)
-            _begin(folder, text)
-        if not (folder / RESULT).exists():
-            return None
-        return self.of(run)
+        return json.dumps(attempt.model_dump(), sort_keys=True, indent=2).encode() + b"\n"
 
 
 Execute = Callable[[Step[Any, Any], Values, Context], Awaitable[None]]
 """Runs a step, where its libraries are; raises FactoryError."""
+
+
+def _is_of(folder: Path, attempt: bytes) -> bool:
+    """Whether a step's folder is that of an attempt."""
+    try:
+        return (folder / ATTEMPT).read_bytes() == attempt
+    except OSError:
+        return False
 
 
 def require_own(folder: Path) -> None:

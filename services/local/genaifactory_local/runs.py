@@ -41,11 +41,12 @@ async def execute(
 ) -> None:
     """Runs a step: here, or as a process where it has an interpreter of its own; there it does without the gateway.
 
-    environment: variables of such a process, beside this one's.
+    A step that is done needs no libraries, and no process. environment: variables of a process, beside this one's.
 
     Raises FactoryError; typer.Exit when the process has printed why it failed.
     """
-    if (interpreter := interpreters.get(step.name)) is None:
+    interpreter = interpreters.get(step.name)
+    if interpreter is None or await asyncio.to_thread(step.done, parameters, context.run):
         await step.run(parameters, context)
     else:
         await elsewhere(interpreter, step, parameters, context.run, environment)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_local import interpreters, runs
 from genaifactory_local.interpreters import Library
+from genaifactory_pipelines.progress import Progress
+from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import train
 from genaifactory_pipelines.training.options import Options
+from genaifactory_pipelines.values import Values
 
 WANTED = Options(base="/models/llama")
 
@@ -44,6 +49,30 @@ async def test_a_step_that_was_killed_is_reported_and_one_that_failed_ends_the_c
     with pytest.raises(typer.Exit) as failed:
         await runs.elsewhere(interpreter(tmp_path, "exit 1"), train.train, WANTED, tmp_path)
     assert failed.value.exit_code == 1
+
+
+class Number(Values):
+    value: int
+
+
+async def _double(parameters: Number, context: Context, folder: Path) -> Number:
+    return Number(value=2 * parameters.value)
+
+
+double = Step("double", Number, Number, _double)
+
+
+@pytest.mark.allow_blocking
+async def test_a_step_that_is_done_starts_no_process(tmp_path: Path) -> None:
+    progress = StringIO()
+    context = Context(tmp_path, None, Progress(Console(file=progress)))  # type: ignore[arg-type]  # it asks no gateway
+    elsewhere = {"double": interpreter(tmp_path, "exit 9")}
+    await double.run(Number(value=1), context)
+    await runs.execute(double, Number(value=1), context, elsewhere)
+    assert "double: nothing has changed since it was run" in progress.getvalue()
+    with pytest.raises(typer.Exit) as failed:
+        await runs.execute(double, Number(value=2), context, elsewhere)
+    assert failed.value.exit_code == 9
 
 
 @pytest.mark.allow_blocking

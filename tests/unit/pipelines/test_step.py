@@ -69,6 +69,16 @@ async def test_a_step_that_was_run_is_not_run_again(context: Context) -> None:
     assert await asyncio.to_thread((context.run / "square" / "started").read_text) == "x"
 
 
+async def test_a_step_is_done_once_its_result_is_that_of_the_same_attempt(context: Context) -> None:
+    for step_, done in ((square, True), (acting, False)):  # one that acts outside is never done
+        assert not await asyncio.to_thread(step_.done, Parameters(number=3), context.run)
+        await step_.run(Parameters(number=3), context)
+        assert await asyncio.to_thread(step_.done, Parameters(number=3), context.run) == done
+    assert not await asyncio.to_thread(square.done, Parameters(number=4), context.run)
+    await asyncio.to_thread((context.run / "square" / RESULT).unlink)
+    assert not await asyncio.to_thread(square.done, Parameters(number=3), context.run)
+
+
 async def test_two_that_run_a_step_at_once_do_its_work_once(context: Context) -> None:
     both = await asyncio.gather(*(slow.run(Parameters(number=3), context) for _ in range(2)))
     assert both == [Outputs(square=9)] * 2
