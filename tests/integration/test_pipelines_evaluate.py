@@ -245,6 +245,19 @@ async def test_a_biased_candidate_and_one_that_was_trained_on_the_golden_set_are
     assert found.metrics["memorised"].production == 0
 
 
+async def test_a_golden_set_too_small_for_the_gate_is_an_error_before_anything_is_asked(
+    platform: Platform, golden: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.jsonl"
+    lines = (await asyncio.to_thread(golden.read_text, encoding="utf-8")).splitlines(keepends=True)
+    few.write_text("".join(lines[:19]), encoding="utf-8")
+    arguments = ("--golden", str(few), "--route", "chat", "--adapter", "better", "--gate", "better")
+    status, text, errors = await command(platform, *arguments, "-o", str(tmp_path / "run"))
+    assert (status, text) == (1, "")
+    assert "few.jsonl has 19 questions, and 20 are needed for the rule 'exact_match better_by 0'" in errors
+    assert not (tmp_path / "run").exists()
+
+
 async def test_a_judge_that_returns_no_verdict_is_an_error_and_never_a_pass(
     platform: Platform, golden: Path, tmp_path: Path
 ) -> None:

@@ -123,6 +123,15 @@ def test_a_wrong_parameter_is_named_and_the_pod_is_not_tried_again(
     assert message in said
 
 
+def test_a_golden_set_too_small_for_the_gate_is_refused_before_it_is_asked(around: Surroundings) -> None:
+    golden = around.input("golden.jsonl", "golden")
+    golden.parent.mkdir()
+    golden.write_text('{"input": "Where is it?", "output": "In Hue."}\n')
+    status, said, _ = run(around, "evaluate", "evaluate", route="chat", gate="easy")
+    assert status == exits.FAILED
+    assert "golden.jsonl has 1 questions, and 2 are needed for the rule 'failed at_most 0' of the gate 'easy'" in said
+
+
 @pytest.mark.parametrize("name", ["../runs/x", "/etc/passwd", "a/../../b", "", ".hidden", "a//b", "a/" * 9 + "b"])
 def test_an_input_is_a_file_below_its_folder(around: Surroundings, name: str) -> None:
     with pytest.raises(InvalidArgument, match="inputs"):
