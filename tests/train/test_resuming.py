@@ -10,9 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -29,30 +27,12 @@ from genaifactory_pipelines.training.options import Options
 from tests.train import runs
 from tests.train.models import Asked
 
-_PATIENCE_SECONDS = 120.0
 
-
-@contextmanager
-def started(run: Path, wanted: Options, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The step in a process of its own, killed at the end."""
+def killed(run: Path, wanted: Options, folder: Path, **variables: str) -> None:
+    """Runs the step in a process of its own, which is killed once it writes a file in a folder. Blocks."""
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
-    command = [sys.executable, "-m", "tests.train.runs", str(run), wanted.model_dump_json()]
-    with subprocess.Popen(command, env={**environment, **variables}) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-    """SIGKILL at a moment, which must come before the process has ended."""
-    until = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert process.poll() is None, "it has ended before"
-        assert time.monotonic() < until
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, "-m", "tests.train.runs", str(run), wanted.model_dump_json(), str(folder)]
+    assert subprocess.run(command, env={**environment, **variables}, check=False).returncode == -signal.SIGKILL
 
 
 def whole(stage: Path) -> list[int]:
@@ -84,21 +64,20 @@ async def same_as_without_a_kill(
     runs_of_it: tuple[Path, Path],
     wanted: Options,
     stage: str,
-    moment: Callable[[Path, Outputs], bool],
+    at: Callable[[Outputs], int],
     **variables: str,
 ) -> Outputs:
     """The outputs of a run and of one that is killed in a stage and goes on there: the same to the last bit.
 
-    moment: when it is killed, by the folder of its stage and the outputs of the other.
+    at: the step of the checkpoint that it writes when it is killed, by the outputs of the other.
     """
-    straight, killed = runs_of_it
+    straight, other = runs_of_it
     outputs = await runs.trained(straight, wanted)
-    folder = killed / "train" / "checkpoints" / stage
-    with started(killed, wanted, **variables) as process:
-        await asyncio.to_thread(kill_when, process, lambda: moment(folder, outputs))
-    assert await asyncio.to_thread(moment, folder, outputs)
+    folder = other / "train" / "checkpoints" / stage
+    await asyncio.to_thread(killed, other, wanted, folder / f"checkpoint-{at(outputs)}", **variables)
+    assert await asyncio.to_thread(being_written, folder)
     last, written = (await asyncio.to_thread(whole, folder))[-1], StringIO()
-    assert await runs.trained(killed, wanted, written) == outputs
+    assert await runs.trained(other, wanted, written) == outputs
     assert re.findall(r"(\w+) steps: (\d+) of", written.getvalue())[0] == (stage, str(last + 1))
     for name in (*(f"adapter/{file}" for file in checks.FILES), "metrics.jsonl"):
         one, other = [await asyncio.to_thread((run / "train" / name).read_bytes) for run in runs_of_it]
@@ -114,8 +93,8 @@ async def test_one_that_is_killed_while_it_writes_a_checkpoint(llama: Path, tmp_
     lora = {"rank": 8, "alpha": 16, "dropout": 0.1}
     wanted = runs.options(llama, lora=lora, sft={"epochs": 20, "evaluate_every": 3, "patience": 4})
 
-    def after_the_best(folder: Path, outputs: Outputs) -> bool:
-        return outputs.stages["sft"].best_step in whole(folder)[:-1] and being_written(folder)
+    def after_the_best(outputs: Outputs) -> int:
+        return outputs.stages["sft"].best_step + 6  # one whole checkpoint lies between them
 
     with socket.create_server(("127.0.0.1", 0)) as hub:  # nobody is called: TRL would report this machine
         hub.settimeout(0.5)
@@ -134,7 +113,7 @@ async def test_one_that_is_killed_in_its_second_stage(llama: Path, tmp_path: Pat
     examples = runs.questions(16)
     both = runs.made(tmp_path / "one", examples, examples[:8]), runs.made(tmp_path / "other", examples, examples[:8])
     wanted = runs.options(llama, method="sft+dpo", dpo={"epochs": 3, "learning_rate": 5e-4, "evaluate_every": 1})
-    outputs = await same_as_without_a_kill(both, wanted, "dpo", lambda folder, _: being_written(folder))
+    outputs = await same_as_without_a_kill(both, wanted, "dpo", lambda _: 2)
     assert outputs.stages["dpo"].loss_before == pytest.approx(0.6931, abs=1e-3)
 
 
@@ -143,10 +122,9 @@ async def test_what_is_finished_is_not_trained_again(llama: Path, tmp_path: Path
     examples = runs.without_rejected(runs.questions(16))
     run = runs.made(tmp_path / "run", examples, examples[:8])
     wanted = runs.options(base)
-    last = run / "train" / "checkpoints" / "sft" / "checkpoint-2" / "complete.json"
-    with started(run, wanted) as process:
-        await asyncio.to_thread(kill_when, process, last.exists)
-    assert not await asyncio.to_thread((run / "train" / "result.json").exists)
+    await asyncio.to_thread(killed, run, wanted, run / "train" / ".adapter.new")
+    assert await asyncio.to_thread(whole, run / "train" / "checkpoints" / "sft") == [2]
+    assert not await asyncio.to_thread((run / "train" / "adapter").exists)
     await asyncio.to_thread((base / "model.safetensors").unlink)  # nothing can be trained any more
     outputs = await runs.trained(run, wanted)
     weights = run / "train" / "adapter" / "adapter_model.safetensors"
