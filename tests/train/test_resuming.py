@@ -71,13 +71,13 @@ async def same_as_without_a_kill(
 
     at: the step of the checkpoint that it writes when it is killed, by the outputs of the other.
     """
-    straight, other = runs_of_it
+    straight, resumed = runs_of_it
     outputs = await runs.trained(straight, wanted)
-    folder = other / "train" / "checkpoints" / stage
-    await asyncio.to_thread(killed, other, wanted, folder / f"checkpoint-{at(outputs)}", **variables)
+    folder = resumed / "train" / "checkpoints" / stage
+    await asyncio.to_thread(killed, resumed, wanted, folder / f"checkpoint-{at(outputs)}", **variables)
     assert await asyncio.to_thread(being_written, folder)
     last, written = (await asyncio.to_thread(whole, folder))[-1], StringIO()
-    assert await runs.trained(other, wanted, written) == outputs
+    assert await runs.trained(resumed, wanted, written) == outputs
     assert re.findall(r"(\w+) steps: (\d+) of", written.getvalue())[0] == (stage, str(last + 1))
     for name in (*(f"adapter/{file}" for file in checks.FILES), "metrics.jsonl"):
         one, other = [await asyncio.to_thread((run / "train" / name).read_bytes) for run in runs_of_it]
