@@ -183,6 +183,19 @@ def test_the_check_before_an_installation_reads_the_document_that_is_installed(n
     assert "name: factory-check\n" not in without.replace("kind: NetworkPolicy\nmetadata:\n  name: factory-check\n", "")
 
 
+@pytest.mark.parametrize("mlflow", ["", "mlflow.enabled=true", "mlflow.url=https://mlflow.example.com"])
+def test_a_run_is_registered_where_there_is_an_mlflow(namespace: Namespace, mlflow: str) -> None:
+    arguments = ("--namespace", namespace.name, "--set", f"pipelines.enabled=true,{mlflow}".rstrip(","))
+    text = helm("template", "factory", str(CHART), *arguments, "--show-only", "templates/workflows.yaml").stdout
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
+    templates = {each["name"]: each for each in objects["WorkflowTemplate", "factory-retrain"]["spec"]["templates"]}
+    tasks = [each["name"] for each in templates["main"]["dag"]["tasks"]]
+    assert ("register" in templates) == ("register" in tasks) == bool(mlflow)
+    variables = {each["name"]: each["value"] for each in templates["finish"]["container"]["env"]}
+    expected = {"mlflow.enabled=true": "http://factory-mlflow:5000"}.get(mlflow, mlflow.partition("=")[2])
+    assert variables.get("MLFLOW_TRACKING_URI", "") == expected
+
+
 def test_the_check_is_admitted_where_pods_are_restricted(namespace: Namespace) -> None:
     text = helm("template", "factory", str(CHART), "--namespace", namespace.name).stdout
     objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}

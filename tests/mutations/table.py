@@ -1307,6 +1307,20 @@ MUTATIONS = (
         '        if self.decision != "refuse":\n',
         ("pipelines/test_workflows.py::test_only_an_approval_lets_a_candidate_pass_and_what_was_decided_is_kept",),
     ),
+    Mutation(
+        "an adapter is registered before anybody has approved it",
+        "pipelines/genaifactory_pipelines/workflows/retrain.py",
+        "_registered(decide.name))",
+        "_registered(name))",
+        ("pipelines/test_workflows_in_mlflow.py::test_only_what_was_approved_is_registered",),
+    ),
+    Mutation(
+        "a run that the gate stopped leaves no trace in MLflow",
+        "pipelines/genaifactory_pipelines/workflows/retrain.py",
+        "        if await asyncio.to_thread(_is_to_record, around.run):\n",
+        "        if False:\n",
+        ("pipelines/test_workflows_in_mlflow.py::test_a_run_that_the_gate_stopped_is_recorded_and_not_registered",),
+    ),
     # Secrets in errors, spans and logs
     Mutation(
         "an error reports internals to the client",

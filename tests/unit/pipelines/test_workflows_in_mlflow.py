@@ -43,11 +43,13 @@ engines: [{type: vllm, model: extractive, source: /models/x, adapters: {max_rank
 """
 
 
-async def judged(volume: Path, *, right: int = tracked.ITEMS, in_mlflow: bool = True) -> Surroundings:
+async def judged(
+    volume: Path, *, name: str = "november", right: int = tracked.ITEMS, in_mlflow: bool = True
+) -> Surroundings:
     """A run whose gate has judged. right: as for tracked.made."""
     factory = volume / "factory.yaml"
     factory.write_text(FACTORY)
-    around = Surroundings("november", datetime(2026, 11, 21, 12, tzinfo=UTC), volume, factory)
+    around = Surroundings(name, datetime(2026, 11, 21, 12, tzinfo=UTC), volume, factory)
     around.run.mkdir(parents=True)
     await tracked.made(around.run, right=right)
     parameters = {"route": "chat", "base": "/models/x", "gate": "default", "golden": around.run.parent / "golden.jsonl"}
@@ -91,9 +93,7 @@ async def test_what_was_approved_is_one_run_and_one_version_however_often_pods_c
     assert await found(tracking) == ([runs.PASSED], 1)
 
 
-async def test_a_run_that_the_gate_stopped_is_recorded_at_its_end_and_not_registered(
-    tracking: Tracking, tmp_path: Path
-) -> None:
+async def test_a_run_that_the_gate_stopped_is_recorded_and_not_registered(tracking: Tracking, tmp_path: Path) -> None:
     around = await judged(tmp_path, right=0)
     for _ in range(2):
         await do("finish", around, status="Failed")
@@ -140,6 +140,12 @@ async def test_a_run_is_for_mlflow_where_the_installation_has_one(
     plan = dag.stored(around.run)
     assert plan is not None
     assert (plan.parameters.tracked, plan.parameters.model) == (bool(uri), "support")
+
+
+def test_only_what_was_approved_is_registered() -> None:
+    task = RETRAIN.task("register")
+    assert task is not None
+    assert task.needs == ("decide",)
 
 
 def test_no_task_needs_one_that_an_installation_without_mlflow_leaves_out() -> None:
