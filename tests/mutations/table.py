@@ -546,6 +546,20 @@ MUTATIONS = (
         ("common/test_mtls.py::TestCallers::test_another_identity_of_the_same_authority_is_refused",),
     ),
     Mutation(
+        "whoever can connect fills the gateway's memory with messages over gRPC",
+        "services/common/genaifactory_common/interceptors.py",
+        "        if self._authenticate is not None:\n",
+        "        if False:\n",
+        ("gateway/test_grpc_memory.py::test_a_call_without_a_valid_key_is_refused_before_its_message_is_read",),
+    ),
+    Mutation(
+        "messages over gRPC are not counted against the memory for bodies",
+        "services/gateway/genaifactory_gateway/servicer.py",
+        '        async with self._admit(context, "Embed") as entry:\n            entry.hold(request.ByteSize())\n',
+        '        async with self._admit(context, "Embed") as entry:\n',
+        ("gateway/test_grpc_memory.py::test_bytes_over_grpc_and_http_count_together",),
+    ),
+    Mutation(
         "the body of a request that asks for an upgrade runs as another request",
         "services/gateway/genaifactory_gateway/http/server.py",
         "        if self.parser.should_upgrade():\n",

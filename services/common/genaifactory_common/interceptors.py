@@ -1,4 +1,5 @@
-"""What is done for every served call, in this order: deadline, caller, permission, trace, error mapping, metrics."""
+"""What is done for every served call, in this order: credentials of a client, deadline, caller, permission, trace, error
+mapping, metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -30,6 +31,9 @@ _HEALTH = "/grpc.health.v1."
 _REFLECTION = "/grpc.reflection."
 
 
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
 class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of a server."""
 
@@ -40,8 +44,10 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         *,
         callers: frozenset[str] = frozenset(),
         default_timeout_seconds: float = 600.0,
+        authenticate: Callable[[Metadata], object] | None = None,
     ) -> None:
-        """verifier: None where clients call with their own credentials (the gateway).
+        """verifier: None where clients call with their own credentials (the gateway). authenticate: checks these in a
+        call's metadata before any message of it is read, and so takes memory; raises FactoryError.
 
         callers: URIs in the certificates that may call; empty: the server requires no certificates. A method whose
         contract does not declare who may call it is refused.
@@ -50,6 +56,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._verifier = verifier
         self._callers = frozenset(uri.encode() for uri in callers)
         self._default_timeout_seconds = default_timeout_seconds
+        self._authenticate = authenticate
         self._running: set[asyncio.Timeout] = set()
         self._stopping = False
         self.last_call_at = -math.inf
@@ -80,6 +87,11 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(
                 self._reflection(method, handler.stream_stream), deserializer, handler.response_serializer
             )
+        if self._authenticate is not None:
+            try:
+                self._authenticate(handler_call_details.invocation_metadata or ())  # type: ignore[attr-defined]  # stub
+            except FactoryError as error:
+                return self._refused(method, error)
         if handler.response_streaming:
             wrapped_stream = self._stream(method, handler.unary_stream or handler.stream_stream)
             factory = (
@@ -127,6 +139,19 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
                 observed.end()
 
         return call
+
+    def _refused(self, method: str, error: FactoryError) -> grpc.RpcMethodHandler[Any, Any]:
+        """Refuses a call without reading its messages, as only a handler of a stream of requests can."""
+
+        async def call(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            observed = _Observed(self._telemetry, method, context)
+            try:
+                await observed.fail(error, context)
+                yield
+            finally:
+                observed.end()
+
+        return grpc.stream_stream_rpc_method_handler(call, None, None)
 
     def _reflection(
         self, method: str, behaviour: Callable[..., AsyncIterator[Any]]

@@ -261,7 +261,7 @@ class Admission:
         name the corresponding one or, where there is none, "/package.Service/Method" of the service that they call.
         entered: called with the entry before it is charged. Raises Unauthenticated, RateLimited, PermissionDenied.
         """
-        async with self._entered(self._authenticate(authorization), rpc, request_id) as entry:
+        async with self._entered(self.authenticate(authorization), rpc, request_id) as entry:
             entered(entry)
             await entry.charge()
             entry.require_permission()
@@ -313,7 +313,8 @@ class Admission:
         )
         identity.set_current(caller, self._issued.of(caller), request_id)
 
-    def _authenticate(self, authorization: str | None) -> Holder:
+    def authenticate(self, authorization: str | None) -> Holder:
+        """The holder of the key in "Bearer KEY". Raises Unauthenticated."""
         if not authorization:
             raise Unauthenticated("No API key: send the header 'Authorization: Bearer <key>'.")
         scheme, _, key = authorization.partition(" ")

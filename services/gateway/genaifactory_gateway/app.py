@@ -42,7 +42,7 @@ from genaifactory_gateway.indexes import Indexes
 from genaifactory_gateway.limits import Limiter
 from genaifactory_gateway.quotas import MemoryQuotas, QuotaStore, Unlimited
 from genaifactory_gateway.records import Records
-from genaifactory_gateway.servicer import GatewayServicer, Parts
+from genaifactory_gateway.servicer import GatewayServicer, Parts, authorization
 from genaifactory_gateway.settings import Settings, Upstreams
 from genaifactory_gateway.transfers import Transfers
 from genaifactory_gateway.uploads import Uploads
@@ -112,6 +112,7 @@ def create_app(
         lifespan=lifespan,
         ready=lambda: health.ready,
         drain=server.drain,
+        authenticate=lambda metadata: admission.authenticate(authorization(metadata)),
         factory=source,
         http_address=lambda: server.address,
     )
@@ -123,12 +124,14 @@ def create_private_app(settings: Settings, source: specs.Source, to: Channels, t
     For a unix socket that only its owner can open. It requires API keys as the gateway does, and applies no limits of
     tenants.
     """
+    parts = _parts(settings, source, to, settings.signer(), Unlimited())
     return ServiceApp(
         name="gateway",
         telemetry=telemetry,
         service_names=(SERVICE,),
-        register=partial(_register, _parts(settings, source, to, settings.signer(), Unlimited())),
+        register=partial(_register, parts),
         lifespan=contextlib.nullcontext,
+        authenticate=lambda metadata: parts.admission.authenticate(authorization(metadata)),
     )
 
 

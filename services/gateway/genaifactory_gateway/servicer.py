@@ -16,6 +16,7 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.orchestrator.v1 import orchestrator_pb2
 from genaifactory_common import bounds, conversation
 from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.interceptors import Metadata
 from genaifactory_gateway import rules
 from genaifactory_gateway.adapters import Adapters
 from genaifactory_gateway.admission import Admission, Entry
@@ -72,6 +73,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.ChatResponse]:
         """Answers a conversation."""
         async with self._admit(context, "Chat") as entry:
+            entry.hold(request.ByteSize())
             conversation.check(request)
             route = entry.route(request.model)
             answer = self._upstream.answer(entry, route, _answer_request(request, entry.request_id))
@@ -85,6 +87,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: _Context) -> gateway_pb2.EmbedResponse:
         """Embeds texts."""
         async with self._admit(context, "Embed") as entry:
+            entry.hold(request.ByteSize())
             conversation.check_texts(request.texts, "texts")
             model = entry.embedding_model(request.model)
             response = await self._upstream.embed(entry, model, list(request.texts))
@@ -235,6 +238,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> gateway_pb2.CheckTextsResponse:
         """Checks texts by a policy."""
         async with self._admit(context, "CheckTexts") as entry:
+            entry.hold(request.ByteSize())
             return await self._guardrails.check(entry, request)
 
     async def DeleteConversation(
@@ -282,11 +286,12 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     def _admit(self, context: _Context, rpc: str) -> AbstractAsyncContextManager[Entry]:
         """Admits a gRPC call, with a new request id."""
-        return self._admission.admit(_authorization(context), rpc, f"req-{uuid.uuid4().hex}")
+        return self._admission.admit(authorization(context.invocation_metadata() or ()), rpc, f"req-{uuid.uuid4().hex}")
 
 
-def _authorization(context: _Context) -> str | None:
-    values = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+def authorization(metadata: Metadata) -> str | None:
+    """The value of `authorization` in a call's metadata. Raises InvalidArgument for more than one."""
+    values = [value for key, value in metadata if key == "authorization"]
     if len(values) > 1:
         raise InvalidArgument(
             f"The call must not have more than one authorization in its metadata; it has {len(values)}."
