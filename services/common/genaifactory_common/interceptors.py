@@ -1,5 +1,5 @@
-"""What is done for every served call, in this order: credentials of a client, deadline, caller, permission, trace, error
-mapping, metrics."""
+"""What is done for every served call, in this order: credentials, deadline, caller, permission, trace, error mapping,
+metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -31,7 +31,7 @@ _HEALTH = "/grpc.health.v1."
 _REFLECTION = "/grpc.reflection."
 
 
-Metadata = Sequence[tuple[str, str | bytes]]
+Metadata = Iterable[tuple[str, Any]]
 
 
 class ServerInterceptor(grpc.aio.ServerInterceptor):
@@ -89,7 +89,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             )
         if self._authenticate is not None:
             try:
-                self._authenticate(handler_call_details.invocation_metadata or ())  # type: ignore[attr-defined]  # stub
+                self._authenticate(handler_call_details.invocation_metadata or ())
             except FactoryError as error:
                 return self._refused(method, error)
         if handler.response_streaming:
