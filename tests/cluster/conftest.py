@@ -21,7 +21,7 @@ ORDER = (
     "test_traffic.py",
     "laptop",
     "test_kserve.py",
-    "test_pipelines.py",
+    "pipelines",
     "images",
     "test_charts.py",
     "test_upgrade.py",

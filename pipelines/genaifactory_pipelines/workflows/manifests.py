@@ -197,7 +197,7 @@ def _container(name: str, workflow: Workflow[Any], task: Task[Any]) -> Container
             limit=_RETRIES,
             retry_policy="Always",
             expression=_AGAIN,
-            backoff=Backoff(duration="10s", factor=2, cap="5m"),
+            backoff=Backoff(duration="2s", factor=4, cap="5m"),
         ),
         synchronization=_gpus() if task.gpu else None,
     )

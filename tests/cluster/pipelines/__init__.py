@@ -1,0 +1,1 @@
+"""Tests of one installation: a package, so that it ends when they do."""

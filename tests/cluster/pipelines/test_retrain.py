@@ -1,0 +1,124 @@
+"""The improvement loop on a real Argo: corrections become an adapter that answers better, whichever pod is killed.
+
+Needs the image of the step train beside the others (`make images image-train`).
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cluster.pipelines import desk
+from tests.cluster.pipelines.workflows import Workflows
+from tests.loop import month
+
+RUN, SCHEDULED = "november", "sunday"
+RUN_SECONDS = 480.0
+KILLED = {
+    "plan": "",
+    "collect": "",
+    "curate": "",
+    "train": "train/checkpoints/*",
+    "load": "",
+    "evaluate": "evaluate/candidate.jsonl",
+    "gate": "",
+    "decide": "",
+    "finish": "",
+}
+"""Tasks in their order, and what is in the run's folder when one is amid its work, and its pod is deleted."""
+# Asks an adapter that no route names, as an evaluation does; what is asked is JSON on standard input.
+ASK = """
+import asyncio, json, sys
+from genaifactory.gateway.v1 import gateway_pb2
+from genaifactory.types.v1 import types_pb2
+from genaifactory_common.errors import NotFound
+from genaifactory_pipelines.gateway import connected
+async def main(route, adapter, questions):
+    answers = []
+    async with connected() as gateway:
+        for text in questions:
+            request = gateway_pb2.ChatRequest(
+                model=route,
+                messages=[types_pb2.Message(role=types_pb2.ROLE_USER, content=text)],
+                sampling=types_pb2.Sampling(temperature=0.0),
+                evaluation=types_pb2.Evaluation(run="look", adapter=adapter),
+            )
+            try:
+                answers.append("".join([part.delta async for part in gateway.chat(request)]).strip())
+            except NotFound:
+                answers.append(None)
+    print(json.dumps(answers))
+asyncio.run(main(*json.loads(sys.argv[1])))
+"""
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.allow_blocking]
+
+
+def asked(workflows: Workflows, adapter: str, questions: list[str]) -> list[str | None]:
+    """An adapter's answers; None where it is not loaded."""
+    given = json.dumps([desk.NAME, adapter, questions])
+    answers: list[str | None] = json.loads(workflows.release.tools("python", "-c", ASK, given))
+    return answers
+
+
+def loaded(workflows: Workflows, adapter: str) -> bool:
+    """Whether the model server answers with it."""
+    return asked(workflows, adapter, ["Where is it?"]) != [None]
+
+
+@pytest.fixture(scope="module")
+def begun(workflows: Workflows) -> None:
+    """A run that a person starts, and one of the schedule with its own parameters, on a record of corrections."""
+    count = desk.people_ask_and_correct(workflows.release)
+    release = workflows.release
+    release.namespace.wait(
+        lambda: sum(each["route"] == desk.NAME for each in release.records()) >= count, 60, "the answers on record"
+    )
+    workflows.submit("retrain", RUN, **desk.PARAMETERS, approval_seconds="1")
+    workflows.submit("retrain", SCHEDULED, kind="cronwf")
+
+
+def test_a_run_whose_pods_are_killed_at_each_step_learns_and_is_approved_at_last(
+    workflows: Workflows, begun: None
+) -> None:
+    for task, amid in KILLED.items():
+        workflows.kill(RUN, task, amid=amid)
+    assert workflows.end(RUN, RUN_SECONDS)["phase"] == "Failed"
+    assert "Nobody has approved it in time." in workflows.messages(RUN)
+    attempts = workflows.attempts(RUN)
+    print(f"\n{attempts}")
+    metric = workflows.result(RUN, "evaluate")["metrics"]["exact_match"]
+    print(f"exact match {metric['production']} -> {metric['candidate']}")
+    assert metric["production"] == 0
+    assert metric["candidate"] >= 0.4
+    answered = workflows.read(f"runs/{RUN}/evaluate/candidate.jsonl").splitlines()
+    items = [json.loads(each)["item"] for each in answered]
+    assert len(items) == len(set(items)) == metric["items"]
+    adapter = workflows.result(RUN, "load")["name"]
+    assert not loaded(workflows, adapter)
+
+    workflows.ask_again(RUN, approval_seconds="600")
+    workflows.decide(RUN, "refuse", "seen by An")
+    assert workflows.end(RUN)["phase"] == "Failed"
+    assert "It was refused: seen by An." in workflows.messages(RUN)
+    assert not loaded(workflows, adapter)
+
+    workflows.ask_again(RUN)
+    workflows.decide(RUN, "approve", "seen by Binh")
+    assert workflows.end(RUN)["phase"] == "Succeeded", workflows.messages(RUN)
+    kept = json.loads(workflows.read(f"runs/{RUN}/approval.json"))
+    assert kept == {"decision": "approve", "reason": "seen by Binh"}
+    asking = {month.HELD_OUT.format(person=who, thing=what): month.place(who, what) for who, what in desk.facts()}
+    answers = asked(workflows, adapter, list(asking))
+    right = sum(answer == expected for answer, expected in zip(answers, asking.values(), strict=True))
+    print(f"{adapter}: {right} of {len(asking)} answers are right")
+    assert right >= 0.4 * len(asking)
+
+
+def test_a_run_of_the_schedule_that_learns_nothing_is_stopped_by_the_gate(workflows: Workflows, begun: None) -> None:
+    assert workflows.end(SCHEDULED, RUN_SECONDS)["phase"] == "Failed"
+    assert "The gate 'better' was not passed: exact_match better_by 0.1" in workflows.messages(SCHEDULED)
+    assert workflows.outputs(SCHEDULED) == {"passed": "false"}
+    assert workflows.attempts(SCHEDULED)["evaluate"] == 1
+    assert not loaded(workflows, workflows.result(SCHEDULED, "load")["name"])
