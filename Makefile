@@ -85,7 +85,7 @@ CLUSTER ?= $(wildcard ../shared/cluster/cluster)
 BUILD = CLUSTER="$(CLUSTER)" VERSION="$(VERSION)" services/build.sh $(if $(findstring n,$(filter-out -%,$(firstword $(MAKEFLAGS)))),--print)
 
 images:  ## build every image, with docker, podman or buildah; image-gateway and so on: one
-	+@$(BUILD) vllm $(IMAGES)
+	+@$(BUILD) vllm $(IMAGES) train
 
 .PHONY: $(IMAGES:%=image-%) $(IMAGES:%=sbom-%)
 $(IMAGES:%=image-%): image-%:

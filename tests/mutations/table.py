@@ -235,6 +235,20 @@ MUTATIONS = (
         ("pipelines/test_evaluation.py::test_a_difference_that_may_be_chance_is_neither_better_nor_not_worse",),
     ),
     Mutation(
+        "the folder of an adapter that factory.yaml names is removed",
+        "pipelines/genaifactory_pipelines/workflows/tidy.py",
+        "        if _named(factory, folder, adapter):\n",
+        "        if False:\n",
+        ("pipelines/test_tidy.py::test_an_old_run_whose_adapter_is_in_use_stays",),
+    ),
+    Mutation(
+        "the folder of a run in which something was written lately is removed",
+        "pipelines/genaifactory_pipelines/workflows/tidy.py",
+        "(old if _written(folder) < until else recent)",
+        "(old if folder.stat().st_mtime < until.timestamp() else recent)",
+        ("pipelines/test_tidy.py::test_a_run_in_which_one_file_was_written_lately_is_not_old",),
+    ),
+    Mutation(
         "a gate judges by golden items that were trained on",
         "pipelines/genaifactory_pipelines/retrain.py",
         '    require_unchanged(curate.curate.attempt(run), "golden", given.golden)',

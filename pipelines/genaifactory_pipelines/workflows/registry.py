@@ -10,6 +10,9 @@ from genaifactory_pipelines.workflows.protocol import Workflow
 from genaifactory_pipelines.workflows.reindex import reindex
 from genaifactory_pipelines.workflows.retrain import retrain
 from genaifactory_pipelines.workflows.rollback import rollback
+from genaifactory_pipelines.workflows.tidy import tidy
 
-WORKFLOWS: dict[str, Workflow[Any]] = {each.name: each for each in (evaluate, drift_check, retrain, reindex, rollback)}
+WORKFLOWS: dict[str, Workflow[Any]] = {
+    each.name: each for each in (evaluate, drift_check, retrain, reindex, rollback, tidy)
+}
 """By their names."""
