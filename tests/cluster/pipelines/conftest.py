@@ -13,7 +13,7 @@ import yaml
 from tests.cluster.images.test_images import pod
 from tests.cluster.kube import Namespace, new_namespace
 from tests.cluster.pipelines import desk
-from tests.cluster.pipelines.workflows import Workflows
+from tests.cluster.pipelines.workflows import Workflows, proxied
 from tests.cluster.release import CHART, Release
 from tests.cluster.test_kserve import IMAGE, START_SECONDS, tiny_llama, volume_claim
 
@@ -35,7 +35,7 @@ def namespace() -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="package")
-def workflows(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Workflows:
+def workflows(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workflows]:
     """The laptop profile with workflows and the Llama, golden sets on their volume."""
     if shutil.which("argo") is None:
         pytest.skip("argo is not installed: its command line starts the workflows")
@@ -56,7 +56,8 @@ def workflows(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) ->
         (inputs / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     desk.golden(inputs / desk.GOLDEN)
     namespace.copy(inputs, release.shell(), "/pipelines/inputs")
-    return Workflows(release)
+    with proxied() as api:
+        yield Workflows(release, api)
 
 
 def put_models(namespace: Namespace) -> None:

@@ -115,7 +115,6 @@ def test_a_check_whose_pods_are_killed_comes_to_one_verdict(workflows: Workflows
         list(pool.map(lambda task: workflows.kill(name, task), ("reference", "current")))
     workflows.kill(name, "drift")
     assert workflows.end(name)["phase"] == "Succeeded", workflows.messages(name)
-    print(f"\n{workflows.attempts(name)}")
     verdict = json.loads(workflows.read(f"runs/{name}/drift/verdict.json"))
     assert verdict["drifted"] == (workflows.outputs(name)["drifted"] == "true")
     assert workflows.outputs(name)["report_id"]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+
+import httpx
 
 from tests.cluster.kube import Namespace
 from tests.cluster.release import Release
@@ -37,8 +41,9 @@ while time.monotonic() < until:
 class Workflows:
     """Runs of the workflows of a release."""
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, release: Release, api: httpx.Client) -> None:
         self.release = release
+        self.api = api
         self.namespace: Namespace = release.namespace
 
     def argo(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -64,13 +69,11 @@ class Workflows:
         nodes = self.status(name).get("nodes", {}).values()
         return [each for each in nodes if each["type"] == kind]
 
-    def attempts(self, name: str) -> dict[str, int]:
-        """How many pods each task of a run has had."""
-        found: dict[str, int] = {}
-        for each in self.nodes(name):
-            task = each["displayName"].rpartition("(")[0].removeprefix(f"{name}.")
-            found[task] = found.get(task, 0) + 1
-        return found
+    def pods(self, name: str, task: str) -> list[dict[str, Any]]:
+        """The pods of a task that there are: Argo may give the one after a deleted one the same name."""
+        path = f"/api/v1/namespaces/{self.namespace.name}/pods"
+        found = self.api.get(path, params={"labelSelector": f"workflows.argoproj.io/workflow={name}"})
+        return [each for each in found.raise_for_status().json()["items"] if f"-{task}-" in each["metadata"]["name"]]
 
     def end(self, name: str, seconds: float = END_SECONDS) -> dict[str, Any]:
         """Waits for its end; its status."""
@@ -111,35 +114,46 @@ class Workflows:
         given = itertools.chain.from_iterable(("--parameter", f"{key}={value}") for key, value in parameters.items())
         self.argo("retry", name, "--restart-successful", *_APPROVE, *given)
 
-    def kill(self, name: str, task: str, *, amid: str = "", process: bool = False) -> None:
-        """Ends the first pod of a task: deletes it as it runs, or kills the step's process there.
+    def kill(self, name: str, task: str, *, amid: str = "", process: bool = False) -> str:
+        """Ends the first pod of a task: deletes it as its step runs, or kills the step's process there; the pod's uid.
 
-        amid: files of the run, by a pattern; once one of them has content, the pod is in the middle of its work.
+        amid: files of the run, by a pattern; once one of them has content, the step is in the middle of its work.
         """
-        namespace = self.namespace
+        victim: dict[str, Any] = {}
 
-        def pod() -> str:
-            selector = f"workflows.argoproj.io/workflow={name}"
-            running = namespace.get("pods", "--selector", selector, "--field-selector", "status.phase=Running")
-            return next((each["metadata"]["name"] for each in running if f"-{task}-" in each["metadata"]["name"]), "")
+        def runs() -> bool:
+            for each in self.pods(name, task):
+                assert each["status"].get("phase") != "Succeeded", f"{task} of {name} has ended before it was killed"
+                states = {one["name"]: one["state"] for one in each["status"].get("containerStatuses", ())}
+                if "running" in states.get("main", {}):  # Argo's own container may run before it
+                    victim.update(each["metadata"])
+            return bool(victim)
 
-        namespace.wait(lambda: bool(pod()), END_SECONDS, f"{task} of {name} runs", every_seconds=0.2)
-        victim = pod()
+        self.namespace.wait(runs, END_SECONDS, f"{task} of {name} runs", every_seconds=0.05)
         if amid:
             look = f'for file in /pipelines/runs/{name}/{amid}; do test -s "$file" && echo "$file"; done; true'
-            namespace.wait(lambda: bool(self.release.tools("sh", "-c", look)), 90, amid, every_seconds=0)
+            self.namespace.wait(lambda: bool(self.release.tools("sh", "-c", look)), 90, amid, every_seconds=0)
         if process:
-
-            def runs() -> bool:
-                (found,) = namespace.get("pods", "--field-selector", f"metadata.name={victim}")
-                states = {each["name"]: each["state"] for each in found["status"].get("containerStatuses", ())}
-                return "running" in states.get("main", {})  # Argo's own container may run before it
-
-            namespace.wait(runs, END_SECONDS, f"the step of {victim} runs", every_seconds=0.2)
-            said = namespace.kubectl("exec", victim, "--container", "main", "--", "python", "-c", _KILL)
+            command = ("exec", victim["name"], "--container", "main", "--", "python", "-c", _KILL)
+            said = self.namespace.kubectl(*command)
             assert said == "killed", said
         else:
-            namespace.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
+            path = f"/api/v1/namespaces/{self.namespace.name}/pods/{victim['name']}"
+            self.api.delete(path, params={"gracePeriodSeconds": 0}).raise_for_status()
+        return str(victim["uid"])
+
+
+@contextmanager
+def proxied() -> Iterator[httpx.Client]:
+    """The API of the cluster, through `kubectl proxy`: a step of a second has ended before kubectl has started."""
+    with subprocess.Popen(("kubectl", "proxy", "--port=0"), stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        address = proxy.stdout.readline().split()[-1]
+        try:
+            with httpx.Client(base_url=f"http://{address}", timeout=30, trust_env=False) as client:
+                yield client
+        finally:
+            proxy.terminate()
 
 
 def now() -> datetime:
