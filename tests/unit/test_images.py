@@ -122,7 +122,8 @@ def test_the_same_lock_gives_the_same_files(tmp_path: Path) -> None:
 
 def test_every_service_has_an_image_and_a_stage_that_starts_it() -> None:
     expected = {image: ("services/Dockerfile", package) for image, package in PACKAGES.items()}
-    expected["docker.io/genaifactory/modelserver:cpu"] = ("services/modelserver/Dockerfile", "")
+    for image in ("modelserver", "train"):
+        expected[f"docker.io/genaifactory/{image}:cpu"] = ("services/modelserver/Dockerfile", "")
     assert built() == expected
     stages = dict(
         re.findall(r"^FROM \S+ AS (genaifactory-\S+)$(.*?)(?=^FROM)", _dockerfile(), re.MULTILINE | re.DOTALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -26,6 +27,19 @@ QUESTIONS = (
 LONG = 60
 MODELS = {"models": "/models", "pipelines": "/pipelines"}
 CLAIMS = {"models": "models", "pipelines": "factory-pipelines"}
+RUN, SCHEDULED = "november", "sunday"
+KILLED = {
+    "plan": "",
+    "collect": "",
+    "curate": "",
+    "train": "train/checkpoints/*",
+    "load": "",
+    "evaluate": "evaluate/candidate.jsonl",
+    "gate": "",
+    "decide": "",
+    "finish": "",
+}
+"""Tasks in their order, and what is in the run's folder when one is amid its work, and its pod is deleted."""
 
 
 @pytest.fixture(scope="package")
@@ -58,6 +72,21 @@ def workflows(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) ->
     namespace.copy(inputs, release.shell(), "/pipelines/inputs")
     with proxied() as api:
         yield Workflows(release, api)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def killed(workflows: Workflows) -> Iterator[Future[dict[str, str]]]:
+    """Two runs of retrain on a record of corrections, begun before other tests, since they take minutes: one by the
+    schedule's own parameters, and one of whose tasks each loses a pod; the uid of that by the task."""
+    release = workflows.release
+    count = desk.people_ask_and_correct(release)
+    release.namespace.wait(
+        lambda: sum(each["route"] == desk.NAME for each in release.records()) >= count, 60, "the answers on record"
+    )
+    workflows.submit("retrain", SCHEDULED, kind="cronwf")
+    workflows.submit("retrain", RUN, **desk.PARAMETERS, approval_seconds="1")
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(lambda: {task: workflows.kill(RUN, task, amid=amid) for task, amid in KILLED.items()})
 
 
 def put_models(namespace: Namespace) -> None:

@@ -1,32 +1,21 @@
 """The improvement loop on a real Argo: corrections become an adapter that answers better, whichever pod is killed.
 
-Needs the image of the step train beside the others (`make images image-train`).
+Needs the image of the step train, which `make images` builds beside the others.
 """
 
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future
 
 import pytest
 
 from tests.cluster.pipelines import desk
+from tests.cluster.pipelines.conftest import RUN, SCHEDULED
 from tests.cluster.pipelines.workflows import Workflows
 from tests.loop import month
 
-RUN, SCHEDULED = "november", "sunday"
 RUN_SECONDS = 480.0
-KILLED = {
-    "plan": "",
-    "collect": "",
-    "curate": "",
-    "train": "train/checkpoints/*",
-    "load": "",
-    "evaluate": "evaluate/candidate.jsonl",
-    "gate": "",
-    "decide": "",
-    "finish": "",
-}
-"""Tasks in their order, and what is in the run's folder when one is amid its work, and its pod is deleted."""
 # Asks an adapter that no route names, as an evaluation does; what is asked is JSON on standard input.
 ASK = """
 import asyncio, json, sys
@@ -67,24 +56,12 @@ def loaded(workflows: Workflows, adapter: str) -> bool:
     return asked(workflows, adapter, ["Where is it?"]) != [None]
 
 
-@pytest.fixture(scope="module")
-def begun(workflows: Workflows) -> None:
-    """A run that a person starts, and one of the schedule with its own parameters, on a record of corrections."""
-    count = desk.people_ask_and_correct(workflows.release)
-    release = workflows.release
-    release.namespace.wait(
-        lambda: sum(each["route"] == desk.NAME for each in release.records()) >= count, 60, "the answers on record"
-    )
-    workflows.submit("retrain", SCHEDULED, kind="cronwf")
-    workflows.submit("retrain", RUN, **desk.PARAMETERS, approval_seconds="1")
-
-
 def test_a_run_whose_pods_are_killed_at_each_step_learns_and_is_approved_at_last(
-    workflows: Workflows, begun: None
+    workflows: Workflows, killed: Future[dict[str, str]]
 ) -> None:
-    killed = {task: workflows.kill(RUN, task, amid=amid) for task, amid in KILLED.items()}
-    assert workflows.end(RUN, RUN_SECONDS)["phase"] == "Failed"
-    for task, uid in killed.items():
+    victims = killed.result(RUN_SECONDS)
+    assert workflows.end(RUN)["phase"] == "Failed"
+    for task, uid in victims.items():
         others = workflows.pods(RUN, task)
         assert others, task
         assert uid not in [each["metadata"]["uid"] for each in others], task
@@ -117,7 +94,7 @@ def test_a_run_whose_pods_are_killed_at_each_step_learns_and_is_approved_at_last
     assert right >= 0.4 * len(asking)
 
 
-def test_a_run_of_the_schedule_that_learns_nothing_is_stopped_by_the_gate(workflows: Workflows, begun: None) -> None:
+def test_a_run_of_the_schedule_that_learns_nothing_is_stopped_by_the_gate(workflows: Workflows) -> None:
     assert workflows.end(SCHEDULED, RUN_SECONDS)["phase"] == "Failed"
     assert "The gate 'better' was not passed: exact_match better_by 0.1" in workflows.messages(SCHEDULED)
     assert workflows.outputs(SCHEDULED) == {"passed": "false"}
