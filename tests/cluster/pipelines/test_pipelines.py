@@ -207,3 +207,15 @@ def test_an_index_is_built_again_checked_and_served_and_goes_back_once(workflows
     assert workflows.outputs("back") == {"active": before, "before": made["version"]}
     assert serving() == {"active": before, "previous": made["version"]}
     assert workflows.release.ask()["annotations"]
+
+
+def test_the_folder_of_an_old_run_is_removed_and_those_of_others_stay(workflows: Workflows) -> None:
+    folder = "/pipelines/runs/ancient"
+    made = f"mkdir -p {folder}/gate && touch -d '40 days ago' {folder}/gate {folder}"
+    workflows.release.tools("sh", "-c", made)
+    before = workflows.release.tools("ls", "/pipelines/runs", "/pipelines/inputs").split()
+    workflows.submit("tidy", "tidied", keep_days="30")
+    assert workflows.end("tidied")["phase"] == "Succeeded", workflows.messages("tidied")
+    assert workflows.outputs("tidied") == {"removed": "1", "kept": "0"}
+    after = workflows.release.tools("ls", "/pipelines/runs", "/pipelines/inputs").split()
+    assert set(before) - set(after) == {"ancient"}

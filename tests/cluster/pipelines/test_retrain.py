@@ -21,7 +21,7 @@ ASK = """
 import asyncio, json, sys
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.types.v1 import types_pb2
-from genaifactory_common.errors import NotFound
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.gateway import connected
 async def main(route, adapter, questions):
     answers = []
@@ -35,7 +35,7 @@ async def main(route, adapter, questions):
             )
             try:
                 answers.append("".join([part.delta async for part in gateway.chat(request)]).strip())
-            except NotFound:
+            except InvalidArgument:  # the model server serves no such adapter
                 answers.append(None)
     print(json.dumps(answers))
 asyncio.run(main(*json.loads(sys.argv[1])))
