@@ -18,10 +18,10 @@ HERE = Path(__file__).parent
 # So that the processes end together: the longest file does not begin last, and the one at whose end the node restarts,
 # which waits for all others, does.
 ORDER = (
+    "pipelines",
     "test_traffic.py",
     "laptop",
     "test_kserve.py",
-    "pipelines",
     "images",
     "test_charts.py",
     "test_upgrade.py",
