@@ -76,7 +76,8 @@ def test_a_run_whose_pods_are_killed_at_each_step_learns_and_is_approved_at_last
     adapter = workflows.result(RUN, "load")["name"]
     assert not loaded(workflows, adapter)
 
-    workflows.ask_again(RUN, approval_seconds="600")
+    # A retry with parameters forgets the defaults of all others.
+    workflows.ask_again(RUN, approval="required", approval_seconds="600")
     workflows.decide(RUN, "refuse", "seen by An")
     assert workflows.end(RUN)["phase"] == "Failed"
     assert "It was refused: seen by An." in workflows.messages(RUN)
