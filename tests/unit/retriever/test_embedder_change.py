@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,6 +212,8 @@ async def test_a_build_on_a_full_disk_leaves_the_old_version_and_the_next_one_su
         assert left.state == "active"
         assert left.embedding is not None
         assert left.embedding.embedder == specs.MiniLMEmbedder()
+        gc.collect()
+        assert len(encoder.embedders._loaded) == 1  # the other one does not stay in memory
         last = [step async for step in base.build(after, "")][-1]
         assert (last.version, last.state) == ("v3", "ready")
     finally:
