@@ -32,6 +32,8 @@ Result = TypeVar("Result")
 
 # About 15 KB each.
 _CACHED_QUERIES = 1024
+# They wait, and compute nothing.
+_REMOTE_QUERIES = 32
 # A third of the scheduler's weight of a query's thread.
 _DOCUMENT_NICENESS = 5
 _MAX_NICENESS = 19
@@ -118,7 +120,7 @@ class _Piece:
 
 
 class Encoder:
-    """Runs embedders on two thread pools, so that a query never waits for documents."""
+    """Runs embedders on thread pools, so that a query never waits for documents, or for another one's API."""
 
     def __init__(self, embedders: Embedders, *, document_threads: int, query_threads: int) -> None:
         self.embedders = embedders
@@ -127,6 +129,7 @@ class Encoder:
             document_threads, thread_name_prefix="encode-documents", initializer=_yield_to_queries
         )
         self._queries = ThreadPoolExecutor(query_threads, thread_name_prefix="encode-queries")
+        self._remote_queries = ThreadPoolExecutor(_REMOTE_QUERIES, thread_name_prefix="encode-remote")
         # Shared by tenants: the result depends on the embedder and the text alone. Ends with the embedder.
         self._encoded: WeakKeyDictionary[Embedder, Callable[[str, bool], EncodedQuery]] = WeakKeyDictionary()
 
@@ -134,9 +137,12 @@ class Encoder:
         """Runs blocking work on a document; at most `document_threads` at once."""
         return await asyncio.get_running_loop().run_in_executor(self._documents, work, *arguments)
 
-    async def on_query_thread(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """Runs blocking work of a query."""
-        return await asyncio.get_running_loop().run_in_executor(self._queries, work, *arguments)
+    async def on_query_thread(
+        self, embedder: Embedder, work: Callable[[*Arguments], Result], *arguments: *Arguments
+    ) -> Result:
+        """Runs blocking work of a query; those that wait for another machine have threads of their own."""
+        threads = self._remote_queries if embedder.is_remote else self._queries
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
     async def encode(self, document: StoredDocument, encoding: Encoding) -> Encoded:
         """The document's passages, computed on the document threads. Raises InvalidArgument, TooLarge, Unavailable."""
@@ -177,6 +183,7 @@ class Encoder:
         """Ends the threads after their present work."""
         self._documents.shutdown(wait=False, cancel_futures=True)
         self._queries.shutdown(wait=False, cancel_futures=True)
+        self._remote_queries.shutdown(wait=False, cancel_futures=True)
 
 
 def _yield_to_queries() -> None:

@@ -71,8 +71,9 @@ class Searcher:
         with knowledge_base.snapshots.hold() as snapshot:
             index = snapshot.serving(query.index_version)
             with self._telemetry.span("retriever.encode"):
+                embedder = knowledge_base.encoding(index).embedder
                 encoded, frequencies, passages = await self._encoder.on_query_thread(
-                    self._encode, query, index, knowledge_base.encoding(index).embedder, caller.tenant
+                    embedder, self._encode, query, index, embedder, caller.tenant
                 )
             vector = lexical.query_vector(encoded.weights, frequencies, passages)
             where = Where(

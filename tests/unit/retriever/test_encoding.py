@@ -85,11 +85,27 @@ async def test_a_short_document_does_not_wait_for_a_long_one_of_another_upload(e
     assert done == ["short", "long"]
 
 
-async def test_document_threads_have_a_lower_priority_than_query_threads(encoder: Encoder) -> None:
+async def test_an_api_that_hangs_does_not_delay_queries_of_other_embedders(encoder: Encoder, model: MiniLM) -> None:
+    answers = threading.Event()
+
+    class Remote(MiniLMEmbedder):
+        is_remote = True
+
+    hanging = [asyncio.create_task(encoder.on_query_thread(Remote(model), answers.wait, 30)) for _ in range(8)]
+    try:
+        async with asyncio.timeout(10):
+            assert await encoder.on_query_thread(MiniLMEmbedder(model), lambda: 1) == 1
+        assert not any(task.done() for task in hanging)
+    finally:
+        answers.set()
+        await asyncio.gather(*hanging)
+
+
+async def test_document_threads_have_a_lower_priority_than_query_threads(encoder: Encoder, model: MiniLM) -> None:
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     own = niceness()
     assert await encoder.on_document_thread(niceness) == min(own + 5, 19)
-    assert await encoder.on_query_thread(niceness) == own
+    assert await encoder.on_query_thread(MiniLMEmbedder(model), niceness) == own
     assert niceness() == own

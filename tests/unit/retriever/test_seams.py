@@ -28,6 +28,7 @@ class Trigrams:
     dimensions = 64
     digest = "trigrams"
     texts_at_once = 4
+    is_remote = False
 
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
         return [self.embed_query(text) for text in texts]

@@ -23,6 +23,7 @@ class E5Embedder:
 
     dimensions = e5.DIMENSIONS
     texts_at_once = 2  # twice as many layers as MiniLM
+    is_remote = False
 
     def __init__(self, model: E5) -> None:
         self._model = model

@@ -73,6 +73,7 @@ class OnnxEmbedder:
     """The model, loaded. Each text runs alone, so its vector does not depend on its neighbours."""
 
     texts_at_once = 4
+    is_remote = False
 
     def __init__(self, found: Description, session: InferenceSession, tokenizer: Tokenizer, digest: str) -> None:
         """Raises Unavailable for a graph with other inputs or outputs than a transformer's."""

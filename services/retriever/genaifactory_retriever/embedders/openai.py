@@ -42,6 +42,8 @@ def load(spec: specs.OpenAIEmbedder, cache_dir: Path) -> OpenAIEmbedder:
 class OpenAIEmbedder:
     """The model. Calls at once are bounded by the threads of documents and queries."""
 
+    is_remote = True
+
     def __init__(self, spec: specs.OpenAIEmbedder) -> None:
         self.dimensions = spec.dimensions
         self.texts_at_once = spec.texts_at_once

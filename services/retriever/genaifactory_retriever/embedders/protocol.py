@@ -24,6 +24,11 @@ class Embedder(Protocol):
         """Passages of one call, after which other documents get a turn."""
         ...
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a query waits for another machine, and so must not hold a thread that others compute on."""
+        ...
+
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
         """Vectors of unit length in the order of the texts, at most texts_at_once. Raises Unavailable."""
         ...
