@@ -181,10 +181,11 @@ def api() -> Iterator[Api]:
                 self.send_header("location", found.redirects_to)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
-            for begin in range(0, len(data), len(data) if not found.seconds else 1):
+            step = 1 if found.seconds else max(1, len(data))
+            for begin in range(0, len(data), step):
                 time.sleep(found.seconds)
                 try:
-                    self.wfile.write(data[begin : begin + (1 if found.seconds else len(data))])
+                    self.wfile.write(data[begin : begin + step])
                 except OSError:
                     return
 
