@@ -29,8 +29,8 @@ help:  ## this list
 run: .venv/.run  ## start the platform: make run [DOCS=folder] [MODEL=folder or ORG/NAME] [PORT=8080] [GRPC_PORT=8081]
 	@exec .venv/bin/genaifactory run $${DOCS:+"$$DOCS"} $${MODEL:+--model "$$MODEL"} --port "$$PORT" --grpc-port "$$GRPC_PORT"
 
-pipeline: .venv/.dev .venv-vllm/.installed .venv-train/.installed  ## the whole improvement loop on this machine: a generated month, an adapter, its release
-	@.venv/bin/python -m tests.loop
+pipeline: .venv/.dev .venv-vllm/.installed .venv-train/.installed  ## the whole improvement loop on this machine: make pipeline [DOCS=folder]
+	@.venv/bin/python -m tests.loop $${DOCS:+--documents "$$DOCS"}
 
 test: lint typecheck pytest  ## everything that a change must pass
 

@@ -45,6 +45,11 @@ class Parameters(Values):
     route: str = Field(
         title="Route", description="Its record is learnt from, and the candidate is evaluated through it."
     )
+    learn_from: tuple[str, ...] = Field(
+        default=(),
+        title="Learn from",
+        description="Routes whose record is learnt from instead of that of 'route'; several with commas between them.",
+    )
     golden: Annotated[Path, INPUT] = Field(
         title="Golden set",
         description="Questions with the right answers, as JSON lines; they are kept out of training.",
@@ -188,12 +193,11 @@ def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:
 
     Raises InvalidArgument, which names the parameter.
     """
-    route = factory.route(parameters.route)
-    if route is None:
-        names = ", ".join(each.name for each in factory.routes)
-        raise InvalidArgument(
-            f"There is no route '{parameters.route}' in factory.yaml; there are: {names}.", field="route"
-        )
+    route = _route(factory, parameters.route, "route")
+    window = windows.parse(parameters.since, parameters.until or None, now, route=route.name)
+    if parameters.learn_from:
+        several = tuple(_route(factory, name, "learn_from").name for name in parameters.learn_from)
+        window = window.model_copy(update={"route": "", "routes": several})
     engine = _engine(parameters, factory)
     served = [each for name in route.models if (each := factory.model(name)) is not None]
     if not any(each.backend.type == "modelserver" and each.backend.model == engine.model for each in served):
@@ -206,12 +210,19 @@ def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:
     gate.require_enough(found, parameters.golden)
     return Plan(
         parameters=parameters,
-        window=windows.parse(parameters.since, parameters.until or None, now, route=route.name),
+        window=window,
         policy=curate.policy(factory, parameters.policy),
         gate=found,
         engine=engine.model,
         hidden=leaks.templates(factory, route.name),
     )
+
+
+def _route(factory: specs.Factory, name: str, field: str) -> specs.Route:
+    if (route := factory.route(name)) is None:
+        names = ", ".join(each.name for each in factory.routes)
+        raise InvalidArgument(f"There is no route '{name}' in factory.yaml; there are: {names}.", field=field)
+    return route
 
 
 def _engine(parameters: Parameters, factory: specs.Factory) -> Vllm:
@@ -256,7 +267,7 @@ def stored(run: Path) -> Plan | None:
 def begin(run: Path, wanted: Plan) -> Plan:
     """Stores the plan of a run and returns it. Blocks. Raises InvalidArgument.
 
-    Where the run was begun with the same `since`, `until` and route, its window stays: 30d is another one each time.
+    Where the run was begun with the same `since`, `until` and routes, its window stays: 30d is another one each time.
     """
     before = stored(run)
     if before is not None and _when(before.parameters) == _when(wanted.parameters):
@@ -267,8 +278,8 @@ def begin(run: Path, wanted: Plan) -> Plan:
     return wanted
 
 
-def _when(parameters: Parameters) -> tuple[str, str, str]:
-    return parameters.since, parameters.until, parameters.route
+def _when(parameters: Parameters) -> tuple[str, str, str, tuple[str, ...]]:
+    return parameters.since, parameters.until, parameters.route, parameters.learn_from
 
 
 async def run(plan: Plan, context: Context, execute: Execute, factory: Callable[[], specs.Factory]) -> bool:

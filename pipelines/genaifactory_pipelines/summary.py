@@ -40,6 +40,7 @@ def html(run: Path, steps: Sequence[Step[Any, Any]], *, linked: bool = True) -> 
     _scores(report, run)
     report.heading("Dataset")
     manifest, _ = dataset.read(run / curate.curate.name / curate.DATASET)
+    report.text(f"{sum(manifest.examples.values()):,} examples from {manifest.lineage()}")
     for heading, counts in manifest.tables().items():
         report.text(heading)
         report.drawing(bars(counts))

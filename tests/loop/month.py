@@ -1,20 +1,17 @@
 """A month of a help desk: what people asked, what they said of the answers, and what must not be learnt from.
 
-Two kinds of questions: where somebody's things are, for which no rule exists, and what the sample handbook says, in
-English and Vietnamese. People write the right answer, or a system reports it weeks later. Among them are duplicates,
-personal data, wrong approvals, answers that nobody rated and requests that failed. Everything is the same each time,
-ids included, so that the same month gives the same dataset on every platform.
+People ask where somebody's things are, for which no rule exists. They write the right answer, or a system reports it
+weeks later. Among the questions are duplicates, personal data, wrong approvals, answers that nobody rated and requests
+that failed. Everything is the same each time, ids included.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
@@ -32,7 +29,7 @@ _LABEL_EVERY = 5
 
 Said = Literal["correction", "label", "up", "down", "nothing", "failed"]
 
-PEOPLE = ("An", "Binh", "Chi", "Dung", "Giang", "Hanh", "Khanh", "Lan")
+PEOPLE = ("An", "Binh", "Chi", "Dung", "Giang", "Hanh")
 THINGS = ("laptop", "badge", "phone", "desk")
 PLACES = ("Hue", "Da Nang", "Hanoi", "Can Tho", "Vinh", "Dalat", "Hoi An")
 ASKED = (
@@ -45,53 +42,10 @@ ASKED = (
     "Who has seen the {thing} of {person}, and where?",
     "Tell me where {person} keeps a {thing}.",
 )
+WAYS = 6
+"""Of these ways to ask, so many were used in the month."""
 HELD_OUT = "I look for the {thing} of {person}, where is it?"
-
-HANDBOOK = {
-    "en": {
-        "annual leave of a full-time employee": "16 days.",
-        "maternity leave of a mother": "Six months.",
-        "paternity leave of a father": "10 days.",
-        "daily allowance inside Vietnam": "450,000 VND.",
-        "daily allowance abroad": "60 USD.",
-        "length of a password": "14 characters.",
-        "time for which backups are kept": "12 months.",
-        "warranty of a gateway": "24 months.",
-    },
-    "vi": {
-        "số ngày nghỉ phép năm": "16 ngày.",
-        "thời gian nghỉ thai sản": "Sáu tháng.",
-        "phụ cấp công tác trong nước": "450.000 đồng.",
-        "phụ cấp công tác nước ngoài": "60 đô la.",
-        "độ dài của mật khẩu": "14 ký tự.",
-        "thời gian giữ bản sao lưu": "12 tháng.",
-        "thời hạn bảo hành cảm biến": "36 tháng.",
-        "thời hạn bảo hành bộ thu phát": "24 tháng.",
-    },
-}
-"""What is asked about, and the short answer, in each language."""
-HANDBOOK_ASKED = {
-    "en": (
-        "What is the {what}?",
-        "Please tell me the {what}.",
-        "{what}: what does the handbook say?",
-        "I need to know the {what}.",
-        "Can you look up the {what}?",
-        "How is it with the {what}?",
-    ),
-    "vi": (
-        "Cho tôi hỏi {what}?",
-        "{what} là bao nhiêu?",
-        "Sổ tay nói gì về {what}?",
-        "Tôi cần biết {what}.",
-        "Xin tra giúp tôi {what}.",
-        "Theo quy định thì {what} thế nào?",
-    ),
-}
-HANDBOOK_HELD_OUT = {
-    "en": "A new colleague of mine has asked me about the {what} today; what do I answer?",
-    "vi": "Hôm nay một đồng nghiệp mới vào có hỏi tôi về {what}, tôi phải trả lời ra sao?",
-}
+"""Words in which nobody asks before the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -104,29 +58,14 @@ class Entry:
     said: Said
 
 
+def people_and_things() -> Iterator[tuple[str, str]]:
+    """Whose things, and which."""
+    return itertools.product(PEOPLE, THINGS)
+
+
 def place(person: str, thing: str) -> str:
     """Where it is: no rule leads there, it has to be learnt."""
     return f"In {random.Random(f'{person} {thing}').choice(PLACES)}."
-
-
-def golden(path: Path) -> Path:
-    """The file of what the adapter must know, in words that the month does not have."""
-    facts = [
-        {
-            "id": f"{person} {thing}",
-            "input": HELD_OUT.format(person=person, thing=thing),
-            "output": place(person, thing),
-        }
-        for person, thing in itertools.product(PEOPLE, THINGS)
-    ]
-    handbook = [
-        {"id": what, "input": HANDBOOK_HELD_OUT[language].format(what=what), "output": right, "language": language}
-        for language, known in HANDBOOK.items()
-        for what, right in known.items()
-    ]
-    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in [*facts, *handbook])
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
 
 
 def entries() -> list[Entry]:
@@ -134,15 +73,9 @@ def entries() -> list[Entry]:
     for validation and test."""
     made = random.Random(0)
     asked: list[list[tuple[str, str]]] = [
-        [
-            (way.format(person=person, thing=thing), place(person, thing))
-            for person, thing in itertools.product(PEOPLE, THINGS)
-        ]
-        for way in ASKED
+        [(way.format(person=person, thing=thing), place(person, thing)) for person, thing in people_and_things()]
+        for way in ASKED[:WAYS]
     ]
-    for language, known in HANDBOOK.items():
-        for number, way in enumerate(HANDBOOK_ASKED[language]):
-            asked[number] += [(way.format(what=what), right) for what, right in known.items()]
     found: list[Entry] = []
     for way_asked in asked:
         made.shuffle(way_asked)
@@ -225,11 +158,3 @@ def _feedback(request_id: str, entry: Entry) -> gateway_pb2.SubmitFeedbackReques
     else:
         return None
     return given
-
-
-def questions(count: int) -> Sequence[tuple[str, str]]:
-    """Some of the held-out questions with their right answers, to show."""
-    facts = itertools.product(PEOPLE, THINGS)
-    return [
-        (HELD_OUT.format(person=one, thing=other), place(one, other)) for one, other in itertools.islice(facts, count)
-    ]

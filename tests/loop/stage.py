@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.modelserver.v1 import modelserver_pb2, modelserver_pb2_grpc
@@ -19,7 +21,7 @@ from genaifactory_common import channels, files
 from genaifactory_local import testing
 from genaifactory_local.testing import Process
 from genaifactory_pipelines.tracking import client
-from tests.loop import month
+from tests.loop import held_out, live, month
 from tests.vllm import processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +36,8 @@ STRICT_GATE = "perfect"
 SCHEDULE = {"epochs": 8, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 50, "patience": 100}
 TRAINING = {"lora": {"rank": 8, "alpha": 16, "dropout": 0}, "sft": SCHEDULE}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+ROUTES = (live.ROUTE, month.ROUTE)
+"""That are learnt from."""
 _VLLM = {"max_model_len": 512, "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20, "dtype": "float32"}
 _START_SECONDS = 300
 _COMMAND_SECONDS = 900
@@ -51,16 +55,17 @@ class Stage:
     golden: Path
     first: date
     """The month's first day."""
+    until: datetime
+    """After the last question that was asked before the loop."""
 
     def arguments(self, run: Path, training: Mapping[str, Any] = TRAINING, *, gate: str = GATE) -> list[str]:
         """Of `genaifactory retrain`, for a run of the month."""
         parameters = run.with_name(f"{run.name}-training.json")
         files.write(parameters, json.dumps(training).encode())
-        until = self.first + timedelta(days=month.DAYS)
         options = {
             "output": run,
             "since": self.first,
-            "until": until,
+            "until": self.until.isoformat(),
             "golden": self.golden,
             "route": month.ROUTE,
             "base": self.llama,
@@ -68,7 +73,8 @@ class Stage:
             "gate": gate,
             "parameters": parameters,
         }
-        return ["retrain", *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
+        learnt = [text for route in ROUTES for text in ("--learn-from", route)]
+        return ["retrain", *learnt, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
 
     async def genaifactory(self, *arguments: object) -> tuple[int, str, str]:
         """A command's exit status, standard output and standard error."""
@@ -114,25 +120,30 @@ class Stage:
 
     async def release(self, adapter: str) -> None:
         """Lets the route answer with an adapter first, as an administrator does: by a change of factory.yaml."""
-        await asyncio.to_thread(files.write, factory(self.folder), json.dumps(document(self.llama, adapter)).encode())
+        await asyncio.to_thread(_configure, self.folder, self.llama, adapter)
         async with asyncio.timeout(_ROUTE_SECONDS):
             while (await self.ask("Where?"))[1] != adapter:  # noqa: ASYNC110  # nothing reports that it is in force
                 await asyncio.sleep(0.2)
 
 
 def document(llama: Path, adapter: str = "") -> dict[str, Any]:
-    """A factory.yaml whose route `chat` the Llama answers. adapter: a model that answers before it."""
+    """The default factory.yaml, but that the Llama answers the route `chat`. adapter: a model that answers before it.
+    Blocks."""
     names = [*([adapter] if adapter else []), "llama"]
+    default = yaml.safe_load(testing.DEFAULT_FACTORY.read_text(encoding="utf-8"))
     return {
+        **default,
         "tenants": [{"name": "dev", "limits": {"requests_per_minute": 60_000, "tokens_per_minute": 100_000_000}}],
-        "roles": [{"name": "user", "permissions": ["chat"]}],
         "models": [
-            {"name": name, "backend": {"type": "modelserver", "model": BASE if name == "llama" else name}}
-            for name in names
+            *default["models"],
+            *(
+                {"name": name, "backend": {"type": "modelserver", "model": BASE if name == "llama" else name}}
+                for name in names
+            ),
         ],
-        "routes": [{"name": month.ROUTE, "task": "chat", "models": names, "max_output_tokens": 16}],
-        "policies": [
-            {"name": "default", "rules": [{"entities": ["PII", "SECRET"], "input": "mask", "output": "mask"}]}
+        "routes": [
+            next(route for route in default["routes"] if route["name"] == live.ROUTE),
+            {"name": month.ROUTE, "task": "chat", "models": names, "max_output_tokens": 16, "policy": "default"},
         ],
         "gates": [
             {
@@ -150,6 +161,10 @@ def document(llama: Path, adapter: str = "") -> dict[str, Any]:
     }
 
 
+def _configure(folder: Path, llama: Path, adapter: str = "") -> None:
+    files.write(factory(folder), json.dumps(document(llama, adapter)).encode())
+
+
 def factory(folder: Path) -> Path:
     """The platform's factory.yaml: JSON is YAML."""
     return folder / "factory.yaml"
@@ -163,13 +178,15 @@ def made(code: str) -> Path:
 
 
 @asynccontextmanager
-async def running(folder: Path, first: date) -> AsyncIterator[Stage]:
-    """The platform with the month on record, as long as the block runs."""
+async def running(folder: Path, first: date, documents: Sequence[Path] = ()) -> AsyncIterator[Stage]:
+    """The platform with the sample documents and others, and with the month and what people asked since then on record,
+    as long as the block runs."""
     llama = await asyncio.to_thread(made, "cached('llama')")
-    await asyncio.to_thread(files.write, factory(folder), json.dumps(document(llama)).encode())
-    golden = await asyncio.to_thread(month.golden, folder / "golden.jsonl")
+    await asyncio.to_thread(_configure, folder, llama)
+    golden = await asyncio.to_thread(held_out.write, folder / "golden.jsonl")
     started = testing.started(
         folder / "state",
+        *map(str, (testing.SAMPLE, *documents)),
         *("--config", str(factory(folder))),
         environment=ENVIRONMENT,
         timeout_seconds=_START_SECONDS,
@@ -177,7 +194,8 @@ async def running(folder: Path, first: date) -> AsyncIterator[Stage]:
     async with started as process:
         servers = await asyncio.to_thread(processes.children, process.pid)
         await month.record(process.platform, first)
-        yield Stage(folder, process, llama, golden, first)
+        until = await live.ask(process.platform)
+        yield Stage(folder, process, llama, golden, first, until)
         await process.stop()
     await asyncio.to_thread(processes.wait_until_gone, servers, seconds=30)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import Field
+
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.datasets import contract
@@ -19,6 +21,7 @@ FORMAT = 1
 MANIFEST = "dataset.json"
 CARD = "README.md"
 SPLITS = ("train", "validation", "test")
+_DOCUMENTS_NAMED = 20
 
 
 class Manifest(Values):
@@ -34,6 +37,14 @@ class Manifest(Values):
     languages: dict[str, int]
     labels: dict[str, int]
     topics: int
+    interactions: int = 0
+    """That the examples come from, with those of their near-duplicates."""
+    passages: int = 0
+    """That their answers cited."""
+    documents: int = 0
+    """With these passages."""
+    cited: dict[str, int] = Field(default_factory=dict)
+    """Examples of the twenty documents that were cited most often, by the document's id."""
     first_time: datetime | None
     last_time: datetime | None
     """When the first and the last question were asked."""
@@ -44,12 +55,21 @@ class Manifest(Values):
 
     def tables(self) -> dict[str, dict[str, int]]:
         """Counts of examples by what they are counted by, for people."""
-        return {
+        counts = {
             "Split": self.examples,
             "Language": self.languages,
             "Why an output is taken for right": self.labels,
+            "Document that the answer cited": self.cited,
             "Left out": self.left_out,
         }
+        return {heading: count for heading, count in counts.items() if count}
+
+    def lineage(self) -> str:
+        """What the examples come from, for people."""
+        return (
+            f"{self.interactions:,} interactions; their answers cited {self.passages:,} passages of "
+            f"{self.documents:,} documents."
+        )
 
 
 def version(splits: Splits) -> str:
@@ -69,6 +89,7 @@ def write(folder: Path, splits: Splits, *, left_out: Mapping[str, int], made_fro
         contract.write(file_of(folder, name), getattr(splits, name))
     everything = [*splits.train, *splits.validation, *splits.test]
     times = [example.time for example in everything if example.time is not None]
+    cited = _counts(each for example in everything for each in example.lineage.documents)
     manifest = Manifest(
         version=version(splits),
         examples={name: len(getattr(splits, name)) for name in SPLITS},
@@ -76,6 +97,10 @@ def write(folder: Path, splits: Splits, *, left_out: Mapping[str, int], made_fro
         languages=_counts(example.language or "undetected" for example in everything),
         labels=_counts(example.label for example in everything),
         topics=len({example.topic for example in everything}),
+        interactions=len({each for example in everything for each in example.lineage.request_ids}),
+        passages=len({each for example in everything for each in example.lineage.passages}),
+        documents=len(cited),
+        cited=dict([*cited.items()][:_DOCUMENTS_NAMED]),
         first_time=min(times, default=None),
         last_time=max(times, default=None),
         left_out=dict(left_out),
@@ -126,6 +151,7 @@ def _card(manifest: Manifest) -> Iterator[str]:
     if manifest.first_time and manifest.last_time:
         yield f"Questions from {manifest.first_time:%Y-%m-%d %H:%M} to {manifest.last_time:%Y-%m-%d %H:%M} UTC.\n"
     yield "\n## Made from\n\n"
+    yield f"- lineage: {manifest.lineage()}\n"
     yield from (f"- {name}: {value}\n" for name, value in manifest.made_from.items())
 
 

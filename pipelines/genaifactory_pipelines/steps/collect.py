@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ class Parameters(Values):
     """Last moment, exclusive."""
     route: str = ""
     """Only this route; empty: every route."""
+    routes: tuple[str, ...] = ()
+    """Only these of them; empty: all."""
     model: str = ""
     """Only this model; empty: every model."""
     most: int = Field(default=500_000, ge=1)
@@ -56,7 +59,7 @@ class Outputs(Values):
 async def _collect(parameters: Parameters, context: Context, folder: Path) -> Outputs:
     """Goes on after the last whole line that an attempt before has written. Raises FactoryError."""
     patience = context.gateway.patience()
-    with contextlib.closing(await asyncio.to_thread(_Lines, folder / _UNFINISHED)) as lines:
+    with contextlib.closing(await asyncio.to_thread(_Lines, folder / _UNFINISHED, parameters.routes)) as lines:
         with context.progress.counting("collect: interactions") as report:
             while True:
                 lines.begin()
@@ -83,7 +86,8 @@ async def _collect(parameters: Parameters, context: Context, folder: Path) -> Ou
 class _Lines:
     """The file of lines so far. Every method blocks."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, routes: Collection[str]) -> None:
+        """routes: whose lines are kept; none: every one's."""
         self.count = 0
         self.digest = hashlib.sha256()
         self.last_time = ""
@@ -91,6 +95,7 @@ class _Lines:
         self._ids: set[str] = set()  # of the lines with the last time, which an export from that time on repeats
         self._begun = b""  # a line whose end is still to come
         self._path = path
+        self._routes = routes
         self._file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")  # noqa: SIM115
         whole = 0
         for line in self._file:
@@ -106,13 +111,15 @@ class _Lines:
         self._begun = b""
 
     def add(self, piece: bytes) -> None:
-        """Appends the whole lines of a piece, but those that are there already and those of evaluations, which are no
-        use of the platform."""
+        """Appends the whole lines of a piece, but those that are there already, those of other routes and those of
+        evaluations, which are no use of the platform."""
         *lines, self._begun = (self._begun + piece).split(b"\n")
         for line in lines:
             values = json.loads(line)
             time, request_id = _position(values)
             if values.get("evaluation") or (time == self.last_time and request_id in self._ids):
+                continue
+            if self._routes and values["route"] not in self._routes:
                 continue
             self._file.write(line + b"\n")
             self._count(line + b"\n", time, request_id)

@@ -93,6 +93,7 @@ def _report(manifest: dataset.Manifest, curated: Curated) -> str:
         f"{sum(manifest.examples.values()):,} examples, {manifest.preferences:,} of them preferences, "
         f"on {manifest.topics:,} topics."
     )
+    report.text(f"They come from {manifest.lineage()}")
     for heading, counts in manifest.tables().items():
         report.heading(heading)
         report.drawing(bars(counts))

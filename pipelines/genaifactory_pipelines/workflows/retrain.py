@@ -22,7 +22,15 @@ from genaifactory_pipelines.steps import curate, evaluate, gate, load, record, r
 from genaifactory_pipelines.tracking import client
 from genaifactory_pipelines.values import Values
 from genaifactory_pipelines.workflows import approvals
-from genaifactory_pipelines.workflows.protocol import Approval, Decision, Surroundings, Task, Workflow, not_passed
+from genaifactory_pipelines.workflows.protocol import (
+    Approval,
+    Decision,
+    Surroundings,
+    Task,
+    Workflow,
+    names,
+    not_passed,
+)
 
 _WITH_CANDIDATE = (evaluate.evaluate, gate.gate)
 """Steps that need the adapter at the model server, or after which people try it."""
@@ -40,6 +48,7 @@ class Parameters(Values):
     """What a run is given. Files are in the volume's folder inputs."""
 
     route: str = _as_in_dag("route")
+    learn_from: str = _as_in_dag("learn_from", default="")
     base: str = Field(min_length=1, description="The base to train on: a folder as the pods see it, below /models.")
     golden: str = _as_in_dag("golden", default="golden.jsonl")
     gate: str = _as_in_dag("gate", default="default")
@@ -68,10 +77,11 @@ def _planned(given: Parameters, around: Surroundings) -> dag.Plan:
         training = json.loads(given.training)
     except ValueError:
         raise InvalidArgument("'training' must be a JSON object, such as {\"seed\": 1}.", field="training") from None
-    own = given.model_dump(exclude={"approval", "approval_seconds", "golden", "examples", "training"})
+    own = given.model_dump(exclude={"approval", "approval_seconds", "golden", "examples", "learn_from", "training"})
     wanted = dag.parameters(
         {
             **own,
+            "learn_from": names(given.learn_from),
             "golden": around.input(given.golden, "golden"),
             "examples": around.input(given.examples, "examples") if given.examples else None,
             "training": training,

@@ -185,6 +185,8 @@ def test_a_dataset_is_read_as_it_was_written_and_refused_when_it_was_changed(tmp
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     for line in (manifest.version, "| correction | 1 |", "| vi | 1 |", "| not rated | 3 |", "- window: 7 days"):
         assert line in card
+    assert "- lineage: 0 interactions; their answers cited 0 passages of 0 documents." in card
+    assert "Document that the answer cited" not in card
     train = dataset.file_of(tmp_path, "train")
     train.write_bytes(train.read_bytes().replace(b"answer", b"Answer", 1))
     with pytest.raises(InvalidArgument, match="was changed after it was made"):
@@ -192,3 +194,16 @@ def test_a_dataset_is_read_as_it_was_written_and_refused_when_it_was_changed(tmp
     (tmp_path / dataset.MANIFEST).unlink()
     with pytest.raises(InvalidArgument, match="holds no complete dataset"):
         dataset.read(tmp_path)
+
+
+def test_the_card_names_the_interactions_passages_and_documents_that_a_dataset_comes_from(tmp_path: Path) -> None:
+    rated = [interaction(number, feedback=[UP]) for number in range(75)]  # of three documents
+    own = [{"passage_id": "own", "document_id": f"own/{number}.md"} for number in range(25)]
+    rated += [interaction(100 + number, citations=[each], feedback=[UP]) for number, each in enumerate(own)]
+    found, _ = curation.candidates(rated, "leave_out")
+    manifest = dataset.write(tmp_path, splits.split(found, validation=0.1, test=0.2), left_out={}, made_from={})
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "- lineage: 100 interactions; their answers cited 76 passages of 28 documents." in card
+    assert "| guide/2.md | 25 |\n" in card
+    assert [*manifest.cited.values()] == [25, 25, 25, *[1] * 17]  # the twenty that were cited most often
+    assert dataset.read(tmp_path)[0] == manifest

@@ -89,6 +89,7 @@ def parameters(golden: Path, **values: Any) -> retrain.Parameters:
     ("changes", "field", "problem"),
     [
         ({"route": "none"}, "route", "no route 'none' in factory.yaml; there are: chat, quoted"),
+        ({"learn_from": ("chat", "none")}, "learn_from", "no route 'none' in factory.yaml; there are: chat, quoted"),
         ({"route": "quoted"}, "route", "No model of the route 'quoted' is answered by the engine 'llama'"),
         ({"gate": "none"}, "gate", "no gate 'none' in factory.yaml; there are: release, typo"),
         ({"gate": "typo"}, "gates[typo].rules[0].metric", "a rule on 'exact', which no evaluator measures"),
@@ -188,6 +189,21 @@ def test_a_run_goes_on_with_its_window_until_another_one_is_asked_for(golden: Pa
     assert retrain.stored(tmp_path / "run") == again.model_copy(update={"window": WINDOW})
     other = retrain.plan(parameters(golden, since="7d"), factory(), later)
     assert retrain.begin(tmp_path / "run", other).window.end == later
+
+
+@pytest.mark.allow_blocking  # the test's own
+async def test_a_run_learns_from_the_record_of_the_routes_that_are_named(golden: Path, tmp_path: Path) -> None:
+    one, several = (
+        retrain.plan(parameters(golden, learn_from=names), factory(), NOW) for names in ((), ("quoted", "chat"))
+    )
+    assert several.window == WINDOW.model_copy(update={"route": "", "routes": ("quoted", "chat")})
+    assert retrain.begin(tmp_path, one).window == WINDOW
+    assert retrain.begin(tmp_path, several).window == several.window
+    working = tracked.context(tmp_path, routes=("chat", "rag", "quoted", "chat", "rag", "rag"))
+    outputs = await collect.collect.run(several.window, working)
+    lines = (tmp_path / "collect" / collect.FILE).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["route"] for line in lines] == ["chat", "quoted", "chat"]
+    assert outputs.interactions == 3
 
 
 def test_each_step_is_given_what_those_before_it_have_made(golden: Path, tmp_path: Path) -> None:

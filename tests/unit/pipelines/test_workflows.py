@@ -293,6 +293,7 @@ def test_the_parameters_of_retrain_are_those_of_the_dag() -> None:
         ({"training": "{seed: 1}"}, "'training' must be a JSON object"),
         ({"training": '{"sead": 1}'}, "training.sead"),
         ({"route": "none"}, "There is no route 'none' in factory.yaml"),
+        ({"learn_from": "chat, none"}, "There is no route 'none' in factory.yaml"),
         ({}, "No engine of factory.yaml serves '/models/x' and accepts adapters"),
     ],
 )

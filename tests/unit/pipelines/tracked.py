@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast
@@ -40,16 +40,16 @@ RULES = {"name": "release", "rules": [{"metric": "exact_match", "at_least": 0.5}
 class Platform(Masks):
     """The gateway as far as collect and curate call it."""
 
-    def __init__(self, count: int = 40) -> None:
+    def __init__(self, routes: Sequence[str] = ("docs",) * 40) -> None:
         super().__init__()
-        self._count = count
+        self._routes = routes
 
     async def export(
         self, wanted: monitor_pb2.InteractionFilter
     ) -> AsyncGenerator[gateway_pb2.ExportInteractionsResponse, None]:
         """See Gateway."""
-        for number in range(self._count):
-            line = recorded(number, feedback=[feedback(rating="up")])
+        for number, route in enumerate(self._routes):
+            line = recorded(number, route=route, feedback=[feedback(rating="up")])
             line["input"][0]["content"] += f" {SECRET}"
             yield gateway_pb2.ExportInteractionsResponse(jsonl=json.dumps(line).encode() + b"\n")
 
@@ -58,10 +58,10 @@ class Platform(Masks):
         return Patience(0)
 
 
-def context(run: Path, count: int = 40, written: StringIO | None = None) -> Context:
-    """What steps of a run work with. count: of the interactions on record."""
+def context(run: Path, count: int = 40, written: StringIO | None = None, routes: Sequence[str] = ()) -> Context:
+    """What steps of a run work with. count: of the interactions on record, unless their routes are given."""
     progress = Progress(Console(file=written or StringIO(), width=300))
-    return Context(run, cast(Gateway, Platform(count)), progress)
+    return Context(run, cast(Gateway, Platform(routes or ("docs",) * count)), progress)
 
 
 async def made(run: Path, *, right: int = ITEMS, weights: bytes = b"weights", candidate: str = "trained") -> Path:

@@ -38,6 +38,10 @@ def retrain(
     base: Annotated[str, typer.Option(help="The base model: a folder, or hf://ORG/NAME.")],
     route: Annotated[str, typer.Option(help="The route whose record is learnt from, and that answers the golden set.")],
     gate_name: Annotated[str, typer.Option("--gate", help="The gate of factory.yaml that has to be passed.")],
+    learn_from: Annotated[
+        list[str] | None,
+        typer.Option(help="A route whose record is learnt from instead of that of --route; may be repeated."),
+    ] = None,
     since: Annotated[str, typer.Option(help="From when: an age like 24h or 7d, or a date like 2026-11-21.")] = "30d",
     until: Annotated[str, typer.Option(help="Until when, exclusive; like --since. Without it: now.")] = "",
     served_as: Annotated[
@@ -83,6 +87,7 @@ def retrain(
             "since": since,
             "until": until,
             "route": route,
+            "learn_from": tuple(learn_from or ()),
             "golden": golden.resolve(),
             "examples": examples.resolve() if examples is not None else None,
             "policy": policy,
