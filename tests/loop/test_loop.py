@@ -1,7 +1,7 @@
-"""The improvement loop on one machine: a month of a help desk, an adapter, and a gate that sees it answer better.
+"""The improvement loop on one machine: a record of a help desk, an adapter, and a gate that sees it answer better.
 
 A small Llama, which knows nothing of these questions, is served by vLLM. The adapter that is trained on what people
-said of a month's answers is asked the same things in words that it has never seen.
+said of the answers is asked the same things in words that it has never seen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import pytest
 
 from genaifactory_pipelines import summary
 from genaifactory_pipelines.datasets import dataset
-from tests.loop import month, stage
+from genaifactory_pipelines.steps import evaluate, load
+from tests.loop import handbook, held_out, live, month, stage
 from tests.loop.stage import Stage
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -28,7 +29,7 @@ async def retrain(platform: Stage, run: Path) -> dict[str, Any]:
     return found
 
 
-async def test_a_month_of_corrections_becomes_an_adapter_that_answers_better_and_passes_the_gate(
+async def test_what_people_corrected_becomes_an_adapter_that_answers_better_and_passes_the_gate(
     platform: Stage,
 ) -> None:
     run = platform.folder / "month"
@@ -37,6 +38,10 @@ async def test_a_month_of_corrections_becomes_an_adapter_that_answers_better_and
     print(f"exact match {metric['production']} -> {metric['candidate']}")
     assert metric["production"] == 0
     assert metric["candidate"] >= 0.25
+    found_by_slice = await asyncio.to_thread(held_out.by_slice, run / "evaluate" / evaluate.SCORES)
+    print(found_by_slice)
+    assert set(found_by_slice) == {held_out.PEOPLE, "documents (en)", "documents (vi)"}
+    assert all(candidate >= production + 0.1 for _, production, candidate in found_by_slice.values())
     assert found["verdict"]["passed"]
     assert found["metrics"]["failed"]["candidate"] == 0
     manifest, splits = await asyncio.to_thread(dataset.read, run / "curate" / "dataset")
@@ -50,6 +55,23 @@ async def test_a_month_of_corrections_becomes_an_adapter_that_answers_better_and
     page = (run / summary.FILE).read_text(encoding="utf-8")
     assert "Run month: passed" in page
     assert manifest.version in page
+    assert manifest.lineage() in page
+
+
+async def test_the_dataset_names_the_passages_of_the_documents_on_which_people_corrected_answers(
+    platform: Stage,
+) -> None:
+    await retrain(platform, platform.folder / "month")
+    manifest, splits = await asyncio.to_thread(dataset.read, platform.folder / "month" / "curate" / "dataset")
+    asked = {question.text: question for question in live.questions()}
+    searched = [each for each in splits.train if (found := asked.get(each.questions)) and found.route == live.ROUTE]
+    assert len(searched) >= 100
+    cited = [each for each in searched if each.lineage.passages]
+    assert len(cited) >= 0.8 * len(searched)
+    assert all(each.lineage.index_version and each.topic == each.lineage.documents[0] for each in cited)
+    assert set(manifest.cited) >= {fact.document for fact in handbook.facts()}
+    card = (platform.folder / "month" / "curate" / "dataset" / dataset.CARD).read_text(encoding="utf-8")
+    assert all(f"| {document} |" in card for document in manifest.cited)
 
 
 async def test_a_run_that_a_gate_stops_leaves_no_adapter_and_no_version(platform: Stage) -> None:
@@ -83,7 +105,7 @@ async def test_a_corrupt_adapter_is_stopped_by_its_rule(platform: Stage, tmp_pat
 
 async def test_the_route_answers_with_the_adapter_once_it_is_released(platform: Stage) -> None:
     candidate = (await retrain(platform, platform.folder / "month"))["candidate"]
-    asked = month.questions(8)
+    asked = held_out.shown(8)
     before = [await platform.ask(question) for question, _ in asked]
     assert {model for _, model in before} == {"llama"}
     await platform.release(candidate)
@@ -96,3 +118,15 @@ async def test_the_route_answers_with_the_adapter_once_it_is_released(platform: 
     print(f"of {len(asked)} answers {right[0]} were right before, {right[1]} after the release")
     assert right[0] == 0
     assert right[1] >= 2
+
+
+async def test_a_run_that_a_gate_stops_leaves_the_adapter_that_production_answers_with(platform: Stage) -> None:
+    run = platform.folder / "month"
+    candidate = (await retrain(platform, run))["candidate"]
+    await platform.release(candidate)
+    status, printed, errors = await platform.genaifactory(*platform.arguments(run, gate=stage.STRICT_GATE))
+    assert status == 3, errors
+    assert load.stays(candidate) in printed
+    assert candidate in await platform.adapters()
+    question, _ = held_out.shown(1)[0]
+    assert (await platform.ask(question))[1] == candidate
