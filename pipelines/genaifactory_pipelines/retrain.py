@@ -231,11 +231,16 @@ def _engine(parameters: Parameters, factory: specs.Factory) -> Vllm:
     able = [each for each in factory.engines if isinstance(each, Vllm) and each.adapters is not None]
     found = next((each for each in able if base in _names(each)), None)
     if found is None:
-        names = ", ".join(f"'{each.model}' (from {each.source})" for each in able) or "none"
+        names = ", ".join(f"'{each.model}' (from {each.source})" for each in able)
+        others = (
+            f"those that accept adapters: {names}. Give the name of one as 'served_as', or write"
+            if able
+            else "none does. Write"
+        )
         raise InvalidArgument(
-            f"No engine of factory.yaml serves '{base}' and accepts adapters; those that accept adapters: {names}. "
-            "Give the name of one as 'served_as', or write the engine into factory.yaml and start again: "
-            f"engines: [{{type: vllm, model: NAME, source: {parameters.base}, adapters: {{max_rank: 16}}}}].",
+            f"No engine of factory.yaml serves '{base}' and accepts adapters; {others} the engine into "
+            f"factory.yaml and start again: engines: [{{type: vllm, model: NAME, source: {parameters.base}, adapters: "
+            "{max_rank: 16}}]. docs/loop.md shows the whole change.",
             field="base",
         )
     assert found.adapters is not None

@@ -107,6 +107,16 @@ def test_what_cannot_succeed_is_reported_before_a_run_begins(
     assert (found.value.field, problem in found.value.message) == (field, True), found.value.message
 
 
+def test_where_no_engine_accepts_adapters_the_change_of_factory_yaml_is_shown(golden: Path) -> None:
+    with pytest.raises(InvalidArgument) as found:
+        retrain.plan(parameters(golden), factory(engines=[{"type": "extractive"}]), NOW)
+    entry = "engines: [{type: vllm, model: NAME, source: hf://org/llama@v1, adapters: {max_rank: 16}}]."
+    assert (
+        f"accepts adapters; none does. Write the engine into factory.yaml and start again: {entry}"
+        in found.value.message
+    )
+
+
 @pytest.mark.parametrize("name", ["my adapter", "../x", "", "x" * 65, "-x"])
 def test_a_name_that_no_adapter_can_have_is_reported_before_a_run_begins(golden: Path, name: str) -> None:
     values = parameters(golden).model_dump() | {"name": name}
