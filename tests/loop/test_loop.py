@@ -107,7 +107,7 @@ async def test_a_corrupt_adapter_is_stopped_by_its_rule(platform: Stage, tmp_pat
 
 async def test_the_route_answers_with_the_adapter_once_it_is_released(platform: Stage) -> None:
     candidate = (await retrain(platform, platform.folder / "month"))["candidate"]
-    asked = held_out.shown(8)
+    asked = held_out.shown(24)
     before = [await platform.ask(question) for question, _ in asked]
     assert {model for _, model in before} == {"llama"}
     await platform.release(candidate)
@@ -119,7 +119,7 @@ async def test_the_route_answers_with_the_adapter_once_it_is_released(platform: 
     ]
     print(f"of {len(asked)} answers {right[0]} were right before, {right[1]} after the release")
     assert right[0] == 0
-    assert right[1] >= 2
+    assert right[1] >= 3
 
 
 async def test_a_run_that_a_gate_stops_leaves_the_adapter_that_production_answers_with(platform: Stage) -> None:
