@@ -259,6 +259,7 @@ class Database:
             pool_timeout=self._store.busy_timeout_seconds,
             connect_args={"timeout": self._store.busy_timeout_seconds},
             json_serializer=encode_json,
+            hide_parameters=True,  # in errors, which are logged: they hold questions and answers
         )
 
         # FULL: a commit outlives a power cut, since the sender deletes its copy once it is acknowledged.
@@ -291,6 +292,7 @@ class Database:
                 "server_settings": {"application_name": f"genaifactory-{self._layout.service}"},
             },
             json_serializer=encode_json,
+            hide_parameters=True,  # in errors, which are logged: they hold questions and answers
         )
 
     def _prepare_file(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,23 @@ async def test_replicas_of_two_services_migrate_an_empty_database_concurrently(
     expected = [*of_monitor.tables, *of_orchestrator.tables, "alembic_version", "orchestrator_alembic_version"]
     assert sorted(tables) == sorted(expected), "no table is shared"
     assert versions == [1, 1]
+
+
+@pytest.mark.parametrize("on_postgresql", [True, False])
+async def test_an_error_of_a_statement_does_not_hold_what_was_to_be_stored(
+    tmp_path: Path, postgres: PostgresServer, caplog: pytest.LogCaptureFixture, on_postgresql: bool
+) -> None:
+    url = await asyncio.to_thread(postgres.new_database) if on_postgresql else None
+    database = MonitorDatabase(MonitorSettings.model_validate({"data_dir": tmp_path, "database_url": url}))
+    await database.open()
+    question = "a private question"
+    with pytest.raises(sa.exc.DBAPIError) as failed:
+        async with database.writing() as connection:
+            await connection.execute(sa.text("INSERT INTO nowhere VALUES (:text)"), {"text": question})
+    await database.close()
+    shown = "".join(traceback.format_exception(failed.value))
+    assert "nowhere" in shown
+    assert question not in shown + caplog.text
 
 
 @pytest.mark.parametrize("on_postgresql", [True, False])
