@@ -560,6 +560,14 @@ MUTATIONS = (
         ("common/test_mtls.py::TestCallers::test_another_identity_of_the_same_authority_is_refused",),
     ),
     Mutation(
+        "questions and answers are logged with errors of SQL",
+        "services/common/genaifactory_common/database.py",
+        "            hide_parameters=True,  # in errors, which are logged: they hold questions and answers\n"
+        "        )\n\n        # FULL",
+        "        )\n\n        # FULL",
+        ("common/test_database.py::test_an_error_of_a_statement_does_not_hold_what_was_to_be_stored",),
+    ),
+    Mutation(
         "whoever can connect fills the gateway's memory with messages over gRPC",
         "services/common/genaifactory_common/interceptors.py",
         "        if self._authenticate is not None:\n",
