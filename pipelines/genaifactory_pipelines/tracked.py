@@ -19,15 +19,16 @@ from rich.console import Console
 from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.tracking import client, registry, runs
+from genaifactory_pipelines.tracking.kinds import KINDS, MODELS, PROMPTS, Kind
 from genaifactory_pipelines.tracking.stages import MAX_TEXT
 
 
 async def _list(given: argparse.Namespace, tracking: client.Tracking) -> Any:
-    return [model.model_dump(mode="json") for model in await registry.models(tracking)]
+    return [model.model_dump(mode="json") for kind in KINDS.values() for model in await registry.models(tracking, kind)]
 
 
 async def _show(given: argparse.Namespace, tracking: client.Tracking) -> Any:
-    return (await registry.find(tracking, given.model)).model_dump(mode="json")
+    return (await registry.details(tracking, given.model, given.version, _kind(given))).model_dump(mode="json")
 
 
 async def _change(given: argparse.Namespace, tracking: client.Tracking) -> Any:
@@ -42,8 +43,13 @@ async def _change(given: argparse.Namespace, tracking: client.Tracking) -> Any:
         by=given.by,
         reason=reason,
         despite_gate=given.despite_gate,
+        kind=_kind(given),
     )
     return changed.model_dump(mode="json")
+
+
+def _kind(given: argparse.Namespace) -> Kind:
+    return PROMPTS if given.prompt else MODELS
 
 
 async def _fetch(given: argparse.Namespace, tracking: client.Tracking) -> Any:
@@ -59,8 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m genaifactory_pipelines.tracked", description=__doc__.split("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="Every registered model.")
-    commands.add_parser("show", help="One model.").add_argument("model")
+    commands.add_parser("list", help="Every registered model and prompt.")
+    show = commands.add_parser("show", help="One of them, with the run of a version.")
+    show.add_argument("model")
+    show.add_argument("--version", type=int, help="Without it: the newest.")
     change = commands.add_parser("change", help="Adds to the record of stages.")
     change.add_argument("action", choices=("stage", "promote", "archive", "rollback"))
     change.add_argument("model")
@@ -68,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     change.add_argument("--by", required=True, help="Who approved it.")
     change.add_argument("--reason", required=True)
     change.add_argument("--despite-gate", action="store_true", help="The version's run did not pass its gate.")
+    for each in (show, change):
+        each.add_argument("--prompt", action="store_true", help="It is a prompt, and no model.")
     fetch = commands.add_parser("fetch", help="Replaces a folder with artifacts of a run.")
     fetch.add_argument("run_id")
     fetch.add_argument("folder", type=Path)

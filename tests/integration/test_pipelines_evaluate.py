@@ -90,8 +90,9 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pl
     document["models"].append(
         {"name": "base", "backend": {"type": "modelserver", "model": "base"}, "price": {"output_per_million_tokens": 9}}
     )
-    next(route for route in document["routes"] if route["name"] == "chat").update(models=["base"], prompt="storage")
-    document["prompts"].append({"name": "storage", "version": 1, "system": SYSTEM})
+    next(route for route in document["routes"] if route["name"] == "chat").update(models=["base"], prompt="storage@1")
+    for version in (1, 2):
+        document["prompts"].append({"name": "storage", "version": version, "system": " ".join([SYSTEM] * version)})
     document["roles"].append({"name": "plain", "permissions": ["chat"]})
     document["tenants"][0]["keys"] = [{"id": "plain", "sha256": specs.hash_key(PLAIN_KEY), "role": "plain"}]
     document["gates"] = [
@@ -122,6 +123,7 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pl
             ],
         },
         {"name": "typo", "rules": [{"metric": "exact", "at_least": 1}]},
+        {"name": "some", "rules": [{"metric": "exact_match", "at_least": 0.5, "least_items": 2}]},
     ]
     factory = folder / "factory.yaml"
     factory.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
@@ -377,10 +379,35 @@ async def test_the_command_prints_scores_and_verdict_and_exits_by_it(
     assert "candidate" not in text
 
 
+async def test_a_prompt_that_passes_is_recorded_and_registered_in_mlflow(platform: Platform, tmp_path: Path) -> None:
+    golden = tmp_path / "golden.jsonl"
+    lines = [{"id": f"g{n}", "input": question(n), "output": f"It needs {n} disks."} for n in (30, 31)]
+    golden.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    given = (
+        "--golden",
+        str(golden),
+        "--route",
+        "chat",
+        "--prompt",
+        "storage@2",
+        "--gate",
+        "some",
+        "--mlflow",
+        "--json",
+    )
+    status, text, errors = await command(platform, *given, "-o", str(tmp_path / "storage-2"))
+    assert status == 0, errors
+    found = json.loads(text)
+    assert found["registered"] == {
+        "run_id": found["run_id"], "prompt": "storage@2", "uri": "prompts:/prompt.storage/1"
+    }  # fmt: skip
+    assert f"record: run {found['run_id']} of the experiment evaluate" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--gate", "none"], "no gate 'none' in factory.yaml; there are: release, better, safe, fair, typo"),
+        (["--gate", "none"], "no gate 'none' in factory.yaml; there are: release, better, safe, fair, typo, some"),
         (["--suite", "none"], "There is no suite 'none'; there are: bias, memorised, safety"),
         (["--gate", "typo"], "a rule on 'exact', which no evaluator measures"),
         (["--adapter", "leave-7"], "serves no adapter 'leave-7'; load it first"),

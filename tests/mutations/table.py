@@ -208,6 +208,27 @@ MUTATIONS = (
         ("pipelines/test_tracking.py::test_a_result_of_a_former_one_is_not_recorded",),
     ),
     Mutation(
+        "a prompt that its gate refused is registered",
+        "pipelines/genaifactory_pipelines/steps/register_prompt.py",
+        "    register.require_gate(run, run_id)\n",
+        "",
+        ("pipelines/test_prompts.py::test_a_verdict_on_something_else_registers_no_prompt",),
+    ),
+    Mutation(
+        "a text is registered as a prompt for the verdict on another text",
+        "pipelines/genaifactory_pipelines/steps/register_prompt.py",
+        '    if [prompt.system] != asked["hidden"][-1:]:',
+        "    if False:",
+        ("pipelines/test_prompts.py::test_a_verdict_on_something_else_registers_no_prompt",),
+    ),
+    Mutation(
+        "a prompt's text is replaced under the number of a version that was approved",
+        "pipelines/genaifactory_pipelines/tracking/registry.py",
+        "    if (found.tags.get(TEXT), found.tags.get(REFUSAL)) != (prompt.system, refusal):\n",
+        "    if False:\n",
+        ("pipelines/test_prompts.py::test_another_text_under_the_number_of_a_version_is_refused",),
+    ),
+    Mutation(
         "a version that its gate refused is in Production",
         "pipelines/genaifactory_pipelines/tracking/registry.py",
         "    if wanted.despite_gate and not despite_gate:\n",
@@ -258,7 +279,7 @@ MUTATIONS = (
     Mutation(
         "a run is recorded with a file that it was not made with",
         "pipelines/genaifactory_pipelines/steps/record.py",
-        "            require_unchanged(attempt, name, file)\n",
+        "            require_unchanged(given, name, file)\n",
         "",
         ("pipelines/test_tracking.py::test_a_file_that_was_replaced_is_not_recorded_as_what_was_given",),
     ),
@@ -293,7 +314,7 @@ MUTATIONS = (
     Mutation(
         "each attempt to register an adapter makes another version",
         "pipelines/genaifactory_pipelines/tracking/registry.py",
-        "    if not _of_run(client, model, run_id):\n",
+        "    if not kind.versions(client, name, where):\n",
         "    if True:\n",
         ("pipelines/test_tracking.py::test_the_same_results_are_one_run_from_wherever_they_are_recorded",),
     ),

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ from genaifactory_pipelines.values import PRIVATE, Values
 
 INPUTS = "inputs"
 _OF_EVERY_STEP = (environment.FILE, RESULT)
-_STEPS: tuple[Step[Any, Any], ...] = (collect.collect, curate.curate, train.train, evaluate.evaluate, gate.gate)
+Steps = tuple[Step[Any, Any], ...]
+_STEPS: Steps = (collect.collect, curate.curate, train.train, evaluate.evaluate, gate.gate)
 # A file that is named in neither stays where it is: the interactions that were collected are not masked.
 _COUNTS = {
     collect.collect.name: (),
@@ -75,8 +76,13 @@ class Outputs(Values):
 
 async def _record(parameters: Parameters, context: Context, folder: Path) -> Outputs:
     """Raises FactoryError. It leaves nothing in its folder."""
+    return await record_steps(parameters, context, _STEPS)
+
+
+async def record_steps(parameters: Parameters, context: Context, steps: Steps) -> Outputs:
+    """Records what steps of a run have done, `evaluate` and `gate` among them; in their order. Raises FactoryError."""
     tracking = await asyncio.to_thread(client.from_environment, context.progress.line)
-    recorded = await asyncio.to_thread(_recorded, parameters, context.run)
+    recorded = await asyncio.to_thread(_recorded, parameters, context.run, steps)
     run_id = await runs.record(tracking, recorded)
     context.progress.line(f"record: run {run_id} of the experiment {parameters.experiment}")
     return Outputs(run_id=run_id)
@@ -94,23 +100,23 @@ def require_current(step: Step[Any, Any], run: Path) -> None:
             )
 
 
-def _recorded(parameters: Parameters, run: Path) -> Recorded:
-    attempts = {step.name: step.attempt(run) for step in _STEPS}
-    for step in _STEPS:
+def _recorded(parameters: Parameters, run: Path, steps: Steps) -> Recorded:
+    attempts = {step.name: step.attempt(run) for step in steps}
+    for step in steps:
         require_current(step, run)
     given = attempts[evaluate.evaluate.name]
     items = _answered(run)
     return Recorded(
         experiment=parameters.experiment,
-        key=_key(run),
+        key=_key(run, steps),
         name=parameters.name,
-        started=_milliseconds(run / collect.collect.name / ATTEMPT),
+        started=_milliseconds(run / steps[0].name / ATTEMPT),
         ended=_milliseconds(run / gate.gate.name / RESULT),
-        tags=_tags(run, f"{_about(items, parameters.traces)}\n"),
-        parameters={name: value for step in _STEPS for name, value in _parameters(step, attempts[step.name])},
-        metrics=tuple(_metrics(run)),
-        dataset=_dataset(run, attempts[collect.collect.name], attempts[curate.curate.name]),
-        artifacts=dict(_artifacts(run, attempts.values(), parameters.dataset == "examples")),
+        tags=_tags(run, steps, f"{_about(items, parameters.traces)}\n"),
+        parameters={name: value for step in steps for name, value in _parameters(step, attempts[step.name])},
+        metrics=tuple(_metrics(run, steps)),
+        dataset=_dataset(run, attempts) if curate.curate in steps else None,
+        artifacts=dict(_artifacts(run, attempts, parameters.dataset == "examples")),
         traces=tuple(
             answers.traces(
                 items[: parameters.traces],
@@ -122,10 +128,10 @@ def _recorded(parameters: Parameters, run: Path) -> Recorded:
     )
 
 
-def _key(run: Path) -> str:
+def _key(run: Path, steps: Steps) -> str:
     """Equal results of equal attempts are one run, in whatever folder, process or pod they are recorded."""
     digest = hashlib.sha256()
-    for step in _STEPS:
+    for step in steps:
         for name in (ATTEMPT, RESULT):
             digest.update(hashlib.sha256((run / step.name / name).read_bytes()).digest())
     return digest.hexdigest()
@@ -135,21 +141,33 @@ def _milliseconds(path: Path) -> int:
     return int(path.stat().st_mtime * 1000)
 
 
-def _tags(run: Path, note: str) -> dict[str, str]:
-    trained, verdict = train.train.of(run), gate.gate.of(run)
-    where = {step.name: environment.of_step(run / step.name) for step in _STEPS}
+def _tags(run: Path, steps: Steps, note: str) -> dict[str, str]:
+    verdict = gate.gate.of(run)
+    where = {step.name: environment.of_step(run / step.name) for step in steps}
     passed = runs.PASSED if verdict.passed else f"not {runs.PASSED}"
     stopped = "".join(f"- {each.rule} {each.slice}: {each.evidence}\n" for each in verdict.failed())
     return {
         runs.GATE: passed,
+        "mlflow.source.type": "PROJECT",
+        "mlflow.source.name": "genaifactory_pipelines",
+        "mlflow.source.git.commit": where[_made(steps).name].revision,
+        "mlflow.note.content": f"Gate {verdict.gate}: {passed}\n\n{stopped}\n{note}",
+        **{f"genaifactory.environment.{name}": found.lock() for name, found in where.items()},
+        **(_trained(run) if train.train in steps else {}),
+    }
+
+
+def _made(steps: Steps) -> Step[Any, Any]:
+    """The step whose code counts."""
+    return train.train if train.train in steps else evaluate.evaluate
+
+
+def _trained(run: Path) -> dict[str, str]:
+    trained = train.train.of(run)
+    return {
         "genaifactory.dataset": trained.data_version,
         "genaifactory.adapter": trained.sha256,
         "genaifactory.base": trained.base_model,
-        "mlflow.source.type": "PROJECT",
-        "mlflow.source.name": "genaifactory_pipelines",
-        "mlflow.source.git.commit": where[train.train.name].revision,
-        "mlflow.note.content": f"Gate {verdict.gate}: {passed}\n\n{stopped}\n{note}",
-        **{f"genaifactory.environment.{name}": found.lock() for name, found in where.items()},
     }
 
 
@@ -164,11 +182,14 @@ def _private(step: Step[Any, Any]) -> set[str]:
     return {name for name, field in step.parameters.model_fields.items() if PRIVATE in field.metadata}
 
 
-def _metrics(run: Path) -> Iterator[Point]:
-    curated, measured, verdict = curate.curate.of(run), evaluate.evaluate.of(run), gate.gate.of(run)
-    yield from metrics.read(run / train.train.name / metrics.FILE)
-    for split in dataset.SPLITS:
-        yield Point(step=0, name=f"dataset/{split}", value=getattr(curated, split))
+def _metrics(run: Path, steps: Steps) -> Iterator[Point]:
+    measured, verdict = evaluate.evaluate.of(run), gate.gate.of(run)
+    if train.train in steps:
+        yield from metrics.read(run / train.train.name / metrics.FILE)
+    if curate.curate in steps:
+        curated = curate.curate.of(run)
+        for split in dataset.SPLITS:
+            yield Point(step=0, name=f"dataset/{split}", value=getattr(curated, split))
     for name, metric in measured.metrics.items():
         for field in ("candidate", "production", "difference", "low", "high"):
             if (value := getattr(metric, field)) is not None:
@@ -176,7 +197,8 @@ def _metrics(run: Path) -> Iterator[Point]:
     yield Point(step=0, name="gate/passed", value=float(verdict.passed))
 
 
-def _dataset(run: Path, collected: Attempt, curated: Attempt) -> Dataset:
+def _dataset(run: Path, attempts: Mapping[str, Attempt]) -> Dataset:
+    collected, curated = attempts[collect.collect.name], attempts[curate.curate.name]
     manifest, splits = dataset.read(run / curate.curate.name / curate.DATASET)
     lineages = [example.lineage for split in dataset.SPLITS for example in getattr(splits, split)]
     documents = Counter(document for lineage in lineages for document in lineage.documents)
@@ -194,9 +216,11 @@ def _dataset(run: Path, collected: Attempt, curated: Attempt) -> Dataset:
     return Dataset(version=manifest.version, source=json.dumps(source), profile=json.dumps(profile, ensure_ascii=False))
 
 
-def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, Path]]:
+def _artifacts(run: Path, attempts: Mapping[str, Attempt], examples: bool) -> Iterator[tuple[str, Path]]:
     """Where they lie in the run's folder, they lie in MLflow, and files that were given below their parameters."""
     for step in _STEPS:
+        if step.name not in attempts:
+            continue
         attempt = () if _private(step) else (ATTEMPT,)
         texts = _TEXTS.get(step.name, ()) if examples else ()
         for name in (*attempt, *_OF_EVERY_STEP, *_COUNTS[step.name], *texts):
@@ -204,15 +228,15 @@ def _artifacts(run: Path, attempts: Any, examples: bool) -> Iterator[tuple[str, 
             if file.exists():  # there are no answers of production where it was not asked
                 yield f"{step.name}/{name}", file
     adapter = run / train.train.name / train.ADAPTER
-    for file in sorted(adapter.iterdir()):
+    for file in sorted(adapter.iterdir()) if train.train.name in attempts else ():
         yield f"{train.train.name}/{train.ADAPTER}/{file.name}", file
     if not examples:
         return
-    for attempt in attempts:
-        for name in attempt.files:
-            file = Path(attempt.parameters[name])
-            require_unchanged(attempt, name, file)
-            yield f"{INPUTS}/{attempt.step}.{name}/{file.name}", file
+    for given in attempts.values():
+        for name in given.files:
+            file = Path(given.parameters[name])
+            require_unchanged(given, name, file)
+            yield f"{INPUTS}/{given.step}.{name}/{file.name}", file
 
 
 def _answered(run: Path) -> list[Answered]:

@@ -57,13 +57,18 @@ async def _register(parameters: Parameters, context: Context, folder: Path) -> O
     )
 
 
-def _require_passed(run: Path, run_id: str) -> None:
+def require_gate(run: Path, run_id: str) -> None:
+    """Raises Conflict when the run's gate was not passed. Blocks."""
     verdict = gate.gate.of(run)
     if not verdict.passed:
         raise Conflict(
             f"The gate '{verdict.gate}' was not passed: nothing is registered. The run is recorded as {run_id}.",
             field="gate",
         )
+
+
+def _require_passed(run: Path, run_id: str) -> None:
+    require_gate(run, run_id)
     candidate = evaluate.evaluate.attempt(run).parameters["candidate"]["adapter"]
     if (run / load.load.name).exists():
         record.require_current(load.load, run)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ _TRACES = 20
 _LONGEST_VALUE = 6000
 _LONGEST_DIGEST = 36
 _FINISHED = "FINISHED"
+_MEASURED = ("/candidate", "/production", "/difference")
 
 
 class Dataset(Values):
@@ -64,11 +66,29 @@ class Recorded(Values):
     tags: dict[str, str]
     parameters: dict[str, str]
     metrics: tuple[Point, ...]
-    dataset: Dataset
+    dataset: Dataset | None
+    """None for a run that has trained nothing."""
     artifacts: dict[str, Path]
     """Files by their paths in the run."""
     traces: tuple[Trace, ...] = ()
     """Of answers in the evaluation."""
+
+
+class Summary(Values):
+    """A run of MLflow in a few words."""
+
+    name: str
+    experiment: str
+    started: datetime
+    gate: str
+    """"passed" or "not passed"; empty where the platform has not recorded it."""
+    metrics: dict[str, float]
+    """Of the evaluation: "exact_match/candidate", "/production", "/difference"."""
+
+
+async def summary(tracking: Tracking, run_id: str) -> Summary | None:
+    """What a run has measured; None where MLflow has it no more. Raises FactoryError."""
+    return await tracking.call(partial(_summary, run_id=run_id))
 
 
 async def record(tracking: Tracking, recorded: Recorded) -> str:
@@ -128,6 +148,24 @@ def _require_recorded(client: MlflowClient, run_id: str) -> None:
         raise NotFound(f"The run {run_id} is not one that the step record has recorded to the end.", field="run_id")
 
 
+def _summary(client: MlflowClient, run_id: str) -> Summary | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == GONE:
+            return None
+        raise
+    return Summary(
+        name=run.info.run_name or "",
+        experiment=client.get_experiment(run.info.experiment_id).name,
+        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        gate=run.data.tags.get(GATE, ""),
+        metrics={name: value for name, value in sorted(run.data.metrics.items()) if name.endswith(_MEASURED)},
+    )
+
+
 def _download(client: MlflowClient, run_id: str, folder: Path, names: Sequence[str]) -> None:
     new = folder.with_name(f".{folder.name}.new")
     for path in (new, folder):
@@ -154,7 +192,8 @@ async def _write(tracking: Tracking, experiment: str, run_id: str, recorded: Rec
         await tracking.call(partial(_log_parameters, run_id=run_id, parameters=parameters))
     for points in _batches(recorded.metrics):
         await tracking.call(partial(_log_metrics, run_id=run_id, points=points, time=recorded.started))
-    await tracking.call(partial(_log_dataset, run_id=run_id, dataset=recorded.dataset))
+    if recorded.dataset is not None:
+        await tracking.call(partial(_log_dataset, run_id=run_id, dataset=recorded.dataset))
     for path, file in recorded.artifacts.items():
         await tracking.call(partial(_log_artifact, run_id=run_id, path=path, file=file))
     log = partial(traces.log, experiment=experiment, run_id=run_id, key=recorded.key)

@@ -40,6 +40,8 @@ OF_STEPS = {
     ),
     "record": _MLFLOW,
     "register": _MLFLOW,
+    "record_evaluation": _MLFLOW,
+    "register_prompt": _MLFLOW,
 }
 """By the step's name; every other step runs in the platform's own environment."""
 

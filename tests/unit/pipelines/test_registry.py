@@ -17,7 +17,7 @@ import pytest
 from genaifactory_common.errors import Conflict, NotFound
 from genaifactory_local import cli, interpreters
 from genaifactory_pipelines import tracked
-from genaifactory_pipelines.tracking import client, registry, runs, stages
+from genaifactory_pipelines.tracking import client, kinds, registry, runs, stages
 from genaifactory_pipelines.tracking.client import Tracking
 from genaifactory_pipelines.tracking.stages import Action, Change
 
@@ -196,9 +196,9 @@ def test_the_alias_follows_the_record_of_a_faster_command(
         if others:
             add(mlflow, others.pop())
             mlflow.set_registered_model_alias(model, registry.PRODUCTION, "2")
-        mlflow.set_registered_model_alias(model, values["alias"], str(values["version"]))
+        mlflow.set_registered_model_alias(model, values["alias"], str(values["number"]))
 
-    monkeypatch.setattr(registry, "_point", slowly)
+    monkeypatch.setattr(kinds.MODELS, "point", slowly)
     assert done(registry.settle(tracking, model)).production == 2
     assert alias(tracking, registry.PRODUCTION) == "2"
 
@@ -229,7 +229,10 @@ def test_the_commands_print_json_and_an_error_is_a_line(
     change = ["change", "promote", "support", "--version", "2", "--by", "an", "--reason"]
     found, _ = run([*change, "câu trả lời đúng hơn"], monkeypatch, capsys)
     assert (found["production"], found["changes"][0]["reason"]) == (2, "câu trả lời đúng hơn")
-    assert run(["show", "support"], monkeypatch, capsys)[0] == found
+    shown, _ = run(["show", "support", "--version", "2"], monkeypatch, capsys)
+    assert shown.items() >= found.items()
+    assert (shown["shown"], shown["run"]["experiment"]) == (found["versions"][1], "retrain")
+    assert run(["show", "support"], monkeypatch, capsys)[0]["shown"]["version"] == 3
     assert run(["list"], monkeypatch, capsys)[0] == [found]
     for reason in (" ", "x" * 1001):
         assert run([*change, reason], monkeypatch, capsys)[1].endswith("The reason must have 1 to 1000 characters.\n")
@@ -280,7 +283,9 @@ def test_the_command_line_without_a_store_or_without_mlflow_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv(client.URI, raising=False)
-    assert genaifactory(["list", "--state", str(tmp_path)], monkeypatch, capfd)[1].startswith("No model is registered")
+    assert genaifactory(["list", "--state", str(tmp_path)], monkeypatch, capfd)[1].startswith(
+        "No model or prompt is registered yet: "
+    )
     assert genaifactory(["list", "--state", str(tmp_path), "--json"], monkeypatch, capfd)[1] == "[]\n"
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(interpreters, "having", lambda module, beside: None)  # nothing has it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory_common import channels, specs
 from genaifactory_common.errors import Conflict, InvalidArgument
 from genaifactory_local import interpreters
-from genaifactory_pipelines import retrain, summary
+from genaifactory_pipelines import retrain, steps, summary
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, digest
@@ -253,7 +254,7 @@ def test_the_evaluation_asks_what_the_gate_judges_and_knows_the_prompt_that_may_
 
 
 def test_every_step_with_libraries_of_its_own_is_a_step() -> None:
-    assert set(interpreters.OF_STEPS) <= {stage.step.name for stage in retrain.STAGES}
+    assert set(interpreters.OF_STEPS) <= {module.name for module in pkgutil.iter_modules(steps.__path__)}
 
 
 class Serving(tracked.Platform):

@@ -66,8 +66,7 @@ def context(run: Path, count: int = 40, written: StringIO | None = None, routes:
 
 async def made(run: Path, *, right: int = ITEMS, weights: bytes = b"weights", candidate: str = "trained") -> Path:
     """A run up to its gate. right: items of the golden set that the candidate answers; half of them pass the gate."""
-    lines = [{"id": f"g-{n}", "input": f"golden item {n}", "output": f"golden answer {n}"} for n in range(ITEMS)]
-    golden = await asyncio.to_thread(_lines, run.parent / "golden.jsonl", lines)
+    golden = await asyncio.to_thread(_golden, run.parent / "golden.jsonl")
     working = context(run)
     await collect.collect.run(window(), working)
     await curate.curate.run(curate.Parameters(options=Options(policy="default"), golden=golden), working)
@@ -76,6 +75,15 @@ async def made(run: Path, *, right: int = ITEMS, weights: bytes = b"weights", ca
     given = {"name": "e", "route": "chat", "golden": golden, "candidate": Candidate(adapter=candidate)}
     await evaluates(right).run(evaluate.Parameters(**given, hidden=(PROMPT,)), working)
     await gate.gate.run(gate.Parameters(gate=Gate.model_validate(RULES)), working)
+    return run
+
+
+async def evaluated(run: Path, candidate: Candidate, *, right: int = ITEMS, hidden: tuple[str, ...] = ()) -> Path:
+    """A run that evaluates alone, up to its gate. right: as of `made`. hidden: system prompts, the candidate's last."""
+    golden = await asyncio.to_thread(_golden, run.parent / "golden.jsonl")
+    given = evaluate.Parameters(name="e", route="rag", golden=golden, candidate=candidate, hidden=hidden)
+    await evaluates(right).run(given, context(run))
+    await gate.gate.run(gate.Parameters(gate=Gate.model_validate(RULES)), context(run))
     return run
 
 
@@ -153,6 +161,12 @@ def _base(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
     return folder
+
+
+def _golden(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [{"id": f"g-{n}", "input": f"golden item {n}", "output": f"golden answer {n}"} for n in range(ITEMS)]
+    return _lines(path, lines)
 
 
 def _lines(path: Path, lines: Iterable[Any]) -> Path:

@@ -86,7 +86,7 @@ class Factory(Spec):
         yield from _unique("roles", [r.name for r in self.roles])
         yield from _unique("models", [m.name for m in self.models])
         yield from _unique("routes", [r.name for r in self.routes])
-        yield from _unique("prompts", [f"{p.name}@{p.version}" for p in self.prompts])
+        yield from _unique("prompts", [p.reference for p in self.prompts])
         yield from _unique("knowledge_bases", [k.name for k in self.knowledge_bases])
         yield from _unique("sources", [s.name for s in self.sources])
         yield from _unique("policies", [p.name for p in self.policies])
@@ -134,7 +134,7 @@ class Factory(Spec):
         if route.knowledge_base is not None:
             yield from _known(f"{path}.knowledge_base", route.knowledge_base, {k.name for k in self.knowledge_bases})
         if route.prompt is not None:
-            prompts = {p.name for p in self.prompts} | {f"{p.name}@{p.version}" for p in self.prompts}
+            prompts = {p.name for p in self.prompts} | {p.reference for p in self.prompts}
             yield from _known(f"{path}.prompt", route.prompt, prompts)
 
     def _split_problems(self) -> Iterator[str]:

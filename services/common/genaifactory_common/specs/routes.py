@@ -69,6 +69,11 @@ class Prompt(Spec):
         default_factory=dict, description="The answer when the passages do not hold one, by language."
     )
 
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION."""
+        return f"{self.name}@{self.version}"
+
     @field_validator("system")
     @classmethod
     def _compiles(cls, system: str) -> str:

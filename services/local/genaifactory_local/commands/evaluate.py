@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from genaifactory_common import conversation
-from genaifactory_local import endpoints, runs, state
+from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.specs.routes import Prompt
+from genaifactory_local import endpoints, interpreters, runs, state, tracking
 from genaifactory_local.commands.options import (
     NOT_PASSED,
     AtOnceOption,
@@ -23,8 +27,14 @@ from genaifactory_local.commands.options import (
 from genaifactory_pipelines.evaluation import leaks, registry
 from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Candidate
+from genaifactory_pipelines.step import Step
 from genaifactory_pipelines.steps import evaluate as evaluating
 from genaifactory_pipelines.steps import gate as gating
+from genaifactory_pipelines.steps import record_evaluation as recording
+from genaifactory_pipelines.steps import register_prompt as registering
+from genaifactory_pipelines.values import Values
+
+_IN_MLFLOW = (recording.record_evaluation.name, registering.register_prompt.name)
 
 
 def evaluate(
@@ -52,6 +62,10 @@ def evaluate(
         str, typer.Option(help="Compare claims with passages by this embedding model too. Without it: by words alone.")
     ] = "",
     at_once: AtOnceOption = 4,
+    tracked: Annotated[
+        bool,
+        typer.Option("--mlflow", help="Record it in MLflow; with --prompt, register what passed. It needs --gate."),
+    ] = False,
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -63,6 +77,8 @@ def evaluate(
 
     Example: `genaifactory evaluate --golden golden.jsonl --route rag --prompt rag@2 --gate default -o rag-2`
     """
+    if tracked and not gate:
+        raise InvalidArgument("--mlflow records what a gate says of the answers: give --gate as well.", field="--gate")
     platform = endpoints.find(state_folder)
     candidate = Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version)
     rules = gating.named(platform.factory(), gate, compared=candidate != PRODUCTION) if gate else None
@@ -81,6 +97,9 @@ def evaluate(
         at_once=at_once,
     )
 
+    steps = partial(_in_mlflow, wanted, platform.factory().prompt(prompt) if prompt else None)
+    where = interpreters.of(_IN_MLFLOW if tracked else ())
+    variables = tracking.environment(state_folder) if tracked else {}
     report = output / evaluating.evaluate.name / evaluating.REPORT
 
     async def run() -> tuple[evaluating.Outputs, Verdict | None]:
@@ -89,17 +108,52 @@ def evaluate(
             if not as_json:
                 print_scores(found)
                 print(f"Report: {report}")
-            return found, None if rules is None else await gating.gate.run(gating.Parameters(gate=rules), context)
+            if rules is None:
+                return found, None
+            verdict = await gating.gate.run(gating.Parameters(gate=rules), context)
+            for step, parameters in steps(verdict) if tracked else ():
+                await runs.execute(step, parameters, context, where, variables)
+            return found, verdict
 
     found, verdict = asyncio.run(run())
+    done = [step.name for step, _ in steps(verdict)] if tracked and verdict is not None else []
     if as_json:
         judged = None if verdict is None else verdict.model_dump()
-        print_json({**found.model_dump(), "verdict": judged, "report": str(report)})
+        print_json({**found.model_dump(), "verdict": judged, "report": str(report), **_results(output, done)})
     elif verdict is not None:
         print_verdict(verdict)
         print(f"Report: {output / gating.gate.name / gating.REPORT}")
+        _print_recorded(output, done)
     if verdict is not None and not verdict.passed:
         raise typer.Exit(NOT_PASSED)
+
+
+def _in_mlflow(
+    wanted: evaluating.Parameters, prompt: Prompt | None, verdict: Verdict
+) -> Iterator[tuple[Step[Any, Any], Values]]:
+    """The steps that take an evaluation to MLflow, and its prompt where that alone was evaluated and passed."""
+    record = recording.Parameters(name=wanted.name)
+    yield recording.record_evaluation, record
+    if prompt is not None and verdict.passed and wanted.candidate == Candidate(prompt=prompt.reference):
+        yield registering.register_prompt, registering.Parameters(prompt=prompt, record=record)
+
+
+def _results(run: Path, done: Sequence[str]) -> dict[str, Any]:
+    record, register = recording.record_evaluation, registering.register_prompt
+    return {
+        "run_id": record.of(run).run_id if record.name in done else None,
+        "registered": register.of(run).model_dump() if register.name in done else None,
+    }
+
+
+def _print_recorded(run: Path, done: Sequence[str]) -> None:
+    found = _results(run, done)
+    if found["run_id"]:
+        print(f"Recorded in MLflow as the run {found['run_id']}.")
+    if found["registered"]:
+        prompt = found["registered"]["prompt"]
+        approve = f"genaifactory registry promote {prompt.replace('@', ' ')} --prompt --reason WHY"
+        print(f"{prompt} is registered. To approve it: {approve}")
 
 
 def print_scores(found: evaluating.Outputs) -> None:

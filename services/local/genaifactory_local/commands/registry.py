@@ -1,7 +1,8 @@
-"""`genaifactory registry`: the adapters that were registered, and the stages that people give them."""
+"""`genaifactory registry`: the adapters and prompts that were registered, and the stages that people give them."""
 
 from __future__ import annotations
 
+import difflib
 import getpass
 import os
 from enum import StrEnum
@@ -14,17 +15,21 @@ from rich.markup import escape
 
 from genaifactory_local import state, tracking
 from genaifactory_local.commands.options import JsonOption, StateOption, print_json, table
-from genaifactory_pipelines.tracking.registry import Model
+from genaifactory_pipelines.sources.printable import printable
+from genaifactory_pipelines.tracking.registry import Details, Model, Version
+from genaifactory_pipelines.tracking.runs import Summary
 from genaifactory_pipelines.tracking.stages import Action
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="The registered adapters in MLflow, and their stages: None, Staging, Production, Archived.",
+    help="The registered adapters and prompts in MLflow, and their stages: None, Staging, Production, Archived.",
 )
 _SHOWN = "%Y-%m-%d %H:%M"
+_MEASURED = ("candidate", "production", "difference")
 
-_ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.")]
+_ModelArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the registered model or prompt.")]
+_PromptOption = Annotated[bool, typer.Option("--prompt", help="NAME is a prompt of factory.yaml, and no model.")]
 _VersionArgument = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.")]
 _ReasonOption = Annotated[str, typer.Option(help="Why; it is kept in the record of stages.")]
 _ByOption = Annotated[str, typer.Option(help="Who approved it. Without it: this user.")]
@@ -39,7 +44,7 @@ class Stage(StrEnum):
 
 @app.command("list")
 def list_models(as_json: JsonOption = False, state_folder: StateOption = state.DEFAULT_FOLDER) -> None:
-    """List the registered models, with the version in Production and the newest one.
+    """List the registered models and prompts, with the version in Production and the newest one.
 
     Example: `genaifactory registry list`
     """
@@ -49,13 +54,17 @@ def list_models(as_json: JsonOption = False, state_folder: StateOption = state.D
         return
     models = [Model.model_validate(each) for each in found]
     if not models:
-        print("No model is registered yet: a run of the pipeline that passes its gate registers its adapter.")
+        print(
+            "No model or prompt is registered yet: `genaifactory retrain` registers its adapter, and `genaifactory "
+            "evaluate --mlflow` a prompt, once the gate is passed."
+        )
         return
-    rows = table("model", "versions", "production", "newest", "registered")
+    rows = table("name", "kind", "versions", "production", "newest", "registered")
     for model in models:
         newest = model.versions[0] if model.versions else None
         rows.add_row(
             model.name,
+            model.kind,
             f"{len(model.versions):,}",
             str(model.production or "none"),
             "none" if newest is None else str(newest.version),
@@ -65,12 +74,29 @@ def list_models(as_json: JsonOption = False, state_folder: StateOption = state.D
 
 
 @app.command("show")
-def show(model: _ModelArgument, as_json: JsonOption = False, state_folder: StateOption = state.DEFAULT_FOLDER) -> None:
-    """Show a model's versions, each with its run, and who moved which one to which stage, when and why.
+def show(
+    model: _ModelArgument,
+    version: Annotated[int | None, typer.Argument(metavar="[VERSION]", min=1, help="Without it: the newest.")] = None,
+    prompt: _PromptOption = False,
+    as_json: JsonOption = False,
+    state_folder: StateOption = state.DEFAULT_FOLDER,
+) -> None:
+    """Show all versions, who moved which one to which stage, when and why, and what one version comes of.
 
-    Example: `genaifactory registry show support`
+    Of that version: its run, gate and metrics, and who approved it; of a prompt also its text, and what differs from
+    the version before.
+
+    Example: `genaifactory registry show support 3`
     """
-    _print(tracking.call(state_folder, "show", model), as_json)
+    which = () if version is None else ("--version", str(version))
+    found = tracking.call(state_folder, "show", model, *which, *_flags(prompt))
+    if as_json:
+        print_json(found)
+        return
+    details = Details.model_validate(found)
+    _print(details)
+    if details.shown is not None:
+        _print_version(details, details.shown)
 
 
 @app.command("promote")
@@ -81,6 +107,7 @@ def promote(
     to: Annotated[Stage, typer.Option(help="The stage.")] = Stage.PRODUCTION,
     by: _ByOption = "",
     despite_gate: Annotated[bool, typer.Option("--despite-gate", help="Though its run did not pass its gate.")] = False,
+    prompt: _PromptOption = False,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
@@ -90,7 +117,7 @@ def promote(
     """
     options = ("--despite-gate",) if despite_gate else ()
     action: Action = "stage" if to is Stage.STAGING else "promote"
-    _change(action, model, version, by, reason, as_json, state_folder, *options)
+    _change(action, model, version, by, reason, as_json, state_folder, *options, *_flags(prompt))
 
 
 @app.command("archive")
@@ -99,6 +126,7 @@ def archive(
     version: _VersionArgument,
     reason: _ReasonOption,
     by: _ByOption = "",
+    prompt: _PromptOption = False,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
@@ -106,7 +134,7 @@ def archive(
 
     Example: `genaifactory registry archive support 2 --reason "trained on data with errors"`
     """
-    _change("archive", model, version, by, reason, as_json, state_folder)
+    _change("archive", model, version, by, reason, as_json, state_folder, *_flags(prompt))
 
 
 @app.command("rollback")
@@ -114,6 +142,7 @@ def rollback(
     model: _ModelArgument,
     reason: _ReasonOption,
     by: _ByOption = "",
+    prompt: _PromptOption = False,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
 ) -> None:
@@ -121,7 +150,7 @@ def rollback(
 
     Example: `genaifactory registry rollback support --reason "wrong dates in answers"`
     """
-    _change("rollback", model, None, by, reason, as_json, state_folder)
+    _change("rollback", model, None, by, reason, as_json, state_folder, *_flags(prompt))
 
 
 @app.command("open")
@@ -150,14 +179,32 @@ def _change(
 ) -> None:
     which = () if version is None else ("--version", str(version))
     who = (f"--by={by or getpass.getuser()}", f"--reason={reason}")  # either may begin with "-"
-    _print(tracking.call(state_folder, "change", action, model, *which, *who, *options), as_json)
-
-
-def _print(found: object, as_json: bool) -> None:
+    found = tracking.call(state_folder, "change", action, model, *which, *who, *options)
     if as_json:
         print_json(found)
         return
-    model = Model.model_validate(found)
+    changed = Model.model_validate(found)
+    _print(changed)
+    if action in ("promote", "rollback"):
+        print(f"\n{_to_serve(changed)}")
+
+
+def _flags(prompt: bool) -> tuple[str, ...]:
+    return ("--prompt",) if prompt else ()
+
+
+def _to_serve(model: Model) -> str:
+    """What to do so that the version in Production is served."""
+    if model.kind == "prompt":
+        served = f"write `prompt: {model.name}@{model.production}` at each of its routes there"
+    else:
+        served = "see docs/loop.md for how to name the adapter there"
+    return (
+        f"Nothing that is served has changed: factory.yaml says what is. To serve version {model.production}, {served}."
+    )
+
+
+def _print(model: Model) -> None:
     production = "none" if model.production is None else f"version {model.production}"
     print(f"{model.name}: in Production is {production}.\n")
     rows = table("version", "stage", "gate", "registered", "run", "load it from")
@@ -176,3 +223,47 @@ def _print(found: object, as_json: bool) -> None:
                 escape(change.reason),
             )
         Console().print("", history)
+
+
+def _print_version(details: Details, version: Version) -> None:
+    approval, run = details.approval(version.version), details.run
+    by = "nobody yet" if approval is None else f"{approval.by}, {approval.at:{_SHOWN}} UTC: {approval.reason}"
+    print(f"\nVersion {version.version}")
+    print(f"  gate: {version.gate or 'unknown'}")
+    print(printable(f"  approved by: {by}"))
+    if run is None:
+        print(f"  run: {version.run_id}, which is no longer in MLflow" if version.run_id else "  run: none")
+    else:
+        _print_run(run, version.run_id)
+    if details.kind == "prompt":
+        _print_text(details, version)
+
+
+def _print_run(run: Summary, run_id: str) -> None:
+    print(printable(f"  run: {run.name} ({run_id}), {run.started:{_SHOWN}} UTC, experiment {run.experiment}"))
+    measured = sorted({name.rpartition("/")[0] for name in run.metrics})
+    if measured:
+        rows = table("metric", *_MEASURED)
+        for name in measured:
+            values = (run.metrics.get(f"{name}/{which}") for which in _MEASURED)
+            rows.add_row(name, *("" if value is None else f"{value:.4g}" for value in values))
+        Console().print("", rows)
+
+
+def _print_text(details: Details, version: Version) -> None:
+    """A prompt's text, and what differs from the version before."""
+    print("\nText\n")
+    for line in _lines(version):
+        print(f"  {line}")
+    before = next((each for each in details.versions if each.version < version.version), None)
+    if before is None:
+        return
+    old, new = (f"{details.name}@{each.version}" for each in (before, version))
+    print(f"\nWhat differs from version {before.version}\n")
+    for line in [*difflib.unified_diff(_lines(before), _lines(version), old, new, lineterm="")] or ["nothing"]:
+        print(f"  {line}")
+
+
+def _lines(version: Version) -> list[str]:
+    refusals = (f"refusal {language}: {text}" for language, text in sorted(version.refusal.items()))
+    return [printable(line) for line in (*version.text.splitlines(), *refusals)]

@@ -67,7 +67,7 @@ class Template:
 
     def __init__(self, prompt: specs.Prompt) -> None:
         self.prompt = prompt
-        self.version = f"{prompt.name}@{prompt.version}"
+        self.version = prompt.reference
         self._template, names = templates.compiled(prompt.system)
         self.uses_today = "today" in names
         self._shows_passages = "passages" in names
