@@ -40,7 +40,7 @@ def traces(
                 first_text_seconds=answer.first_token_seconds,
                 error=answer.error,
                 scores=dict(each.scores[who]),
-                tags={name: value[:_LONGEST_TAG] for name, value in tags.items()},
+                tags={name: _storable(value)[:_LONGEST_TAG] for name, value in tags.items()},
                 **(_counted(each.item, answer) if asked is None else _told(asked[each.item], answer)),
             )
 
@@ -58,8 +58,8 @@ def _counted(item: str, answer: Answer) -> Mapping[str, Any]:
 
 def _told(item: Item, answer: Answer) -> Mapping[str, Any]:
     return {
-        "request": item.question,
-        "response": answer.shown,
+        "request": _storable(item.question),
+        "response": _storable(answer.shown),
         "inputs": {
             "messages": [{"role": _role(each), "content": _cut(each.content)} for each in item.messages],
         },
@@ -71,6 +71,11 @@ def _told(item: Item, answer: Answer) -> Mapping[str, Any]:
 
 def _role(message: types_pb2.Message) -> str:
     return types_pb2.Role.Name(message.role).removeprefix("ROLE_").lower()
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL refuses NUL in a text that is not JSON."""
+    return text.replace("\0", "")
 
 
 def _cut(text: str) -> str:

@@ -141,6 +141,13 @@ def test_a_text_without_end_is_cut() -> None:
     assert len(trace.tags["genaifactory.slice.topic"]) == 250
 
 
+def test_a_text_with_nul_is_one_that_postgresql_stores() -> None:
+    item = Item("i", messages=[types_pb2.Message(role=types_pb2.ROLE_USER, content="a\0b")], expected=("c",))
+    each = answered.Answered("i", {"topic": "d\0e"}, {"production": Answer("f\0g")}, {"production": {}}, failed=False)
+    (trace,) = answers.traces([each], {"i": item}, Candidate(), started=0)
+    assert (trace.request, trace.response, trace.tags["genaifactory.slice.topic"]) == ("ab", "fg", "de")
+
+
 class Server(BaseHTTPRequestHandler):
     """MLflow, as far as traces need it."""
 
