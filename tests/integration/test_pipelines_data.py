@@ -60,7 +60,10 @@ async def recorded(shared_process: Process) -> Platform:
     """A platform with records, of which some are rated."""
     shared_platform = shared_process.platform
     async with channels.connect(shared_platform.endpoints.socket("monitor")) as channel:
-        request = monitor_pb2.RecordInteractionsRequest(interactions=[record(number) for number in range(RECORDS)])
+        items = [record(number) for number in range(RECORDS + 2)]
+        # No use of the platform, so not collected.
+        items[-2].evaluation, items[-1].arm_chosen = "run", True
+        request = monitor_pb2.RecordInteractionsRequest(interactions=items)
         await channels.unary(
             monitor_pb2_grpc.MonitorServiceStub(channel).RecordInteractions, request, timeout_seconds=30
         )

@@ -111,15 +111,15 @@ class _Lines:
         self._begun = b""
 
     def add(self, piece: bytes) -> None:
-        """Appends the whole lines of a piece, but those that are there already, those of other routes and those of
-        evaluations, which are no use of the platform."""
+        """Appends the whole lines of a piece, but those that are there already, those of other routes, and those of
+        evaluations and of testers who chose an arm, which are no use of the platform."""
         *lines, self._begun = (self._begun + piece).split(b"\n")
         for line in lines:
             values = json.loads(line)
             time, request_id = _position(values)
-            if values.get("evaluation") or (time == self.last_time and request_id in self._ids):
-                continue
-            if self._routes and values["route"] not in self._routes:
+            there = time == self.last_time and request_id in self._ids
+            other = bool(self._routes) and values["route"] not in self._routes
+            if there or other or values.get("evaluation") or values.get("arm_chosen"):
                 continue
             self._file.write(line + b"\n")
             self._count(line + b"\n", time, request_id)
