@@ -1411,8 +1411,8 @@ MUTATIONS = (
     Mutation(
         "a step that was killed as it began is taken for a folder of something else",
         "pipelines/genaifactory_pipelines/step.py",
-        "            _begin(folder, text)\n",
-        "            shutil.rmtree(folder); folder.mkdir(); files.write(folder / ATTEMPT, text)\n",
+        "            _begin(folder, attempt)\n",
+        "            shutil.rmtree(folder); folder.mkdir(); files.write(folder / ATTEMPT, attempt)\n",
         ("pipelines/test_step.py::test_a_step_that_is_killed_at_any_operation_on_a_file_goes_on",),
     ),
     Mutation(
