@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--documents", type=Path, action="append", default=[], help="Served beside the sample.")
     parser.add_argument("--example", type=Path, help="Write the run's report there too, without links.")
     given = parser.parse_args(arguments)
+    if missing := [path for path in given.documents if not path.exists()]:
+        parser.error(f"there are no documents at {missing[0]}: give DOCS a file or a folder that is there")
     folder = given.folder.resolve()
     folder.mkdir(parents=True)
     with contextlib.suppress(KeyboardInterrupt):
