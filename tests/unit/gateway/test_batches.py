@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from genaifactory.monitor.v1 import batches_pb2
@@ -555,14 +556,20 @@ async def test_a_batch_leaves_a_share_of_the_tenants_limits_to_other_requests(tm
         assert (await place.request("POST", batch_lines.CHAT, json=body)).status_code == 200
 
 
+def given_back(reason: str) -> float:
+    """Lines that the worker gave back for this reason."""
+    return REGISTRY.get_sample_value("genaifactory_batch_lines_released_total", {"reason": reason}) or 0.0
+
+
 async def test_a_batch_whose_key_is_removed_fails_and_says_so(place: Place) -> None:
     hold = asyncio.Event()
     place.orchestrator.script = lambda request: [script.delta("…"), hold, script.done()]
     begun = await place.begin([line(str(i)) for i in range(20)])
     await eventually(lambda: len(place.orchestrator.callers) >= WORKER.max_concurrent)
+    before = given_back("key_removed")
     place.source.replace(specs.parse("\n".join(each for each in FACTORY.splitlines() if "{id: user," not in each)))
     hold.set()
-    await asyncio.sleep(0.5)
+    await eventually(lambda: given_back("key_removed") > before)
     place.source.replace(specs.parse(FACTORY))  # to look at it
     batch = await place.ended(begun["id"])
     assert batch["status"] == "failed"
