@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from genaifactory.monitor.v1 import batches_pb2
@@ -36,6 +35,7 @@ from genaifactory_common.testing.orchestrator import FakeOrchestrator
 from genaifactory_gateway.app import Channels, create_app
 from genaifactory_gateway.batches import requests
 from genaifactory_gateway.batches.store import BatchStore
+from genaifactory_gateway.batches.worker import RELEASED
 from genaifactory_gateway.settings import BatchWorker, Http, Settings, Transfers
 from genaifactory_monitor.app import create_app as create_monitor
 from genaifactory_monitor.settings import Batches as Bounds
@@ -558,7 +558,10 @@ async def test_a_batch_leaves_a_share_of_the_tenants_limits_to_other_requests(tm
 
 def given_back(reason: str) -> float:
     """Lines that the worker gave back for this reason."""
-    return REGISTRY.get_sample_value("genaifactory_batch_lines_released_total", {"reason": reason}) or 0.0
+    (metric,) = RELEASED.collect()
+    return sum(
+        each.value for each in metric.samples if each.name.endswith("_total") and each.labels["reason"] == reason
+    )
 
 
 async def test_a_batch_whose_key_is_removed_fails_and_says_so(place: Place) -> None:
