@@ -47,6 +47,7 @@ SECRET = "AKIAQ7ZK3M5XN2WB8RTD"
 FACTORY = f"""
 tenants:
   - name: dev
+    limits: {{requests_per_minute: 100000, tokens_per_minute: 1000000000}}  # what is refused counts
     keys:
       - {{id: user, sha256: {specs.hash_key(USER)}, role: user}}
       - {{id: reader, sha256: {specs.hash_key(READER)}, role: reader}}
