@@ -82,7 +82,8 @@ def _run(root: Path, tests: list[str], report: str, output: str, *, until_failed
         os.dup2(source, target)
     import pytest
 
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=60", f"--junitxml={report}"]
+    # Failures without their source: Python 3.11 may raise SystemError where it is parsed while a finalizer runs.
+    options = ["-q", "--tb=line", "-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=60", f"--junitxml={report}"]
     plugins = [_UntilFailed(tests)] if until_failed else []
     # The libraries are imported already: what pytest would rewrite in them does not matter here.
     code = int(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests], plugins))
