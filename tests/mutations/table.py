@@ -258,9 +258,26 @@ MUTATIONS = (
     Mutation(
         "the folder of an adapter that factory.yaml names is removed",
         "pipelines/genaifactory_pipelines/workflows/tidy.py",
-        "        if _named(factory, folder, adapter):\n",
-        "        if False:\n",
+        "        if folder in named or adapter is None:\n",
+        "        if adapter is None:\n",
         ("pipelines/test_tidy.py::test_an_old_run_whose_adapter_is_in_use_stays",),
+    ),
+    Mutation(
+        "the adapter before is removed the night after it is replaced",
+        "pipelines/genaifactory_pipelines/workflows/tidy.py",
+        "    await asyncio.to_thread(_mark, named)\n",
+        "",
+        ("pipelines/test_tidy.py::test_a_run_stays_for_keep_days_after_factory_yaml_last_named_its_adapter",),
+    ),
+    Mutation(
+        "a run whose adapter cannot be read counts as one without",
+        "pipelines/genaifactory_pipelines/workflows/tidy.py",
+        "        return None\n",
+        '        return ""\n',
+        (
+            "pipelines/test_tidy.py::test_an_old_run_whose_adapter_cannot_be_read_stays",
+            "pipelines/test_tidy.py::test_nothing_is_removed_while_the_adapter_of_a_recent_run_cannot_be_read",
+        ),
     ),
     Mutation(
         "the folder of a run in which something was written lately is removed",
