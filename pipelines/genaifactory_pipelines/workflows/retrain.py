@@ -32,8 +32,8 @@ from genaifactory_pipelines.workflows.protocol import (
     not_passed,
 )
 
-_WITH_CANDIDATE = (evaluate.evaluate, gate.gate)
-"""Steps that need the adapter at the model server, or after which people try it."""
+_WITH_CANDIDATE = (evaluate.evaluate, gate.gate, register.register)
+"""Steps that need the adapter at the model server, or after which people try it or release it."""
 _WITH_REPORT = {each.name for each in (curate.curate, train.train, evaluate.evaluate, gate.gate)}
 
 
@@ -132,7 +132,7 @@ async def _finish(given: Parameters, around: Surroundings, context: Context) -> 
     if around.status != "Succeeded":
         await load.withdraw(context, around.factory)
     try:
-        if await asyncio.to_thread(_is_to_record, around.run):
+        if await asyncio.to_thread(_is_to_record, around):
             await _run(_stage(record.record), given, around, context)
     finally:
         with contextlib.suppress(InvalidArgument):  # it has not come as far as the gate
@@ -140,9 +140,12 @@ async def _finish(given: Parameters, around: Surroundings, context: Context) -> 
     return Values()
 
 
-def _is_to_record(run: Path) -> bool:
-    plan = dag.stored(run)
-    return plan is not None and plan.parameters.tracked and (run / gate.gate.name / RESULT).exists()
+def _is_to_record(around: Surroundings) -> bool:
+    """Whether the run was judged, and `register` has not recorded it. A failed run may be one that was judged again."""
+    plan = dag.stored(around.run)
+    if plan is None or not plan.parameters.tracked or not (around.run / gate.gate.name / RESULT).exists():
+        return False
+    return around.status != "Succeeded" or not (around.run / register.register.name / RESULT).exists()
 
 
 def _tasks() -> tuple[Task[Parameters] | Approval, ...]:

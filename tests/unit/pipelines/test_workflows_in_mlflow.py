@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common.errors import Conflict, InvalidArgument
 from genaifactory_common.specs.gates import Gate
 from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines import summary
+from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.step import ATTEMPT, RESULT
 from genaifactory_pipelines.steps import load
 from genaifactory_pipelines.tracking import client, runs
@@ -30,7 +33,8 @@ pytestmark = [pytest.mark.allow_blocking, pytest.mark.filterwarnings("ignore::De
 
 RETRAIN = WORKFLOWS["retrain"]
 GIVEN = Parameters(route="chat", base="/models/x", model="support")
-LOADED = load.Outputs(name="trained", base_model="tiny", replicas=1)
+CANDIDATE = f"candidate-{hashlib.sha256(b'weights').hexdigest()[:12]}"
+LOADED = load.Outputs(name=CANDIDATE, base_model="tiny", replicas=1)
 FACTORY = """
 version: 1
 tenants: [{name: acme}]
@@ -43,6 +47,23 @@ engines: [{type: vllm, model: extractive, source: /models/x, adapters: {max_rank
 """
 
 
+class Serving:
+    """A gateway whose model server has adapters."""
+
+    def __init__(self) -> None:
+        self.loaded: set[str] = set()
+
+    async def load_adapter(self, request: gateway_pb2.LoadAdapterRequest) -> int:
+        """See Gateway."""
+        self.loaded.add(request.name)
+        return 1
+
+    async def unload_adapter(self, name: str) -> int:
+        """See Gateway."""
+        self.loaded.discard(name)
+        return 1
+
+
 async def judged(
     volume: Path, *, name: str = "november", right: int = tracked.ITEMS, in_mlflow: bool = True
 ) -> Surroundings:
@@ -51,7 +72,7 @@ async def judged(
     factory.write_text(FACTORY)
     around = Surroundings(name, datetime(2026, 11, 21, 12, tzinfo=UTC), volume, factory)
     around.run.mkdir(parents=True)
-    await tracked.made(around.run, right=right)
+    await tracked.made(around.run, right=right, candidate=CANDIDATE)
     parameters = {"route": "chat", "base": "/models/x", "gate": "default", "golden": around.run.parent / "golden.jsonl"}
     plan = dag.Plan(
         parameters=dag.parameters({**parameters, "tracked": in_mlflow, "model": "support"}),
@@ -64,11 +85,12 @@ async def judged(
     return around
 
 
-async def do(name: str, around: Surroundings, *, status: str = "") -> Values:
+async def do(name: str, around: Surroundings, *, status: str = "", serving: Serving | None = None) -> Values:
     """A task, as its pod does it."""
     task = RETRAIN.task(name)
     assert task is not None
-    return await task.work(GIVEN, replace(around, status=status), tracked.context(around.run))
+    context = replace(tracked.context(around.run), gateway=cast(Gateway, serving or Serving()))
+    return await task.work(GIVEN, replace(around, status=status), context)
 
 
 async def found(tracking: Tracking) -> tuple[list[str], int]:
@@ -91,6 +113,35 @@ async def test_what_was_approved_is_one_run_and_one_version_however_often_pods_c
     assert await do("register", around) == outputs
     await do("finish", around, status="Succeeded")
     assert await found(tracking) == ([runs.PASSED], 1)
+
+
+async def test_a_retry_of_a_registration_that_failed_ends_with_the_candidate_loaded(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around, serving = await judged(tmp_path), Serving()
+    await do("load", around, serving=serving)
+    assert serving.loaded == {CANDIDATE}
+    with monkeypatch.context() as away:
+        away.setenv(client.URI, "ftp://mlflow")
+        for task in ("register", "finish"):
+            with pytest.raises(InvalidArgument, match="must begin with http"):
+                await do(task, around, status="Failed", serving=serving)
+    assert not serving.loaded
+    for task in ("register", "finish"):  # Argo leaves out what succeeded
+        await do(task, around, status="Succeeded", serving=serving)
+    assert serving.loaded == {CANDIDATE}
+    assert await found(tracking) == ([runs.PASSED], 1)
+
+
+async def test_a_run_that_was_registered_is_not_recorded_again_at_its_end(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = await judged(tmp_path)
+    await do("register", around)
+    monkeypatch.setenv(client.URI, "ftp://mlflow")
+    await do("finish", around, status="Succeeded")
+    with pytest.raises(InvalidArgument, match="must begin with http"):  # its gate may have judged again since
+        await do("finish", around, status="Failed")
 
 
 async def test_a_run_that_the_gate_stopped_is_recorded_and_not_registered(tracking: Tracking, tmp_path: Path) -> None:
