@@ -196,6 +196,27 @@ def test_a_run_is_registered_where_there_is_an_mlflow(namespace: Namespace, mlfl
     assert variables.get("MLFLOW_TRACKING_URI", "") == expected
 
 
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://10.0.0.5", 80),
+        ("https://mlflow2", 443),
+        ("https://mlflow2/base", 443),
+        ("http://mlflow2:5000", 5000),
+        ("http://[fd00::5]", 80),
+        ("http://[fd00::5]:5000", 5000),
+    ],
+)
+def test_the_policy_opens_the_port_of_an_mlflow_that_is_there_already(
+    namespace: Namespace, url: str, port: int
+) -> None:
+    arguments = ("--namespace", namespace.name, "--set", f"mlflow.url={url}")
+    text = helm("template", "factory", str(CHART), *arguments, "--show-only", "templates/mlflow.yaml").stdout
+    (policy,) = filter(None, yaml.safe_load_all(text))
+    (rule,) = policy["spec"]["egress"]
+    assert rule["ports"] == [{"port": port, "protocol": "TCP"}]
+
+
 def test_the_check_is_admitted_where_pods_are_restricted(namespace: Namespace) -> None:
     text = helm("template", "factory", str(CHART), "--namespace", namespace.name).stdout
     objects = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(text) if each}
