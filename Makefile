@@ -84,7 +84,7 @@ CLUSTER ?= $(wildcard ../shared/cluster/cluster)
 # With --dry-run it shows its commands.
 BUILD = CLUSTER="$(CLUSTER)" VERSION="$(VERSION)" services/build.sh $(if $(findstring n,$(filter-out -%,$(firstword $(MAKEFLAGS)))),--print)
 
-images:  ## build every image, with docker, podman or buildah; image-gateway and so on: one
+images:  ## build the images of all services (with vLLM too), tools, operator and train, with docker, podman or buildah; image-gateway and so on: one
 	+@$(BUILD) vllm $(IMAGES) train
 
 .PHONY: $(IMAGES:%=image-%) $(IMAGES:%=sbom-%)
