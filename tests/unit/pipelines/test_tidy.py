@@ -130,10 +130,10 @@ async def test_old_runs_are_removed_with_what_they_have_loaded_and_others_stay(a
     ],
 )
 async def test_an_old_run_whose_adapter_is_in_use_stays(around: Surroundings, named: str) -> None:
-    old_runs(around, {"old": "candidate-1", "old-too": "candidate-2"}, days=400)
+    old_runs(around, {"old": "candidate-1", "old-too": "candidate-2", "ol": "candidate-3"}, days=400)
     name_in_factory(around, named)
-    serving = Serving("candidate-1", "candidate-2")
-    assert await tidied(around, serving) == {"removed": 1, "kept": 1}
+    serving = Serving("candidate-1", "candidate-2", "candidate-3")
+    assert await tidied(around, serving) == {"removed": 2, "kept": 1}
     assert runs_of(around) == {"old"}
     assert serving.loaded == {"candidate-1"}
 
