@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genaifactory_common import files
+from genaifactory_pipelines.evaluation import journal
 from tests.loop import handbook, month
 
 PEOPLE = "people's things"
@@ -35,7 +36,7 @@ def by_slice(scores: Path) -> dict[str, tuple[int, float, float]]:
     scores: the file that the step evaluate has written.
     """
     found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-    for line in map(json.loads, scores.read_text(encoding="utf-8").splitlines()):
+    for line in journal.read(scores):
         slices = line["slices"]
         name = PEOPLE if slices["topic"] == PEOPLE else f"documents ({slices['language']})"
         found[name].append((line["production"]["exact_match"], line["candidate"]["exact_match"]))

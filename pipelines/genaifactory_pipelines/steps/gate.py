@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from pathlib import Path
 
 from genaifactory_common import files
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs import Factory, Gate
-from genaifactory_pipelines.evaluation import golden, registry
+from genaifactory_pipelines.evaluation import golden, journal, registry
 from genaifactory_pipelines.evaluation.gate import (
     Measured,
     Verdict,
@@ -48,7 +47,7 @@ async def _gate(parameters: Parameters, context: Context, folder: Path) -> Verdi
 
 
 def _read(path: Path, higher_is_better: dict[str, bool]) -> tuple[list[Item], dict[str, Measured]]:
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = journal.read(path)
     items = [Item(line["item"], messages=(), expected=(), slices=line["slices"]) for line in lines]
 
     def scores(who: str, metric: str) -> dict[str, float]:

@@ -392,6 +392,23 @@ async def test_a_retry_of_a_failed_run_loads_the_candidate_again(trained: Surrou
     assert serving.loaded == candidate
 
 
+async def test_a_gate_judges_items_with_every_character_that_ends_a_line_in_unicode(around: Surroundings) -> None:
+    shutil.rmtree(around.run)
+    golden = around.input("golden.jsonl", "golden")
+    golden.parent.mkdir()
+    ends = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    lines = [{"id": f"q{end}", "input": "Where is it?", "output": "In Hue.", "topic": f"a{end}b"} for end in ends]
+    golden.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = OfEvaluation(route="chat", gate="easy")
+    context = Context(around.run, cast(Gateway, Serving()), Progress(Console(file=StringIO())))
+    for name in ("evaluate", "gate"):
+        task = WORKFLOWS["evaluate"].task(name)
+        assert task is not None
+        outputs = await task.work(given, around, context)
+    assert outputs.model_dump()["passed"]
+    assert f"on {len(ends)} items" in outputs.model_dump()["findings"][0]["evidence"]
+
+
 async def test_a_failed_run_leaves_the_adapter_that_was_released_meanwhile(trained: Surroundings) -> None:
     given = OfRetrain(route="chat", base="/models/x", gate="easy")
     retrain, serving = WORKFLOWS["retrain"], Serving()
