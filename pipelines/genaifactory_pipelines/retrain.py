@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from genaifactory_common import conversation, files, specs
 from genaifactory_common.engine_specs import Vllm
-from genaifactory_common.errors import InvalidArgument
+from genaifactory_common.errors import FactoryError, InvalidArgument
 from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import curation, summary, windows
 from genaifactory_pipelines.datasets.contract import first_problem
@@ -207,14 +207,15 @@ def plan(parameters: Parameters, factory: specs.Factory, now: datetime) -> Plan:
             field="route",
         )
     found = gate.named(factory, parameters.gate, compared=True)
-    gate.require_enough(found, parameters.golden)
+    hidden = leaks.templates(factory, route.name)
+    gate.require_enough(found, parameters.golden, evaluate.setup(factory, route.name, compared=True, hidden=hidden))
     return Plan(
         parameters=parameters,
         window=window,
         policy=curate.policy(factory, parameters.policy),
         gate=found,
         engine=engine.model,
-        hidden=leaks.templates(factory, route.name),
+        hidden=hidden,
     )
 
 
@@ -291,7 +292,7 @@ async def run(plan: Plan, context: Context, execute: Execute, factory: Callable[
     """Runs the steps in their order, and writes the run's report. Whether the gate was passed.
 
     factory: the one in force, whenever it is called; blocks. The adapter of a gate that was not passed is not
-    registered, and unloaded unless it is named there.
+    registered, and unloaded unless it is named there; so is that of a gate that could not be judged.
 
     Raises FactoryError; the run goes on when it is called again.
     """
@@ -301,7 +302,14 @@ async def run(plan: Plan, context: Context, execute: Execute, factory: Callable[
         if stage.step is register.register and not passed:
             break
         context.progress.line(f"{number}/{len(wanted)} {stage.step.name}: {stage.about}")
-        await execute(stage.step, await asyncio.to_thread(stage.parameters, plan, context.run), context)
+        given = await asyncio.to_thread(stage.parameters, plan, context.run)
+        try:
+            await execute(stage.step, given, context)
+        except FactoryError:
+            if stage.step is gate.gate:  # again, it would end alike
+                context.progress.line("gate: not judged")
+                await load.withdraw(context, factory)
+            raise
         if stage.step is gate.gate and not (await asyncio.to_thread(gate.gate.of, context.run)).passed:
             passed = False
             context.progress.line("gate: not passed")

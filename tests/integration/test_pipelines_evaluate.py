@@ -123,6 +123,7 @@ async def platform(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pl
             ],
         },
         {"name": "typo", "rules": [{"metric": "exact", "at_least": 1}]},
+        {"name": "judged", "rules": [{"metric": "judge", "at_least": 0.5}]},
         {"name": "some", "rules": [{"metric": "exact_match", "at_least": 0.5, "least_items": 2}]},
     ]
     factory = folder / "factory.yaml"
@@ -407,8 +408,19 @@ async def test_a_prompt_that_passes_is_recorded_and_registered_in_mlflow(platfor
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--gate", "none"], "no gate 'none' in factory.yaml; there are: release, better, safe, fair, typo, some"),
+        (
+            ["--gate", "none"],
+            "no gate 'none' in factory.yaml; there are: release, better, safe, fair, typo, judged, some",
+        ),
         (["--suite", "none"], "There is no suite 'none'; there are: bias, memorised, safety"),
+        (
+            ["--gate", "judged", "--adapter", "better"],
+            "'judge at_least 0.5' of the gate 'judged'; 40 others need a judge.",
+        ),
+        (
+            ["--gate", "judged", "--judge", "chat"],
+            "'judge at_least 0.5' of the gate 'judged'; 40 others need a candidate.",
+        ),
         (["--gate", "typo"], "a rule on 'exact', which no evaluator measures"),
         (["--adapter", "leave-7"], "serves no adapter 'leave-7'; load it first"),
         (["--prompt", "rag@9"], "must be a version of the prompt of the route 'chat'"),

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory_common import specs
-from genaifactory_common.errors import Conflict, InvalidArgument
+from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument
 from genaifactory_local import state, testing
 from genaifactory_local.platform import Options
 from genaifactory_local.testing import Platform
@@ -317,7 +317,7 @@ async def test_a_version_that_another_one_has_overtaken_is_not_served(platform: 
     ("arguments", "problem"),
     [
         (["--knowledge-base", "nowhere"], "nowhere"),
-        (["--golden", "few.jsonl"], "2 questions with lineage.documents, and 20 are needed"),
+        (["--golden", "few.jsonl"], "few.jsonl has 2 questions, and 20 are needed for the rule 'retrieval_recall"),
         (["--golden", "broken.jsonl"], "broken.jsonl"),
         (["--golden", "few.jsonl", "--route", "chat"], "The route 'chat' does not search the knowledge base"),
         (["--gate", "none"], "no gate 'none' in factory.yaml"),
@@ -346,8 +346,11 @@ async def test_a_gate_that_cannot_be_judged_leaves_no_version(platform: Platform
     with pytest.raises(InvalidArgument, match=f"and {DOCUMENTS + 1} are needed for the rule"):
         await run(platform, tmp_path, golden=golden, route="rag", gate=unjudged)
     wrong = specs.Gate(name="sql", rules=(specs.GateRule(metric="sql_execution", not_worse_by=0, least_items=2),))
-    with pytest.raises(InvalidArgument, match="which was not measured"):
+    with pytest.raises(InvalidArgument, match=r"others have no checks\.tables"):
         await run(platform, tmp_path, golden=golden, route="rag", gate=wrong)
+    assert await states(platform) == before
+    with pytest.raises(FactoryError, match="no model 'none'"):
+        await run(platform, tmp_path, golden=golden, route="none")
     now = await states(platform)
     assert now == {name: kept for name, kept in before.items() if kept != "ready"}
 

@@ -25,9 +25,6 @@ from genaifactory_pipelines.gateway import Patience
 RUBRIC = 1
 """Version of the texts below: verdicts by different versions do not compare."""
 
-JUDGED = ("judge", "judge_agreement", "judge_consistency")
-"""Metrics that nothing is measured of without a judge."""
-
 _PROMPT = """You compare two answers to a question. Decide by these criteria, the first that differs decides:
 1. It is right, and agrees with the reference where one is given.
 2. It answers all that was asked, in the language of the question.

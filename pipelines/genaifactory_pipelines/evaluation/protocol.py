@@ -109,6 +109,27 @@ Support = Callable[[Sequence[str], Sequence[str]], Awaitable[Sequence[bool]]]
 
 
 @dataclass(frozen=True)
+class Setup:
+    """What decides which items an evaluation can judge, and is known before anything is asked."""
+
+    compared: bool = False
+    """Whether there is a candidate beside production."""
+    judge: bool = False
+    """Whether a judge was named."""
+    searched: bool = False
+    """Whether the route searches documents."""
+    hidden: bool = False
+    """Whether system prompts are known, which no answer may repeat."""
+
+    @property
+    def without_verdict(self) -> str:
+        """What a judge's comparison of both answers lacks, as of Evaluator.excludes."""
+        if not self.judge:
+            return "need a judge"
+        return "" if self.compared else "need a candidate"
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What an evaluator may look at beside an item and its answer."""
 
@@ -129,6 +150,16 @@ class Evidence:
     """By which answers are checked beside the route's own policy; empty: none."""
     hidden: Sequence[str] = ()
     """Templates of system prompts, which no answer may repeat."""
+
+    @property
+    def setup(self) -> Setup:
+        """What it has."""
+        return Setup(
+            compared=self.others is not None,
+            judge=self.compare is not None,
+            searched=self.searched,
+            hidden=bool(self.hidden),
+        )
 
 
 NO_EVIDENCE = Evidence()
@@ -152,11 +183,15 @@ class Evaluator(Protocol):
         """Which scores are better."""
         ...
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """The score; None where the item does not concern this evaluator, whatever the answer is.
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """Why an item of the suite gets no score, whatever the answers are; empty where it gets one.
 
-        Raises FactoryError.
+        The reason goes on after "others": "have no checks.tables", "need a judge".
         """
+        ...
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """The score of an answer to an item that is not excluded. Raises FactoryError."""
         ...
 
 

@@ -10,9 +10,6 @@ from genaifactory_pipelines import modules
 from genaifactory_pipelines.evaluation import evaluators, suites
 from genaifactory_pipelines.evaluation.protocol import GOLDEN, Evaluator, Item, Suite
 
-RETRIEVAL = ("retrieval_recall", "retrieval_ndcg")
-"""Metrics of the search, which concern items whose documents are known."""
-
 
 def make_evaluators() -> dict[str, Evaluator]:
     """Each evaluator by its name."""

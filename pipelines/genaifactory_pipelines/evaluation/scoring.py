@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from genaifactory_common.concurrency import task_group
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evaluator, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evaluator, Evidence, Item, Setup
 from genaifactory_pipelines.evaluation.statistics import paired_difference
 from genaifactory_pipelines.values import Values
 
@@ -75,17 +75,21 @@ async def score(
     places = asyncio.Semaphore(at_once)
     for name, evaluator in evaluators.items():
 
-        async def one(item: Item, evaluator: Evaluator = evaluator) -> float | None:
+        async def one(item: Item, evaluator: Evaluator = evaluator) -> float:
             async with places:
                 found = await evaluator.score(item, answers[item.id], evidence)
             report(next(done))
             return found
 
         async with task_group() as group:
-            tasks = {item.id: group.create_task(one(item)) for item in items if item.suite == evaluator.suite}
-        found = {item: task.result() for item, task in tasks.items()}
-        scores[name] = {item: value for item, value in found.items() if value is not None}
+            tasks = {item.id: group.create_task(one(item)) for item in judged(evaluator, items, evidence.setup)}
+        scores[name] = {item: task.result() for item, task in tasks.items()}
     return scores
+
+
+def judged(evaluator: Evaluator, items: Iterable[Item], setup: Setup) -> list[Item]:
+    """The items that get a score."""
+    return [item for item in items if item.suite == evaluator.suite and not evaluator.excludes(item, setup)]
 
 
 def metrics(evaluators: Mapping[str, Evaluator], candidate: Scores, production: Scores | None) -> dict[str, Metric]:

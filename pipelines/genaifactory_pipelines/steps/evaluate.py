@@ -11,12 +11,12 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from genaifactory_common import conversation, files
+from genaifactory_common import conversation, files, specs
 from genaifactory_common.concurrency import task_group
 from genaifactory_pipelines.evaluation import answered, golden, orders, page, tools
 from genaifactory_pipelines.evaluation.asking import ask
 from genaifactory_pipelines.evaluation.judging import Judge
-from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import PRODUCTION, Answer, Candidate, Evidence, Item, Setup
 from genaifactory_pipelines.evaluation.registry import make_evaluators, with_suites
 from genaifactory_pipelines.evaluation.scoring import Metric, Scored, Scores, metrics, score
 from genaifactory_pipelines.evaluation.statistics import kappa
@@ -59,6 +59,13 @@ class Outputs(Values):
     metrics: dict[str, Metric]
     judge_kappa: float | None = None
     """Cohen's kappa of the judge and people; None without a judge, or without rejected answers to agree on."""
+
+
+def setup(factory: specs.Factory, route: str, *, compared: bool, judge: str = "", hidden: Sequence[str] = ()) -> Setup:
+    """What decides which items can be judged, before anything is asked. compared: whether there is a candidate."""
+    found = factory.route(route)
+    searched = found is not None and found.task == "rag"
+    return Setup(compared=compared, judge=bool(judge), searched=searched, hidden=bool(hidden))
 
 
 async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> Outputs:

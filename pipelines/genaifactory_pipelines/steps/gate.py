@@ -18,7 +18,8 @@ from genaifactory_pipelines.evaluation.gate import (
     slice_of,
     text,
 )
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Item, Setup
+from genaifactory_pipelines.evaluation.scoring import judged
 from genaifactory_pipelines.reports import Report
 from genaifactory_pipelines.step import Context, Step
 from genaifactory_pipelines.steps import evaluate
@@ -99,25 +100,29 @@ def named(factory: Factory, name: str, *, compared: bool) -> Gate:
     return found
 
 
-def require_enough(gate: Gate, path: Path) -> None:
-    """Raises InvalidArgument for a rule that no golden set of this size can be judged by, before work of hours. Blocks.
+def require_enough(gate: Gate, path: Path, setup: Setup) -> None:
+    """Raises InvalidArgument for a rule that no answers could be judged by, before work of hours. Blocks.
 
-    Raises InvalidDataset for a golden set with bad lines. The questions of suites are not counted: they are made.
+    path: the golden set. setup: what it will be asked with.
+
+    Raises InvalidDataset for a golden set with bad lines.
     """
-    items = golden.read(path)
+    items = registry.with_suites(golden.read(path), registry.needed(gate))
     evaluators = registry.make_evaluators()
     for index, rule in enumerate(gate.rules):
-        if evaluators[rule.metric].suite != GOLDEN:
-            continue
-        searched = rule.metric in registry.RETRIEVAL
-        slices = Counter(slice_of(rule, item) for item in items if item.documents or not searched)
-        most = max(slices.values(), default=0)
+        evaluator = evaluators[rule.metric]
+        asked = [item for item in items if item.suite == evaluator.suite]
+        most = max(Counter(slice_of(rule, item) for item in judged(evaluator, asked, setup)).values(), default=0)
         if most < rule.least_items:
+            others = Counter(reason for item in asked if (reason := evaluator.excludes(item, setup)))
             raise InvalidArgument(
-                f"{path} has {most:,} questions{' with lineage.documents' if searched else ''}"
-                f"{f' of one {rule.each}' if rule.each else ''}, and {rule.least_items:,} are needed for the rule "
-                f"'{text(rule)}' of the gate '{gate.name}'. Add questions, or lower its least_items.",
-                field=f"gates[{gate.name}].rules[{index}].least_items",
+                f"{path} has {most:,} questions{' that count' if others else ''}"
+                f"{f' of one {rule.each}' if rule.each else ''}"
+                f"{f' for the suite {evaluator.suite}' if evaluator.suite != GOLDEN else ''}, and "
+                f"{rule.least_items:,} are needed for the rule '{text(rule)}' of the gate '{gate.name}'"
+                f"{''.join(f'; {count:,} others {reason}' for reason, count in others.items())}. Add questions, lower "
+                "its least_items, or take a gate without the rule.",
+                field=f"gates[{gate.name}].rules[{index}].{'least_items' if most else 'metric'}",
             )
 
 

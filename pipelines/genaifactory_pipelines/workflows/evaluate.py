@@ -54,14 +54,21 @@ async def _evaluate(given: Parameters, around: Surroundings, context: Context) -
 
 def _wanted(given: Parameters, around: Surroundings) -> evaluating.Parameters:
     rules, golden = _rules(given, around).gate, around.input(given.golden, "golden")
-    gating.require_enough(rules, golden)
+    factory = around.factory()
+    hidden = leaks.templates(factory, given.route, given.prompt)
+    compared = given.candidate != PRODUCTION
+    gating.require_enough(
+        rules,
+        golden,
+        evaluating.setup(factory, given.route, compared=compared, judge=given.judge, hidden=hidden),
+    )
     return evaluating.Parameters(
         name=conversation.as_id(around.name),
         route=given.route,
         golden=golden,
         candidate=given.candidate,
         suites=tuple(sorted({*names(given.suites), *registry.needed(rules)})),
-        hidden=leaks.templates(around.factory(), given.route, given.prompt),
+        hidden=hidden,
         judge=given.judge,
         policy=given.policy,
         embedding_model=given.embedding_model,

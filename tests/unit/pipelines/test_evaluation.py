@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_common.specs.gates import Gate, GateRule
-from genaifactory_pipelines.evaluation import evaluators
+from genaifactory_pipelines.evaluation import evaluators, scoring
 from genaifactory_pipelines.evaluation.evaluators.exact_match import ExactMatch
 from genaifactory_pipelines.evaluation.evaluators.retrieval_ndcg import Ndcg
 from genaifactory_pipelines.evaluation.evaluators.retrieval_recall import Recall
 from genaifactory_pipelines.evaluation.evaluators.token_f1 import TokenF1
 from genaifactory_pipelines.evaluation.gate import Measured, judge
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, NO_EVIDENCE, Answer, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, NO_EVIDENCE, Answer, Evidence, Item, Setup
 from genaifactory_pipelines.evaluation.registry import make_evaluators, make_suites
 from genaifactory_pipelines.evaluation.scoring import score
 from genaifactory_pipelines.evaluation.statistics import mean_of, paired_difference
@@ -52,8 +52,9 @@ async def test_text_is_compared_by_its_words(text: str, exact: float, f1: float)
 
 async def test_the_expected_answer_that_fits_best_counts_and_an_item_without_one_has_no_score() -> None:
     assert await TokenF1().score(item(expected=("three", "two disks")), Answer("two disks"), NO_EVIDENCE) == 1
-    assert await ExactMatch().score(item(expected=()), Answer("two disks"), NO_EVIDENCE) is None
-    assert await TokenF1().score(item(expected=()), Answer("two disks"), NO_EVIDENCE) is None
+    for evaluator in (ExactMatch(), TokenF1()):
+        assert evaluator.excludes(item(expected=()), Setup())
+        assert not evaluator.excludes(item(), Setup())
 
 
 async def test_retrieval_counts_each_document_once_at_its_first_passage() -> None:
@@ -61,8 +62,9 @@ async def test_retrieval_counts_each_document_once_at_its_first_passage() -> Non
     assert await Recall().score(item(documents=("a", "c")), found, NO_EVIDENCE) == 0.5
     assert await Ndcg().score(item(documents=("b",)), found, NO_EVIDENCE) == 1
     assert await Ndcg().score(item(documents=("a",)), found, NO_EVIDENCE) == pytest.approx(1 / math.log2(3))
-    assert await Recall().score(item(), found, NO_EVIDENCE) is None
-    assert await Ndcg().score(item(), found, NO_EVIDENCE) is None
+    for evaluator in (Recall(), Ndcg()):
+        assert evaluator.excludes(item(), Setup()) == "have no lineage.documents"
+        assert not evaluator.excludes(item(documents=("a",)), Setup())
 
 
 def test_every_module_is_an_evaluator_with_its_name_and_judges_a_failed_answer() -> None:
@@ -73,9 +75,10 @@ def test_every_module_is_an_evaluator_with_its_name_and_judges_a_failed_answer()
         suite = [item(documents=("a",))]
         if evaluator.suite != GOLDEN:
             suite = make_suites()[evaluator.suite].items([GIVEN])
-        for each in suite:
-            score = asyncio.run(evaluator.score(each, Answer("", error="UNAVAILABLE"), NO_EVIDENCE))
-            assert score is None or math.isfinite(score)
+        failed = Answer("", error="UNAVAILABLE")
+        evidence = Evidence(answers={each.id: failed for each in (GIVEN, *suite)})
+        for each in scoring.judged(evaluator, suite, evidence.setup):
+            assert math.isfinite(asyncio.run(evaluator.score(each, failed, evidence)))
 
 
 def test_an_interval_covers_the_true_mean_as_often_as_it_says() -> None:

@@ -91,7 +91,8 @@ async def test_a_refusal_claims_nothing_and_an_answer_without_passages_is_ungrou
     item, text = asked("How much leave?"), "I do not know. The documents do not answer this question."
     assert await Groundedness().score(item, Answer(text, refused=True, passages=PASSAGES), SEARCHED) == 1
     assert await Groundedness().score(item, Answer("Leave lasts ten days."), SEARCHED) == 0
-    assert await Groundedness().score(item, Answer("Leave lasts ten days."), NO_EVIDENCE) is None
+    assert Groundedness().excludes(item, NO_EVIDENCE.setup) == "need a route that searches documents"
+    assert not Groundedness().excludes(item, SEARCHED.setup)
 
 
 async def test_a_text_that_passages_share_is_embedded_once() -> None:

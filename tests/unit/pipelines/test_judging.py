@@ -18,7 +18,7 @@ from genaifactory_pipelines.evaluation.evaluators.judge import Judged
 from genaifactory_pipelines.evaluation.evaluators.judge_agreement import JudgeAgreement
 from genaifactory_pipelines.evaluation.evaluators.judge_consistency import JudgeConsistency
 from genaifactory_pipelines.evaluation.judging import Judge
-from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item, Setup
 from genaifactory_pipelines.evaluation.statistics import kappa
 from genaifactory_pipelines.gateway import Patience
 
@@ -191,8 +191,8 @@ async def test_the_judge_is_compared_with_people_who_rejected_an_answer(tmp_path
     items = [item(rejected="12 days."), item(), item(rejected="About 16 days."), item(rejected="14 days.")]
     judge = judge_of(Model(honest), tmp_path)
     known = Evidence(compare=judge.compare)
-    scores = [await JudgeAgreement().score(each, Answer(""), known) for each in items]
-    assert scores == [1, None, 0, 1]
+    rejected = [each for each in items if not JudgeAgreement().excludes(each, known.setup)]
+    assert [await JudgeAgreement().score(each, Answer(""), known) for each in rejected] == [1, 0, 1]
     people, judged = await orders.labels(judge.compare, items)
     assert people == ["first", "second"] * 3
     assert judged == ["first", "second", "tie", "tie", "first", "second"]
@@ -206,6 +206,9 @@ def test_kappa_is_one_for_full_agreement_and_zero_for_chance() -> None:
         kappa(["a"], [])
 
 
-async def test_without_a_judge_nothing_is_judged() -> None:
+def test_without_a_judge_nothing_is_judged_and_without_a_candidate_nothing_is_compared() -> None:
     for evaluator in (Judged(), JudgeConsistency(), JudgeAgreement()):
-        assert await evaluator.score(item(rejected="no"), Answer("16"), NO_EVIDENCE) is None
+        assert evaluator.excludes(item(rejected="no"), Setup(compared=True)) == "need a judge"
+        assert not evaluator.excludes(item(rejected="no"), Setup(compared=True, judge=True))
+    for comparing in (Judged(), JudgeConsistency()):
+        assert comparing.excludes(item(), Setup(judge=True)) == "need a candidate"

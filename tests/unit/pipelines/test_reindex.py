@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -13,8 +14,6 @@ from rich.console import Console
 from genaifactory_common import channels, specs
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import testing
-from genaifactory_pipelines.evaluation import registry
-from genaifactory_pipelines.evaluation.judging import JUDGED
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import Context
@@ -24,14 +23,12 @@ from genaifactory_pipelines.workflows.protocol import Surroundings
 
 pytestmark = pytest.mark.allow_blocking  # files of the tests' own
 
-
-def test_the_metrics_that_need_a_judge_are_those_of_judges() -> None:
-    assert set(JUDGED) == {name for name in registry.make_evaluators() if name.startswith("judge")}
+ITEM = {"input": "Where is it?", "output": "In Hue.", "rejected": "In Vinh.", "lineage": {"documents": ["a.md"]}}
 
 
-@pytest.mark.parametrize("metric", JUDGED)
+@pytest.mark.parametrize("metric", ["judge", "judge_agreement", "judge_consistency"])
 async def test_a_gate_that_needs_a_judge_is_refused_before_the_build(tmp_path: Path, metric: str) -> None:
-    (tmp_path / "golden.jsonl").write_text("")
+    (tmp_path / "golden.jsonl").write_text("".join(f"{json.dumps(ITEM | {'id': f'{n}'})}\n" for n in range(20)))
     rules = (*step.AS_GOOD.rules, specs.GateRule(metric=metric, at_least=0.5))
     wanted = step.Parameters(
         knowledge_base="documents",
@@ -41,7 +38,9 @@ async def test_a_gate_that_needs_a_judge_is_refused_before_the_build(tmp_path: P
     )
     async with channels.connect("unix:/nonexistent/gateway.sock") as nobody:
         context = Context(tmp_path / "run", Gateway(nobody), Progress(Console(file=StringIO())))
-        with pytest.raises(InvalidArgument, match=f"'strict' has a rule on '{metric}', which needs a judge") as caught:
+        with pytest.raises(
+            InvalidArgument, match=f"'{metric} at_least 0.5' of the gate 'strict'; 20 others need a"
+        ) as caught:
             await step.reindex.run(wanted, context)
     assert caught.value.field == "gates[strict].rules[2].metric"
 

@@ -27,6 +27,7 @@ from genaifactory_common import channels, specs
 from genaifactory_common.errors import Conflict, InvalidArgument
 from genaifactory_local import interpreters
 from genaifactory_pipelines import retrain, steps, summary
+from genaifactory_pipelines.evaluation.protocol import Setup
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, digest
@@ -158,8 +159,11 @@ def test_an_empty_golden_set_and_one_of_several_policies_are_reported_before_a_r
         retrain.plan(parameters(golden), factory(), NOW)
 
 
-def enough(golden: Path, **rule: Any) -> None:
-    gate.require_enough(specs.Gate.model_validate({"name": "few", "rules": [rule]}), golden)
+BESIDE_PRODUCTION = Setup(compared=True)
+
+
+def enough(golden: Path, setup: Setup = BESIDE_PRODUCTION, **rule: Any) -> None:
+    gate.require_enough(specs.Gate.model_validate({"name": "few", "rules": [rule]}), golden, setup)
 
 
 def test_a_golden_set_too_small_for_a_rule_is_reported_before_a_run_begins(tmp_path: Path) -> None:
@@ -169,12 +173,56 @@ def test_a_golden_set_too_small_for_a_rule_is_reported_before_a_run_begins(tmp_p
     assert found.value.field == "gates[release].rules[0].least_items"
     assert found.value.message.endswith(
         "few.jsonl has 19 questions, and 20 are needed for the rule 'exact_match better_by 0.1' of the gate 'release'. "
-        "Add questions, or lower its least_items."
+        "Add questions, lower its least_items, or take a gate without the rule."
     )
     enough(few, metric="exact_match", at_least=0, least_items=19)
-    enough(few, metric="bias_gap", not_worse_by=0)  # its questions are those of a suite
-    with pytest.raises(InvalidArgument, match=r"has 0 questions with lineage\.documents, and 2 are needed"):
-        enough(few, metric="retrieval_recall", at_least=0, least_items=2)
+    enough(few, metric="attack_success", not_worse_by=0)  # its questions are those of a suite
+    with pytest.raises(InvalidArgument, match="has 19 questions that count for the suite bias, and 20 are needed"):
+        enough(few, metric="bias_gap", not_worse_by=0)  # they are made of the golden ones
+
+
+@pytest.mark.parametrize(
+    ("rule", "lacking", "mended"),
+    [
+        ({"metric": "judge"}, "need a judge", {"setup": Setup(compared=True, judge=True)}),
+        ({"metric": "judge_consistency"}, "need a judge", {"setup": Setup(compared=True, judge=True)}),
+        ({"metric": "judge_agreement"}, "need a judge", {}),
+        ({"metric": "sql_execution"}, "have no checks.tables", {}),
+        ({"metric": "retrieval_recall"}, "have no lineage.documents", {}),
+        ({"metric": "groundedness"}, "need a route that searches documents", {"setup": Setup(searched=True)}),
+        (
+            {"metric": "forbidden"},
+            "have no checks.forbidden, and no system prompt is known",
+            {"setup": Setup(hidden=True)},
+        ),
+    ],
+)
+def test_a_gate_that_can_never_be_judged_is_reported_before_a_run_begins(
+    golden: Path, rule: dict[str, Any], lacking: str, mended: dict[str, Any]
+) -> None:
+    wanted = {"name": "trust", "rules": [GATE["rules"][0], rule | {"at_least": 0.5}]}
+    with pytest.raises(InvalidArgument) as found:
+        retrain.plan(parameters(golden, gate="trust"), factory(gates=[wanted]), NOW)
+    assert found.value.field == "gates[trust].rules[1].metric"
+    assert found.value.message == (
+        f"{golden} has 0 questions that count, and 20 are needed for the rule '{rule['metric']} at_least 0.5' of the "
+        f"gate 'trust'; 20 others {lacking}. Add questions, lower its least_items, or take a gate without the rule."
+    )
+    if mended:
+        enough(golden, at_least=0.5, **rule, **mended)
+
+
+def test_a_gate_on_what_answers_rest_on_is_accepted_for_a_route_that_searches_documents(golden: Path) -> None:
+    searching = {
+        "knowledge_bases": [{"name": "documents"}],
+        "prompts": [{"name": "rag", "version": 1, "system": "Answer by the passages."}],
+        "gates": [{"name": "grounded", "rules": [{"metric": "groundedness", "at_least": 0.5}]}],
+    }
+    routes = [
+        {"name": "chat", "task": "rag", "models": ["small"], "prompt": "rag@1", "knowledge_base": "documents"},
+    ]
+    plan = retrain.plan(parameters(golden, gate="grounded"), factory(**searching, routes=routes), NOW)
+    assert plan.gate.name == "grounded"
 
 
 def test_the_largest_slice_of_a_golden_set_must_be_large_enough(golden: Path) -> None:
@@ -304,6 +352,27 @@ async def test_a_run_is_registered_and_stays_loaded_only_if_its_gate_was_passed(
         assert ("Run run: passed" in page) == bool(right)
         assert "curate/report.html" in page
         assert "exact_match at_least 0.5" in page
+
+
+@pytest.mark.allow_blocking  # the test's own files
+async def test_the_candidate_of_a_gate_that_cannot_be_judged_is_unloaded(golden: Path, tmp_path: Path) -> None:
+    """No answer rests on passages, although the route searches documents, say."""
+    written, serving = StringIO(), Serving()
+    context = Context(tmp_path / "run", cast(Gateway, serving), Progress(Console(file=written)))
+    in_force = factory(gates=[{"name": "right", "rules": [{"metric": "token_f1", "at_least": 0.5}]}])
+    wanted = retrain.plan(parameters(golden, gate="right", served_as="llama"), in_force, NOW)
+    scripted: dict[str, Step[Any, Any]] = {"train": tracked.trains(b"weights"), "evaluate": tracked.evaluates(3)}
+
+    async def execute(step: Step[Any, Any], given: Values, context: Context) -> None:
+        if step.name == "gate":
+            assert serving.loaded
+        await scripted.get(step.name, step).run(given, context)
+
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match="a rule on 'token_f1', which was not measured"):
+            await retrain.run(wanted, context, execute, factory)
+        assert not serving.loaded
+    assert "gate: not judged" in written.getvalue()
 
 
 @pytest.mark.allow_blocking  # the test's own files

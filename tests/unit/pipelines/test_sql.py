@@ -12,7 +12,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.datasets.contract import Example
 from genaifactory_pipelines.evaluation import golden, sql
 from genaifactory_pipelines.evaluation.evaluators.sql_execution import SqlExecution
-from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Answer, Item
+from genaifactory_pipelines.evaluation.protocol import NO_EVIDENCE, Answer, Item, Setup
 
 TABLES = """
 CREATE TABLE store (name TEXT, disks INTEGER, price REAL);
@@ -72,8 +72,9 @@ def test_numbers_are_the_same_to_twelve_digits(one: str, other: str, same: bool)
     assert (sql.rows(TABLES, one) == sql.rows(TABLES, other)) == same
 
 
-async def test_an_item_without_tables_is_no_sql() -> None:
-    assert await SqlExecution().score(Item("q", [], ("x",)), Answer("SELECT 1"), NO_EVIDENCE) is None
+def test_an_item_without_tables_is_no_sql() -> None:
+    assert SqlExecution().excludes(Item("q", [], ("x",)), Setup()) == "have no checks.tables"
+    assert not SqlExecution().excludes(item("SELECT name FROM store"), Setup())
 
 
 @pytest.mark.parametrize("query", ["SELECT name FROM shop", "Four.", "DELETE FROM store"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
-from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item, Setup
 
 
 class BiasGap:
@@ -23,11 +23,13 @@ class BiasGap:
     suite = "bias"
     better: Literal["lower"] = "lower"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None for the second item of a pair."""
-        other = evidence.answers.get(item.twin)
-        if other is None:
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return "" if item.twin else "are the second of their pair"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
+        other = evidence.answers[item.twin]
         if _outcome(answer) != _outcome(other):
             return 1.0
         one, two = ([word for word in words.of(each.text) if word not in item.differing] for each in (answer, other))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class FirstToken:
@@ -14,7 +14,11 @@ class FirstToken:
     suite = GOLDEN
     better: Literal["lower"] = "lower"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return ""
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
         """See Evaluator."""
         return answer.first_token_seconds if answer.text else answer.seconds
 

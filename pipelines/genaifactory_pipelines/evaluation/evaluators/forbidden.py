@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import leaks
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class Forbidden:
@@ -15,10 +15,12 @@ class Forbidden:
     suite = GOLDEN
     better: Literal["lower"] = "lower"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None for an item that forbids nothing, where no system prompt is known."""
-        if not (item.forbidden or evidence.hidden):
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return "" if item.forbidden or setup.hidden else "have no checks.forbidden, and no system prompt is known"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
         return float(leaks.forbidden(item, answer) or leaks.repeats_prompt(item, answer, evidence.hidden))
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from genaifactory_pipelines.evaluation import claims
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Embed, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Embed, Evidence, Item, Setup
 
 
 class Groundedness:
@@ -20,10 +20,12 @@ class Groundedness:
     suite = GOLDEN
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None where the route searches no documents."""
-        if not evidence.searched:
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return "" if setup.searched else "need a route that searches documents"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
         found = [] if answer.refused else claims.of(answer.text)
         if not found:
             return 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import orders
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class Judged:
@@ -15,10 +15,14 @@ class Judged:
     suite = GOLDEN
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None without a judge, or without a candidate."""
-        if evidence.compare is None or evidence.others is None:
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return setup.without_verdict
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
+        assert evidence.compare is not None, "see excludes"
+        assert evidence.others is not None, "see excludes"
         return sum(await orders.wins(evidence.compare, item, answer.text, evidence.others[item.id].text)) / 2
 
 

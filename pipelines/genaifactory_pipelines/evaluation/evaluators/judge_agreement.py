@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import orders
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class JudgeAgreement:
@@ -18,10 +18,15 @@ class JudgeAgreement:
     suite = GOLDEN
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None without a judge, and for an item without a rejected answer."""
-        if evidence.compare is None or not item.rejected:
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        if not setup.judge:
+            return "need a judge"
+        return "" if item.rejected else "have no 'rejected'"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
+        assert evidence.compare is not None, "see excludes"
         won = await orders.wins(evidence.compare, item, item.expected[0], item.rejected)
         return sum(each == 1 for each in won) / 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import leaks
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class LeakedPersonalData:
@@ -18,7 +18,11 @@ class LeakedPersonalData:
     suite = GOLDEN
     better: Literal["lower"] = "lower"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return ""
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
         """See Evaluator."""
         return float(bool(await leaks.private(item, answer, evidence)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
-from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import Answer, Evidence, Item, Setup
 
 
 class Memorised:
@@ -19,11 +19,13 @@ class Memorised:
     suite = "memorised"
     better: Literal["lower"] = "lower"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
+    def excludes(self, item: Item, setup: Setup) -> str:
         """See Evaluator."""
-        own = evidence.answers.get(item.twin)
-        if own is None:
-            return None
+        return ""
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
+        own = evidence.answers[item.twin]
         return _f1(item, own) - _f1(item, answer)
 
 

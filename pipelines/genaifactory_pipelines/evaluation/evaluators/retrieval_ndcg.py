@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class Ndcg:
@@ -18,10 +18,12 @@ class Ndcg:
     suite = GOLDEN
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None for an item whose documents are not known."""
-        if not item.documents:
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return "" if item.documents else "have no lineage.documents"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
         order = list(dict.fromkeys(answer.documents))
         wanted = set(item.documents)
         gain = sum(1 / math.log2(rank + 2) for rank, document in enumerate(order) if document in wanted)

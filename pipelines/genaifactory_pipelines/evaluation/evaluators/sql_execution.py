@@ -10,7 +10,7 @@ import asyncio
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import sql
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class SqlExecution:
@@ -20,10 +20,12 @@ class SqlExecution:
     suite = GOLDEN
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None for an item without tables. Raises InvalidArgument for an expected query that fails."""
-        if not item.tables:
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return "" if item.tables else "have no checks.tables"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator. Raises InvalidArgument for an expected query that fails."""
         return await asyncio.to_thread(_score, item, answer)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from genaifactory_pipelines.evaluation import words
-from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item
+from genaifactory_pipelines.evaluation.protocol import GOLDEN, Answer, Evidence, Item, Setup
 
 
 class TokenF1:
@@ -15,10 +15,12 @@ class TokenF1:
     suite = GOLDEN
     better: Literal["higher"] = "higher"
 
-    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float | None:
-        """See Evaluator; None for an item without an expected answer."""
-        if not item.expected:
-            return None
+    def excludes(self, item: Item, setup: Setup) -> str:
+        """See Evaluator."""
+        return "" if item.expected else "have no right answer"
+
+    async def score(self, item: Item, answer: Answer, evidence: Evidence) -> float:
+        """See Evaluator."""
         found = words.of(answer.text)
         return max(words.f1(found, words.of(text)) for text in item.expected)
 

@@ -81,23 +81,26 @@ def evaluate(
         raise InvalidArgument("--mlflow records what a gate says of the answers: give --gate as well.", field="--gate")
     platform = endpoints.find(state_folder)
     candidate = Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version)
-    rules = gating.named(platform.factory(), gate, compared=candidate != PRODUCTION) if gate else None
+    factory, compared = platform.factory(), candidate != PRODUCTION
+    hidden = leaks.templates(factory, route, prompt)
+    rules = gating.named(factory, gate, compared=compared) if gate else None
     if rules is not None:
-        gating.require_enough(rules, golden)
+        setup = evaluating.setup(factory, route, compared=compared, judge=judge, hidden=hidden)
+        gating.require_enough(rules, golden, setup)
     wanted = evaluating.Parameters(
         name=conversation.as_id(output.resolve().name or "evaluation"),
         route=route,
         golden=golden,
         candidate=candidate,
         suites=tuple(sorted({*(suite or ()), *(registry.needed(rules) if rules is not None else ())})),
-        hidden=leaks.templates(platform.factory(), route, prompt),
+        hidden=hidden,
         judge=judge,
         policy=policy,
         embedding_model=embedding_model,
         at_once=at_once,
     )
 
-    steps = partial(_in_mlflow, wanted, platform.factory().prompt(prompt) if prompt else None)
+    steps = partial(_in_mlflow, wanted, factory.prompt(prompt) if prompt else None)
     where = interpreters.of(_IN_MLFLOW if tracked else ())
     variables = tracking.environment(state_folder) if tracked else {}
     report = output / evaluating.evaluate.name / evaluating.REPORT
