@@ -91,7 +91,7 @@ class _Lines:
         self.count = 0
         self.digest = hashlib.sha256()
         self.last_time = ""
-        """`start_time` of the last line."""
+        """`start_time` of the last line, which may have been left out."""
         self._ids: set[str] = set()  # of the lines with the last time, which an export from that time on repeats
         self._begun = b""  # a line whose end is still to come
         self._path = path
@@ -117,9 +117,11 @@ class _Lines:
         for line in lines:
             values = json.loads(line)
             time, request_id = _position(values)
-            there = time == self.last_time and request_id in self._ids
+            if time == self.last_time and request_id in self._ids:
+                continue
+            self._reach(time)  # also where the line is left out, so that an export that broke off goes on behind it
             other = bool(self._routes) and values["route"] not in self._routes
-            if there or other or values.get("evaluation") or values.get("arm_chosen"):
+            if other or values.get("evaluation") or values.get("arm_chosen"):
                 continue
             self._file.write(line + b"\n")
             self._count(line + b"\n", time, request_id)
@@ -134,10 +136,13 @@ class _Lines:
         """Keeps what is written, for the next attempt."""
         self._file.close()
 
-    def _count(self, line: bytes, time: str, request_id: str) -> None:
+    def _reach(self, time: str) -> None:
         if time != self.last_time:
             self.last_time = time
             self._ids.clear()
+
+    def _count(self, line: bytes, time: str, request_id: str) -> None:
+        self._reach(time)
         self._ids.add(request_id)
         self.count += 1
         self.digest.update(line)
