@@ -2,8 +2,11 @@
 
     python -m genaifactory_pipelines train --run november --parameters '{"base": "/models/llama"}'
 
-Without --parameters they are made of RUN/plan.json, as those of a step of the DAG `retrain` (retrain.py). `withdraw` in
-place of a step unloads the adapter that a run has loaded, unless factory.yaml (GENAIFACTORY_FACTORY_FILE) names it.
+`--parameters -` reads them from standard input, for what is long or private: arguments are shown to every user of the
+machine. Without --parameters they are made of RUN/plan.json, as those of a step of the DAG `retrain` (retrain.py).
+
+`withdraw` in place of a step unloads the adapter that a run has loaded, unless factory.yaml (GENAIFACTORY_FACTORY_FILE)
+names it.
 
 Prints the step's outputs as JSON. The key of the gateway is in GENAIFACTORY_API_KEY; in a pod the variables of
 genaifactory_common.client name the gateway. An error is one line on standard error, and the exit status is one of
@@ -39,10 +42,11 @@ from genaifactory_pipelines.values import Values
 
 _NAMES = sorted(module.name for module in pkgutil.iter_modules(steps.__path__))
 _WITHDRAW = "withdraw"
+_STDIN = "-"
 _PARENT_INTERVAL_SECONDS = 1.0
 
 
-async def _run(name: str, run: Path, parameters: str | None, gateway: str) -> str:
+async def _run(name: str, run: Path, parameters: str | bytes | None, gateway: str) -> str:
     async with connected(gateway) as found:
         context = Context(run, found, Progress(Console(stderr=True)))
         if name == _WITHDRAW:
@@ -53,7 +57,7 @@ async def _run(name: str, run: Path, parameters: str | None, gateway: str) -> st
         return str((await step.run(wanted, context)).model_dump_json(indent=2))
 
 
-def _given(step: Step[Any, Any], parameters: str) -> Values:
+def _given(step: Step[Any, Any], parameters: str | bytes) -> Values:
     try:
         wanted: Values = step.parameters.model_validate_json(parameters)
     except ValidationError as error:
@@ -89,14 +93,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m genaifactory_pipelines", description=__doc__.split("\n")[0])
     parser.add_argument("step", choices=[*_NAMES, _WITHDRAW])
     parser.add_argument("--run", type=Path, required=True, help="Folder of the run.")
-    parser.add_argument("--parameters", help="The step's parameters, as JSON. Without it: those of the run's plan.")
+    parser.add_argument(
+        "--parameters", help="The step's parameters, as JSON; -: from standard input. Without it: of the run's plan."
+    )
     parser.add_argument("--parent", type=int, help="The process that starts this one; it ends when that has ended.")
     parser.add_argument("--gateway", default=LOCAL_ADDRESS, help="Address of the gateway's gRPC API.")
     given = parser.parse_args()
     if given.parent is not None:
         _end_with(given.parent)
+    parameters = sys.stdin.buffer.read() if given.parameters == _STDIN else given.parameters
     try:
-        print(asyncio.run(_run(given.step, given.run, given.parameters, given.gateway)))
+        print(asyncio.run(_run(given.step, given.run, parameters, given.gateway)))
     except FactoryError as error:
         print(f"{given.step}: {error.message}", file=sys.stderr)
         sys.exit(exits.of(error))

@@ -208,6 +208,13 @@ MUTATIONS = (
         ("pipelines/test_tracking.py::test_a_result_of_a_former_one_is_not_recorded",),
     ),
     Mutation(
+        "every user of the machine reads the prompt that a step is given",
+        "services/local/genaifactory_local/runs.py",
+        '("--parameters", "-")',
+        '("--parameters", parameters.model_dump_json())',
+        ("local/test_runs.py::test_a_command_that_is_interrupted_leaves_no_step_behind",),
+    ),
+    Mutation(
         "a prompt that its gate refused is registered",
         "pipelines/genaifactory_pipelines/steps/register_prompt.py",
         "    register.require_gate(run, run_id)\n",

@@ -64,15 +64,17 @@ async def elsewhere(
     process = await asyncio.create_subprocess_exec(
         interpreter,
         *command,
-        *("--parameters", parameters.model_dump_json()),
+        *("--parameters", "-"),  # an argument has a bound, and is shown to every user of the machine
         env={**os.environ, **environment},
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,  # the outputs are in the step's folder
     )
     try:
-        status = await process.wait()
+        await process.communicate(parameters.model_dump_json().encode())
     finally:
         await _ended(process)
+    status = process.returncode
+    assert status is not None, "it has ended"
     if status < 0:
         raise Unavailable(
             f"The step '{step.name}' was ended by {signal.Signals(-status).name}, as the system does when memory is "

@@ -13,11 +13,12 @@ import typer
 from rich.console import Console
 
 from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common.specs.routes import Prompt
 from genaifactory_local import interpreters, runs
 from genaifactory_local.interpreters import Library
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import Context, Step
-from genaifactory_pipelines.steps import train
+from genaifactory_pipelines.steps import record_evaluation, register_prompt, train
 from genaifactory_pipelines.training.options import Options
 from genaifactory_pipelines.values import Values
 
@@ -49,6 +50,19 @@ async def test_a_step_that_was_killed_is_reported_and_one_that_failed_ends_the_c
     with pytest.raises(typer.Exit) as failed:
         await runs.elsewhere(interpreter(tmp_path, "exit 1"), train.train, WANTED, tmp_path)
     assert failed.value.exit_code == 1
+
+
+@pytest.mark.allow_blocking
+async def test_a_prompt_of_any_length_reaches_a_step_in_another_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An argument may have 131,072 bytes on Linux."""
+    prompt = Prompt(name="desk", version=2, system="ệ" * 100_000)
+    record = record_evaluation.Parameters(name="desk-2")
+    given = register_prompt.Parameters(prompt=prompt, record=record)
+    with pytest.raises(typer.Exit):
+        await runs.elsewhere(Path(sys.executable), register_prompt.register_prompt, given, tmp_path)
+    assert "holds no result of 'evaluate': run that step first." in capfd.readouterr().err
 
 
 class Number(Values):
@@ -86,6 +100,7 @@ async def test_a_command_that_is_interrupted_leaves_no_step_behind(tmp_path: Pat
     number, *arguments = pid.read_text(encoding="utf-8").split()
     assert arguments[:5] == ["-m", "genaifactory_pipelines", "train", "--run", str(tmp_path / "run")]
     assert str(os.getpid()) in arguments  # the process that it ends with
+    assert WANTED.base not in " ".join(arguments)  # which every user of the machine sees
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
