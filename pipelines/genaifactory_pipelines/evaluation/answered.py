@@ -1,4 +1,4 @@
-"""Items of an evaluation one by one, as its folder has them: those that failed first."""
+"""Items of an evaluation one by one, as its folder has them: those without an answer and those that failed first."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ class Answered:
     scores: Mapping[str, Mapping[str, float]]
     """By who answered and the metric."""
     failed: bool
-    """Whether what was evaluated has no answer, or the worst score of a metric that is a share of 1."""
+    """Whether what was evaluated has no answer, or the worst score of a metric that counts and is a share of 1."""
 
 
 def read(folder: Path, scores: str, better: Mapping[str, str]) -> list[Answered]:
-    """The items, failed ones first, else in an order that follows from their ids alone: the first ones are a sample.
+    """The items: those without an answer, other failed ones, the rest; each in an order that follows from their ids
+    alone, so that the first ones are a sample.
 
-    folder: of the step. scores: its file of them. better: "higher" or "lower", by the metric. Blocks. Raises OSError.
+    folder: of the step. scores: its file of them. better: "higher" or "lower", by the metrics of which the worst score
+    is a failure. Blocks. Raises OSError.
     """
     answers = {who: asking.read(file) for who in WHO if (file := folder / file_of(who)).exists()}
     found = []
@@ -54,7 +56,12 @@ def read(folder: Path, scores: str, better: Mapping[str, str]) -> list[Answered]
         )
         for line, by in found
     ]
-    return sorted(items, key=lambda each: (not each.failed, hashlib.sha256(each.item.encode()).digest()))
+    return sorted(items, key=_place)
+
+
+def _place(item: Answered) -> tuple[bool, bool, bytes]:
+    evaluated = next(iter(item.answers.values()))
+    return not evaluated.error, not item.failed, hashlib.sha256(item.item.encode()).digest()
 
 
 def _worst(better: Mapping[str, str], scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

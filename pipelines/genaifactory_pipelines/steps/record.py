@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from genaifactory_common.errors import Conflict
+from genaifactory_common.specs.gates import Gate
 from genaifactory_common.specs.names import Name
 from genaifactory_pipelines import environment
 from genaifactory_pipelines.datasets import dataset
@@ -63,8 +64,9 @@ class Parameters(Values):
     answers and the reports that show them, so that the run can be made again when the record is gone; or nothing that
     holds a text of these."""
     traces: int = Field(default=200, ge=0, le=1000)
-    """Items of the evaluation whose answers are traces, of the candidate and of production: those that failed first,
-    then a sample of the others, which is the same each time. With `"dataset": "counts"` they have no texts."""
+    """Items of the evaluation whose answers are traces, of the candidate and of production: those without an answer and
+    those that failed by a metric of the gate first, then a sample of the others, which is the same each time. With
+    `"dataset": "counts"` they have no texts."""
 
 
 class Outputs(Values):
@@ -240,7 +242,10 @@ def _artifacts(run: Path, attempts: Mapping[str, Attempt], examples: bool) -> It
 
 
 def _answered(run: Path) -> list[Answered]:
-    better = {name: metric.better for name, metric in evaluate.evaluate.of(run).metrics.items()}
+    """Failed ones by the metrics that the gate judges: of sentences an exact match is 0 nearly everywhere."""
+    rules = Gate.model_validate(gate.gate.attempt(run).parameters["gate"]).rules
+    measured = evaluate.evaluate.of(run).metrics
+    better = {rule.metric: measured[rule.metric].better for rule in rules if rule.metric in measured}
     return answered.read(run / evaluate.evaluate.name, evaluate.SCORES, better)
 
 

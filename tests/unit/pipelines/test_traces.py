@@ -19,7 +19,8 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.evaluation import answered
 from genaifactory_pipelines.evaluation.protocol import Answer, Candidate, Item
-from genaifactory_pipelines.steps import record
+from genaifactory_pipelines.step import ATTEMPT
+from genaifactory_pipelines.steps import gate, record
 from genaifactory_pipelines.tracking import answers, traces
 from genaifactory_pipelines.tracking.client import Tracking
 from tests.unit.pipelines import tracked
@@ -226,3 +227,27 @@ def test_an_item_failed_by_the_worst_score_of_a_share(
     assert {int(each.item) for each in found if each.failed} == failed
     assert [each.failed for each in found] == sorted((each.failed for each in found), reverse=True)
     assert {who for each in found for who in (*each.answers, *each.scores)} == {"production"}
+
+
+def test_items_without_an_answer_come_before_those_with_a_bad_one(tmp_path: Path) -> None:
+    lines = [{"item": str(n), "slices": {}, "candidate": {"m": 0.0}, "production": None} for n in range(50)]
+    (tmp_path / "scores").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    errors = {"7", "23", "42"}
+    said = [
+        {"item": str(n), **dataclasses.asdict(Answer("a", error="INTERNAL" if str(n) in errors else ""))}
+        for n in range(50)
+    ]
+    (tmp_path / answered.file_of("production")).write_text("".join(json.dumps(line) + "\n" for line in said))
+    found = answered.read(tmp_path, "scores", {"m": "higher"})
+    assert {each.item for each in found[:3]} == errors
+    assert all(each.failed for each in found)
+
+
+def test_an_item_failed_by_the_metrics_that_the_gate_judges(tmp_path: Path) -> None:
+    """A model that writes sentences has an exact match of 0 nearly everywhere."""
+    run = done(tracked.made(tmp_path / "run", right=0))
+    for metric, failed in (("failed", 3), ("exact_match", tracked.ITEMS)):
+        rules = [{"metric": metric, "at_least": 0}]
+        judged = gate.gate.attempt(run).model_copy(update={"parameters": {"gate": {"name": "g", "rules": rules}}})
+        (run / "gate" / ATTEMPT).write_text(judged.model_dump_json())
+        assert sum(each.failed for each in record._answered(run)) == failed
