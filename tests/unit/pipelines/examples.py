@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from genaifactory_pipelines.anonymiser import Direction
@@ -41,6 +43,13 @@ def example(number: int, **values: Any) -> Example:
 def examples(count: int, **values: Any) -> list[Example]:
     """The first examples."""
     return [example(number, **values) for number in range(count)]
+
+
+def golden_of(path: Path, count: int) -> Path:
+    """Writes a golden set of so many questions, and returns its path."""
+    items = ({"id": f"q-{number}", "input": f"Where is it ({number})?", "output": "In Hue."} for number in range(count))
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+    return path
 
 
 class Masks:

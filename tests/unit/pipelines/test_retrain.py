@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from io import StringIO
@@ -23,18 +23,17 @@ import pytest
 from rich.console import Console
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common import channels, specs
-from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument, Unavailable
+from genaifactory_common.errors import Conflict, InvalidArgument
 from genaifactory_local import interpreters
 from genaifactory_pipelines import retrain, steps, summary
-from genaifactory_pipelines.evaluation.protocol import Setup
-from genaifactory_pipelines.gateway import Gateway, Patience
+from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
 from genaifactory_pipelines.step import ATTEMPT, RESULT, Attempt, Context, Step, digest
-from genaifactory_pipelines.steps import collect, gate, load, train
+from genaifactory_pipelines.steps import collect, load, train
 from genaifactory_pipelines.values import Values
 from tests.unit.pipelines import tracked
+from tests.unit.pipelines.examples import golden_of
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 WINDOW = collect.Parameters(start=datetime(2026, 10, 30, tzinfo=UTC), end=NOW, route="chat")
@@ -59,6 +58,7 @@ def factory(**changes: Any) -> specs.Factory:
             "policies": [{"name": "default"}],
             "gates": [
                 {"name": "release", "rules": [{"metric": "exact_match", "better_by": 0.1}]},
+                {"name": "judged", "rules": [{"metric": "judge", "at_least": 0.5}]},
                 {"name": "typo", "rules": [{"metric": "exact", "at_least": 1}]},
             ],
             "engines": [
@@ -77,12 +77,6 @@ def golden(tmp_path: Path) -> Path:
     return golden_of(tmp_path / "golden.jsonl", 20)
 
 
-def golden_of(path: Path, count: int) -> Path:
-    items = ({"id": f"q-{number}", "input": f"Where is it ({number})?", "output": "In Hue."} for number in range(count))
-    path.write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
-    return path
-
-
 def parameters(golden: Path, **values: Any) -> retrain.Parameters:
     given = {"route": "chat", "golden": golden, "base": "hf://org/llama@v1", "gate": "release"}
     return retrain.Parameters.model_validate({**given, "training": {"lora": {"rank": 8}}, **values})
@@ -94,8 +88,9 @@ def parameters(golden: Path, **values: Any) -> retrain.Parameters:
         ({"route": "none"}, "route", "no route 'none' in factory.yaml; there are: chat, quoted"),
         ({"learn_from": ("chat", "none")}, "learn_from", "no route 'none' in factory.yaml; there are: chat, quoted"),
         ({"route": "quoted"}, "route", "No model of the route 'quoted' is answered by the engine 'llama'"),
-        ({"gate": "none"}, "gate", "no gate 'none' in factory.yaml; there are: release, typo"),
+        ({"gate": "none"}, "gate", "no gate 'none' in factory.yaml; there are: release, judged, typo"),
         ({"gate": "typo"}, "gates[typo].rules[0].metric", "a rule on 'exact', which no evaluator measures"),
+        ({"gate": "judged"}, "gates[judged].rules[0].metric", "20 others need a judge. "),
         ({"base": "/models/other"}, "base", "those that accept adapters: 'llama' (from hf://org/llama@v1)"),
         ({"base": "/models/plain"}, "base", "No engine of factory.yaml serves '/models/plain' and accepts adapters"),
         ({"training": {"lora": {"rank": 16}}}, "training", "accepts adapters up to 8"),
@@ -160,59 +155,6 @@ def test_an_empty_golden_set_and_one_of_several_policies_are_reported_before_a_r
         retrain.plan(parameters(golden), factory(), NOW)
 
 
-BESIDE_PRODUCTION = Setup(compared=True)
-
-
-def enough(golden: Path, setup: Setup = BESIDE_PRODUCTION, **rule: Any) -> None:
-    gate.require_enough(specs.Gate.model_validate({"name": "few", "rules": [rule]}), golden, setup)
-
-
-def test_a_golden_set_too_small_for_a_rule_is_reported_before_a_run_begins(tmp_path: Path) -> None:
-    few = golden_of(tmp_path / "few.jsonl", 19)
-    with pytest.raises(InvalidArgument) as found:
-        retrain.plan(parameters(few), factory(), NOW)
-    assert found.value.field == "gates[release].rules[0].least_items"
-    assert found.value.message.endswith(
-        "few.jsonl has 19 questions, and 20 are needed for the rule 'exact_match better_by 0.1' of the gate 'release'. "
-        "Add questions, lower its least_items, or take a gate without the rule."
-    )
-    enough(few, metric="exact_match", at_least=0, least_items=19)
-    enough(few, metric="attack_success", not_worse_by=0)  # its questions are those of a suite
-    with pytest.raises(InvalidArgument, match="has 19 questions that count for the suite bias, and 20 are needed"):
-        enough(few, metric="bias_gap", not_worse_by=0)  # they are made of the golden ones
-
-
-@pytest.mark.parametrize(
-    ("rule", "lacking", "mended"),
-    [
-        ({"metric": "judge"}, "need a judge", {"setup": Setup(compared=True, judge=True)}),
-        ({"metric": "judge_consistency"}, "need a judge", {"setup": Setup(compared=True, judge=True)}),
-        ({"metric": "judge_agreement"}, "need a judge", {}),
-        ({"metric": "sql_execution"}, "have no checks.tables", {}),
-        ({"metric": "retrieval_recall"}, "have no lineage.documents", {}),
-        ({"metric": "groundedness"}, "need a route that searches documents", {"setup": Setup(searched=True)}),
-        (
-            {"metric": "forbidden"},
-            "have no checks.forbidden, and no system prompt is known",
-            {"setup": Setup(hidden=True)},
-        ),
-    ],
-)
-def test_a_gate_that_can_never_be_judged_is_reported_before_a_run_begins(
-    golden: Path, rule: dict[str, Any], lacking: str, mended: dict[str, Any]
-) -> None:
-    wanted = {"name": "trust", "rules": [GATE["rules"][0], rule | {"at_least": 0.5}]}
-    with pytest.raises(InvalidArgument) as found:
-        retrain.plan(parameters(golden, gate="trust"), factory(gates=[wanted]), NOW)
-    assert found.value.field == "gates[trust].rules[1].metric"
-    assert found.value.message == (
-        f"{golden} has 0 questions that count, and 20 are needed for the rule '{rule['metric']} at_least 0.5' of the "
-        f"gate 'trust'; 20 others {lacking}. Add questions, lower its least_items, or take a gate without the rule."
-    )
-    if mended:
-        enough(golden, at_least=0.5, **rule, **mended)
-
-
 def test_a_gate_on_what_answers_rest_on_is_accepted_for_a_route_that_searches_documents(golden: Path) -> None:
     searching = {
         "knowledge_bases": [{"name": "documents"}],
@@ -224,16 +166,6 @@ def test_a_gate_on_what_answers_rest_on_is_accepted_for_a_route_that_searches_do
     ]
     plan = retrain.plan(parameters(golden, gate="grounded"), factory(**searching, routes=routes), NOW)
     assert plan.gate.name == "grounded"
-
-
-def test_the_largest_slice_of_a_golden_set_must_be_large_enough(golden: Path) -> None:
-    lines = [json.loads(line) for line in golden.read_text(encoding="utf-8").splitlines()]
-    for number, line in enumerate(lines):
-        line["topic"] = "leave" if number < 12 else "desks"
-    golden.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    enough(golden, metric="exact_match", at_least=0, each="topic", least_items=12)
-    with pytest.raises(InvalidArgument, match="has 12 questions of one topic, and 13 are needed"):
-        enough(golden, metric="exact_match", at_least=0, each="topic", least_items=13)
 
 
 @pytest.mark.parametrize("base", ["llama", "org/llama", "org/llama@v1", "hf://org/llama@v1"])
@@ -264,56 +196,6 @@ async def test_a_run_learns_from_the_record_of_the_routes_that_are_named(golden:
     lines = (tmp_path / "collect" / collect.FILE).read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["route"] for line in lines] == ["chat", "quoted", "chat"]
     assert outputs.interactions == 3
-
-
-class Breaking(tracked.Platform):
-    """Exports from the wanted time on, and breaks off after so many lines."""
-
-    LINES = 3
-    MOST_EXPORTS = 30
-
-    def __init__(self, routes: Sequence[str]) -> None:
-        super().__init__(routes)
-        self.exports = 0
-
-    async def export(
-        self, wanted: monitor_pb2.InteractionFilter
-    ) -> AsyncGenerator[gateway_pb2.ExportInteractionsResponse, None]:
-        """See Gateway."""
-        self.exports += 1
-        assert self.exports <= self.MOST_EXPORTS, "it makes no progress"
-        sent = 0
-        async for piece in super().export(wanted):
-            if datetime.fromisoformat(json.loads(piece.jsonl)["start_time"]) < wanted.start_time.ToDatetime(UTC):
-                continue
-            if sent == self.LINES:
-                raise Unavailable("away", retry_after_seconds=0)
-            sent += 1
-            yield piece
-
-    def patience(self) -> Patience:
-        """See Gateway."""
-        return Eager(60)
-
-
-class Eager(Patience):
-    """Waits for nothing."""
-
-    async def wait(self, error: FactoryError) -> None:
-        """See Patience."""
-        if not self.passes(error):
-            raise error
-
-
-@pytest.mark.allow_blocking  # the test's own
-async def test_an_export_that_breaks_off_among_lines_of_other_routes_goes_on_from_there(tmp_path: Path) -> None:
-    breaking = Breaking(("rag",) * 8 + ("quoted",) + ("rag",) * 8 + ("quoted", "rag"))
-    context = Context(tmp_path, cast(Gateway, breaking), Progress(Console(file=StringIO())))
-    outputs = await collect.collect.run(WINDOW.model_copy(update={"route": "", "routes": ("quoted",)}), context)
-    assert outputs.interactions == 2
-    lines = (tmp_path / "collect" / collect.FILE).read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["route"] for line in lines] == ["quoted", "quoted"]
-    assert len({json.loads(line)["request_id"] for line in lines}) == 2
 
 
 def test_each_step_is_given_what_those_before_it_have_made(golden: Path, tmp_path: Path) -> None:
