@@ -86,6 +86,11 @@ class Parameters(Values):
     tracked: bool = Field(
         default=True, title="In MLflow", description="Record the run in MLflow, and register what passed the gate."
     )
+    texts: bool = Field(
+        default=True,
+        title="Texts in MLflow",
+        description="Whether MLflow gets texts of examples, golden items and answers; else it gets counts and scores.",
+    )
     model: Name | None = Field(
         default=None, title="Registered model", description="What the adapter is a version of; empty: as the route."
     )
@@ -146,7 +151,7 @@ def _loaded(plan: Plan, run: Path) -> load.Parameters:
 
 
 def _recorded(plan: Plan, run: Path) -> record.Parameters:
-    return record.Parameters(name=_name(run))
+    return record.Parameters(name=_name(run), dataset="examples" if plan.parameters.texts else "counts")
 
 
 def _registered(plan: Plan, run: Path) -> register.Parameters:

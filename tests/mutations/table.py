@@ -166,6 +166,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a run that is recorded with texts fills the one that was recorded without",
+        "pipelines/genaifactory_pipelines/steps/record.py",
+        "    digest = hashlib.sha256(texts.encode())\n",
+        "    digest = hashlib.sha256()\n",
+        ("pipelines/test_tracking.py::test_a_run_without_texts_is_another_one_than_with_them",),
+    ),
+    Mutation(
         "traces of a run that is recorded with counts alone take questions and answers to MLflow",
         "pipelines/genaifactory_pipelines/steps/record.py",
         '                _asked(given) if parameters.dataset == "examples" else None,\n',

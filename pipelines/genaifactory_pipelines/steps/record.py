@@ -110,7 +110,7 @@ def _recorded(parameters: Parameters, run: Path, steps: Steps) -> Recorded:
     items = _answered(run)
     return Recorded(
         experiment=parameters.experiment,
-        key=_key(run, steps),
+        key=_key(run, steps, parameters.dataset),
         name=parameters.name,
         started=_milliseconds(run / steps[0].name / ATTEMPT),
         ended=_milliseconds(run / gate.gate.name / RESULT),
@@ -130,9 +130,10 @@ def _recorded(parameters: Parameters, run: Path, steps: Steps) -> Recorded:
     )
 
 
-def _key(run: Path, steps: Steps) -> str:
-    """Equal results of equal attempts are one run, in whatever folder, process or pod they are recorded."""
-    digest = hashlib.sha256()
+def _key(run: Path, steps: Steps, texts: str) -> str:
+    """Equal results of equal attempts are one run, in whatever folder, process or pod they are recorded; with texts and
+    without them they are two."""
+    digest = hashlib.sha256(texts.encode())
     for step in steps:
         for name in (ATTEMPT, RESULT):
             digest.update(hashlib.sha256((run / step.name / name).read_bytes()).digest())

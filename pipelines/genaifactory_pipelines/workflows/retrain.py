@@ -63,6 +63,7 @@ class Parameters(Values):
     name: str = _as_in_dag("name")
     source: str = _as_in_dag("source")
     at_once: int = _as_in_dag("at_once")
+    texts: bool = _as_in_dag("texts")
     model: str = _as_in_dag("model", default="")
     approval: approvals.Wanted = approvals.wanted("required")
     approval_seconds: int = approvals.seconds()

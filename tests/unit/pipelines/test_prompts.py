@@ -17,8 +17,11 @@ import requests
 from genaifactory_common.errors import Conflict, NotFound, Unavailable
 from genaifactory_common.specs.routes import Prompt
 from genaifactory_local import cli
+from genaifactory_local.commands.evaluate import in_mlflow
 from genaifactory_pipelines import tracked as commands
+from genaifactory_pipelines.evaluation.gate import Verdict
 from genaifactory_pipelines.evaluation.protocol import Candidate
+from genaifactory_pipelines.steps import evaluate as evaluating
 from genaifactory_pipelines.steps import record_evaluation, register_prompt
 from genaifactory_pipelines.tracking import registry, runs
 from genaifactory_pipelines.tracking.client import Tracking
@@ -287,6 +290,18 @@ def test_the_commands_print_prompts_as_json(
     (listed,), _ = run("list")
     assert (listed["kind"], listed["name"], len(listed["versions"])) == ("prompt", "rag", 2)
     assert run("show", "rag") == (None, "genaifactory: There is no registered model 'rag'.\n")
+
+
+@pytest.mark.parametrize(("texts", "dataset"), [(True, "examples"), (False, "counts")])
+def test_an_evaluation_and_its_prompt_are_recorded_without_texts_where_none_are_wanted(
+    tmp_path: Path, texts: bool, dataset: str
+) -> None:
+    wanted = evaluating.Parameters(name="e", route="rag", golden=tmp_path, candidate=Candidate(prompt="rag@2"))
+    verdict = Verdict(gate="release", passed=True, findings=())
+    (_, recorded), (_, given) = in_mlflow(wanted, prompt(2), texts, verdict)
+    assert isinstance(recorded, record_evaluation.Parameters)
+    assert isinstance(given, register_prompt.Parameters)
+    assert (recorded.dataset, given.record) == (dataset, recorded)
 
 
 def test_an_evaluation_without_a_gate_is_not_recorded_and_says_what_to_give(

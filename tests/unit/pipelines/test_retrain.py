@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
@@ -25,7 +26,7 @@ from rich.console import Console
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory_common import channels, specs
 from genaifactory_common.errors import Conflict, InvalidArgument
-from genaifactory_local import interpreters
+from genaifactory_local import cli, endpoints, interpreters
 from genaifactory_pipelines import retrain, steps, summary
 from genaifactory_pipelines.gateway import Gateway
 from genaifactory_pipelines.progress import Progress
@@ -216,6 +217,32 @@ def test_a_run_that_is_not_tracked_needs_no_mlflow(golden: Path) -> None:
     names = [stage.step.name for stage in retrain.stages(parameters(golden, tracked=False))]
     assert names == ["collect", "curate", "train", "load", "evaluate", "gate"]
     assert [stage.step.name for stage in retrain.stages(parameters(golden))] == [*names, "record", "register"]
+
+
+@pytest.mark.parametrize(("texts", "wanted"), [(True, "examples"), (False, "counts")])
+def test_mlflow_gets_texts_unless_none_are_wanted(golden: Path, tmp_path: Path, texts: bool, wanted: str) -> None:
+    plan = retrain.plan(parameters(golden, texts=texts), factory(), NOW)
+    made: dict[str, Any] = {stage.step.name: stage.parameters(plan, tmp_path) for stage in retrain.STAGES[-2:]}
+    assert (made["record"].dataset, made["register"].record.dataset) == (wanted, wanted)
+
+
+@pytest.mark.parametrize(("option", "texts"), [([], True), (["--no-mlflow-texts"], False)])
+def test_the_command_asks_for_texts_unless_told_otherwise(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str], texts: bool
+) -> None:
+    planned: list[retrain.Parameters] = []
+
+    def plan(given: retrain.Parameters, *rest: Any) -> retrain.Plan:
+        planned.append(given)
+        raise InvalidArgument("It ends here.")
+
+    monkeypatch.setattr(retrain, "plan", plan)
+    monkeypatch.setattr(endpoints, "find", lambda folder: SimpleNamespace(factory=factory))
+    given = ["-o", str(tmp_path / "run"), "--golden", str(golden), "--base", "hf://org/llama", "--route", "chat"]
+    monkeypatch.setattr(sys, "argv", ["genaifactory", "retrain", *given, "--gate", "release", *option])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert [each.texts for each in planned] == [texts]
 
 
 def test_the_evaluation_asks_what_the_gate_judges_and_knows_the_prompt_that_may_not_leak(

@@ -116,6 +116,31 @@ def test_no_text_of_an_example_or_a_golden_item_leaves_its_place_when_counts_are
         assert holding >= {*reports, *files, "inputs/curate.golden/golden.jsonl"}
 
 
+@pytest.mark.parametrize("order", [("examples", "counts"), ("counts", "examples")])
+def test_a_run_without_texts_is_another_one_than_with_them(
+    tracking: Tracking, tmp_path: Path, order: tuple[str, str]
+) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    ids = {
+        wanted: done(record.record.run(RECORD.model_copy(update={"dataset": wanted}), tracked.context(run))).run_id
+        for wanted in order
+    }
+    found = {each.info.run_id: artifacts_of(each) for each in done(all_runs(tracking))}
+    assert found.keys() == set(ids.values())
+    assert "curate/dataset/train.jsonl" in found[ids["examples"]]
+    without = found[ids["counts"]]
+    assert not [name for name, data in without.items() if b"golden item " in data or b"golden answer " in data]
+    traces = done(
+        tracking.call(
+            lambda mlflow: mlflow.search_traces(
+                locations=[mlflow.get_run(ids["counts"]).info.experiment_id], run_id=ids["counts"]
+            )
+        )
+    )
+    assert len(traces) == 8
+    assert not [each for each in traces if "golden " in each.to_json()]
+
+
 def test_no_system_prompt_is_taken_to_mlflow(tracking: Tracking, tmp_path: Path, store: Path) -> None:
     run = done(tracked.made(tmp_path / "run"))
     assert tracked.PROMPT.encode() in (run / "evaluate" / ".attempt").read_bytes()

@@ -85,12 +85,20 @@ async def judged(
     return around
 
 
+<<<<<<< HEAD
 async def do(name: str, around: Surroundings, *, status: str = "", serving: Serving | None = None) -> Values:
     """A task, as its pod does it."""
     task = RETRAIN.task(name)
     assert task is not None
     context = replace(tracked.context(around.run), gateway=cast(Gateway, serving or Serving()))
     return await task.work(GIVEN, replace(around, status=status), context)
+=======
+async def do(name: str, around: Surroundings, *, status: str = "", given: Parameters = GIVEN) -> Values:
+    """A task, as its pod does it."""
+    task = RETRAIN.task(name)
+    assert task is not None
+    return await task.work(given, replace(around, status=status), tracked.context(around.run))
+>>>>>>> 42f7029 (A run with texts and one without are two in MLflow, and retrain, evaluate and the workflow can ask for none)
 
 
 async def found(tracking: Tracking) -> tuple[list[str], int]:
@@ -190,7 +198,11 @@ async def test_a_run_is_for_mlflow_where_the_installation_has_one(
     await do("plan", around)
     plan = dag.stored(around.run)
     assert plan is not None
-    assert (plan.parameters.tracked, plan.parameters.model) == (bool(uri), "support")
+    assert (plan.parameters.tracked, plan.parameters.model, plan.parameters.texts) == (bool(uri), "support", True)
+    await do("plan", around, given=GIVEN.model_copy(update={"texts": False}))
+    plan = dag.stored(around.run)
+    assert plan is not None
+    assert not plan.parameters.texts
 
 
 def test_only_what_was_approved_is_registered() -> None:

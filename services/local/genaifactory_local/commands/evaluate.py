@@ -21,6 +21,7 @@ from genaifactory_local.commands.options import (
     JsonOption,
     KeyOption,
     StateOption,
+    TextsOption,
     print_json,
     table,
 )
@@ -66,6 +67,7 @@ def evaluate(
         bool,
         typer.Option("--mlflow", help="Record it in MLflow; with --prompt, register what passed. It needs --gate."),
     ] = False,
+    texts: TextsOption = True,
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -100,7 +102,7 @@ def evaluate(
         at_once=at_once,
     )
 
-    steps = partial(_in_mlflow, wanted, factory.prompt(prompt) if prompt else None)
+    steps = partial(in_mlflow, wanted, factory.prompt(prompt) if prompt else None, texts)
     where = interpreters.of(_IN_MLFLOW if tracked else ())
     variables = tracking.environment(state_folder) if tracked else {}
     report = output / evaluating.evaluate.name / evaluating.REPORT
@@ -131,11 +133,11 @@ def evaluate(
         raise typer.Exit(NOT_PASSED)
 
 
-def _in_mlflow(
-    wanted: evaluating.Parameters, prompt: Prompt | None, verdict: Verdict
+def in_mlflow(
+    wanted: evaluating.Parameters, prompt: Prompt | None, texts: bool, verdict: Verdict
 ) -> Iterator[tuple[Step[Any, Any], Values]]:
     """The steps that take an evaluation to MLflow, and its prompt where that alone was evaluated and passed."""
-    record = recording.Parameters(name=wanted.name)
+    record = recording.Parameters(name=wanted.name, dataset="examples" if texts else "counts")
     yield recording.record_evaluation, record
     if prompt is not None and verdict.passed and wanted.candidate == Candidate(prompt=prompt.reference):
         yield registering.register_prompt, registering.Parameters(prompt=prompt, record=record)

@@ -28,6 +28,13 @@ UrlOption = Annotated[str | None, typer.Option(help="URL of the platform. Withou
 NOT_PASSED = exits.NOT_PASSED
 """Exit status of a check that was carried out and not passed; 1 is an error, 2 a wrong option."""
 AtOnceOption = Annotated[int, typer.Option(min=1, max=64, help="Questions at a time, of each of the two.")]
+TextsOption = Annotated[
+    bool,
+    typer.Option(
+        "--mlflow-texts/--no-mlflow-texts",
+        help="Whether MLflow gets texts of examples, golden items and answers; else it gets counts and scores.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
 

@@ -20,6 +20,7 @@ from genaifactory_local.commands.options import (
     JsonOption,
     KeyOption,
     StateOption,
+    TextsOption,
     print_json,
 )
 from genaifactory_pipelines import retrain as dag
@@ -69,6 +70,7 @@ def retrain(
     tracked: Annotated[
         bool, typer.Option("--mlflow/--no-mlflow", help="Record the run in MLflow, and register what passed the gate.")
     ] = True,
+    texts: TextsOption = True,
     key: KeyOption = None,
     as_json: JsonOption = False,
     state_folder: StateOption = state.DEFAULT_FOLDER,
@@ -102,6 +104,7 @@ def retrain(
             "at_once": at_once,
             "model": model,
             "tracked": tracked,
+            "texts": texts,
         }
     )
     plan = dag.plan(given, platform.factory(), datetime.now(UTC))
