@@ -72,6 +72,10 @@ class Model(Values):
     changes: tuple[Change, ...]
     """The oldest first."""
 
+    def has(self, version: int) -> bool:
+        """Whether a version is there: the record may name one that was deleted in MLflow."""
+        return any(each.version == version for each in self.versions)
+
     def approval(self, version: int) -> Change | None:
         """The change that moved a version to Staging or Production last."""
         moved = (each for each in reversed(self.changes) if each.version == version)
@@ -173,13 +177,14 @@ async def change(
 ) -> Model:
     """Adds to the record of stages; the model afterwards. Raises FactoryError.
 
-    version: None for "rollback". Conflict when the change does not apply, also because another one came first, or when
-    the version's run did not pass its gate and this is not `despite_gate`.
+    version: None for "rollback". Conflict when the change does not apply, also because another one came first or the
+    version to roll back to was deleted in MLflow, or when the version's run did not pass its gate and this is not
+    `despite_gate`.
     """
     before = await settle(tracking, model, kind)
     moved = before.production or 0 if version is None else version
     run_id, gate = "", ""
-    if version is not None or before.production is not None:
+    if version is not None or before.has(moved):
         found = _version(before, moved)
         run_id, gate = found.run_id, found.gate
     passed = gate == runs.PASSED
@@ -192,7 +197,13 @@ async def change(
         run_id=run_id,
         despite_gate=action in ("stage", "promote") and not passed,
     )
-    stages.require_applies(stages.after(before.changes), wanted)
+    so_far = stages.after(before.changes)
+    stages.require_applies(so_far, wanted)
+    if action == "rollback" and not before.has(so_far.former[0]):
+        raise Conflict(
+            f"Version {so_far.former[0]}, to which a rollback returns, was deleted in MLflow; promote another one.",
+            field="model",
+        )
     if wanted.despite_gate and not despite_gate:
         raise Conflict(
             f"The run of version {moved} {'did not pass its gate' if gate else 'has no gate'}. Register one that did, "
@@ -219,13 +230,14 @@ def _next(changes: Sequence[Change]) -> datetime:
 
 
 async def settle(tracking: Tracking, model: str, kind: Kind = MODELS) -> Model:
-    """Points the alias of Production to what the record says, which a killed command may have left undone.
+    """Points the alias of Production to what the record says, which a killed command may have left undone; to nothing
+    where that version was deleted in MLflow.
 
     Another command may add to the record meanwhile, and be faster. Raises FactoryError.
     """
     found = await find(tracking, model, kind)
     for _ in range(_SETTLING):
-        if found.production is None:
+        if found.production is None or not found.has(found.production):
             await tracking.call(partial(kind.unpoint, name=model, alias=PRODUCTION))
         else:
             await tracking.call(partial(kind.point, name=model, alias=PRODUCTION, number=found.production))

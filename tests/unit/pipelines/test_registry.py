@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any, get_args
 import pytest
 
 from genaifactory_common.errors import Conflict, NotFound
+from genaifactory_common.specs.routes import Prompt
 from genaifactory_local import cli, interpreters
 from genaifactory_pipelines import tracked
 from genaifactory_pipelines.tracking import client, kinds, registry, runs, stages
 from genaifactory_pipelines.tracking.client import Tracking
+from genaifactory_pipelines.tracking.kinds import Kind
 from genaifactory_pipelines.tracking.stages import Action, Change
 
 # Of MLflow's store's own use of SQLAlchemy.
@@ -144,6 +147,68 @@ def test_an_alias_that_a_killed_command_left_behind_is_put_right(tracking: Track
     with pytest.raises(Conflict, match="in Production already"):
         done(registry.change(tracking, model, 1, "promote", by="an", reason="again"))
     assert alias(tracking, registry.PRODUCTION) == "1"
+
+
+@pytest.fixture(params=["model", "prompt"])
+def deleting(request: pytest.FixtureRequest, tracking: Tracking, tmp_path: Path) -> tuple[Kind, Callable[[int], None]]:
+    """A kind with two versions of the name `support` that passed, and what deletes one in MLflow."""
+    if request.param == "prompt":
+
+        def delete(version: int) -> None:
+            done(tracking.call(lambda mlflow: mlflow.delete_prompt_version("prompt.support", str(version))))
+
+        run_id = done(tracking.call(lambda mlflow: mlflow.create_run("0").info.run_id))
+        for version in (1, 2):
+            prompt = Prompt(name="support", version=version, system=f"Version {version}.")
+            done(registry.add_prompt(tracking, prompt, run_id, {runs.GATE: runs.PASSED}))
+        return kinds.PROMPTS, delete
+
+    for number in (1, 2):
+        run_id = done(tracking.call(lambda mlflow: mlflow.create_run("0").info.run_id))
+        done(registry.add(tracking, "support", run_id, f"file://{tmp_path}/{number}", {runs.GATE: runs.PASSED}))
+    return kinds.MODELS, lambda version: done(
+        tracking.call(lambda mlflow: mlflow.delete_model_version("support", str(version)))
+    )
+
+
+def test_after_the_version_in_production_was_deleted_in_mlflow_another_one_is_promoted(
+    tracking: Tracking, deleting: tuple[Kind, Callable[[int], None]]
+) -> None:
+    kind, delete = deleting
+    change = partial(registry.change, tracking, "support", by="an", reason="better", kind=kind)
+    done(change(1, "promote"))
+    delete(1)
+    with pytest.raises(Conflict, match="Version 1 is the first in Production"):
+        done(change(None, "rollback"))
+    assert done(change(2, "stage")).production == 1
+    assert done(change(2, "promote")).production == 2
+    before = done(registry.find(tracking, "support", kind))
+    with pytest.raises(Conflict, match="Version 1, to which a rollback returns, was deleted in MLflow; promote anoth"):
+        done(change(None, "rollback"))
+    assert done(registry.find(tracking, "support", kind)) == before
+
+
+def test_a_version_that_was_deleted_while_it_was_in_production_is_rolled_back_from(
+    tracking: Tracking, deleting: tuple[Kind, Callable[[int], None]]
+) -> None:
+    kind, delete = deleting
+    change = partial(registry.change, tracking, "support", by="an", reason="wrong dates", kind=kind)
+    done(change(1, "promote"))
+    done(change(2, "promote"))
+    delete(2)
+    found = done(change(None, "rollback"))
+    assert (found.production, found.versions[0].stage) == (1, "Production")
+    assert [(each.action, each.version, each.run_id) for each in found.changes[2:]] == [("rollback", 2, "")]
+
+
+def test_what_is_in_production_and_was_deleted_is_shown_as_such(
+    tracking: Tracking, model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done(registry.change(tracking, model, 1, "promote", by="an", reason="better"))
+    done(tracking.call(lambda mlflow: mlflow.delete_model_version(model, "1")))
+    status, out, _ = genaifactory(["show", model], monkeypatch, capfd)
+    assert status == 0
+    assert out.startswith("support: in Production is version 1, which was deleted in MLflow: promote another one.\n")
 
 
 def add(mlflow: Any, wanted: Change) -> None:

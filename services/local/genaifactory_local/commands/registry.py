@@ -206,6 +206,8 @@ def _to_serve(model: Model) -> str:
 
 def _print(model: Model) -> None:
     production = "none" if model.production is None else f"version {model.production}"
+    if model.production is not None and not model.has(model.production):
+        production += ", which was deleted in MLflow: promote another one"
     print(f"{model.name}: in Production is {production}.\n")
     rows = table("version", "stage", "gate", "registered", "run", "load it from")
     for each in model.versions:
