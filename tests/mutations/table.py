@@ -229,9 +229,9 @@ MUTATIONS = (
         ("pipelines/test_prompts.py::test_a_verdict_on_something_else_registers_no_prompt",),
     ),
     Mutation(
-        "a text is registered as a prompt for the verdict on another text",
+        "a prompt is registered for the verdict on another text, or on other refusals",
         "pipelines/genaifactory_pipelines/steps/register_prompt.py",
-        '    if [prompt.system] != asked["hidden"][-1:]:',
+        '    if evaluate.digest_of(prompt) != asked.get("prompt_sha256"):',
         "    if False:",
         ("pipelines/test_prompts.py::test_a_verdict_on_something_else_registers_no_prompt",),
     ),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, SerializerFunctionWrapHandler, StringConstraints, model_serializer
 
 from genaifactory_common import conversation, files, specs
 from genaifactory_common.concurrency import task_group
+from genaifactory_common.specs.routes import Prompt
 from genaifactory_pipelines.evaluation import answered, golden, orders, page, tools
 from genaifactory_pipelines.evaluation.asking import ask
 from genaifactory_pipelines.evaluation.judging import Judge
@@ -49,6 +51,16 @@ class Parameters(Values):
     """Of the platform, by which claims are compared with passages beside their words; empty: by words alone."""
     at_once: int = Field(default=4, ge=1, le=64)
     """Questions at a time, of each of the two."""
+    prompt_sha256: str = ""
+    """The digest of the candidate's prompt, with its refusals, by `digest_of`; empty: the candidate has none."""
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An evaluation without a prompt that was begun before there was the field goes on."""
+        found: dict[str, Any] = serialize(self)
+        if not self.prompt_sha256:
+            found.pop("prompt_sha256", None)
+        return found
 
 
 class Outputs(Values):
@@ -66,6 +78,13 @@ def setup(factory: specs.Factory, route: str, *, compared: bool, judge: str = ""
     found = factory.route(route)
     searched = found is not None and found.task == "rag"
     return Setup(compared=compared, judge=bool(judge), searched=searched, hidden=bool(hidden))
+
+
+def digest_of(prompt: Prompt | None) -> str:
+    """SHA-256, hex, of everything that a prompt is; empty for none."""
+    if prompt is None:
+        return ""
+    return hashlib.sha256(json.dumps(prompt.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 async def _evaluate(parameters: Parameters, context: Context, folder: Path) -> Outputs:

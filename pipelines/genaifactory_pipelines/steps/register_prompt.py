@@ -55,9 +55,10 @@ def _require_passed(prompt: Prompt, run: Path, run_id: str) -> None:
             "this prompt: evaluate it, and judge it by the gate.",
             field="prompt",
         )
-    if [prompt.system] != asked["hidden"][-1:]:  # the candidate's comes last
+    if evaluate.digest_of(prompt) != asked.get("prompt_sha256"):
         raise Conflict(
-            f"The text of {prompt.reference} is not the one that was evaluated. Evaluate it again.", field="prompt"
+            f"The text of {prompt.reference}, or a refusal of it, is not what was evaluated. Evaluate it again.",
+            field="prompt",
         )
 
 

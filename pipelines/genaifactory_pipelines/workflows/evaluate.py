@@ -73,6 +73,7 @@ def _wanted(given: Parameters, around: Surroundings) -> evaluating.Parameters:
         policy=given.policy,
         embedding_model=given.embedding_model,
         at_once=given.at_once,
+        prompt_sha256=evaluating.digest_of(factory.prompt(given.prompt) if given.prompt else None),
     )
 
 

@@ -42,15 +42,12 @@ def prompt(
 
 
 def registered(folder: Path, wanted: Prompt, **values: Any) -> register_prompt.Outputs:
-    """A prompt that was evaluated and registered."""
-    run = done(
-        tracked.evaluated(
-            folder,
-            values.pop("candidate", Candidate(prompt=wanted.reference)),
-            hidden=(ROUTES_OWN, values.pop("evaluated", wanted.system)),
-            **values,
-        )
-    )
+    """A prompt that was evaluated and registered. evaluated: fields of the prompt as it was evaluated, where they were
+    others."""
+    evaluated = wanted.model_copy(update=values.pop("evaluated", {}))
+    candidate = values.pop("candidate", Candidate(prompt=wanted.reference))
+    hidden = (ROUTES_OWN, evaluated.system)
+    run = done(tracked.evaluated(folder, candidate, hidden=hidden, prompt=evaluated, **values))
     record = record_evaluation.Parameters(name="rag", traces=0)
     return done(
         register_prompt.register_prompt.run(
@@ -127,7 +124,8 @@ def test_another_text_under_the_number_of_a_version_is_refused(tracking: Trackin
             "What was evaluated is 'prompt rag@1', and not the prompt rag@2 alone",
         ),
         ({"candidate": Candidate(prompt="rag@2", adapter="a")}, "'adapter a, prompt rag@2', and not the prompt rag@2"),
-        ({"evaluated": "Say no."}, "The text of rag@2 is not the one that was evaluated"),
+        ({"evaluated": {"system": "Say no."}}, "The text of rag@2, or a refusal of it, is not what was evaluated"),
+        ({"evaluated": {"refusal": {"vi": "Có."}}}, "The text of rag@2, or a refusal of it, is not what was evaluated"),
     ],
 )
 def test_a_verdict_on_something_else_registers_no_prompt(
@@ -138,6 +136,28 @@ def test_a_verdict_on_something_else_registers_no_prompt(
     assert done(registry.models(tracking, PROMPTS)) == ()
     with pytest.raises(NotFound, match="There is no registered prompt 'rag'"):
         find(tracking)
+
+
+def test_an_evaluation_that_does_not_say_what_its_prompt_was_registers_none(tracking: Tracking, tmp_path: Path) -> None:
+    candidate, wanted = Candidate(prompt="rag@2"), prompt(2)
+    run = done(tracked.evaluated(tmp_path / "run", candidate, hidden=(ROUTES_OWN, wanted.system)))
+    given = register_prompt.Parameters(prompt=wanted, record=record_evaluation.Parameters(name="rag", traces=0))
+    with pytest.raises(Conflict, match="Evaluate it again"):
+        done(register_prompt.register_prompt.run(given, tracked.context(run)))
+    assert done(registry.models(tracking, PROMPTS)) == ()
+
+
+def test_an_evaluation_without_a_prompt_is_the_attempt_that_it_was(tmp_path: Path) -> None:
+    given = evaluating.Parameters(name="e", route="rag", golden=tmp_path)
+    assert "prompt_sha256" not in given.model_dump()
+    again = given.model_copy(update={"prompt_sha256": evaluating.digest_of(prompt(2))})
+    assert again.model_dump(mode="json")["prompt_sha256"] == again.prompt_sha256
+    assert len(again.prompt_sha256) == 64
+    turned = Prompt(name="rag", version=2, system="x", refusal={"vi": "a", "en": "b"})
+    assert evaluating.digest_of(turned) == evaluating.digest_of(
+        turned.model_copy(update={"refusal": {"en": "b", "vi": "a"}})
+    )
+    assert evaluating.digest_of(turned) != evaluating.digest_of(turned.model_copy(update={"refusal": {"en": "b"}}))
 
 
 def test_prompts_have_the_stages_and_the_record_of_models_and_both_may_have_one_name(

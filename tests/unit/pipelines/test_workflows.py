@@ -19,6 +19,7 @@ from rich.console import Console
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.errors import FactoryError, InvalidArgument, NotFound, Overloaded, RateLimited, Unavailable
+from genaifactory_common.specs.routes import Prompt
 from genaifactory_pipelines import exits
 from genaifactory_pipelines import retrain as dag
 from genaifactory_pipelines.evaluation.scoring import Metric
@@ -98,6 +99,27 @@ def run(
 def test_a_task_runs_its_step_with_the_parameters_of_argo(around: Surroundings) -> None:
     assert run(around, "evaluate", "gate", route="chat", gate="easy") == (0, "", {"passed": "true"})
     assert json.loads((around.run / "gate" / RESULT).read_text())["gate"] == "easy"
+
+
+def test_the_evaluation_of_a_prompt_knows_all_that_the_prompt_is(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = Prompt(name="rag", version=2, system="Answer.", refusal={"en": "I do not know."})
+    around.factory_file.write_text(f"{FACTORY}\nprompts: [{prompt.model_dump_json()}]\n")
+    golden = around.volume / "inputs" / "golden.jsonl"
+    golden.parent.mkdir()
+    golden.write_text("".join(f'{{"input": "{each}?", "output": "Yes."}}\n' for each in "ab"))
+    shutil.rmtree(around.run / "evaluate")
+    asked: list[evaluating.Parameters] = []
+
+    async def work(parameters: evaluating.Parameters, *rest: Any) -> evaluating.Outputs:
+        asked.append(parameters)
+        return evaluating.Outputs(items=2, metrics={})
+
+    monkeypatch.setattr(evaluating, "evaluate", replace(evaluating.evaluate, work=work))
+    for given in ({"prompt": "rag@2"}, {}):
+        assert run(around, "evaluate", "evaluate", route="chat", gate="easy", **given)[:2] == (0, "")
+    assert [each.prompt_sha256 for each in asked] == [evaluating.digest_of(prompt), ""]
 
 
 def test_a_gate_that_was_not_passed_fails_the_workflow_with_its_rules(around: Surroundings) -> None:

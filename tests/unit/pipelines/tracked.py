@@ -15,6 +15,7 @@ from rich.console import Console
 from genaifactory.gateway.v1 import gateway_pb2
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_common.specs.gates import Gate
+from genaifactory_common.specs.routes import Prompt
 from genaifactory_pipelines.curation import Options
 from genaifactory_pipelines.datasets import dataset
 from genaifactory_pipelines.evaluation import answered
@@ -78,10 +79,21 @@ async def made(run: Path, *, right: int = ITEMS, weights: bytes = b"weights", ca
     return run
 
 
-async def evaluated(run: Path, candidate: Candidate, *, right: int = ITEMS, hidden: tuple[str, ...] = ()) -> Path:
-    """A run that evaluates alone, up to its gate. right: as of `made`. hidden: system prompts, the candidate's last."""
+async def evaluated(
+    run: Path,
+    candidate: Candidate,
+    *,
+    right: int = ITEMS,
+    hidden: tuple[str, ...] = (),
+    prompt: Prompt | None = None,
+) -> Path:
+    """A run that evaluates alone, up to its gate. right: as of `made`. hidden: system prompts. prompt: the
+    candidate's."""
     golden = await asyncio.to_thread(_golden, run.parent / "golden.jsonl")
-    given = evaluate.Parameters(name="e", route="rag", golden=golden, candidate=candidate, hidden=hidden)
+    sha256 = evaluate.digest_of(prompt)
+    given = evaluate.Parameters(
+        name="e", route="rag", golden=golden, candidate=candidate, hidden=hidden, prompt_sha256=sha256
+    )
     await evaluates(right).run(given, context(run))
     await gate.gate.run(gate.Parameters(gate=Gate.model_validate(RULES)), context(run))
     return run

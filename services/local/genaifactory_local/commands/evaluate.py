@@ -82,8 +82,10 @@ def evaluate(
     if tracked and not gate:
         raise InvalidArgument("--mlflow records what a gate says of the answers: give --gate as well.", field="--gate")
     platform = endpoints.find(state_folder)
+    factory = platform.factory()
+    its_prompt = factory.prompt(prompt) if prompt else None
     candidate = Candidate(model=model, adapter=adapter, prompt=prompt, index_version=index_version)
-    factory, compared = platform.factory(), candidate != PRODUCTION
+    compared = candidate != PRODUCTION
     hidden = leaks.templates(factory, route, prompt)
     rules = gating.named(factory, gate, compared=compared) if gate else None
     if rules is not None:
@@ -100,9 +102,10 @@ def evaluate(
         policy=policy,
         embedding_model=embedding_model,
         at_once=at_once,
+        prompt_sha256=evaluating.digest_of(its_prompt),
     )
 
-    steps = partial(in_mlflow, wanted, factory.prompt(prompt) if prompt else None, texts)
+    steps = partial(in_mlflow, wanted, its_prompt, texts)
     where = interpreters.of(_IN_MLFLOW if tracked else ())
     variables = tracking.environment(state_folder) if tracked else {}
     report = output / evaluating.evaluate.name / evaluating.REPORT
