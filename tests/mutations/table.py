@@ -180,6 +180,13 @@ MUTATIONS = (
         ("pipelines/test_traces.py::test_traces_of_counts_hold_scores_and_times_and_no_text",),
     ),
     Mutation(
+        "a run that was replaced by half is taken for whole",
+        "pipelines/genaifactory_pipelines/tracking/runs.py",
+        "    if before:\n",
+        "    if False:\n",
+        ("pipelines/test_traces.py::test_a_run_that_was_half_replaced_is_written_whole",),
+    ),
+    Mutation(
         "each attempt to record a run makes other traces",
         "pipelines/genaifactory_pipelines/tracking/traces.py",
         "json.dumps([experiment, key, trace.who, trace.item])",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +29,8 @@ Item = TypeVar("Item")
 
 KEY = "genaifactory.run"
 """Tag: what the run is found by."""
+CONTENT = "genaifactory.content"
+"""Tag: the digest of all that a run has, once it has it."""
 GATE = "genaifactory.gate"
 """Tag: "passed" or "not passed"."""
 PASSED = "passed"
@@ -93,6 +97,8 @@ async def summary(tracking: Tracking, run_id: str) -> Summary | None:
 
 async def record(tracking: Tracking, recorded: Recorded) -> str:
     """The id of the run in MLflow, which then has all that was recorded. Raises FactoryError.
+
+    Nothing is written to a run that has it already.
 
     Of two processes that create the run at once both write to the same one in the end: when there are two, the one that
     is finished is kept, else the one with the lowest id, and a writer whose run was deleted begins again.
@@ -187,7 +193,10 @@ def fetched(folder: Path) -> str:
 
 
 async def _write(tracking: Tracking, experiment: str, run_id: str, recorded: Recorded) -> None:
-    """Every part may be there already: a process that was killed has written it."""
+    """Every part may be there already: a process that was killed has written it, or all of them are."""
+    content = await asyncio.to_thread(_content, recorded)
+    if await tracking.call(partial(_has, run_id=run_id, content=content)):
+        return
     for parameters in _batches(recorded.parameters.items()):
         await tracking.call(partial(_log_parameters, run_id=run_id, parameters=parameters))
     for points in _batches(recorded.metrics):
@@ -199,7 +208,25 @@ async def _write(tracking: Tracking, experiment: str, run_id: str, recorded: Rec
     log = partial(traces.log, experiment=experiment, run_id=run_id, key=recorded.key)
     for batch in _batches(recorded.traces, _TRACES):
         await tracking.call(partial(log, traces=batch))
-    await tracking.call(partial(_finish, run_id=run_id, recorded=recorded))
+    await tracking.call(partial(_finish, run_id=run_id, recorded=recorded, content=content))
+
+
+def _content(recorded: Recorded) -> str:
+    """What is in the files follows from the key."""
+    digest = hashlib.sha256(recorded.model_dump_json(exclude={"artifacts"}).encode())
+    digest.update(json.dumps(sorted(recorded.artifacts)).encode())
+    return digest.hexdigest()
+
+
+def _has(client: MlflowClient, run_id: str, content: str) -> bool:
+    """Whether a run has all that is to be recorded. One with another content is not whole until it is written."""
+    run = client.get_run(run_id)
+    before = run.data.tags.get(CONTENT, "")
+    if before == content:
+        return bool(run.info.status == _FINISHED)
+    if before:
+        client.set_tag(run_id, CONTENT, "")
+    return False
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -273,8 +300,9 @@ def _log_artifact(client: MlflowClient, run_id: str, path: str, file: Path) -> N
     client.log_artifact(run_id, str(file), folder or None)
 
 
-def _finish(client: MlflowClient, run_id: str, recorded: Recorded) -> None:
-    for name, value in recorded.tags.items():
+def _finish(client: MlflowClient, run_id: str, recorded: Recorded, content: str) -> None:
+    client.update_run(run_id, name=recorded.name)
+    for name, value in {**recorded.tags, CONTENT: content}.items():
         client.set_tag(run_id, name, value)
     client.set_terminated(run_id, _FINISHED, recorded.ended)
 

@@ -15,6 +15,8 @@ from genaifactory_pipelines.tracking.client import Tracking
 from tests.unit.pipelines import tracked
 
 T = TypeVar("T")
+Point = tuple[str, int, bool]
+"""A call of MLflow: its name, which one of that name it is, and whether it is not made any more."""
 RECORD = record.Parameters(name="november", traces=4)
 REGISTER = register.Parameters(model="support", record=RECORD)
 
@@ -23,21 +25,22 @@ class Counted(Tracking):
     """Its process kills itself at a call of MLflow, before it or after it; the names of what was called."""
 
     called: ClassVar[list[str]] = []
-    kill_at = -1
+    kill_at: ClassVar[Point | None] = None
 
     async def call(self, work: Callable[[Any], T]) -> T:
         """See Tracking."""
-        Counted.called.append(getattr(getattr(work, "func", work), "__name__", ""))
-        at = len(Counted.called) - 1
-        if at == self.kill_at and at % 2:
+        name = getattr(getattr(work, "func", work), "__name__", "")
+        Counted.called.append(name)
+        now = (name, Counted.called.count(name))
+        if (*now, True) == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         found = await super().call(work)
-        if at == self.kill_at:
+        if (*now, False) == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
 
-def register_in(run: Path, uri: str, kill_at: int) -> None:
+def register_in(run: Path, uri: str, kill_at: Point | None = None) -> None:
     """In a process of its own."""
     os.environ[client.URI] = uri
     Counted.called, Counted.kill_at = [], kill_at

@@ -20,7 +20,7 @@ from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines.evaluation import answered
 from genaifactory_pipelines.evaluation.protocol import Answer, Candidate, Item
 from genaifactory_pipelines.step import ATTEMPT
-from genaifactory_pipelines.steps import gate, record
+from genaifactory_pipelines.steps import gate, record, register
 from genaifactory_pipelines.tracking import answers, traces
 from genaifactory_pipelines.tracking.client import Tracking
 from tests.unit.pipelines import tracked
@@ -95,9 +95,88 @@ def test_a_run_that_is_recorded_again_and_elsewhere_has_each_trace_and_score_onc
     other = tmp_path / "other pod"
     shutil.copytree(run, other)
     shutil.rmtree(other / "record")
-    assert recorded(other) == recorded(run) == run_id
+    assert recorded(other, name="december") == run_id  # another name is recorded, and the rest with it
     after = done(traces_of(tracking, run_id))
     assert {key: each.to_dict() for key, each in after.items()} == {key: each.to_dict() for key, each in before.items()}
+
+
+def _counted(method: Any, name: str, found: list[str]) -> Any:
+    def counted(*given: Any, **named: Any) -> Any:
+        found.append(name)
+        return method(*given, **named)
+
+    return counted
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written to MLflow, by the names of its client's methods."""
+    from mlflow import MlflowClient
+    from mlflow.tracing.client import TracingClient
+
+    found: list[str] = []
+    for of in (MlflowClient, TracingClient):
+        for name in (each for each in vars(of) if each.startswith(("log_", "set_", "start_", "update_", "create_"))):
+            monkeypatch.setattr(of, name, _counted(getattr(of, name), name, found))
+    return found
+
+
+def test_what_mlflow_has_already_is_not_sent_again(tracking: Tracking, tmp_path: Path, written: list[str]) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    parameters = register.Parameters(model="support", record=record.Parameters(name="november", traces=4))
+    recorded(run, traces=4)
+    assert {"create_run", "log_batch", "log_inputs", "log_artifact", "start_trace", "log_spans"} <= {*written}
+    written.clear()
+    for folder in ("run", "another pod"):
+        if folder != "run":
+            shutil.copytree(run, tmp_path / folder)
+        recorded(tmp_path / folder, traces=4)
+        assert written == []
+    outputs = done(register.register.run(parameters, tracked.context(run)))
+    assert done(register.register.run(parameters, tracked.context(run))) == outputs
+    assert not [name for name in written if name.startswith(("log_", "start_")) or name == "create_run"]
+    done(tracking.call(lambda mlflow: mlflow.delete_run(outputs.run_id)))
+    written.clear()
+    assert recorded(run, traces=4) != outputs.run_id
+    assert {"create_run", "log_batch", "log_artifact", "log_spans"} <= {*written}
+
+
+@pytest.mark.parametrize(
+    "changed", [{"name": "december"}, {"traces": 6}, {"dataset": "counts"}], ids=["name", "traces", "dataset"]
+)
+def test_what_is_recorded_with_other_parameters_is_sent(
+    tracking: Tracking, tmp_path: Path, written: list[str], changed: dict[str, Any]
+) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    given = {"name": "november", "traces": 4, **changed}
+    recorded(run, name="november", traces=4)
+    written.clear()
+    run_id = recorded(run, **given)
+    assert {"log_batch", "log_artifact", "log_spans"} <= {*written}
+    assert len(done(traces_of(tracking, run_id))) == 2 * given["traces"]
+    found = done(tracking.call(lambda mlflow: mlflow.get_run(run_id)))
+    assert (found.info.run_name, found.info.status) == (given["name"], "FINISHED")
+    written.clear()
+    assert recorded(run, **given) == run_id
+    assert written == []
+
+
+def test_a_run_that_was_half_replaced_is_written_whole(
+    tracking: Tracking, tmp_path: Path, written: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = done(tracked.made(tmp_path / "run"))
+    run_id = recorded(run, traces=4)
+
+    def stops(*given: Any, **named: Any) -> None:
+        raise InvalidArgument("It stops here.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(traces, "log", stops)
+        with pytest.raises(InvalidArgument, match="stops here"):
+            recorded(run, traces=6)
+    written.clear()
+    assert recorded(run, traces=4) == run_id
+    assert "log_spans" in written
 
 
 def test_of_more_items_than_are_wanted_failed_ones_are_first_and_the_run_says_so(

@@ -268,16 +268,17 @@ def test_a_process_that_is_killed_at_each_kind_of_call_leaves_one_run_and_one_ve
     shutil.copytree(empty, tmp_path / "other")
     with monkeypatch.context() as patch:
         patch.setattr(client, "Tracking", Counted)
-        registering.register_in(tmp_path / "whole", client.embedded(tmp_path / "other"), kill_at=-1)
+        registering.register_in(tmp_path / "whole", client.embedded(tmp_path / "other"))
     calls = Counted.called
-    points = [at for at, name in enumerate(calls) if at == 0 or name != calls[at - 1]]
+    kinds = [at for at, name in enumerate(calls) if at == 0 or name != calls[at - 1]]
+    points = [(calls[at], calls[: at + 1].count(calls[at]), at % 2 == 1) for at in kinds]
     assert len(points) >= 10
-    for at in [*points, -1]:
-        process = processes.Process(target=registering.register_in, args=(run, client.embedded(store), at))
+    for point in [*points, None]:
+        process = processes.Process(target=registering.register_in, args=(run, client.embedded(store), point))
         process.start()
         process.join(60)
-        assert process.exitcode == (0 if at == -1 else -signal.SIGKILL)
-        if at != -1:
+        assert process.exitcode == (0 if point is None else -signal.SIGKILL)
+        if point is not None:
             shutil.rmtree(run / "record", ignore_errors=True)  # a pod's folder is lost with it
     tracking = Tracking(client.embedded(store), say=print)
     (found,) = done(all_runs(tracking))
@@ -300,7 +301,7 @@ def test_processes_at_once_make_one_run_and_one_version(store: Path, tmp_path: P
         shutil.copytree(run, tmp_path / name)
     uri = client.embedded(store)
     started = [
-        processes.Process(target=registering.register_in, args=(tmp_path / name, uri, -1)) for name in ("0", "1", "2")
+        processes.Process(target=registering.register_in, args=(tmp_path / name, uri)) for name in ("0", "1", "2")
     ]
     for process in started:
         process.start()

@@ -85,20 +85,19 @@ async def judged(
     return around
 
 
-<<<<<<< HEAD
-async def do(name: str, around: Surroundings, *, status: str = "", serving: Serving | None = None) -> Values:
+async def do(
+    name: str,
+    around: Surroundings,
+    *,
+    status: str = "",
+    serving: Serving | None = None,
+    given: Parameters = GIVEN,
+) -> Values:
     """A task, as its pod does it."""
     task = RETRAIN.task(name)
     assert task is not None
     context = replace(tracked.context(around.run), gateway=cast(Gateway, serving or Serving()))
-    return await task.work(GIVEN, replace(around, status=status), context)
-=======
-async def do(name: str, around: Surroundings, *, status: str = "", given: Parameters = GIVEN) -> Values:
-    """A task, as its pod does it."""
-    task = RETRAIN.task(name)
-    assert task is not None
-    return await task.work(given, replace(around, status=status), tracked.context(around.run))
->>>>>>> 42f7029 (A run with texts and one without are two in MLflow, and retrain, evaluate and the workflow can ask for none)
+    return await task.work(given, replace(around, status=status), context)
 
 
 async def found(tracking: Tracking) -> tuple[list[str], int]:
