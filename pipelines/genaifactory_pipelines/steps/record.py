@@ -169,7 +169,7 @@ def _trained(run: Path) -> dict[str, str]:
     trained = train.train.of(run)
     return {
         "genaifactory.dataset": trained.data_version,
-        "genaifactory.adapter": trained.sha256,
+        runs.ADAPTER: trained.sha256,
         "genaifactory.base": trained.base_model,
     }
 

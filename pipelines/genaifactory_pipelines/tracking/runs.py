@@ -31,6 +31,8 @@ KEY = "genaifactory.run"
 """Tag: what the run is found by."""
 CONTENT = "genaifactory.content"
 """Tag: the digest of all that a run has, once it has it."""
+ADAPTER = "genaifactory.adapter"
+"""Tag of a run that has trained one: the SHA-256 of its weights."""
 GATE = "genaifactory.gate"
 """Tag: "passed" or "not passed"."""
 PASSED = "passed"
@@ -120,13 +122,13 @@ async def record(tracking: Tracking, recorded: Recorded) -> str:
 async def fetch(tracking: Tracking, run_id: str, folder: Path, names: Sequence[str]) -> None:
     """Replaces a folder with those of a run's artifacts that are in folders with these names. Raises FactoryError.
 
-    NotFound when there is no such run, or when it was not recorded by this platform; InvalidArgument when the folder
-    holds something else.
+    NotFound when there is no such run, or when it was not recorded by this platform; InvalidArgument when it has
+    trained nothing, or when the folder holds something else.
     """
     await asyncio.to_thread(_require_own, folder, names)
     if re.fullmatch(r"[0-9A-Za-z]{1,64}", run_id) is None:
         raise NotFound(f"'{run_id[:64]}' is not the id of a run in MLflow: 32 hex digits.", field="run_id")
-    await tracking.call(partial(_require_recorded, run_id=run_id))
+    await tracking.call(partial(_require_trained, run_id=run_id))
     await tracking.call(partial(_download, run_id=run_id, folder=folder, names=names))
 
 
@@ -141,7 +143,7 @@ def _require_own(folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _require_recorded(client: MlflowClient, run_id: str) -> None:
+def _require_trained(client: MlflowClient, run_id: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -152,6 +154,11 @@ def _require_recorded(client: MlflowClient, run_id: str) -> None:
         raise
     if KEY not in run.data.tags or run.info.status != _FINISHED:
         raise NotFound(f"The run {run_id} is not one that the step record has recorded to the end.", field="run_id")
+    if ADAPTER not in run.data.tags:
+        raise InvalidArgument(
+            f"The run {run_id} is an evaluation, which has trained nothing. Give a run of the experiment 'retrain'.",
+            field="run_id",
+        )
 
 
 def _summary(client: MlflowClient, run_id: str) -> Summary | None:

@@ -43,7 +43,7 @@ def server(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     Raises InvalidArgument when the environment names a server already, or when MLflow's server is not installed.
     """
     own = environment(folder)
-    if client.URI in os.environ:
+    if client.is_named():
         raise InvalidArgument(f"{client.URI} is set: open that address, or unset it.", field=client.URI)
     python = interpreters.having("flask", _LIBRARY.beside)  # a part of MLflow that only its server needs
     if python is None:

@@ -14,9 +14,10 @@ import pytest
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_pipelines import environment
 from genaifactory_pipelines import tracked as commands
+from genaifactory_pipelines.evaluation.protocol import Candidate
 from genaifactory_pipelines.reproduce import NEEDED, RECORDED, Comparison, Given, reproduce, threads
 from genaifactory_pipelines.step import Context, Step
-from genaifactory_pipelines.steps import curate, record, train
+from genaifactory_pipelines.steps import curate, record, record_evaluation, train
 from genaifactory_pipelines.tracking.runs import fetched
 from genaifactory_pipelines.values import Values
 from tests.unit.pipelines import tracked
@@ -193,3 +194,8 @@ def test_a_run_is_made_again_from_its_id(
     assert {each.name for each in (folder / RECORDED).iterdir()} == {*NEEDED, "run_id"}
     assert fetch(run_id) == ""
     assert again(folder).same
+    evaluated = done(tracked.evaluated(tmp_path / "evaluated" / "run", Candidate(model="small")))
+    parameters = record_evaluation.Parameters(name="e", traces=0)
+    other = done(record_evaluation.record_evaluation.run(parameters, tracked.context(evaluated))).run_id
+    assert f"The run {other} is an evaluation, which has trained nothing. Give a run of the experiment" in fetch(other)
+    assert fetched(folder / RECORDED) == run_id
