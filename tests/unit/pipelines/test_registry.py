@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import pytest
 from genaifactory_common.errors import Conflict, NotFound
 from genaifactory_common.specs.routes import Prompt
 from genaifactory_local import cli, interpreters
+from genaifactory_local import tracking as tracking_here
 from genaifactory_pipelines import tracked
 from genaifactory_pipelines.tracking import client, kinds, registry, runs, stages
 from genaifactory_pipelines.tracking.client import Tracking
@@ -342,6 +344,42 @@ def test_a_reason_and_a_name_that_begin_with_a_dash_are_kept(
     assert (status, error) == (0, "")
     (kept,) = json.loads(out)["changes"]
     assert (kept["by"], kept["reason"], kept["despite_gate"]) == ("-an", "--despite-gate", False)
+
+
+def test_a_user_without_a_name_is_asked_for_one(
+    model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 65532)  # of the image of the tools, which has no entry for it
+    status, out, error = genaifactory(["promote", model, "2", "--reason", "better"], monkeypatch, capfd)
+    assert (status, out, error) == (1, "", "genaifactory: Give --by: this user has no name.\n")
+
+
+def test_what_was_written_to_mlflow_by_hand_is_shown_as_text(
+    tracking: Tracking, model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "[/x] \x1b[31mred"
+
+    def write(mlflow: Any) -> None:
+        run = mlflow.create_run("0")
+        mlflow.create_model_version(model, f"{run.info.artifact_uri}/a", run.info.run_id, tags={runs.GATE: text})
+        add(mlflow, change("promote", 1, by=text, reason=text))
+
+    done(tracking.call(write))
+    status, out, error = genaifactory(["show", model], monkeypatch, capfd)
+    assert (status, error) == (0, "")
+    assert "\x1b[31m" not in out
+    assert out.count("[/x] %1B[31mred") == 4
+
+
+def test_mlflows_ui_is_served_where_the_address_of_a_server_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(client.URI, "")
+    monkeypatch.setattr(interpreters, "having", lambda module, beside: Path(sys.executable))
+    command, _ = tracking_here.server(tmp_path, 5001)
+    assert command[:4] == [sys.executable, "-m", "mlflow", "server"]
 
 
 def test_the_command_line_without_a_store_or_without_mlflow_says_what_to_do(

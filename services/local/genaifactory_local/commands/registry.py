@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from genaifactory_common.errors import InvalidArgument
 from genaifactory_local import state, tracking
 from genaifactory_local.commands.options import JsonOption, StateOption, print_json, table
 from genaifactory_pipelines.sources.printable import printable
@@ -178,7 +179,7 @@ def _change(
     *options: str,
 ) -> None:
     which = () if version is None else ("--version", str(version))
-    who = (f"--by={by or getpass.getuser()}", f"--reason={reason}")  # either may begin with "-"
+    who = (f"--by={by or _user()}", f"--reason={reason}")  # either may begin with "-"
     found = tracking.call(state_folder, "change", action, model, *which, *who, *options)
     if as_json:
         print_json(found)
@@ -187,6 +188,14 @@ def _change(
     _print(changed)
     if action in ("promote", "rollback"):
         print(f"\n{_to_serve(changed)}")
+
+
+def _user() -> str:
+    """Raises InvalidArgument for a user without a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        raise InvalidArgument("Give --by: this user has no name.", field="--by") from None
 
 
 def _flags(prompt: bool) -> tuple[str, ...]:
@@ -211,8 +220,8 @@ def _print(model: Model) -> None:
     print(f"{model.name}: in Production is {production}.\n")
     rows = table("version", "stage", "gate", "registered", "run", "load it from")
     for each in model.versions:
-        gate = each.gate or "unknown"
-        rows.add_row(str(each.version), each.stage, gate, f"{each.created:{_SHOWN}}", each.run_id, each.uri)
+        gate, run = _cell(each.gate or "unknown"), _cell(each.run_id)
+        rows.add_row(str(each.version), each.stage, gate, f"{each.created:{_SHOWN}}", run, each.uri)
     Console().print(rows)
     if model.changes:
         history = table("when (UTC)", "who", "what", "why")
@@ -220,21 +229,26 @@ def _print(model: Model) -> None:
             despite = " despite the gate" if change.despite_gate else ""
             history.add_row(
                 f"{change.at:{_SHOWN}}",
-                escape(change.by),
+                _cell(change.by),
                 f"{change.action} {change.version}{despite}",
-                escape(change.reason),
+                _cell(change.reason),
             )
         Console().print("", history)
+
+
+def _cell(text: str) -> str:
+    """A text of MLflow, in a table: whoever may write to MLflow may change it."""
+    return escape(printable(text))
 
 
 def _print_version(details: Details, version: Version) -> None:
     approval, run = details.approval(version.version), details.run
     by = "nobody yet" if approval is None else f"{approval.by}, {approval.at:{_SHOWN}} UTC: {approval.reason}"
     print(f"\nVersion {version.version}")
-    print(f"  gate: {version.gate or 'unknown'}")
+    print(printable(f"  gate: {version.gate or 'unknown'}"))
     print(printable(f"  approved by: {by}"))
     if run is None:
-        print(f"  run: {version.run_id}, which is no longer in MLflow" if version.run_id else "  run: none")
+        print(printable(f"  run: {version.run_id}, which is no longer in MLflow") if version.run_id else "  run: none")
     else:
         _print_run(run, version.run_id)
     if details.kind == "prompt":
