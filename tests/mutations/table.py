@@ -651,6 +651,13 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "a request that asks for an upgrade through Proxy-Connection is parsed without end",
+        "services/gateway/genaifactory_gateway/http/server.py",
+        ' if pair[0] != b"upgrade"]\n',
+        " if pair != (b'connection', b'Upgrade')]\n",
+        ("gateway/test_smuggling.py::test_each_header_that_can_ask_for_an_upgrade_is_answered_over_http_1",),
+    ),
+    Mutation(
         "a header behind a body replaces the key that a proxy has checked",
         "services/gateway/genaifactory_gateway/http/server.py",
         "        if not self._in_body:  #",

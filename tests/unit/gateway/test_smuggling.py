@@ -98,6 +98,17 @@ async def test_requests_that_ask_for_an_upgrade_are_answered_on_one_connection(l
     assert _tenants(lasting_gateway) == ["acme"] * 4
 
 
+@pytest.mark.parametrize("name", [b"connection", b"proxy-connection", b"Proxy-Connection"])
+@pytest.mark.parametrize("value", [b"Upgrade", b"x, upgrade", b"close, upgrade"])
+async def test_each_header_that_can_ask_for_an_upgrade_is_answered_over_http_1(
+    lasting_gateway: Gateway, name: bytes, value: bytes
+) -> None:
+    request = _request(name + b": " + value + b"\r\nupgrade: h2c\r\n")
+    closes = value.startswith(b"close")
+    assert await _statuses(lasting_gateway, request) == ([200] if closes else [200, 200])
+    assert _tenants(lasting_gateway) == ["acme"]
+
+
 async def test_what_follows_a_pipelined_body_is_one_request_each(lasting_gateway: Gateway) -> None:
     two = _request() + _request(b"connection: close\r\n", key=BETA)
     for cut in range(1, len(two), 97):

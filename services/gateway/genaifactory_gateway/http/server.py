@@ -223,8 +223,11 @@ class _Connection(HttpToolsProtocol):
         if self.parser.get_method() == b"CONNECT":
             self._refuse("The gateway is no proxy: it does not support the method CONNECT.")
         if self.parser.should_upgrade():
+            if self._asks_for_upgrade:  # else a rule of the parser that is not known here would repeat it for ever
+                self._refuse("The request asks for an upgrade in a form that the gateway does not support.")
             self._asks_for_upgrade = True
             return
+        self._asks_for_upgrade = False
         if why := headers.fault(self.headers, self.parser.get_http_version()):
             self._refuse(why)
         self._in_body = self._headers_came = True
@@ -288,7 +291,6 @@ class _Connection(HttpToolsProtocol):
                 return
             except httptools.HttpParserUpgrade as upgrade:
                 data = self._head_without_upgrade() + data[upgrade.args[0] :]
-                self._asks_for_upgrade = False
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             except httptools.HttpParserError:
@@ -296,14 +298,12 @@ class _Connection(HttpToolsProtocol):
                 return
 
     def _head_without_upgrade(self) -> bytes:
-        """The request line and the headers that were parsed, without those that ask for an upgrade (RFC 9110, 7.8)."""
+        """The request line and the headers that were parsed, without the one that names protocols (RFC 9110, 7.8).
+
+        llhttp asks for an upgrade only with it, whichever header has the token (Connection, Proxy-Connection)."""
         version = self.parser.get_http_version().encode()
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip() for token in value.split(b",")]
-                value = b", ".join(token for token in tokens if token.lower() != b"upgrade")
-            lines.append(b"%s: %s" % (name, value))
+        lines += [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
     def _count(self, size: int) -> None:
