@@ -1,4 +1,4 @@
-"""Reads rows of the former version, which had a column for every field, and adds them to `release_sums`.
+"""Reads rows of the former version, which had a column for every field, and adds them to `release_arm_sums`.
 
 They stay as they are until the retention deletes them. A monitor of the former version may write more of them: during
 an update, or after a rollback.
@@ -68,7 +68,7 @@ async def count_forever(database: Database) -> None:
 
 @uninterrupted
 async def count_batch(database: Database) -> int:
-    """Adds up to 200 rows to `release_sums` and marks them; returns their number. Raises Unavailable."""
+    """Adds up to 200 rows to `release_arm_sums` and marks them; returns their number. Raises Unavailable."""
     uncounted = (
         sa.select(*_columns)
         .where(interactions.c.guardrail.is_(None))

@@ -16,8 +16,7 @@ from genaifactory_common.errors import TooLarge
 from genaifactory_monitor import releases
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.records import ReleaseFilter
-from genaifactory_monitor.schema import feedback, interactions
-from genaifactory_monitor.schema import release_sums as sums
+from genaifactory_monitor.schema import feedback, interactions, release_arm_sums, release_sums
 
 MAX_ROWS = 5_000
 _KEY = ("split", "arm", "model", "adapter", "prompt_version", "index_version", "currency")
@@ -45,20 +44,27 @@ async def between(database: Database, wanted: ReleaseFilter) -> list[ReleaseStat
 
 
 def _sums(wanted: ReleaseFilter) -> sa.Select[Any]:
-    key = [sums.c[name] for name in _KEY]
+    hours = sa.union_all(*(_hours(table, wanted) for table in (release_arm_sums, release_sums))).subquery()
+    key = [hours.c[name] for name in _KEY]
     added = [
         # PostgreSQL adds up integers as decimals.
-        sa.cast(sa.func.sum(sums.c[name]), sums.c[name].type).label(name)
+        sa.cast(sa.func.sum(hours.c[name]), hours.c[name].type).label(name)
         for name in releases.SUMS
     ]
-    statement = sa.select(*key, *added).where(
+    return sa.select(*key, *added).group_by(*key).order_by(*key).limit(MAX_ROWS + 1)
+
+
+def _hours(sums: sa.Table, wanted: ReleaseFilter) -> sa.Select[Any]:
+    """The period's rows of one table; those of the former version have no split and no arm."""
+    key = [sums.c[name] if name in sums.c else sa.literal_column("''", sa.Text).label(name) for name in _KEY]
+    statement = sa.select(*key, *(sums.c[name] for name in releases.SUMS)).where(
         sums.c.route == wanted.route, sums.c.hour_us >= wanted.start_us, sums.c.hour_us < wanted.end_us
     )
     if wanted.tenant is not None:
         statement = statement.where(sums.c.tenant == wanted.tenant)
     if wanted.split:
-        statement = statement.where(sums.c.split == wanted.split)
-    return statement.group_by(*key).order_by(*key).limit(MAX_ROWS + 1)
+        statement = statement.where(sums.c.split == wanted.split if "split" in sums.c else sa.false())
+    return statement
 
 
 async def _ratings(connection: AsyncConnection, wanted: ReleaseFilter) -> defaultdict[tuple[Any, ...], Ratings]:

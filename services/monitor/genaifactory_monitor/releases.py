@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory_monitor import indexed
 from genaifactory_monitor.database import Database, adding_up
-from genaifactory_monitor.schema import release_sums as table
+from genaifactory_monitor.schema import release_arm_sums as table
 
 HOUR_US = 3_600_000_000
 _KEY = tuple(column.name for column in table.primary_key)

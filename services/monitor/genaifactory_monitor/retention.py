@@ -13,7 +13,14 @@ from genaifactory_common.errors import FactoryError
 from genaifactory_monitor.database import Database
 from genaifactory_monitor.metrics import SWEPT
 from genaifactory_monitor.releases import HOUR_US
-from genaifactory_monitor.schema import drift_reports, feedback, interactions, release_hours, release_sums
+from genaifactory_monitor.schema import (
+    drift_reports,
+    feedback,
+    interactions,
+    release_arm_sums,
+    release_hours,
+    release_sums,
+)
 from genaifactory_monitor.settings import Retention
 
 logger = logging.getLogger(__name__)
@@ -46,7 +53,7 @@ async def sweep(database: Database, before_us: int, *, batch: int) -> int:
         SWEPT.inc(count)
     while await _sweep_orphans(database, before_us, batch):
         pass
-    for sums in (release_sums, release_hours):
+    for sums in (release_arm_sums, release_sums, release_hours):
         while await _sweep_rows(database, sums, sums.c.hour_us <= before_us - HOUR_US, batch):
             pass
     while await _sweep_rows(database, drift_reports, drift_reports.c.end_us < before_us, batch):

@@ -36,7 +36,7 @@ interactions = sa.Table(
     *indexed.columns(),
     _number("size_bytes"),
     # The strongest action of a guardrail ("block", "mask" or ""); NULL: a row of the former version that is not in
-    # `release_sums` yet.
+    # `release_arm_sums` yet.
     sa.Column("guardrail", sa.Text, nullable=True),
     # The serialised message; NULL: a row of the former version.
     sa.Column("record", sa.LargeBinary, nullable=True),
@@ -146,7 +146,9 @@ def _sums_by_release(name: str, *versions: str) -> sa.Table:
 
 # Added up in the same transaction, by release, without the requests of evaluations and of testers who chose the arm;
 # kept as long as the interactions.
-release_sums = _sums_by_release("release_sums", "adapter", "prompt_version", "index_version", "split", "arm")
-# Those of the former version, with the requests of evaluations, and without adapter, split and arm. During an update
-# and after a rollback it adds to them. To be dropped when all are older than the retention.
+release_arm_sums = _sums_by_release("release_arm_sums", "adapter", "prompt_version", "index_version", "split", "arm")
+# Those of the former version, without split and arm. During an update and after a rollback it adds to them. To be
+# dropped when all are older than the retention.
+release_sums = _sums_by_release("release_sums", "adapter", "prompt_version", "index_version")
+# Those of the version before, with the requests of evaluations, and without adapter, split and arm.
 release_hours = _sums_by_release("release_hours", "prompt_version", "index_version")

@@ -60,7 +60,7 @@ async def fill(database: Database, *, interactions: int, spacing_us: int, days: 
     values |= {name: f"{number} + n % 997" for number, name in enumerate(indexed.FIELDS, 100) if name not in values}
     values |= {"size_bytes": str(len(record)), "guardrail": "''", "record": f"decode('{record.hex()}', 'hex')"}
     values |= {name: str(text) for name, text in former.EMPTY.items()}
-    sums = [c.name for c in schema.release_sums.c if c.name not in schema.release_sums.primary_key.c]
+    sums = [c.name for c in schema.release_arm_sums.c if c.name not in schema.release_arm_sums.primary_key.c]
     hours = {"route": "'route-' || r", "hour_us": f"{START_US} + h::bigint * 3600000000", "tenant": "'t' || t"}
     hours |= {"model": "'model-' || m", "adapter": "''", "prompt_version": "'rag@3'", "index_version": "'handbook-2'"}
     hours |= {"split": "''", "arm": "''"}
@@ -78,7 +78,7 @@ async def fill(database: Database, *, interactions: int, spacing_us: int, days: 
     statements = [
         *(_insert("interactions", values, f"{numbers} n") for numbers in _slices(0, interactions, 50_000)),
         *(
-            _insert("release_sums", hours, f"{part} h, {_crossed('trm')}")
+            _insert("release_arm_sums", hours, f"{part} h, {_crossed('trm')}")
             for part in _slices(first_hour, last + 1, 500)
         ),
         _insert("usage", bill, f"generate_series({last // 24 + 1 - days}, {last // 24}) d, {_crossed('tkm')}"),

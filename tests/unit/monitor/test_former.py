@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from genaifactory.types.v1 import types_pb2
 from genaifactory_common import database as common
 from genaifactory_common import testing
 from genaifactory_common.errors import Unavailable
-from genaifactory_monitor import converters, former, indexed, migrations, retention, schema, store
+from genaifactory_monitor import converters, former, indexed, migrations, release_stats, retention, schema, store
 from genaifactory_monitor.database import FILE_NAME, Database, adding_up
 from genaifactory_monitor.message_dicts import to_dict
-from genaifactory_monitor.records import Filter
+from genaifactory_monitor.records import Filter, ReleaseFilter
 from genaifactory_monitor.settings import Settings
 from tests.unit.monitor.conftest import NOON, make_interaction, moment, opened, serving, with_every_field
 
@@ -113,7 +113,9 @@ async def upgraded(settings: Settings, tmp_path: Path) -> AsyncIterator[Database
 
 async def sums(database: Database) -> list[tuple[Any, ...]]:
     async with database.reading() as connection:
-        rows = await connection.execute(sa.select(schema.release_sums).order_by(*schema.release_sums.primary_key))
+        rows = await connection.execute(
+            sa.select(schema.release_arm_sums).order_by(*schema.release_arm_sums.primary_key)
+        )
         return [tuple(round(value, 3) if isinstance(value, float) else value for value in row) for row in rows]
 
 
@@ -152,7 +154,7 @@ async def test_a_record_that_the_former_version_stored_is_known_when_it_arrives_
     assert await store.record(upgraded, full(25)) == []
     await count_all(upgraded)
     assert await store.record(upgraded, full(25)) == []
-    assert sum(row[schema.release_sums.c.keys().index("requests")] for row in await sums(upgraded)) == 25
+    assert sum(row[schema.release_arm_sums.c.keys().index("requests")] for row in await sums(upgraded)) == 25
 
 
 async def test_counting_gives_the_sums_that_recording_gives(
@@ -192,40 +194,70 @@ async def test_the_version_that_counted_evaluations_works_on_the_migrated_databa
     settings: Settings, tmp_path: Path
 ) -> None:
     """What it stores before the migration, and after a rollback, is read, billed, deleted, and keeps its sums."""
+    later = ("evaluation", "adapter", "split", "arm", "arm_chosen")
+    table = schema.release_hours
     early, late = [kept(make_interaction(name, evaluation="e-1", adapter="support-2")) for name in ("early", "late")]
-    await asyncio.to_thread(copy_migrations, tmp_path / "before", "000[12]*")
-    before = layout_of(settings, tmp_path / "before")
-    await before.open()
-    await write_as_the_version_before(before, early)
-    await before.close()
+    await make_with(settings, tmp_path / "before", "000[12]*", table, later, early)
     async with opened(settings) as database:
         await store.record(database, [kept(make_interaction("own"))])
-        await write_as_the_version_before(database, late)
+        await write_and_count(database, late, table, later)
         page = await store.page(database, Filter("acme"), limit=50, max_bytes=10**9, newest_first=False)
         assert [item.request_id for item in page.interactions] == ["early", "late", "own"]
         assert page.interactions[0] == early
-        assert [row[schema.release_sums.c.keys().index("requests")] for row in await sums(database)] == [1]
+        assert [row[schema.release_arm_sums.c.keys().index("requests")] for row in await sums(database)] == [1]
         async with database.reading() as connection:
-            assert await connection.scalar(sa.select(schema.release_hours.c.requests)) == 2
+            assert await connection.scalar(sa.select(table.c.requests)) == 2
         assert await count_all(database) == 0
         await retention.sweep(database, (NOON + 7200) * 10**6, batch=10)
         assert await sums(database) == []
         async with database.reading() as connection:
-            assert (await connection.execute(sa.select(schema.release_hours))).all() == []
+            assert (await connection.execute(sa.select(table))).all() == []
 
 
-async def write_as_the_version_before(database: common.Database, item: monitor_pb2.Interaction) -> None:
-    """As the version with revision 0002 stores a record and adds it to its sums."""
-    later = ("evaluation", "adapter", "split", "arm", "arm_chosen")
+async def test_the_version_without_splits_works_on_the_migrated_database(settings: Settings, tmp_path: Path) -> None:
+    """What it adds up before the migration, and after a rollback, is part of what its releases did."""
+    later = ("split", "arm", "arm_chosen")
+    early, late = [kept(make_interaction(name, adapter="support-2")) for name in ("early", "late")]
+    await make_with(settings, tmp_path / "before", "000[1-5]*", schema.release_sums, later, early)
+    async with opened(settings) as database:
+        own = make_interaction("own", adapter="support-2"), make_interaction("of-arm", split="trial", arm="eight")
+        await store.record(database, [kept(item) for item in own])
+        await write_and_count(database, late, schema.release_sums, later)
+        period = release_stats.whole_hours(NOON * 10**6, (NOON + 60) * 10**6)
+        found = await release_stats.between(database, ReleaseFilter("acme", "docs", "", *period))
+        assert [(row.split, row.adapter, row.requests) for row in found] == [("", "support-2", 3), ("trial", "", 1)]
+        assert await release_stats.between(database, ReleaseFilter("acme", "docs", "trial", *period)) == found[1:]
+        assert await release_stats.between(database, ReleaseFilter("rival", "docs", "", *period)) == []
+        page = await store.page(database, Filter("acme"), limit=50, max_bytes=10**9, newest_first=False)
+        assert {item.request_id for item in page.interactions} == {"early", "late", "own", "of-arm"}
+
+
+async def make_with(
+    settings: Settings, folder: Path, pattern: str, table: sa.Table, later: Sequence[str], item: monitor_pb2.Interaction
+) -> None:
+    """A database with the migrations of a former version, in which it has stored a record."""
+    await asyncio.to_thread(copy_migrations, folder, pattern)
+    before = layout_of(settings, folder)
+    await before.open()
+    await write_and_count(before, item, table, later)
+    await before.close()
+
+
+async def write_and_count(
+    database: common.Database, item: monitor_pb2.Interaction, sums: sa.Table, later: Sequence[str]
+) -> None:
+    """As a former version, without the columns `later`, stores a record and adds it to its sums."""
     columns = [c for c in schema.interactions.c if c.name not in later]
     table = sa.Table("interactions", sa.MetaData(), *(sa.Column(c.name, c.type) for c in columns))
     row = {**indexed.values(item), "size_bytes": item.ByteSize(), "guardrail": "", "record": item.SerializeToString()}
+    row = {name: value for name, value in row.items() if name not in later}
     texts = {c.name: [] if isinstance(c.type, sa.JSON) else "" for c in schema.former_columns}
-    values = {c.name: 0 for c in schema.release_hours.c} | {"requests": 1, "hour_us": NOON * 10**6, "currency": "USD"}
-    values |= {name: getattr(item, name) for name in ("route", "tenant", "model", "prompt_version", "index_version")}
+    values = {c.name: 0 for c in sums.c} | {"requests": 1, "hour_us": NOON * 10**6, "currency": "USD"}
+    versions = ("route", "tenant", "model", "adapter", "prompt_version", "index_version")
+    values |= {name: getattr(item, name) for name in versions if name in sums.c}
     async with database.writing() as connection:
         await connection.execute(sa.insert(table), [row | texts])
-        await connection.execute(adding_up(schema.release_hours, into_postgresql=database.postgresql), [values])
+        await connection.execute(adding_up(sums, into_postgresql=database.postgresql), [values])
 
 
 async def test_a_migration_that_fails_leaves_what_was_there(settings: Settings, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from genaifactory.monitor.v1 import monitor_pb2
 from genaifactory.types.v1 import types_pb2
 from genaifactory_monitor import converters, retention, store, usage
 from genaifactory_monitor.database import Database
-from genaifactory_monitor.schema import interactions, release_hours, release_sums
+from genaifactory_monitor.schema import interactions, release_arm_sums, release_hours, release_sums
 from genaifactory_monitor.settings import Settings
 from tests.unit.monitor.conftest import NOON, PUBLISHED, make_interaction, opened
 
@@ -24,7 +24,7 @@ def recorded(request_id: str, **fields: Any) -> monitor_pb2.Interaction:
     return converters.interaction(message, "interactions[0]", now_us=NOON * 10**6, max_bytes=10**7)
 
 
-async def rows(database: Database, sums: sa.Table = release_sums) -> list[dict[str, Any]]:
+async def rows(database: Database, sums: sa.Table = release_arm_sums) -> list[dict[str, Any]]:
     statement = sa.select(sums).order_by(*sums.primary_key)
     async with database.reading() as connection:
         return [dict(row) for row in (await connection.execute(statement)).mappings()]
@@ -138,22 +138,24 @@ async def test_a_batch_of_an_evaluation_alone_is_stored_and_billed(database: Dat
     assert [(sums.requests, sums.cost_micros) for _, sums in found] == [(1, 7)]
 
 
-async def test_the_published_query_joins_whole_and_part_hours_with_those_of_the_former_version(
+async def test_the_published_query_joins_whole_and_part_hours_with_those_of_former_versions(
     postgres_settings: Settings,
 ) -> None:
-    """Of five and a half hours, of which the former version had counted the third."""
+    """Of five and a half hours, of which the former version had counted the second, and the one before it the third."""
     async with opened(postgres_settings) as database:
         for hour in (0, 1, 2, 3, 4, 5):
             at = HOUR * hour + 600.0
             of_hour = [recorded(f"{hour}{name}", at=at) for name in "ab"]
             of_hour += [recorded(f"{hour}c", at=at, adapter="support-2"), recorded(f"{hour}d", at=at, evaluation="e")]
             await store.record(database, of_hour)
-        columns = [column.name for column in release_hours.columns]
-        third = release_sums.c.hour_us == (NOON + 2 * HOUR) * 10**6
-        former = sa.select(*(release_sums.c[name] for name in columns)).where(third, release_sums.c.adapter == "")
         async with database.writing() as connection:
-            await connection.execute(release_hours.insert().from_select(columns, former))
-            await connection.execute(release_sums.delete().where(third))
+            for hour, table in ((1, release_sums), (2, release_hours)):
+                columns = [column.name for column in table.columns]
+                during = release_arm_sums.c.hour_us == (NOON + hour * HOUR) * 10**6
+                known = sa.true() if "adapter" in columns else release_arm_sums.c.adapter == ""
+                rows_of_it = sa.select(*(release_arm_sums.c[name] for name in columns)).where(during, known)
+                await connection.execute(table.insert().from_select(columns, rows_of_it))
+                await connection.execute(release_arm_sums.delete().where(during))
         window = {"start_us": NOON * 10**6 + 1, "first_hour_us": (NOON + HOUR) * 10**6}
         window |= {"last_hour_us": (NOON + 5 * HOUR) * 10**6, "end_us": (NOON + 5 * HOUR + 1800) * 10**6}
         async with database.reading() as connection:
@@ -181,10 +183,11 @@ async def test_sums_are_deleted_with_their_interactions(database: Database) -> N
     assert [(row["hour_us"] // 10**6 - NOON) // HOUR for row in await rows(database)] == [2, 3, 4]
 
 
-async def test_sums_of_the_former_version_are_deleted_too(database: Database) -> None:
-    values = {column.name: 0 if column.type.python_type in (int, float) else "" for column in release_hours.columns}
+@pytest.mark.parametrize("table", [release_sums, release_hours], ids=lambda table: table.name)
+async def test_sums_of_former_versions_are_deleted_too(database: Database, table: sa.Table) -> None:
+    values = {column.name: 0 if column.type.python_type in (int, float) else "" for column in table.columns}
     hours = [values | {"hour_us": (NOON + hour * HOUR) * 10**6} for hour in range(5)]
     async with database.writing() as connection:
-        await connection.execute(release_hours.insert(), hours)
+        await connection.execute(table.insert(), hours)
     await retention.sweep(database, (NOON + 3 * HOUR) * 10**6, batch=2)
-    assert [row["hour_us"] // 10**6 - NOON for row in await rows(database, release_hours)] == [3 * HOUR, 4 * HOUR]
+    assert [row["hour_us"] // 10**6 - NOON for row in await rows(database, table)] == [3 * HOUR, 4 * HOUR]

@@ -1,4 +1,4 @@
-"""Sums by release with adapter, split and arm, without evaluations. It only adds: the former version works on it."""
+"""Sums by release with the adapter and without evaluations. It only adds: the former version works on it."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_KEY = ("route", "tenant", "model", "adapter", "prompt_version", "index_version", "split", "arm", "currency")
+_KEY = ("route", "tenant", "model", "adapter", "prompt_version", "index_version", "currency")
 _COUNTS = ("requests", "failed", "blocked", "cancelled", "masked", "cached", "refused")
 _TOKENS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens")
 _TIMES = ("timed", "time_to_first_token_us", "duration_us")
@@ -19,9 +19,8 @@ _SQUARES = ("time_to_first_token_seconds_squared", "duration_seconds_squared")
 
 def upgrade(op: Operations) -> None:
     """Adds columns without a default, which is instant however many rows there are, and a table."""
-    for name in ("evaluation", "adapter", "split", "arm"):
-        op.add_column("interactions", sa.Column(name, sa.Text, nullable=True))
-    op.add_column("interactions", sa.Column("arm_chosen", sa.Boolean, nullable=True))
+    op.add_column("interactions", sa.Column("evaluation", sa.Text, nullable=True))
+    op.add_column("interactions", sa.Column("adapter", sa.Text, nullable=True))
     op.create_table(
         "release_sums",
         *_columns(sa.Text, *_KEY),
@@ -35,8 +34,6 @@ def upgrade(op: Operations) -> None:
             "adapter",
             "prompt_version",
             "index_version",
-            "split",
-            "arm",
             "currency",
             name="pk_release_sums",
         ),
@@ -47,8 +44,8 @@ def upgrade(op: Operations) -> None:
 def downgrade(op: Operations) -> None:
     """Drops the columns, and the sums since."""
     op.drop_table("release_sums")
-    for name in ("arm_chosen", "arm", "split", "adapter", "evaluation"):
-        op.drop_column("interactions", name)
+    op.drop_column("interactions", "adapter")
+    op.drop_column("interactions", "evaluation")
 
 
 def _columns(kind: type[sa.types.TypeEngine[Any]], *names: str) -> list[sa.Column[Any]]:
