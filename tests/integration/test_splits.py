@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ async def test_a_split_is_added_answers_is_recorded_and_compared(platform_proces
     assert stable["requests"] + eight["requests"] == USERS + 1
     assert eight["failed_share_difference"]["low"] < 0 < eight["failed_share_difference"]["high"]
     table = await printed(process, "splits", "show", "more-passages")
+    assert re.match(r"rag, \d{4}-\d\d-\d\d \d\d:00 to \d{4}-\d\d-\d\d \d\d:00 UTC\n", table)
     assert "too few" in table
     assert "finds one by chance" in table
     code, _, err = await process.genaifactory("splits", "show", "other")

@@ -113,11 +113,11 @@ class Upstream:
             response = await channels.unary(
                 self._orchestrator.Embed, request, timeout_seconds=model.timeout_seconds + _GRACE_SECONDS
             )
+            if len(response.embeddings) != len(texts):
+                raise UpstreamFailed("The model returned a wrong number of vectors; try again.")
         except _FAILED:
             entry.used({"tokens": 0})
             raise
-        if len(response.embeddings) != len(texts):
-            raise UpstreamFailed("The model returned a wrong number of vectors; try again.")
         entry.used({"tokens": response.usage.prompt_tokens})
         return response
 

@@ -80,6 +80,14 @@ def seeing(document: dict[str, Any]) -> None:
     arm(models=["extractive"])(document)
 
 
+def blocking(document: dict[str, Any]) -> None:
+    """Adds a split whose route accepts images, and whose arm's policy blocks them."""
+    put("models.1.vision", True)(document)
+    put("policies", [*document["policies"], {"name": "open", "images": "allow"}])(document)
+    put("routes.0.policy", "open")(document)
+    arm(policy="default")(document)
+
+
 def priced(document: dict[str, Any]) -> None:
     """Adds a split whose arm has prices in two currencies."""
     for number, currency in ((0, "EUR"), (1, "USD")):
@@ -397,6 +405,10 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an arm that accepts no images": (
         seeing,
         "splits[0].arms[0].models: none accepts images, which the route 'docs' does",
+    ),
+    "an arm whose policy blocks images": (
+        blocking,
+        "splits[0].arms[0].policy: 'default' blocks images, which the route 'docs' accepts",
     ),
     "an arm with passages of a route that searches nothing": (
         put("splits", [SPLIT | {"route": "talk", "arms": [ARM | {"passages": 3}]}]),

@@ -163,6 +163,13 @@ async def test_a_prompt_that_the_platform_fails_to_answer_is_not_charged(gateway
     assert (await gateway.get("/v1/models", key=BETA)).headers["x-ratelimit-remaining-tokens"] == "3000"
 
 
+async def test_texts_for_which_a_model_returns_too_few_vectors_are_not_charged(gateway: Gateway) -> None:
+    gateway.orchestrator.embed_at_most = 1
+    embedded = await gateway.post("/v1/embeddings", {"model": "minilm", "input": ["?" * 4000] * 2}, key=BETA)
+    assert embedded.status_code == 503
+    assert (await gateway.get("/v1/models", key=BETA)).headers["x-ratelimit-remaining-tokens"] == "3000"
+
+
 @pytest.mark.parametrize("error", [ContentBlocked("no"), ContextTooLong("long"), DeadlineExceeded("slow")])
 async def test_a_prompt_that_is_refused_or_takes_too_long_is_charged(gateway: Gateway, error: FactoryError) -> None:
     gateway.orchestrator.script = [script.route(), error]

@@ -173,6 +173,17 @@ async def test_no_arm_is_answered_from_the_cache_of_another(world: World, arm: s
     assert {verdict.policy for verdict in again.verdicts} == {"strict" if arm == "strict" else "default"}
 
 
+async def test_the_stable_arm_is_not_answered_from_what_the_route_cached_before_the_split(world: World) -> None:
+    split = world.source.current
+    world.source.replace(split.model_copy(update={"splits": ()}))
+    for _ in range(2):
+        before = await world.ask()
+    assert before.done.cached
+    world.source.replace(split)
+    assert not (await world.ask()).done.cached
+    assert (await world.ask()).done.cached
+
+
 async def test_a_tester_chooses_the_arm_and_the_record_says_so(world: World) -> None:
     act_as(TESTER)
     for arm, model in (("spare", "spare"), ("stable", "small")):

@@ -152,6 +152,9 @@ class Factory(Spec):
         yield from (problem for problem in self._route_problems(path, applied) if problem not in of_route)
         if self.seeing(route) and not self.seeing(applied):
             yield f"{path}.models: none accepts images, which the route '{route.name}' does"
+        policies = self.policy(route.policy), self.policy(applied.policy)
+        if self.seeing(route) and [each.images for each in policies if each is not None] == ["allow", "block"]:
+            yield f"{path}.policy: '{applied.policy}' blocks images, which the route '{route.name}' accepts"
         if arm.passages is not None and route.task != "rag":
             yield f"{path}.passages: the route '{route.name}' searches no documents"
         for i, name in enumerate(arm.tenants):

@@ -92,6 +92,8 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         """The steps of an answer, or a function from the request to them."""
         self.embedding: Callable[[str], Sequence[float]] = lambda text: [0.6, 0.8, float(len(text))]
         """The vector of a text."""
+        self.embed_at_most = 1 << 20
+        """Texts of a request that get a vector."""
         self.embed_error: FactoryError | None = None
         self.embed_waits_for: asyncio.Event | None = None
         self.requests: list[orchestrator_pb2.AnswerRequest] = []
@@ -156,7 +158,9 @@ class FakeOrchestrator(orchestrator_pb2_grpc.OrchestratorServiceServicer):
         if self.embed_error is not None:
             raise self.embed_error
         return orchestrator_pb2.EmbedResponse(
-            embeddings=[orchestrator_pb2.Embedding(values=self.embedding(text)) for text in request.texts],
+            embeddings=[
+                orchestrator_pb2.Embedding(values=self.embedding(text)) for text in request.texts[: self.embed_at_most]
+            ],
             usage=types_pb2.TokenUsage(prompt_tokens=sum(len(text.split()) for text in request.texts)),
         )
 

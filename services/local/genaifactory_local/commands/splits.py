@@ -77,7 +77,8 @@ def show(
             }
         )
         return
-    print(f"{split.route}, {found.start_time.ToDatetime():%Y-%m-%d %H:%M} to {found.end_time.ToDatetime():%H:%M} UTC")
+    first, last = (f"{at.ToDatetime():%Y-%m-%d %H:%M}" for at in (found.start_time, found.end_time))
+    print(f"{split.route}, {first} to {last} UTC")
     than = arms.baseline(compared)
     if than is None:
         print("No request of this split is on record in this time.")

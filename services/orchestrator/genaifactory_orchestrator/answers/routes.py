@@ -107,17 +107,16 @@ def _planned(factory: specs.Factory, route: specs.Route) -> _Planned:
     plan, split = _made(factory, route), factory.split(route.name)
     if split is None:
         return _Planned(plan, None, {})
-    arms = {specs.STABLE: replace(plan, split=split.name, arm=specs.STABLE)}
-    arms |= {arm.name: _of_arm(factory, route, split, arm) for arm in split.arms}
+    arms = {specs.STABLE: _of_arm(plan, split, specs.STABLE)}
+    arms |= {arm.name: _of_arm(_made(factory, arm.applied(route)), split, arm.name) for arm in split.arms}
     return _Planned(plan, split, arms)
 
 
-def _of_arm(factory: specs.Factory, route: specs.Route, split: specs.Split, arm: specs.Arm) -> Plan:
-    made = _made(factory, arm.applied(route))
-    # An arm that changes nothing (A/A) has a cache of its own, too: answers that the route had cached before the split
-    # began would make it look faster than it is.
-    digest = hashlib.sha256(f"{made.digest}\n{split.name}\n{arm.name}".encode()).hexdigest()
-    return replace(made, digest=digest, split=split.name, arm=arm.name)
+def _of_arm(made: Plan, split: specs.Split, name: str) -> Plan:
+    # Each arm has a cache of its own, also the stable one, and one that changes nothing (A/A): answers that the route
+    # had cached before the split began would make an arm look faster than it is.
+    digest = hashlib.sha256(f"{made.digest}\n{split.name}\n{name}".encode()).hexdigest()
+    return replace(made, digest=digest, split=split.name, arm=name)
 
 
 def _chosen(planned: _Planned, arm: str) -> Plan:
