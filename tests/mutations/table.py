@@ -634,6 +634,13 @@ MUTATIONS = (
         ("gateway/test_grpc_memory.py::test_a_call_without_a_valid_key_is_refused_before_its_message_is_read",),
     ),
     Mutation(
+        "a stream of messages with a wrong key loses its error",
+        "services/common/genaifactory_common/interceptors.py",
+        "                if streaming and self._draining < _MAX_DRAINING:",
+        "                if False:",
+        ("gateway/test_grpc_memory.py::test_a_stream_of_messages_without_a_valid_key_gets_the_error",),
+    ),
+    Mutation(
         "messages over gRPC are not counted against the memory for bodies",
         "services/gateway/genaifactory_gateway/servicer.py",
         '        async with self._admit(context, "Embed") as entry:\n            entry.hold(request.ByteSize())\n',

@@ -24,6 +24,8 @@ from genaifactory_common.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 0.5
+# Calls without valid credentials whose messages are read at once; each takes the memory of one message.
+_MAX_DRAINING = 8
 _LONGEST_ID = 128
 # Served to anyone who can connect: clients check health before they call.
 _HEALTH = "/grpc.health.v1."
@@ -59,6 +61,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._authenticate = authenticate
         self._running: set[asyncio.Timeout] = set()
         self._stopping = False
+        self._draining = 0  # calls that were refused, and whose messages are read
         self.last_call_at = -math.inf
         """When the latest call arrived, on the loop's clock, without those of health and reflection."""
 
@@ -91,7 +94,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             try:
                 self._authenticate(handler_call_details.invocation_metadata or ())
             except FactoryError as error:
-                return self._refused(method, error)
+                return self._refused(method, error, streaming=handler.request_streaming)
         if handler.response_streaming:
             wrapped_stream = self._stream(method, handler.unary_stream or handler.stream_stream)
             factory = (
@@ -140,12 +143,18 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _refused(self, method: str, error: FactoryError) -> grpc.RpcMethodHandler[Any, Any]:
-        """Refuses a call without reading its messages, as only a handler of a stream of requests can."""
+    def _refused(self, method: str, error: FactoryError, *, streaming: bool) -> grpc.RpcMethodHandler[Any, Any]:
+        """Refuses a call without keeping its messages, as only a handler of a stream of requests can."""
 
         async def call(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             observed = _Observed(self._telemetry, method, context)
             try:
+                if streaming and self._draining < _MAX_DRAINING:  # others may lose the error
+                    self._draining += 1
+                    try:
+                        await _drain(requests)
+                    finally:
+                        self._draining -= 1
                 await observed.fail(error, context)
                 yield
             finally:
