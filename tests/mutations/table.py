@@ -382,15 +382,18 @@ MUTATIONS = (
     Mutation(
         "an arm answers from what another one has cached",
         "services/orchestrator/genaifactory_orchestrator/answers/routes.py",
-        "    return replace(made, digest=digest, split=split.name, arm=arm.name)\n",
-        "    return replace(made, split=split.name, arm=arm.name)\n",
-        ("orchestrator/test_splits.py::test_no_arm_is_answered_from_the_cache_of_another",),
+        "    return replace(made, digest=digest, split=split.name, arm=name)\n",
+        "    return replace(made, split=split.name, arm=name)\n",
+        (
+            "orchestrator/test_splits.py::test_no_arm_is_answered_from_the_cache_of_another",
+            "orchestrator/test_splits.py::test_the_stable_arm_is_not_answered_from_what_the_route_cached_before_the_split",
+        ),
     ),
     Mutation(
         "an arm with a policy of its own is checked by the route's",
         "services/orchestrator/genaifactory_orchestrator/answers/routes.py",
-        "    made = _made(factory, arm.applied(route))\n",
-        "    made = _made(factory, route)\n",
+        "_of_arm(_made(factory, arm.applied(route)), split, arm.name)",
+        "_of_arm(plan, split, arm.name)",
         (
             "orchestrator/test_splits.py::test_no_arm_is_answered_from_the_cache_of_another",
             "orchestrator/test_splits.py::test_an_arm_answers_with_its_models_prompt_and_passages_and_is_recorded",
@@ -629,7 +632,7 @@ MUTATIONS = (
     Mutation(
         "whoever can connect fills the gateway's memory with messages over gRPC",
         "services/common/genaifactory_common/interceptors.py",
-        "        if self._authenticate is not None:\n",
+        "        if self._gate is not None:\n",
         "        if False:\n",
         ("gateway/test_grpc_memory.py::test_a_call_without_a_valid_key_is_refused_before_its_message_is_read",),
     ),
@@ -643,9 +646,33 @@ MUTATIONS = (
     Mutation(
         "messages over gRPC are not counted against the memory for bodies",
         "services/gateway/genaifactory_gateway/servicer.py",
-        '        async with self._admit(context, "Embed") as entry:\n            entry.hold(request.ByteSize())\n',
-        '        async with self._admit(context, "Embed") as entry:\n',
-        ("gateway/test_grpc_memory.py::test_bytes_over_grpc_and_http_count_together",),
+        "                entry.hold(request.ByteSize())\n",
+        "                pass\n",
+        (
+            "gateway/test_grpc_memory.py::test_bytes_over_grpc_and_http_count_together",
+            "gateway/test_grpc_memory.py::test_messages_of_all_methods_count_against_the_memory_for_bodies",
+        ),
+    ),
+    Mutation(
+        "a message over gRPC that never ends keeps its memory",
+        "services/gateway/genaifactory_gateway/gate.py",
+        "asyncio.timeout(self._read_seconds)",
+        "asyncio.timeout(None)",
+        ("gateway/test_grpc_memory.py::test_a_message_that_never_ends_is_ended",),
+    ),
+    Mutation(
+        "one tenant's messages that never end take the places of all",
+        "services/gateway/genaifactory_gateway/gate.py",
+        "        if not self._calls.take(owner):\n",
+        '        if not self._calls.take(""):\n',
+        ("gateway/test_grpc_memory.py::test_messages_that_never_end_leave_places_to_other_tenants",),
+    ),
+    Mutation(
+        "messages over gRPC are read without a bound of their number",
+        "services/gateway/genaifactory_gateway/gate.py",
+        "max(1, admission.bodies.whole // MAX_MESSAGE_BYTES)",
+        "1 << 20",
+        ("gateway/test_grpc_memory.py::test_few_messages_are_read_at_once_and_the_others_wait",),
     ),
     Mutation(
         "the body of a request that asks for an upgrade runs as another request",
@@ -695,8 +722,8 @@ MUTATIONS = (
     Mutation(
         "removing documents over gRPC needs no permission",
         "services/gateway/genaifactory_gateway/servicer.py",
-        'self._admit(context, "DeleteDocuments") as entry:\n',
-        'self._admit(context, "GetUsage") as entry:\n',
+        'self._admit(context, "DeleteDocuments", request) as entry:\n',
+        'self._admit(context, "GetUsage", request) as entry:\n',
         ("gateway/test_documents.py::test_grpc_requires_the_permission_too",),
     ),
     Mutation(

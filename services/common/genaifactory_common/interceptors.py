@@ -9,7 +9,8 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -36,6 +37,19 @@ _REFLECTION = "/grpc.reflection."
 Metadata = Iterable[tuple[str, Any]]
 
 
+class Gate(Protocol):
+    """Admits calls of clients with credentials of their own, before a message of them is read, and so takes memory."""
+
+    def authenticate(self, metadata: Metadata) -> str:
+        """The owner of the credentials in a call's metadata. Raises FactoryError."""
+
+    def called(self, owner: str) -> contextlib.AbstractContextManager[None]:
+        """One of the owner's places for calls, until the call ends. Raises Overloaded."""
+
+    def reading(self, owner: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Bounds the number of messages that are read at once, and the time. Raises DeadlineExceeded."""
+
+
 class ServerInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of a server."""
 
@@ -46,10 +60,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         *,
         callers: frozenset[str] = frozenset(),
         default_timeout_seconds: float = 600.0,
-        authenticate: Callable[[Metadata], object] | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """verifier: None where clients call with their own credentials (the gateway). authenticate: checks these in a
-        call's metadata before any message of it is read, and so takes memory; raises FactoryError.
+        """verifier: None where clients call with their own credentials (the gateway), which `gate` checks.
 
         callers: URIs in the certificates that may call; empty: the server requires no certificates. A method whose
         contract does not declare who may call it is refused.
@@ -58,7 +71,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self._verifier = verifier
         self._callers = frozenset(uri.encode() for uri in callers)
         self._default_timeout_seconds = default_timeout_seconds
-        self._authenticate = authenticate
+        self._gate = gate
         self._running: set[asyncio.Timeout] = set()
         self._stopping = False
         self._draining = 0  # calls that were refused, and whose messages are read
@@ -90,31 +103,31 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(
                 self._reflection(method, handler.stream_stream), deserializer, handler.response_serializer
             )
-        if self._authenticate is not None:
+        admitted = None
+        if self._gate is not None:
             try:
-                self._authenticate(handler_call_details.invocation_metadata or ())
+                owner = self._gate.authenticate(handler_call_details.invocation_metadata or ())
             except FactoryError as error:
                 return self._refused(method, error, streaming=handler.request_streaming)
+            admitted = _Admitted(self._gate, owner, reads_one=not handler.request_streaming)
+        # A handler of one message begins when gRPC has it; where the message is to be bounded, the handler reads it.
+        streaming = handler.request_streaming or admitted is not None
         if handler.response_streaming:
-            wrapped_stream = self._stream(method, handler.unary_stream or handler.stream_stream)
-            factory = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
+            wrapped_stream = self._stream(method, handler.unary_stream or handler.stream_stream, admitted)
+            factory = grpc.stream_stream_rpc_method_handler if streaming else grpc.unary_stream_rpc_method_handler
             return factory(wrapped_stream, deserializer, handler.response_serializer)
-        wrapped = self._unary(method, handler.unary_unary or handler.stream_unary)
-        factory = (
-            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
-        )
+        wrapped = self._unary(method, handler.unary_unary or handler.stream_unary, admitted)
+        factory = grpc.stream_unary_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
         return factory(wrapped, deserializer, handler.response_serializer)
 
-    def _unary(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _unary(
+        self, method: str, behaviour: Callable[..., Awaitable[Any]], admitted: _Admitted | None
+    ) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             observed = _Observed(self._telemetry, method, context)
             try:
-                async with self._bounded(await self._begin(method, context)):
-                    return await behaviour(garbage.checked(request, method), context)
+                async with self._bounded(await self._begin(method, context)), _read(admitted, request) as received:
+                    return await behaviour(garbage.checked(received, method), context)
             except BaseException as error:
                 await observed.fail(self._ended(error), context)
             finally:
@@ -122,19 +135,22 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _stream(self, method: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def _stream(
+        self, method: str, behaviour: Callable[..., AsyncIterator[Any]], admitted: _Admitted | None
+    ) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             observed = _Observed(self._telemetry, method, context)
+            rest = None if admitted is not None and admitted.reads_one else request
             messages: AsyncIterator[Any] | None = None
             try:
-                async with self._bounded(await self._begin(method, context)):
-                    messages = behaviour(garbage.checked(request, method), context)
+                async with self._bounded(await self._begin(method, context)), _read(admitted, request) as received:
+                    messages = behaviour(garbage.checked(received, method), context)
                     async for message in messages:
                         yield message
-                await _drain(request)
+                await _drain(rest)
             except BaseException as error:
                 if isinstance(error, Exception):
-                    await _drain(request)
+                    await _drain(rest)
                 await observed.fail(self._ended(error), context)
             finally:
                 if isinstance(messages, AsyncGenerator):
@@ -222,6 +238,32 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             who = ", ".join(uri.decode("ascii", "replace") for uri in shown) or "A certificate without an identity"
             logger.warning("%s, at %s, is not among the callers and was refused", who, context.peer())
             raise errors.PermissionDenied(f"{who} may not call this service.")
+
+
+@dataclass(frozen=True)
+class _Admitted:
+    """A call that a gate has authenticated."""
+
+    gate: Gate
+    owner: str
+    reads_one: bool
+    """Whether the call has one message, and not a stream of them."""
+
+
+@contextlib.asynccontextmanager
+async def _read(admitted: _Admitted | None, request: Any) -> AsyncIterator[Any]:
+    """What the handler gets: the call's message or messages, within the gate's bounds. Raises Overloaded,
+    DeadlineExceeded, InvalidArgument."""
+    if admitted is None:
+        yield request
+        return
+    with admitted.gate.called(admitted.owner):
+        if admitted.reads_one:
+            async with admitted.gate.reading(admitted.owner):
+                request = await anext(aiter(request), None)
+            if request is None:
+                raise errors.InvalidArgument("The call ended before its message was complete.")
+        yield request
 
 
 class _Observed:

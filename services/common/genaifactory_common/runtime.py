@@ -24,7 +24,7 @@ from pydantic_core import ErrorDetails
 from genaifactory_common import background, settings, specs, tls, tokens
 from genaifactory_common.channels import MAX_MESSAGE_BYTES, METADATA_OPTIONS
 from genaifactory_common.errors import FactoryError, InvalidArgument
-from genaifactory_common.interceptors import Metadata, ServerInterceptor
+from genaifactory_common.interceptors import Gate, ServerInterceptor
 from genaifactory_common.space import Room, Space
 from genaifactory_common.telemetry import Telemetry, configure_logging
 
@@ -66,8 +66,8 @@ class ServiceApp:
     """Whether calls, health included, are answered while the lifespan still opens; until then it is not ready."""
     verifier: tokens.Verifier | None = None
     """Verifies callers' tokens; None only at the gateway, whose clients send credentials of their own."""
-    authenticate: Callable[[Metadata], object] | None = None
-    """Checks the credentials in a call's metadata, before a message of it is read; raises FactoryError."""
+    gate: Gate | None = None
+    """Checks the clients' credentials, and bounds what they send; None where `verifier` is not."""
     factory: specs.Source | None = None
     """The factory.yaml that it follows; `main` watches it for changes."""
     space: Space | None = None
@@ -87,7 +87,7 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
         app.verifier,
         callers=_callers(app, server_settings),
         default_timeout_seconds=server_settings.default_timeout_seconds,
-        authenticate=app.authenticate,
+        gate=app.gate,
     )
     server = grpc.aio.server(
         interceptors=[interceptor],

@@ -23,6 +23,7 @@ from genaifactory_gateway.batches.store import BatchStore
 from genaifactory_gateway.batches.worker import Worker
 from genaifactory_gateway.counts import Counts
 from genaifactory_gateway.documents import Documents
+from genaifactory_gateway.gate import GrpcGate
 from genaifactory_gateway.guardrails import Guardrails
 from genaifactory_gateway.health import Health
 from genaifactory_gateway.http.application import HttpApplication
@@ -42,7 +43,7 @@ from genaifactory_gateway.indexes import Indexes
 from genaifactory_gateway.limits import Limiter
 from genaifactory_gateway.quotas import MemoryQuotas, QuotaStore, Unlimited
 from genaifactory_gateway.records import Records
-from genaifactory_gateway.servicer import GatewayServicer, Parts, authorization
+from genaifactory_gateway.servicer import GatewayServicer, Parts
 from genaifactory_gateway.settings import Settings, Upstreams
 from genaifactory_gateway.transfers import Transfers
 from genaifactory_gateway.uploads import Uploads
@@ -112,7 +113,7 @@ def create_app(
         lifespan=lifespan,
         ready=lambda: health.ready,
         drain=server.drain,
-        authenticate=lambda metadata: admission.authenticate(authorization(metadata)),
+        gate=_gate(settings, admission),
         factory=source,
         http_address=lambda: server.address,
     )
@@ -131,8 +132,13 @@ def create_private_app(settings: Settings, source: specs.Source, to: Channels, t
         service_names=(SERVICE,),
         register=partial(_register, parts),
         lifespan=contextlib.nullcontext,
-        authenticate=lambda metadata: parts.admission.authenticate(authorization(metadata)),
+        gate=_gate(settings, parts.admission),
     )
+
+
+def _gate(settings: Settings, admission: Admission) -> GrpcGate:
+    seconds = settings.http.body_timeout_seconds
+    return GrpcGate(admission, max_calls=settings.server.max_concurrent_calls, read_seconds=seconds)
 
 
 def _parts(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import Message
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.monitor.v1 import monitor_pb2
@@ -72,8 +73,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ChatRequest, context: _Context
     ) -> AsyncIterator[gateway_pb2.ChatResponse]:
         """Answers a conversation."""
-        async with self._admit(context, "Chat") as entry:
-            entry.hold(request.ByteSize())
+        async with self._admit(context, "Chat", request) as entry:
             conversation.check(request)
             route = entry.route(request.model)
             answer = self._upstream.answer(entry, route, _answer_request(request, entry.request_id))
@@ -86,8 +86,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
 
     async def Embed(self, request: gateway_pb2.EmbedRequest, context: _Context) -> gateway_pb2.EmbedResponse:
         """Embeds texts."""
-        async with self._admit(context, "Embed") as entry:
-            entry.hold(request.ByteSize())
+        async with self._admit(context, "Embed", request) as entry:
             conversation.check_texts(request.texts, "texts")
             model = entry.embedding_model(request.model)
             response = await self._upstream.embed(entry, model, list(request.texts))
@@ -100,7 +99,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListModelsRequest, context: _Context
     ) -> gateway_pb2.ListModelsResponse:
         """Lists the routes and models that the key may use."""
-        async with self._admit(context, "ListModels") as entry:
+        async with self._admit(context, "ListModels", request) as entry:
             await entry.reserve()
             return gateway_pb2.ListModelsResponse(
                 models=[
@@ -113,14 +112,14 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.SubmitFeedbackRequest, context: _Context
     ) -> gateway_pb2.SubmitFeedbackResponse:
         """Stores a judgement of an answer."""
-        async with self._admit(context, "SubmitFeedback") as entry:
+        async with self._admit(context, "SubmitFeedback", request) as entry:
             feedback = _feedback(request)
             feedback_id, known = await self._upstream.record_feedback(entry, feedback)
             return gateway_pb2.SubmitFeedbackResponse(feedback_id=feedback_id, request_known=known)
 
     async def GetUsage(self, request: gateway_pb2.GetUsageRequest, context: _Context) -> gateway_pb2.GetUsageResponse:
         """Returns usage: the tenant's with the permission 'usage', the key's own without it."""
-        async with self._admit(context, "GetUsage") as entry:
+        async with self._admit(context, "GetUsage", request) as entry:
             start = request.start_time if request.HasField("start_time") else None
             end = request.end_time if request.HasField("end_time") else None
             rows = await self._upstream.usage(entry, start, end)
@@ -130,21 +129,21 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListDocumentsRequest, context: _Context
     ) -> gateway_pb2.ListDocumentsResponse:
         """Lists the tenant's documents."""
-        async with self._admit(context, "ListDocuments") as entry:
+        async with self._admit(context, "ListDocuments", request) as entry:
             return await self._documents.list(entry, request)
 
     async def GetDocument(
         self, request: gateway_pb2.GetDocumentRequest, context: _Context
     ) -> gateway_pb2.GetDocumentResponse:
         """Shows a document."""
-        async with self._admit(context, "GetDocument") as entry:
+        async with self._admit(context, "GetDocument", request) as entry:
             return await self._documents.get(entry, request)
 
     async def DeleteDocuments(
         self, request: gateway_pb2.DeleteDocumentsRequest, context: _Context
     ) -> gateway_pb2.DeleteDocumentsResponse:
         """Removes documents."""
-        async with self._admit(context, "DeleteDocuments") as entry:
+        async with self._admit(context, "DeleteDocuments", request) as entry:
             return await self._documents.delete(entry, request)
 
     async def Ingest(
@@ -166,7 +165,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.ListIndexesRequest, context: _Context
     ) -> gateway_pb2.ListIndexesResponse:
         """Lists index versions."""
-        async with self._admit(context, "ListIndexes") as entry:
+        async with self._admit(context, "ListIndexes", request) as entry:
             return await self._indexes.call(entry, request, gateway_pb2.ListIndexesResponse)
 
     async def BuildIndex(
@@ -174,7 +173,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.BuildIndexResponse]:
         """Builds an index version."""
         async with (
-            self._admit(context, "BuildIndex") as entry,
+            self._admit(context, "BuildIndex", request) as entry,
             aclosing(self._indexes.build(entry, request)) as steps,
         ):
             async for step in steps:
@@ -184,21 +183,21 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.SwapIndexRequest, context: _Context
     ) -> gateway_pb2.SwapIndexResponse:
         """Makes an index version the active one."""
-        async with self._admit(context, "SwapIndex") as entry:
+        async with self._admit(context, "SwapIndex", request) as entry:
             return await self._indexes.call(entry, request, gateway_pb2.SwapIndexResponse)
 
     async def DropIndex(
         self, request: gateway_pb2.DropIndexRequest, context: _Context
     ) -> gateway_pb2.DropIndexResponse:
         """Deletes an index version that does not serve."""
-        async with self._admit(context, "DropIndex") as entry:
+        async with self._admit(context, "DropIndex", request) as entry:
             return await self._indexes.call(entry, request, gateway_pb2.DropIndexResponse)
 
     async def QueryInteractions(
         self, request: gateway_pb2.QueryInteractionsRequest, context: _Context
     ) -> gateway_pb2.QueryInteractionsResponse:
         """Lists the tenant's interactions."""
-        async with self._admit(context, "QueryInteractions") as entry:
+        async with self._admit(context, "QueryInteractions", request) as entry:
             return await self._records.query(entry, request)
 
     async def ExportInteractions(
@@ -206,7 +205,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     ) -> AsyncIterator[gateway_pb2.ExportInteractionsResponse]:
         """Streams the tenant's interactions as JSON."""
         async with (
-            self._admit(context, "ExportInteractions") as entry,
+            self._admit(context, "ExportInteractions", request) as entry,
             aclosing(self._records.export(entry, request.filter)) as pieces,
         ):
             async for piece in pieces:
@@ -216,36 +215,35 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.RecordDriftReportRequest, context: _Context
     ) -> gateway_pb2.RecordDriftReportResponse:
         """Stores a verdict on the tenant's interactions."""
-        async with self._admit(context, "RecordDriftReport") as entry:
+        async with self._admit(context, "RecordDriftReport", request) as entry:
             return await self._records.record_drift(entry, request)
 
     async def GetDriftReport(
         self, request: gateway_pb2.GetDriftReportRequest, context: _Context
     ) -> gateway_pb2.GetDriftReportResponse:
         """Returns verdicts on the tenant's interactions."""
-        async with self._admit(context, "GetDriftReport") as entry:
+        async with self._admit(context, "GetDriftReport", request) as entry:
             return await self._records.drift(entry, request)
 
     async def GetReleaseStats(
         self, request: gateway_pb2.GetReleaseStatsRequest, context: _Context
     ) -> gateway_pb2.GetReleaseStatsResponse:
         """Returns what each release of a route did."""
-        async with self._admit(context, "GetReleaseStats") as entry:
+        async with self._admit(context, "GetReleaseStats", request) as entry:
             return await self._records.release_stats(entry, request)
 
     async def CheckTexts(
         self, request: gateway_pb2.CheckTextsRequest, context: _Context
     ) -> gateway_pb2.CheckTextsResponse:
         """Checks texts by a policy."""
-        async with self._admit(context, "CheckTexts") as entry:
-            entry.hold(request.ByteSize())
+        async with self._admit(context, "CheckTexts", request) as entry:
             return await self._guardrails.check(entry, request)
 
     async def DeleteConversation(
         self, request: gateway_pb2.DeleteConversationRequest, context: _Context
     ) -> gateway_pb2.DeleteConversationResponse:
         """Deletes a conversation of the caller."""
-        async with self._admit(context, "DeleteConversation") as entry:
+        async with self._admit(context, "DeleteConversation", request) as entry:
             existed = await self._upstream.delete_conversation(entry, request.conversation_id)
             return gateway_pb2.DeleteConversationResponse(existed=existed)
 
@@ -253,40 +251,45 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         self, request: gateway_pb2.CountDocumentsRequest, context: _Context
     ) -> gateway_pb2.CountDocumentsResponse:
         """Counts documents of all tenants."""
-        async with self._admit(context, "CountDocuments") as entry:
+        async with self._admit(context, "CountDocuments", request) as entry:
             return await self._counts.documents(entry)
 
     async def CountConversations(
         self, request: gateway_pb2.CountConversationsRequest, context: _Context
     ) -> gateway_pb2.CountConversationsResponse:
         """Counts conversations of all tenants."""
-        async with self._admit(context, "CountConversations") as entry:
+        async with self._admit(context, "CountConversations", request) as entry:
             return await self._counts.conversations(entry)
 
     async def CountRequests(
         self, request: gateway_pb2.CountRequestsRequest, context: _Context
     ) -> gateway_pb2.CountRequestsResponse:
         """Counts recorded requests of all tenants."""
-        async with self._admit(context, "CountRequests") as entry:
+        async with self._admit(context, "CountRequests", request) as entry:
             return await self._counts.requests(entry)
 
     async def LoadAdapter(
         self, request: gateway_pb2.LoadAdapterRequest, context: _Context
     ) -> gateway_pb2.LoadAdapterResponse:
         """Loads an adapter on every replica of the model server."""
-        async with self._admit(context, "LoadAdapter") as entry:
+        async with self._admit(context, "LoadAdapter", request) as entry:
             return await self._adapters.load(entry, request)
 
     async def UnloadAdapter(
         self, request: gateway_pb2.UnloadAdapterRequest, context: _Context
     ) -> gateway_pb2.UnloadAdapterResponse:
         """Unloads an adapter from every replica of the model server."""
-        async with self._admit(context, "UnloadAdapter") as entry:
+        async with self._admit(context, "UnloadAdapter", request) as entry:
             return await self._adapters.unload(entry, request)
 
-    def _admit(self, context: _Context, rpc: str) -> AbstractAsyncContextManager[Entry]:
-        """Admits a gRPC call, with a new request id."""
-        return self._admission.admit(authorization(context.invocation_metadata() or ()), rpc, f"req-{uuid.uuid4().hex}")
+    @asynccontextmanager
+    async def _admit(self, context: _Context, rpc: str, request: Message | None = None) -> AsyncIterator[Entry]:
+        """Admits a gRPC call, with a new request id; a message counts against the memory for bodies."""
+        key = authorization(context.invocation_metadata() or ())
+        async with self._admission.admit(key, rpc, f"req-{uuid.uuid4().hex}") as entry:
+            if request is not None:
+                entry.hold(request.ByteSize())
+            yield entry
 
 
 def authorization(metadata: Metadata) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 from collections import Counter
+from collections.abc import AsyncIterator
 
 # The rest is left to the other owners.
 _MOST_OF_ONE = 0.75
@@ -34,3 +37,41 @@ class Shares:
         self._used[owner] -= amount
         if not self._used[owner]:
             del self._used[owner]
+
+
+class Waiting:
+    """Places of `Shares` for which owners wait, in the order in which they came."""
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self._waiting: dict[asyncio.Future[None], str] = {}
+
+    @contextlib.asynccontextmanager
+    async def place(self, owner: str) -> AsyncIterator[None]:
+        """One place, inside the block."""
+        if not self._shares.take(owner):  # then none who waits could have one either
+            await self._given(owner)
+        try:
+            yield
+        finally:
+            self._give_back(owner)
+
+    async def _given(self, owner: str) -> None:
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[given] = owner
+        try:
+            await given
+        except asyncio.CancelledError:
+            if not given.cancelled():  # it was given in the same turn of the loop
+                self._give_back(owner)
+            raise
+        finally:
+            self._waiting.pop(given, None)
+
+    def _give_back(self, owner: str) -> None:
+        self._shares.give_back(owner)
+        for given, waiting in list(self._waiting.items()):
+            if not given.done() and self._shares.take(waiting):
+                given.set_result(None)
+            if self._shares.used == self._shares.whole:
+                return

@@ -158,6 +158,7 @@ async def _started(
     http: Http | None = None,
     max_concurrent_requests: int = 512,
     max_body_bytes_at_once: int = 64 << 20,
+    max_concurrent_calls: int = 1024,
     telemetry: Telemetry | None = None,
     drain_seconds: float = 1.0,
     orchestrator_down: bool = False,
@@ -167,7 +168,7 @@ async def _started(
     settings = Settings(
         context_private_key=SecretStr(base64.b64encode(testing.SIGNER.private_key).decode()),
         http=(http or Http()).model_copy(update={"address": "127.0.0.1:0"}),
-        server=common_settings.Server(drain_seconds=drain_seconds),
+        server=common_settings.Server(drain_seconds=drain_seconds, max_concurrent_calls=max_concurrent_calls),
         max_concurrent_requests=max_concurrent_requests,
         max_body_bytes_at_once=max_body_bytes_at_once,
         transfers=transfers or Transfers(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -63,6 +64,68 @@ async def _document() -> AsyncIterator[gateway_pb2.IngestRequest]:
     yield gateway_pb2.IngestRequest(open=gateway_pb2.IngestOpen())
     for _ in range(5):
         yield gateway_pb2.IngestRequest(data=b"?" * (1 << 20))
+
+
+def _silent(gateway: Gateway, method: str, key: str = USER) -> Any:
+    """A call that sends no message."""
+    call: Any = gateway.channel.stream_stream(f"/{SERVICE}/{method}")
+    return call(metadata=[("authorization", f"Bearer {key}")], timeout=20)
+
+
+async def _embed(gateway: Gateway, key: str) -> gateway_pb2.EmbedResponse:
+    stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+    request = gateway_pb2.EmbedRequest(model="minilm", texts=["?"])
+    return await stub.Embed(request, metadata=[("authorization", f"Bearer {key}")], timeout=20)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "Ingest"])
+async def test_a_message_that_never_ends_is_ended(start: Start, method: str) -> None:
+    async with start(http=Http(body_timeout_seconds=0.2)) as gateway:
+        assert await _silent(gateway, method).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_call_that_ends_without_a_message_is_refused(gateway: Gateway) -> None:
+    call = _silent(gateway, "Embed")
+    await call.done_writing()
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_messages_that_never_end_leave_places_to_other_tenants(start: Start) -> None:
+    async with start(max_concurrent_calls=8) as gateway:
+        calls = [_silent(gateway, "Embed") for _ in range(8)]
+        codes = [asyncio.create_task(call.code()) for call in calls]
+        done, waiting = await asyncio.wait(codes, timeout=1.0)
+        assert {code.result() for code in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert len(waiting) == 6
+        assert (await _embed(gateway, BETA)).embeddings
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(codes)
+        async with asyncio.timeout(20):
+            while True:  # the gateway learns it in time
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    assert (await _embed(gateway, USER)).embeddings
+                    return
+
+
+async def test_few_messages_are_read_at_once_and_the_others_wait(start: Start) -> None:
+    async with start(max_body_bytes_at_once=32 << 20, http=Http(body_timeout_seconds=1.5)) as gateway:
+        silent = [_silent(gateway, "Embed") for _ in range(2)]  # the places of the tenant
+        await asyncio.sleep(0.5)
+        waits = asyncio.create_task(_embed(gateway, USER))
+        await asyncio.sleep(0.5)
+        assert not waits.done()
+        assert (await waits).embeddings
+        assert {await call.code() for call in silent} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+async def test_messages_of_all_methods_count_against_the_memory_for_bodies(start: Start) -> None:
+    async with start(max_body_bytes_at_once=16 << 20) as gateway:
+        stub = gateway_pb2_grpc.GatewayServiceStub(gateway.channel)
+        request = gateway_pb2.SubmitFeedbackRequest(comment="?" * (13 << 20))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.SubmitFeedback(request, metadata=[("authorization", f"Bearer {USER}")])
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_bytes_over_grpc_and_http_count_together(start: Start) -> None:
