@@ -152,7 +152,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
         """Stores documents."""
         async with self._admit(context, "Ingest") as entry:
             requests = aiter(request_iterator)
-            opened = await self._uploads.opened(requests)
+            opened = await self._uploads.opened(entry, requests)
 
             async def accepted() -> None:
                 await context.send_initial_metadata(())

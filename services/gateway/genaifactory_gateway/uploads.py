@@ -26,11 +26,13 @@ class Uploads:
         self._retriever = retriever_pb2_grpc.RetrieverServiceStub(retriever)
         self._transfers = transfers
 
-    async def opened(self, requests: AsyncIterator[gateway_pb2.IngestRequest]) -> gateway_pb2.IngestOpen:
-        """The first message of an upload. Raises InvalidArgument, DeadlineExceeded when it does not arrive."""
+    async def opened(self, entry: Entry, requests: AsyncIterator[gateway_pb2.IngestRequest]) -> gateway_pb2.IngestOpen:
+        """The first message of an upload, which takes memory before it is complete. Raises InvalidArgument,
+        DeadlineExceeded when it does not arrive, Overloaded when as many uploads run as may."""
         try:
-            async with asyncio.timeout(self._transfers.settings.idle_seconds):
-                request = await anext(requests, None)
+            with self._transfers.one(entry.holder.tenant.name):
+                async with asyncio.timeout(self._transfers.settings.idle_seconds):
+                    request = await anext(requests, None)
         except TimeoutError:
             raise _idle(self._transfers.settings.idle_seconds) from None
         if request is None or request.WhichOneof("part") != "open":

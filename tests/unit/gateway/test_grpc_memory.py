@@ -14,8 +14,8 @@ import pytest
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
 from genaifactory_gateway.admission import SERVICE
-from genaifactory_gateway.settings import Http
-from tests.unit.gateway.conftest import BETA, USER, Gateway, Start
+from genaifactory_gateway.settings import Http, Transfers
+from tests.unit.gateway.conftest import BETA, EDITOR, USER, Gateway, Start
 
 METHODS = [method.name for method in gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].methods]
 UNKNOWN, BASIC = (("authorization", "Bearer sk-unknown"),), (("authorization", "Basic x"),)
@@ -82,6 +82,18 @@ async def _embed(gateway: Gateway, key: str) -> gateway_pb2.EmbedResponse:
 async def test_a_message_that_never_ends_is_ended(start: Start, method: str) -> None:
     async with start(http=Http(body_timeout_seconds=0.2)) as gateway:
         assert await _silent(gateway, method).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_uploads_whose_first_message_never_ends_are_few(start: Start) -> None:
+    async with start(transfers=Transfers(max_concurrent_per_tenant=2)) as gateway:
+        calls = [_silent(gateway, "Ingest", EDITOR) for _ in range(5)]
+        codes = [asyncio.create_task(call.code()) for call in calls]
+        done, waiting = await asyncio.wait(codes, timeout=2.0)
+        assert {code.result() for code in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert len(waiting) == 2
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(codes)
 
 
 async def test_a_call_that_ends_without_a_message_is_refused(gateway: Gateway) -> None:
