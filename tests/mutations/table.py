@@ -668,6 +668,13 @@ MUTATIONS = (
         ("gateway/test_grpc_memory.py::test_messages_that_never_end_leave_places_to_other_tenants",),
     ),
     Mutation(
+        "gRPC accepts whole messages of calls that nobody reads yet",
+        "services/common/genaifactory_common/runtime.py",
+        '("grpc.http2.bdp_probe", 0),',
+        '("grpc.http2.bdp_probe", 1),',
+        ("gateway/test_grpc_memory.py::test_the_gateway_accepts_few_of_many_long_messages_that_never_end",),
+    ),
+    Mutation(
         "messages over gRPC are read without a bound of their number",
         "services/gateway/genaifactory_gateway/gate.py",
         "max(1, admission.bodies.whole // MAX_MESSAGE_BYTES)",

@@ -96,6 +96,8 @@ async def running(app: ServiceApp, server_settings: settings.Server) -> AsyncIte
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             *METADATA_OPTIONS,
+            # Else gRPC accepts, on a fast connection, whole messages of calls that no handler reads yet.
+            *((("grpc.http2.bdp_probe", 0),) if app.gate is not None else ()),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.max_connection_age_ms", int(server_settings.max_connection_age_seconds * 1000)),

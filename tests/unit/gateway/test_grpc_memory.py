@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from genaifactory.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from genaifactory.types.v1 import types_pb2
@@ -18,6 +22,10 @@ from genaifactory_gateway.settings import Http, Transfers
 from tests.unit.gateway.conftest import BETA, EDITOR, USER, Gateway, Start
 
 METHODS = [method.name for method in gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].methods]
+_HEADERS = [
+    *((":method", "POST"), (":scheme", "http"), (":authority", "x"), ("te", "trailers")),
+    *(("content-type", "application/grpc"), ("authorization", f"Bearer {USER}")),
+]
 UNKNOWN, BASIC = (("authorization", "Bearer sk-unknown"),), (("authorization", "Basic x"),)
 
 
@@ -82,6 +90,49 @@ async def _embed(gateway: Gateway, key: str) -> gateway_pb2.EmbedResponse:
 async def test_a_message_that_never_ends_is_ended(start: Start, method: str) -> None:
     async with start(http=Http(body_timeout_seconds=0.2)) as gateway:
         assert await _silent(gateway, method).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the sockets of this test's gateway alone."""
+    with tempfile.TemporaryDirectory(prefix="gf-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+async def test_the_gateway_accepts_few_of_many_long_messages_that_never_end(start: Start, sockets: Path) -> None:
+    """20 calls on one connection, each with a message of 15 MiB that lacks its last bytes."""
+    async with start(max_body_bytes_at_once=32 << 20) as gateway:
+        (socket,) = await asyncio.to_thread(lambda: list(sockets.glob("gf-*/gateway.sock")))
+        accepted = await _accepted(str(socket), calls=20)
+        assert 0 < accepted < (32 << 20) + 20 * (128 << 10)
+        assert (await _embed(gateway, USER)).embeddings
+
+
+async def _accepted(socket: str, *, calls: int) -> int:
+    """How many bytes of incomplete messages the gateway accepts until it accepts no more for four seconds."""
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        connection = H2Connection(H2Configuration(client_side=True))
+        connection.initiate_connection()
+        left = dict.fromkeys(range(1, 40, 2), (15 << 20) - 1000)
+        for number in left:
+            connection.send_headers(number, [(":path", f"/{SERVICE}/Embed"), *_HEADERS])
+            connection.send_data(number, b"\0" + (15 << 20).to_bytes(4, "big"))
+        with contextlib.suppress(TimeoutError):
+            while True:
+                for number, bytes_ in left.items():
+                    window = connection.local_flow_control_window(number)
+                    if size := min(window, connection.max_outbound_frame_size, bytes_):
+                        connection.send_data(number, b"?" * size)
+                        left[number] -= size
+                writer.write(connection.data_to_send())
+                await writer.drain()
+                async with asyncio.timeout(4):  # it accepts no more
+                    connection.receive_data(await reader.read(1 << 16))
+        return sum((15 << 20) - 1000 - bytes_ for bytes_ in left.values())
+    finally:
+        writer.close()
 
 
 async def test_uploads_whose_first_message_never_ends_are_few(start: Start) -> None:
