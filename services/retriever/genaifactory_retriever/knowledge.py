@@ -345,12 +345,13 @@ class KnowledgeBase:
                 await self._retire(spare, {index.id: "dropped" for index in spare})
                 index = await versions.create(spec, embedder, self._library, self._vectors, idempotency_key)
                 self._embedders[index.id] = embedder
-                current = self.snapshots.current
-                revisions = await self._library.run(self._library.indexed_revisions, self.name)
-                total = await self._library.run(self._library.all_passages, current.active.id)
-                # From here on writes go into the new version too; documents stored before are copied below.
-                await self.snapshots.publish(replace(current, indexes=(index, *current.indexes)))
             try:
+                async with self._writing:
+                    current = self.snapshots.current
+                    revisions = await self._library.run(self._library.indexed_revisions, self.name)
+                    total = await self._library.run(self._library.all_passages, current.active.id)
+                    # From here on writes go into the new version too; documents stored before are copied below.
+                    await self.snapshots.publish(replace(current, indexes=(index, *current.indexes)))
                 yield Progress(index.version, 0, total, "building")
                 done = 0
                 for begin in range(0, len(revisions), _BUILD_BATCH):

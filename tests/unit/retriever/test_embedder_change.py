@@ -16,7 +16,7 @@ from genaifactory_common.errors import FactoryError, OutOfSpace, Unavailable
 from genaifactory_common.minilm import MiniLM
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever.encoding import Encoder
-from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
+from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase, Progress
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.vectors.edge import EdgeVectors
 from genaifactory_retriever.vectors.protocol import Point
@@ -216,6 +216,35 @@ async def test_a_build_on_a_full_disk_leaves_the_old_version_and_the_next_one_su
         assert len(encoder.embedders._loaded) == 1  # the other one does not stay in memory
         last = [step async for step in base.build(after, "")][-1]
         assert (last.version, last.state) == ("v3", "ready")
+    finally:
+        await vectors.close()
+        await asyncio.to_thread(library.close)
+
+
+async def test_a_build_that_is_cancelled_while_a_search_runs_can_be_started_again_with_its_key(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    spec = specs.KnowledgeBase(name="docs")
+    library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
+    vectors = await asyncio.to_thread(EdgeVectors, tmp_path / "vectors", search_threads=1)
+    base = await KnowledgeBase.open(spec, library, vectors, encoder)
+
+    async def build() -> list[Progress]:
+        return [step async for step in base.build(spec, "key")]
+
+    try:
+        await base.write([EncodedDocument(document(number, 1), {}) for number in range(5)])
+        with base.snapshots.hold():  # by a search, which the build waits for
+            building = asyncio.create_task(build())
+            async with asyncio.timeout(20):
+                while len(base.snapshots.current.indexes) < 2:  # noqa: ASYNC110  # it has no public event
+                    await asyncio.sleep(0.01)
+            building.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await building
+        assert [index.version for index in base.snapshots.current.indexes] == ["v1"]
+        assert (await build())[-1].state == "ready"
     finally:
         await vectors.close()
         await asyncio.to_thread(library.close)
