@@ -43,21 +43,26 @@ async def build(
     """The last message of a build, whose state is READY or FAILED; of a version that serves by now, ACTIVE or PREVIOUS.
 
     folder: keeps the build's key, so that an attempt after this one gets the same version. report: gets the number of
-    passages. Waits while the platform is away, and for another build two minutes at a time. Raises FactoryError.
+    passages. Waits while the platform is away or the build gets no further, within the platform's patience, and for
+    another build two minutes at a time. Raises FactoryError.
     """
     patience = platform.patience()
     clock = asyncio.get_running_loop().time
+    best = -1  # passages of the best attempt
     until: float | None = None  # when to wait no longer for another build; None while there is none
 
     def moved(passages: int) -> None:
-        nonlocal until
+        nonlocal best, until
+        if passages > best:  # an attempt that gets no further than those before it is no success
+            best = passages
+            patience.succeeded()
         until = None
         report(passages)
 
     while True:
         key = await asyncio.to_thread(_key, folder)
         try:
-            return await _followed(platform.build_index(knowledge_base, key), patience, moved)
+            return await _followed(platform.build_index(knowledge_base, key), moved)
         except Conflict as error:
             if error.field == "idempotency_key" and not await _is_building(platform, knowledge_base):
                 await asyncio.to_thread((folder / _KEY).unlink, missing_ok=True)  # dropped since, as another build does
@@ -78,12 +83,11 @@ async def _is_building(platform: Platform, knowledge_base: str) -> bool:
 
 
 async def _followed(
-    steps: AsyncGenerator[gateway_pb2.BuildIndexResponse, None], patience: Patience, report: Callable[[int], None]
+    steps: AsyncGenerator[gateway_pb2.BuildIndexResponse, None], report: Callable[[int], None]
 ) -> gateway_pb2.BuildIndexResponse:
     last = gateway_pb2.BuildIndexResponse()
     async with aclosing(steps):
         async for last in steps:
-            patience.succeeded()
             report(last.passages_done)
     return last
 

@@ -99,3 +99,26 @@ async def test_another_build_that_does_not_end_is_an_error(tmp_path: Path) -> No
     with pytest.raises(Conflict, match="Another build"):
         await building.build(platform, "documents", tmp_path, lambda done, note="": None)
     assert time.monotonic() - begun >= LEFT_SECONDS
+
+
+async def test_a_build_that_gets_no_further_than_the_attempts_before_it_ends(tmp_path: Path) -> None:
+    class Failing(Scripted):
+        attempts = 0
+
+        async def build_index(
+            self, knowledge_base: str, key: str
+        ) -> AsyncGenerator[gateway_pb2.BuildIndexResponse, None]:
+            """See Platform."""
+            self.attempts += 1
+            yield STEP
+            raise AWAY
+
+        def patience(self) -> Patience:
+            """See Platform."""
+            return Patience(0.5)
+
+    platform = Failing()
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable, match="nobody"):
+            await building.build(platform, "documents", tmp_path, lambda done, note="": None)
+    assert platform.attempts > 1

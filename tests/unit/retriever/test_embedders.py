@@ -16,7 +16,7 @@ import pytest
 
 from genaifactory_common import specs
 from genaifactory_common.backoff import Backoff
-from genaifactory_common.errors import Unavailable
+from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_retriever.embedders import onnx, openai
 from genaifactory_retriever.embedders.registry import Embedders
 
@@ -148,7 +148,8 @@ class Api:
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     """Status and body of the next answers; without any, a vector for each text."""
     seconds: float = 0.0
-    """Between two bytes of an answer."""
+    """Between two bytes of an answer, and between two of its headers."""
+    headers: dict[str, str] = field(default_factory=dict)
     redirects_to: str = ""
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -180,6 +181,10 @@ def api() -> Iterator[Api]:
             if found.redirects_to:
                 self.send_header("location", found.redirects_to)
             self.send_header("content-length", str(len(data)))
+            for name, value in found.headers.items():
+                time.sleep(found.seconds)
+                self.send_header(name, value)
+                self.flush_headers()
             self.end_headers()
             step = 1 if found.seconds else max(1, len(data))
             for begin in range(0, len(data), step):
@@ -232,11 +237,30 @@ def test_passages_are_asked_for_again_after_a_failure_that_may_pass_and_question
     assert len(api.asked) == 4
 
 
+def test_the_wait_that_an_api_asks_for_is_kept_and_a_long_one_is_left_to_the_caller(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    api.headers = {"retry-after": "7"}
+    api.answers = [(429, b"")]
+    api.embedder().embed_passages(["a"])
+    assert 7.0 in waits
+    api.headers = {"retry-after": "90"}
+    api.answers = [(429, b"")]
+    with pytest.raises(Unavailable) as raised:
+        api.embedder().embed_passages(["a"])
+    assert raised.value.retry_after_seconds == 90
+    assert len(api.asked) == 3
+
+
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [
         (401, b"", "HTTP 401; check its URL, model and key"),
         (302, b"", "HTTP 302"),
+        (400, b"", "HTTP 400"),
+        (404, b"", "HTTP 404"),
         (200, b"no json", "holds no vector for each text"),
         (200, b'{"data": [{"index": 1, "embedding": [1, 2, 3]}]}', "holds no vector for each text"),
         (200, b'{"data": [{"index": 0, "embedding": "AAAA"}]}', "holds no vector for each text"),
@@ -249,14 +273,19 @@ def test_passages_are_asked_for_again_after_a_failure_that_may_pass_and_question
 def test_an_answer_without_usable_vectors_is_refused_and_not_asked_for_again(
     api: Api, status: int, body: bytes, message: str
 ) -> None:
-    api.answers = [(status, body)]
-    with pytest.raises(Unavailable, match=message):
+    api.answers = [(status, body)] * 2
+    with pytest.raises(InvalidArgument, match=message) as raised:
         api.embedder().embed_passages(["a"])
+    assert raised.value.field == "embedder"
     assert len(api.asked) == 1
+    with pytest.raises(Unavailable, match=message):  # who asks has made no mistake
+        api.embedder().embed_query("a")
 
 
-def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(api: Api) -> None:
+@pytest.mark.parametrize("headers", [{}, {f"x-{i}": "a" for i in range(60)}])
+def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(api: Api, headers: dict[str, str]) -> None:
     api.seconds = 0.05
+    api.headers = headers
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="does not answer in time"):
         api.embedder(timeout_seconds=0.2).embed_query("a")
@@ -277,8 +306,12 @@ def test_an_api_that_cannot_be_reached_or_has_no_key_is_named(api: Api, monkeypa
     with pytest.raises(Unavailable, match="'small' cannot be used: it cannot be reached"):
         api.embedder(base_url="http://127.0.0.1:9/v1").embed_query("a")
     monkeypatch.delenv("EMBEDDING_KEY", raising=False)
+    embedder = api.embedder(api_key_env="EMBEDDING_KEY")
+    with pytest.raises(InvalidArgument, match="EMBEDDING_KEY holds no usable key"):
+        embedder.embed_passages(["a"])
     with pytest.raises(Unavailable, match="EMBEDDING_KEY holds no usable key"):
-        api.embedder(api_key_env="EMBEDDING_KEY")
+        embedder.embed_query("a")
+    assert api.asked == []
 
 
 def test_the_digest_of_an_api_changes_with_the_model_and_not_with_its_place(api: Api) -> None:

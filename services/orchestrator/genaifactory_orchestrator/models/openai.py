@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from genaifactory_common import conversation, settings, specs, telemetry
+from genaifactory_common import conversation, retry_after, settings, specs, telemetry
 from genaifactory_common.errors import InvalidArgument
 from genaifactory_orchestrator.models import openai_errors, openai_format, sse
 from genaifactory_orchestrator.models.backend import Embeddings, Failure, Piece, Prompt, Remedy, Usage
@@ -109,7 +109,7 @@ class OpenAIBackend:
         response = await self._http.send(request, stream=True)
         try:
             if response.status_code != 200:
-                wait = openai_errors.retry_after_seconds(response.headers, time.time())
+                wait = retry_after.seconds(response.headers, time.time())
                 refused = _json_or_none(await _read(response, MAX_ERROR_BYTES))
                 raise openai_errors.refusal(self._name, response.status_code, refused, wait)
             if not response.headers.get("content-type", "").lower().startswith(content_type):

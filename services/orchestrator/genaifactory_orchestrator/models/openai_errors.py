@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -114,21 +111,6 @@ def stream_error(model: str, body: Any) -> Failure:
     return refusal(model, status, body)
 
 
-def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """The wait of Retry-After, given in seconds or as an HTTP date; None if it is invalid. now: seconds since 1970."""
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * scale
-        except ValueError:
-            seconds = _seconds_until(value, now)
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    return None
-
-
 def _request_failure(model: str, status: int, details: dict[str, Any]) -> Failure:
     message = details.get("message")
     if details.get("code") in _TOO_LONG_CODES or (isinstance(message, str) and _TOO_LONG_WORDS.search(message)):
@@ -157,13 +139,3 @@ def _broken(model: str, what: str, reason: Reason | None = None) -> Failure:
 def _identifier(value: Any) -> str | None:
     # An upstream's texts may hold anything; only a parameter's name or a code is passed on.
     return value if isinstance(value, str) and _IDENTIFIER.fullmatch(value) else None
-
-
-def _seconds_until(http_date: str, now: float) -> float:
-    try:
-        date = parsedate_to_datetime(http_date)
-    except ValueError:
-        return math.nan
-    if date.tzinfo is None:  # "-0000" and asctime dates: HTTP's are always UTC
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, date.timestamp() - now)

@@ -30,7 +30,10 @@ class Embedder(Protocol):
         ...
 
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
-        """Vectors of unit length in the order of the texts, at most texts_at_once. Raises Unavailable."""
+        """Vectors of unit length in the order of the texts, at most texts_at_once.
+
+        Raises Unavailable, and InvalidArgument (field `embedder`) for a failure that does not pass, as a wrong key.
+        """
         ...
 
     def embed_query(self, text: str) -> list[float]:
