@@ -11,17 +11,18 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from genaifactory_common import background, specs
 from genaifactory_common.errors import Conflict, FactoryError, OutOfSpace, Unavailable
-from genaifactory_retriever import catalogue, versions
+from genaifactory_retriever import catalogue, duplicates, versions
 from genaifactory_retriever.embedders.protocol import Embedder
 from genaifactory_retriever.encoding import Encoded, Encoder, Encoding
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
 from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, Put, State, StoredDocument
 from genaifactory_retriever.vectors.protocol import Point, Vectors
-from genaifactory_retriever.versions import index_name
+from genaifactory_retriever.versions import Progress, index_name
 
 _Key = tuple[str, str, Encoding]
 """Tenant, document id and encoding."""
@@ -32,19 +33,6 @@ _PASSAGE_BYTES = 8192
 """Of one passage on disk, with its vectors, payload and log."""
 _BUILD_BATCH = 16
 """Documents that a build adds in one commit."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a build."""
-
-    version: str
-    passages_done: int
-    passages_total: int
-    """Of the active version; the new one may have another number."""
-    state: State
-    problem: str = ""
-    """Why the check failed."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +79,8 @@ class KnowledgeBase:
         self._embedders = embedders
         self._writing = asyncio.Lock()
         self._building = False
+        # Whether duplicates may be left without passages; a process before this one may have left some.
+        self._unpromoted = True
         self.snapshots = snapshots
 
     @classmethod
@@ -235,7 +225,7 @@ class KnowledgeBase:
 
         encoded: missing entries are added.
         """
-        puts = [*puts, *await self._promoted(puts, removed)]
+        puts = [*puts, *await self._promoted(puts, removed, encoded)]
         if not puts and not removed:
             return
         indexes = self.snapshots.current.indexes
@@ -272,23 +262,25 @@ class KnowledgeBase:
         return encoded[key]
 
     async def _promoted(
-        self, puts: list[tuple[StoredDocument, bool]], removed: list[tuple[str, str]]
+        self, puts: list[tuple[StoredDocument, bool]], removed: list[tuple[str, str]], encoded: dict[_Key, Encoded]
     ) -> list[tuple[StoredDocument, bool]]:
-        """Duplicates that get passages, since the document with the same content is removed or changed."""
-        changing = {*removed, *((document.tenant, document.document_id) for document, _ in puts)}
-        staying = {(document.tenant, document.content_hash) for document, indexed in puts if indexed}
-        promoted = []
-        for tenant, document_id in sorted(changing):
-            known = await self._known(tenant, document_id)
-            if known is None or not known.indexed or (tenant, known.content_hash) in staying:
-                continue
-            same = await self._same_content(tenant, known.content_hash)
-            duplicate = next((k for k in same if not k.indexed and (tenant, k.document_id) not in changing), None)
-            if duplicate is not None:
-                document = await self._library.run(self._library.load, duplicate.revision)
-                if document is not None:
-                    promoted.append((document, True))
-        return promoted
+        """Duplicates that get passages with this write, encoded.
+
+        Those that cannot be embedded now are left to a later write: a removal must not depend on an embedder.
+        """
+        due = await self._library.run(
+            partial(duplicates.due, self._library, self.name, puts, removed, left=self._unpromoted)
+        )
+        self._unpromoted = len(due) >= duplicates.MOST
+        for number, document in enumerate(due):
+            try:
+                for index in self.snapshots.current.indexes:
+                    await self._passages_of(document, self.encoding(index), encoded)
+            except FactoryError as error:
+                logger.error("%d duplicates in %s are without passages: %s", len(due) - number, self.name, error)
+                self._unpromoted = True
+                return [(each, True) for each in due[:number]]
+        return [(each, True) for each in due]
 
     async def _sweep(self) -> None:
         """Shows live revisions, and deletes the points of others once no search reads them. Needs the lock."""
@@ -316,6 +308,8 @@ class KnowledgeBase:
         if not self._vectors.owned:
             return
         for index in self.snapshots.current.indexes:
+            if isinstance(self._embedders[index.id], versions.LostEmbedder):
+                continue
             problem = damaged.get(index.id) or await versions.problem(index, self._library, self._vectors)
             if problem is not None:
                 await versions.rebuild(
@@ -380,13 +374,17 @@ class KnowledgeBase:
             self._building = False
 
     async def swap(self, version: str) -> tuple[str, str]:
-        """Makes a version the active one in one commit; returns it and the previous one. Raises NotFound, Conflict."""
+        """Makes a version the active one in one commit; returns it and the previous one.
+
+        Raises NotFound, Conflict, and Unavailable for a version whose embedder is lost.
+        """
         async with self._writing:
             current = self.snapshots.current
             target = current.serving(version)
             if target.id == current.active.id:
                 previous = next((index.version for index in current.indexes if index.state == "previous"), "")
                 return version, previous
+            versions.require(self._embedders[target.id])
             dropped = [i for i in current.indexes if i.state == "previous" and i.id != target.id]
             states: dict[int, State] = {current.active.id: "previous", target.id: "active"}
             states.update({index.id: "dropped" for index in dropped})

@@ -97,6 +97,15 @@ class Library:
         )
         return [_known(row) for row in rows]
 
+    def without_passages(self, knowledge_base: str, limit: int) -> list[tuple[str, Known]]:
+        """One document of each content that none has passages of, with its tenant; at most `limit`."""
+        rows = self.read(
+            "SELECT tenant, document_id, min(revision), indexed, source_hash, content_hash FROM documents"
+            " WHERE knowledge_base = ? GROUP BY tenant, content_hash HAVING max(indexed) = 0 LIMIT ?",
+            (knowledge_base, limit),
+        )
+        return [(tenant, _known(row)) for tenant, *row in rows]
+
     def load(self, revision: int) -> StoredDocument | None:
         """The live document of this revision."""
         row = self.first(

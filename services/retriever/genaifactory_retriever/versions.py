@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from genaifactory_common import specs
 from genaifactory_common.errors import Conflict, FactoryError, OutOfSpace, Unavailable
@@ -27,6 +28,19 @@ _BATCH = 16
 """Documents in memory at a time during a rebuild."""
 _ROUNDING = 1e-3
 """Tolerance for dot products of unit vectors in 32-bit floats; damage causes far greater differences."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The progress of a build."""
+
+    version: str
+    passages_done: int
+    passages_total: int
+    """Of the active version; the new one may have another number."""
+    state: State
+    problem: str = ""
+    """Why the check failed."""
 
 
 def index_name(index: Index) -> str:
@@ -63,7 +77,8 @@ async def create(
 async def embedder_of(index: Index, spec: specs.KnowledgeBase, library: Library, embedders: Embedders) -> Embedder:
     """The embedder that made a version's vectors; factory.yaml may have another place for it now.
 
-    Raises Unavailable when it cannot be loaded any more, or only with other files.
+    When it cannot be loaded any more, or only with other files: raises Unavailable for the version that serves, and
+    returns a LostEmbedder for another.
     """
     recorded = index.embedding
     if recorded is None:
@@ -83,13 +98,53 @@ async def embedder_of(index: Index, spec: specs.KnowledgeBase, library: Library,
         if (embedder.dimensions, embedder.digest) == (recorded.dimensions, recorded.digest):
             return embedder
         why = "it has other files or settings than it had then."
-    raise Unavailable(
+    lost = (
         f"The index version '{index.version}' of '{index.knowledge_base}' was made with the embedder "
         f"'{recorded.embedder.model}', which cannot be had any more: {why} Bring it back as it was, or name the place "
-        "where it is now as the embedder of the knowledge base; then build a version with another embedder and drop "
-        "this one.",
-        field=f"knowledge_bases[{index.knowledge_base}].embedder",
+        "where it is now as the embedder of the knowledge base"
     )
+    field = f"knowledge_bases[{index.knowledge_base}].embedder"
+    if index.state == "active":
+        raise Unavailable(f"{lost}; then build a version with another embedder and drop this one.", field=field)
+    message = f"{lost}, and restart; or drop the version, which does not serve: `genaifactory indexes drop`."
+    logger.error("%s Until then no document of it can be written.", message)
+    return LostEmbedder(recorded, message, field)
+
+
+class LostEmbedder:
+    """Stands for the embedder of a version that does not serve and cannot be loaded, so that the others still work."""
+
+    texts_at_once = 1
+    is_remote = False
+
+    def __init__(self, recorded: Embedding, message: str, field: str) -> None:
+        """message, field: of the error of each call."""
+        self.dimensions = recorded.dimensions
+        self.digest = recorded.digest
+        self._message = message
+        self._field = field
+
+    def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
+        """Raises Unavailable."""
+        raise self.error()
+
+    def embed_query(self, text: str) -> list[float]:
+        """Raises Unavailable."""
+        raise self.error()
+
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Raises Unavailable."""
+        raise self.error()
+
+    def error(self) -> Unavailable:
+        """For each call a new one."""
+        return Unavailable(self._message, field=self._field)
+
+
+def require(embedder: Embedder) -> None:
+    """Raises Unavailable for one that is lost."""
+    if isinstance(embedder, LostEmbedder):
+        raise embedder.error()
 
 
 async def open_or_create(index: Index, embedder: Embedder, vectors: Vectors) -> str | None:

@@ -132,6 +132,12 @@ class Client:
         with operating():
             return await channels.unary(self.stub.SwapIndex, request, timeout_seconds=10)
 
+    async def drop(self, version: str, *, knowledge_base: str = "docs") -> None:
+        """With the permission 'operate'."""
+        request = retriever_pb2.DropIndexRequest(knowledge_base=knowledge_base, index_version=version)
+        with operating():
+            await channels.unary(self.stub.DropIndex, request, timeout_seconds=10)
+
     async def delete(self, *ids: str, knowledge_base: str = "docs") -> int:
         request = retriever_pb2.DeleteDocumentsRequest(knowledge_base=knowledge_base, document_ids=ids)
         return (await channels.unary(self.stub.DeleteDocuments, request, timeout_seconds=10)).deleted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +17,11 @@ from genaifactory_common.errors import FactoryError, OutOfSpace, Unavailable
 from genaifactory_common.minilm import MiniLM
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever.encoding import Encoder
-from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase, Progress
+from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.vectors.edge import EdgeVectors
 from genaifactory_retriever.vectors.protocol import Point
+from genaifactory_retriever.versions import Progress
 
 from . import small_model
 from .conftest import FACTORY, Client, Doc, outcomes, retriever
@@ -131,6 +133,37 @@ async def test_versions_keep_their_embedders_over_a_restart_and_an_unusable_one_
     # The same files at the place that factory.yaml names now.
     async with retriever(tmp_path / "data", model_dir, factory=factory(onnx(moved))) as client:
         assert await finds_each(client) == {"v2"}
+
+
+async def test_a_version_that_does_not_serve_and_lost_its_embedder_can_be_dropped(
+    tmp_path: Path, model_dir: Path, model: MiniLM, folder: Path
+) -> None:
+    act_as(CALLER)
+    copies = [Doc("copy", DOCUMENTS[0].text), Doc("copy2", DOCUMENTS[0].text)]
+    async with retriever(tmp_path / "data", model_dir, factory=factory(onnx(folder))) as client:
+        await client.ingest([*DOCUMENTS, *copies])
+        client.source.replace(factory("{type: minilm}"))
+        await client.build()
+        await client.swap("v2")
+    await asyncio.to_thread(shutil.rmtree, folder)
+    # Also one whose files are damaged, and so would be built again with its embedder.
+    await asyncio.to_thread(shutil.rmtree, tmp_path / "data" / "vectors" / "docs--v1")
+    async with retriever(tmp_path / "data", model_dir) as client:
+        assert await finds_each(client) == {"v2"}
+        lost = "'v1' of 'docs' was made with the embedder 'small'.*`genaifactory indexes drop`"
+        with pytest.raises(Unavailable, match=lost):
+            await client.search("leave", index_version="v1")
+        with pytest.raises(Unavailable, match=lost):
+            await client.swap("v1")
+        (refused,) = await client.ingest([Doc("new", "# New\n\nIt has words.")])
+        assert refused.error_reason == "UNAVAILABLE"
+        assert await client.delete("d0") == 1  # the passages of its copies need the lost embedder
+        assert not (await client.search(question(0), mode=DENSE, limit=1)).passages[0].document_id.startswith("copy")
+    async with retriever(tmp_path / "data", model_dir) as client:
+        await client.drop("v1")
+        assert outcomes(await client.ingest([Doc("new", "# New\n\nIt has words.")])) == ["added"]
+        assert await finds(client, question(0), "copy") == "v2"  # the write has given it its passages
+        assert {each.version for each in await client.indexes()} == {"v2"}
 
 
 async def refuses_to_start(data_dir: Path, model_dir: Path, message: str) -> None:
