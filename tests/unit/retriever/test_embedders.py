@@ -68,6 +68,18 @@ def test_a_text_is_truncated_where_the_models_files_say(tmp_path: Path) -> None:
     assert len(embedder.token_offsets("abcdXY")) == 6
 
 
+def test_a_model_of_long_texts_reads_only_as_much_as_memory_allows(tmp_path: Path) -> None:
+    embedder = of_folder(small_model.write(tmp_path / "m", seed=SEED, dimensions=DIMENSIONS, max_tokens=8192))
+
+    def embed_passage(text: str) -> list[float]:
+        return embedder.embed_passages([text])[0]
+
+    for embed, most in ((embedder.embed_query, 1024), (embed_passage, 2560)):
+        text = "a" * (most - 2)  # with those of begin and end
+        assert embed(text + "b" * 5000) == embed(text)
+        assert embed(text[:-1] + "b") != embed(text)
+
+
 def without_transformer(folder: Path) -> None:
     small_model.write_json(folder / "modules.json", [{"path": "1_Pooling", "type": "x.Pooling"}])
 

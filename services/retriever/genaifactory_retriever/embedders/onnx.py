@@ -25,6 +25,9 @@ _MODULES = ("Transformer", "Pooling", "Normalize")
 _FIELD = "embedder.path"
 # The tokenizer reads a text as a whole and holds the interpreter's lock meanwhile.
 _CHARACTERS_OF_A_TOKEN = 128
+# Memory grows with the square of a text's length: one of 8192 tokens takes gigabytes. A passage has its headings too.
+_QUERY_TOKENS = 1024
+_PASSAGE_TOKENS = 2560
 
 Pooling = Literal["cls", "mean", "max", "lasttoken"]
 _POOLINGS: Mapping[str, Pooling] = {
@@ -86,13 +89,11 @@ class OnnxEmbedder:
         self._output = next((name for name in _OUTPUTS if name in outputs), outputs[0])
         if unknown := sorted(set(self._inputs) - set(_INPUTS)):
             raise _wrong(found.graph, f"has the inputs {', '.join(unknown)}; known are {', '.join(_INPUTS)}")
-        self._whole = tokenizer
-        self._whole.no_padding()
-        self._whole.no_truncation()
-        # A copy: truncation is a property of the object.
-        self._truncated = type(tokenizer).from_str(tokenizer.to_str())
-        self._truncated.enable_truncation(found.max_tokens)
-        shape = self._hidden("a").shape
+        self._tokenizer = tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()  # done here: two lengths would need two tokenizers, of 200 MB for some
+        self._special = tokenizer.num_special_tokens_to_add(False)
+        shape = self._hidden("a", found.max_tokens).shape
         if len(shape) != 2 or shape[1] != self.dimensions:
             raise _wrong(
                 found.graph,
@@ -102,28 +103,29 @@ class OnnxEmbedder:
 
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
         """See Embedder."""
-        return [self._vector(self._found.passage_prefix + text) for text in texts]
+        return [self._vector(self._found.passage_prefix + text, _PASSAGE_TOKENS) for text in texts]
 
     def embed_query(self, text: str) -> list[float]:
         """See Embedder."""
-        return self._vector(self._found.query_prefix + text)
+        return self._vector(self._found.query_prefix + text, _QUERY_TOKENS)
 
     def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """See Embedder."""
-        return list(self._whole.encode(text, add_special_tokens=False).offsets)
+        return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
-    def _vector(self, text: str) -> list[float]:
-        vector = _pooled(self._hidden(text), self._found.pooling)
+    def _vector(self, text: str, most: int) -> list[float]:
+        vector = _pooled(self._hidden(text, min(most, self._found.max_tokens)), self._found.pooling)
         length = float(np.linalg.norm(vector))
         if not np.isfinite(length) or length == 0:
             raise Unavailable(f"The embedding model in {self._found.graph.parent} returned no usable vector.")
         found: list[float] = (vector / length).tolist()
         return found
 
-    def _hidden(self, text: str) -> NDArray[np.float32]:
-        """The state of each token, (tokens, dimensions)."""
-        most = self._found.max_tokens * _CHARACTERS_OF_A_TOKEN
-        encoded = self._truncated.encode(text[:most])
+    def _hidden(self, text: str, max_tokens: int) -> NDArray[np.float32]:
+        """The state of each of the first tokens, (tokens, dimensions)."""
+        encoded = self._tokenizer.encode(text[: max_tokens * _CHARACTERS_OF_A_TOKEN], add_special_tokens=False)
+        encoded.truncate(max(1, max_tokens - self._special))
+        encoded = self._tokenizer.post_process(encoded)
         given = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
         try:
             (states,) = self._session.run(
