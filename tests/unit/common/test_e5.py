@@ -23,8 +23,17 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> e5.E5:
-    return e5.E5(tmp_path_factory.mktemp("e5"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("e5")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> e5.E5:
+    return e5.E5(folder)
+
+
+def test_the_digest_is_known_without_loading_the_model(model: e5.E5, folder: Path) -> None:
+    assert e5.digest(folder) == model.digest
 
 
 def test_tokens_and_vectors_are_close_to_those_of_the_wheels_own_engine(model: e5.E5) -> None:

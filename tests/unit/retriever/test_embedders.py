@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genaifactory_common import specs
+from genaifactory_common import onnx_graphs, specs
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_retriever.embedders import onnx, openai
@@ -150,6 +151,26 @@ async def test_an_embedder_is_one_object_while_its_files_stay_and_another_after_
     second = await embedders.load(spec)
     assert second is not first
     assert second.digest != first.digest
+
+
+@pytest.mark.allow_blocking
+async def test_a_model_is_loaded_once_however_many_name_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_model.write(tmp_path / "m", dimensions=DIMENSIONS)
+    spec = specs.OnnxEmbedder(type="onnx", path=str(folder))
+    loads: list[Path] = []
+    load = onnx_graphs.session
+
+    def counted(graph: Path, *, threads: int) -> Any:
+        loads.append(graph)
+        return load(graph, threads=threads)
+
+    monkeypatch.setattr(onnx_graphs, "session", counted)
+    embedders = Embedders(tmp_path)
+    first = await embedders.load(spec)
+    assert await asyncio.gather(*(embedders.load(spec) for _ in range(4))) == [first] * 4
+    assert len(loads) == 1
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from genaifactory_common import e5, specs
@@ -12,8 +13,25 @@ from genaifactory_common.errors import Unavailable
 
 def load(spec: specs.E5Embedder, cache_dir: Path) -> E5Embedder:
     """Blocks for two seconds, or several on first use. Raises Unavailable."""
-    try:
+    with _translated():
         return E5Embedder(E5(cache_dir))
+
+
+def digest(spec: specs.E5Embedder, cache_dir: Path) -> str:
+    """See Embedder; without loading the model. Raises as `load`."""
+    with _translated():
+        return e5.digest(cache_dir)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except KeyError as error:
+        raise Unavailable(
+            f"The embedding model e5 cannot be loaded: its file of weights has no {error}; install it again.",
+            field="embedder.type",
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise Unavailable(f"The embedding model e5 cannot be loaded: {error}", field="embedder.type") from error
 

@@ -18,6 +18,11 @@ def load(spec: specs.MiniLMEmbedder, cache_dir: Path) -> MiniLMEmbedder:
         raise Unavailable(f"The embedding model MiniLM cannot be loaded: {error}") from error
 
 
+def digest(spec: specs.MiniLMEmbedder, cache_dir: Path) -> str:
+    """See Embedder. Raises as `load`, of which the process keeps the model."""
+    return load(spec, cache_dir).digest
+
+
 class MiniLMEmbedder:
     """MiniLM, which embeds questions and passages alike."""
 

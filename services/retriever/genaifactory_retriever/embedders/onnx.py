@@ -62,14 +62,24 @@ def load(spec: specs.OnnxEmbedder, cache_dir: Path) -> OnnxEmbedder:
     try:
         session = onnx_graphs.session(found.graph, threads=1)
         tokenizer = Tokenizer.from_file(str(found.tokenizer))
-        digest = onnx_graphs.digest(found.files)
+        made_of = onnx_graphs.digest(found.files)
     except Exception as error:  # both libraries raise classes of their own, without a common base
         raise Unavailable(
             f"The embedding model in {spec.path} cannot be loaded ({type(error).__name__}); its ONNX graph and "
             "tokenizer.json must be whole.",
             field=_FIELD,
         ) from error
-    return OnnxEmbedder(found, session, tokenizer, digest)
+    return OnnxEmbedder(found, session, tokenizer, made_of)
+
+
+def digest(spec: specs.OnnxEmbedder, cache_dir: Path) -> str:
+    """See Embedder; without loading the model. Raises Unavailable."""
+    try:
+        return onnx_graphs.digest(described(Path(spec.path)).files)
+    except OSError as error:
+        raise Unavailable(
+            f"The files of the embedding model in {spec.path} cannot be read: {error.strerror}.", field=_FIELD
+        ) from error
 
 
 class OnnxEmbedder:

@@ -43,6 +43,12 @@ def load(spec: specs.OpenAIEmbedder, cache_dir: Path) -> OpenAIEmbedder:
     return OpenAIEmbedder(spec)
 
 
+def digest(spec: specs.OpenAIEmbedder, cache_dir: Path) -> str:
+    """See Embedder; the place and the key of the API may change, and what it is made of may not."""
+    made_by = (spec.type, spec.model, spec.dimensions, spec.query_prefix, spec.passage_prefix)
+    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+
+
 class OpenAIEmbedder:
     """The model. Calls at once are bounded by the threads of documents and queries."""
 
@@ -51,9 +57,7 @@ class OpenAIEmbedder:
     def __init__(self, spec: specs.OpenAIEmbedder) -> None:
         self.dimensions = spec.dimensions
         self.texts_at_once = spec.texts_at_once
-        # The place and the key of the API may change; these may not.
-        made_by = (spec.type, spec.model, spec.dimensions, spec.query_prefix, spec.passage_prefix)
-        self.digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+        self.digest = digest(spec, Path())
         self._spec = spec
         self._url = f"{str(spec.base_url).rstrip('/')}/embeddings"
         self._http = httpx2.AsyncClient(
