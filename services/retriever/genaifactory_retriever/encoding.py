@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from genaifactory_common import language
 from genaifactory_common.concurrency import task_group
 from genaifactory_common.english import QUESTION_PHRASES
-from genaifactory_common.errors import InvalidArgument, TooLarge
+from genaifactory_common.errors import InvalidArgument, Overloaded, TooLarge
 from genaifactory_retriever import analysis, chunking, lexical
 from genaifactory_retriever.analysis import Word
 from genaifactory_retriever.embedders.protocol import Embedder
@@ -32,8 +32,9 @@ Result = TypeVar("Result")
 
 # About 15 KB each.
 _CACHED_QUERIES = 1024
-# They wait, and compute nothing.
+# Threads of one API: they wait, and compute nothing. As many questions again may wait for one.
 _REMOTE_QUERIES = 32
+_REMOTE_PASSAGES = 4
 # A third of the scheduler's weight of a query's thread.
 _DOCUMENT_NICENESS = 5
 _MAX_NICENESS = 19
@@ -129,7 +130,7 @@ class Encoder:
             document_threads, thread_name_prefix="encode-documents", initializer=_yield_to_queries
         )
         self._queries = ThreadPoolExecutor(query_threads, thread_name_prefix="encode-queries")
-        self._remote_queries = ThreadPoolExecutor(_REMOTE_QUERIES, thread_name_prefix="encode-remote")
+        self._remote: WeakKeyDictionary[Embedder, _Remote] = WeakKeyDictionary()
         # Shared by tenants: the result depends on the embedder and the text alone. Ends with the embedder.
         self._encoded: WeakKeyDictionary[Embedder, Callable[[str, bool], EncodedQuery]] = WeakKeyDictionary()
 
@@ -140,9 +141,10 @@ class Encoder:
     async def on_query_thread(
         self, embedder: Embedder, work: Callable[[*Arguments], Result], *arguments: *Arguments
     ) -> Result:
-        """Runs blocking work of a query; those that wait for another machine have threads of their own."""
-        threads = self._remote_queries if embedder.is_remote else self._queries
-        return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
+        """Runs blocking work of a query; each API has threads of its own. Raises Overloaded when they are taken."""
+        if embedder.is_remote:
+            return await self._remote_threads(embedder).query(work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._queries, work, *arguments)
 
     async def encode(self, document: StoredDocument, encoding: Encoding) -> Encoded:
         """The document's passages, computed on the document threads. Raises InvalidArgument, TooLarge, Unavailable."""
@@ -159,11 +161,13 @@ class Encoder:
         """
         found: list[list[float]] = [[] for _ in texts]
         begins = iter(range(0, len(texts), embedder.texts_at_once))
+        threads = self._remote_threads(embedder).passages if embedder.is_remote else self._documents
+        loop = asyncio.get_running_loop()
 
         async def work() -> None:
             for begin in begins:
                 end = begin + embedder.texts_at_once
-                found[begin:end] = await self.on_document_thread(embedder.embed_passages, texts[begin:end])
+                found[begin:end] = await loop.run_in_executor(threads, embedder.embed_passages, texts[begin:end])
 
         async with task_group() as tasks:
             for _ in range(self._document_threads):
@@ -183,7 +187,37 @@ class Encoder:
         """Ends the threads after their present work."""
         self._documents.shutdown(wait=False, cancel_futures=True)
         self._queries.shutdown(wait=False, cancel_futures=True)
-        self._remote_queries.shutdown(wait=False, cancel_futures=True)
+        for remote in self._remote.values():
+            remote.close()
+
+    def _remote_threads(self, embedder: Embedder) -> _Remote:
+        found = self._remote.get(embedder)
+        if found is None:
+            found = self._remote[embedder] = _Remote()
+        return found
+
+
+class _Remote:
+    """The threads that wait for one API, so that one that hangs delays no other, and no document of another."""
+
+    def __init__(self) -> None:
+        self.passages = ThreadPoolExecutor(_REMOTE_PASSAGES, thread_name_prefix="remote-passages")
+        self._queries = ThreadPoolExecutor(_REMOTE_QUERIES, thread_name_prefix="remote-queries")
+        self._room = threading.BoundedSemaphore(2 * _REMOTE_QUERIES)
+
+    async def query(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Raises Overloaded."""
+        if not self._room.acquire(blocking=False):
+            raise Overloaded("Too many questions wait for the embedding API; try again.", retry_after_seconds=1.0)
+        asked = self._queries.submit(work, *arguments)
+        # Not when this call is cancelled: the thread still waits then.
+        asked.add_done_callback(lambda _: self._room.release())
+        return await asyncio.wrap_future(asked)
+
+    def close(self) -> None:
+        """Ends the threads after their present work."""
+        self.passages.shutdown(wait=False, cancel_futures=True)
+        self._queries.shutdown(wait=False, cancel_futures=True)
 
 
 def _yield_to_queries() -> None:

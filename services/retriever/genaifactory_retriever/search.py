@@ -15,7 +15,7 @@ from genaifactory_retriever.knowledge import KnowledgeBase
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.rerankers.protocol import Hit, Reranker
 from genaifactory_retriever.stored import Index
-from genaifactory_retriever.vectors.protocol import Passage, Vectors, Where
+from genaifactory_retriever.vectors.protocol import Passage, Sparse, Vectors, Where
 from genaifactory_retriever.versions import index_name
 
 
@@ -67,42 +67,54 @@ class Searcher:
         self._candidates = candidates
 
     async def search(self, knowledge_base: KnowledgeBase, query: Query, caller: Caller) -> SearchResult:
-        """Raises NotFound and Conflict about index_version, Unavailable when a store fails."""
-        with knowledge_base.snapshots.hold() as snapshot:
-            index = snapshot.serving(query.index_version)
+        """Raises NotFound and Conflict about index_version, Unavailable when a store fails, Overloaded."""
+        while True:
+            index = knowledge_base.snapshots.current.serving(query.index_version)
             with self._telemetry.span("retriever.encode"):
                 embedder = knowledge_base.encoding(index).embedder
                 encoded, frequencies, passages = await self._encoder.on_query_thread(
                     embedder, self._encode, query, index, embedder, caller.tenant
                 )
-            vector = lexical.query_vector(encoded.weights, frequencies, passages)
-            where = Where(
-                caller.tenant,
-                caller.groups,
-                snapshot.hidden,
-                query.language,
-                tuple(sorted((query.metadata or {}).items())),
-            )
-            dense = encoded.dense
-            sparse = None if query.mode is Mode.DENSE or not vector.indices else vector
-            hits: list[Hit] = []
-            if dense is not None or sparse is not None:
-                with self._telemetry.span("retriever.vectors"):
-                    candidates = await self._vectors.search(
-                        index_name(index),
-                        dense=dense,
-                        lexical=sparse,
-                        where=where,
-                        limit=max(self._candidates, query.limit),
-                    )
-                    fused = fusion.fuse(candidates, query.mode, encoded.language)
-                    best = fused[: max(query.limit, self._reranker.reads)]
-                    stored = await self._vectors.passages(index_name(index), [each.id for each, _ in best])
-                    hits = [Hit(stored[each.id], score, each) for each, score in best]
+            # Not before: a write waits for the searches that hold an older snapshot, and an API may be slow.
+            with knowledge_base.snapshots.hold() as snapshot:
+                if snapshot.serving(query.index_version).id != index.id:
+                    continue  # another version serves by now
+                hits = await self._hits(
+                    query,
+                    index,
+                    encoded,
+                    lexical.query_vector(encoded.weights, frequencies, passages),
+                    Where(
+                        caller.tenant,
+                        caller.groups,
+                        snapshot.hidden,
+                        query.language,
+                        tuple(sorted((query.metadata or {}).items())),
+                    ),
+                )
+            break
         ranked = (await self._reranker.rerank(query.text, encoded, hits))[: query.limit]
         texts = ["\n".join((hit.passage.title, *hit.passage.headings, hit.passage.text)) for hit in ranked]
         covered = lexical.coverage(encoded.words, texts, frequencies, passages)
         return SearchResult(tuple((hit.passage, hit.score) for hit in ranked), index.version, covered)
+
+    async def _hits(self, query: Query, index: Index, encoded: EncodedQuery, words: Sparse, where: Where) -> list[Hit]:
+        """The best passages of both methods, fused."""
+        sparse = None if query.mode is Mode.DENSE or not words.indices else words
+        if encoded.dense is None and sparse is None:
+            return []
+        with self._telemetry.span("retriever.vectors"):
+            candidates = await self._vectors.search(
+                index_name(index),
+                dense=encoded.dense,
+                lexical=sparse,
+                where=where,
+                limit=max(self._candidates, query.limit),
+            )
+            fused = fusion.fuse(candidates, query.mode, encoded.language)
+            best = fused[: max(query.limit, self._reranker.reads)]
+            stored = await self._vectors.passages(index_name(index), [each.id for each, _ in best])
+            return [Hit(stored[each.id], score, each) for each, score in best]
 
     def _encode(
         self, query: Query, index: Index, embedder: Embedder, tenant: str

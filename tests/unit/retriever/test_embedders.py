@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,19 @@ import pytest
 from genaifactory_common import onnx_graphs, specs
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, Unavailable
+from genaifactory_common.telemetry import Telemetry
+from genaifactory_common.testing import CALLER
 from genaifactory_retriever.embedders import onnx, openai
 from genaifactory_retriever.embedders.registry import Embedders
+from genaifactory_retriever.encoding import Encoder
+from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
+from genaifactory_retriever.library import Library
+from genaifactory_retriever.rerankers.fused import FusedOrder
+from genaifactory_retriever.search import Query, Searcher
+from genaifactory_retriever.vectors.edge import EdgeVectors
 
 from . import small_model
+from .crash_child import document
 
 SEED = 7
 DIMENSIONS = 8
@@ -345,6 +354,33 @@ def test_an_api_that_cannot_be_reached_or_has_no_key_is_named(api: Api, monkeypa
     with pytest.raises(Unavailable, match="EMBEDDING_KEY holds no usable key"):
         embedder.embed_query("a")
     assert api.asked == []
+
+
+async def test_a_write_does_not_wait_for_a_search_that_waits_for_its_api(
+    api: Api, tmp_path: Path, encoder: Encoder
+) -> None:
+    library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
+    vectors = await asyncio.to_thread(EdgeVectors, tmp_path / "vectors", search_threads=1)
+    searcher = Searcher(library, vectors, encoder, FusedOrder(), Telemetry("retriever"), candidates=20)
+    try:
+        base = await KnowledgeBase.open(
+            specs.KnowledgeBase(name="docs", embedder=api.spec()), library, vectors, encoder
+        )
+        await base.write([EncodedDocument(document(number, 1), {}) for number in range(2)])
+        before = len(api.asked)
+        api.seconds = 0.1
+        caller = replace(CALLER, tenant="acme")
+        search = asyncio.create_task(searcher.search(base, Query("shared words", 5), caller))
+        async with asyncio.timeout(20):
+            while len(api.asked) == before:  # noqa: ASYNC110  # the server is a thread
+                await asyncio.sleep(0.01)
+            assert await base.delete("acme", ["d0"]) == {"d0"}
+            assert not search.done()
+            found = (await search).passages
+        assert {passage.document_id for passage, _ in found} == {"d1"}
+    finally:
+        await vectors.close()
+        await asyncio.to_thread(library.close)
 
 
 def test_the_digest_of_an_api_changes_with_the_model_and_not_with_its_place(api: Api) -> None:

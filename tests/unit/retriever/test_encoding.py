@@ -9,6 +9,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
+from genaifactory_common.errors import Overloaded
 from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever.documents import Block, assemble
 from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
@@ -99,6 +102,37 @@ async def test_an_api_that_hangs_does_not_delay_queries_of_other_embedders(encod
     finally:
         answers.set()
         await asyncio.gather(*hanging)
+
+
+async def test_an_api_that_hangs_delays_neither_another_one_nor_documents_and_has_a_bound(
+    encoder: Encoder, model: MiniLM
+) -> None:
+    answers = threading.Event()
+
+    class Remote(MiniLMEmbedder):
+        is_remote = True
+
+    class Hanging(Remote):
+        def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
+            answers.wait(30)
+            return [[0.0] * self.dimensions for _ in texts]
+
+    stuck = Hanging(model)
+    asked = [asyncio.create_task(encoder.on_query_thread(stuck, answers.wait, 30)) for _ in range(64)]
+    hanging = replace(_encoding(model), embedder=stuck)
+    documents = [asyncio.create_task(encoder.encode(_stored(_sentences(2), f"d{i}"), hanging)) for i in range(8)]
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.sleep(0.2)
+            with pytest.raises(Overloaded):
+                await encoder.on_query_thread(stuck, lambda: 1)
+            assert await encoder.on_query_thread(Remote(model), lambda: 1) == 1
+            assert (await encoder.encode(_stored(_sentences(2)), _encoding(model))).passages
+        assert not any(task.done() for task in (*asked, *documents))
+    finally:
+        answers.set()
+        await asyncio.gather(*asked, *documents)
+    assert await encoder.on_query_thread(stuck, lambda: 1) == 1
 
 
 async def test_document_threads_have_a_lower_priority_than_query_threads(encoder: Encoder, model: MiniLM) -> None:
