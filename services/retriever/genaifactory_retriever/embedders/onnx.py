@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,16 @@ _GRAPHS = ("onnx/model.onnx", "model.onnx")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _OUTPUTS = ("last_hidden_state", "token_embeddings")
 _MODULES = ("Transformer", "Pooling", "Normalize")
+_LENGTHS = (
+    ("sentence_bert_config.json", "max_seq_length"),
+    ("tokenizer_config.json", "model_max_length"),
+    ("config.json", "max_position_embeddings"),
+)
+# RoBERTa and its kin begin to count positions at 2, so that 514 of them are enough for 512 tokens.
+_SHIFTED = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
+_SHIFT = 2
+# An entry "location" of a tensor whose weights are outside of the graph, up to the length of its value (protobuf).
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x00-\x7f]|[\x80-\xff][\x00-\x7f])", re.DOTALL)
 _FIELD = "embedder.path"
 # The tokenizer reads a text as a whole and holds the interpreter's lock meanwhile.
 _CHARACTERS_OF_A_TOKEN = 128
@@ -133,15 +145,15 @@ class OnnxEmbedder:
 
     def _hidden(self, text: str, max_tokens: int) -> NDArray[np.float32]:
         """The state of each of the first tokens, (tokens, dimensions)."""
-        encoded = self._tokenizer.encode(text[: max_tokens * _CHARACTERS_OF_A_TOKEN], add_special_tokens=False)
-        encoded.truncate(max(1, max_tokens - self._special))
-        encoded = self._tokenizer.post_process(encoded)
-        given = {"input_ids": encoded.ids, "attention_mask": encoded.attention_mask, "token_type_ids": encoded.type_ids}
         try:
+            encoded = self._tokenizer.encode(text[: max_tokens * _CHARACTERS_OF_A_TOKEN], add_special_tokens=False)
+            encoded.truncate(max(1, max_tokens - self._special))
+            encoded = self._tokenizer.post_process(encoded)
+            given = dict(zip(_INPUTS, (encoded.ids, encoded.attention_mask, encoded.type_ids), strict=True))
             (states,) = self._session.run(
                 [self._output], {name: np.array([given[name]], np.int64) for name in self._inputs}
             )
-        except Exception as error:  # onnxruntime's classes have no common base; they do not quote the text
+        except Exception as error:  # the libraries' classes have no common base; only the name of one is shown
             raise Unavailable(
                 f"The embedding model in {self._found.graph.parent} failed ({type(error).__name__})."
             ) from error
@@ -150,51 +162,102 @@ class OnnxEmbedder:
 
 def described(folder: Path) -> Description:
     """What the folder says about its model. Raises Unavailable."""
-    modules = _json(folder / "modules.json")
-    kinds = {str(each["type"]).rpartition(".")[2]: folder / str(each.get("path", "")) for each in _items(modules)}
+    kinds = _modules(folder)
     if unknown := sorted(set(kinds) - set(_MODULES)):
         raise _wrong(folder, f"has the modules {', '.join(unknown)}; supported are {', '.join(_MODULES)}")
     if "Pooling" not in kinds or "Transformer" not in kinds:
         raise _wrong(folder, "has no Transformer and Pooling among its modules")
     inner, pooling_path = kinds["Transformer"], kinds["Pooling"] / "config.json"
-    pooling = _json(pooling_path)
-    names = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
-    modes = [_POOLINGS[name] for name in names if name in _POOLINGS]
-    if len(names) != 1 or len(modes) != 1 or pooling.get("include_prompt", True) is not True:
-        raise _wrong(
-            pooling_path, f"must set exactly one of {', '.join(_POOLINGS)}, of all tokens; it sets {', '.join(names)}"
-        )
-    graph = next((inner / name for name in _GRAPHS if (inner / name).is_file()), inner / _GRAPHS[0])
-    lengths = [
-        (inner / "sentence_bert_config.json", "max_seq_length"),
-        (inner / "config.json", "max_position_embeddings"),
-    ]
-    known = [_json(path).get(name) for path, name in lengths if path.is_file()]
-    max_tokens = min((each for each in known if isinstance(each, int) and each > 2), default=0)
-    if not max_tokens:
-        raise _wrong(folder, "has neither max_seq_length in sentence_bert_config.json nor another length")
+    pooling = _object(pooling_path)
+    graph = _there(next((inner / name for name in _GRAPHS if (inner / name).is_file()), inner / _GRAPHS[0]))
     prompts_path = folder / "config_sentence_transformers.json"
-    described_prompts = _json(prompts_path) if prompts_path.is_file() else {}
-    optional = (prompts_path, *(path for path, _ in lengths))
-    # Weights beyond 2 GB are beside the graph.
-    outside = sorted(path for path in graph.parent.glob("*.onnx[._]data") if path.is_file())
+    optional = (prompts_path, *(inner / name for name, _ in _LENGTHS))
     return Description(
-        graph=_there(graph),
+        graph=graph,
         tokenizer=_there(inner / "tokenizer.json"),
         files=(
             graph,
-            *outside,
+            *_outside(graph),
             inner / "tokenizer.json",
             folder / "modules.json",
             pooling_path,
             *(path for path in optional if path.is_file()),
         ),
-        pooling=modes[0],
-        dimensions=_count(pooling, "word_embedding_dimension", pooling_path),
-        max_tokens=max_tokens,
-        query_prefix=_prompt(described_prompts, "query"),
-        passage_prefix=_prompt(described_prompts, "document", "passage"),
+        pooling=_pooling(pooling, pooling_path),
+        dimensions=_dimensions(pooling, pooling_path),
+        max_tokens=_max_tokens(inner),
+        query_prefix=_prompt(prompts_path, "query"),
+        passage_prefix=_prompt(prompts_path, "document", "passage"),
     )
+
+
+def _modules(folder: Path) -> dict[str, Path]:
+    """Kind -> folder."""
+    path = folder / "modules.json"
+    modules = _json(path)
+    kinds: dict[str, Path] = {}
+    for each in modules if isinstance(modules, list) else [None]:
+        kind, below = (each.get("type"), each.get("path", "")) if isinstance(each, dict) else (None, None)
+        if not isinstance(kind, str) or not isinstance(below, str):
+            raise _wrong(path, "must be a list of modules, each with a type and a path")
+        kinds[kind.rpartition(".")[2]] = folder / below
+    return kinds
+
+
+def _pooling(config: Mapping[str, Any], path: Path) -> Pooling:
+    """Of one true `pooling_mode_...`, or of the name in `pooling_mode`, as current sentence-transformers writes it."""
+    named = config.get("pooling_mode")
+    names = [name for name, value in config.items() if name.startswith("pooling_mode_") and value is True]
+    if isinstance(named, str):
+        names = [named]
+    known: dict[str, Pooling] = {**_POOLINGS, **{str(each): each for each in _POOLINGS.values()}}
+    modes = [known[name] for name in names if name in known]
+    if len(names) != 1 or len(modes) != 1 or config.get("include_prompt", True) is not True:
+        raise _wrong(
+            path,
+            f"must set exactly one of {', '.join(_POOLINGS)}, or pooling_mode to one of "
+            f"{', '.join(_POOLINGS.values())}, of all tokens; it sets {', '.join(names)}",
+        )
+    return modes[0]
+
+
+def _dimensions(config: Mapping[str, Any], path: Path) -> int:
+    names = ("word_embedding_dimension", "embedding_dimension")
+    found = _count(next((config[name] for name in names if name in config), None))
+    if found is None:
+        raise _wrong(path, f"must have a number {' or '.join(names)}")
+    return found
+
+
+def _max_tokens(inner: Path) -> int:
+    """The least of the lengths that its files name."""
+    lengths = []
+    for name, field in _LENGTHS:
+        path = inner / name
+        config = _object(path) if path.is_file() else {}
+        length = _count(config.get(field))
+        if length is not None:
+            shift = _SHIFT if name == "config.json" and config.get("model_type") in _SHIFTED else 0
+            lengths.append(length - shift)
+    longest = min(lengths, default=0)
+    if longest <= _SHIFT:
+        raise _wrong(inner, f"has no usable length: {', '.join(f'{field} of {name}' for name, field in _LENGTHS)}")
+    return longest
+
+
+def _outside(graph: Path) -> list[Path]:
+    """The files of weights that the graph names: those beyond 2 GB are beside it. Raises Unavailable."""
+    names = set()
+    try:
+        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for found in _LOCATION.finditer(data):
+                low, *high = found[1]
+                length = (low & 0x7F) + (high[0] << 7 if high else 0)
+                names.add(data[found.end() : found.end() + length].decode(errors="replace"))
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise _wrong(graph, "cannot be read, or is empty") from error
+    paths = (graph.parent / name for name in sorted(names) if "\0" not in name)
+    return [path for path in paths if path.is_file()]
 
 
 def _pooled(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
@@ -205,22 +268,18 @@ def _pooled(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32
     return np.asarray(states.max(axis=0) if pooling == "max" else states.mean(axis=0))
 
 
-def _prompt(config: Mapping[str, Any], *names: str) -> str:
+def _prompt(path: Path, *names: str) -> str:
     """The prefix of one of these names, else the default one."""
+    config = _object(path) if path.is_file() else {}
     prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(each, str | None) for each in prompts.values()):
+        raise _wrong(path, "must have texts as prompts, by name")
     wanted = (*names, str(config.get("default_prompt_name")))
-    return str(next((prompts[name] for name in wanted if name in prompts), ""))
+    return next((prompts[name] or "" for name in wanted if name in prompts), "")
 
 
-def _items(modules: Any) -> list[Any]:
-    return list(modules) if isinstance(modules, list) else []
-
-
-def _count(config: Mapping[str, Any], name: str, path: Path) -> int:
-    value = config.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise _wrong(path, f"must have a number {name}")
-    return value
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _there(path: Path) -> Path:
@@ -229,12 +288,19 @@ def _there(path: Path) -> Path:
     return path
 
 
+def _object(path: Path) -> dict[str, Any]:
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise _wrong(path, "must be a JSON object")
+    return value
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(_there(path).read_bytes())
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}.", field=_FIELD) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(path, "is no JSON") from error
 
 

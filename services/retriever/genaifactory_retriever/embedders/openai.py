@@ -104,7 +104,7 @@ class OpenAIEmbedder:
         try:
             found = {int(each["index"]): each["embedding"] for each in json.loads(data)["data"]}
             return [self._unit(found[place]) for place in range(len(texts))]
-        except (ValueError, TypeError, LookupError, RecursionError):
+        except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             raise _Lasting("its answer holds no vector for each text") from None
 
     async def _answer(self, body: dict[str, Any], headers: dict[str, str]) -> bytes:
