@@ -21,7 +21,7 @@ from genaifactory_retriever.encoding import Encoded, Encoder, Encoding
 from genaifactory_retriever.library import Library
 from genaifactory_retriever.snapshots import Snapshot, Snapshots
 from genaifactory_retriever.stored import OPEN_STATES, Contents, Index, Known, Put, State, StoredDocument
-from genaifactory_retriever.vectors.protocol import Point, Vectors
+from genaifactory_retriever.vectors.protocol import COMPONENT_BYTES, Point, Vectors
 from genaifactory_retriever.versions import Progress, index_name
 
 _Key = tuple[str, str, Encoding]
@@ -29,8 +29,8 @@ _Key = tuple[str, str, Encoding]
 
 logger = logging.getLogger(__name__)
 
-_PASSAGE_BYTES = 8192
-"""Of one passage on disk, with its vectors, payload and log."""
+_PASSAGE_BYTES = 3584
+"""Of one passage on disk, with its payload and log, without its vector of an embedder."""
 _BUILD_BATCH = 16
 """Documents that a build adds in one commit."""
 
@@ -45,8 +45,8 @@ class EncodedDocument:
     @property
     def growth_bytes(self) -> int:
         """Estimate of the disk space that it needs, in the library and as vectors."""
-        passages = sum(len(encoded.passages) for encoded in self.encoded.values())
-        return 4 * len(self.document.text) + passages * _PASSAGE_BYTES
+        vectors = [len(passage.dense) for encoded in self.encoded.values() for passage in encoded.passages]
+        return 4 * len(self.document.text) + len(vectors) * _PASSAGE_BYTES + sum(vectors) * COMPONENT_BYTES
 
 
 @dataclass(frozen=True)

@@ -289,6 +289,13 @@ WRONG: dict[str, tuple[Change, str]] = {
         put("knowledge_bases.0.embedder", {"type": "onnx", "path": "models/small"}),
         "knowledge_bases[0].embedder.path: String should match pattern '^/'",
     ),
+    "an API of more dimensions than are supported": (
+        put(
+            "knowledge_bases.0.embedder",
+            {"type": "openai", "base_url": "https://a.example/v1", "model": "m", "dimensions": 4097},
+        ),
+        "knowledge_bases[0].embedder.dimensions: Input should be less than or equal to 4096",
+    ),
     "an API whose dimensions are unknown": (
         put("knowledge_bases.0.embedder", {"type": "openai", "base_url": "https://a.example/v1", "model": "m"}),
         "knowledge_bases[0].embedder.dimensions: is missing",

@@ -16,6 +16,7 @@ from genaifactory_common.minilm import MiniLM
 from genaifactory_retriever.documents import Block, assemble
 from genaifactory_retriever.embedders.minilm import MiniLMEmbedder
 from genaifactory_retriever.encoding import Encoder, Encoding
+from genaifactory_retriever.knowledge import EncodedDocument
 from genaifactory_retriever.stored import StoredDocument
 
 
@@ -133,6 +134,24 @@ async def test_an_api_that_hangs_delays_neither_another_one_nor_documents_and_ha
         answers.set()
         await asyncio.gather(*asked, *documents)
     assert await encoder.on_query_thread(stuck, lambda: 1) == 1
+
+
+async def test_the_disk_space_that_a_document_needs_grows_with_the_dimensions_of_its_vectors(
+    encoder: Encoder, model: MiniLM
+) -> None:
+    class Large(MiniLMEmbedder):
+        dimensions = 4096
+
+        def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:
+            return [[1.0] * self.dimensions for _ in texts]
+
+    small, large = _encoding(model), replace(_encoding(model), embedder=Large(model))
+    document = _stored(_sentences(2))
+    needs = [
+        EncodedDocument(document, {each: await encoder.encode(document, each)}).growth_bytes for each in (small, large)
+    ]
+    passages = len((await encoder.encode(document, small)).passages)
+    assert needs[1] - needs[0] == passages * 12 * (4096 - 384)
 
 
 async def test_document_threads_have_a_lower_priority_than_query_threads(encoder: Encoder, model: MiniLM) -> None:

@@ -55,7 +55,7 @@ class OpenAIEmbedder(Spec):
     type: Literal["openai"]
     base_url: AnyHttpUrl = Field(description="Up to and with /v1.")
     model: ModelName = Field(description="Name at that API.")
-    dimensions: int = Field(ge=1, le=65_536, description="Components of its vectors; others are refused.")
+    dimensions: int = Field(ge=1, le=4096, description="Components of its vectors; others are refused.")
     api_key_env: EnvironmentName | None = Field(
         default=None, description="Environment variable of the retriever that holds its key."
     )

@@ -27,8 +27,8 @@ OPENING_BYTES = 8 << 20
 """Free space needed to open an index, which may have to replay its log."""
 _CREATING_BYTES = 32 << 20
 """Free space needed to create an index, of 20 MiB, most of it for files that grow later."""
-# Upper bounds in bytes of a file's growth for each point, and for each of its components, terms and characters.
-_POINT_BYTES, _COMPONENT_BYTES, _TERM_BYTES, _CHARACTER_BYTES = 1536, 12, 16, 8
+# Upper bounds in bytes of a file's growth for each point, and for each of its terms and characters.
+_POINT_BYTES, _TERM_BYTES, _CHARACTER_BYTES = 1536, 16, 8
 _CHANGE_BYTES, _DELETION_BYTES = 6144, 64 << 10
 # Prefix of a folder that is being deleted; no index's name begins with a dot.
 _DROPPED = ".dropped-"
@@ -284,7 +284,7 @@ def _growth(point: Point) -> int:
     characters = sum(map(len, (passage.text, passage.title, passage.uri, passage.document_id, *passage.headings)))
     characters += sum(len(key) + len(value) for key, value in passage.metadata.items())
     characters += sum(map(len, passage.allowed_groups))
-    vectors = _COMPONENT_BYTES * len(point.dense) + _TERM_BYTES * len(point.lexical.indices)
+    vectors = protocol.COMPONENT_BYTES * len(point.dense) + _TERM_BYTES * len(point.lexical.indices)
     return _POINT_BYTES + vectors + _CHARACTER_BYTES * characters
 
 

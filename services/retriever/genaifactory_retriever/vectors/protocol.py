@@ -23,6 +23,8 @@ KEYWORD_FIELDS = (TENANT, GROUPS, LANGUAGE, METADATA)
 """Payload fields that are filtered by exact value; REVISION is an integer."""
 
 _ORDINAL_BITS = 20
+COMPONENT_BYTES = 12
+"""Upper bound of a file's growth for each component of a vector."""
 MAX_PASSAGES = 1 << _ORDINAL_BITS
 """Of one document."""
 
