@@ -322,7 +322,7 @@ class KnowledgeBase:
 
     async def build(self, spec: specs.KnowledgeBase, idempotency_key: str) -> AsyncGenerator[Progress, None]:
         """Builds a version beside the active one from all stored documents and checks it. It is cancelled with its
-        caller, and the same key starts it again. Raises Conflict, and Unavailable without the spec's embedder.
+        caller, and the same key starts it again. Raises Conflict, InvalidArgument about chunk_tokens, Unavailable.
         """
         known = await versions.built(self.name, idempotency_key, self._library)
         if known is not None:
@@ -334,6 +334,7 @@ class KnowledgeBase:
         self._building = True
         try:
             embedder = await self._encoder.embedders.load(spec.embedder)
+            versions.require_length(spec, embedder)
             async with self._writing:
                 spare = [index for index in self.snapshots.current.indexes if index.state == "ready"]
                 await self._retire(spare, {index.id: "dropped" for index in spare})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genaifactory_common import specs
-from genaifactory_common.errors import Conflict, FactoryError, OutOfSpace, Unavailable
+from genaifactory_common.errors import Conflict, FactoryError, InvalidArgument, OutOfSpace, Unavailable
 from genaifactory_retriever.embedders.protocol import Embedder
 from genaifactory_retriever.embedders.registry import Embedders
 from genaifactory_retriever.encoding import Encoder, Encoding
@@ -115,6 +115,7 @@ class LostEmbedder:
     """Stands for the embedder of a version that does not serve and cannot be loaded, so that the others still work."""
 
     texts_at_once = 1
+    max_tokens = None
     is_remote = False
 
     def __init__(self, recorded: Embedding, message: str, field: str) -> None:
@@ -139,6 +140,16 @@ class LostEmbedder:
     def error(self) -> Unavailable:
         """For each call a new one."""
         return Unavailable(self._message, field=self._field)
+
+
+def require_length(spec: specs.KnowledgeBase, embedder: Embedder) -> None:
+    """Raises InvalidArgument when the embedder would ignore the ends of the spec's passages."""
+    if embedder.max_tokens is not None and spec.chunk_tokens > embedder.max_tokens:
+        raise InvalidArgument(
+            f"The embedder '{spec.embedder.model}' reads {embedder.max_tokens} tokens of a passage, and chunk_tokens "
+            f"is {spec.chunk_tokens}; set chunk_tokens to less.",
+            field=f"knowledge_bases[{spec.name}].chunk_tokens",
+        )
 
 
 def require(embedder: Embedder) -> None:

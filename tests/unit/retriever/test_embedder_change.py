@@ -13,7 +13,7 @@ import pytest
 
 from genaifactory.retriever.v1 import retriever_pb2 as pb
 from genaifactory_common import specs
-from genaifactory_common.errors import FactoryError, OutOfSpace, Unavailable
+from genaifactory_common.errors import FactoryError, InvalidArgument, OutOfSpace, Unavailable
 from genaifactory_common.minilm import MiniLM
 from genaifactory_common.testing import CALLER, act_as
 from genaifactory_retriever.encoding import Encoder
@@ -184,6 +184,18 @@ async def test_a_build_with_an_embedder_that_cannot_be_loaded_is_refused_and_cha
     assert (await client.build())[-1].state == pb.INDEX_STATE_READY
 
 
+async def test_a_build_of_passages_that_the_model_would_not_read_whole_is_refused(
+    client: Client, model: MiniLM, tmp_path: Path
+) -> None:
+    act_as(CALLER)
+    short = await asyncio.to_thread(lambda: small_model.write(tmp_path / "short", max_tokens=63))
+    client.source.replace(factory(onnx(short)))
+    with pytest.raises(InvalidArgument, match="'short' reads 63 tokens of a passage, and chunk_tokens is 64") as raised:
+        await client.build()
+    assert raised.value.field == "knowledge_bases[docs].chunk_tokens"
+    assert [each.version for each in await client.indexes()] == ["v1"]
+
+
 def recorded(data_dir: Path) -> tuple[int, list[tuple[str, int]]]:
     """The version of the library's file, and the embedders in it with their dimensions."""
     with sqlite3.connect(data_dir / "library.sqlite") as connection:
@@ -234,7 +246,7 @@ async def test_a_build_on_a_full_disk_leaves_the_old_version_and_the_next_one_su
 ) -> None:
     library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
     vectors = await asyncio.to_thread(FullOnce, tmp_path / "vectors", search_threads=1)
-    before = specs.KnowledgeBase(name="docs")
+    before = specs.KnowledgeBase(name="docs", chunk_tokens=64)
     base = await KnowledgeBase.open(before, library, vectors, encoder)
     after = before.model_copy(update={"embedder": specs.OnnxEmbedder(type="onnx", path=str(folder))})
     try:

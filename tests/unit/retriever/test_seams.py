@@ -28,6 +28,7 @@ class Trigrams:
     dimensions = 64
     digest = "trigrams"
     texts_at_once = 4
+    max_tokens = None
     is_remote = False
 
     def embed_passages(self, texts: Sequence[str]) -> list[list[float]]:

@@ -41,6 +41,7 @@ class E5Embedder:
 
     dimensions = e5.DIMENSIONS
     texts_at_once = 2  # twice as many layers as MiniLM
+    max_tokens = None  # longer passages are accepted, and their ends ignored
     is_remote = False
 
     def __init__(self, model: E5) -> None:

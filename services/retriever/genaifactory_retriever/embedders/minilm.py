@@ -28,6 +28,7 @@ class MiniLMEmbedder:
 
     dimensions = minilm.DIMENSIONS
     texts_at_once = 4  # about 0.2 s on a processor without VNNI
+    max_tokens = None  # longer passages are accepted, and their ends ignored
     is_remote = False
 
     def __init__(self, model: MiniLM) -> None:

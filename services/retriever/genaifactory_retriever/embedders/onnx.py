@@ -103,6 +103,7 @@ class OnnxEmbedder:
     def __init__(self, found: Description, session: InferenceSession, tokenizer: Tokenizer, digest: str) -> None:
         """Raises Unavailable for a graph with other inputs or outputs than a transformer's."""
         self.dimensions = found.dimensions
+        self.max_tokens = min(found.max_tokens, _PASSAGE_TOKENS)
         self.digest = digest
         self._found = found
         self._session = session

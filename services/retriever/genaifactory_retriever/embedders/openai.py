@@ -52,6 +52,7 @@ def digest(spec: specs.OpenAIEmbedder, cache_dir: Path) -> str:
 class OpenAIEmbedder:
     """The model. Calls at once are bounded by the threads of documents and queries."""
 
+    max_tokens = None  # unknown
     is_remote = True
 
     def __init__(self, spec: specs.OpenAIEmbedder) -> None:

@@ -25,6 +25,11 @@ class Embedder(Protocol):
         ...
 
     @property
+    def max_tokens(self) -> int | None:
+        """That it reads of a passage, if longer ones (`chunk_tokens`) are to be refused."""
+        ...
+
+    @property
     def is_remote(self) -> bool:
         """Whether a query waits for another machine, and so must not hold a thread that others compute on."""
         ...
