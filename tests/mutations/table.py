@@ -1337,6 +1337,20 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "one long question to an embedding model of long texts exhausts the memory",
+        "services/retriever/genaifactory_retriever/embedders/onnx.py",
+        "_QUERY_TOKENS = 1024",
+        "_QUERY_TOKENS = 8192",
+        ("retriever/test_embedders.py::test_a_model_of_long_texts_reads_only_as_much_as_memory_allows",),
+    ),
+    Mutation(
+        "a re-index that an embedding API refuses begins again without end, and pays each time",
+        "pipelines/genaifactory_pipelines/indexes/building.py",
+        "if passages > best:",
+        "if passages >= 0:",
+        ("pipelines/test_building.py::test_a_build_that_gets_no_further_than_the_attempts_before_it_ends",),
+    ),
+    Mutation(
         "an embedding API that redirects gets the documents and the key sent on to another place",
         "services/retriever/genaifactory_retriever/embedders/openai.py",
         "follow_redirects=False",

@@ -30,9 +30,10 @@ from genaifactory_retriever.library import Library
 from genaifactory_retriever.rerankers.fused import FusedOrder
 from genaifactory_retriever.search import Query, Searcher
 from genaifactory_retriever.vectors.edge import EdgeVectors
+from genaifactory_retriever.versions import index_name
 
 from . import small_model
-from .crash_child import document
+from .crash_child import SECTIONS, document
 
 SEED = 7
 DIMENSIONS = 8
@@ -455,6 +456,28 @@ async def test_a_write_does_not_wait_for_a_search_that_waits_for_its_api(
             assert not search.done()
             found = (await search).passages
         assert {passage.document_id for passage, _ in found} == {"d1"}
+    finally:
+        await vectors.close()
+        await asyncio.to_thread(library.close)
+
+
+async def test_a_document_is_deleted_while_its_api_is_away_and_its_copy_is_found_after_the_next_write(
+    api: Api, tmp_path: Path, encoder: Encoder
+) -> None:
+    library = await asyncio.to_thread(Library, tmp_path / "library.sqlite")
+    vectors = await asyncio.to_thread(EdgeVectors, tmp_path / "vectors", search_threads=1)
+    try:
+        base = await KnowledgeBase.open(
+            specs.KnowledgeBase(name="docs", embedder=api.spec()), library, vectors, encoder
+        )
+        await base.write([EncodedDocument(document(0, 1), {})])
+        await base.write([EncodedDocument(replace(document(0, 1), document_id="copy"), {})])
+        api.answers = [(401, b"")]
+        assert await base.delete("acme", ["d0"]) == {"d0"}
+        name = index_name(base.snapshots.current.active)
+        assert await vectors.count(name) == 0
+        await base.write([EncodedDocument(document(1, 1), {})])
+        assert await vectors.count(name) == 2 * SECTIONS
     finally:
         await vectors.close()
         await asyncio.to_thread(library.close)
