@@ -1474,7 +1474,7 @@ MUTATIONS = (
     Mutation(
         "a run that the gate stopped leaves no trace in MLflow",
         "pipelines/genaifactory_pipelines/workflows/retrain.py",
-        "        if await asyncio.to_thread(_is_to_record, around.run):\n",
+        "        if await asyncio.to_thread(_is_to_record, around):\n",
         "        if False:\n",
         ("pipelines/test_workflows_in_mlflow.py::test_a_run_that_the_gate_stopped_is_recorded_and_not_registered",),
     ),
