@@ -1542,7 +1542,7 @@ MUTATIONS = (
     Mutation(
         "a run that is tried again evaluates a candidate that is not loaded",
         "pipelines/genaifactory_pipelines/workflows/retrain.py",
-        "    if stage.step in _WITH_CANDIDATE:\n",
+        "    if again or stage.step in _WITH_CANDIDATE:\n",
         "    if False:\n",
         ("pipelines/test_workflows.py::test_a_retry_of_a_failed_run_loads_the_candidate_again",),
     ),

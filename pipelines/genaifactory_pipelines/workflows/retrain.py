@@ -32,7 +32,7 @@ from genaifactory_pipelines.workflows.protocol import (
     not_passed,
 )
 
-_WITH_CANDIDATE = (evaluate.evaluate, gate.gate, register.register)
+_WITH_CANDIDATE = (evaluate.evaluate, gate.gate)
 """Steps that need the adapter at the model server, or after which people try it or release it."""
 _WITH_REPORT = {each.name for each in (curate.curate, train.train, evaluate.evaluate, gate.gate)}
 
@@ -94,7 +94,8 @@ def _planned(given: Parameters, around: Surroundings) -> dag.Plan:
 
 
 async def _run(stage: dag.Stage, given: Parameters, around: Surroundings, context: Context) -> Values:
-    if stage.step in _WITH_CANDIDATE:
+    again = stage.step is register.register and (around.run / load.load.name / RESULT).exists()
+    if again or stage.step in _WITH_CANDIDATE:
         await _load(around, context)
     outputs: Values = await stage.step.run(await asyncio.to_thread(_made, stage, around.run), context)
     return outputs
